@@ -1,0 +1,1 @@
+"""Reproducible character classification on KMNIST and MNIST."""

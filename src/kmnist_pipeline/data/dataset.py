@@ -1,0 +1,67 @@
+"""A processed data set: one npz of images, labels and the train/test split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images of one split, with their positions in the original files.
+
+    pixels: (N, H, W) uint8; labels: (N,) int64; index: (N,) int64 in original file order;
+    classes: the name of each label.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def flat(self) -> np.ndarray:
+        """The images as rows, (N, H * W) uint8."""
+        return self.pixels.reshape(len(self.pixels), -1)
+
+    def take(self, rows: np.ndarray) -> Images:
+        """The images at `rows`, in that order."""
+        return Images(self.pixels[rows], self.labels[rows], self.index[rows], self.classes)
+
+    def of_classes(self, classes: list[int] | None) -> Images:
+        """The images of the given classes, relabelled 0, 1, ... in the order given; None: all."""
+        if classes is None:
+            return self
+        position = np.full(len(self.classes), -1)
+        position[classes] = np.arange(len(classes))
+        rows = np.flatnonzero(position[self.labels] >= 0)
+        names = tuple(self.classes[label] for label in classes)
+        return Images(self.pixels[rows], position[self.labels[rows]], self.index[rows], names)
+
+
+def save(
+    path: Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    classes: list[str],
+) -> None:
+    """Write the data set; the same content gives the same bytes."""
+    arrays = {"images": images, "labels": labels.astype(np.int64), "train": train, "test": test}
+    with path.open("wb") as file:
+        np.savez(file, **arrays, classes=np.array(classes))
+
+
+def load(path: Path, split: str, classes: list[int] | None = None) -> Images:
+    """The `train` or `test` images of the data set at `path`, restricted to `classes`."""
+    with np.load(path) as arrays:
+        rows = arrays[split]
+        names = tuple(str(name) for name in arrays["classes"])
+        images = Images(arrays["images"][rows], arrays["labels"][rows], rows, names)
+    return images.of_classes(classes)

@@ -1,0 +1,41 @@
+"""Seeded choices among the training images: random subsets and k folds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from kmnist_pipeline.errors import UserError
+
+
+class SplitError(UserError, ValueError):
+    """A split that the number of images does not allow."""
+
+
+def generator(seed: int, *purpose: int) -> np.random.Generator:
+    """A random stream of its own for each seed and purpose, so that no use shifts another."""
+    return np.random.default_rng((seed, *purpose))
+
+
+def subset(n: int, size: int | None, seed: int) -> np.ndarray:
+    """`size` of the rows 0..n-1 without repetition, in random order; None: all, in order."""
+    if size is None:
+        return np.arange(n)
+    if size > n:
+        raise SplitError(f"a subset of {size} images cannot be drawn from {n}")
+    return generator(seed, 0).permutation(n)[:size]
+
+
+def kfold(n: int, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The (training, validation) rows of each of `folds` folds of a shuffled k-fold.
+
+    Every row is validated once; fold sizes differ by at most one. Rows come sorted, so that
+    their order tells nothing about the shuffle that training makes of them.
+    """
+    if folds > n:
+        raise SplitError(f"{folds} folds need at least {folds} images, and there are {n}")
+    parts = np.array_split(generator(seed, 1).permutation(n), folds)
+    for k, part in enumerate(parts):
+        training = np.concatenate(parts[:k] + parts[k + 1 :])
+        yield np.sort(training), np.sort(part)

@@ -1,0 +1,74 @@
+"""Lineage keys: the identity of a stage's command, dependencies and parameters.
+
+The key is the sha256 of canonical JSON `{cmd, deps: {path: md5}, params}`, where the three stand
+as in the stage's entry in `dvc.lock`. A running stage takes it at its start, from the files that
+it is about to read; DVC writes the lock after the command. Where the two disagree, a file was
+changed while the stage ran, and `kmnist check` says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+CHUNK = 1 << 20
+
+
+def digest(path: Path) -> str:
+    """DVC's md5 of a file, or of a directory as its sorted listing (then with `.dir`)."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            md5 = hashlib.md5(usedforsecurity=False)
+            while chunk := file.read(CHUNK):
+                md5.update(chunk)
+        return md5.hexdigest()
+    listing = [
+        {"md5": digest(file), "relpath": file.relative_to(path).as_posix()}
+        for file in path.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    ]
+    listing.sort(key=lambda entry: entry["relpath"].split("/"))
+    text = json.dumps(listing, sort_keys=True)
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def key(cmd: str, deps: dict[str, str], params: dict[str, Any]) -> str:
+    """The lineage key of a stage."""
+    content = {"cmd": cmd, "deps": deps, "params": params}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def key_of_lock(entry: dict[str, Any]) -> str:
+    """The lineage key of a stage's entry in `dvc.lock`."""
+    deps = {dep["path"]: dep["md5"] for dep in entry.get("deps", [])}
+    return key(entry["cmd"], deps, entry.get("params", {}).get("params.yaml", {}))
+
+
+def of_running_stage(address: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Command, dependencies, parameters and key of the stage that DVC is running.
+
+    address: as DVC exports it in DVC_STAGE, such as `evaluate@digits_softmax`; params: all of
+    `params.yaml`, from which the values of the stage's parameters are taken.
+    """
+    from dvc.dvcfile import load_file
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        resolved = load_file(repo, "dvc.yaml").resolver.resolve_one(address)[address]
+    used = {name: _value(params, name) for name in sorted(resolved.get("params", []))}
+    deps = {path: digest(Path(path)) for path in sorted(resolved.get("deps", []))}
+    return {
+        "cmd": resolved["cmd"],
+        "deps": deps,
+        "params": used,
+        "key": key(resolved["cmd"], deps, used),
+    }
+
+
+def _value(params: dict[str, Any], dotted: str) -> Any:
+    for part in dotted.split("."):
+        params = params[part]
+    return params

@@ -1,0 +1,177 @@
+"""The frame of every entrypoint: configuration in, evidence out, tracking last.
+
+`entrypoint(run)` makes the `main` of a stage module. Under DVC the outs go where `dvc.yaml` says
+and carry the stage's lineage key; by hand (`python -m kmnist_pipeline.stages.<stage> name=...`)
+they go under `multirun/`, so that only DVC writes evidence.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from kmnist_pipeline import schema
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage, outs, tracking
+
+CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16")
+
+
+@dataclass
+class Stage:
+    """One run of one stage: its name, its lineage, and where its outs go."""
+
+    kind: str
+    item: str
+    root: Path
+    lineage: dict[str, Any] | None
+    started: float = field(default_factory=time.time)
+    written: list[str] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """The name that DVC knows the stage by."""
+        return f"{self.kind}@{self.item}"
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """What every JSON out says of its origin."""
+        known = self.lineage or {"key": None, "params": {}, "deps": {}}
+        data = {path: md5 for path, md5 in known["deps"].items() if path.startswith("data/")}
+        return {
+            "stage": self.address,
+            "lineage": known["key"],
+            "data": data,
+            "parameters": known["params"],
+        }
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write one out."""
+        outs.write_bytes(self.root / path, content)
+        self.written.append(path)
+
+    def write_json(self, path: str, content: dict[str, Any]) -> None:
+        """Write a JSON out with its origin."""
+        self.write(path, outs.json_bytes({"made_by": self.made_by, **content}))
+
+    def write_csv(self, path: str, header: list[str], rows: list) -> None:
+        """Write a table."""
+        self.write(path, outs.csv_bytes(header, rows))
+
+    @contextmanager
+    def directory(self, path: str) -> Iterator[Path]:
+        """A directory out, in place once the block ends."""
+        with outs.fresh_directory(self.root / path) as temporary:
+            yield temporary
+        self.written.append(path)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder that outlives a killed run of the same lineage key, and goes on success."""
+        by_hand = f"{self.kind}-{self.item}-{os.getpid()}"
+        path = Path(".kmnist/scratch") / (self.lineage["key"] if self.lineage else by_hand)
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+        shutil.rmtree(path)
+
+
+def environment(*libraries: str) -> dict[str, Any]:
+    """What else a number may depend on: the machine type and the versions of libraries."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return {
+        "machine": platform.machine(),
+        "cpu": [name for name in CPU_FEATURES if name in flags],
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "libraries": {name: importlib.metadata.version(name) for name in libraries},
+    }
+
+
+PRIMARY: dict[str, Any] = {
+    "defaults": [
+        "params",
+        "_self_",
+        {"override hydra/job_logging": "disabled"},
+        {"override hydra/hydra_logging": "disabled"},
+    ],
+    "name": MISSING,
+    "hydra": {
+        "searchpath": ["file://."],
+        "run": {"dir": "."},
+        "sweep": {"dir": ".", "subdir": "."},
+        "output_subdir": None,
+        "job": {"chdir": False, "config": {"override_dirname": {"exclude_keys": ["name"]}}},
+    },
+}
+
+
+def entrypoint(
+    run: Callable[[Stage, schema.Config], None], kind: str, items: str
+) -> Callable[[], None]:
+    """The `main` of a stage module.
+
+    run: does the work; kind: the stage's name in `dvc.yaml`; items: the section of `params.yaml`
+    whose keys `name` may take.
+    """
+    usage = (
+        f"{kind}: {(sys.modules[run.__module__].__doc__ or '').strip()}\n\n"
+        f"usage: python -m kmnist_pipeline.stages.{kind.replace('-', '_')} name=NAME [key=value ...]\n\n"
+        f"name is a key of `{items}` in params.yaml. DVC runs this as `dvc repro {kind}@NAME`.\n"
+        "By hand the results go under multirun/, with any key of params.yaml changed for this\n"
+        "run, and with -m over several values: optimizer keys read\n"
+        "experiments.NAME.optimizer.lr=0.05,0.1\n"
+    )
+    primary = {**PRIMARY, "hydra": {**PRIMARY["hydra"], "help": {"template": usage}}}
+    ConfigStore.instance().store(name=kind, node=primary)
+
+    def task(cfg: DictConfig) -> None:
+        try:
+            _run(run, kind, items, cfg)
+        except KeyboardInterrupt:
+            sys.exit(f"{kind}: interrupted")
+        except (UserError, OSError) as error:
+            sys.exit(f"error in {kind}: {error}")
+
+    def start() -> None:
+        if not Path("params.yaml").exists():
+            sys.exit("error: no params.yaml here; run this from the folder of dvc.yaml")
+        hydra.main(version_base="1.3", config_path=None, config_name=kind)(task)()
+
+    return start
+
+
+def _run(run: Callable[[Stage, schema.Config], None], kind: str, items: str, cfg: DictConfig) -> None:
+    content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    name = content.pop("name")
+    config = schema.check(content)
+    known = getattr(config, items)
+    if name not in known:
+        raise schema.ConfigError(f"name={name}: not among the {items}: {', '.join(known)}")
+
+    address = os.environ.get("DVC_STAGE")
+    if address == f"{kind}@{name}":
+        root, known_lineage = Path("."), lineage.of_running_stage(address, content)
+    else:
+        changes = HydraConfig.get().job.override_dirname.replace("/", "_") or "unchanged"
+        root, known_lineage = Path("multirun") / kind / name / changes, None
+    stage = Stage(kind, name, root, known_lineage)
+    with tracking.publisher() as publisher:
+        run(stage, config)
+        publisher.publish(stage)
+    if known_lineage is None:
+        print(f"{stage.address}: results are under {root}")

@@ -1,0 +1,51 @@
+"""Model files: tensors by name and one JSON text of metadata, in safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from kmnist_pipeline.errors import UserError
+
+KEY = "kmnist"
+
+
+class ModelFileError(UserError, ValueError):
+    """A file that is not a model file of this project."""
+
+
+def encode(tensors: dict[str, np.ndarray], metadata: dict) -> bytes:
+    """The bytes of a model file; equal content gives equal bytes.
+
+    All metadata goes under one key, because safetensors writes several in no fixed order.
+    """
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    return save(contiguous, {KEY: json.dumps(metadata, sort_keys=True)})
+
+
+def decode(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """The tensors and metadata of the model file at `path`.
+
+    Raises ModelFileError where the file is not one.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = json.loads((file.metadata() or {})[KEY])
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata
+    except (SafetensorError, KeyError) as error:
+        raise ModelFileError(f"{path} is not a model file of this project: {error}") from error
+
+
+def name(trial: int, seed: int, tensor: str) -> str:
+    """The name under which a trial's tensor of one seed is kept."""
+    return f"trial{trial}.seed{seed}.{tensor}"
+
+
+def select(tensors: dict[str, np.ndarray], trial: int, seed: int) -> dict[str, np.ndarray]:
+    """The tensors of one trial and seed, by their own names."""
+    prefix = name(trial, seed, "")
+    return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}

@@ -1,0 +1,27 @@
+"""scikit-learn's logistic regression, kept as plain tensors (mnist_logistic 4.5, kmnist_cnn II.B)."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+
+def build(solver: str, max_iter: int) -> LogisticRegression:
+    """The unfitted estimator."""
+    return LogisticRegression(solver=solver, max_iter=max_iter)
+
+
+def to_tensors(estimator: LogisticRegression) -> dict[str, np.ndarray]:
+    """What a fitted estimator has learnt: `coef` (K, D), `intercept` (K,), `classes` (C,)."""
+    learnt = {"coef": estimator.coef_, "intercept": estimator.intercept_}
+    return {**learnt, "classes": estimator.classes_.astype(np.int64)}
+
+
+def probabilities(model: dict, tensors: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
+    """Class probabilities (N, C) float64 of images (N, D) uint8, by the estimator itself."""
+    estimator = build(model["solver"], model["max_iter"])
+    estimator.coef_ = tensors["coef"]
+    estimator.intercept_ = tensors["intercept"]
+    estimator.classes_ = tensors["classes"]
+    scaled = (images.astype(np.float64) - tensors["shift"]) / tensors["scale"]
+    return estimator.predict_proba(scaled)
