@@ -18,6 +18,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.training import trials as points
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
@@ -137,10 +138,10 @@ class Experiment:
 
     report: str = MISSING
     dataset: str = MISSING
-    classes: list[int] | None = limits(None, least=0)
-    subset: int | None = limits(None, least=2)
+    classes: list[int] | None = limits(least=0)
+    subset: int | None = limits(least=2)
     model: Model = MISSING
-    optimizer: Optimizer | None = None
+    optimizer: Optimizer | None = MISSING
     validation: Validation = MISSING
     trainer: Trainer = MISSING
     seeds: list[int] = limits(least=0)
@@ -152,31 +153,26 @@ class Study:
 
     report: str = MISSING
     base: str = MISSING
+    dataset: str = MISSING
     family: str = MISSING
-    question: str = MISSING
     points: list[dict[str, Any]] = MISSING
 
 
 @dataclass
-class Figure:
-    """One picture of a report: the file under `figures/` and what it shows."""
-
-    id: str = MISSING
-    file: str = MISSING
-    caption: str = MISSING
-
-
-@dataclass
 class Report:
-    """One page: what it reproduces, from which data, with which figures."""
+    """One page: what it reproduces and from which data.
+
+    `claims` is a file of `conf/claims/`; `figures` gives the published number of a figure the
+    file under `figures/` that reproduces it. Figures without a number are shown after those.
+    """
 
     title: str = MISSING
-    reproduces: str | None = None
+    reproduces: str | None = MISSING
     summary: str = MISSING
     dataset: str = MISSING
-    claims: str = "none"
+    claims: str = MISSING
     confidence: float = limits(above=0, below=1)
-    figures: list[Figure] = MISSING
+    figures: dict[str, str] = MISSING
 
 
 @dataclass
@@ -247,23 +243,19 @@ def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Exp
     Each is the base experiment with the values of one point in place of its own. Raises
     ConfigError where a point names a key that the base does not have, or gives a bad value.
     """
+    content = OmegaConf.to_container(OmegaConf.structured(base))
+    assert isinstance(content, dict)
     tried: dict[str, Experiment] = {}
     for position, point in enumerate(study.points):
         where = f"{key}[{position}]"
-        content = OmegaConf.to_container(OmegaConf.structured(base))
-        assert isinstance(content, dict)
-        for dotted, value in point.items():
-            *parents, leaf = dotted.split(".")
-            node = content
-            for parent in [*parents, leaf]:
-                if not isinstance(node, dict) or parent not in node:
-                    raise ConfigError(f"{where}: the base experiment has no key {dotted!r}")
-                node, inner = node[parent], node
-            inner[leaf] = value
-        name = ",".join(f"{dotted.split('.')[-1]}={value}" for dotted, value in point.items())
+        try:
+            trial = points.apply(content, point)
+        except points.PointError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        name = points.name(point)
         if name in tried:
             raise ConfigError(f"{where}: the point {name} stands twice")
-        tried[name] = _typed(where, content, _experiment_type(content)())
+        tried[name] = _typed(where, trial, _experiment_type(trial)())
     return tried
 
 
@@ -301,7 +293,7 @@ def _typed(key: str, node: Any, blank: Any) -> Any:
         typed = OmegaConf.merge(structured, node)
         problem = OmegaConf.missing_keys(typed)
         if problem:
-            raise ConfigError(f"{key}.{min(problem)}: is missing and has no default")
+            raise ConfigError(f"{key}.{min(problem)}: is missing (does its file start with `defaults: [base, ...]`?)")
         value = OmegaConf.to_object(typed)
     except OmegaConfBaseException as error:
         where = f"{key}.{error.full_key}" if error.full_key else key
@@ -401,6 +393,7 @@ def _check_study(key: str, study: Study, config: Config) -> None:
     _one_of(study.base, config.experiments, f"{key}.base")
     _one_of(study.report, config.reports, f"{key}.report")
     base = config.experiments[study.base]
+    _one_of(study.dataset, [base.dataset], f"{key}.dataset")
     _one_of(study.family, [base.model.family], f"{key}.family")
     if not study.points:
         raise ConfigError(f"{key}.points: must list at least one point")
@@ -417,10 +410,9 @@ def _check_study(key: str, study: Study, config: Config) -> None:
 def _check_report(key: str, report: Report, config: Config) -> None:
     _one_of(report.dataset, config.datasets, f"{key}.dataset")
     folders = (f"data/{report.dataset}/", f"{key.removeprefix('reports.')}/")
-    for figure in report.figures:
-        if not figure.file.startswith(folders):
-            where = f"{key}.figures[{report.figures.index(figure)}].file"
-            raise ConfigError(f"{where}={figure.file}: must be under {' or '.join(folders)}")
+    for number, file in report.figures.items():
+        if not file.startswith(folders):
+            raise ConfigError(f"{key}.figures.{number}={file}: must be under {' or '.join(folders)}")
 
 
 def _model(kind: str, experiment: Experiment, report: str) -> dict[str, str]:

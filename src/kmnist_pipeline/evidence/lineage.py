@@ -58,7 +58,7 @@ def of_running_stage(address: str, params: dict[str, Any]) -> dict[str, Any]:
 
     with Repo() as repo:
         resolved = load_file(repo, "dvc.yaml").resolver.resolve_one(address)[address]
-    used = {name: _value(params, name) for name in sorted(resolved.get("params", []))}
+    used = {name: value(params, name) for name in sorted(resolved.get("params", []))}
     deps = {path: digest(Path(path)) for path in sorted(resolved.get("deps", []))}
     return {
         "cmd": resolved["cmd"],
@@ -68,7 +68,8 @@ def of_running_stage(address: str, params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _value(params: dict[str, Any], dotted: str) -> Any:
+def value(params: dict[str, Any], dotted: str) -> Any:
+    """The value of a dotted key such as `experiments.kmnist_softmax.model`."""
     for part in dotted.split("."):
         params = params[part]
     return params

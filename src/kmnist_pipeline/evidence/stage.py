@@ -8,6 +8,7 @@ they go under `multirun/`, so that only DVC writes evidence.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -57,6 +58,17 @@ class Stage:
             "lineage": known["key"],
             "data": data,
             "parameters": known["params"],
+        }
+
+    def png_text(self, caption: str, parameters: dict[str, Any]) -> dict[str, str]:
+        """What a figure says of itself: caption, origin, and the parameters that made it."""
+        origin = self.made_by
+        return {
+            "Caption": caption,
+            "Stage": self.address,
+            "Lineage": origin["lineage"] or "by hand",
+            "Data": json.dumps(origin["data"], sort_keys=True),
+            "Parameters": json.dumps(parameters, sort_keys=True),
         }
 
     def write(self, path: str, content: bytes) -> None:
@@ -154,6 +166,13 @@ def entrypoint(
     return start
 
 
+def group_of(stage: Stage, config: schema.Config) -> str:
+    """The MLflow experiment that a stage's runs belong to: a report, or `data`."""
+    if stage.kind in ("download", "preprocess"):
+        return "data"
+    return stage.item if stage.kind == "report" else config.models[stage.item]["report"]
+
+
 def _run(run: Callable[[Stage, schema.Config], None], kind: str, items: str, cfg: DictConfig) -> None:
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
@@ -172,6 +191,6 @@ def _run(run: Callable[[Stage, schema.Config], None], kind: str, items: str, cfg
     stage = Stage(kind, name, root, known_lineage)
     with tracking.publisher() as publisher:
         run(stage, config)
-        publisher.publish(stage)
+        publisher.publish(stage, group_of(stage, config))
     if known_lineage is None:
         print(f"{stage.address}: results are under {root}")

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from kmnist_pipeline.errors import UserError
 
@@ -27,17 +27,25 @@ def encode(tensors: dict[str, np.ndarray], metadata: dict) -> bytes:
     return save(contiguous, {KEY: json.dumps(metadata, sort_keys=True)})
 
 
-def decode(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """The tensors and metadata of the model file at `path`.
+def decode(content: bytes) -> tuple[dict[str, np.ndarray], dict]:
+    """The tensors and metadata of a model file.
 
-    Raises ModelFileError where the file is not one.
+    Raises ModelFileError where the bytes are not one.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {})[KEY])
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata
-    except (SafetensorError, KeyError) as error:
-        raise ModelFileError(f"{path} is not a model file of this project: {error}") from error
+        tensors = load(content)
+        size = int.from_bytes(content[:8], "little")
+        return tensors, json.loads(json.loads(content[8 : 8 + size])["__metadata__"][KEY])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ModelFileError(f"not a model file of this project: {error}") from error
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """The tensors and metadata of the model file at `path`; ModelFileError names it."""
+    try:
+        return decode(path.read_bytes())
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
 
 
 def name(trial: int, seed: int, tensor: str) -> str:

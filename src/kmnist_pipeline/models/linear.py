@@ -70,3 +70,8 @@ def probabilities(model: dict, tensors: dict[str, np.ndarray], images: np.ndarra
     if model["kind"] == "logistic":
         return np.hstack([1 - output, output])
     return output
+
+
+def class_weights(tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """The weights over the scaled pixels, one row an output: (K, D)."""
+    return tensors["weights"][1:].T

@@ -25,3 +25,8 @@ def probabilities(model: dict, tensors: dict[str, np.ndarray], images: np.ndarra
     estimator.classes_ = tensors["classes"]
     scaled = (images.astype(np.float64) - tensors["shift"]) / tensors["scale"]
     return estimator.predict_proba(scaled)
+
+
+def class_weights(tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """The weights over the scaled pixels, one row an output: (K, D)."""
+    return tensors["coef"]

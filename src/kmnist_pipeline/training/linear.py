@@ -21,7 +21,9 @@ from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.models import linear
 from kmnist_pipeline.training.fit import Epoch, FoldFit, TrainingError
 
-SHUFFLE = 2
+LIBRARIES = ("numpy",)
+SHUFFLE = 2  # the purpose of the random stream, beside those in data/splits.py
+STORED = "float32"
 
 
 @dataclass
@@ -46,7 +48,7 @@ def fit(
     """Train the trials of one group on every fold of one seed: FoldFits by trial and fold.
 
     images: the training split, restricted to the experiment's classes. `progress` is told how
-    many epochs were trained, summed over folds and trials.
+    many folds were fitted.
     """
     first = trials[0]
     rows = splits.subset(len(images), first.subset, seed)
@@ -74,7 +76,7 @@ def fit(
     by_fold = []
     for fits in joblib.Parallel(n_jobs=first.trainer.threads, return_as="generator")(jobs):
         by_fold.append(fits)
-        progress(first.trainer.epochs * len(trials))
+        progress(len(trials))
     return [list(folds) for folds in zip(*by_fold, strict=True)]
 
 
@@ -104,7 +106,8 @@ def fit_fold(
 
     Raises TrainingError when a loss stops being finite.
     """
-    with threadpool_limits(1):
+    # Overflow is found in the loss, and reported with its learning rate.
+    with threadpool_limits(1), np.errstate(over="ignore", invalid="ignore"):
         shift, scale = scaling.fit(scaling_method, images[training])
         columns = 1 if kind == "logistic" else classes
         precision = scale[:, None].astype(dtype) ** -2
@@ -180,10 +183,10 @@ def fit_fold(
     for r, kept in enumerate(best):
         assert kept.weights is not None
         scaled = kept.weights.astype(np.float64)
-        # Back from raw pixels to scaled inputs. Rounded to float32, the bytes no longer depend
-        # on the last bits, in which one machine's BLAS differs from another's.
+        # Back from raw pixels to scaled inputs. Stored as float32, the bytes no longer depend on
+        # the last bits, in which one machine's BLAS differs from another's.
         scaled[1:] *= scale[:, None]
-        tensors = {"weights": scaled.astype(np.float32), "shift": shift, "scale": scale}
+        tensors = {"weights": scaled.astype(STORED), "shift": shift, "scale": scale}
         fits.append(FoldFit(history[r], kept.epoch, len(training), len(validation), tensors))
     return fits
 

@@ -16,6 +16,9 @@ from kmnist_pipeline.models import sklearn as models
 from kmnist_pipeline.training.fit import Epoch, FoldFit
 
 
+LIBRARIES = ("numpy", "scipy", "scikit-learn")
+
+
 def groups(trials: list) -> list[list[int]]:
     """Which trials are trained together: none."""
     return [[position] for position in range(len(trials))]
@@ -26,8 +29,8 @@ def fit(
 ) -> list[list[FoldFit]]:
     """Fit one trial on every fold of one seed: FoldFits by trial and fold.
 
-    images: the training split, restricted to the experiment's classes. An epoch is one call of
-    `fit`; `progress` is told one a fold.
+    images: the training split, restricted to the experiment's classes. The one epoch is the
+    whole fit; `progress` is told of each fold.
     """
     (trial,) = trials
     rows = splits.subset(len(images), trial.subset, seed)

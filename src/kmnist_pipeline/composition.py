@@ -1,0 +1,67 @@
+"""Composing `params.yaml` from `conf/`, byte for byte as `dvc exp run` does."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from kmnist_pipeline.errors import UserError
+
+
+class CompositionError(UserError):
+    """A `conf/` that does not compose; the message is the cause alone."""
+
+
+def compose(conf: Path, overrides: list[str]) -> str:
+    """The text of `params.yaml` for the menu `conf/config.yaml` with `overrides` applied.
+
+    Raises CompositionError with the key, the value and what is allowed.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        with initialize_config_dir(str(conf.resolve()), version_base=None):
+            cfg = compose("config", overrides)
+        OmegaConf.resolve(cfg)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise CompositionError(_cause(error)) from error
+    return OmegaConf.to_yaml(cfg)
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost message: what is wrong, without how it was found."""
+    while not isinstance(error, UserError) and (error.__cause__ or error.__context__):
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return str(error)
+
+
+def show(text: str, name: str) -> str:
+    """The part of `params.yaml` that stands under `name` in one of its sections."""
+    from omegaconf import OmegaConf
+
+    cfg = OmegaConf.create(text)
+    found = {
+        f"{section}.{name}": cfg[section][name]
+        for section in ("datasets", "experiments", "studies", "reports")
+        if name in cfg[section]
+    }
+    if not found:
+        known = [str(key) for section in cfg if section != "evaluation" for key in cfg[section]]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"nothing is called {name}{hint} Known: {', '.join(sorted(set(known)))}")
+    return "".join(f"# {key}\n{OmegaConf.to_yaml(part)}" for key, part in found.items())
+
+
+def difference(path: Path, text: str) -> str:
+    """What `path` lacks of `text`, as a unified diff."""
+    old = path.read_text() if path.exists() else ""
+    return "".join(
+        difflib.unified_diff(
+            old.splitlines(keepends=True), text.splitlines(keepends=True), str(path), "conf/"
+        )
+    )

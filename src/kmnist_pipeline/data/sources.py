@@ -1,0 +1,347 @@
+"""The raw files of a data set, from the first source that has them all with the right content.
+
+What the sha256 of `conf/dataset/` pin is the decoded IDX content, so that every source counts as
+equal: a mirror folder, a web address of gz files, OpenML's table of pixels, scikit-learn's digits.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import math
+import os
+import re
+import shutil
+import socket
+import textwrap
+import time
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import requests
+import urllib3
+from tqdm import tqdm
+
+from kmnist_pipeline.data import idx
+from kmnist_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from kmnist_pipeline.schema import Dataset
+
+MIRROR_VARIABLE = "KMNIST_PIPELINE_MIRROR"
+DEFAULT_MIRROR = "../shared/datasets"
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 30.0
+ATTEMPTS = 4
+BACKOFF = 1.0
+CHUNK = 1 << 16
+# Pixels and labels as bytes take an eighth of the memory of the default, and keep clear of the
+# default's categories, on which scikit-learn 1.9.1 with pandas 3.1 fails (scikit-learn 34902).
+OPENML_CSV = {"dtype": "uint8", "quotechar": "'"}
+GZIP_MAGIC = b"\x1f\x8b"
+
+log = logging.getLogger(__name__)
+
+
+class SourceError(UserError):
+    """No source has the files; the message lists each, what it answered, and the ways out."""
+
+
+class RefusedError(Exception):
+    """A source does not have the files; the message says in one line what it answered."""
+
+
+class RepeatableError(Exception):
+    """A request that is worth repeating; the message says in one line what went wrong."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One decoded IDX file of a data set."""
+
+    name: str
+    size: int
+    sha256: str
+
+    @property
+    def largest_gz(self) -> int:
+        """More bytes than any honest gz of this file has: what cannot be packed grows a little."""
+        return self.size + self.size // 100 + 4096
+
+    def check(self, content: bytes) -> bytes:
+        """`content` itself; raises RefusedError where it is not the content of this file."""
+        if len(content) > self.size:
+            raise RefusedError(f"{self.name} has more than the {self.size} bytes it should have")
+        if len(content) < self.size:
+            raise RefusedError(f"{self.name} has {len(content)} bytes instead of {self.size}")
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.sha256:
+            raise RefusedError(
+                f"{self.name} has sha256 {found[:12]}... instead of {self.sha256[:12]}..."
+            )
+        return content
+
+
+def files(dataset: Dataset) -> list[File]:
+    """The raw files of a data set, images before labels of each part."""
+    listed = []
+    for name, part in dataset.parts.items():
+        pixels = part.count * math.prod(dataset.shape)
+        listed.append(File(f"{name}-images-idx3-ubyte", 4 + 4 * 3 + pixels, part.images))
+        listed.append(File(f"{name}-labels-idx1-ubyte", 4 + 4 * 1 + part.count, part.labels))
+    return listed
+
+
+def mirror_folder() -> Path:
+    """The folder of local copies, one folder a data set, that is asked before any network."""
+    return Path(os.environ.get(MIRROR_VARIABLE) or DEFAULT_MIRROR)
+
+
+def fetch(name: str, dataset: Dataset, mirror: Path, partial_folder: Path) -> dict[str, bytes]:
+    """The decoded raw files of the data set `name` by file name, every one checked.
+
+    mirror: is asked first, its folder `name` holding the files, packed (`.gz`) or not;
+    partial_folder: keeps what an interrupted download has got, and a later call goes on from it.
+    Raises SourceError where neither the mirror nor any of `dataset.sources` has all files.
+    """
+    local = mirror / name
+    sources = [str(local), *dataset.sources] if local.is_dir() else dataset.sources
+    refusals = [] if local.is_dir() else [f"{local}: no such folder"]
+    for source in sources:
+        try:
+            return _ask(source, dataset, partial_folder)
+        except RefusedError as refused:
+            refusals.append(f"{source}: {refused}")
+            log.warning("%s: %s", name, refusals[-1])
+    names = ", ".join(f"{file.name}.gz" for file in files(dataset))
+    raise SourceError(
+        f"no source has the raw files of {name}. Tried:\n"
+        + "".join(f"  {refusal}\n" for refusal in refusals)
+        + f"Ways out: put {names} (or the same files unpacked) into {local}, or into a folder "
+        f"{name}/ of any mirror folder and name that one in {MIRROR_VARIABLE}; or run `make demo`, "
+        "which needs no network."
+    )
+
+
+def _ask(source: str, dataset: Dataset, partial_folder: Path) -> dict[str, bytes]:
+    if re.match("https?://", source):
+        return _from_web(source, dataset, partial_folder)
+    if named := re.fullmatch("openml:(.+)/([0-9]+)", source):
+        return _from_openml(named[1], int(named[2]), dataset, partial_folder / "openml")
+    if source == "sklearn:digits":
+        return _from_digits(dataset)
+    if Path(source).is_dir():
+        return _from_folder(Path(source), dataset)
+    raise RefusedError(
+        "no such source; known are http(s)://..., openml:NAME/VERSION, sklearn:digits and a folder"
+    )
+
+
+def _from_folder(folder: Path, dataset: Dataset) -> dict[str, bytes]:
+    found = {}
+    for file in files(dataset):
+        packed, plain = folder / f"{file.name}.gz", folder / file.name
+        try:
+            if packed.exists():
+                found[file.name] = _unpacked(packed, file)
+            elif plain.exists():
+                with plain.open("rb") as opened:
+                    found[file.name] = file.check(opened.read(file.size + 1))
+            else:
+                raise RefusedError(f"{packed.name} is not there")
+        except EOFError:
+            raise RefusedError(f"{packed.name} is truncated") from None
+        except OSError as error:
+            raise RefusedError(f"{file.name} cannot be read: {error.strerror}") from error
+    return found
+
+
+def _from_digits(dataset: Dataset) -> dict[str, bytes]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return _cut(dataset, digits.data, digits.target)
+
+
+def _from_openml(name: str, version: int, dataset: Dataset, cache: Path) -> dict[str, bytes]:
+    from sklearn.datasets import fetch_openml
+
+    try:
+        # What scikit-learn warns of (retries, a wrong digest) comes back as the error below.
+        with _socket_timeout(READ_TIMEOUT), warnings.catch_warnings(action="ignore"):
+            table = fetch_openml(
+                name,
+                version=version,
+                as_frame=False,
+                data_home=cache,
+                delay=BACKOFF,
+                read_csv_kwargs=OPENML_CSV,
+            )
+            return _cut(dataset, table.data, table.target)
+    except RefusedError:
+        raise
+    # Foreign content makes the parsers under fetch_openml raise nearly anything, and whatever it
+    # is, this source has no data set for us.
+    except Exception as error:
+        shutil.rmtree(cache, ignore_errors=True)
+        raise RefusedError(_one_line(f"{type(error).__name__}: {error}")) from error
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """A timeout for libraries that open connections without one, and would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _cut(dataset: Dataset, pixels: np.ndarray, labels: np.ndarray) -> dict[str, bytes]:
+    """The files of a data set that comes as one table, its parts one after the other."""
+    expected = (sum(part.count for part in dataset.parts.values()), math.prod(dataset.shape))
+    if pixels.shape != expected or labels.shape != expected[:1]:
+        raise RefusedError(f"a table of {pixels.shape} and {labels.shape} instead of {expected}")
+    arrays, start = [], 0
+    for part in dataset.parts.values():
+        rows = slice(start, start + part.count)
+        arrays.append(pixels[rows].astype(np.uint8).reshape(-1, *dataset.shape))
+        arrays.append(labels[rows].astype(np.uint8))
+        start += part.count
+    return {
+        file.name: file.check(idx.encode(array))
+        for file, array in zip(files(dataset), arrays, strict=True)
+    }
+
+
+def _from_web(base: str, dataset: Dataset, partial_folder: Path) -> dict[str, bytes]:
+    partial_folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for file in files(dataset):
+        url = f"{base.rstrip('/')}/{file.name}.gz"
+        # One name for each address: bytes of two servers never meet in one file.
+        server = hashlib.sha256(base.encode()).hexdigest()[:16]
+        found[file.name] = _download(url, file, partial_folder / f"{server}-{file.name}.gz")
+    return found
+
+
+def _download(url: str, file: File, partial: Path) -> bytes:
+    """The content of `file`, of which `partial` may hold a beginning from an earlier run.
+
+    The server may have changed its file since then. That needs no ETag: the digest finds out,
+    and whatever has the wrong content is fetched once more from the start.
+    """
+    reason, spoiled = "", False
+    for attempt in range(ATTEMPTS + 1):
+        if _size(partial):
+            try:
+                return _unpacked(partial, file)
+            except EOFError:
+                reason = reason or f"{partial.stat().st_size} bytes, then nothing more"
+            except RefusedError as refused:
+                partial.unlink()
+                if spoiled:
+                    raise
+                reason, spoiled = str(refused), True
+        if attempt < ATTEMPTS:
+            time.sleep(BACKOFF * (2**attempt - 1))
+            try:
+                _receive(url, file, partial)
+                reason = ""
+            except RepeatableError as error:
+                reason = str(error)
+    raise RefusedError(f"{file.name}.gz: {reason} ({ATTEMPTS} attempts)")
+
+
+def _receive(url: str, file: File, partial: Path) -> None:
+    """One request for what `partial` lacks, written to it as it comes."""
+    have = _size(partial)
+    # Without `identity` a server may pack the gz file once more.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+            _store(response, file, partial, have)
+    except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
+        raise RepeatableError(_cause(error)) from error
+    except requests.RequestException as error:
+        raise RefusedError(f"{file.name}.gz: {_cause(error)}") from error
+
+
+def _store(response: requests.Response, file: File, partial: Path, have: int) -> None:
+    status = f"HTTP {response.status_code} {response.reason}"
+    if response.status_code in (408, 429) or response.status_code >= 500:
+        raise RepeatableError(status)
+    goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+    if response.status_code == 416 or (response.status_code == 206 and not goes_on):
+        partial.unlink(missing_ok=True)
+        raise RepeatableError(f"{status}, but not for the bytes from {have} on")
+    if response.status_code not in (200, 206):
+        raise RefusedError(f"{file.name}.gz: {status}")
+
+    have = have if response.status_code == 206 else 0
+    announced = have + (response.raw.length_remaining or 0)
+    chunks = response.raw.stream(CHUNK, decode_content=False)
+    chunk = next(chunks, b"")
+    if not chunk:
+        raise RepeatableError(f"{status}, but an empty body")
+    # Before anything is written: the page of a login or an outage must not cost what is there.
+    if have == 0 and not chunk.startswith(GZIP_MAGIC):
+        kind = response.headers.get("Content-Type", "content of no stated type")
+        raise RefusedError(f"{file.name}.gz: {status}, but {kind} instead of gzip")
+    # Unbuffered, so that a killed process leaves all it got.
+    with (
+        partial.open("ab" if have else "wb", buffering=0) as stored,
+        tqdm(
+            desc=f"{file.name}.gz",
+            total=announced or None,
+            initial=have,
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            disable=None,
+        ) as progress,
+    ):
+        while chunk and max(announced, have + len(chunk)) <= file.largest_gz:
+            stored.write(chunk)
+            have += len(chunk)
+            progress.update(len(chunk))
+            chunk = next(chunks, b"")
+    if chunk:
+        partial.unlink()
+        raise RefusedError(
+            f"{file.name}.gz: more than the {file.largest_gz} bytes it can have at most"
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _unpacked(path: Path, file: File) -> bytes:
+    """The checked content of a gz file; raises EOFError where its end is missing."""
+    try:
+        with gzip.open(path) as packed:
+            # One byte too many tells a gz bomb from the file, and is all of it that is unpacked.
+            return file.check(packed.read(file.size + 1))
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise RefusedError(f"{file.name}.gz is no sound gzip: {error}") from error
+
+
+def _cause(error: BaseException) -> str:
+    """What was at the bottom of an error that `requests` wraps several times."""
+    while deeper := error.__cause__ or error.__context__:
+        error = deeper
+    return _one_line(str(error) or type(error).__name__)
+
+
+def _one_line(text: str) -> str:
+    return textwrap.shorten(text, 200, placeholder=" ...")

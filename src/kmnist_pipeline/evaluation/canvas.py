@@ -1,0 +1,206 @@
+"""What all figures share: type, colours, picture grids, and PNG bytes that are always the same.
+
+Figures are laid out in pixels: pictures are enlarged by whole numbers and never resampled.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+DPI = 144
+WIDTH = 1200
+LEAST_HEIGHT = 304
+LARGEST_TILE = 224
+MARGIN = 24
+MAX_BYTES = 60_000
+
+INK = "#222222"
+FAINT = "#8c8c8c"
+RULE = "#d9d9d9"
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"  # from Okabe and Ito's set
+# Petroff's ten, made to stay apart for every kind of colour vision (arXiv:2107.02270).
+TEN = (
+    "#3f90da",
+    "#ffa90e",
+    "#bd1f01",
+    "#94a4a2",
+    "#832db6",
+    "#a96b59",
+    "#e76300",
+    "#b9ac70",
+    "#717581",
+    "#92dadd",
+)
+
+STYLE = {
+    "figure.dpi": DPI,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlepad": 8,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The project's look for the duration of a block or, as a decorator, of a function.
+
+    It starts from Matplotlib's defaults, so that nobody's matplotlibrc changes a figure.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def blank(width: float, height: float, **options) -> Figure:
+    """An empty figure of so many pixels; options go to Matplotlib's Figure."""
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write(figure: Figure, x: float, y: float, text: str, **options) -> None:
+    """Put text at a pixel, counted from the top left corner."""
+    figure.text(x / figure.bbox.width, 1 - y / figure.bbox.height, text, **options)
+
+
+def text_width(texts: Sequence[str], size: float) -> int:
+    """Pixels that the widest line of the texts takes at a font size in points."""
+    canvas = FigureCanvasAgg(Figure(dpi=DPI))
+    font = FontProperties(family=STYLE["font.family"], size=size)
+    lines = [line for text in texts for line in text.split("\n")]
+    measure = canvas.get_renderer().get_text_width_height_descent
+    return max((int(np.ceil(measure(line, font, False)[0])) for line in lines), default=0)
+
+
+def class_title(number: int, name: str) -> str:
+    """A class by number and name, once where they are the same."""
+    return name if name == str(number) else f"{number}  {name}"
+
+
+def class_colours(count: int) -> list[tuple[float, ...]]:
+    """A colour for each class: ten distinct ones, then the same ten darkened."""
+    ten = [matplotlib.colors.to_rgb(colour) for colour in TEN]
+    return [
+        tuple(part * 0.6 ** (position // 10) for part in ten[position % 10])
+        for position in range(count)
+    ]
+
+
+def grey(images: np.ndarray, pixel_max: float) -> np.ndarray:
+    """Images of any shape as grey RGB pixels, 0 black and `pixel_max` white."""
+    levels = np.rint(np.asarray(images, float) * (255 / pixel_max)).astype(np.uint8)
+    return np.repeat(levels[..., None], 3, axis=-1)
+
+
+def fewer_colours(pixels: np.ndarray, count: int) -> np.ndarray:
+    """RGB pixels (H, W, 3) uint8 in at most so many colours, without dithering."""
+    return np.asarray(_quantized(Image.fromarray(pixels), count).convert("RGB"))
+
+
+def _quantized(image: Image.Image, colours: int) -> Image.Image:
+    return image.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+
+
+@style()
+def tiles(
+    pictures: np.ndarray,
+    columns: int,
+    titles: Sequence[str] = (),
+    row_titles: Sequence[str] = (),
+    font_size: float = 9,
+    gap: int = 12,
+    right: int = 0,
+) -> Figure:
+    """Pictures in rows and columns, enlarged by the same whole number.
+
+    pictures: (N, H, W, 3) uint8, row by row; titles: one above each; row_titles: one left of
+    each row; gap: pixels between neighbours; right: pixels to leave free on the right.
+    """
+    count, height, width = pictures.shape[:3]
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    zoom = max(1, min(LARGEST_TILE, (WIDTH - 2 * MARGIN) // columns - gap) // width)
+    tile_width, tile_height = zoom * width, zoom * height
+
+    line = round(1.25 * font_size * DPI / 72)
+    head = 8 + line * max(title.count("\n") + 1 for title in titles) if titles else 0
+    step_x = max(tile_width, text_width(titles, font_size)) + gap
+    step_y = head + tile_height + gap
+    left = MARGIN + (text_width(row_titles, font_size) + 16 if row_titles else 0)
+    full_width = left + columns * step_x - gap + MARGIN + right
+    content = rows * step_y - gap
+    full_height = max(LEAST_HEIGHT, content + 2 * MARGIN)
+    top = (full_height - content) // 2
+
+    figure = blank(full_width, full_height)
+    mosaic = np.full((full_height, full_width, 3), 255, np.uint8)
+    for position, picture in enumerate(pictures):
+        row, column = divmod(position, columns)
+        middle = left + column * step_x + (step_x - gap) // 2
+        x, y = middle - tile_width // 2, top + row * step_y + head
+        large = picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
+        mosaic[y : y + tile_height, x : x + tile_width] = large
+        if titles:
+            options = {"ha": "center", "va": "bottom", "size": font_size, "linespacing": 1.25}
+            write(figure, middle, y - 8, titles[position], **options)
+        if row_titles and column == 0:
+            options = {"ha": "right", "va": "center", "size": font_size}
+            write(figure, x - 16, y + tile_height / 2, row_titles[row], **options)
+    figure.figimage(mosaic)
+    return figure
+
+
+def png_bytes(figure: Figure, text: dict[str, str]) -> bytes:
+    """The figure as a PNG with the given text entries: equal bytes for equal input.
+
+    No program name and no date goes in. Colours come from a palette, the largest of 256, 128,
+    64 and 32 entries that keeps the file below 60 kB; the last is used if none does.
+    """
+    canvas = FigureCanvasAgg(figure)
+    with style():
+        canvas.draw()
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    entries = PngInfo()
+    for key, value in text.items():
+        entries.add_text(key, value)
+    for colours in (256, 128, 64, 32):
+        content = io.BytesIO()
+        _quantized(drawn, colours).save(content, "png", optimize=True, pnginfo=entries)
+        if content.tell() < MAX_BYTES:
+            break
+    return content.getvalue()
+
+
+def save(path: Path, figure: Figure, text: dict[str, str]) -> None:
+    """Write the figure's PNG bytes."""
+    path.write_bytes(png_bytes(figure, text))

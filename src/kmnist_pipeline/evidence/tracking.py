@@ -1,0 +1,567 @@
+"""Showing results in MLflow: a view of the files, never a place that a result depends on.
+
+A stage's results are on disk first. Because importing MLflow takes longer than many stages, and
+because a server may hang, a child process does the talking: it starts with the stage, makes itself
+ready while the stage computes, and then reads one record from its standard input: which files the
+stage has written, and where they come from. It writes a byte after each answer of the store. A
+child that falls silent is killed; whatever goes wrong is one warning, and the stage is as good.
+
+`publisher` is the parent's side, which imports nothing heavy. `publish` is the child's side, which
+can also rebuild the view of a stage from its files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gc
+import json
+import math
+import os
+import re
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from kmnist_pipeline.evidence.stage import Stage
+
+DEFAULT_STORE = "sqlite:///mlflow.db"
+READY_SECONDS = 60  # a new SQLite store takes 5 to 15 s of migrations
+ANSWER_SECONDS = 8  # two attempts of MLFLOW_HTTP_REQUEST_TIMEOUT, and some air
+BY_HAND = "by hand"
+
+# MLflow's own bounds let a call to a dead server block for four minutes.
+BOUNDS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+}
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # each would cost two calls more
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+}
+
+
+@contextmanager
+def publisher() -> Iterator[Publisher]:
+    """Start the child that will log a stage's results, and end it with the block.
+
+    Enter it as early as possible: the child needs about two seconds before it can log. A block
+    that raises logs nothing.
+    """
+    command = [sys.executable, "-m", "kmnist_pipeline.evidence.tracking"]
+    with (
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(
+            command,
+            bufsize=0,  # closing a buffered pipe to a dead child raises
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env={**BOUNDS, **os.environ, **QUIET},
+            start_new_session=True,  # an interrupt of the stage is the parent's to handle
+        ) as child,
+    ):
+        try:
+            yield Publisher(child, complaints)
+        finally:
+            child.kill()
+
+
+class Publisher:
+    """The parent's end of the child that logs."""
+
+    def __init__(self, child: subprocess.Popen[bytes], complaints: IO[bytes]) -> None:
+        self._child = child
+        self._complaints = complaints
+
+    def publish(self, stage: Stage, group: str, parameters: dict[str, Any] | None = None) -> None:
+        """Log a stage whose outs are all on disk; on any failure print one warning.
+
+        group: the MLflow experiment; parameters: dotted names and values, where the stage was
+        started by hand and has no lineage to tell them.
+        """
+        known = stage.lineage or {}
+        record = {
+            "address": stage.address,
+            "kind": stage.kind,
+            "item": stage.item,
+            "group": group,
+            "root": stage.root.as_posix(),
+            "lineage": stage.lineage,
+            "started": stage.started,
+            "ended": time.time(),
+            "written": stage.written,
+            "parameters": known.get("params", parameters or {}),
+        }
+        problem = self._hand_over(json.dumps(record).encode())
+        if problem:
+            print(
+                f"warning: MLflow did not take {stage.address} ({problem}); "
+                "the results are on disk and complete",
+                file=sys.stderr,
+            )
+
+    def _hand_over(self, record: bytes) -> str | None:
+        """Send the record and follow the signs of life to the end; the problem, if any."""
+        signs = self._child.stdout
+        assert signs is not None
+        # A child that is not ready does not read, and a pipe may be smaller than the record.
+        threading.Thread(target=self._send, args=[record], daemon=True).start()
+        patience = READY_SECONDS
+        with selectors.DefaultSelector() as selector:
+            selector.register(signs, selectors.EVENT_READ)
+            while selector.select(patience):
+                if not os.read(signs.fileno(), 1 << 12):
+                    return self._verdict(self._child.wait())
+                patience = ANSWER_SECONDS
+        return f"no answer for {patience} s"
+
+    def _send(self, record: bytes) -> None:
+        pipe = self._child.stdin
+        assert pipe is not None
+        with contextlib.suppress(OSError), pipe:
+            pipe.write(record)
+
+    def _verdict(self, status: int) -> str | None:
+        if status <= 0:
+            return f"its process was ended by signal {-status}" if status else None
+        self._complaints.seek(0)
+        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
+        return _without_credentials(lines[-1] if lines else f"exit status {status}")[:200]
+
+
+def _without_credentials(text: str) -> str:
+    return re.sub(r"//\S*@", "//", text)
+
+
+# The child's side, from here on.
+
+
+def main() -> None:
+    """Be ready, read one record, log it. The exit status tells whether the store took it."""
+    gc.disable()  # a fifth of the time that importing MLflow takes, and this process is short
+    try:
+        code = _state_of_code()
+        client = connect()
+        _sign_of_life()
+        if text := sys.stdin.buffer.read():
+            publish(_Pulse(client), json.loads(text) | code)
+        status = 0
+    except Exception as error:
+        print(_reason(error), file=sys.stderr, flush=True)
+        status = 1
+    os._exit(status)  # all is committed; tearing the interpreter down takes 0.2 s
+
+
+def _sign_of_life() -> None:
+    os.write(sys.stdout.fileno(), b".")
+
+
+class _Pulse:
+    """An MLflow client that gives a sign of life after each answer of the store."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            answer = method(*args, **kwargs)
+            _sign_of_life()
+            return answer
+
+        return call
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost fault of the network or the files, which says more than MLflow's wrapping."""
+    chain = [error]
+    while inner := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(inner)
+    telling = [fault for fault in chain if isinstance(fault, OSError)] or chain[:1]
+    return str(telling[-1]).partition("\n")[0] or type(telling[-1]).__name__
+
+
+def _state_of_code() -> dict[str, Any]:
+    """Commit, and whether anything but outs differs from it: nothing outside a Git repository."""
+
+    def git(*args: str) -> str:
+        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+        command = ["git", *args]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    outs = [f":!{path}" for path in ("metrics", "figures", "reports", "dvc.lock")]
+    try:
+        changed = git("status", "--porcelain", "--", ".", *outs)
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def connect() -> MlflowClient:
+    """A client of the store that `MLFLOW_TRACKING_URI` names, by default SQLite in this folder."""
+    from mlflow import MlflowClient
+
+    database = _database()
+    if database and not database.exists():
+        _create(database)
+    client = MlflowClient(_store())
+    if database:
+        client.search_experiments(max_results=1)  # SQLAlchemy sets itself up at the first query
+    return client
+
+
+def _store() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+
+
+def _database() -> Path | None:
+    """The file of a SQLite store."""
+    scheme, _, path = _store().partition(":///")
+    return Path(path) if scheme == "sqlite" else None
+
+
+def _create(database: Path) -> None:
+    """A new SQLite store, in place once it is whole.
+
+    Its migrations are no transaction: a stage that fails meanwhile would leave a store that
+    nothing can open or mend.
+    """
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder) / "mlflow.db"
+        MlflowClient(f"sqlite:///{fresh}")
+        copy = database.with_name(f"{database.name}.{os.getpid()}")
+        shutil.copyfile(fresh, copy)
+    if database.exists():  # another stage was faster
+        copy.unlink()
+    else:
+        copy.replace(database)
+
+
+def publish(client: Any, record: dict[str, Any]) -> None:
+    """Log one stage from the files it has written, unless that is done already.
+
+    client: an MlflowClient; record: as `Publisher.publish` makes it, with `commit` and `dirty`
+    where they are known. One finished run stands for one lineage key of a stage; what an
+    interrupted attempt left is written anew; finished runs of other keys are tagged as superseded.
+    Runs by hand are always new.
+    """
+    experiment = _experiment(client, record["group"])
+    if record["lineage"] is None:
+        _write(client, experiment, record)
+        return
+
+    of_stage = f"tags.`kmnist.stage` = '{record['address']}'"
+    key = record["lineage"]["key"]
+    same = client.search_runs([experiment], f"{of_stage} and tags.`kmnist.lineage` = '{key}'")
+    done = [run for run in same if run.info.status == "FINISHED"]
+    for run in same:
+        if run not in done:
+            _delete(client, run)
+    for run in done:
+        if "kmnist.superseded" in run.data.tags:  # an earlier state has come back
+            client.delete_tag(run.info.run_id, "kmnist.superseded")
+    if not done:
+        _write(client, experiment, record)
+
+    others = client.search_runs(
+        [experiment],
+        f"{of_stage} and tags.`kmnist.lineage` != '{key}' and tags.`kmnist.lineage` != '{BY_HAND}' "
+        "and tags.`kmnist.superseded` IS NULL",
+    )
+    for run in others:
+        client.set_tag(run.info.run_id, "kmnist.superseded", "true")
+
+
+def _experiment(client: Any, name: str) -> str:
+    """The id of an experiment, new or brought back from the bin if need be."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        database = _database()
+        # Without a server MLflow would choose a folder of its own; a server knows its place.
+        place = (database.parent / "mlartifacts" / name).absolute().as_uri() if database else None
+        return client.create_experiment(name, artifact_location=place)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def _delete(client: Any, run: Any) -> None:
+    of_run = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    for part in [*client.search_runs([run.info.experiment_id], of_run), run]:
+        client.delete_run(part.info.run_id)
+
+
+@dataclass
+class View:
+    """What a run shows: parameters, numbers as (metric, value, step), and runs inside it."""
+
+    name: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    numbers: list[tuple[str, float, int]] = field(default_factory=list)
+    children: list[View] = field(default_factory=list)
+
+    def add(self, name: str, value: float | None, step: int = 0) -> None:
+        """One number, unless there is none."""
+        if value is not None:
+            self.numbers.append((name, float(value), step))
+
+
+def _write(client: Any, experiment: str, record: dict[str, Any]) -> None:
+    """The run of a stage. It is finished last, so that a finished run is a whole one."""
+    view = _view(record)
+    started, ended = round(record["started"] * 1000), round(record["ended"] * 1000)
+
+    def write(view: View, tags: dict[str, str]) -> str:
+        from mlflow.entities import Metric, Param
+
+        run = client.create_run(experiment, started, tags, view.name)
+        numbers = [Metric(_key(name), value, ended, step) for name, value, step in view.numbers]
+        parameters = [Param(_key(name), _text(value)) for name, value in view.parameters.items()]
+        client.log_batch(run.info.run_id, numbers, parameters, synchronous=True)
+        return run.info.run_id
+
+    run_id = write(view, _tags(record))
+    inputs = _inputs(record)
+    if inputs:
+        client.log_inputs(run_id, inputs)
+    for child in view.children:
+        child_id = write(child, {"mlflow.parentRunId": run_id})
+        client.set_terminated(child_id, "FINISHED", ended)
+    for path, folder in _artifacts(record):
+        client.log_artifact(run_id, str(path), folder)
+    client.set_terminated(run_id, "FINISHED", ended)
+
+
+def _key(name: str) -> str:
+    """`name` as MLflow allows names of metrics and parameters."""
+    return re.sub(r"[^\w.\- :/]", "_", name)[:250]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _tags(record: dict[str, Any]) -> dict[str, str]:
+    known = record["lineage"] or {"key": BY_HAND, "cmd": f"by hand, results in {record['root']}"}
+    tags = {
+        "kmnist.stage": record["address"],
+        "kmnist.kind": record["kind"],
+        "kmnist.item": record["item"],
+        "kmnist.lineage": known["key"],
+        "mlflow.source.name": known["cmd"],
+        "mlflow.source.type": "LOCAL",
+        "mlflow.note.content": (
+            f"A view of what `{record['address']}` has written:\n\n"
+            + "\n".join(f"- `{path}`" for path in record["written"])
+            + f"\n\nLineage key: `{known['key']}`"
+        ),
+    }
+    if "commit" in record:
+        tags["mlflow.source.git.commit"] = record["commit"]
+        tags["kmnist.dirty"] = str(record["dirty"]).lower()
+    return tags
+
+
+def _inputs(record: dict[str, Any]) -> list[Any]:
+    """The data sets that the stage has read, with the digests of its lineage."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    deps = (record["lineage"] or {"deps": {}})["deps"]
+    context = {"preprocess": "raw", "evaluate": "evaluation"}.get(record["kind"], "training")
+    return [
+        DatasetInput(
+            Dataset(Path(path).stem, md5.removesuffix(".dir"), "local", json.dumps({"uri": path})),
+            [InputTag("mlflow.data.context", context)],
+        )
+        for path, md5 in deps.items()
+        if path.startswith("data/")
+    ]
+
+
+MOST_NUMBERS = int(os.environ.get("MOST","3000"))  # of child runs; 0.15 ms each; `curves.csv` has them all
+SHOWN = {".json", ".csv", ".png", ".html"}
+LARGEST_MODEL = 10_000_000
+
+
+def _artifacts(record: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    """The files to show, each with its folder in the run: the same for every run of a kind."""
+    root = Path(record["root"])
+    for out in record["written"]:
+        top = Path(out).parts[0]
+        whole = root / out
+        files = sorted(whole.rglob("*")) if whole.is_dir() else [whole]
+        for file in files:
+            small_model = file.suffix == ".safetensors" and file.stat().st_size < LARGEST_MODEL
+            if top not in ("data", "predictions") and (file.suffix in SHOWN or small_model):
+                inner = file.parent.relative_to(whole) if whole.is_dir() else Path()
+                yield file, (top / inner).as_posix()
+
+
+def _view(record: dict[str, Any]) -> View:
+    """The numbers of a stage, read from its files."""
+    by_hand = "" if record["lineage"] else " " + Path(record["root"]).name
+    view = View(record["address"] + by_hand, _flat_parameters(record))
+    shows = {
+        "preprocess": ("json", _preprocess),
+        "kfold-train": ("validation.json", _kfold_train),
+        "tune": ("validation.json", _tune),
+        "evaluate": ("test.json", _evaluate),
+        "report": ("claims.json", _report),
+    }
+    if record["kind"] in shows:
+        name, show = shows[record["kind"]]
+        show(view, json.loads(_written(record, name).read_text()), record)
+    _thin(view.children)
+    return view
+
+
+def _thin(children: list[View]) -> None:
+    """Leave out every so many epochs where all curves together would take too long to log."""
+    stride = math.ceil(sum(len(child.numbers) for child in children) / MOST_NUMBERS)
+    for child in children:
+        last = max((step for _, _, step in child.numbers), default=0)
+        child.numbers = [
+            (name, value, step)
+            for name, value, step in child.numbers
+            if step in (0, last) or step % stride == 1 % stride
+        ]
+
+
+def _written(record: dict[str, Any], ending: str) -> Path:
+    return Path(record["root"]) / next(p for p in record["written"] if p.endswith(ending))
+
+
+def _flat_parameters(record: dict[str, Any]) -> dict[str, Any]:
+    """Each value by its dotted name, without the section and item where that is unambiguous."""
+    flat: dict[str, Any] = {}
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(f"{name}.{key}", inner)
+            return
+        short = re.sub(r"^(datasets|experiments|studies|reports)\.[^.]+\.", "", name)
+        flat[name if short in flat else short] = value
+
+    # The stage's own values come first: they have the first claim to a short name.
+    for name in sorted(record["parameters"], key=lambda n: record["item"] not in n.split(".")):
+        walk(name, record["parameters"][name])
+    return flat
+
+
+def _preprocess(view: View, content: dict[str, Any], record: dict[str, Any]) -> None:
+    for name, value in content.items():
+        leaves = value if name == "overlap" else {name: value}
+        for leaf, number in leaves.items():
+            if isinstance(number, int | float):
+                view.add(leaf, number)
+
+
+def _kfold_train(view: View, content: dict[str, Any], record: dict[str, Any]) -> None:
+    curves = _read_curves(record)
+    _add_validation(view, content, _merged(curves.values()))
+    for fold in content["folds"]:
+        place = {"seed": fold["seed"], "fold": fold["fold"]}
+        child = View(" ".join(f"{name} {value}" for name, value in place.items()), place)
+        for split in ("", "train_"):
+            for metric in ("accuracy", "loss"):
+                child.add(f"{split or 'validation_'}{metric}", fold[split + metric])
+        for count in ("best_epoch", "epochs"):
+            child.add(count, fold[count])
+        _add_curves(child, curves.get(("", str(fold["seed"]), str(fold["fold"])), {}))
+        view.children.append(child)
+
+
+def _tune(view: View, content: dict[str, Any], record: dict[str, Any]) -> None:
+    of_trial = defaultdict(list)
+    for (trial, _, _), curve in _read_curves(record).items():
+        of_trial[trial].append(curve)
+    _add_validation(view, content, _merged(of_trial[content["winner"]]))
+    view.parameters["winner"] = content["winner"]
+    for trial in content["trials"]:
+        child = View(trial["name"], trial["parameters"])
+        _add_validation(child, trial, _merged(of_trial[trial["name"]]))
+        view.children.append(child)
+
+
+def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> None:
+    for metric in ("accuracy", "precision", "recall", "f1"):
+        view.add(f"test_{metric}", content[metric])
+    _add_spread(view, "test_accuracy", content["seeds"])
+    for name, scores in content["per_class"].items():
+        view.add(f"f1/{name}", scores["f1"])
+
+
+def _report(view: View, content: Any, record: dict[str, Any]) -> None:
+    claims = content if isinstance(content, list) else content["claims"]
+    for verdict, count in Counter(claim["verdict"] for claim in claims).items():
+        view.add(f"claims/{verdict}", count)
+
+
+Curve = dict[tuple[str, int], list[float]]  # metric and epoch: one value a fold
+
+
+def _add_validation(view: View, content: dict[str, Any], curve: Curve) -> None:
+    view.add("validation_accuracy", content["accuracy"])
+    view.add("validation_loss", content.get("loss"))
+    _add_spread(view, "validation_accuracy", content["seeds"])
+    _add_curves(view, curve)
+
+
+def _add_spread(view: View, name: str, seeds: dict[str, Any] | None) -> None:
+    for number in ("mean", "sd"):
+        view.add(f"{name}_{number}", (seeds or {}).get(number))
+
+
+def _add_curves(view: View, curve: Curve) -> None:
+    """The mean over the folds that got as far as an epoch: some stop early."""
+    for (metric, epoch), values in curve.items():
+        view.add(metric, math.fsum(values) / len(values), epoch)
+
+
+def _merged(curves: Iterable[Curve]) -> Curve:
+    merged: Curve = defaultdict(list)
+    for curve in curves:
+        for point, values in curve.items():
+            merged[point] += values
+    return merged
+
+
+def _read_curves(record: dict[str, Any]) -> dict[tuple[str, str, str], Curve]:
+    """The rows of `curves.csv` by trial, seed and fold."""
+    curves: dict[tuple[str, str, str], Curve] = defaultdict(lambda: defaultdict(list))
+    with _written(record, "curves.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            curve = curves[row["trial"], row["seed"], row["fold"]]
+            for metric in ("loss", "accuracy"):
+                if row[metric]:
+                    curve[f"{row['split']}/{metric}", int(row["epoch"])].append(float(row[metric]))
+    return curves
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Get the raw files of a data set from the first source that works."""
+
+from __future__ import annotations
+
+from kmnist_pipeline import schema
+from kmnist_pipeline.data import sources
+from kmnist_pipeline.evidence.stage import Stage, entrypoint
+
+
+def download(stage: Stage, config: schema.Config) -> None:
+    """Write the decoded raw files, all of them checked, or none."""
+    dataset = config.datasets[stage.item]
+    with stage.scratch() as partial:
+        content = sources.fetch(stage.item, dataset, sources.mirror_folder(), partial)
+        with stage.directory(f"data/raw/{stage.item}") as folder:
+            for name, decoded in content.items():
+                (folder / name).write_bytes(decoded)
+
+
+main = entrypoint(download, kind="download", items="datasets")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Check the raw files of a data set, split it into train and test, and draw what is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kmnist_pipeline import schema
+from kmnist_pipeline.data import dataset, idx
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation import canvas, data_figures
+from kmnist_pipeline.evidence.stage import Stage, entrypoint
+
+MATRIX_INDEX = 9  # mnist_logistic 3.2 prints this image
+
+
+class DataError(UserError):
+    """Raw files that are not the data set that `conf/dataset/` describes."""
+
+
+def preprocess(stage: Stage, config: schema.Config) -> None:
+    """Write the npz of images, labels and split, its counts, and the figures of the data."""
+    about = config.datasets[stage.item]
+    images, labels, parts = read(Path("data/raw") / stage.item, about)
+    train, test = split(about.split, parts)
+
+    processed = stage.root / f"data/processed/{stage.item}.npz"
+    processed.parent.mkdir(parents=True, exist_ok=True)
+    temporary = processed.with_suffix(".tmp")
+    dataset.save(temporary, images, labels, train, test, about.classes)
+    temporary.replace(processed)
+    stage.written.append(f"data/processed/{stage.item}.npz")
+
+    names = tuple(about.classes)
+    counts = {
+        name: np.bincount(labels[rows], minlength=len(names))
+        for name, rows in (("train", train), ("test", test))
+    }
+    stage.write_json(
+        f"metrics/data/{stage.item}.json",
+        {
+            "n": len(images),
+            "n_train": len(train),
+            "n_test": len(test),
+            "per_class": {
+                f"{c} {name}" if name != str(c) else name: {
+                    "train": int(counts["train"][c]),
+                    "test": int(counts["test"][c]),
+                }
+                for c, name in enumerate(names)
+            },
+            "overlap": overlap(images, train, test),
+        },
+    )
+    with stage.directory(f"figures/data/{stage.item}") as folder:
+        for name, caption, figure in figures(images, labels, train, counts, names, about.pixel_max):
+            text = stage.png_text(caption, {"dataset": stage.item})
+            (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
+
+
+def read(raw: Path, about: schema.Dataset) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """All images (N, H, W) and labels (N,) in file order, and the rows of each part.
+
+    Raises DataError, naming the file, where a file is no IDX array, or its count, shape, pixels
+    or labels are not what the configuration says.
+    """
+    images, labels, parts, start = [], [], [], 0
+    for name, part in about.parts.items():
+        pixels = _decode(raw / f"{name}-images-idx3-ubyte", (part.count, *about.shape))
+        if pixels.max() > about.pixel_max:
+            raise DataError(
+                f"{raw}/{name}-images-idx3-ubyte: a pixel of {pixels.max()}, where pixel_max is "
+                f"{about.pixel_max}"
+            )
+        of_part = _decode(raw / f"{name}-labels-idx1-ubyte", (part.count,))
+        outside = np.flatnonzero(of_part >= len(about.classes))
+        if len(outside):
+            raise DataError(
+                f"{raw}/{name}-labels-idx1-ubyte: label {of_part[outside[0]]} of image {outside[0]}"
+                f" is outside the {len(about.classes)} classes (and {len(outside) - 1} more)"
+            )
+        images.append(pixels)
+        labels.append(of_part.astype(np.int64))
+        parts.append(np.arange(start, start + part.count))
+        start += part.count
+    return np.concatenate(images), np.concatenate(labels), parts
+
+
+def _decode(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        array = idx.decode(path.read_bytes())
+    except idx.FormatError as error:
+        raise DataError(f"{path}: {error}") from error
+    if array.shape != shape:
+        raise DataError(f"{path}: holds {array.shape}, where the data set's parts say {shape}")
+    return array
+
+
+def split(about: schema.Split, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The train and test rows, in the order in which the split returns them."""
+    if about.method == "files":
+        return parts[0], parts[1]
+    from sklearn.model_selection import train_test_split  # 2 s that the other method need not wait
+
+    everything = np.concatenate(parts)
+    train, test = train_test_split(
+        everything, train_size=about.train_size, random_state=about.seed
+    )
+    return train, test
+
+
+def overlap(images: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, int]:
+    """How many images stand in both splits, pixel for pixel."""
+    rows = images.reshape(len(images), -1)
+    as_bytes = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel()
+    in_train = {pixels.tobytes() for pixels in as_bytes[train]}
+    in_test = [pixels.tobytes() for pixels in as_bytes[test]]
+    common = [pixels for pixels in in_test if pixels in in_train]
+    return {"test_images_in_train": len(common), "distinct_images": len(set(common))}
+
+
+def figures(images, labels, train, counts, names, pixel_max):
+    """Name, caption and figure of each picture of the data (kmnist_linear 1-4, kmnist_cnn 1-2,
+    mnist_logistic 3.1-3.2), drawn from the training split or, where a report does, in file order.
+    """
+    rng = np.random.default_rng(0)
+    of_class = [rng.permutation(train[labels[train] == c]) for c in range(len(names))]
+    first = np.array([rows[0] for rows in of_class])
+    ten = np.array([rows[:10] for rows in of_class])
+    grid = np.concatenate([rows[10:16] for rows in of_class])
+    averages = np.stack([images[np.sort(rows)].mean(axis=0) for rows in of_class])
+    components, ratios = data_figures.pca(images[train], pixel_max)
+    yield from (
+        (
+            "classes",
+            "The classes, and how many images of each are in the train and the test set.",
+            data_figures.class_table(names, counts["train"], counts["test"]),
+        ),
+        (
+            "samples",
+            "One training image of each class, drawn at random.",
+            data_figures.one_per_class(images[first], names, pixel_max),
+        ),
+        (
+            "ten_samples",
+            "Ten training images of each class, drawn at random.",
+            data_figures.ten_per_class(images[ten], names, pixel_max),
+        ),
+        (
+            "averages",
+            "The average training image of each class.",
+            data_figures.average_per_class(averages, names, pixel_max),
+        ),
+        (
+            "grid",
+            "Example training images that cover all classes.",
+            data_figures.example_grid(images[grid], pixel_max),
+        ),
+        (
+            "pca",
+            "The training images on their first two principal components, coloured by class.",
+            data_figures.pca_scatter(components, labels[train], names, ratios),
+        ),
+        (
+            "first",
+            "The first five images of the data set in file order, titled with their labels.",
+            data_figures.first_images(images[:5], [names[label] for label in labels[:5]], pixel_max),
+        ),
+        (
+            "matrix",
+            f"Image {MATRIX_INDEX} of the data set as its matrix of grey values.",
+            data_figures.grey_matrix(images[MATRIX_INDEX], pixel_max),
+        ),
+    )
+
+
+main = entrypoint(preprocess, kind="preprocess", items="datasets")
+
+if __name__ == "__main__":
+    main()

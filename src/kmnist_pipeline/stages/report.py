@@ -1,0 +1,37 @@
+"""Write the page of a report: claims with verdicts, models, studies, and every figure's origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kmnist_pipeline import schema
+from kmnist_pipeline.evidence import claims, outs
+from kmnist_pipeline.evidence.stage import Stage, entrypoint
+from kmnist_pipeline.reporting import page
+
+
+def report(stage: Stage, config: schema.Config) -> None:
+    """Judge the claims and write `claims.json`, `index.html` and `README.md`."""
+    about = config.reports[stage.item]
+    metrics = Path("metrics") / stage.item
+    stated = claims.read(Path(f"conf/claims/{about.claims}.csv"))
+    judged = [claims.judge(claim, metrics, about.confidence) for claim in stated]
+    content = page.content(
+        name=stage.item,
+        about=about,
+        dataset=config.datasets[about.dataset],
+        claims=judged,
+        metrics=metrics,
+        figures=Path("figures"),
+        made_by=stage.made_by,
+    )
+    folder = f"reports/{stage.item}"
+    stage.write(f"{folder}/claims.json", outs.json_bytes(judged))
+    stage.write(f"{folder}/index.html", page.html(content).encode())
+    stage.write(f"{folder}/README.md", page.markdown(content).encode())
+
+
+main = entrypoint(report, kind="report", items="reports")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""The from-scratch models against closed forms, finite differences, scikit-learn and torch."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from kmnist_pipeline import schema
+from kmnist_pipeline.data import scaling, splits
+from kmnist_pipeline.data.dataset import Images
+from kmnist_pipeline.models import linear as models
+from kmnist_pipeline.training import linear
+from kmnist_pipeline.training.fit import TrainingError
+
+logits = arrays(np.float64, (5, 4), elements=st.floats(-1e4, 1e4))
+
+
+def blobs(classes=3, n=600, features=12, seed=0, noise=45):
+    """Overlapping classes of random uint8 images."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    centres = rng.uniform(60, 190, (classes, features))
+    pixels = np.clip(centres[labels] + rng.normal(0, noise, (n, features)), 0, 255).astype(np.uint8)
+    return pixels, labels
+
+
+def fit_fold(pixels, labels, **changes):
+    n = len(labels)
+    setting = {
+        "kind": "softmax",
+        "scaling_method": "zscore",
+        "lrs": [0.1],
+        "batch_size": 32,
+        "epochs": 1,
+        "patience": None,
+        "dtype": "float64",
+        "rng": splits.generator(0, 2, 0),
+        "classes": int(labels.max()) + 1,
+    } | changes
+    return linear.fit_fold(pixels, labels, np.arange(n - n // 5), np.arange(n - n // 5, n), **setting)
+
+
+@given(logits)
+def test_softmax_is_a_distribution_and_ignores_a_shift(a):
+    p = models.softmax(a)
+    assert np.isfinite(p).all() and (p >= 0).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    np.testing.assert_allclose(models.softmax(a + 7.0), p, atol=1e-9)
+
+
+@given(arrays(np.float64, 20, elements=st.floats(-1e6, 1e6)))
+def test_sigmoid_is_softmax_of_two_classes(a):
+    two = models.softmax(np.stack([np.zeros_like(a), a], axis=1))[:, 1]
+    np.testing.assert_allclose(models.sigmoid(a), two, atol=1e-15)
+
+
+@given(logits, st.integers(0, 3))
+def test_cross_entropy_of_large_logits_is_finite_and_exact(a, label):
+    labels = np.full(5, label)
+    loss = models.cross_entropy("softmax", a, labels)
+    assert np.isfinite(loss).all() and (loss >= -1e-9).all()
+    from scipy.special import log_softmax
+
+    np.testing.assert_allclose(loss, -log_softmax(a, axis=1)[:, label], atol=1e-9)
+    binary = models.cross_entropy("logistic", a[:, :1], labels % 2)
+    signed = np.where(labels % 2 == 1, -a[:, 0], a[:, 0])
+    np.testing.assert_allclose(binary, np.logaddexp(0, signed))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "logistic"])
+def test_the_first_step_is_minus_the_gradient_by_finite_differences(kind):
+    pixels, labels = blobs(classes=3 if kind == "softmax" else 2, n=50)
+    lr = 0.3
+    (fit,) = fit_fold(pixels, labels, kind=kind, batch_size=1000, lrs=[lr])
+    training = slice(0, 40)
+    shift, scale = scaling.fit("zscore", pixels[training])
+    x = np.hstack([np.ones((40, 1)), (pixels[training] - shift) / scale])
+    columns = 3 if kind == "softmax" else 1
+
+    def loss(weights):
+        return models.cross_entropy(kind, x @ weights, labels[training]).mean()
+
+    gradient = np.zeros((x.shape[1], columns))
+    for index in np.ndindex(gradient.shape):
+        nudge = np.zeros_like(gradient)
+        nudge[index] = 1e-6
+        gradient[index] = (loss(nudge) - loss(-nudge)) / 2e-6
+    np.testing.assert_allclose(fit.tensors["weights"], -lr * gradient, atol=1e-8, rtol=1e-6)
+
+
+def test_logistic_regression_of_balanced_constant_data_has_a_closed_form():
+    # One constant feature carries nothing, so the bias alone is learnt: the log-odds of class 1.
+    labels = np.tile([1, 1, 1, 0], 250)
+    pixels = np.full((1000, 1), 7, np.uint8)
+    (fit,) = fit_fold(
+        pixels, labels, kind="logistic", batch_size=800, epochs=400, lrs=[2.0], classes=2
+    )
+    bias = fit.tensors["weights"][0, 0]
+    # Best validation accuracy is reached at once; the last epoch's loss shows the convergence.
+    assert bias > 0
+    entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert fit.history[-1].loss == pytest.approx(entropy, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "logistic"])
+def test_full_batches_reach_the_solution_of_scikit_learn(kind):
+    from sklearn.linear_model import LogisticRegression
+
+    pixels, labels = blobs(classes=4 if kind == "softmax" else 2, n=1000, features=6, noise=110)
+    (fit,) = fit_fold(
+        pixels, labels, kind=kind, batch_size=10_000, epochs=4000, lrs=[1.0], scaling_method="zscore_pixel"
+    )
+    shift, scale = scaling.fit("zscore_pixel", pixels[:800])
+    x = (pixels - shift) / scale
+    reference = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000).fit(x[:800], labels[:800])
+    p = reference.predict_proba(x)
+    train = -np.log(p[np.arange(800), labels[:800]]).mean()
+    held_out = -np.log(p[np.arange(800, 1000), labels[800:]]).mean()
+    *_, (_, _, train_loss, _), (_, _, loss, _) = fit.history
+    assert train_loss == pytest.approx(train, abs=1e-5)
+    assert loss == pytest.approx(held_out, abs=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "scaler"), [("softmax", "zscore"), ("logistic", "minmax"), ("softmax", "zscore_pixel")])
+def test_one_epoch_equals_torch_sgd_on_the_same_batches(kind, scaler, monkeypatch):
+    import torch
+
+    pixels, labels = blobs(classes=5 if kind == "softmax" else 2, n=700, features=30)
+    n = 560
+    monkeypatch.setattr(linear, "STORED", "float64")
+    (fit,) = fit_fold(pixels, labels, kind=kind, scaling_method=scaler, lrs=[0.2], batch_size=48)
+
+    shift, scale = scaling.fit(scaler, pixels[:n])
+    x = torch.tensor((pixels - shift) / scale, dtype=torch.float64)
+    y = torch.tensor(labels)
+    layer = torch.nn.Linear(30, 5 if kind == "softmax" else 1, dtype=torch.float64)
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.2)
+    order = np.arange(n)[splits.generator(0, 2, 0).permutation(n)]
+    for start in range(0, n, 48):
+        rows = order[start : start + 48]
+        optimizer.zero_grad()
+        out = layer(x[rows])
+        if kind == "softmax":
+            loss = torch.nn.functional.cross_entropy(out, y[rows])
+        else:
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(out[:, 0], y[rows].double())
+        loss.backward()
+        optimizer.step()
+    expected = np.vstack([layer.bias.detach().numpy(), layer.weight.detach().numpy().T])
+    assert np.abs(fit.tensors["weights"] - expected).max() <= 1e-10
+
+
+def test_learning_rates_trained_together_equal_those_trained_alone():
+    pixels, labels = blobs(n=500)
+    together = fit_fold(pixels, labels, lrs=[0.01, 0.1, 1.0], epochs=8, patience=3)
+    for lr, joint in zip([0.01, 0.1, 1.0], together, strict=True):
+        (alone,) = fit_fold(pixels, labels, lrs=[lr], epochs=8, patience=3)
+        assert alone.best_epoch == joint.best_epoch
+        assert len(alone.history) == len(joint.history)
+        for ours, theirs in zip(alone.history, joint.history, strict=True):
+            assert ours.accuracy == theirs.accuracy
+            assert ours.loss == pytest.approx(theirs.loss, rel=1e-10)
+        np.testing.assert_allclose(alone.tensors["weights"], joint.tensors["weights"], rtol=1e-6)
+
+
+def test_patience_stops_and_the_best_weights_are_kept():
+    pixels, labels = blobs(n=300, seed=3)
+    (fit,) = fit_fold(pixels, labels, lrs=[5.0], epochs=200, patience=4, batch_size=8)
+    last = fit.history[-1].epoch
+    assert last == fit.best_epoch + 4 < 200
+    validation = [e for e in fit.history if e.split == "validation"]
+    best = fit.best("validation")
+    assert best is not None and best.accuracy == max(e.accuracy for e in validation)
+    p = models.probabilities({"kind": "softmax"}, fit.tensors, pixels[240:])
+    assert (p.argmax(axis=1) == labels[240:]).mean() == best.accuracy
+
+
+def test_divergence_is_an_error_that_names_the_learning_rate():
+    pixels, labels = blobs(n=200)
+    with pytest.raises(TrainingError, match=r"optimizer\.lr=1e\+308"):
+        fit_fold(pixels, labels, lrs=[1e308], epochs=5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_folds_do_not_depend_on_the_number_of_cores(threads):
+    pixels, labels = blobs(n=300)
+    images = Images(pixels.reshape(-1, 3, 4), labels, np.arange(300), ("a", "b", "c"))
+    trial = schema.Experiment(
+        report="r", dataset="d", classes=None, subset=None,
+        model=schema.LinearModel(scaling="minmax", kind="softmax"),
+        optimizer=schema.Optimizer(lr=0.1, batch_size=16),
+        validation=schema.KFold(folds=3),
+        trainer=schema.Trainer(epochs=3, precision="float64", threads=threads),
+        seeds=[0],
+    )  # fmt: skip
+    ((first, *_),) = linear.fit([trial], images, 0, lambda _: None)
+    trial.trainer.threads = 1
+    ((again, *_),) = linear.fit([trial], images, 0, lambda _: None)
+    assert first.history == again.history
+    assert (first.tensors["weights"] == again.tensors["weights"]).all()
+
+
+@settings(max_examples=30)
+@given(arrays(np.uint8, (20, 6)))
+def test_scalers_equal_scikit_learn(images):
+    from sklearn.preprocessing import StandardScaler
+
+    shift, scale = scaling.fit("zscore_pixel", images)
+    reference = StandardScaler().fit(images)
+    np.testing.assert_allclose(shift, reference.mean_, atol=1e-9)
+    np.testing.assert_allclose(scale, reference.scale_, rtol=1e-9)
+    shift, scale = scaling.fit("zscore", images)
+    assert shift[0] == pytest.approx(images.mean())
+    assert scale[0] == pytest.approx(images.std() or 1.0)
+    shift, scale = scaling.fit("minmax", images)
+    scaled = (images - shift) / scale
+    assert scaled.min() >= 0 and scaled.max() <= 1
+
+
+@given(st.integers(2, 60), st.integers(2, 10), st.integers(0, 5))
+def test_kfold_validates_every_row_once(n, folds, seed):
+    if folds > n:
+        with pytest.raises(splits.SplitError):
+            list(splits.kfold(n, folds, seed))
+        return
+    pairs = list(splits.kfold(n, folds, seed))
+    assert sorted(np.concatenate([validation for _, validation in pairs])) == list(range(n))
+    for training, validation in pairs:
+        assert sorted([*training, *validation]) == list(range(n))
+    sizes = [len(validation) for _, validation in pairs]
+    assert max(sizes) - min(sizes) <= 1
