@@ -12,6 +12,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -19,7 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 DPI = 144
-WIDTH = 1200
+WIDTH, HEIGHT = 1200, 1300
 LEAST_HEIGHT = 304
 LARGEST_TILE = 224
 MARGIN = 24
@@ -45,6 +46,8 @@ TEN = (
 
 STYLE = {
     "figure.dpi": DPI,
+    "figure.constrained_layout.h_pad": MARGIN / DPI,
+    "figure.constrained_layout.w_pad": MARGIN / DPI,
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
@@ -86,6 +89,23 @@ def blank(width: float, height: float, **options) -> Figure:
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, **options)
     FigureCanvasAgg(figure)
     return figure
+
+
+def place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at exactly these pixels, counted from the bottom left corner."""
+    full_width, full_height = figure.bbox.size
+    box = (left / full_width, bottom / full_height, width / full_width, height / full_height)
+    return figure.add_axes(box, facecolor="none")
+
+
+def enlarged(pixels: np.ndarray, zoom: int) -> np.ndarray:
+    """Pixels (H, W, 3), each as a square of `zoom` by `zoom`."""
+    return pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def paint(figure: Figure, pixels: np.ndarray, left: float = 0, bottom: float = 0) -> None:
+    """Put RGB pixels on the figure as they are, behind its axes and texts."""
+    figure.figimage(pixels, left, bottom, zorder=-1)
 
 
 def write(figure: Figure, x: float, y: float, text: str, **options) -> None:
@@ -149,11 +169,12 @@ def tiles(
     count, height, width = pictures.shape[:3]
     columns = min(columns, count)
     rows = -(-count // columns)
-    zoom = max(1, min(LARGEST_TILE, (WIDTH - 2 * MARGIN) // columns - gap) // width)
+    line = round(1.25 * font_size * DPI / 72)
+    head = 12 + line * max(title.count("\n") + 1 for title in titles) if titles else 0
+    room = min(LARGEST_TILE, (WIDTH - 2 * MARGIN) // columns - gap)
+    zoom = max(1, min(room // width, (HEIGHT // rows - head - gap) // height))
     tile_width, tile_height = zoom * width, zoom * height
 
-    line = round(1.25 * font_size * DPI / 72)
-    head = 8 + line * max(title.count("\n") + 1 for title in titles) if titles else 0
     step_x = max(tile_width, text_width(titles, font_size)) + gap
     step_y = head + tile_height + gap
     left = MARGIN + (text_width(row_titles, font_size) + 16 if row_titles else 0)
@@ -168,15 +189,14 @@ def tiles(
         row, column = divmod(position, columns)
         middle = left + column * step_x + (step_x - gap) // 2
         x, y = middle - tile_width // 2, top + row * step_y + head
-        large = picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
-        mosaic[y : y + tile_height, x : x + tile_width] = large
-        if titles:
-            options = {"ha": "center", "va": "bottom", "size": font_size, "linespacing": 1.25}
-            write(figure, middle, y - 8, titles[position], **options)
+        mosaic[y : y + tile_height, x : x + tile_width] = enlarged(picture, zoom)
+        lines = titles[position].split("\n") if titles else []
+        for above, text in enumerate(reversed(lines)):
+            write(figure, middle, y - 12 - above * line, text, ha="center", size=font_size)
         if row_titles and column == 0:
             options = {"ha": "right", "va": "center", "size": font_size}
             write(figure, x - 16, y + tile_height / 2, row_titles[row], **options)
-    figure.figimage(mosaic)
+    paint(figure, mosaic)
     return figure
 
 
@@ -184,7 +204,7 @@ def png_bytes(figure: Figure, text: dict[str, str]) -> bytes:
     """The figure as a PNG with the given text entries: equal bytes for equal input.
 
     No program name and no date goes in. Colours come from a palette, the largest of 256, 128,
-    64 and 32 entries that keeps the file below 60 kB; the last is used if none does.
+    64, 32 and 16 entries that keeps the file below 60 kB; the last is used if none does.
     """
     canvas = FigureCanvasAgg(figure)
     with style():
@@ -193,7 +213,7 @@ def png_bytes(figure: Figure, text: dict[str, str]) -> bytes:
     entries = PngInfo()
     for key, value in text.items():
         entries.add_text(key, value)
-    for colours in (256, 128, 64, 32):
+    for colours in (256, 128, 64, 32, 16):
         content = io.BytesIO()
         _quantized(drawn, colours).save(content, "png", optimize=True, pnginfo=entries)
         if content.tell() < MAX_BYTES:

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from kmnist_pipeline.evaluation import canvas
-
-CELLS, ZOOM = 300, 3
 
 
 def sample_per_class(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -46,15 +45,15 @@ def class_table(
         )
     ]
     total = ["all", "", f"{sum(train_counts):,}", f"{sum(test_counts):,}"]
-    rights = [120, 400, 600, 780]
+    places = [110, 280, 510, 670]
     aligned = ["right", "center", "right", "right"]
     if all(name == str(number) for number, name in enumerate(names)):
-        rows, rights = [[r[0], *r[2:]] for r in rows], [120, 320, 500]
+        rows, places = [[r[0], *r[2:]] for r in rows], [110, 300, 460]
         header, total = [header[0], *header[2:]], [total[0], *total[2:]]
         aligned = ["right"] * 3
 
     step, edge = 38, 30
-    width = rights[-1] + edge + 14
+    width = places[-1] + edge + 14
     height = max(canvas.LEAST_HEIGHT, (len(rows) + 2) * step + 2 * edge + 16)
     figure = canvas.blank(width, height)
     y = float(edge + step / 2)
@@ -62,7 +61,7 @@ def class_table(
         if cells is rows[0] or cells is total:
             y += 4
             _rule(figure, edge, width - edge, y - step / 2 - 4, 0.8)
-        for x, cell, side in zip(rights, cells, aligned, strict=True):
+        for x, cell, side in zip(places, cells, aligned, strict=True):
             canvas.write(figure, x, y, cell, ha=side, va="center", weight=weight, size=9.5)
         y += step
     _rule(figure, edge, width - edge, edge - 6, 1.4)
@@ -71,8 +70,6 @@ def class_table(
 
 
 def _rule(figure: Figure, left: float, right: float, y: float, weight: float) -> None:
-    from matplotlib.lines import Line2D
-
     x = np.array([left, right]) / figure.bbox.width
     height = 1 - y / figure.bbox.height
     line = Line2D(x, [height, height], color=canvas.INK, lw=weight, transform=figure.transFigure)
@@ -141,8 +138,8 @@ def grey_matrix(image: np.ndarray, pixel_max: int) -> Figure:
     cell = 38 if width > 12 else 72
     font_size = 6.5 if width > 12 else 11
     figure = canvas.blank(width * cell + 2 * canvas.MARGIN, height * cell + 2 * canvas.MARGIN)
-    large = canvas.grey(image, pixel_max).repeat(cell, axis=0).repeat(cell, axis=1)
-    figure.figimage(large, canvas.MARGIN, canvas.MARGIN)
+    large = canvas.enlarged(canvas.grey(image, pixel_max), cell)
+    canvas.paint(figure, large, canvas.MARGIN, canvas.MARGIN)
     for (row, column), value in np.ndenumerate(image):
         x, y = (canvas.MARGIN + (position + 0.5) * cell for position in (column, row))
         light = value > 0.5 * pixel_max
@@ -183,11 +180,14 @@ def pca_scatter(
     """Images on their first two principal components, coloured by class (kmnist_cnn Fig. 2).
 
     components: (N, 2), labels: (N,), ratios: (2,) as `pca` gives them. Every image is a point of
-    one cell, half transparent; a cell blends its points, and a class's name stands at its median.
+    one cell, half transparent, and a cell blends its points. A class's name stands where the class
+    is both frequent and prevalent.
     """
     colours = np.array(canvas.class_colours(len(names)))
+    zoom = 3 if len(components) > 5000 else 6
     low, high = components.min(axis=0), components.max(axis=0)
-    scale = CELLS / (high - low).max() * 0.999
+    low, high = low - 0.02 * (high - low), high + 0.02 * (high - low)
+    scale = 900 / zoom / (high - low).max()
     columns, rows = np.ceil((high - low) * scale).astype(int)
     x, y = ((components - low) * scale).astype(int).T
     cell = (rows - 1 - y) * columns + x
@@ -198,20 +198,40 @@ def pca_scatter(
     field = np.rint(255 * (1 - cover * (1 - mean))).astype(np.uint8).reshape(rows, columns, 3)
 
     left, bottom, right, top = 90, 80, 130, 24
-    width, height = columns * ZOOM, rows * ZOOM
+    width, height = columns * zoom, rows * zoom
     figure = canvas.blank(left + width + right, bottom + height + top)
-    figure.figimage(canvas.fewer_colours(field, 96).repeat(ZOOM, 0).repeat(ZOOM, 1), left, bottom)
-    box = np.array([left, bottom, width, height]) / np.tile(figure.bbox.size, 2)
-    axes = figure.add_axes(box, facecolor="none")
+    # Reduced before the text is there, so that the palette of the file can hold all of its greys.
+    field = canvas.fewer_colours(field, 96)
+    canvas.paint(figure, canvas.enlarged(field, zoom), left, bottom)
+    axes = canvas.place(figure, left, bottom, width, height)
     axes.set_xlim(low[0], low[0] + columns / scale)
     axes.set_ylim(low[1], low[1] + rows / scale)
     axes.set_xlabel(f"first component ({ratios[0]:.1%} of the variance)")
     axes.set_ylabel(f"second component ({ratios[1]:.1%})")
-    for number, name in enumerate(names):
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    for number, (name, place) in enumerate(
+        zip(names, _label_places(components, labels, len(names), low, high), strict=True)
+    ):
         axes.plot([], [], "o", color=colours[number], label=canvas.class_title(number, name))
-        middle = np.median(components[labels == number], axis=0)
-        halo = [withStroke(linewidth=2.5, foreground="white")]
         options = {"ha": "center", "va": "center", "weight": "bold", "path_effects": halo}
-        axes.text(*middle, name, **options)
+        axes.text(*place, name, **options)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.2)
     return figure
+
+
+def _label_places(
+    points: np.ndarray, labels: np.ndarray, classes: int, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """A place for each class's name, (C, 2), no two of them next to each other."""
+    bins = 20
+    step = (high - low) / bins
+    column, row = ((points - low) / step).astype(int).T
+    counts = np.zeros((classes, bins, bins))
+    np.add.at(counts, (labels, column, row), 1)
+    weight = counts**2 / np.maximum(counts.sum(axis=0), 1)
+    places = np.empty((classes, 2))
+    for number in np.argsort(-weight.max(axis=(1, 2)), kind="stable"):
+        x, y = np.unravel_index(weight[number].argmax(), (bins, bins))
+        places[number] = low + (np.array([x, y]) + 0.5) * step
+        weight[:, max(x - 1, 0) : x + 2, max(y - 1, 0) : y + 2] = -1
+    return places

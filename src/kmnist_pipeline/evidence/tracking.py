@@ -42,6 +42,7 @@ DEFAULT_STORE = "sqlite:///mlflow.db"
 READY_SECONDS = 60  # a new SQLite store takes 5 to 15 s of migrations
 ANSWER_SECONDS = 8  # two attempts of MLFLOW_HTTP_REQUEST_TIMEOUT, and some air
 BY_HAND = "by hand"
+MOST_NUMBERS = 3000  # in the child runs of a stage: 0.15 ms each; `curves.csv` has them all
 
 # MLflow's own bounds let a call to a dead server block for four minutes.
 BOUNDS = {
@@ -99,19 +100,7 @@ class Publisher:
         group: the MLflow experiment; parameters: dotted names and values, where the stage was
         started by hand and has no lineage to tell them.
         """
-        known = stage.lineage or {}
-        record = {
-            "address": stage.address,
-            "kind": stage.kind,
-            "item": stage.item,
-            "group": group,
-            "root": stage.root.as_posix(),
-            "lineage": stage.lineage,
-            "started": stage.started,
-            "ended": time.time(),
-            "written": stage.written,
-            "parameters": known.get("params", parameters or {}),
-        }
+        record = record_of(stage, group, parameters)
         problem = self._hand_over(json.dumps(record).encode())
         if problem:
             print(
@@ -147,6 +136,22 @@ class Publisher:
         self._complaints.seek(0)
         lines = self._complaints.read().decode(errors="replace").strip().splitlines()
         return _without_credentials(lines[-1] if lines else f"exit status {status}")[:200]
+
+
+def record_of(stage: Stage, group: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What `publish` needs to know of a stage that ends now."""
+    return {
+        "address": stage.address,
+        "kind": stage.kind,
+        "item": stage.item,
+        "group": group,
+        "root": stage.root.as_posix(),
+        "lineage": stage.lineage,
+        "started": stage.started,
+        "ended": time.time(),
+        "written": stage.written,
+        "parameters": stage.lineage["params"] if stage.lineage else parameters or {},
+    }
 
 
 def _without_credentials(text: str) -> str:
@@ -264,7 +269,7 @@ def _create(database: Path) -> None:
 def publish(client: Any, record: dict[str, Any]) -> None:
     """Log one stage from the files it has written, unless that is done already.
 
-    client: an MlflowClient; record: as `Publisher.publish` makes it, with `commit` and `dirty`
+    client: an MlflowClient; record: of `record_of`, with `commit` and `dirty`
     where they are known. One finished run stands for one lineage key of a stage; what an
     interrupted attempt left is written anew; finished runs of other keys are tagged as superseded.
     Runs by hand are always new.
@@ -402,9 +407,8 @@ def _inputs(record: dict[str, Any]) -> list[Any]:
     ]
 
 
-MOST_NUMBERS = int(os.environ.get("MOST","3000"))  # of child runs; 0.15 ms each; `curves.csv` has them all
 SHOWN = {".json", ".csv", ".png", ".html"}
-LARGEST_MODEL = 10_000_000
+LARGEST_MODEL = 10_000_000  # bytes
 
 
 def _artifacts(record: dict[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -474,11 +478,9 @@ def _flat_parameters(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _preprocess(view: View, content: dict[str, Any], record: dict[str, Any]) -> None:
-    for name, value in content.items():
-        leaves = value if name == "overlap" else {name: value}
-        for leaf, number in leaves.items():
-            if isinstance(number, int | float):
-                view.add(leaf, number)
+    for name, number in {**content, **content.get("overlap", {})}.items():
+        if isinstance(number, int | float):
+            view.add(name, number)
 
 
 def _kfold_train(view: View, content: dict[str, Any], record: dict[str, Any]) -> None:

@@ -141,16 +141,18 @@ def prediction_figures(
             for row in rows
         ]
         if len(rows):
-            yield name, caption, model_figures.labelled_images(test.pixels[rows], titles)
+            pixels, top = test.pixels[rows], int(test.pixels.max())
+            yield name, caption, model_figures.labelled_images(pixels, titles, 5, top)
 
 
 def weight_figures(weights: np.ndarray, test: Images) -> Iterator[Drawn]:
     """The weights of each class as an image (kmnist_linear Fig. 8). weights: (K, D)."""
-    names = test.classes if len(weights) == len(test.classes) else test.classes[-1:]
     yield (
         "weights",
         "The weights of each class over the pixels: red speaks for the class, blue against it.",
-        model_figures.class_weights(weights.reshape(len(weights), *test.pixels.shape[1:]), names),
+        model_figures.class_weights(
+            weights.reshape(len(weights), *test.pixels.shape[1:]), test.classes
+        ),
     )
 
 

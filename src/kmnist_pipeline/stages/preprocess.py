@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from kmnist_pipeline import schema
 from kmnist_pipeline.data import dataset, idx
@@ -54,7 +56,7 @@ def preprocess(stage: Stage, config: schema.Config) -> None:
         },
     )
     with stage.directory(f"figures/data/{stage.item}") as folder:
-        for name, caption, figure in figures(images, labels, train, counts, names, about.pixel_max):
+        for name, caption, figure in figures(images, labels, train, counts, about):
             text = stage.png_text(caption, {"dataset": stage.item})
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
 
@@ -120,58 +122,60 @@ def overlap(images: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str
     return {"test_images_in_train": len(common), "distinct_images": len(set(common))}
 
 
-def figures(images, labels, train, counts, names, pixel_max):
+def figures(
+    images: np.ndarray,
+    labels: np.ndarray,
+    train: np.ndarray,
+    counts: dict[str, np.ndarray],
+    about: schema.Dataset,
+) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure of each picture of the data (kmnist_linear 1-4, kmnist_cnn 1-2,
     mnist_logistic 3.1-3.2), drawn from the training split or, where a report does, in file order.
     """
+    names, top = about.classes, about.pixel_max
+    pixels, of_train = images[train], labels[train]
     rng = np.random.default_rng(0)
-    of_class = [rng.permutation(train[labels[train] == c]) for c in range(len(names))]
-    first = np.array([rows[0] for rows in of_class])
-    ten = np.array([rows[:10] for rows in of_class])
-    grid = np.concatenate([rows[10:16] for rows in of_class])
-    averages = np.stack([images[np.sort(rows)].mean(axis=0) for rows in of_class])
-    components, ratios = data_figures.pca(images[train], pixel_max)
-    yield from (
-        (
-            "classes",
-            "The classes, and how many images of each are in the train and the test set.",
-            data_figures.class_table(names, counts["train"], counts["test"]),
-        ),
-        (
-            "samples",
-            "One training image of each class, drawn at random.",
-            data_figures.one_per_class(images[first], names, pixel_max),
-        ),
-        (
-            "ten_samples",
-            "Ten training images of each class, drawn at random.",
-            data_figures.ten_per_class(images[ten], names, pixel_max),
-        ),
-        (
-            "averages",
-            "The average training image of each class.",
-            data_figures.average_per_class(averages, names, pixel_max),
-        ),
-        (
-            "grid",
-            "Example training images that cover all classes.",
-            data_figures.example_grid(images[grid], pixel_max),
-        ),
-        (
-            "pca",
-            "The training images on their first two principal components, coloured by class.",
-            data_figures.pca_scatter(components, labels[train], names, ratios),
-        ),
-        (
-            "first",
-            "The first five images of the data set in file order, titled with their labels.",
-            data_figures.first_images(images[:5], [names[label] for label in labels[:5]], pixel_max),
-        ),
-        (
-            "matrix",
-            f"Image {MATRIX_INDEX} of the data set as its matrix of grey values.",
-            data_figures.grey_matrix(images[MATRIX_INDEX], pixel_max),
-        ),
+    one, ten, six = (data_figures.sample_per_class(of_train, k, rng) for k in (1, 10, 6))
+    yield (
+        "classes",
+        "The classes, and how many images of each are in the train and the test set.",
+        data_figures.class_table(names, counts["train"], counts["test"]),
+    )
+    yield (
+        "samples",
+        "One training image of each class, drawn at random.",
+        data_figures.one_per_class(pixels[one[:, 0]], names, top),
+    )
+    yield (
+        "ten_samples",
+        "Ten training images of each class, drawn at random.",
+        data_figures.ten_per_class(pixels[ten], names, top),
+    )
+    yield (
+        "averages",
+        "The average training image of each class.",
+        data_figures.average_per_class(pixels, of_train, names, top),
+    )
+    yield (
+        "grid",
+        "Example training images that cover all classes.",
+        data_figures.example_grid(pixels[six.ravel()], of_train[six.ravel()], names, top),
+    )
+    components, ratios = data_figures.pca(pixels, top)
+    yield (
+        "pca",
+        "The training images on their first two principal components, coloured by class.",
+        data_figures.pca_scatter(components, of_train, names, ratios),
+    )
+    yield (
+        "first",
+        "The first five images of the data set in file order, titled with their labels.",
+        data_figures.first_images(images[:5], labels[:5], names, top),
+    )
+    yield (
+        "matrix",
+        f"Image {MATRIX_INDEX} of the data set as its matrix of grey values.",
+        data_figures.grey_matrix(images[MATRIX_INDEX], top),
     )
 
 

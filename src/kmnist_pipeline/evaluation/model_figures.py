@@ -1,0 +1,215 @@
+"""Figures of trained models: arrays in, Matplotlib figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from kmnist_pipeline.evaluation import canvas
+
+
+def by_fold(rows: Iterable[Mapping[str, Any]], split: str, measure: str) -> np.ndarray:
+    """One split's accuracy or loss by fold and epoch, (folds, epochs).
+
+    rows: rows of `curves.csv` (trial, seed, fold, epoch, split, loss, accuracy), numbers or their
+    text; folds of all seeds count alike. A fold that stopped early keeps its last value in the
+    epochs after: a mean over the folds still running would jump where one leaves it.
+
+    Raises ValueError when the rows belong to more than one trial.
+    """
+    curves: dict[tuple[str, str], dict[int, float]] = {}
+    trials = set()
+    for row in rows:
+        trials.add(row.get("trial"))
+        if row["split"] == split:
+            fold = curves.setdefault((str(row["seed"]), str(row["fold"])), {})
+            fold[int(row["epoch"])] = float(row[measure])
+    if len(trials) > 1:
+        raise ValueError(f"curves of one trial are needed, not of {len(trials)}")
+    last = max((max(fold) for fold in curves.values()), default=0)
+    carried = np.empty((len(curves), last))
+    for position, fold in enumerate(curves.values()):
+        carried[position] = [fold[min(epoch, max(fold))] for epoch in range(1, last + 1)]
+    return carried
+
+
+@canvas.style()
+def learning_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
+    """Accuracy (left) and loss (right) by epoch, train and validation (kmnist_linear Fig. 5-7).
+
+    rows: one trial's rows of `curves.csv`, as for `by_fold`. Lines are means over folds and
+    seeds, bands reach from the least to the largest; a fold that stopped early keeps its last
+    value in both.
+    """
+    rows = list(rows)
+    figure = canvas.blank(canvas.WIDTH, 460, layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, measure in zip(panels, ("accuracy", "loss"), strict=True):
+        for split, colour in (("train", canvas.BLUE), ("validation", canvas.ORANGE)):
+            values = by_fold(rows, split, measure)
+            if not values.size:
+                continue
+            epochs = np.arange(1, values.shape[1] + 1)
+            marker = "o" if len(epochs) <= 15 else ""
+            axes.plot(epochs, values.mean(axis=0), color=colour, marker=marker, ms=3.5, label=split)
+            axes.fill_between(
+                epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0
+            )
+        axes.set_xlabel("epoch")
+        axes.set_title(measure, loc="left")
+        axes.grid(axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    panels[0].legend(loc="lower right")
+    return figure
+
+
+@canvas.style()
+def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
+    """Counts by true class (row) and predicted class (column) (kmnist_cnn Fig. 3-5, mnist_logistic
+    4.7).
+
+    counts: (C, C) integers. Colour is the share of the row, on a square-root scale, on which
+    rare confusions still show.
+    """
+    classes = len(names)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cell = 110 if classes <= 4 else 70 if classes <= 12 else 54
+    label = canvas.text_width(names, 9)
+    side = cell * classes
+    left, top = 76 + label, 66 if title else canvas.MARGIN
+    upright = label < cell - 8
+    bottom = 84 if upright else 64 + label
+    figure = canvas.blank(left + side + 130, top + side + bottom)
+    axes = canvas.place(figure, left, bottom, side, side)
+    scale = PowerNorm(0.5, 0, 1)
+    image = axes.imshow(shares, cmap="Blues", norm=scale, aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.35 else canvas.INK if count else canvas.FAINT
+        size = 8 if classes <= 12 else 7
+        options = {"ha": "center", "va": "center_baseline", "color": colour, "size": size}
+        axes.text(column, row, str(count), **options)
+    axes.set_xticks(range(classes), names, rotation=0 if upright else 90)
+    axes.set_yticks(range(classes), names)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, loc="left")
+    bar = canvas.place(figure, left + side + 24, bottom, 16, side)
+    figure.colorbar(image, cax=bar, format=PercentFormatter(1, 0))
+    bar.set_yticks([0, 0.01, 0.05, 0.2, 0.5, 1])
+    bar.set_yticks([], minor=True)
+    bar.tick_params(length=3)
+    bar.set_ylabel("share of the true class")
+    bar.spines[:].set_visible(False)
+    return figure
+
+
+def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
+    """Each class's weights as an image (kmnist_linear Fig. 8), all on one symmetric scale.
+
+    weights: (C, H, W), or (1, H, W) for a binary model, whose positive weights speak for the
+    second of its two names.
+    """
+    largest = float(np.abs(weights).max()) or 1.0
+    binary = len(weights) == 1
+    scale = Normalize(-largest, largest)
+    colours = matplotlib.colormaps["RdBu_r"]
+    pictures = (colours(scale(weights))[..., :3] * 255).round().astype(np.uint8)
+    titles = [canvas.class_title(number, name) for number, name in enumerate(names)]
+    right = 190 if binary else 130
+    figure = canvas.tiles(pictures, 5, () if binary else titles, font_size=10, gap=18, right=right)
+    with canvas.style():
+        height = figure.bbox.height - 2 * canvas.MARGIN
+        bar = canvas.place(figure, figure.bbox.width - right, canvas.MARGIN, 16, height)
+        mappable = matplotlib.cm.ScalarMappable(scale, colours)
+        figure.colorbar(mappable, cax=bar).outline.set_visible(False)
+        bar.tick_params(length=3)
+        if binary:
+            bar.set_yticks([-largest, 0, largest], [f"for {names[0]}", "0", f"for {names[1]}"])
+        else:
+            bar.set_ylabel("weight")
+    return figure
+
+
+def labelled_images(
+    images: np.ndarray, titles: Sequence[str], columns: int, pixel_max: int
+) -> Figure:
+    """Images under their titles (mnist_logistic 4.9.1 and 4.9.2, kmnist_cnn Fig. 6).
+
+    images: (N, H, W), row by row; titles: one an image, such as `Predicted: 4, Actual: 7`.
+    """
+    return canvas.tiles(canvas.grey(images, pixel_max), columns, titles, font_size=9, gap=18)
+
+
+@canvas.style()
+def trials(
+    names: Sequence[str],
+    validation: Sequence[float],
+    sd: Sequence[float | None],
+    test: Sequence[float | None],
+    winner: int,
+) -> Figure:
+    """A study's trials: validation accuracy (left) and, where known, test accuracy (right).
+
+    names, validation, sd, test: one entry a trial, in the order to be drawn, None where a number
+    is missing; bars reach one `sd` to both sides; winner: position of the trial that its
+    validation accuracy chose.
+    """
+    count = len(names)
+    mean, deviation, held = (np.array(values, float) for values in (validation, sd, test))
+    height = max(canvas.LEAST_HEIGHT, 140 + 38 * count)
+    figure = canvas.blank(canvas.WIDTH, height, layout="constrained")
+    panels = figure.subplots(1, 2 if np.isfinite(held).any() else 1, sharey=True, squeeze=False)[0]
+    rows = np.arange(count)
+    for which, colour in ((rows != winner, canvas.BLUE), (rows == winner, canvas.ORANGE)):
+        spread = np.nan_to_num(deviation[which])
+        bars: dict[str, Any] = {"fmt": "o", "ms": 5.5, "capsize": 3, "elinewidth": 1.2}
+        panels[0].errorbar(mean[which], rows[which], xerr=spread, color=colour, **bars)
+        panels[-1].plot(held[which], rows[which], "o", ms=5.5, mfc="white", mec=colour, mew=1.4)
+    for axes, title in zip(panels, ("validation accuracy", "test accuracy"), strict=False):
+        axes.set_title(title, loc="left")
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.margins(x=0.08)
+    panels[0].set_yticks(rows, names)
+    panels[0].set_ylim(count - 0.5, -0.5)
+    panels[0].get_yticklabels()[winner].set(weight="bold", color=canvas.ORANGE)
+    return figure
+
+
+@canvas.style()
+def class_scores(
+    names: Sequence[str],
+    precision: Sequence[float],
+    recall: Sequence[float],
+    f1: Sequence[float],
+) -> Figure:
+    """Precision, recall and F1 of each class; a line joins a class's precision and recall.
+
+    precision, recall, f1: (C,).
+    """
+    figure = canvas.blank(canvas.WIDTH, 440, layout="constrained")
+    axes = figure.add_subplot()
+    x = np.arange(len(names))
+    low, high = np.minimum(precision, recall), np.maximum(precision, recall)
+    axes.vlines(x, low, high, color=canvas.RULE, lw=3)
+    axes.plot(x, precision, "^", color=canvas.BLUE, ms=7, label="precision")
+    axes.plot(x, recall, "v", color=canvas.ORANGE, ms=7, label="recall")
+    axes.plot(x, f1, "_", color=canvas.INK, ms=12, mew=1.8, label="F1")
+    upright = canvas.text_width(names, 9) < (canvas.WIDTH - 120) / len(names) - 8
+    axes.set_xticks(x, names, rotation=0 if upright else 90)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="y")
+    axes.set_title("score by class", loc="left")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2)
+    return figure

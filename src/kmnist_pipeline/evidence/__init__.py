@@ -1,0 +1,1 @@
+"""Writing outs, lineage, claims, freshness, and publishing to MLflow."""

@@ -1,0 +1,1 @@
+"""What a trained model computes, one module a family, and the file it is kept in."""

@@ -1,0 +1,1 @@
+"""The six stages: each reads like the line in dvc.yaml that runs it."""
