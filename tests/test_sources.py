@@ -47,9 +47,10 @@ PACKED = {f"/small/{name}.gz": gzip.compress(content, mtime=0) for name, content
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "CONNECT_TIMEOUT", 1.0)
-    monkeypatch.setattr(sources, "READ_TIMEOUT", 0.3)
+def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only a test of silence waits for the timeout; the others get time enough on a busy machine.
+    silence = re.search("silent|stall", request.node.name)
+    monkeypatch.setattr(sources, "READ_TIMEOUT", 0.2 if silence else 5.0)
     monkeypatch.setattr(sources, "BACKOFF", 0.01)
     monkeypatch.setenv("NO_PROXY", "*")
 
@@ -273,6 +274,17 @@ def test_the_mirror_comes_first(
         ("t10k-labels-idx1-ubyte", bytes(68), "has sha256 "),
         ("t10k-labels-idx1-ubyte.gz", None, "is not there"),
     ],
+    ids=[
+        "larger",
+        "other",
+        "bomb",
+        "html",
+        "empty",
+        "truncated",
+        "plain-short",
+        "plain-other",
+        "missing",
+    ],
 )
 def test_a_wrong_mirror_is_passed_over(
     *,
@@ -283,13 +295,13 @@ def test_a_wrong_mirror_is_passed_over(
     dataset: schema.Dataset,
     mirror: Path,
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (mirror / f"{name.removesuffix('.gz')}.gz").unlink()
     if content is not None:
         (mirror / name).write_bytes(content)
     assert fetch(dataset, tmp_path) == RAW
-    assert answer in caplog.text
+    assert answer in capsys.readouterr().err
     assert len(server.requests) == len(RAW)
 
     dataset.sources = []
@@ -453,7 +465,7 @@ def test_a_killed_stage_goes_on_where_it_was(server: FaultServer, project: Path)
         first.send_signal(signal.SIGKILL)
     assert not Path("data").exists()
 
-    with stage(timeout=1) as second:
+    with stage(timeout=5) as second:
         assert second.wait() == 0, second.stderr and second.stderr.read()
     assert contents(project) == RAW
     (path, start), *others = server.requests[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -278,6 +279,20 @@ def test_training_shows_parameters_curves_and_folds(store):
     assert history(store, last, "validation/accuracy") == {1: 0.04, 2: 0.05, 3: 0.06}
 
 
+def test_where_nothing_is_held_out_nothing_is_shown(store):
+    stage = Stage("kfold-train", "digits_softmax", Path("."), lineage(KEY, {}))
+    nothing = dict.fromkeys(VALIDATED)
+    fold = fold_rows()[0] | {"accuracy": None, "loss": None}
+    stage.write_csv(f"{FOLDER}/curves.csv", CURVES, [["", 0, 0, 1, "train", None, 0.95]])
+    stage.write_json(f"{FOLDER}/validation.json", nothing | {"folds": [fold]})
+    publish(stage)
+    (run,) = runs(store)
+    assert run.data.metrics == {"train/accuracy": 0.95}
+    (only,) = children(store, run)
+    assert only.data.metrics["train_accuracy"] == 0.95
+    assert "validation_accuracy" not in only.data.metrics
+
+
 def test_long_curves_of_folds_are_thinned_and_their_mean_is_not(store, monkeypatch):
     monkeypatch.setattr(tracking, "MOST_NUMBERS", 100)
     publish(trained(epochs=20))
@@ -449,7 +464,7 @@ def test_without_mlflow_a_stage_runs(project, monkeypatch, capfd):
     (broken / "__init__.py").write_text("raise ModuleNotFoundError('no mlflow here')\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(broken.parent), str(SRC)]))
     assert timed(trained()) < MOST_SECONDS
-    assert "(no mlflow here)" in only_warning(capfd)
+    assert "ModuleNotFoundError: no mlflow here" in only_warning(capfd)
 
 
 # A server.
@@ -495,7 +510,7 @@ def test_a_stopped_server_costs_a_warning_and_can_go_on(project, server, monkeyp
         assert timed(stage) < MOST_SECONDS
     finally:
         server.send(signal.SIGCONT)
-    assert "timed out" in only_warning(capfd)
+    assert re.search("timed out|no answer for 8 s", only_warning(capfd))
 
     timed(stage)
     assert capfd.readouterr() == ("", "")

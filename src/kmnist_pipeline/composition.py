@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from kmnist_pipeline.errors import UserError
 
@@ -43,7 +44,7 @@ def show(text: str, name: str) -> str:
     """The part of `params.yaml` that stands under `name` in one of its sections."""
     from omegaconf import OmegaConf
 
-    cfg = OmegaConf.create(text)
+    cfg: Any = OmegaConf.create(text)
     found = {
         f"{section}.{name}": cfg[section][name]
         for section in ("datasets", "experiments", "studies", "reports")

@@ -198,7 +198,7 @@ FAMILIES: dict[str, type[Model]] = {"linear": LinearModel, "sklearn": SklearnMod
 VALIDATIONS: dict[str, type[Validation]] = {"kfold": KFold, "none": NoValidation}
 
 
-def check(content: Mapping[str, Any]) -> Config:
+def check(content: Mapping[Any, Any]) -> Config:
     """The typed configuration in `content`, the sections of `params.yaml`.
 
     Raises ConfigError on the first misspelt key, wrong type, impossible value or name that
@@ -243,8 +243,7 @@ def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Exp
     Each is the base experiment with the values of one point in place of its own. Raises
     ConfigError where a point names a key that the base does not have, or gives a bad value.
     """
-    content = OmegaConf.to_container(OmegaConf.structured(base))
-    assert isinstance(content, dict)
+    content = dataclasses.asdict(base)
     tried: dict[str, Experiment] = {}
     for position, point in enumerate(study.points):
         where = f"{key}[{position}]"
@@ -276,8 +275,8 @@ def _section(content: Mapping[str, Any], section: str, type_of: Any) -> dict[str
 
 def _experiment_type(node: Mapping[str, Any]) -> Any:
     """A maker of an Experiment whose parts are of the kinds that `node` names."""
-    family = (node.get("model") or {}).get("family")
-    method = (node.get("validation") or {}).get("method")
+    family = str((node.get("model") or {}).get("family"))
+    method = str((node.get("validation") or {}).get("method"))
 
     def make() -> Experiment:
         model = FAMILIES.get(family, Model)()
@@ -293,7 +292,9 @@ def _typed(key: str, node: Any, blank: Any) -> Any:
         typed = OmegaConf.merge(structured, node)
         problem = OmegaConf.missing_keys(typed)
         if problem:
-            raise ConfigError(f"{key}.{min(problem)}: is missing (does its file start with `defaults: [base, ...]`?)")
+            raise ConfigError(
+                f"{key}.{min(problem)}: is missing (does its file start with `- base`?)"
+            )
         value = OmegaConf.to_object(typed)
     except OmegaConfBaseException as error:
         where = f"{key}.{error.full_key}" if error.full_key else key
@@ -339,7 +340,9 @@ def _check_value(key: str, value: Any, allowed: Mapping[str, Any]) -> None:
     }
     if all(holds(allowed[name]) for name, (_, holds) in bounds.items() if name in allowed):
         return
-    limits_ = " and ".join(f"{words} {allowed[n]}" for n, (words, _) in bounds.items() if n in allowed)
+    limits_ = " and ".join(
+        f"{words} {allowed[n]}" for n, (words, _) in bounds.items() if n in allowed
+    )
     raise ConfigError(f"{key}={value}: must be {limits_}")
 
 
@@ -412,7 +415,9 @@ def _check_report(key: str, report: Report, config: Config) -> None:
     folders = (f"data/{report.dataset}/", f"{key.removeprefix('reports.')}/")
     for number, file in report.figures.items():
         if not file.startswith(folders):
-            raise ConfigError(f"{key}.figures.{number}={file}: must be under {' or '.join(folders)}")
+            raise ConfigError(
+                f"{key}.figures.{number}={file}: must be under {' or '.join(folders)}"
+            )
 
 
 def _model(kind: str, experiment: Experiment, report: str) -> dict[str, str]:

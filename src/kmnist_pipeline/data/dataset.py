@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,18 +45,24 @@ class Images:
         return Images(self.pixels[rows], position[self.labels[rows]], self.index[rows], names)
 
 
-def save(
-    path: Path,
+def encode(
     images: np.ndarray,
     labels: np.ndarray,
     train: np.ndarray,
     test: np.ndarray,
     classes: list[str],
-) -> None:
-    """Write the data set; the same content gives the same bytes."""
-    arrays = {"images": images, "labels": labels.astype(np.int64), "train": train, "test": test}
-    with path.open("wb") as file:
-        np.savez(file, **arrays, classes=np.array(classes))
+) -> bytes:
+    """The npz of the data set; the same content gives the same bytes."""
+    content = io.BytesIO()
+    np.savez(
+        content,
+        images=images,
+        labels=labels.astype(np.int64),
+        train=train,
+        test=test,
+        classes=np.array(classes),
+    )
+    return content.getvalue()
 
 
 def load(path: Path, split: str, classes: list[int] | None = None) -> Images:

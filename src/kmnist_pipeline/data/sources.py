@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import logging
 import math
 import os
 import re
 import shutil
 import socket
+import sys
 import textwrap
 import time
 import warnings
@@ -46,8 +46,6 @@ CHUNK = 1 << 16
 # default's categories, on which scikit-learn 1.9.1 with pandas 3.1 fails (scikit-learn 34902).
 OPENML_CSV = {"dtype": "uint8", "quotechar": "'"}
 GZIP_MAGIC = b"\x1f\x8b"
-
-log = logging.getLogger(__name__)
 
 
 class SourceError(UserError):
@@ -119,7 +117,7 @@ def fetch(name: str, dataset: Dataset, mirror: Path, partial_folder: Path) -> di
             return _ask(source, dataset, partial_folder)
         except RefusedError as refused:
             refusals.append(f"{source}: {refused}")
-            log.warning("%s: %s", name, refusals[-1])
+            tqdm.write(f"{name}: {refusals[-1]}", file=sys.stderr)
     names = ", ".join(f"{file.name}.gz" for file in files(dataset))
     raise SourceError(
         f"no source has the raw files of {name}. Tried:\n"
@@ -181,6 +179,7 @@ def _from_openml(name: str, version: int, dataset: Dataset, cache: Path) -> dict
                 version=version,
                 as_frame=False,
                 data_home=cache,
+                n_retries=1,
                 delay=BACKOFF,
                 read_csv_kwargs=OPENML_CSV,
             )

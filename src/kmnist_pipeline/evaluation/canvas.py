@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+Numbers = Sequence[float] | np.ndarray
 
 DPI = 144
 WIDTH, HEIGHT = 1200, 1300
@@ -29,7 +32,7 @@ MAX_BYTES = 60_000
 INK = "#222222"
 FAINT = "#8c8c8c"
 RULE = "#d9d9d9"
-BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"  # from Okabe and Ito's set
+BLUE, ORANGE = "#0072b2", "#d55e00"  # from Okabe and Ito's set
 # Petroff's ten, made to stay apart for every kind of colour vision (arXiv:2107.02270).
 TEN = (
     "#3f90da",
@@ -44,13 +47,14 @@ TEN = (
     "#92dadd",
 )
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": DPI,
     "figure.constrained_layout.h_pad": MARGIN / DPI,
     "figure.constrained_layout.w_pad": MARGIN / DPI,
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
+    "text.parse_math": False,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
@@ -59,6 +63,7 @@ STYLE = {
     "axes.titlesize": 10,
     "axes.titlepad": 8,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "grid.color": RULE,
     "grid.linewidth": 0.5,
     "legend.frameon": False,
@@ -103,7 +108,7 @@ def enlarged(pixels: np.ndarray, zoom: int) -> np.ndarray:
     return pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
-def paint(figure: Figure, pixels: np.ndarray, left: float = 0, bottom: float = 0) -> None:
+def paint(figure: Figure, pixels: np.ndarray, left: int = 0, bottom: int = 0) -> None:
     """Put RGB pixels on the figure as they are, behind its axes and texts."""
     figure.figimage(pixels, left, bottom, zorder=-1)
 
@@ -156,6 +161,7 @@ def tiles(
     pictures: np.ndarray,
     columns: int,
     titles: Sequence[str] = (),
+    *,
     row_titles: Sequence[str] = (),
     font_size: float = 9,
     gap: int = 12,
@@ -170,7 +176,7 @@ def tiles(
     columns = min(columns, count)
     rows = -(-count // columns)
     line = round(1.25 * font_size * DPI / 72)
-    head = 12 + line * max(title.count("\n") + 1 for title in titles) if titles else 0
+    head = 9 + line * max(title.count("\n") + 1 for title in titles) if titles else 0
     room = min(LARGEST_TILE, (WIDTH - 2 * MARGIN) // columns - gap)
     zoom = max(1, min(room // width, (HEIGHT // rows - head - gap) // height))
     tile_width, tile_height = zoom * width, zoom * height
@@ -192,7 +198,7 @@ def tiles(
         mosaic[y : y + tile_height, x : x + tile_width] = enlarged(picture, zoom)
         lines = titles[position].split("\n") if titles else []
         for above, text in enumerate(reversed(lines)):
-            write(figure, middle, y - 12 - above * line, text, ha="center", size=font_size)
+            write(figure, middle, y - 9 - above * line, text, ha="center", size=font_size)
         if row_titles and column == 0:
             options = {"ha": "right", "va": "center", "size": font_size}
             write(figure, x - 16, y + tile_height / 2, row_titles[row], **options)

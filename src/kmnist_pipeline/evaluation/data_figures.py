@@ -7,6 +7,7 @@ from 0; `names` holds each class's name.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,14 +24,9 @@ def sample_per_class(labels: np.ndarray, count: int, rng: np.random.Generator) -
     return np.stack(chosen)
 
 
-def class_counts(labels: np.ndarray, classes: int) -> np.ndarray:
-    """How many images each class has, (C,)."""
-    return np.bincount(labels, minlength=classes)
-
-
 @canvas.style()
 def class_table(
-    names: Sequence[str], train_counts: Sequence[int], test_counts: Sequence[int]
+    names: Sequence[str], train_counts: canvas.Numbers, test_counts: canvas.Numbers
 ) -> Figure:
     """Class, English pronunciation, train size and test size as a table (kmnist_linear Fig. 1).
 
@@ -45,18 +41,20 @@ def class_table(
         )
     ]
     total = ["all", "", f"{sum(train_counts):,}", f"{sum(test_counts):,}"]
-    places = [110, 280, 510, 670]
+    places = [110, 290, 550, 710]
     aligned = ["right", "center", "right", "right"]
     if all(name == str(number) for number, name in enumerate(names)):
         rows, places = [[r[0], *r[2:]] for r in rows], [110, 300, 460]
         header, total = [header[0], *header[2:]], [total[0], *total[2:]]
         aligned = ["right"] * 3
 
-    step, edge = 38, 30
-    width = places[-1] + edge + 14
-    height = max(canvas.LEAST_HEIGHT, (len(rows) + 2) * step + 2 * edge + 16)
+    step, edge = 38, canvas.MARGIN
+    width = places[-1] + 2 * edge
+    content = (len(rows) + 2) * step + 20
+    height = max(canvas.LEAST_HEIGHT, content + 2 * edge)
     figure = canvas.blank(width, height)
-    y = float(edge + step / 2)
+    top = (height - content) / 2
+    y = top + 6 + step / 2
     for cells, weight in [(header, "bold"), *[(row, "normal") for row in rows], (total, "normal")]:
         if cells is rows[0] or cells is total:
             y += 4
@@ -64,8 +62,8 @@ def class_table(
         for x, cell, side in zip(places, cells, aligned, strict=True):
             canvas.write(figure, x, y, cell, ha=side, va="center", weight=weight, size=9.5)
         y += step
-    _rule(figure, edge, width - edge, edge - 6, 1.4)
-    _rule(figure, edge, width - edge, y - step / 2 + 4, 1.4)
+    _rule(figure, edge, width - edge, top, 1.4)
+    _rule(figure, edge, width - edge, top + content, 1.4)
     return figure
 
 
@@ -114,7 +112,7 @@ def example_grid(
     images: (N, H, W), row by row; labels: (N,).
     """
     titles = [names[label] for label in labels]
-    return canvas.tiles(canvas.grey(images, pixel_max), columns, titles, font_size=8, gap=10)
+    return canvas.tiles(canvas.grey(images, pixel_max), columns, titles, font_size=8, gap=14)
 
 
 def first_images(
@@ -152,9 +150,9 @@ def grey_matrix(image: np.ndarray, pixel_max: int) -> Figure:
 def pca(images: np.ndarray, pixel_max: int) -> tuple[np.ndarray, np.ndarray]:
     """The two principal components of pixels scaled to [0, 1], as (N, 2), and their shares.
 
-    images: (N, H, W) uint8. The shares (2,) are explained variance over total variance. Equal
-    on any number of threads as far as the eigenvectors are: the moments are exact integers.
-    Signs are such that the largest loading of each component is positive.
+    images: (N, H, W) uint8. The shares (2,) are explained variance over total variance. The
+    second moments are exact integers, whatever the order of images and the number of threads;
+    signs make the largest loading of each component positive.
     """
     pixels = images.reshape(len(images), -1)
     count, features = pixels.shape
@@ -169,22 +167,25 @@ def pca(images: np.ndarray, pixel_max: int) -> tuple[np.ndarray, np.ndarray]:
     loadings = vectors[:, [-1, -2]]
     largest = np.abs(loadings).argmax(axis=0)
     loadings *= np.sign(loadings[largest, [0, 1]])
-    projected = (pixels @ loadings - sums / count @ loadings) / pixel_max
-    return projected, variances[[-1, -2]] / np.trace(covariance)
+    blocks = np.array_split(pixels, -(-count // 4096))
+    projected = np.concatenate([block @ loadings for block in blocks])
+    components = (projected - sums / count @ loadings) / pixel_max
+    return components, variances[[-1, -2]] / np.trace(covariance)
 
 
 @canvas.style()
 def pca_scatter(
-    components: np.ndarray, labels: np.ndarray, names: Sequence[str], ratios: Sequence[float]
+    components: np.ndarray, labels: np.ndarray, names: Sequence[str], ratios: canvas.Numbers
 ) -> Figure:
     """Images on their first two principal components, coloured by class (kmnist_cnn Fig. 2).
 
     components: (N, 2), labels: (N,), ratios: (2,) as `pca` gives them. Every image is a point of
-    one cell, half transparent, and a cell blends its points. A class's name stands where the class
-    is both frequent and prevalent.
+    one cell, partly transparent, and a cell blends its points. A class's name stands where it is
+    both frequent and prevalent.
     """
     colours = np.array(canvas.class_colours(len(names)))
-    zoom = 3 if len(components) > 5000 else 6
+    crowded = len(components) > 5000
+    zoom, opacity, bins = (3, 0.5, 20) if crowded else (6, 0.8, 10)
     low, high = components.min(axis=0), components.max(axis=0)
     low, high = low - 0.02 * (high - low), high + 0.02 * (high - low)
     scale = 900 / zoom / (high - low).max()
@@ -194,10 +195,11 @@ def pca_scatter(
     points = np.bincount(cell, minlength=rows * columns)
     blended = [np.bincount(cell, c[labels], rows * columns) for c in colours.T]
     mean = np.stack(blended, axis=-1) / np.maximum(points, 1)[:, None]
-    cover = (1 - 0.5**points)[:, None]
+    cover = (1 - (1 - opacity) ** points)[:, None]
     field = np.rint(255 * (1 - cover * (1 - mean))).astype(np.uint8).reshape(rows, columns, 3)
 
-    left, bottom, right, top = 90, 80, 130, 24
+    titles = [canvas.class_title(number, name) for number, name in enumerate(names)]
+    left, bottom, right, top = 104, 80, 80 + canvas.text_width(titles, 9), canvas.MARGIN
     width, height = columns * zoom, rows * zoom
     figure = canvas.blank(left + width + right, bottom + height + top)
     # Reduced before the text is there, so that the palette of the file can hold all of its greys.
@@ -209,29 +211,29 @@ def pca_scatter(
     axes.set_xlabel(f"first component ({ratios[0]:.1%} of the variance)")
     axes.set_ylabel(f"second component ({ratios[1]:.1%})")
     halo = [withStroke(linewidth=2.5, foreground="white")]
-    for number, (name, place) in enumerate(
-        zip(names, _label_places(components, labels, len(names), low, high), strict=True)
-    ):
-        axes.plot([], [], "o", color=colours[number], label=canvas.class_title(number, name))
-        options = {"ha": "center", "va": "center", "weight": "bold", "path_effects": halo}
-        axes.text(*place, name, **options)
+    places = _label_places((components - low) / (high - low), labels, len(names), bins)
+    places = low + places * (high - low)
+    for title, colour, name, place in zip(titles, colours, names, places, strict=True):
+        axes.plot([], [], "o", color=colour, label=title)
+        options: dict[str, Any] = {"weight": "bold", "path_effects": halo}
+        axes.text(place[0], place[1], name, ha="center", va="center", **options)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.2)
     return figure
 
 
-def _label_places(
-    points: np.ndarray, labels: np.ndarray, classes: int, low: np.ndarray, high: np.ndarray
-) -> np.ndarray:
-    """A place for each class's name, (C, 2), no two of them next to each other."""
-    bins = 20
-    step = (high - low) / bins
-    column, row = ((points - low) / step).astype(int).T
+def _label_places(points: np.ndarray, labels: np.ndarray, classes: int, bins: int) -> np.ndarray:
+    """A place for each class's name, (C, 2), no two of them next to each other.
+
+    points: (N, 2) within the unit square. A class without a free place gets NaN.
+    """
+    x, y = (points * bins).astype(int).T
     counts = np.zeros((classes, bins, bins))
-    np.add.at(counts, (labels, column, row), 1)
+    np.add.at(counts, (labels, x, y), 1)
     weight = counts**2 / np.maximum(counts.sum(axis=0), 1)
-    places = np.empty((classes, 2))
+    places = np.full((classes, 2), np.nan)
     for number in np.argsort(-weight.max(axis=(1, 2)), kind="stable"):
-        x, y = np.unravel_index(weight[number].argmax(), (bins, bins))
-        places[number] = low + (np.array([x, y]) + 0.5) * step
-        weight[:, max(x - 1, 0) : x + 2, max(y - 1, 0) : y + 2] = -1
+        i, j = np.unravel_index(weight[number].argmax(), (bins, bins))
+        if weight[number, i, j] > 0:
+            places[number] = (i + 0.5) / bins, (j + 0.5) / bins
+            weight[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2] = -1
     return places

@@ -64,18 +64,17 @@ def learning_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
         axes.set_xlabel("epoch")
         axes.set_title(measure, loc="left")
         axes.grid(axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     panels[0].legend(loc="lower right")
     return figure
 
 
 @canvas.style()
 def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
-    """Counts by true class (row) and predicted class (column) (kmnist_cnn Fig. 3-5, mnist_logistic
-    4.7).
+    """Counts by true class (rows) and predicted class (columns).
 
-    counts: (C, C) integers. Colour is the share of the row, on a square-root scale, on which
-    rare confusions still show.
+    It is kmnist_cnn's Fig. 3-5 and mnist_logistic's 4.7. counts: (C, C) integers. Colour is the
+    share of the row, on a square-root scale, on which rare confusions still show.
     """
     classes = len(names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -92,8 +91,8 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") 
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if shares[row, column] > 0.35 else canvas.INK if count else canvas.FAINT
         size = 8 if classes <= 12 else 7
-        options = {"ha": "center", "va": "center_baseline", "color": colour, "size": size}
-        axes.text(column, row, str(count), **options)
+        options: dict[str, Any] = {"ha": "center", "va": "center_baseline", "size": size}
+        axes.text(column, row, str(count), color=colour, **options)
     axes.set_xticks(range(classes), names, rotation=0 if upright else 90)
     axes.set_yticks(range(classes), names)
     axes.tick_params(length=0)
@@ -126,8 +125,9 @@ def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
     right = 190 if binary else 130
     figure = canvas.tiles(pictures, 5, () if binary else titles, font_size=10, gap=18, right=right)
     with canvas.style():
-        height = figure.bbox.height - 2 * canvas.MARGIN
-        bar = canvas.place(figure, figure.bbox.width - right, canvas.MARGIN, 16, height)
+        height = canvas.LARGEST_TILE if binary else figure.bbox.height - 2 * canvas.MARGIN
+        bottom = (figure.bbox.height - height) / 2
+        bar = canvas.place(figure, figure.bbox.width - right, bottom, 16, height)
         mappable = matplotlib.cm.ScalarMappable(scale, colours)
         figure.colorbar(mappable, cax=bar).outline.set_visible(False)
         bar.tick_params(length=3)
@@ -151,9 +151,9 @@ def labelled_images(
 @canvas.style()
 def trials(
     names: Sequence[str],
-    validation: Sequence[float],
-    sd: Sequence[float | None],
-    test: Sequence[float | None],
+    validation: canvas.Numbers,
+    sd: Sequence[float | None] | np.ndarray,
+    test: Sequence[float | None] | np.ndarray,
     winner: int,
 ) -> Figure:
     """A study's trials: validation accuracy (left) and, where known, test accuracy (right).
@@ -178,7 +178,7 @@ def trials(
         axes.grid(axis="y")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.margins(x=0.08)
     panels[0].set_yticks(rows, names)
     panels[0].set_ylim(count - 0.5, -0.5)
@@ -189,9 +189,9 @@ def trials(
 @canvas.style()
 def class_scores(
     names: Sequence[str],
-    precision: Sequence[float],
-    recall: Sequence[float],
-    f1: Sequence[float],
+    precision: canvas.Numbers,
+    recall: canvas.Numbers,
+    f1: canvas.Numbers,
 ) -> Figure:
     """Precision, recall and F1 of each class; a line joins a class's precision and recall.
 

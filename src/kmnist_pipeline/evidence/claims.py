@@ -19,7 +19,17 @@ from scipy.stats import norm, t
 
 from kmnist_pipeline.errors import UserError
 
-COLUMNS = ["id", "where", "configuration", "metric", "reported", "file", "trial", "value", "unknown"]
+COLUMNS = [
+    "id",
+    "where",
+    "configuration",
+    "metric",
+    "reported",
+    "file",
+    "trial",
+    "value",
+    "unknown",
+]
 UNKNOWNS = ("", "nothing", "seed", "seed and split")
 VERDICTS = {
     "exact": "equal at the printed digits",
@@ -43,7 +53,9 @@ def read(path: Path) -> list[dict[str, str]]:
     for claim in claims:
         if claim["unknown"] not in UNKNOWNS:
             allowed = ", ".join(repr(unknown) for unknown in UNKNOWNS)
-            raise ClaimError(f"{path}: {claim['id']}: unknown={claim['unknown']!r}: one of {allowed}")
+            raise ClaimError(
+                f"{path}: {claim['id']}: unknown={claim['unknown']!r}: one of {allowed}"
+            )
     return claims
 
 
@@ -63,7 +75,11 @@ def judge(claim: dict[str, str], metrics: Path, confidence: float) -> dict[str, 
         return {**about, **_compare_counts(claim["reported"], value), "source": source}
 
     # Six digits stand in the file; where counts stand beside the rate, they give all digits.
-    obtained = entry["correct"] / entry["n"] if claim["value"] == "accuracy" and "correct" in entry else value
+    obtained = (
+        entry["correct"] / entry["n"]
+        if claim["value"] == "accuracy" and "correct" in entry
+        else value
+    )
     reported = float(claim["reported"])
     seeds = entry["seeds"] if claim["value"] == "accuracy" else None
     allowed = tolerance(claim["unknown"], reported, entry["n"], seeds, confidence)
@@ -122,7 +138,9 @@ def _compare_counts(reported: str, obtained: list) -> dict[str, Any]:
     stated = [int(word) for word in reported.replace(";", " ").replace(",", " ").split()]
     nested = obtained and isinstance(obtained[0], list)
     flat = [int(cell) for row in obtained for cell in row] if nested else obtained[: len(stated)]
-    different = sum(a != b for a, b in zip(stated, flat, strict=False)) + abs(len(stated) - len(flat))
+    different = sum(a != b for a, b in zip(stated, flat, strict=False)) + abs(
+        len(stated) - len(flat)
+    )
     return {
         "obtained": (
             "; ".join(" ".join(map(str, row)) for row in obtained)

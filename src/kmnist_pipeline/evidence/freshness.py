@@ -37,13 +37,18 @@ def findings() -> list[str]:
         for name, stage in sorted(stages.items())
         for problem in _of_stage(stage, lock.get(name), params, made)
     ]
-    found += [f"{name}: in dvc.lock, but no stage of dvc.yaml" for name in sorted(lock.keys() - stages)]
+    found += [
+        f"{name}: in dvc.lock, but no stage of dvc.yaml" for name in sorted(lock.keys() - stages)
+    ]
     outs = {path for stage in stages.values() for path, _ in _outs(stage)}
     return found + [f"{file}: no stage makes this file" for file in _strays(outs)]
 
 
 def _of_stage(
-    stage: dict[str, Any], entry: dict[str, Any] | None, params: dict[str, Any], made: dict[str, str]
+    stage: dict[str, Any],
+    entry: dict[str, Any] | None,
+    params: dict[str, Any],
+    made: dict[str, str],
 ) -> list[str]:
     if entry is None:
         return ["is not in dvc.lock"]

@@ -15,11 +15,16 @@ from typing import Any
 
 import numpy as np
 
+# On the project's file system, so that renaming is atomic, and ignored by Git: what a killed run
+# leaves half-written stays out of sight.
+UNFINISHED = Path(".kmnist/unfinished")
+
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file by way of a temporary name beside it, so that it is never half there."""
+    """Write a file by way of a temporary name, so that it is never half there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    UNFINISHED.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f"{path.name}.", dir=UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -36,7 +41,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 def fresh_directory(path: Path) -> Iterator[Path]:
     """A new directory that takes the place of `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    UNFINISHED.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.", dir=UNFINISHED))
     try:
         yield temporary
         os.chmod(temporary, 0o755)
@@ -70,8 +76,7 @@ def _lay_out(value: Any, indent: str) -> str:
         return "{\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}}}"
     if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         rows = [
-            json.dumps(item, sort_keys=True, ensure_ascii=False, allow_nan=False)
-            for item in value
+            json.dumps(item, sort_keys=True, ensure_ascii=False, allow_nan=False) for item in value
         ]
         return "[\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}]"
     return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -139,13 +139,13 @@ def entrypoint(
     run: does the work; kind: the stage's name in `dvc.yaml`; items: the section of `params.yaml`
     whose keys `name` may take.
     """
+    module = kind.replace("-", "_")
     usage = (
         f"{kind}: {(sys.modules[run.__module__].__doc__ or '').strip()}\n\n"
-        f"usage: python -m kmnist_pipeline.stages.{kind.replace('-', '_')} name=NAME [key=value ...]\n\n"
+        f"usage: python -m kmnist_pipeline.stages.{module} name=NAME [key=value ...]\n\n"
         f"name is a key of `{items}` in params.yaml. DVC runs this as `dvc repro {kind}@NAME`.\n"
-        "By hand the results go under multirun/, with any key of params.yaml changed for this\n"
-        "run, and with -m over several values: optimizer keys read\n"
-        "experiments.NAME.optimizer.lr=0.05,0.1\n"
+        "By hand, its results go under multirun/, and any key of params.yaml can be changed:\n"
+        "experiments.kmnist_softmax.optimizer.lr=0.05, and with -m to several values, 0.05,0.1\n"
     )
     primary = {**PRIMARY, "hydra": {**PRIMARY["hydra"], "help": {"template": usage}}}
     ConfigStore.instance().store(name=kind, node=primary)
@@ -173,9 +173,10 @@ def group_of(stage: Stage, config: schema.Config) -> str:
     return stage.item if stage.kind == "report" else config.models[stage.item]["report"]
 
 
-def _run(run: Callable[[Stage, schema.Config], None], kind: str, items: str, cfg: DictConfig) -> None:
-    content = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(content, dict)
+def _run(
+    run: Callable[[Stage, schema.Config], None], kind: str, items: str, cfg: DictConfig
+) -> None:
+    content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     name = content.pop("name")
     config = schema.check(content)
     known = getattr(config, items)

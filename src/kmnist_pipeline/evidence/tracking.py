@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from kmnist_pipeline.evidence.stage import Stage
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
-READY_SECONDS = 60  # a new SQLite store takes 5 to 15 s of migrations
 ANSWER_SECONDS = 8  # two attempts of MLFLOW_HTTP_REQUEST_TIMEOUT, and some air
+READY_SECONDS = 60  # the same for the first answer of SQLite: migrations take up to 15 s
 BY_HAND = "by hand"
 MOST_NUMBERS = 3000  # in the child runs of a stage: 0.15 ms each; `curves.csv` has them all
 
@@ -101,7 +101,7 @@ class Publisher:
         started by hand and has no lineage to tell them.
         """
         record = record_of(stage, group, parameters)
-        problem = self._hand_over(json.dumps(record).encode())
+        problem = self._hand_over(json.dumps(record, default=str).encode() + b"\n")
         if problem:
             print(
                 f"warning: MLflow did not take {stage.address} ({problem}); "
@@ -115,7 +115,7 @@ class Publisher:
         assert signs is not None
         # A child that is not ready does not read, and a pipe may be smaller than the record.
         threading.Thread(target=self._send, args=[record], daemon=True).start()
-        patience = READY_SECONDS
+        patience = READY_SECONDS if _database() else ANSWER_SECONDS
         with selectors.DefaultSelector() as selector:
             selector.register(signs, selectors.EVENT_READ)
             while selector.select(patience):
@@ -167,18 +167,13 @@ def main() -> None:
     try:
         code = _state_of_code()
         client = connect()
-        _sign_of_life()
-        if text := sys.stdin.buffer.read():
+        if text := sys.stdin.buffer.readline():  # nothing, where the stage has died
             publish(_Pulse(client), json.loads(text) | code)
         status = 0
     except Exception as error:
         print(_reason(error), file=sys.stderr, flush=True)
         status = 1
     os._exit(status)  # all is committed; tearing the interpreter down takes 0.2 s
-
-
-def _sign_of_life() -> None:
-    os.write(sys.stdout.fileno(), b".")
 
 
 class _Pulse:
@@ -192,7 +187,7 @@ class _Pulse:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             answer = method(*args, **kwargs)
-            _sign_of_life()
+            os.write(sys.stdout.fileno(), b".")
             return answer
 
         return call
@@ -204,7 +199,7 @@ def _reason(error: BaseException) -> str:
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
     telling = [fault for fault in chain if isinstance(fault, OSError)] or chain[:1]
-    return str(telling[-1]).partition("\n")[0] or type(telling[-1]).__name__
+    return f"{type(telling[-1]).__name__}: {telling[-1]}".partition("\n")[0]
 
 
 def _state_of_code() -> dict[str, Any]:
@@ -229,11 +224,12 @@ def connect() -> MlflowClient:
     from mlflow import MlflowClient
 
     database = _database()
-    if database and not database.exists():
+    if database is None:
+        return MlflowClient(_store())
+    if not database.exists():
         _create(database)
-    client = MlflowClient(_store())
-    if database:
-        client.search_experiments(max_results=1)  # SQLAlchemy sets itself up at the first query
+    client = MlflowClient(f"sqlite:///{database}")
+    client.search_experiments(max_results=1)  # SQLAlchemy sets itself up at the first query
     return client
 
 
@@ -242,9 +238,9 @@ def _store() -> str:
 
 
 def _database() -> Path | None:
-    """The file of a SQLite store."""
+    """The file of a SQLite store; absolute, because MLflow keeps one engine for each address."""
     scheme, _, path = _store().partition(":///")
-    return Path(path) if scheme == "sqlite" else None
+    return Path(path).absolute() if scheme == "sqlite" else None
 
 
 def _create(database: Path) -> None:
@@ -307,7 +303,7 @@ def _experiment(client: Any, name: str) -> str:
     if found is None:
         database = _database()
         # Without a server MLflow would choose a folder of its own; a server knows its place.
-        place = (database.parent / "mlartifacts" / name).absolute().as_uri() if database else None
+        place = (database.parent / "mlartifacts" / name).as_uri() if database else None
         return client.create_experiment(name, artifact_location=place)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
@@ -411,18 +407,23 @@ SHOWN = {".json", ".csv", ".png", ".html"}
 LARGEST_MODEL = 10_000_000  # bytes
 
 
+def _files(record: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
+    """Every file that the stage has written, each with the folder that its out begins at."""
+    for out in record["written"]:
+        path = Path(record["root"]) / out
+        if path.is_dir():
+            yield from ((file, path) for file in sorted(path.rglob("*")) if file.is_file())
+        else:
+            yield path, path.parent
+
+
 def _artifacts(record: dict[str, Any]) -> Iterator[tuple[Path, str]]:
     """The files to show, each with its folder in the run: the same for every run of a kind."""
-    root = Path(record["root"])
-    for out in record["written"]:
-        top = Path(out).parts[0]
-        whole = root / out
-        files = sorted(whole.rglob("*")) if whole.is_dir() else [whole]
-        for file in files:
-            small_model = file.suffix == ".safetensors" and file.stat().st_size < LARGEST_MODEL
-            if top not in ("data", "predictions") and (file.suffix in SHOWN or small_model):
-                inner = file.parent.relative_to(whole) if whole.is_dir() else Path()
-                yield file, (top / inner).as_posix()
+    for file, start in _files(record):
+        top = file.relative_to(record["root"]).parts[0]
+        small_model = file.suffix == ".safetensors" and file.stat().st_size < LARGEST_MODEL
+        if top not in ("data", "predictions") and (file.suffix in SHOWN or small_model):
+            yield file, (top / file.parent.relative_to(start)).as_posix()
 
 
 def _view(record: dict[str, Any]) -> View:
@@ -456,7 +457,7 @@ def _thin(children: list[View]) -> None:
 
 
 def _written(record: dict[str, Any], ending: str) -> Path:
-    return Path(record["root"]) / next(p for p in record["written"] if p.endswith(ending))
+    return next(file for file, _ in _files(record) if file.name.endswith(ending))
 
 
 def _flat_parameters(record: dict[str, Any]) -> dict[str, Any]:
@@ -468,7 +469,7 @@ def _flat_parameters(record: dict[str, Any]) -> dict[str, Any]:
             for key, inner in value.items():
                 walk(f"{name}.{key}", inner)
             return
-        short = re.sub(r"^(datasets|experiments|studies|reports)\.[^.]+\.", "", name)
+        short = re.sub(r"^(datasets|experiments|studies|models|reports)\.[^.]+\.", "", name)
         flat[name if short in flat else short] = value
 
     # The stage's own values come first: they have the first claim to a short name.

@@ -1,4 +1,4 @@
-"""scikit-learn's logistic regression, kept as plain tensors (mnist_logistic 4.5, kmnist_cnn II.B)."""
+"""scikit-learn's logistic regression, as plain tensors (mnist_logistic 4.5, kmnist_cnn II.B)."""
 
 from __future__ import annotations
 

@@ -135,7 +135,8 @@ def _pictures(
         for path in sorted(folder.rglob("*.png")):
             file = path.relative_to(root).as_posix()
             with Image.open(path) as image:
-                found[file] = Picture(path, number_of.get(file), dict(image.text))
+                text = {str(key): str(value) for key, value in image.info.items()}
+            found[file] = Picture(path, number_of.get(file), text)
     for file, number in number_of.items():
         if file not in found:
             raise PageError(f"reports.{report}.figures.{number}={file}: there is no such figure")

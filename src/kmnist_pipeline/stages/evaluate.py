@@ -20,7 +20,6 @@ from kmnist_pipeline.evaluation import canvas, metrics, model_figures
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.models import file
 
-
 Drawn = tuple[str, str, Figure]  # file name, caption, figure
 
 
@@ -77,7 +76,8 @@ def evaluate(stage: Stage, config: schema.Config) -> None:
     if held_out is not None:
         arrays |= _predictions("validation", probabilities(winner, 0, held_out), held_out)
     content = io.BytesIO()
-    np.savez(content, classes=np.array(test.classes), **arrays)
+    arrays["classes"] = np.array(test.classes)
+    np.savez(content, allow_pickle=False, **arrays)
     stage.write(f"predictions/{stage.item}.npz", content.getvalue())
 
     weights = family.class_weights(file.select(tensors, winner, 0))

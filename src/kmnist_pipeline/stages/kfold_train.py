@@ -21,7 +21,11 @@ def kfold_train(stage: Stage, config: schema.Config) -> None:
     processed = Path(f"data/processed/{experiment.dataset}.npz")
     images = dataset.load(processed, "train", experiment.classes)
 
-    with stage.scratch() as scratch, tqdm(desc=stage.address, unit="fold", disable=None) as bar:
+    total = fit.total([experiment])
+    with (
+        stage.scratch() as scratch,
+        tqdm(desc=stage.address, total=total, unit="fold", disable=None) as bar,
+    ):
         remember = fit.remember_in(scratch, outs.write_bytes)
         (fits,) = fit.train(family, [experiment], images, remember, bar.update)
 

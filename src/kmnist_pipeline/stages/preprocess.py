@@ -27,12 +27,8 @@ def preprocess(stage: Stage, config: schema.Config) -> None:
     images, labels, parts = read(Path("data/raw") / stage.item, about)
     train, test = split(about.split, parts)
 
-    processed = stage.root / f"data/processed/{stage.item}.npz"
-    processed.parent.mkdir(parents=True, exist_ok=True)
-    temporary = processed.with_suffix(".tmp")
-    dataset.save(temporary, images, labels, train, test, about.classes)
-    temporary.replace(processed)
-    stage.written.append(f"data/processed/{stage.item}.npz")
+    content = dataset.encode(images, labels, train, test, about.classes)
+    stage.write(f"data/processed/{stage.item}.npz", content)
 
     names = tuple(about.classes)
     counts = {
@@ -106,9 +102,7 @@ def split(about: schema.Split, parts: list[np.ndarray]) -> tuple[np.ndarray, np.
     from sklearn.model_selection import train_test_split  # 2 s that the other method need not wait
 
     everything = np.concatenate(parts)
-    train, test = train_test_split(
-        everything, train_size=about.train_size, random_state=about.seed
-    )
+    train, test = train_test_split(everything, train_size=about.train_size, random_state=about.seed)
     return train, test
 
 

@@ -23,7 +23,11 @@ def tune(stage: Stage, config: schema.Config) -> None:
     family = importlib.import_module(f"kmnist_pipeline.training.{base.model.family}")
     images = dataset.load(Path(f"data/processed/{base.dataset}.npz"), "train", base.classes)
 
-    with stage.scratch() as scratch, tqdm(desc=stage.address, unit="fold", disable=None) as bar:
+    total = fit.total(list(trials.values()))
+    with (
+        stage.scratch() as scratch,
+        tqdm(desc=stage.address, total=total, unit="fold", disable=None) as bar,
+    ):
         remember = fit.remember_in(scratch, outs.write_bytes)
         fits = fit.train(family, list(trials.values()), images, remember, bar.update)
 
@@ -38,7 +42,9 @@ def tune(stage: Stage, config: schema.Config) -> None:
         stage.write(f"models/{stage.item}.safetensors", model)
         metrics = f"metrics/{study.report}/{stage.item}"
         by_trial = list(zip(trials, fits, strict=True))
-        curves = [row for name, seeds in by_trial for row in fit.curve_rows(name, base.seeds, seeds)]
+        curves = [
+            row for name, seeds in by_trial for row in fit.curve_rows(name, base.seeds, seeds)
+        ]
         stage.write_csv(f"{metrics}/curves.csv", fit.CURVES, curves)
         stage.write_csv(f"{metrics}/trials.csv", *_table(rows, winner))
         folds = [row for name, seeds in by_trial for row in fit.fold_rows(name, base.seeds, seeds)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ class Family(Protocol):
         """Which trials are trained together."""
 
     def fit(
-        self, trials: list, images: Images, seed: int, progress: Callable[[int], None]
+        self, trials: list, images: Images, seed: int, progress: Callable[[int], object]
     ) -> Fits:
         """Train the trials of one group on every fold of one seed."""
 
@@ -70,7 +69,7 @@ def train(
     trials: list,
     images: Images,
     remember: Callable[[str, Callable[[], bytes]], bytes],
-    progress: Callable[[int], None],
+    progress: Callable[[int], object],
 ) -> list[list[list[FoldFit]]]:
     """Train every trial on every seed and fold: FoldFits by trial, seed and fold.
 
@@ -89,6 +88,11 @@ def train(
             for position, folds in zip(members, fits, strict=True):
                 fitted[position].append(folds)
     return fitted
+
+
+def total(trials: list) -> int:
+    """How many folds `train` fits, over all trials and seeds."""
+    return sum(len(t.seeds) * getattr(t.validation, "folds", 1) for t in trials)
 
 
 def pack(fits: Fits) -> bytes:
@@ -121,8 +125,8 @@ def unpack(content: bytes) -> Fits:
 
 def kept_fold(folds: list[FoldFit]) -> int:
     """The fold whose model is kept: the highest validation accuracy, then the lowest loss."""
-    best = [fit.best("validation") for fit in folds]
-    return max(range(len(folds)), key=lambda k: (best[k].accuracy, -best[k].loss) if best[k] else 0)
+    scores = [(e.accuracy, -e.loss) if (e := f.best("validation")) else (0.0, 0.0) for f in folds]
+    return scores.index(max(scores))
 
 
 def validation_accuracy(seeds: list[list[FoldFit]]) -> dict[str, Any]:
@@ -149,13 +153,16 @@ def fold_rows(trial: str, seeds: list[int], fits: list[list[FoldFit]]) -> list[d
     rows = []
     for seed, folds in zip(seeds, fits, strict=True):
         for k, fit in enumerate(folds):
-            row = {"trial": trial} if trial else {}
+            row: dict[str, Any] = {"trial": trial} if trial else {}
             row |= {"seed": seed, "fold": k, "kept": k == kept_fold(folds)}
             row |= {"best_epoch": fit.best_epoch, "epochs": fit.history[-1].epoch}
             row |= {"n_train": fit.n_train, "n_validation": fit.n_validation}
             for prefix, split in (("train_", "train"), ("", "validation")):
                 best = fit.best(split)
-                row |= {f"{prefix}accuracy": best and best.accuracy, f"{prefix}loss": best and best.loss}
+                row |= {
+                    f"{prefix}accuracy": best and best.accuracy,
+                    f"{prefix}loss": best and best.loss,
+                }
             rows.append(row)
     return rows
 

@@ -43,7 +43,7 @@ def groups(trials: list) -> list[list[int]]:
 
 
 def fit(
-    trials: list, images: Images, seed: int, progress: Callable[[int], None]
+    trials: list, images: Images, seed: int, progress: Callable[[int], object]
 ) -> list[list[FoldFit]]:
     """Train the trials of one group on every fold of one seed: FoldFits by trial and fold.
 
@@ -110,85 +110,103 @@ def fit_fold(
     with threadpool_limits(1), np.errstate(over="ignore", invalid="ignore"):
         shift, scale = scaling.fit(scaling_method, images[training])
         columns = 1 if kind == "logistic" else classes
-        precision = scale[:, None].astype(dtype) ** -2
-        offset = shift.astype(dtype)
-        n, features = len(training), images.shape[1]
-
         targets = linear.one_hot(kind, labels, classes).astype(dtype)[:, None, :]
-        held_out = images[validation].astype(dtype)
-        gathered = np.empty((batch_size, features), np.uint8)
-        batch = np.empty((batch_size, features), dtype)
-
-        active = list(range(len(lrs)))
-        weights = np.zeros((features, len(lrs), columns), dtype)  # over raw pixels
-        bias = np.zeros((len(lrs), columns), dtype)
+        held_out = _with_leading_one(images[validation], dtype)
+        weights = np.zeros((images.shape[1] + 1, len(lrs), columns), dtype)
         rates = np.array(lrs, dtype)[:, None]
         best = [_Best() for _ in lrs]
         history: list[list[Epoch]] = [[] for _ in lrs]
+        active = list(range(len(lrs)))
 
         for epoch in range(1, epochs + 1):
-            order = training[rng.permutation(n)]
-            seen = np.empty((n, len(active), columns), dtype)
-            flat = weights.reshape(features, -1)
-            for start in range(0, n, batch_size):
-                rows = order[start : start + batch_size]
-                b = len(rows)
-                np.take(images, rows, axis=0, out=gathered[:b], mode="clip")
-                x = batch[:b]
-                np.copyto(x, gathered[:b])
-                logits = (x @ flat + (bias.ravel() - offset @ flat)).reshape(b, -1, columns)
-                seen[start : start + b] = logits
-                error = linear.activate(kind, logits)
-                error -= targets[rows]
-                error *= rates / b
-                summed = error.sum(axis=0)
-                step = x.T @ error.reshape(b, -1)
-                step -= offset[:, None] * summed.ravel()
-                step *= precision
-                flat -= step
-                bias -= summed
-
-            val_logits = held_out @ flat + (bias.ravel() - offset @ flat)
-            val_logits = val_logits.reshape(len(validation), -1, columns)
-            measured = [
-                (split, *_measure(kind, logits, labels[rows]))
-                for split, logits, rows in (
-                    ("train", seen, order),
-                    ("validation", val_logits, validation),
-                )
-            ]
+            order = training[rng.permutation(len(training))]
+            seen = _epoch(kind, images, targets, order, batch_size, rates, weights, shift, scale)
+            unseen = (held_out @ weights.reshape(len(weights), -1)).reshape(-1, *weights.shape[1:])
+            train = _measure(kind, seen, labels[order])
+            held = _measure(kind, unseen, labels[validation])
             stay = []
             for position, r in enumerate(active):
-                for split, losses, hits in measured:
-                    if not np.isfinite(losses[position]):
+                for split, (losses, accuracies) in (("train", train), ("validation", held)):
+                    loss, accuracy = losses[position], accuracies[position]
+                    if not np.isfinite(loss):
                         raise TrainingError(
-                            f"the {split} loss is {losses[position]} in epoch {epoch} at "
+                            f"the {split} loss is {loss} in epoch {epoch} at "
                             f"optimizer.lr={lrs[r]}: a smaller learning rate may help"
                         )
-                    history[r].append(Epoch(epoch, split, losses[position], hits[position]))
-                val_loss, val_hits = history[r][-1].loss, history[r][-1].accuracy
-                if (val_hits, -val_loss) > best[r].score:
-                    kept = np.vstack([bias[position], weights[:, position]])
-                    best[r] = _Best((val_hits, -val_loss), epoch, kept)
+                    history[r].append(Epoch(epoch, split, loss, accuracy))
+                if (accuracy, -loss) > best[r].score:
+                    best[r] = _Best((accuracy, -loss), epoch, weights[:, position].copy())
                 if patience is None or epoch - best[r].epoch < patience:
                     stay.append(position)
+            if not stay:
+                break
             if len(stay) < len(active):
                 active = [active[position] for position in stay]
-                if not active:
-                    break
-                weights = np.ascontiguousarray(weights[:, stay])
-                bias, rates = bias[stay], rates[stay]
+                weights, rates = np.ascontiguousarray(weights[:, stay]), rates[stay]
 
-    fits = []
-    for r, kept in enumerate(best):
-        assert kept.weights is not None
-        scaled = kept.weights.astype(np.float64)
-        # Back from raw pixels to scaled inputs. Stored as float32, the bytes no longer depend on
-        # the last bits, in which one machine's BLAS differs from another's.
-        scaled[1:] *= scale[:, None]
-        tensors = {"weights": scaled.astype(STORED), "shift": shift, "scale": scale}
-        fits.append(FoldFit(history[r], kept.epoch, len(training), len(validation), tensors))
-    return fits
+    return [
+        FoldFit(epochs_of, kept.epoch, len(training), len(validation), _tensors(kept, shift, scale))
+        for epochs_of, kept in zip(history, best, strict=True)
+    ]
+
+
+def _epoch(
+    kind: str,
+    images: np.ndarray,
+    targets: np.ndarray,
+    order: np.ndarray,
+    batch_size: int,
+    rates: np.ndarray,
+    weights: np.ndarray,
+    shift: np.ndarray,
+    scale: np.ndarray,
+) -> np.ndarray:
+    """One pass of SGD over the rows `order`: weights (D + 1, R, K) change in place.
+
+    Returns the logits (n, R, K) that each row had before its batch's update. Scaling is the
+    matrix T of x' = x T, over x with a leading 1; the weights here are T W, over raw pixels, so
+    the step of W by its gradient is a step of T W by T T' times the gradient over raw pixels.
+    """
+    flat = weights.reshape(len(weights), -1)
+    shift, precision = shift.astype(flat.dtype), (scale**-2.0).astype(flat.dtype)[:, None]
+    column = shift[:, None]
+    gathered = np.empty((batch_size, images.shape[1]), np.uint8)
+    batch = np.ones((batch_size, len(weights)), flat.dtype)
+    seen = np.empty((len(order), *weights.shape[1:]), flat.dtype)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        b = len(rows)
+        x = batch[:b]
+        np.take(images, rows, axis=0, out=gathered[:b], mode="clip")
+        x[:, 1:] = gathered[:b]
+        logits = seen[start : start + b]
+        np.matmul(x, flat, out=logits.reshape(b, -1))
+        error = linear.activate(kind, logits)
+        error -= targets[rows]
+        error *= rates / b
+        step = x.T @ error.reshape(b, -1)
+        pixels = step[1:]
+        pixels -= column * step[0]
+        pixels *= precision
+        step[0] -= shift @ pixels
+        flat -= step
+    return seen
+
+
+def _with_leading_one(images: np.ndarray, dtype: str) -> np.ndarray:
+    x = np.ones((len(images), images.shape[1] + 1), dtype)
+    x[:, 1:] = images
+    return x
+
+
+def _tensors(best: _Best, shift: np.ndarray, scale: np.ndarray) -> dict[str, np.ndarray]:
+    """The weights over scaled inputs. Stored as float32, their bytes do not depend on the last
+    bits, in which one machine's BLAS differs from another's."""
+    assert best.weights is not None
+    weights = best.weights.astype(np.float64)
+    weights[0] += shift @ weights[1:]
+    weights[1:] *= scale[:, None]
+    return {"weights": weights.astype(STORED), "shift": shift, "scale": scale}
 
 
 def _measure(kind: str, logits: np.ndarray, labels: np.ndarray) -> tuple[list, list]:

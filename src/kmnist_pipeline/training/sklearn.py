@@ -15,7 +15,6 @@ from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.models import sklearn as models
 from kmnist_pipeline.training.fit import Epoch, FoldFit
 
-
 LIBRARIES = ("numpy", "scipy", "scikit-learn")
 
 
@@ -25,7 +24,7 @@ def groups(trials: list) -> list[list[int]]:
 
 
 def fit(
-    trials: list, images: Images, seed: int, progress: Callable[[int], None]
+    trials: list, images: Images, seed: int, progress: Callable[[int], object]
 ) -> list[list[FoldFit]]:
     """Fit one trial on every fold of one seed: FoldFits by trial and fold.
 
