@@ -1,7 +1,109 @@
-"""What all tests share."""
+"""What all tests share: a copy of this project to run in, without or with the digits run."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
 
 # Deadlines measure the machine, not the code; the examples are the same in every run.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+
+@dataclass
+class Project:
+    """A Git and DVC repository of its own, with this project's files, for a test to change."""
+
+    folder: Path
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command there as `make` does; its output is kept, its exit status not judged."""
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment(**environment), text=True,
+            capture_output=True, check=False,
+        )  # fmt: skip
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """The environment of a command: this interpreter first, no store but the project's own."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_"))}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {
+            **kept,
+            "PATH": path,
+            "PYTHONPATH": "src",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **changes,
+        }
+
+    def stage(self, module: str, *arguments: str, **environment: str):
+        """Run an entrypoint by hand; its results go under multirun/."""
+        name = f"kmnist_pipeline.stages.{module}"
+        return self.run(sys.executable, "-m", name, *arguments, **environment)
+
+    def json(self, path: str) -> dict:
+        return json.loads((self.folder / path).read_text())
+
+    def changed(self) -> str:
+        """What `git status --porcelain` prints."""
+        return self.run("git", "status", "--porcelain").stdout
+
+    def replace(self, path: str, old: str, new: str) -> None:
+        """Change a file, which must hold `old`."""
+        file = self.folder / path
+        text = file.read_text()
+        assert old in text, f"{path} does not hold {old!r}"
+        file.write_text(text.replace(old, new, 1))
+
+
+def _files() -> list[str]:
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    return [file for file in listing.split("\0") if file and (ROOT / file).is_file()]
+
+
+def _copy(folder: Path) -> Project:
+    for file in _files():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / file, folder / file)
+    for command in (
+        ["init", "--quiet", "--initial-branch=main"],
+        ["config", "user.name", "test"],
+        ["config", "user.email", "test@localhost"],
+        ["add", "--all"],
+        ["commit", "--quiet", "--message", "copy"],
+    ):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return Project(folder)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A fresh clone: the tracked files alone, in a repository of its own."""
+    return _copy(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+    """The project after `make demo`, and what DVC printed. Not to be changed by a test."""
+    made = _copy(tmp_path_factory.mktemp("digits") / "project")
+    done = made.run("dvc", "repro", "--force", "report@digits")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return made, done.stdout
+
+
+@pytest.fixture
+def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+    """A copy of the project after `make demo`, with its cache, for a test to change."""
+    folder = tmp_path / "project"
+    shutil.copytree(digits_run[0].folder, folder, symlinks=True)
+    return Project(folder)

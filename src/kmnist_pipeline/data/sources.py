@@ -279,10 +279,9 @@ def _store(response: requests.Response, file: File, partial: Path, have: int) ->
     status = f"HTTP {response.status_code} {response.reason}"
     if response.status_code in (408, 429) or response.status_code >= 500:
         raise RepeatableError(status)
-    goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-    if response.status_code == 416 or (response.status_code == 206 and not goes_on):
+    if response.status_code == 416:
         partial.unlink(missing_ok=True)
-        raise RepeatableError(f"{status}, but not for the bytes from {have} on")
+        raise RepeatableError(status)
     if response.status_code not in (200, 206):
         raise RefusedError(f"{file.name}.gz: {status}")
 

@@ -1,0 +1,43 @@
+# `make demo` and `make test` do all the set-up: Python 3.11+, make and git are enough.
+PYTHON ?= python3
+PORT ?= 5000
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test repro ui bench
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(READY) ## make .venv and install requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+demo: $(READY) ## run the whole pipeline on scikit-learn's digits, in a minute and without a network
+	kmnist compose
+	dvc repro --force report@digits
+	@echo "The report: reports/digits/index.html"
+
+test: $(READY) ## lint, types, tests
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
+
+repro: $(READY) ## make every report again, as far as something changed
+	kmnist compose
+	dvc repro
+	@echo "The reports: reports/*/index.html"
+
+ui: $(READY) ## compare runs in MLflow on loopback, port 5000 or PORT=...
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port $(PORT)
+
+bench: $(READY) ## measure speed as ratios, on the real data
+	python -m benchmarks.bench
