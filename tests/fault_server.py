@@ -18,7 +18,8 @@ class FaultServer:
     Faults: ok, truncate (half of what is left, then the connection ends), cut (the same, without
     a Content-Length), chunked, stall (half, then silence), silent (no answer at all), flip (one
     bit), html, empty, elsewhere (a redirect to /elsewhere/), endless, restart (a Range answered
-    with all), other-range (206 for other bytes than asked), overrun (416), or a status code.
+    with all), other-range (206 for other bytes than asked), overrun (a Range answered with 416),
+    or a status code.
     """
 
     content: dict[str, bytes] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(body)
             while not closing.is_set():
                 self.send(bytes(1 << 16))
-        elif fault == "overrun":
+        elif start and fault == "overrun":
             self.head(416, {"Content-Range": f"bytes */{len(body)}", "Content-Length": "0"})
         elif fault == "other-range":
             self.partial(body, max(start - 7, 0), "ok")

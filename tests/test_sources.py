@@ -104,7 +104,7 @@ def refusal(dataset: schema.Dataset, folder: Path) -> str:
         "elsewhere ok",
         "truncate restart ok",
         "truncate other-range ok",
-        "truncate overrun ok",
+        "truncate overrun",
         "truncate flip ok",
         "truncate truncate truncate ok",
     ],
@@ -174,6 +174,14 @@ def test_only_missing_bytes_are_asked_for(
     assert server.requests == []
 
 
+def test_a_server_without_ranges_starts_over(
+    server: FaultServer, dataset: schema.Dataset, tmp_path: Path
+) -> None:
+    server.faults = ["truncate", "restart"]
+    assert fetch(dataset, tmp_path) == RAW
+    assert len(server.requests) == 1 + len(RAW), "one answer was enough"
+
+
 def test_an_outage_page_does_not_cost_the_beginning(
     server: FaultServer, dataset: schema.Dataset, tmp_path: Path
 ) -> None:
@@ -182,7 +190,7 @@ def test_an_outage_page_does_not_cost_the_beginning(
     assert partial(dataset, tmp_path).stat().st_size == len(PACKED[FIRST]) // 2
 
 
-@pytest.mark.parametrize("faults", ["ok", "restart ok", "overrun ok"])
+@pytest.mark.parametrize("faults", ["ok", "restart ok", "overrun"])
 @pytest.mark.parametrize("length", [1, 5000, 10**6])
 def test_a_beginning_of_another_file_is_never_joined_to_this_one(
     faults: str, length: int, server: FaultServer, dataset: schema.Dataset, tmp_path: Path

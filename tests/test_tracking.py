@@ -243,8 +243,8 @@ def test_the_first_stage_makes_the_store(project, capfd):
     assert run.data.tags["kmnist.lineage"] == KEY
     assert run.data.tags["mlflow.source.name"] == "python -m some.stage name=x"
     assert run.info.artifact_uri.startswith((project / "mlartifacts/digits").as_uri())
-    ours = {"metrics", "models", "mlflow.db", "mlartifacts"}
-    assert {path.name for path in project.iterdir()} == ours
+    of_mlflow = {path.name for path in project.iterdir() if path.name.startswith("ml")}
+    assert of_mlflow == {"mlflow.db", "mlartifacts"}
 
 
 def test_training_shows_parameters_curves_and_folds(store):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -225,8 +224,3 @@ def png_bytes(figure: Figure, text: dict[str, str]) -> bytes:
         if content.tell() < MAX_BYTES:
             break
     return content.getvalue()
-
-
-def save(path: Path, figure: Figure, text: dict[str, str]) -> None:
-    """Write the figure's PNG bytes."""
-    path.write_bytes(png_bytes(figure, text))

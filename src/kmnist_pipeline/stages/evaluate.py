@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -59,11 +60,12 @@ def evaluate(stage: Stage, config: schema.Config) -> None:
     shown = probabilities(winner, 0, test)
     predicted = shown.argmax(axis=1)
     counts = metrics.confusion(test.labels, predicted, len(test.classes))
+    scores = metrics.scores(counts, test.classes)
     of_study = {"winner": trials[winner]["name"], "trials": trials}
     stage.write_json(
         f"{metrics_folder}/test.json",
         {
-            **metrics.scores(counts, test.classes),
+            **scores,
             "seeds": trials[winner]["seeds"],
             "right": metrics.pack_bits(predicted == test.labels),
             "misclassified": np.flatnonzero(predicted != test.labels)[:10],
@@ -82,7 +84,7 @@ def evaluate(stage: Stage, config: schema.Config) -> None:
 
     weights = family.class_weights(file.select(tensors, winner, 0))
     drawn = [
-        *prediction_figures(test, predicted, counts, config.evaluation.samples),
+        *prediction_figures(test, predicted, scores, config.evaluation.samples),
         *weight_figures(weights, test),
         *training_figures(Path(metrics_folder), about["trials"][winner]["name"], trials),
     ]
@@ -123,13 +125,22 @@ def _predictions(split: str, probabilities: np.ndarray, images: Images) -> dict[
 
 
 def prediction_figures(
-    test: Images, predicted: np.ndarray, counts: np.ndarray, samples: int
+    test: Images, predicted: np.ndarray, scores: dict[str, Any], samples: int
 ) -> Iterator[Drawn]:
-    """Confusion matrix (mnist_logistic 4.7), right and wrong predictions (4.9.1, 4.9.2)."""
+    """Confusion matrix (mnist_logistic 4.7), scores, right and wrong predictions (4.9.1-2)."""
     yield (
         "confusion",
         "Confusion matrix on the test set, in counts: rows are true classes, columns predicted.",
-        model_figures.confusion_matrix(counts, test.classes),
+        model_figures.confusion_matrix(scores["confusion"], test.classes),
+    )
+    precision, recall, f1 = (
+        np.array([of_class[score] for of_class in scores["per_class"].values()])
+        for score in ("precision", "recall", "f1")
+    )
+    yield (
+        "scores",
+        "Precision, recall and F1 of each class on the test set.",
+        model_figures.class_scores(test.classes, precision, recall, f1),
     )
     for name, hits, caption in (
         ("correct", predicted == test.labels, "The first test images that are predicted right."),
@@ -149,7 +160,10 @@ def weight_figures(weights: np.ndarray, test: Images) -> Iterator[Drawn]:
     """The weights of each class as an image (kmnist_linear Fig. 8). weights: (K, D)."""
     yield (
         "weights",
-        "The weights of each class over the pixels: red speaks for the class, blue against it.",
+        "The weights of each class over the pixels: red speaks for the class, blue against it."
+        if len(weights) > 1
+        else f"The weights over the pixels: red speaks for {test.classes[1]}, blue for "
+        f"{test.classes[0]}.",
         model_figures.class_weights(
             weights.reshape(len(weights), *test.pixels.shape[1:]), test.classes
         ),
