@@ -1,5 +1,7 @@
 """The from-scratch models against closed forms, finite differences, scikit-learn and torch."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,7 +29,7 @@ def blobs(classes=3, n=600, features=12, seed=0, noise=45):
 
 def fit_fold(pixels, labels, **changes):
     n = len(labels)
-    setting = {
+    setting: dict[str, Any] = {
         "kind": "softmax",
         "scaling_method": "zscore",
         "lrs": [0.1],
@@ -38,7 +40,9 @@ def fit_fold(pixels, labels, **changes):
         "rng": splits.generator(0, 2, 0),
         "classes": int(labels.max()) + 1,
     } | changes
-    return linear.fit_fold(pixels, labels, np.arange(n - n // 5), np.arange(n - n // 5, n), **setting)
+    return linear.fit_fold(
+        pixels, labels, np.arange(n - n // 5), np.arange(n - n // 5, n), **setting
+    )
 
 
 @given(logits)
@@ -109,7 +113,13 @@ def test_full_batches_reach_the_solution_of_scikit_learn(kind):
 
     pixels, labels = blobs(classes=4 if kind == "softmax" else 2, n=1000, features=6, noise=110)
     (fit,) = fit_fold(
-        pixels, labels, kind=kind, batch_size=10_000, epochs=4000, lrs=[1.0], scaling_method="zscore_pixel"
+        pixels,
+        labels,
+        kind=kind,
+        batch_size=10_000,
+        epochs=4000,
+        lrs=[1.0],
+        scaling_method="zscore_pixel",
     )
     shift, scale = scaling.fit("zscore_pixel", pixels[:800])
     x = (pixels - shift) / scale
@@ -122,7 +132,9 @@ def test_full_batches_reach_the_solution_of_scikit_learn(kind):
     assert loss == pytest.approx(held_out, abs=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "scaler"), [("softmax", "zscore"), ("logistic", "minmax"), ("softmax", "zscore_pixel")])
+@pytest.mark.parametrize(
+    ("kind", "scaler"), [("softmax", "zscore"), ("logistic", "minmax"), ("softmax", "zscore_pixel")]
+)
 def test_one_epoch_equals_torch_sgd_on_the_same_batches(kind, scaler, monkeypatch):
     import torch
 

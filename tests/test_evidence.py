@@ -1,0 +1,148 @@
+"""The committed evidence: what it claims, what it shows, and that the test set chose nothing."""
+
+import csv
+import json
+import re
+import subprocess
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from PIL import Image
+
+from kmnist_pipeline.evaluation import metrics
+
+REPORTS = ("digits", "kmnist_linear", "mnist_logistic")
+
+# The figures of the published reports, by their own numbers.
+PUBLISHED = {
+    "kmnist_linear": ["1", "2", "3", "4", "5", "6", "7", "8"],
+    "mnist_logistic": ["3.1", "3.2", "4.7", "4.9.1", "4.9.2"],
+}
+
+# The same set of data figures stands on the demo's page.
+DATA_FIGURES = {"classes", "samples", "ten_samples", "averages", "grid", "pca", "first", "matrix"}
+
+
+def params():
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def claims(report):
+    return {claim["id"]: claim for claim in json.loads(read(f"reports/{report}/claims.json"))}
+
+
+def read(path):
+    return (ROOT / path).read_text()
+
+
+def tracked():
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "metrics", "figures", "reports", "dvc.lock", "params.yaml"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    return [ROOT / file for file in listing.split("\0") if file]
+
+
+@pytest.mark.parametrize(
+    ("report", "number"), [(report, n) for report, ns in PUBLISHED.items() for n in ns]
+)
+def test_every_published_figure_is_a_real_picture_on_the_page(report, number):
+    file = params()["reports"][report]["figures"][number]
+    with Image.open(ROOT / "figures" / file) as image:
+        assert image.height >= 300
+        assert len(np.unique(np.asarray(image.convert("L")))) > 10
+    page = read(f"reports/{report}/index.html")
+    assert f"<b>Figure {number}.</b>" in page
+    assert f"../../figures/{file}" in read(f"reports/{report}/README.md")
+
+
+@pytest.mark.parametrize("dataset", ["digits", "kmnist", "mnist"])
+def test_every_data_set_is_drawn_the_same_way(dataset):
+    assert {file.stem for file in (ROOT / "figures/data" / dataset).glob("*.png")} == DATA_FIGURES
+
+
+@pytest.mark.parametrize("report", REPORTS)
+def test_every_figure_on_a_page_says_where_it_comes_from(report):
+    page = read(f"reports/{report}/index.html")
+    dataset = params()["reports"][report]["dataset"]
+    shown = [
+        *(ROOT / f"figures/{report}").rglob("*.png"),
+        *(ROOT / f"figures/data/{dataset}").iterdir(),
+    ]
+    assert page.count("<figure>") == len(shown)
+    for path in shown:
+        with Image.open(path) as image:
+            text = image.info
+        for part in (text["Stage"], text["Lineage"], *json.loads(text["Data"]).values()):
+            assert part in page
+        assert text["Caption"] and json.loads(text["Parameters"])
+    assert "http-equiv" not in page and "<script" not in page
+
+
+def test_mnist_logistic_is_exact():
+    judged = claims("mnist_logistic")
+    for name in ("accuracy", "confusion-matrix", "misclassified"):
+        assert judged[name]["verdict"] == "exact"
+    assert judged["human-benchmark"]["verdict"] == "context"
+    assert "100 of 100" in judged["confusion-matrix"]["note"]
+    test = json.loads(read("metrics/mnist_logistic/mnist_sklearn_logistic/test.json"))
+    assert test["correct"] / test["n"] == 0.9172142857142858
+    assert test["misclassified"][:5] == [4, 5, 18, 61, 78]
+
+
+def test_kmnist_linear_judges_all_24_claims():
+    judged = claims("kmnist_linear")
+    assert len(judged) == 24
+    assert {claim["verdict"] for claim in judged.values()} <= {"exact", "reproduced", "differs"}
+    for claim in judged.values():
+        gap = abs(claim["obtained"] - float(claim["reported"]))
+        if claim["verdict"] == "reproduced":
+            assert gap <= claim["tolerance"]
+        if claim["verdict"] == "differs":
+            assert gap > claim["tolerance"]
+        assert "over 5 seeds" in claim["note"]
+
+
+def test_the_protocol_of_kmnist_linear_stands_in_one_place_and_won_by_validation():
+    chosen = yaml.safe_load(read("conf/protocol/kmnist_linear.yaml"))
+    table = read("metrics/kmnist_linear/kmnist_linear_protocol/trials.csv").splitlines()
+    rows = list(csv.DictReader(table))
+    best = max(rows, key=lambda row: float(row["mean"]))
+    assert best["winner"] == "True" and best["model.scaling"] == chosen["model"]["scaling"]
+    assert not [column for column in rows[0] if "test" in column]
+    for path in (ROOT / "conf/experiment").glob("kmnist_*.yaml"):
+        experiment = yaml.safe_load(path.read_text())
+        if experiment["report"] == "kmnist_linear":
+            assert not {"validation", "trainer", "seeds"} & experiment.keys()
+            assert "model" not in experiment
+            assert {"/protocol@_here_": "kmnist_linear"} in experiment["defaults"]
+
+
+@pytest.mark.parametrize("report", REPORTS)
+def test_numbers_agree_with_each_other(report):
+    for path in (ROOT / "metrics" / report).glob("*/test.json"):
+        test = json.loads(path.read_text())
+        counts = np.array(test["confusion"])
+        assert counts.sum() == test["n"] and np.trace(counts) == test["correct"]
+        assert metrics.unpack_bits(test["right"], test["n"]).sum() == test["correct"]
+        wrong = np.flatnonzero(~metrics.unpack_bits(test["right"], test["n"]))[:10]
+        assert test["misclassified"] == wrong.tolist()
+        assert test["seeds"]["values"][0] == pytest.approx(test["accuracy"], abs=1e-6)
+
+
+def test_evidence_is_small_and_carries_no_noise():
+    files = tracked()
+    assert files
+    assert sum(file.stat().st_size for file in files) < 15_000_000
+    noise = re.compile(rb"20\d\d-\d\d-\d\dT|/(work|root|home|tmp)/|localhost|127\.0\.0\.1")
+    for file in files:
+        content = file.read_bytes()
+        if file.suffix == ".png":
+            assert len(content) < 60_000, file
+            assert b"Software" not in content and b"tIME" not in content
+        else:
+            assert not noise.search(content), (file, noise.search(content))
+        if file.suffix == ".html":
+            assert len(content) < 1_500_000
