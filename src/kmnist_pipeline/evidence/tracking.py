@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from kmnist_pipeline.evidence.stage import Stage
 
-DEFAULT_STORE = "sqlite:///mlflow.db"
 ANSWER_SECONDS = 8  # two attempts of MLFLOW_HTTP_REQUEST_TIMEOUT, and some air
 READY_SECONDS = 60  # the same for the first answer of SQLite: migrations take up to 15 s
 BY_HAND = "by hand"
@@ -234,7 +233,14 @@ def connect() -> MlflowClient:
 
 
 def _store() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_project() / 'mlflow.db'}"
+
+
+def _project() -> Path:
+    """This folder, or the project whose `dvc exp run --temp` made this folder a copy of it."""
+    here = Path.cwd()
+    copies = next((path for path in here.parents if path.match(".dvc/tmp/exps")), None)
+    return copies.parents[2] if copies else here
 
 
 def _database() -> Path | None:
