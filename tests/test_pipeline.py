@@ -34,6 +34,7 @@ from conftest import ROOT, Project
 from kmnist_pipeline import schema
 from kmnist_pipeline.data import idx
 from kmnist_pipeline.evidence import stage
+from kmnist_pipeline.stages import preprocess
 
 KINDS = {"download", "preprocess", "kfold-train", "tune", "evaluate", "report"}
 LEAST_ACCURACY = 0.93  # of the demo's softmax regression on the test images
@@ -333,23 +334,25 @@ class Watched:
     results: Path
 
 
+ByHand = Callable[..., Watched]  # the stage's address, overrides
+
+
 @pytest.fixture(scope="session")
-def by_hand(
-    extended: Extended, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Watched]:
+def by_hand(extended: Extended, tmp_path_factory: pytest.TempPathFactory) -> ByHand:
     """Runs a stage of the extended project by hand, each once."""
     project, logs = extended.project, tmp_path_factory.mktemp("watched")
 
     @cache
-    def run(address: str) -> Watched:
+    def run(address: str, *overrides: str) -> Watched:
         kind, item = address.split("@")
         module = f"kmnist_pipeline.stages.{kind.replace('-', '_')}"
         log = logs / address
         command = [sys.executable, "-c", WATCH, str(log), module, f"name={item}"]
-        done = project.run(*command)
+        done = project.run(*command, *overrides)
         assert done.returncode == 0, done.stderr
         read = {path for path in json.loads(log.read_text()) if not NO_DEPENDENCY.fullmatch(path)}
-        return Watched(read, project.folder / "multirun" / kind / item / "unchanged")
+        changes = ",".join(overrides) or "unchanged"
+        return Watched(read, project.folder / "multirun" / kind / item / changes)
 
     return run
 
@@ -361,14 +364,14 @@ def by_hand(
         "preprocess@digits",
         "kfold-train@digits_softmax",
         "kfold-train@stripes_sklearn",
-        "tune@digits_softmax_grid",
+        "tune@stripes_grid",
         "evaluate@stripes_grid",
         "evaluate@stripes_sklearn",
         "report@stripes",
     ],
 )
 def test_a_stage_depends_on_exactly_what_it_reads(
-    address: str, by_hand: Callable[[str], Watched], extended: Extended
+    address: str, by_hand: ByHand, extended: Extended
 ) -> None:
     read = by_hand(address).read
     if not any(uses_trials(extended.project.folder / path) for path in read - {SCHEMA_BRINGS}):
@@ -403,35 +406,36 @@ def permute_labels(project: Project, split: str) -> None:
     np.savez(path, **arrays)
 
 
-RESULT_OF = {"kfold_train": "kfold-train@digits_softmax", "tune": "tune@digits_softmax_grid"}
+FEWER_EPOCHS = "experiments.digits_softmax.trainer.epochs=5"
 
 
-@pytest.mark.parametrize("module", RESULT_OF)
+@pytest.mark.parametrize("address", ["kfold-train@digits_softmax", "tune@digits_softmax_grid"])
 def test_permuted_test_labels_change_no_byte_of_what_training_makes(
-    module: str, digits: Project, by_hand: Callable[[str], Watched]
+    address: str, digits: Project, by_hand: ByHand
 ) -> None:
-    before = files_under(by_hand(RESULT_OF[module]).results)
+    before = files_under(by_hand(address, FEWER_EPOCHS).results)
     assert {Path(path).name for path in before} >= {"validation.json", "curves.csv"}
     permute_labels(digits, "test")
-    assert results(module, digits) == before
+    assert results(address, digits) == before
 
 
 def test_permuted_training_labels_change_all_that_training_makes(
-    digits: Project, by_hand: Callable[[str], Watched]
+    digits: Project, by_hand: ByHand
 ) -> None:
-    before = files_under(by_hand(RESULT_OF["kfold_train"]).results)
+    address = "kfold-train@digits_softmax"
+    before = files_under(by_hand(address, FEWER_EPOCHS).results)
     permute_labels(digits, "train")
-    after = results("kfold_train", digits)
+    after = results(address, digits)
     assert after.keys() == before.keys()
     assert all(after[path] != before[path] for path in before)
 
 
-def results(module: str, project: Project) -> dict[str, bytes]:
+def results(address: str, project: Project) -> dict[str, bytes]:
     """What a training stage makes by hand."""
-    kind, item = RESULT_OF[module].split("@")
-    done = project.stage(module, f"name={item}")
+    kind, item = address.split("@")
+    done = project.stage(kind.replace("-", "_"), f"name={item}", FEWER_EPOCHS)
     assert done.returncode == 0, done.stderr
-    return files_under(project.folder / "multirun" / kind / item / "unchanged")
+    return files_under(project.folder / "multirun" / kind / item / FEWER_EPOCHS)
 
 
 # A killed study
@@ -639,15 +643,18 @@ def without_last(count: int) -> Callable[[bytes], bytes]:
     ],
 )
 def test_preprocess_refuses_wrong_raw_files(
-    *, file: str, spoil: Callable[[bytes], bytes], problem: str, digits: Project
+    *,
+    file: str,
+    spoil: Callable[[bytes], bytes],
+    problem: str,
+    digits_run: tuple[Project, str],
+    tmp_path: Path,
 ) -> None:
-    raw = digits.folder / "data/raw/digits" / file
-    raw.write_bytes(spoil(raw.read_bytes()))
-    done = digits.stage("preprocess", "name=digits")
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error in preprocess: data/raw/digits/{file}: {problem}")
-    assert len(done.stderr.splitlines()) == 1
-    assert not files_under(digits.folder / "multirun")
+    raw = shutil.copytree(digits_run[0].folder / "data/raw/digits", tmp_path / "raw")
+    preprocess.read(raw, PARAMS.datasets["digits"])
+    (raw / file).write_bytes(spoil((raw / file).read_bytes()))
+    with pytest.raises(preprocess.DataError, match=re.escape(f"{raw / file}: {problem}")):
+        preprocess.read(raw, PARAMS.datasets["digits"])
 
 
 def test_a_stage_that_fails_under_dvc_leaves_nothing_half_written(digits: Project) -> None:
@@ -658,7 +665,7 @@ def test_a_stage_that_fails_under_dvc_leaves_nothing_half_written(digits: Projec
     failed = digits.run(*repro)
     assert failed.returncode != 0
     assert f"error in preprocess: data/raw/digits/{IMAGES}: truncated" in failed.stderr
-    assert "Traceback" not in failed.stdout + failed.stderr
+    assert not lines_with("Traceback", failed)
     outs = ("data/processed/digits.npz", "metrics/data/digits.json", "figures/data/digits")
     assert not any((digits.folder / out).exists() for out in outs)
     assert not files_under(digits.folder / ".kmnist/unfinished")

@@ -22,35 +22,46 @@ UNFINISHED = Path(".kmnist/unfinished")
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file by way of a temporary name, so that it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    UNFINISHED.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f"{path.name}.", dir=UNFINISHED)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        UNFINISHED.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f"{path.name}.", dir=UNFINISHED)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
 def fresh_directory(path: Path) -> Iterator[Path]:
     """A new directory that takes the place of `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    UNFINISHED.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.", dir=UNFINISHED))
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        UNFINISHED.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.", dir=UNFINISHED))
+        try:
+            yield temporary
+            os.chmod(temporary, 0o755)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A fault of the disk names the out that it hinders, not a temporary file, or none."""
     try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def rounded(value: Any) -> Any:

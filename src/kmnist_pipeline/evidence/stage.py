@@ -176,22 +176,24 @@ def group_of(stage: Stage, config: schema.Config) -> str:
 def _run(
     run: Callable[[Stage, schema.Config], None], kind: str, items: str, cfg: DictConfig
 ) -> None:
-    content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    name = content.pop("name")
-    config = schema.check(content)
-    known = getattr(config, items)
-    if name not in known:
-        raise schema.ConfigError(f"name={name}: not among the {items}: {', '.join(known)}")
+    with tracking.publisher() as publisher:  # first of all: it needs two seconds to get ready
+        content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+        name = content.pop("name")
+        config = schema.check(content)
+        known = getattr(config, items)
+        if name not in known:
+            raise schema.ConfigError(f"name={name}: not among the {items}: {', '.join(known)}")
 
+        stage = _stage(kind, name, content)
+        run(stage, config)
+        publisher.publish(stage, group_of(stage, config), {f"{items}.{name}": content[items][name]})
+    if stage.lineage is None:
+        print(f"{stage.address}: results are under {stage.root}")
+
+
+def _stage(kind: str, name: str, params: dict[str, Any]) -> Stage:
     address = os.environ.get("DVC_STAGE")
     if address == f"{kind}@{name}":
-        root, known_lineage = Path("."), lineage.of_running_stage(address, content)
-    else:
-        changes = HydraConfig.get().job.override_dirname.replace("/", "_") or "unchanged"
-        root, known_lineage = Path("multirun") / kind / name / changes, None
-    stage = Stage(kind, name, root, known_lineage)
-    with tracking.publisher() as publisher:
-        run(stage, config)
-        publisher.publish(stage, group_of(stage, config))
-    if known_lineage is None:
-        print(f"{stage.address}: results are under {root}")
+        return Stage(kind, name, Path("."), lineage.of_running_stage(address, params))
+    changes = HydraConfig.get().job.override_dirname.replace("/", "_") or "unchanged"
+    return Stage(kind, name, Path("multirun") / kind / name / changes, None)

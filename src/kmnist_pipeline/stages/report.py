@@ -25,10 +25,10 @@ def report(stage: Stage, config: schema.Config) -> None:
         figures=Path("figures"),
         made_by=stage.made_by,
     )
-    folder = f"reports/{stage.item}"
-    stage.write(f"{folder}/claims.json", outs.json_bytes(judged))
-    stage.write(f"{folder}/index.html", page.html(content).encode())
-    stage.write(f"{folder}/README.md", page.markdown(content).encode())
+    with stage.directory(f"reports/{stage.item}") as folder:
+        (folder / "claims.json").write_bytes(outs.json_bytes(judged))
+        (folder / "index.html").write_bytes(page.html(content).encode())
+        (folder / "README.md").write_bytes(page.markdown(content).encode())
 
 
 main = entrypoint(report, kind="report", items="reports")
