@@ -61,6 +61,8 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.filename and not str(error.filename).startswith(str(UNFINISHED)):
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
