@@ -212,7 +212,7 @@ def extended(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathF
         "shape": list(SHAPE),
         "pixel_max": 255,
         "classes": list(CLASSES),
-        "parts": {name: {"count": count, **digests[name]} for name, count in COUNTS.items()},
+        "parts": [{"name": n, "count": count, **digests[n]} for n, count in COUNTS.items()],
         "sources": [],
         "split": {"method": "files"},
     }

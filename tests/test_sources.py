@@ -29,16 +29,25 @@ FIRST = "/small/train-images-idx3-ubyte.gz"
 def made(seed: int = 0) -> tuple[dict[str, bytes], schema.Dataset]:
     """The raw files of a data set of noise, and what the configuration would say of it."""
     random = np.random.default_rng(seed)
-    raw, parts = {}, {}
+    raw, parts = {}, []
     for name, count in COUNTS.items():
         images = idx.encode(random.integers(0, 256, (count, 28, 28), dtype=np.uint8))
         labels = idx.encode(random.integers(0, 10, count, dtype=np.uint8))
         raw[f"{name}-images-idx3-ubyte"], raw[f"{name}-labels-idx1-ubyte"] = images, labels
         digests = [hashlib.sha256(content).hexdigest() for content in (images, labels)]
-        parts[name] = schema.Part(count, *digests)
+        parts.append(schema.Part(name=name, count=count, images=digests[0], labels=digests[1]))
     classes = [str(c) for c in range(10)]
     split = schema.Split(method="files")
-    dataset = schema.Dataset("Noise", "none", [28, 28], 255, classes, parts, [], split)
+    dataset = schema.Dataset(
+        title="Noise",
+        licence="none",
+        shape=[28, 28],
+        pixel_max=255,
+        classes=classes,
+        parts=parts,
+        sources=[],
+        split=split,
+    )
     return raw, dataset
 
 
@@ -384,10 +393,11 @@ def test_openml_gives_the_same_files(openml: schema.Dataset, tmp_path: Path) -> 
 
 
 def test_openml_with_other_rows_is_refused(openml: schema.Dataset, tmp_path: Path) -> None:
-    openml.parts["t10k"].count -= 1
+    t10k = openml.parts[1]
+    t10k.count -= 1
     assert "(260, 784) and (260,) instead of (259, 784)" in refusal(openml, tmp_path)
-    openml.parts["t10k"].count += 1
-    openml.parts["t10k"].labels = "0" * 64
+    t10k.count += 1
+    t10k.labels = "0" * 64
     assert "t10k-labels-idx1-ubyte has sha256" in refusal(openml, tmp_path)
 
 

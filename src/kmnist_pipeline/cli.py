@@ -7,41 +7,60 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kmnist_pipeline.errors import UserError
 
 PARAMS = Path("params.yaml")
 
+HELP = """The configuration and the evidence of the pipeline in this folder.
+
+conf/ holds the configuration in groups, params.yaml is composed from it, and DVC runs the stages
+of dvc.yaml with those parameters: `dvc repro`, or `dvc exp run -S KEY=VALUE` to try another value.
+Exit status: 0 all is well, 1 something is not (the message says what), 2 the command is misspelt.
+"""
+COMPOSE = """Compose params.yaml from conf/.
+
+Refuses a misspelt key, a wrong type and an impossible value, saying what is allowed.
+
+  kmnist compose                          after every change in conf/
+  kmnist compose --show kmnist_softmax    what one experiment comes to
+  kmnist compose experiments.digits_softmax.optimizer.lr=0.4
+"""
+CHECK = """Is the committed evidence what code, configuration and data give?
+
+Names every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/,
+are older than code, configuration or data, or were changed by hand. Needs neither DVC's cache nor
+the data, runs no stage and changes nothing.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 where all is well, 1 where not, 2 for misuse."""
-    parser = argparse.ArgumentParser(
-        prog="kmnist", description="Configuration and evidence of the pipeline in this folder."
-    )
+    parser = _command(argparse.ArgumentParser, "kmnist", HELP)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    compose = commands.add_parser(
-        "compose",
-        help="compose params.yaml from conf/",
-        description="Compose params.yaml from conf/, refusing what cannot be.",
-    )
+    compose = _command(commands.add_parser, "compose", COMPOSE)
     only = compose.add_mutually_exclusive_group()
     only.add_argument(
-        "--check", action="store_true", help="write nothing; fail where params.yaml is not level"
+        "--check",
+        action="store_true",
+        help="write nothing; where params.yaml is not level with conf/, print the difference "
+        "and exit with status 1",
     )
     only.add_argument(
-        "--show", metavar="NAME", help="print one data set, experiment, study or report"
+        "--show",
+        metavar="NAME",
+        help="write nothing; print the data set, experiment, study or report of this name",
     )
     compose.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="change a value, as `dvc exp run -S` does"
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="change a value, as `dvc exp run -S KEY=VALUE` does",
     )
 
-    commands.add_parser(
-        "check",
-        help="is the committed evidence what code, configuration and data give?",
-        description="Fail, naming the stages, where dvc.lock, metrics/, figures/ or reports/ are "
-        "older than code, configuration or data. Needs neither DVC's cache nor the data.",
-    )
+    _command(commands.add_parser, "check", CHECK)
     chosen = parser.parse_args(arguments)
     try:
         _enter_project()
@@ -51,6 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _command(make: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """A parser whose help starts with `text`, and is listed by the first line of it."""
+    listed = {} if make is argparse.ArgumentParser else {"help": text.splitlines()[0]}
+    form = argparse.RawDescriptionHelpFormatter
+    return make(name, description=text, formatter_class=form, **listed)
 
 
 def _enter_project() -> None:
@@ -87,15 +113,16 @@ def _check() -> int:
     from kmnist_pipeline import composition
     from kmnist_pipeline.evidence import freshness
 
-    text = composition.compose(Path("conf"), [])
-    findings = [] if PARAMS.read_text() == text else ["params.yaml is not level with conf/"]
-    findings += freshness.findings()
+    findings = freshness.findings(composition.compose(Path("conf"), []))
     for finding in findings:
         print(finding)
     if findings:
-        print(f"{len(findings)} findings: `dvc repro` makes the evidence again", file=sys.stderr)
+        print(
+            f"not fresh: {len(findings)} finding(s); `make repro` makes the evidence again",
+            file=sys.stderr,
+        )
         return 1
-    print("the committed evidence is what code, configuration and data give")
+    print("fresh: the evidence is what code, configuration and data give")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,49 @@ class CompositionError(UserError):
 def compose(conf: Path, overrides: list[str]) -> str:
     """The text of `params.yaml` for the menu `conf/config.yaml` with `overrides` applied.
 
-    Raises CompositionError with the key, the value and what is allowed.
+    Raises UserError with the key, the value and what is allowed.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
     try:
         with initialize_config_dir(str(conf.resolve()), version_base=None):
             cfg = compose("config", overrides)
-        OmegaConf.resolve(cfg)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise CompositionError(_cause(error)) from error
+    except HydraException as error:
+        raise CompositionError(explain(error, overrides)) from error
+    OmegaConf.resolve(cfg)
     return OmegaConf.to_yaml(cfg)
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost message: what is wrong, without how it was found."""
-    while not isinstance(error, UserError) and (error.__cause__ or error.__context__):
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return str(error)
+def explain(error: BaseException, overrides: list[str]) -> str:
+    """What is wrong with a configuration that Hydra refused, and what is allowed instead."""
+    from hydra.errors import MissingConfigException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, UserError):
+            return str(cause)
+        if isinstance(cause, MissingConfigException):
+            known = f"; known: {', '.join(cause.options)}" if cause.options else ""
+            return str(cause).splitlines()[0] + known
+    for cause in causes:
+        key = getattr(cause, "full_key", None)
+        if key and isinstance(cause, ConfigAttributeError | ConfigKeyError):
+            wanted = (line for line in overrides if line.lstrip("+~").startswith(key))
+            known = ", ".join(str(k) for k in cause.parent_node or () if k != "hydra")
+            return f"{next(wanted, key)}: there is no key {key}; known keys: {known}"
+        if key:
+            return f"{key}: {str(cause).splitlines()[0]}"
+    # The outermost error names the file, the innermost the reason; either may be empty.
+    return next(text for text in map(str, (error, *reversed(causes))) if text)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def show(text: str, name: str) -> str:
@@ -53,7 +75,7 @@ def show(text: str, name: str) -> str:
     if not found:
         known = [str(key) for section in cfg if section != "evaluation" for key in cfg[section]]
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = f"; did you mean {close[0]}?" if close else "."
         raise UserError(f"nothing is called {name}{hint} Known: {', '.join(sorted(set(known)))}")
     return "".join(f"# {key}\n{OmegaConf.to_yaml(part)}" for key, part in found.items())
 

@@ -2,43 +2,54 @@
 
 Every key has a type, and where its values have limits, the limits stand beside it
 (`limits(...)`), so that one walk over the dataclasses (`check`) refuses a bad value
-with its key, the value and what is allowed. DVC's own process loads this module through
-the Hydra plugin, so it imports nothing heavy.
+with its key, the value and what is allowed. A field without a default must be given.
+DVC's own process loads this module through the Hydra plugin and every stage checks the
+configuration again at its start, so it imports nothing heavy and converts no more than it must.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
+import math
 import re
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.training import trials as points
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+PART = re.compile(r"[A-Za-z0-9_-]+")
 NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
+NO_LIMITS: Mapping[str, Any] = MappingProxyType({})
 
 
 class ConfigError(UserError, ValueError):
     """A configuration value that cannot be; the message names key, value and what is allowed."""
 
 
-def limits(default: Any = MISSING, **allowed: Any) -> Any:
+def limits(default: Any = dataclasses.MISSING, **allowed: Any) -> Any:
     """A dataclass field with limits: `above`, `below`, `least`, `most`, `choices` or `match`."""
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata=allowed)
     return field(default=default, metadata=allowed)
+
+
+def kinds(key: str, known: Mapping[str, type]) -> Any:
+    """A dataclass field of one of several types, of which the value of `key` names one."""
+    return field(metadata={"kinds": (key, known)})
 
 
 @dataclass
 class Part:
-    """One pair of IDX files, `<part>-images-idx3-ubyte` and `<part>-labels-idx1-ubyte`."""
+    """One pair of IDX files, `<name>-images-idx3-ubyte` and `<name>-labels-idx1-ubyte`."""
 
+    name: str = limits(match=PART)
     count: int = limits(least=1)
     images: str = limits(match=SHA256)
     labels: str = limits(match=SHA256)
@@ -55,41 +66,49 @@ class Split:
 
 @dataclass
 class Dataset:
-    """A set of labelled grey images and where its files come from."""
+    """A set of labelled grey images and where its files come from.
 
-    title: str = MISSING
-    licence: str = MISSING
+    The order of `parts` is that of the images; a split by files takes the first for training and
+    the second for test. A list, because DVC sees when the order of a list changes, but not when
+    that of a map does.
+    """
+
+    title: str
+    licence: str
     shape: list[int] = limits(least=1)
     pixel_max: int = limits(least=1, most=255)
-    classes: list[str] = MISSING
-    parts: dict[str, Part] = MISSING
-    sources: list[str] = MISSING
-    split: Split = MISSING
+    classes: list[str] = limits()
+    parts: list[Part] = limits()
+    sources: list[str] = limits()
+    split: Split = limits()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Model:
     """A classifier: `family` names the modules in `models/` and `training/` that know it."""
 
-    family: str = MISSING
+    family: str
     scaling: str = limits(choices=("none", "minmax", "zscore", "zscore_pixel"))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LinearModel(Model):
     """Logistic or softmax regression from scratch (kmnist_linear IV and VI)."""
 
-    family: str = limits("linear", choices=("linear",))
+    family: str = "linear"
     kind: str = limits(choices=("logistic", "softmax"))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SklearnModel(Model):
     """scikit-learn's `LogisticRegression` (mnist_logistic 4.5, kmnist_cnn II.B)."""
 
-    family: str = limits("sklearn", choices=("sklearn",))
+    family: str = "sklearn"
     solver: str = limits(choices=("lbfgs",))
     max_iter: int = limits(least=1)
+
+
+FAMILIES: dict[str, type[Model]] = {"linear": LinearModel, "sklearn": SklearnModel}
 
 
 @dataclass
@@ -100,29 +119,32 @@ class Optimizer:
     batch_size: int = limits(least=1)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Validation:
     """Which training images are held out: the k folds of a shuffled k-fold, or none."""
 
-    method: str = limits(choices=("kfold", "none"))
+    method: str
 
 
-@dataclass
+@dataclass(kw_only=True)
 class KFold(Validation):
     """k folds, each held out once."""
 
-    method: str = limits("kfold", choices=("kfold",))
+    method: str = "kfold"
     folds: int = limits(least=2)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class NoValidation(Validation):
     """All training images are fitted; nothing is held out."""
 
-    method: str = limits("none", choices=("none",))
+    method: str = "none"
 
 
-@dataclass
+VALIDATIONS: dict[str, type[Validation]] = {"kfold": KFold, "none": NoValidation}
+
+
+@dataclass(kw_only=True)
 class Trainer:
     """How long and how exactly a model is trained. `patience: null` never stops early."""
 
@@ -136,14 +158,14 @@ class Trainer:
 class Experiment:
     """One model trained on one data set: everything that decides its numbers."""
 
-    report: str = MISSING
-    dataset: str = MISSING
+    report: str
+    dataset: str
     classes: list[int] | None = limits(least=0)
     subset: int | None = limits(least=2)
-    model: Model = MISSING
-    optimizer: Optimizer | None = MISSING
-    validation: Validation = MISSING
-    trainer: Trainer = MISSING
+    model: Model = kinds("family", FAMILIES)
+    optimizer: Optimizer | None = limits()
+    validation: Validation = kinds("method", VALIDATIONS)
+    trainer: Trainer = limits()
     seeds: list[int] = limits(least=0)
 
 
@@ -151,11 +173,11 @@ class Experiment:
 class Study:
     """A search: the points tried around a base experiment, the winner by validation accuracy."""
 
-    report: str = MISSING
-    base: str = MISSING
-    dataset: str = MISSING
-    family: str = MISSING
-    points: list[dict[str, Any]] = MISSING
+    report: str
+    base: str
+    dataset: str
+    family: str
+    points: list[dict[str, Any]]
 
 
 @dataclass
@@ -166,13 +188,13 @@ class Report:
     file under `figures/` that reproduces it. Figures without a number are shown after those.
     """
 
-    title: str = MISSING
-    reproduces: str | None = MISSING
-    summary: str = MISSING
-    dataset: str = MISSING
-    claims: str = MISSING
+    title: str
+    reproduces: str | None
+    summary: str
+    dataset: str
+    claims: str = limits(match=NAME)
     confidence: float = limits(above=0, below=1)
-    figures: dict[str, str] = MISSING
+    figures: dict[str, str] = limits()
 
 
 @dataclass
@@ -194,24 +216,19 @@ class Config:
     models: Any = MISSING
 
 
-FAMILIES: dict[str, type[Model]] = {"linear": LinearModel, "sklearn": SklearnModel}
-VALIDATIONS: dict[str, type[Validation]] = {"kfold": KFold, "none": NoValidation}
-
-
 def check(content: Mapping[Any, Any]) -> Config:
     """The typed configuration in `content`, the sections of `params.yaml`.
 
     Raises ConfigError on the first misspelt key, wrong type, impossible value or name that
     nothing has, naming key, value and what is allowed.
     """
-    for section in content:
-        _one_of(section, [f.name for f in dataclasses.fields(Config)], "section")
+    _known_keys("", content, Config)
     config = Config(
-        datasets=_section(content, "datasets", lambda _: Dataset),
-        experiments=_section(content, "experiments", _experiment_type),
-        studies=_section(content, "studies", lambda _: Study),
-        reports=_section(content, "reports", lambda _: Report),
-        evaluation=_typed("evaluation", content.get("evaluation", {}), Evaluation()),
+        datasets=_section(content, "datasets", Dataset),
+        experiments=_section(content, "experiments", Experiment),
+        studies=_section(content, "studies", Study),
+        reports=_section(content, "reports", Report),
+        evaluation=_typed("evaluation", content.get("evaluation", {}), Evaluation),
         models=content.get("models", {}),
     )
     for key, dataset in config.datasets.items():
@@ -225,6 +242,14 @@ def check(content: Mapping[Any, Any]) -> Config:
     for key, report in config.reports.items():
         _check_report(f"reports.{key}", report, config)
     return config
+
+
+def check_bases(content: Mapping[Any, Any]) -> None:
+    """Refuse a study whose base is no experiment, in a `content` that is not resolved yet."""
+    studies = content.get("studies")
+    for name, study in studies.items() if isinstance(studies, Mapping) else ():
+        if isinstance(study, Mapping):
+            _one_of(study.get("base"), content.get("experiments", ()), f"studies.{name}.base")
 
 
 def models_of(config: Config) -> dict[str, dict[str, str]]:
@@ -247,123 +272,157 @@ def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Exp
     tried: dict[str, Experiment] = {}
     for position, point in enumerate(study.points):
         where = f"{key}[{position}]"
+        if not point:
+            raise ConfigError(f"{where}={{}}: must change a key, such as optimizer.lr")
         try:
             trial = points.apply(content, point)
         except points.PointError as error:
-            raise ConfigError(f"{where}: {error}") from error
+            raise ConfigError(f"{where}: {error}; known keys: {_dotted(content)}") from error
         name = points.name(point)
         if name in tried:
             raise ConfigError(f"{where}: the point {name} stands twice")
-        tried[name] = _typed(where, trial, _experiment_type(trial)())
+        tried[name] = _typed(where, trial, Experiment)
     return tried
 
 
-def _section(content: Mapping[str, Any], section: str, type_of: Any) -> dict[str, Any]:
+def _section(content: Mapping[str, Any], section: str, kind: type) -> dict[str, Any]:
     items = content.get(section) or {}
     if not isinstance(items, Mapping):
-        raise ConfigError(f"{section}={items!r}: must be a map of names")
-    typed = {}
-    for name, node in items.items():
+        raise _refused(section, items, "a map of names")
+    for name in items:
         if not NAME.fullmatch(str(name)):
             raise ConfigError(f"{section}.{name}: a name is lower-case words joined by '_'")
-        if not isinstance(node, Mapping):
-            raise ConfigError(f"{section}.{name}={node!r}: must be a map of keys")
-        key = f"{section}.{name}"
-        typed[name] = _typed(key, node, type_of(node)())
-    return typed
+    return {str(name): _typed(f"{section}.{name}", node, kind) for name, node in items.items()}
 
 
-def _experiment_type(node: Mapping[str, Any]) -> Any:
-    """A maker of an Experiment whose parts are of the kinds that `node` names."""
-    family = str((node.get("model") or {}).get("family"))
-    method = str((node.get("validation") or {}).get("method"))
+def _typed(key: str, value: Any, kind: Any, allowed: Mapping[str, Any] = NO_LIMITS) -> Any:
+    """`value` as the annotated type `kind`, its parts within the limits of `allowed`."""
+    if "kinds" in allowed:
+        name, known = allowed["kinds"]
+        if isinstance(value, Mapping):
+            _one_of(value.get(name), known, f"{key}.{name}")
+            kind = known[value[name]]
+    if dataclasses.is_dataclass(kind):
+        return _object(key, value, typing.cast(type, kind))
 
-    def make() -> Experiment:
-        model = FAMILIES.get(family, Model)()
-        return Experiment(model=model, validation=VALIDATIONS.get(method, Validation)())
+    generic, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if generic is UnionType:
+        (kind,) = (part for part in arguments if part is not NoneType)
+        return None if value is None else _typed(key, value, kind, allowed)
+    if generic is list:
+        if not isinstance(value, list | tuple):
+            raise _refused(key, value, "a list")
+        return [_typed(f"{key}[{i}]", v, arguments[0], allowed) for i, v in enumerate(value)]
+    if generic is dict:
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise _refused(key, value, "a map whose keys are text (in quotes, if numbers)")
+        return {n: _typed(f"{key}.{n}", v, arguments[1], allowed) for n, v in value.items()}
+    return value if kind is Any else _scalar(key, value, kind, allowed)
 
-    return make
 
-
-def _typed(key: str, node: Any, blank: Any) -> Any:
-    """`node` converted to the dataclass of `blank`, its types and limits checked."""
-    structured = OmegaConf.structured(blank)
-    try:
-        typed = OmegaConf.merge(structured, node)
-        problem = OmegaConf.missing_keys(typed)
-        if problem:
-            raise ConfigError(
-                f"{key}.{min(problem)}: is missing (does its file start with `- base`?)"
+def _object(key: str, node: Any, kind: type) -> Any:
+    """`node` as the dataclass `kind`."""
+    if not isinstance(node, Mapping):
+        raise _refused(key, node, f"a map of {', '.join(_hints(kind))}")
+    _known_keys(key, node, kind)
+    values = {}
+    for part in dataclasses.fields(kind):
+        if part.name in node and node[part.name] != MISSING:
+            where = f"{key}.{part.name}"
+            values[part.name] = _typed(
+                where, node[part.name], _hints(kind)[part.name], part.metadata
             )
-        value = OmegaConf.to_object(typed)
-    except OmegaConfBaseException as error:
-        where = f"{key}.{error.full_key}" if error.full_key else key
-        what = str(error.msg or error).splitlines()[0]
-        known = getattr(error.parent_node, "_metadata", None)
-        if known is not None and dataclasses.is_dataclass(known.object_type):
-            names = ", ".join(f.name for f in dataclasses.fields(known.object_type))
-            what += f" (known keys: {names})"
-        raise ConfigError(f"{where}: {what}") from error
-    _check_limits(key, value)
-    return value
+        elif part.default is dataclasses.MISSING:
+            raise ConfigError(
+                f"{key}.{part.name}: is missing; {key} needs {', '.join(_hints(kind))} "
+                "(does its file start with `defaults: [base, _self_]`?)"
+            )
+    return kind(**values)
 
 
-def _check_limits(key: str, value: Any) -> None:
-    for item in dataclasses.fields(value):
-        inner = getattr(value, item.name)
-        where = f"{key}.{item.name}"
-        for part, name in _parts(inner, where):
-            if dataclasses.is_dataclass(part):
-                _check_limits(name, part)
-            elif part is not None:
-                _check_value(name, part, item.metadata)
+def _scalar(key: str, value: Any, kind: type, allowed: Mapping[str, Any]) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is int and not whole:
+        raise _refused(key, value, "a whole number")
+    if kind is float and not (whole or (isinstance(value, float) and math.isfinite(value))):
+        raise _refused(key, value, "a number")
+    if kind is str:
+        if not (whole or isinstance(value, str)):
+            raise _refused(key, value, "text (in quotes, if it looks like something else)")
+        value = str(value)
+    _check_limits(key, value, allowed)
+    return kind(value)
 
 
-def _parts(value: Any, key: str) -> list[tuple[Any, str]]:
-    if isinstance(value, list):
-        return [(part, f"{key}[{i}]") for i, part in enumerate(value)]
-    if isinstance(value, dict):
-        return [(part, f"{key}.{name}") for name, part in value.items()]
-    return [(value, key)]
-
-
-def _check_value(key: str, value: Any, allowed: Mapping[str, Any]) -> None:
+def _check_limits(key: str, value: Any, allowed: Mapping[str, Any]) -> None:
     if "choices" in allowed:
         _one_of(value, allowed["choices"], key)
     if "match" in allowed and not allowed["match"].fullmatch(value):
-        raise ConfigError(f"{key}={value}: must match {allowed['match'].pattern}")
+        raise _refused(key, value, f"text that matches {allowed['match'].pattern}")
     bounds = {
         "above": ("greater than", lambda bound: value > bound),
         "least": ("at least", lambda bound: value >= bound),
         "below": ("less than", lambda bound: value < bound),
         "most": ("at most", lambda bound: value <= bound),
     }
-    if all(holds(allowed[name]) for name, (_, holds) in bounds.items() if name in allowed):
-        return
-    limits_ = " and ".join(
-        f"{words} {allowed[n]}" for n, (words, _) in bounds.items() if n in allowed
-    )
-    raise ConfigError(f"{key}={value}: must be {limits_}")
+    stated = {name: allowed[name] for name in bounds if name in allowed}
+    if not all(bounds[name][1](bound) for name, bound in stated.items()):
+        words = [f"{bounds[name][0]} {bound}" for name, bound in stated.items()]
+        raise _refused(key, value, " and ".join(words))
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The annotated type of each field, in order."""
+    hints = typing.get_type_hints(kind)
+    return {part.name: hints[part.name] for part in dataclasses.fields(kind)}
+
+
+def _known_keys(key: str, node: Mapping[Any, Any], kind: type) -> None:
+    for name, value in node.items():
+        if name not in _hints(kind):
+            where = f"{key}.{name}" if key else name
+            raise ConfigError(
+                f"{where}={_shown(value)}: there is no such key; "
+                f"known keys: {', '.join(_hints(kind))}"
+            )
 
 
 def _one_of(value: Any, known: Any, key: str) -> None:
-    if value not in known:
-        raise ConfigError(f"{key}={value}: must be one of {', '.join(map(str, known))}")
+    if value not in list(known):  # a list, for it may not be hashable
+        raise _refused(key, value, f"one of {', '.join(map(str, known))}")
+
+
+def _refused(key: str, value: Any, allowed: str) -> ConfigError:
+    return ConfigError(f"{key}={_shown(value)}: must be {allowed}")
+
+
+def _shown(value: Any) -> str:
+    return value if value and isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _dotted(content: Mapping[str, Any]) -> str:
+    """The keys that a point may change, such as `optimizer.lr`."""
+    keys = []
+    for name, value in content.items():
+        keys += [f"{name}.{key}" for key in value] if isinstance(value, Mapping) else [name]
+    return ", ".join(keys)
 
 
 def _check_dataset(key: str, dataset: Dataset) -> None:
     if len(dataset.shape) != 2:
-        raise ConfigError(f"{key}.shape={dataset.shape}: must be [height, width]")
-    if len(dataset.classes) < 2:
-        raise ConfigError(f"{key}.classes={dataset.classes}: must name at least two classes")
+        raise _refused(f"{key}.shape", dataset.shape, "[height, width]")
+    if not _different(dataset.classes, least=2):
+        raise _refused(f"{key}.classes", dataset.classes, "at least two different names")
+    names = [part.name for part in dataset.parts]
+    if not _different(names, least=1):
+        raise _refused(f"{key}.parts", names, "one or more of different names")
     split = dataset.split
-    if split.method == "random" and (split.train_size is None or split.seed is None):
-        raise ConfigError(f"{key}.split: a random split needs train_size and seed")
+    for name in ("train_size", "seed"):
+        if split.method == "random" and getattr(split, name) is None:
+            raise _refused(f"{key}.split.{name}", None, "a number where the split is random")
     if split.method == "files" and len(dataset.parts) != 2:
-        raise ConfigError(
-            f"{key}.split.method=files: needs two parts, train then test, "
-            f"not {', '.join(dataset.parts) or 'none'}"
-        )
+        raise _refused(f"{key}.split.method", "files", "random, unless there are two parts")
 
 
 def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
@@ -371,25 +430,25 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
     _one_of(experiment.report, config.reports, f"{key}.report")
     known = len(config.datasets[experiment.dataset].classes)
     classes = experiment.classes
-    for label in classes or []:
-        if label >= known:
-            raise ConfigError(f"{key}.classes={classes}: {label} must be at most {known - 1}")
-    if classes is not None and (len(classes) < 2 or len(set(classes)) < len(classes)):
-        raise ConfigError(f"{key}.classes={classes}: must be at least two different classes")
-    if not experiment.seeds or len(set(experiment.seeds)) < len(experiment.seeds):
-        raise ConfigError(f"{key}.seeds={experiment.seeds}: must be one or more different seeds")
+    if classes is not None and not (_different(classes, least=2) and max(classes) < known):
+        allowed = f"at least two different labels of 0 to {known - 1}, or null for all"
+        raise _refused(f"{key}.classes", classes, allowed)
+    if not _different(experiment.seeds, least=1):
+        raise _refused(f"{key}.seeds", experiment.seeds, "one or more different seeds")
     model = experiment.model
     if isinstance(model, LinearModel):
         if model.kind == "logistic" and (known if classes is None else len(classes)) != 2:
-            raise ConfigError(f"{key}.model.kind=logistic: needs `classes` to name two classes")
+            raise _refused(f"{key}.model.kind", "logistic", "softmax, unless there are two classes")
         if experiment.optimizer is None:
-            raise ConfigError(f"{key}.optimizer: a linear model needs one (lr, batch_size)")
+            raise _refused(f"{key}.optimizer", None, "a map of lr, batch_size for a linear model")
         if experiment.trainer.epochs is None:
-            raise ConfigError(f"{key}.trainer.epochs: a linear model needs a number of epochs")
+            raise _refused(f"{key}.trainer.epochs", None, "a whole number for a linear model")
         if not isinstance(experiment.validation, KFold):
-            raise ConfigError(f"{key}.validation.method: a linear model needs kfold")
+            method = experiment.validation.method
+            raise _refused(f"{key}.validation.method", method, "kfold for a linear model")
     elif experiment.optimizer is not None:
-        raise ConfigError(f"{key}.optimizer: {model.family} brings its own; must be null")
+        optimizer = dataclasses.asdict(experiment.optimizer)
+        raise _refused(f"{key}.optimizer", optimizer, f"null: {model.family} brings its own")
 
 
 def _check_study(key: str, study: Study, config: Config) -> None:
@@ -399,14 +458,14 @@ def _check_study(key: str, study: Study, config: Config) -> None:
     _one_of(study.dataset, [base.dataset], f"{key}.dataset")
     _one_of(study.family, [base.model.family], f"{key}.family")
     if not study.points:
-        raise ConfigError(f"{key}.points: must list at least one point")
+        raise _refused(f"{key}.points", study.points, "a list of at least one point")
     tried = trials(study, base, f"{key}.points")
     for position, trial in enumerate(tried.values()):
         _check_experiment(f"{key}.points[{position}]", trial, config)
-        fixed = (trial.dataset, trial.classes, trial.seeds)
-        if fixed != (base.dataset, base.classes, base.seeds):
+        if _fixed(trial) != _fixed(base):
             raise ConfigError(
-                f"{key}.points[{position}]: dataset, classes and seeds are the base experiment's"
+                f"{key}.points[{position}]: report, dataset, classes, seeds and model.family are "
+                "the base experiment's; known keys are the others"
             )
 
 
@@ -415,11 +474,24 @@ def _check_report(key: str, report: Report, config: Config) -> None:
     folders = (f"data/{report.dataset}/", f"{key.removeprefix('reports.')}/")
     for number, file in report.figures.items():
         if not file.startswith(folders):
-            raise ConfigError(
-                f"{key}.figures.{number}={file}: must be under {' or '.join(folders)}"
-            )
+            raise _refused(f"{key}.figures.{number}", file, f"under {' or '.join(folders)}")
 
 
 def _model(kind: str, experiment: Experiment, report: str) -> dict[str, str]:
     family = experiment.model.family
     return {"kind": kind, "dataset": experiment.dataset, "report": report, "family": family}
+
+
+def _different(values: list, least: int) -> bool:
+    return len(values) >= least and len(set(values)) == len(values)
+
+
+def _fixed(experiment: Experiment) -> tuple[Any, ...]:
+    """What every trial of a study has in common."""
+    return (
+        experiment.report,
+        experiment.dataset,
+        experiment.classes,
+        experiment.seeds,
+        experiment.model.family,
+    )

@@ -1,22 +1,70 @@
 """Hydra plugin: checks the composed configuration and composes its `models` map.
 
 DVC loads it from `hydra.plugins_path` when `dvc exp run` composes `conf/`, and `kmnist compose`
-loads it the same way, so that both refuse the same mistakes before any stage runs.
+loads it the same way, so that both refuse the same mistakes, in the same words, before any stage
+runs.
 """
 
-from typing import Any
+import functools
+from typing import Any, cast
 
+from dvc.exceptions import DvcException
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 # At import time: DVC takes the plugins' folder off sys.path afterwards.
-from kmnist_pipeline import schema
+from kmnist_pipeline import composition, schema
+from kmnist_pipeline.errors import UserError
+
+MENU = "config"
+
+
+class RefusedError(UserError, ConfigCompositionException, DvcException):
+    """A configuration that cannot be: `kmnist`, Hydra and DVC all print the bare message."""
 
 
 def _models(_root_: DictConfig) -> Any:
-    sections = {key: _root_._get_node(key) for key in _root_ if key != "models"}
-    content = OmegaConf.to_container(OmegaConf.create(sections), resolve=True)
-    assert isinstance(content, dict)
-    return OmegaConf.create(schema.models_of(schema.check(content)))
+    sections = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "models")}
+    config = OmegaConf.create(sections)
+    # Studies take keys from their base by interpolation, which would say only that it failed.
+    others = OmegaConf.masked_copy(config, [str(key) for key in config if key != "studies"])
+    schema.check(_plain(others))
+    schema.check_bases(_plain(config, resolve=False))
+    return OmegaConf.create(schema.models_of(schema.check(_plain(config))))
+
+
+def _plain(config: DictConfig, resolve: bool = True) -> dict[Any, Any]:
+    return cast(dict[Any, Any], OmegaConf.to_container(config, resolve=resolve))
+
+
+def _refusing(load: Any) -> Any:
+    """`load_configuration` that says what is allowed where Hydra says only what is not.
+
+    Hydra offers plugins no place between reading a configuration and applying overrides to it,
+    and DVC presents errors of Hydra as unexpected errors of its own.
+    """
+
+    @functools.wraps(load)
+    def load_and_check(
+        self: Any, config_name: str | None, overrides: list[str], *args: Any, **named: Any
+    ) -> DictConfig:
+        try:
+            cfg = load(self, config_name, overrides, *args, **named)
+            if config_name == MENU:
+                if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
+                    raise schema.ConfigError("models: is composed; must be ${kmnist.models:}")
+                cfg.models = cfg.models  # once; whoever reads the node composes and checks again
+        except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
+            raise RefusedError(composition.explain(error, overrides)) from None
+        return cfg
+
+    return load_and_check
 
 
 OmegaConf.register_new_resolver("kmnist.models", _models, replace=True)
+ConfigLoaderImpl.load_configuration = _refusing(  # type: ignore[method-assign]
+    ConfigLoaderImpl.load_configuration
+)

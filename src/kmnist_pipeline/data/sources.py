@@ -90,10 +90,10 @@ class File:
 def files(dataset: Dataset) -> list[File]:
     """The raw files of a data set, images before labels of each part."""
     listed = []
-    for name, part in dataset.parts.items():
+    for part in dataset.parts:
         pixels = part.count * math.prod(dataset.shape)
-        listed.append(File(f"{name}-images-idx3-ubyte", 4 + 4 * 3 + pixels, part.images))
-        listed.append(File(f"{name}-labels-idx1-ubyte", 4 + 4 * 1 + part.count, part.labels))
+        listed.append(File(f"{part.name}-images-idx3-ubyte", 4 + 4 * 3 + pixels, part.images))
+        listed.append(File(f"{part.name}-labels-idx1-ubyte", 4 + 4 * 1 + part.count, part.labels))
     return listed
 
 
@@ -206,11 +206,11 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 def _cut(dataset: Dataset, pixels: np.ndarray, labels: np.ndarray) -> dict[str, bytes]:
     """The files of a data set that comes as one table, its parts one after the other."""
-    expected = (sum(part.count for part in dataset.parts.values()), math.prod(dataset.shape))
+    expected = (sum(part.count for part in dataset.parts), math.prod(dataset.shape))
     if pixels.shape != expected or labels.shape != expected[:1]:
         raise RefusedError(f"a table of {pixels.shape} and {labels.shape} instead of {expected}")
     arrays, start = [], 0
-    for part in dataset.parts.values():
+    for part in dataset.parts:
         rows = slice(start, start + part.count)
         arrays.append(pixels[rows].astype(np.uint8).reshape(-1, *dataset.shape))
         arrays.append(labels[rows].astype(np.uint8))

@@ -8,92 +8,122 @@ their stages began, so an out made from a file that was changed meanwhile is fou
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from dvc.dvcfile import load_file
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from PIL import Image
+from voluptuous import MultipleInvalid
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
 
+LOCK, PARAMS = Path("dvc.lock"), Path("params.yaml")
 EVIDENCE = ("metrics", "figures", "reports")
+Digest = Callable[[str], str | None]
 
 
-def findings() -> list[str]:
-    """What is stale or does not belong, one line each, the stage first; empty when all is fresh."""
-    lock = _yaml(Path("dvc.lock")).get("stages", {})
-    params = _yaml(Path("params.yaml"))
-    with Repo() as repo:
-        resolver = load_file(repo, "dvc.yaml").resolver
-        stages = {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
-    made = {out["path"]: out["md5"] for entry in lock.values() for out in entry.get("outs", [])}
-    found = [
-        f"{name}: {problem}"
-        for name, stage in sorted(stages.items())
-        for problem in _of_stage(stage, lock.get(name), params, made)
-    ]
-    found += [
-        f"{name}: in dvc.lock, but no stage of dvc.yaml" for name in sorted(lock.keys() - stages)
-    ]
-    outs = {path for stage in stages.values() for path, _ in _outs(stage)}
+def findings(composed: str) -> list[str]:
+    """What is stale or does not belong, one line each, its stage first; empty when all is fresh.
+
+    composed: what `params.yaml` should be. Where it is not, the stages that either makes stale
+    are named.
+    """
+    params, wanted = _yaml(PARAMS), yaml.load(composed, Loader=LOADER)
+    level = PARAMS.read_text() == composed
+    stages, lock = _stages(), _lock()
+    made = {out["path"]: out.get("md5") for e in lock.values() for out in e.get("outs", [])}
+    digest = functools.cache(_digest)  # many stages share a file
+
+    found = [] if level else [f"{PARAMS}: is not level with conf/; run `kmnist compose`"]
+    for name, stage in sorted(stages.items()):
+        if name not in lock:
+            found.append(f"{name}: is not in {LOCK}")
+            continue
+        problems = [
+            *_of_command(stage, lock[name]),
+            *_of_params(stage, lock[name], [params, wanted]),
+            *_of_deps(stage, lock[name], made, digest),
+            *_of_outs(stage, lock[name], digest),
+        ]
+        found += [f"{name}: {problem}" for problem in problems]
+    found += [f"{name}: is in {LOCK}, but not in dvc.yaml" for name in sorted(lock.keys() - stages)]
+    outs = {path for stage in stages.values() for path in _outs(stage)}
     return found + [f"{file}: no stage makes this file" for file in _strays(outs)]
 
 
-def _of_stage(
-    stage: dict[str, Any],
-    entry: dict[str, Any] | None,
-    params: dict[str, Any],
-    made: dict[str, str],
+def _of_command(stage: dict[str, Any], entry: dict[str, Any]) -> list[str]:
+    return [] if entry["cmd"] == stage["cmd"] else ["its command changed"]
+
+
+def _of_params(stage: dict[str, Any], entry: dict[str, Any], contents: list[dict]) -> list[str]:
+    locked = entry.get("params", {}).get(PARAMS.name, {})
+    return [
+        f"parameter {name} changed"
+        for name in sorted({*stage.get("params", []), *locked})
+        if any(locked.get(name, _NOTHING) != _value(content, name) for content in contents)
+    ]
+
+
+def _of_deps(
+    stage: dict[str, Any], entry: dict[str, Any], made: dict[str, str | None], digest: Digest
 ) -> list[str]:
-    if entry is None:
-        return ["is not in dvc.lock"]
     problems = []
-    if entry["cmd"] != stage["cmd"]:
-        problems.append("its command changed")
-
-    locked = entry.get("params", {}).get("params.yaml", {})
-    for name in sorted({*stage.get("params", []), *locked}):
-        try:
-            current = lineage.value(params, name)
-        except (KeyError, TypeError):
-            current = None
-        if name not in locked or locked[name] != current:
-            problems.append(f"parameter {name} changed")
-
-    deps = {dep["path"]: dep["md5"] for dep in entry.get("deps", [])}
-    for path in sorted({*stage.get("deps", []), *deps}):
-        # A folder that several stages fill, or a file of Git, is on disk; the rest may be in the
+    locked = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
+    for path in sorted({*stage.get("deps", []), *locked}):
+        # A file of Git, or a folder that several stages fill, is on disk; the rest may be in the
         # cache alone, and then its maker's lock entry speaks for it.
-        current = lineage.digest(Path(path)) if Path(path).exists() else made.get(path)
-        if path not in deps or deps[path] != current or made.get(path, current) != current:
-            problems.append(f"dependency {path} {'changed' if current else 'is missing'}")
-
-    outs = {out["path"]: out["md5"] for out in entry.get("outs", [])}
-    key = lineage.key_of_lock(entry)
-    in_git = dict(_outs(stage))
-    for path in sorted({*in_git, *outs}):
-        here = Path(path).exists()
-        if path not in outs or path not in in_git or (in_git[path] and not here):
-            problems.append(f"out {path} is missing")
-        elif here and lineage.digest(Path(path)) != outs[path]:
-            problems.append(f"out {path} is not what the stage made")
-        elif here:
-            problems += [f"{file} carries another lineage key" for file in _of_other_key(path, key)]
+        current = digest(path) or made.get(path)
+        if current is None:
+            problems.append(f"dependency {path} is missing")
+        elif locked.get(path) != current:
+            problems.append(f"dependency {path} changed")
+        elif made.get(path, current) != current:
+            problems.append(f"dependency {path} is not what its stage made, says {LOCK}")
     return problems
 
 
-def _outs(stage: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Each out with whether Git keeps it (else DVC's cache does)."""
-    found = []
+def _of_outs(stage: dict[str, Any], entry: dict[str, Any], digest: Digest) -> list[str]:
+    problems = []
+    locked = {out["path"]: out.get("md5") for out in entry.get("outs", [])}
+    key = lineage.key_of_lock(entry)
+    declared = _outs(stage)
+    for path in sorted({*declared, *locked}):
+        current = digest(path)
+        if path not in locked or path not in declared:
+            problems.append(f"out {path} is not both in dvc.yaml and {LOCK}")
+        elif current is None and declared[path]:
+            problems.append(f"out {path} is missing")
+        elif current not in (None, locked[path]):
+            problems.append(f"out {path} is not what the stage made")
+        elif current:
+            problems += [
+                f"out {file} was made by another command, or from other dependencies or "
+                f"parameters, than {LOCK} says"
+                for file in _of_other_key(path, key)
+            ]
+    return problems
+
+
+def _digest(path: str) -> str | None:
+    return lineage.digest(Path(path)) if Path(path).exists() else None
+
+
+def _outs(stage: dict[str, Any]) -> dict[str, bool]:
+    """Each out, and whether Git keeps it (else DVC's cache does)."""
+    found = {}
     for kind in ("outs", "metrics", "plots"):
         for out in stage.get(kind, []):
             path, flags = next(iter(out.items())) if isinstance(out, dict) else (out, {})
-            found.append((path, flags.get("cache") is False))
+            found[path] = flags.get("cache") is False
     return found
 
 
@@ -116,10 +146,12 @@ def _key_in(file: Path) -> str | None:
 
 def _strays(outs: set[str]) -> list[str]:
     """Files that Git tracks among the evidence, though no stage makes them."""
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--", *EVIDENCE], capture_output=True, text=True, check=True
-    ).stdout
-    tracked = [Path(file) for file in listing.split("\0") if file]
+    done = subprocess.run(
+        ["git", "ls-files", "-z", "--", *EVIDENCE], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"git ls-files: {done.stderr.strip()}")
+    tracked = [Path(file) for file in done.stdout.split("\0") if file]
     return [
         file.as_posix()
         for file in tracked
@@ -128,7 +160,42 @@ def _strays(outs: set[str]) -> list[str]:
     ]
 
 
+def _stages() -> dict[str, dict[str, Any]]:
+    """Every stage of `dvc.yaml` by name, its variables replaced by their values."""
+    try:
+        with Repo() as repo:
+            resolver = load_file(repo, "dvc.yaml").resolver
+            return {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
+    except DvcException as error:
+        raise UserError(f"dvc.yaml: {error}") from error
+
+
+def _lock() -> dict[str, dict[str, Any]]:
+    if not LOCK.exists():
+        raise UserError(f"{LOCK} is not there: `dvc repro` makes the evidence")
+    try:
+        return COMPILED_LOCKFILE_SCHEMA(_yaml(LOCK)).get("stages", {})
+    except MultipleInvalid as error:
+        raise UserError(f"{LOCK}: {error}") from error
+
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NOTHING = object()
+
+
 def _yaml(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise UserError(f"{path} is not there: `dvc repro` makes the evidence")
-    return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = yaml.load(file, Loader=LOADER)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must be a map")
+    return content
+
+
+def _value(params: dict[str, Any], name: str) -> Any:
+    try:
+        return lineage.value(params, name)
+    except (KeyError, TypeError):
+        return _NOTHING

@@ -64,7 +64,8 @@ def read(raw: Path, about: schema.Dataset) -> tuple[np.ndarray, np.ndarray, list
     or labels are not what the configuration says.
     """
     images, labels, parts, start = [], [], [], 0
-    for name, part in about.parts.items():
+    for part in about.parts:
+        name = part.name
         pixels = _decode(raw / f"{name}-images-idx3-ubyte", (part.count, *about.shape))
         if pixels.max() > about.pixel_max:
             raise DataError(

@@ -1,0 +1,286 @@
+"""`kmnist check`: evidence that is fresh passes, and every way to be stale is named."""
+
+import contextlib
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, Project, _copy
+
+from kmnist_pipeline import cli
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import freshness
+
+SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
+CURVES = "figures/digits/digits_softmax/curves.png"
+VALIDATION = "metrics/digits/digits_softmax/validation.json"
+MADE = "is not what the stage made"
+
+
+FRESH = "fresh: the evidence is what code, configuration and data give"
+COMPOSED = (ROOT / "params.yaml").read_text()
+
+
+def findings(project: Project) -> list[str]:
+    with contextlib.chdir(project.folder):
+        return freshness.findings(COMPOSED)
+
+
+@pytest.fixture(scope="module")
+def before(digits_run: tuple[Project, str]) -> list[str]:
+    """What is stale in other reports than `digits`, before a test does anything."""
+    lines = findings(digits_run[0])
+    assert not [line for line in lines if "digits" in line]
+    return lines
+
+
+@pytest.fixture
+def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+    """A copy after `make demo`, without the caches that no check reads, for a test to change."""
+    unread = shutil.ignore_patterns("cache", "mlartifacts", "mlflow.db", ".kmnist")
+    shutil.copytree(digits_run[0].folder, tmp_path / "project", symlinks=True, ignore=unread)
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def check(digits: Project, before: list[str]) -> Callable[[], list[str]]:
+    """What a test made stale, where it does not touch conf/."""
+    return lambda: [line for line in findings(digits) if line not in before]
+
+
+def change_lock(project: Project, change: Callable[[dict[str, Any]], object]) -> None:
+    path = project.folder / "dvc.lock"
+    lock = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+    change(lock["stages"])
+    path.write_text(yaml.dump(lock, Dumper=yaml.CSafeDumper, sort_keys=False))
+
+
+def locked(stage: dict[str, Any], kind: str, path: str) -> dict[str, Any]:
+    return next(entry for entry in stage[kind] if entry["path"] == path)
+
+
+# --- fresh ---------------------------------------------------------------------------------------
+
+
+def test_a_clone_of_the_committed_evidence_is_fresh_and_checked_in_seconds(project):
+    start = time.monotonic()
+    done = project.run("kmnist", "check")
+    assert (done.stdout, done.stderr, done.returncode) == (f"{FRESH}\n", "", 0)
+    assert time.monotonic() - start < 5
+
+
+def test_no_cache_and_no_data_are_needed(check, digits):
+    for folder in ("data", "models", "predictions"):
+        shutil.rmtree(digits.folder / folder)
+    assert not (digits.folder / ".dvc/cache").exists()
+    assert check() == []
+
+
+# --- stale ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "kinds"),
+    [
+        ("evaluation/model_figures.py", {"evaluate"}),
+        ("stages/kfold_train.py", {"kfold-train"}),
+        ("training/trials.py", {"tune"}),
+        ("data/splits.py", {"kfold-train", "tune", "evaluate"}),
+        ("reporting/templates/report.html", {"report"}),
+        ("schema.py", set()),
+    ],
+)
+def test_an_edited_module_makes_stale_the_stages_which_use_it(module, kinds, check, digits):
+    path = digits.folder / "src/kmnist_pipeline" / module
+    path.write_text(path.read_text() + "\n")
+    found = [line for line in check() if "digits" in line]
+    assert {line.partition("@")[0] for line in found} == kinds
+    assert all(f"dependency src/kmnist_pipeline/{module.rpartition('/')[0]}" in f for f in found)
+
+
+@pytest.mark.parametrize("place", ["params.yaml", "conf/experiment/digits_softmax.yaml"])
+def test_a_changed_parameter(place, before, digits):
+    digits.replace(place, "lr: 0.5\n", "lr: 0.4\n")
+    done = digits.run("kmnist", "check")
+    changed = "parameter experiments.digits_softmax.optimizer changed"
+    assert [line for line in done.stdout.splitlines() if line not in before] == [
+        "params.yaml: is not level with conf/; run `kmnist compose`",
+        f"{SOFTMAX}: {changed}",
+        f"{GRID}: {changed}",
+    ]
+    assert done.stderr.startswith("not fresh: ")
+    assert done.returncode == 1
+
+
+def test_a_parameter_changed_and_composed(before, digits):
+    digits.replace("conf/config.yaml", "samples: 10", "samples: 9")
+    assert digits.run("kmnist", "compose").returncode == 0
+    found = set(digits.run("kmnist", "check").stdout.splitlines()) - set(before)
+    assert {line.partition("@")[0] for line in found} == {"evaluate"}
+    assert "evaluate@digits_softmax: parameter evaluation changed" in found
+
+
+def test_a_metric_edited_by_hand(check, digits):
+    digits.replace(VALIDATION, '"accuracy": 0.9', '"accuracy": 1.9')
+    assert check() == [
+        f"evaluate@digits_softmax: dependency {VALIDATION} changed",
+        f"{SOFTMAX}: out {VALIDATION} {MADE}",
+        "report@digits: dependency metrics/digits changed",
+    ]
+
+
+def test_a_flipped_byte_in_a_figure(check, digits):
+    content = bytearray((digits.folder / CURVES).read_bytes())
+    content[len(content) // 2] ^= 1
+    (digits.folder / CURVES).write_bytes(content)
+    assert check() == [
+        f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}",
+        "report@digits: dependency figures/digits changed",
+    ]
+
+
+def test_a_deleted_figure_and_a_deleted_folder(check, digits):
+    (digits.folder / CURVES).unlink()
+    shutil.rmtree(digits.folder / "reports/digits")
+    assert check() == [
+        f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}",
+        "report@digits: dependency figures/digits changed",
+        "report@digits: out reports/digits is missing",
+    ]
+
+
+def test_a_changed_command(check, digits):
+    digits.replace("dvc.yaml", "stages.kfold_train name", "stages.kfold_train  name")
+    assert f"{SOFTMAX}: its command changed" in check()
+
+
+def test_a_new_dependency(check, digits):
+    raw = "        - data/raw/${key}\n"
+    digits.replace("dvc.yaml", f"{raw}        - src", f"{raw}        - LICENSE\n        - src")
+    assert "preprocess@digits: dependency LICENSE changed" in check()
+
+
+def test_stages_that_the_lock_lacks_or_has_too_many(check, digits):
+    change_lock(digits, lambda stages: stages.update({"evaluate@gone": stages.pop(SOFTMAX)}))
+    found = check()
+    assert f"{SOFTMAX}: is not in dvc.lock" in found
+    assert "evaluate@gone: is in dvc.lock, but not in dvc.yaml" in found
+
+
+@pytest.mark.parametrize("data", ["here", "in the cache alone"])
+@pytest.mark.parametrize("maker", [True, False])
+def test_lock_entries_that_do_not_fit_together(data, maker, check, digits):
+    path = "data/processed/digits.npz"
+    if data != "here":
+        shutil.rmtree(digits.folder / "data")
+    stage, kind = ("preprocess@digits", "outs") if maker else (SOFTMAX, "deps")
+    change_lock(digits, lambda s: locked(s[stage], kind, path).update(md5="0" * 32))
+    found = check()
+    problem = {
+        (True, "here"): f"dependency {path} is not what its stage made, says dvc.lock",
+        (True, "in the cache alone"): f"dependency {path} changed",
+    }.get((maker, data), f"dependency {path} changed")
+    assert f"{SOFTMAX}: {problem}" in found
+    if maker and data == "here":
+        assert f"{stage}: out {path} {MADE}" in found
+
+
+def test_a_file_that_was_edited_while_its_stage_ran(check, digits):
+    """Hashes agree everywhere, but the outs say from what they were made."""
+    module = "src/kmnist_pipeline/training/fit.py"
+    content = (digits.folder / module).read_bytes() + b"\n"
+    (digits.folder / module).write_bytes(content)
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    change_lock(digits, lambda s: locked(s[SOFTMAX], "deps", module).update(md5=digest))
+    (found,) = [line for line in check() if line.startswith(SOFTMAX)]
+    assert found == (
+        f"{SOFTMAX}: out {VALIDATION} was made by another command, or from other dependencies or "
+        "parameters, than dvc.lock says"
+    )
+
+
+def test_the_key_in_a_figure_is_read_too(check, digits):
+    change_lock(digits, lambda s: s["evaluate@digits_softmax"].update(cmd="another"))
+    digits.replace("dvc.yaml", "stages.evaluate name=${key}", "stages.evaluate name=${key} ")
+    found = check()
+    assert any(f"out {CURVES} was made by another command" in line for line in found)
+    assert any("digits_softmax/test.json was made by another command" in line for line in found)
+
+
+def test_files_that_no_stage_makes(check, digits):
+    for file in ("metrics/old.json", "figures/data/old/a.png", "reports/digits.html"):
+        path = digits.folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+        digits.run("git", "add", "--force", file)
+    assert check() == [
+        "figures/data/old/a.png: no stage makes this file",
+        "metrics/old.json: no stage makes this file",
+        "reports/digits.html: no stage makes this file",
+    ]
+
+
+def test_damaged_data(check, digits):
+    path = digits.folder / "models/digits_softmax.safetensors"
+    path.unlink()  # DVC may have linked it to its cache
+    path.write_bytes(b"damaged")
+    assert f"{SOFTMAX}: out models/digits_softmax.safetensors {MADE}" in check()
+
+
+# --- what cannot be read -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return _copy(tmp_path_factory.mktemp("clone") / "project")
+
+
+@contextlib.contextmanager
+def broken(path: Path, content: str | None) -> Iterator[None]:
+    kept = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("dvc.lock", "<<<<<<< HEAD\nstages: {", ["dvc.lock", "line 2"]),
+        ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: expected a dictionary"]),
+        ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: ", "['a']['cmd']"]),
+        ("dvc.lock", "[]", ["dvc.lock: must be a map"]),
+        ("dvc.lock", None, ["dvc.lock is not there: `dvc repro` makes"]),
+        ("params.yaml", "experiments: [", ["params.yaml", "line 2"]),
+        ("params.yaml", "", ["params.yaml: must be a map"]),
+        ("params.yaml", "experiments: {}\n", ["dvc.yaml", "'datasets'"]),
+        ("params.yaml", None, ["params.yaml"]),
+        ("dvc.yaml", "stages: [", ["'dvc.yaml'"]),
+        ("dvc.yaml", "stages: {a: {cmdd: x}}\n", ["dvc.yaml"]),
+        (".git/HEAD", "nonsense", ["git"]),
+    ],
+)
+def test_a_broken_file_is_named(file, content, words, clone):
+    with broken(clone.folder / file, content), pytest.raises((UserError, OSError)) as caught:
+        findings(clone)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["dvc.lock", "conf/config.yaml"])
+def test_a_broken_file_gives_one_message(file, clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone.folder)
+    with broken(clone.folder / file, "stages: ["):
+        assert cli.main(["check"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert file in message
