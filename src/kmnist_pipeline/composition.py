@@ -3,63 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
 
 
-class CompositionError(UserError):
-    """A `conf/` that does not compose; the message is the cause alone."""
-
-
 def compose(conf: Path, overrides: list[str]) -> str:
     """The text of `params.yaml` for the menu `conf/config.yaml` with `overrides` applied.
 
-    Raises UserError with the key, the value and what is allowed.
+    Raises UserError with the key, the value and what is allowed: the Hydra plugin's words.
     """
     from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    try:
-        with initialize_config_dir(str(conf.resolve()), version_base=None):
-            cfg = compose("config", overrides)
-    except HydraException as error:
-        raise CompositionError(explain(error, overrides)) from error
+    with initialize_config_dir(str(conf.resolve()), version_base=None):
+        cfg = compose("config", overrides)
     OmegaConf.resolve(cfg)
     return OmegaConf.to_yaml(cfg)
-
-
-def explain(error: BaseException, overrides: list[str]) -> str:
-    """What is wrong with a configuration that Hydra refused, and what is allowed instead."""
-    from hydra.errors import MissingConfigException
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
-
-    causes = list(_causes(error))
-    for cause in causes:
-        if isinstance(cause, UserError):
-            return str(cause)
-        if isinstance(cause, MissingConfigException):
-            known = f"; known: {', '.join(cause.options)}" if cause.options else ""
-            return str(cause).splitlines()[0] + known
-    for cause in causes:
-        key = getattr(cause, "full_key", None)
-        if key and isinstance(cause, ConfigAttributeError | ConfigKeyError):
-            wanted = (line for line in overrides if line.lstrip("+~").startswith(key))
-            known = ", ".join(str(k) for k in cause.parent_node or () if k != "hydra")
-            return f"{next(wanted, key)}: there is no key {key}; known keys: {known}"
-        if key:
-            return f"{key}: {str(cause).splitlines()[0]}"
-    # The outermost error names the file, the innermost the reason; either may be empty.
-    return next(text for text in map(str, (error, *reversed(causes))) if text)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def show(text: str, name: str) -> str:

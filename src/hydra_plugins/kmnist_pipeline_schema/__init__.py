@@ -6,17 +6,18 @@ runs.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any, cast
 
 from dvc.exceptions import DvcException
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 # At import time: DVC takes the plugins' folder off sys.path afterwards.
-from kmnist_pipeline import composition, schema
+from kmnist_pipeline import schema
 from kmnist_pipeline.errors import UserError
 
 MENU = "config"
@@ -58,10 +59,37 @@ def _refusing(load: Any) -> Any:
                     raise schema.ConfigError("models: is composed; must be ${kmnist.models:}")
                 cfg.models = cfg.models  # once; whoever reads the node composes and checks again
         except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
-            raise RefusedError(composition.explain(error, overrides)) from None
+            raise RefusedError(_explain(error, overrides)) from None
         return cfg
 
     return load_and_check
+
+
+def _explain(error: BaseException, overrides: list[str]) -> str:
+    """What is wrong with a configuration that Hydra refused, and what is allowed instead."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, UserError):
+            return str(cause)
+        if isinstance(cause, MissingConfigException):
+            known = f"; known: {', '.join(cause.options)}" if cause.options else ""
+            return str(cause).splitlines()[0] + known
+    for cause in causes:
+        key = getattr(cause, "full_key", None)
+        if key and isinstance(cause, ConfigAttributeError | ConfigKeyError):
+            wanted = (line for line in overrides if line.lstrip("+~").startswith(key))
+            known = ", ".join(str(k) for k in cause.parent_node or () if k != "hydra")
+            return f"{next(wanted, key)}: there is no key {key}; known keys: {known}"
+        if key:
+            return f"{key}: {str(cause).splitlines()[0]}"
+    # The outermost error names the file, the innermost the reason; either may be empty.
+    return next(text for text in map(str, (error, *reversed(causes))) if text)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 OmegaConf.register_new_resolver("kmnist.models", _models, replace=True)
