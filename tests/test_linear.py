@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from kmnist_pipeline import schema
 from kmnist_pipeline.data import scaling, splits
 from kmnist_pipeline.data.dataset import Images
+from kmnist_pipeline.evidence.outs import Folder
 from kmnist_pipeline.models import linear as models
 from kmnist_pipeline.training import linear
 from kmnist_pipeline.training.fit import TrainingError
@@ -186,7 +187,10 @@ def test_patience_stops_and_the_best_weights_are_kept():
     validation = [e for e in fit.history if e.split == "validation"]
     best = fit.best("validation")
     assert best is not None and best.accuracy == max(e.accuracy for e in validation)
-    p = models.probabilities({"kind": "softmax"}, fit.tensors, pixels[240:])
+    held = Images(
+        pixels[240:].reshape(-1, 3, 4), labels[240:], np.arange(240, 300), ("a", "b", "c")
+    )
+    p = models.probabilities({"kind": "softmax"}, fit.tensors, held)
     assert (p.argmax(axis=1) == labels[240:]).mean() == best.accuracy
 
 
@@ -197,7 +201,7 @@ def test_divergence_is_an_error_that_names_the_learning_rate():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_folds_do_not_depend_on_the_number_of_cores(threads):
+def test_folds_do_not_depend_on_the_number_of_cores(threads, tmp_path):
     pixels, labels = blobs(n=300)
     images = Images(pixels.reshape(-1, 3, 4), labels, np.arange(300), ("a", "b", "c"))
     trial = schema.Experiment(
@@ -208,9 +212,9 @@ def test_folds_do_not_depend_on_the_number_of_cores(threads):
         trainer=schema.Trainer(epochs=3, precision="float64", threads=threads),
         seeds=[0],
     )  # fmt: skip
-    ((first, *_),) = linear.fit([trial], images, 0, lambda _: None)
+    ((first, *_),) = linear.fit([trial], images, 0, Folder(tmp_path), lambda _: None)
     trial.trainer.threads = 1
-    ((again, *_),) = linear.fit([trial], images, 0, lambda _: None)
+    ((again, *_),) = linear.fit([trial], images, 0, Folder(tmp_path), lambda _: None)
     assert first.history == again.history
     assert (first.tensors["weights"] == again.tensors["weights"]).all()
 

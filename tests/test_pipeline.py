@@ -94,7 +94,7 @@ def test_the_demo_runs_a_stage_of_every_kind(digits_run: tuple[Project, str]) ->
 def test_the_demo_makes_the_committed_evidence_again(digits_run: tuple[Project, str]) -> None:
     project, _ = digits_run
     committed = json.loads(at_commit(project, "metrics/digits/digits_softmax/validation.json"))
-    if committed["environment"] == stage.environment("numpy"):
+    if committed["environment"].items() >= stage.environment("numpy").items():
         assert project.changed() == ""
         return
     for model in MODELS:
@@ -381,9 +381,7 @@ def test_a_stage_depends_on_exactly_what_it_reads(
     read = {
         next((folder for folder in folders if path.startswith(f"{folder}/")), path) for path in read
     }
-    # Of a study, evaluate draws the trials from validation.json; of an experiment it has no need.
-    spare = {"metrics/stripes/stripes_sklearn/validation.json"}
-    assert read | (spare & dependencies) == dependencies
+    assert read == dependencies
 
 
 def uses_trials(path: Path) -> bool:
@@ -453,11 +451,11 @@ if "kmnist_pipeline.stages.tune" in sys.orig_argv:
 
     fit = linear.fit
 
-    def counted(trials, images, seed, progress):
+    def counted(trials, images, seed, *others):
         group = {32: 0, 128: 1}[trials[0].optimizer.batch_size]
         with open(".kmnist/trained", "a") as count:
             count.write(f"group{group}-seed{seed}\\n")
-        return fit(trials, images, seed, progress)
+        return fit(trials, images, seed, *others)
 
     linear.fit = counted
 """
@@ -513,21 +511,21 @@ def killed_after(last: str, project: Project) -> list[str]:
     )
     try:
         until = time.monotonic() + 120
-        while not list(scratch.glob(f"*/{last}.safetensors")):
+        while not list(scratch.glob(f"*/{last}")):
             assert process.poll() is None, "the study ended before it could be killed"
             assert time.monotonic() < until, "the study did not get far enough"
             time.sleep(0.002)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    return sorted(path.stem for path in scratch.glob("*/*.safetensors"))
+    return sorted(path.name for path in scratch.glob("*/*") if path.is_file())
 
 
 def test_a_bar_shows_progress_on_a_terminal_alone(digits: Project) -> None:
     of = "experiments.digits_softmax"
     quick = ("name=digits_softmax", f"{of}.trainer.epochs=1", f"{of}.seeds=[0]")
     piped = digits.stage("kfold_train", *quick)
-    assert piped.returncode == 0 and "fold/s" not in piped.stdout + piped.stderr
+    assert piped.returncode == 0 and "steps/s" not in piped.stdout + piped.stderr
     module = "kmnist_pipeline.stages.kfold_train"
     shown = on_terminal([sys.executable, "-m", module, *quick], digits)
     assert "kfold-train@digits_softmax: 100%" in shown and "5/5" in shown

@@ -108,7 +108,29 @@ class SklearnModel(Model):
     max_iter: int = limits(least=1)
 
 
-FAMILIES: dict[str, type[Model]] = {"linear": LinearModel, "sklearn": SklearnModel}
+@dataclass(kw_only=True)
+class CnnModel(Model):
+    """A convolutional network, trained by Adam (kmnist_cnn II.C and IV)."""
+
+    family: str = "cnn"
+    architecture: str = limits(choices=("simple", "resnet_like", "improved", "siamese"))
+    dropout: float = limits(least=0, below=1)
+    draws: int | None = limits(None, least=1)
+
+
+FAMILIES: dict[str, type[Model]] = {
+    "linear": LinearModel,
+    "sklearn": SklearnModel,
+    "cnn": CnnModel,
+}
+
+
+# What each family computes in; the networks' `auto` is the fastest format that the hardware has.
+PRECISIONS = {
+    "linear": ("float32", "float64"),
+    "sklearn": ("float32", "float64"),
+    "cnn": ("auto", "bfloat16", "float32"),
+}
 
 
 @dataclass
@@ -121,7 +143,7 @@ class Optimizer:
 
 @dataclass(kw_only=True)
 class Validation:
-    """Which training images are held out: the k folds of a shuffled k-fold, or none."""
+    """Which training images are held out: a fold of a shuffled k-fold, a share, or none."""
 
     method: str
 
@@ -135,22 +157,40 @@ class KFold(Validation):
 
 
 @dataclass(kw_only=True)
+class Holdout(Validation):
+    """A random share of the images, held out once."""
+
+    method: str = "holdout"
+    fraction: float = limits(above=0, below=1)
+
+
+@dataclass(kw_only=True)
 class NoValidation(Validation):
     """All training images are fitted; nothing is held out."""
 
     method: str = "none"
 
 
-VALIDATIONS: dict[str, type[Validation]] = {"kfold": KFold, "none": NoValidation}
+VALIDATIONS: dict[str, type[Validation]] = {
+    "kfold": KFold,
+    "holdout": Holdout,
+    "none": NoValidation,
+}
 
 
 @dataclass(kw_only=True)
 class Trainer:
-    """How long and how exactly a model is trained. `patience: null` never stops early."""
+    """How long and how exactly a model is trained.
+
+    `patience: null` never stops early; `keep` says whether the weights kept are those of the
+    epoch with the best validation accuracy, or of the last; precision `auto` is the fastest that
+    the hardware has.
+    """
 
     epochs: int | None = limits(None, least=1)
     patience: int | None = limits(None, least=1)
-    precision: str = limits(choices=("float32", "float64"))
+    keep: str = limits("best", choices=("best", "last"))
+    precision: str = limits(choices=("auto", "bfloat16", "float32", "float64"))
     threads: int = limits(least=1)
 
 
@@ -171,13 +211,20 @@ class Experiment:
 
 @dataclass
 class Study:
-    """A search: the points tried around a base experiment, the winner by validation accuracy."""
+    """A search: the points tried around a base experiment, the winner by validation accuracy.
+
+    The points are listed, or all combinations of the values in `product`. `trial` changes keys of
+    every trial, such as to fewer epochs; with `retrain` the winner is then trained without that.
+    """
 
     report: str
     base: str
     dataset: str
     family: str
-    points: list[dict[str, Any]]
+    points: list[dict[str, Any]] = field(default_factory=list)
+    product: dict[str, list[Any]] = field(default_factory=dict)
+    trial: dict[str, Any] = field(default_factory=dict)
+    retrain: bool = False
 
 
 @dataclass
@@ -202,6 +249,7 @@ class Evaluation:
     """What `evaluate` shows of every model."""
 
     samples: int = limits(least=1, most=100)
+    promise: float = limits(above=0, below=1)
 
 
 @dataclass
@@ -269,20 +317,39 @@ def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Exp
     ConfigError where a point names a key that the base does not have, or gives a bad value.
     """
     content = dataclasses.asdict(base)
+    of_study = key.rpartition(".")[0]
+    content = _applied(content, study.trial, f"{of_study}.trial")
+    for dotted, values in study.product.items():
+        for position, value in enumerate(values):
+            trial = _applied(content, {dotted: value}, f"{of_study}.product")
+            try:
+                _typed("", trial, Experiment)
+            except ConfigError as error:  # of the value, not of the combinations it stands in
+                where = f"{of_study}.product.{dotted}[{position}]={_shown(value)}"
+                raise ConfigError(f"{where}: {str(error).partition(': ')[2]}") from error
     tried: dict[str, Experiment] = {}
-    for position, point in enumerate(study.points):
+    for position, point in enumerate(points.points(study.points, study.product)):
         where = f"{key}[{position}]"
         if not point:
             raise ConfigError(f"{where}={{}}: must change a key, such as optimizer.lr")
-        try:
-            trial = points.apply(content, point)
-        except points.PointError as error:
-            raise ConfigError(f"{where}: {error}; known keys: {_dotted(content)}") from error
         name = points.name(point)
         if name in tried:
             raise ConfigError(f"{where}: the point {name} stands twice")
-        tried[name] = _typed(where, trial, Experiment)
+        tried[name] = _typed(where, _applied(content, point, where), Experiment)
     return tried
+
+
+def retrained(study: Study, base: Experiment, position: int) -> Experiment:
+    """The base experiment with the point at `position` in place, without `study.trial`."""
+    point = points.points(study.points, study.product)[position]
+    return _typed("points", points.apply(dataclasses.asdict(base), point), Experiment)
+
+
+def _applied(content: dict[str, Any], point: dict[str, Any], where: str) -> dict[str, Any]:
+    try:
+        return points.apply(content, point)
+    except points.PointError as error:
+        raise ConfigError(f"{where}: {error}; known keys: {_dotted(content)}") from error
 
 
 def _section(content: Mapping[str, Any], section: str, kind: type) -> dict[str, Any]:
@@ -332,7 +399,7 @@ def _object(key: str, node: Any, kind: type) -> Any:
             values[part.name] = _typed(
                 where, node[part.name], _hints(kind)[part.name], part.metadata
             )
-        elif part.default is dataclasses.MISSING:
+        elif part.default is part.default_factory is dataclasses.MISSING:
             raise ConfigError(
                 f"{key}.{part.name}: is missing; {key} needs {', '.join(_hints(kind))} "
                 "(does its file start with `defaults: [base, _self_]`?)"
@@ -344,6 +411,8 @@ def _scalar(key: str, value: Any, kind: type, allowed: Mapping[str, Any]) -> Any
     whole = isinstance(value, int) and not isinstance(value, bool)
     if kind is int and not whole:
         raise _refused(key, value, "a whole number")
+    if kind is bool and not isinstance(value, bool):
+        raise _refused(key, value, "true or false")
     if kind is float and not (whole or (isinstance(value, float) and math.isfinite(value))):
         raise _refused(key, value, "a number")
     if kind is str:
@@ -433,6 +502,8 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
     if classes is not None and not (_different(classes, least=2) and max(classes) < known):
         allowed = f"at least two different labels of 0 to {known - 1}, or null for all"
         raise _refused(f"{key}.classes", classes, allowed)
+    family = experiment.model.family
+    _one_of(experiment.trainer.precision, PRECISIONS[family], f"{key}.trainer.precision")
     if not _different(experiment.seeds, least=1):
         raise _refused(f"{key}.seeds", experiment.seeds, "one or more different seeds")
     model = experiment.model
@@ -446,9 +517,24 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
         if not isinstance(experiment.validation, KFold):
             method = experiment.validation.method
             raise _refused(f"{key}.validation.method", method, "kfold for a linear model")
+    elif isinstance(model, CnnModel):
+        _check_cnn(key, experiment, model)
     elif experiment.optimizer is not None:
         optimizer = dataclasses.asdict(experiment.optimizer)
         raise _refused(f"{key}.optimizer", optimizer, f"null: {model.family} brings its own")
+
+
+def _check_cnn(key: str, experiment: Experiment, model: CnnModel) -> None:
+    if experiment.optimizer is None:
+        raise _refused(f"{key}.optimizer", None, "a map of lr, batch_size for a network")
+    trainer = experiment.trainer
+    if trainer.epochs is None:
+        raise _refused(f"{key}.trainer.epochs", None, "a whole number for a network")
+    if trainer.patience is not None and isinstance(experiment.validation, NoValidation):
+        raise _refused(f"{key}.trainer.patience", trainer.patience, "null without validation")
+    if (model.draws is None) == (model.architecture == "siamese"):
+        allowed = "a whole number for a siamese network, and null for any other"
+        raise _refused(f"{key}.model.draws", model.draws, allowed)
 
 
 def _check_study(key: str, study: Study, config: Config) -> None:
@@ -457,8 +543,9 @@ def _check_study(key: str, study: Study, config: Config) -> None:
     base = config.experiments[study.base]
     _one_of(study.dataset, [base.dataset], f"{key}.dataset")
     _one_of(study.family, [base.model.family], f"{key}.family")
-    if not study.points:
-        raise _refused(f"{key}.points", study.points, "a list of at least one point")
+    if bool(study.points) == bool(study.product) or not all(study.product.values()):
+        allowed = "a list of at least one point, or instead a product of lists of values"
+        raise _refused(f"{key}.points", study.points, allowed)
     tried = trials(study, base, f"{key}.points")
     for position, trial in enumerate(tried.values()):
         _check_experiment(f"{key}.points[{position}]", trial, config)

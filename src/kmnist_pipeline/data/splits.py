@@ -1,8 +1,9 @@
-"""Seeded choices among the training images: random subsets and k folds."""
+"""Seeded choices among the training images: random subsets, k folds and a holdout."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,28 @@ def subset(n: int, size: int | None, seed: int) -> np.ndarray:
     if size > n:
         raise SplitError(f"a subset of {size} images cannot be drawn from {n}")
     return generator(seed, 0).permutation(n)[:size]
+
+
+def folds(n: int, validation: Mapping[str, Any], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The (training, validation) rows of each fold; a holdout is one fold, as is no validation.
+
+    validation: `method` and what it needs: `kfold` and `folds`, `holdout` and `fraction`, or
+    `none`, where all rows are trained on.
+    """
+    if validation["method"] == "kfold":
+        return list(kfold(n, validation["folds"], seed))
+    if validation["method"] == "holdout":
+        return [holdout(n, validation["fraction"], seed)]
+    return [(np.arange(n), np.arange(0))]
+
+
+def holdout(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The (training, validation) rows of a random split, both sorted."""
+    held = round(n * fraction)
+    if not 0 < held < n:
+        raise SplitError(f"a fraction of {fraction} of {n} images leaves one side empty")
+    order = generator(seed, 1).permutation(n)
+    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def kfold(n: int, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

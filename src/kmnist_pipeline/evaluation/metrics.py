@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -58,3 +59,16 @@ def spread(values: list[float]) -> dict[str, Any]:
     """n, mean, standard deviation (n - 1; None for one value) and the values themselves."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"n": len(values), "mean": float(np.mean(values)), "sd": sd, "values": values}
+
+
+def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    """McNemar's exact test of two models on the same images.
+
+    right, other: which of N predictions are right. `only` and `only_other` count the images that
+    one model alone gets right; p is the probability of so uneven a division, or more, of these
+    if either model were as likely to be the one.
+    """
+    only, only_other = int((right & ~other).sum()), int((other & ~right).sum())
+    discordant = only + only_other
+    p = float(binomtest(only, discordant).pvalue) if discordant else 1.0
+    return {"only": only, "only_other": only_other, "p": p}

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from kmnist_pipeline.evaluation import canvas
 
@@ -146,6 +146,77 @@ def labelled_images(
     images: (N, H, W), row by row; titles: one an image, such as `Predicted: 4, Actual: 7`.
     """
     return canvas.tiles(canvas.grey(images, pixel_max), columns, titles, font_size=9, gap=18)
+
+
+def saliency(
+    images: np.ndarray, slopes: np.ndarray, titles: Sequence[str], pixel_max: int
+) -> Figure:
+    """Images (above) and what a network looks at in them (below) (kmnist_cnn Fig. 7).
+
+    images: (N, H, W); slopes: (N, H, W), each image's on a scale of its own; titles: one an image.
+    """
+    heat = slopes / np.maximum(slopes.max(axis=(1, 2), keepdims=True), np.finfo(float).tiny)
+    lower = (matplotlib.colormaps["inferno"](heat)[..., :3] * 255).round().astype(np.uint8)
+    pictures = np.concatenate([canvas.grey(images, pixel_max), lower])
+    lines = [*titles, *[""] * len(titles)]
+    return canvas.tiles(pictures, len(images), lines, row_titles=("image", "saliency"))
+
+
+@canvas.style()
+def reliability(bins: Mapping[str, tuple[np.ndarray, ...]]) -> Figure:
+    """Accuracy by confidence (left) and how many predictions have it (right).
+
+    bins: by name, the mean confidence, accuracy and count of each bin, (B,) each.
+    """
+    figure = canvas.blank(canvas.WIDTH, 460, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color=canvas.FAINT, lw=0.8)
+    for (name, (mean, accuracy, count)), colour in zip(
+        bins.items(), (canvas.BLUE, canvas.ORANGE), strict=True
+    ):
+        some = count > 0
+        left.plot(mean[some], accuracy[some], "o-", ms=4, color=colour, label=name)
+        right.plot(mean[some], count[some], "o-", ms=4, color=colour, label=name)
+    left.set_title("accuracy", loc="left")
+    right.set_title("predictions", loc="left")
+    right.set_yscale("log")
+    right.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    for axes in (left, right):
+        axes.set_xlabel("confidence")
+        axes.grid(axis="y")
+    left.legend(loc="upper left")
+    return figure
+
+
+@canvas.style()
+def risk_coverage(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    chosen: Mapping[str, tuple[float, float]],
+    promised: float,
+) -> Figure:
+    """Error rate among the accepted predictions by their share.
+
+    curves: by split, coverage and error rate, (N,) each; chosen: by split, those of the threshold;
+    promised: the error rate that shall not be passed.
+    """
+    figure = canvas.blank(canvas.WIDTH, 500, layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(promised, color=canvas.FAINT, lw=0.9, ls="--")
+    for (split, (coverage, risk)), colour in zip(
+        curves.items(), (canvas.BLUE, canvas.ORANGE), strict=True
+    ):
+        shown = coverage > 0.02  # of fewer images an error rate says nothing
+        axes.plot(coverage[shown], risk[shown], color=colour, label=split)
+        if split in chosen:
+            axes.plot(*chosen[split], "o", ms=7, color=colour)
+    axes.set_title("error rate of the accepted", loc="left")
+    axes.set_xlabel("share of the images that is accepted")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y")
+    axes.legend(loc="upper left")
+    return figure
 
 
 @canvas.style()

@@ -4,7 +4,8 @@ The tolerance of a claim is decided by what its report leaves unknown, never by 
 s seeds with standard deviation sd it is Student's t times sd sqrt(1 + 1/s), the prediction
 interval of one more seed, which the published number is taken to be; where the split or subset
 is unknown too, the sampling error of a rate p over n images comes on top; a deterministic fit
-on a fixed split has none.
+on a fixed split has none. Where one seed is all there is, `spread` names the file of a model whose
+seeds stand for it, or with `#draws` whose draws do. A bound is a number to be passed.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ COLUMNS = [
     "trial",
     "value",
     "unknown",
+    "spread",
 ]
-UNKNOWNS = ("", "nothing", "seed", "seed and split")
+UNKNOWNS = ("", "nothing", "seed", "seed and split", "bound")
 VERDICTS = {
     "exact": "equal at the printed digits",
     "reproduced": "within the tolerance",
@@ -74,6 +76,9 @@ def judge(claim: dict[str, str], metrics: Path, confidence: float) -> dict[str, 
     if isinstance(value, list):
         return {**about, **_compare_counts(claim["reported"], value), "source": source}
 
+    if isinstance(value, str):
+        return {**about, **_compare_points(claim["reported"], value), "source": source}
+
     # Six digits stand in the file; where counts stand beside the rate, they give all digits.
     obtained = (
         entry["correct"] / entry["n"]
@@ -82,11 +87,14 @@ def judge(claim: dict[str, str], metrics: Path, confidence: float) -> dict[str, 
     )
     reported = float(claim["reported"])
     seeds = entry["seeds"] if claim["value"] == "accuracy" else None
-    allowed = tolerance(claim["unknown"], reported, entry["n"], seeds, confidence)
+    spread = _spread(claim, metrics) if claim["spread"] else seeds
+    allowed = tolerance(claim["unknown"], reported, entry["n"], spread, confidence)
     digits = len(claim["reported"].partition(".")[2])
     if round(obtained, digits) == reported:
         verdict = "exact"
-    elif abs(obtained - reported) <= allowed:
+    elif abs(obtained - reported) <= allowed or (
+        claim["unknown"] == "bound" and obtained > reported
+    ):
         verdict = "reproduced"
     else:
         verdict = "differs"
@@ -133,6 +141,13 @@ def _entry(path: Path, claim: dict[str, str]) -> dict[str, Any]:
     return entry
 
 
+def _spread(claim: dict[str, str], metrics: Path) -> dict[str, Any]:
+    """The numbers of other seeds, or draws, that tell how far apart two runs may be."""
+    file, _, key = claim["spread"].partition("#")
+    wanted = {**claim, "trial": "", "value": key or "seeds"}
+    return _entry(metrics / file, wanted)[wanted["value"]]
+
+
 def _compare_counts(reported: str, obtained: list) -> dict[str, Any]:
     """Whole numbers, as a list `4, 5` or as rows of a matrix `1 2; 3 4`, compared one by one."""
     stated = [int(word) for word in reported.replace(";", " ").replace(",", " ").split()]
@@ -151,6 +166,18 @@ def _compare_counts(reported: str, obtained: list) -> dict[str, Any]:
         "verdict": "exact" if different == 0 else "differs",
         "note": f"{len(stated) - different} of {len(stated)} numbers are equal",
     }
+
+
+def _compare_points(reported: str, obtained: str) -> dict[str, Any]:
+    """Points of a study, such as `lr=0.1,batch=64`, compared value by value."""
+    stated, found = (
+        [float(pair.partition("=")[2]) for pair in point.split(",")]
+        for point in (reported, obtained)
+    )
+    equal = stated == found
+    note = "" if equal else "by validation accuracy another point won here"
+    verdict = "exact" if equal else "differs"
+    return {"obtained": obtained, "tolerance": 0.0, "verdict": verdict, "note": note}
 
 
 def _nothing(note: str) -> dict[str, Any]:

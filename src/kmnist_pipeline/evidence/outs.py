@@ -66,6 +66,29 @@ def _named(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+class Folder:
+    """Bytes by name, as files of a folder, each whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return self._path.as_posix()
+
+    def __contains__(self, name: str) -> bool:
+        return (self._path / name).exists()
+
+    def __getitem__(self, name: str) -> bytes:
+        return (self._path / name).read_bytes()
+
+    def __setitem__(self, name: str, content: bytes) -> None:
+        write_bytes(self._path / name, content)
+
+    def within(self, name: str) -> Folder:
+        """A folder in this one."""
+        return Folder(self._path / name)
+
+
 def rounded(value: Any) -> Any:
     """`value` with every float at six significant digits, numpy's scalars and arrays plain."""
     if isinstance(value, dict):

@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,9 +95,14 @@ class Stage:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A folder that outlives a killed run of the same lineage key, and goes on success."""
-        by_hand = f"{self.kind}-{self.item}-{os.getpid()}"
-        path = Path(".kmnist/scratch") / (self.lineage["key"] if self.lineage else by_hand)
-        path.mkdir(parents=True, exist_ok=True)
+        scratch = Path(".kmnist/scratch")
+        scratch.mkdir(parents=True, exist_ok=True)
+        if self.lineage is None:  # a run by hand is never taken up again
+            with tempfile.TemporaryDirectory(prefix=f"{self.kind}-", dir=scratch) as folder:
+                yield Path(folder)
+            return
+        path = scratch / self.lineage["key"]
+        path.mkdir(exist_ok=True)
         yield path
         shutil.rmtree(path)
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 8  # two attempts of MLFLOW_HTTP_REQUEST_TIMEOUT, and some air
 READY_SECONDS = 60  # the same for the first answer of SQLite: migrations take up to 15 s
 BY_HAND = "by hand"
-MOST_NUMBERS = 3000  # in the child runs of a stage: 0.15 ms each; `curves.csv` has them all
+MOST_NUMBERS = 1000  # in the child runs of a stage: 0.25 ms each; `curves.csv` has them all
 
 # MLflow's own bounds let a call to a dead server block for four minutes.
 BOUNDS = {
@@ -509,7 +509,8 @@ def _tune(view: View, content: dict[str, Any], record: dict[str, Any]) -> None:
     of_trial = defaultdict(list)
     for (trial, _, _), curve in _read_curves(record).items():
         of_trial[trial].append(curve)
-    _add_validation(view, content, _merged(of_trial[content["winner"]]))
+    kept = "retrained" if "retrained" in of_trial else content["winner"]
+    _add_validation(view, content, _merged(of_trial[kept]))
     view.parameters["winner"] = content["winner"]
     for trial in content["trials"]:
         child = View(trial["name"], trial["parameters"])
@@ -523,6 +524,12 @@ def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> No
     _add_spread(view, "test_accuracy", content["seeds"])
     for name, scores in content["per_class"].items():
         view.add(f"f1/{name}", scores["f1"])
+    _add_spread(view, "draws_accuracy", content.get("draws"))
+    if "routing" in content:
+        for number in ("temperature", "threshold"):
+            view.add(f"routing/{number}", content["routing"][number])
+        for number in ("accepted", "review", "accuracy"):
+            view.add(f"routing/test_{number}", content["routing"]["test"][number])
 
 
 def _report(view: View, content: Any, record: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ def encode(tensors: dict[str, np.ndarray], metadata: dict) -> bytes:
 
     All metadata goes under one key, because safetensors writes several in no fixed order.
     """
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     return save(contiguous, {KEY: json.dumps(metadata, sort_keys=True)})
 
 

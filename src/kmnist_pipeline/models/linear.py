@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from kmnist_pipeline.data.dataset import Images
+
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Class probabilities (..., C) of logits (..., C), safe for large logits (kmnist_linear VI)."""
@@ -57,8 +59,8 @@ def predicted(kind: str, logits: np.ndarray) -> np.ndarray:
     return logits.argmax(axis=-1)
 
 
-def probabilities(model: dict, tensors: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
-    """Class probabilities (N, C) float64 of images (N, D) uint8.
+def probabilities(model: dict, tensors: dict[str, np.ndarray], images: Images) -> np.ndarray:
+    """Class probabilities (N, C) float64.
 
     model: its metadata, of which `kind` is used; tensors: `weights` (D + 1, K), `shift` and
     `scale` (D,).
@@ -66,7 +68,7 @@ def probabilities(model: dict, tensors: dict[str, np.ndarray], images: np.ndarra
     weights = tensors["weights"].astype(np.float64)
     folded = weights[1:] / tensors["scale"][:, None]
     bias = weights[0] - tensors["shift"] @ folded
-    output = activate(model["kind"], images.astype(np.float64) @ folded + bias)
+    output = activate(model["kind"], images.flat.astype(np.float64) @ folded + bias)
     if model["kind"] == "logistic":
         return np.hstack([1 - output, output])
     return output

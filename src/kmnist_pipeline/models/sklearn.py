@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from kmnist_pipeline.data.dataset import Images
+
 
 def build(solver: str, max_iter: int) -> LogisticRegression:
     """The unfitted estimator."""
@@ -17,13 +19,13 @@ def to_tensors(estimator: LogisticRegression) -> dict[str, np.ndarray]:
     return {**learnt, "classes": estimator.classes_.astype(np.int64)}
 
 
-def probabilities(model: dict, tensors: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
-    """Class probabilities (N, C) float64 of images (N, D) uint8, by the estimator itself."""
+def probabilities(model: dict, tensors: dict[str, np.ndarray], images: Images) -> np.ndarray:
+    """Class probabilities (N, C) float64, by the estimator itself."""
     estimator = build(model["solver"], model["max_iter"])
     estimator.coef_ = tensors["coef"]
     estimator.intercept_ = tensors["intercept"]
     estimator.classes_ = tensors["classes"]
-    scaled = (images.astype(np.float64) - tensors["shift"]) / tensors["scale"]
+    scaled = (images.flat.astype(np.float64) - tensors["shift"]) / tensors["scale"]
     return estimator.predict_proba(scaled)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation.metrics import mcnemar, unpack_bits
 
 
 class PageError(UserError):
@@ -64,8 +66,11 @@ def content(
     about, dataset: the typed configuration of the report and its data set; metrics: the folder
     `metrics/<report>`; figures: the folder `figures`.
     """
-    models = [_model(folder) for folder in sorted(metrics.iterdir()) if folder.is_dir()]
-    folders = [figures / "data" / about.dataset, figures / name]
+    told = _order(claims, metrics)
+    folders = sorted(path for path in metrics.iterdir() if path.is_dir())
+    folders.sort(key=lambda folder: told.index(folder.name) if folder.name in told else len(told))
+    models = [_model(folder) for folder in folders]
+    drawn = [figures / "data" / about.dataset, figures / name]
     return {
         "name": name,
         "about": about,
@@ -73,9 +78,12 @@ def content(
         "data": json.loads((metrics.parent / "data" / f"{about.dataset}.json").read_text()),
         "claims": claims,
         "verdicts": Counter(claim["verdict"] for claim in claims),
-        "models": [model for model in models if not model["trials"]],
+        "models": models,
         "studies": [model for model in models if model["trials"]],
-        "pictures": _pictures(figures, folders, about.figures, name),
+        "pairs": _pairs([model for model in models if model["name"] in told]),
+        "routed": [model for model in models if "routing" in model["test"]],
+        "one_shot": [model for model in models if "draws" in model["test"]],
+        "pictures": _pictures(figures, drawn, about.figures, name),
         "made_by": made_by,
     }
 
@@ -118,11 +126,32 @@ def _model(folder: Path) -> dict[str, Any]:
     if (folder / "trials.csv").exists():
         with (folder / "trials.csv").open(newline="") as table:
             rows = list(csv.DictReader(table))
-        for row, scored in zip(rows, test["trials"], strict=True):
+        scored = {trial["name"]: trial["seeds"] for trial in test["trials"]}
+        for row in rows:
             measured = {key: float(row[key]) for key in ("mean", "sd") if row[key]}
             won = row["winner"] == "True"
-            trials.append({"name": row["trial"], "won": won, **measured, "test": scored["seeds"]})
+            trials.append(
+                {"name": row["trial"], "won": won, **measured, "test": scored.get(row["trial"])}
+            )
     return {"name": folder.name, "validation": validation, "test": test, "trials": trials}
+
+
+def _order(claims: list[dict[str, Any]], metrics: Path) -> list[str]:
+    """The models in the order in which the published report speaks of them."""
+    sources = [Path(claim["source"].partition(":")[0]) for claim in claims if claim["source"]]
+    return list(dict.fromkeys(path.relative_to(metrics).parts[0] for path in sources))
+
+
+def _pairs(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """McNemar's test of each two neighbours that were measured on the same images."""
+    pairs = []
+    for one, other in itertools.pairwise(models):
+        first, second = one["test"], other["test"]
+        if (first["n"], list(first["per_class"])) == (second["n"], list(second["per_class"])):
+            right = [unpack_bits(test["right"], test["n"]) for test in (first, second)]
+            names = {"one": one["name"], "other": other["name"]}
+            pairs.append({**names, **mcnemar(*right)})
+    return pairs
 
 
 def _pictures(

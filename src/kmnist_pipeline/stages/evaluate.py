@@ -17,11 +17,12 @@ from kmnist_pipeline import schema
 from kmnist_pipeline.data import dataset, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evaluation import canvas, metrics, model_figures
+from kmnist_pipeline.evaluation import canvas, metrics, model_figures, routing
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.models import file
 
 Drawn = tuple[str, str, Figure]  # file name, caption, figure
+SALIENT = 5  # test images whose saliency is shown
 
 
 class MismatchError(UserError):
@@ -30,89 +31,106 @@ class MismatchError(UserError):
 
 def evaluate(stage: Stage, config: schema.Config) -> None:
     """Score every trial and seed; write `test.json`, the predictions and the figures."""
-    model = config.models[stage.item]
-    tensors, about = _read_model(Path(f"models/{stage.item}.safetensors"), stage.item, model)
-    family = importlib.import_module(f"kmnist_pipeline.models.{model['family']}")
-    processed = Path(f"data/processed/{model['dataset']}.npz")
-    test = dataset.load(processed, "test", about["classes"])
-    metrics_folder = f"metrics/{model['report']}/{stage.item}"
-    winner = about["winner"]
+    about = config.models[stage.item]
+    model = Model(Path(f"models/{stage.item}.safetensors"), stage.item, about)
+    processed = Path(f"data/processed/{about['dataset']}.npz")
+    test = dataset.load(processed, "test", model.about["classes"])
+    train = dataset.load(processed, "train", model.about["classes"])
+    training, validation = model.split(train)
 
-    def probabilities(trial: int, seed: int, images: Images) -> np.ndarray:
-        chosen = file.select(tensors, trial, seed)
-        return family.probabilities(about["trials"][trial]["model"], chosen, images.flat)
-
-    trials = []
-    for t, trial in enumerate(about["trials"]):
-        seeds = range(len(about["seeds"]))
-        right = [probabilities(t, s, test).argmax(axis=1) == test.labels for s in seeds]
-        accuracies = [float(hits.mean()) for hits in right]
-        trials.append(
-            {
-                "name": trial["name"],
-                "n": len(test),
-                "correct": int(right[0].sum()),
-                "accuracy": accuracies[0],
-                "seeds": metrics.spread(accuracies),
-            }
-        )
-
-    shown = probabilities(winner, 0, test)
+    trials = [model.score(number, test) for number in range(len(model.about["trials"]))]
+    shown = model.probabilities(test)
+    held = model.probabilities(validation) if len(validation) else None
     predicted = shown.argmax(axis=1)
     counts = metrics.confusion(test.labels, predicted, len(test.classes))
     scores = metrics.scores(counts, test.classes)
-    of_study = {"winner": trials[winner]["name"], "trials": trials}
-    stage.write_json(
-        f"{metrics_folder}/test.json",
-        {
-            **scores,
-            "seeds": trials[winner]["seeds"],
-            "right": metrics.pack_bits(predicted == test.labels),
-            "misclassified": np.flatnonzero(predicted != test.labels)[:10],
-            **(of_study if model["kind"] == "study" else {}),
-        },
-    )
+    result = {
+        **scores,
+        "seeds": trials[model.winner]["seeds"],
+        "right": metrics.pack_bits(predicted == test.labels),
+        "misclassified": np.flatnonzero(predicted != test.labels)[:10],
+    }
+    if about["kind"] == "study":
+        result |= {"winner": model.trial["name"], "trials": trials}
+    if model.is_one_shot:
+        nearest = model.call("distances", test).argmin(axis=2)
+        hits = (nearest == test.labels[:, None]).mean(axis=0)
+        result["draws"] = metrics.spread(hits.tolist())
+    elif model.is_network and held is not None:
+        promise = config.evaluation.promise
+        result["routing"] = routing.route(held, validation.labels, shown, test.labels, promise)
+    metrics_folder = f"metrics/{about['report']}/{stage.item}"
+    stage.write_json(f"{metrics_folder}/test.json", result)
 
     arrays = _predictions("test", shown, test)
-    held_out = _held_out(processed, about)
-    if held_out is not None:
-        arrays |= _predictions("validation", probabilities(winner, 0, held_out), held_out)
+    if held is not None:
+        arrays |= _predictions("validation", held, validation)
     content = io.BytesIO()
-    arrays["classes"] = np.array(test.classes)
-    np.savez(content, allow_pickle=False, **arrays)
+    np.savez(content, allow_pickle=False, **arrays, classes=np.array(test.classes))
     stage.write(f"predictions/{stage.item}.npz", content.getvalue())
 
-    weights = family.class_weights(file.select(tensors, winner, 0))
     drawn = [
         *prediction_figures(test, predicted, scores, config.evaluation.samples),
-        *weight_figures(weights, test),
-        *training_figures(Path(metrics_folder), about["trials"][winner]["name"], trials),
+        *model_insight(model, test),
+        *training_figures(Path(metrics_folder), model.trial["name"], trials),
     ]
-    with stage.directory(f"figures/{model['report']}/{stage.item}") as folder:
+    if about["kind"] == "study" and model.is_network:
+        drawn.append(fit_figure(model, training))
+    if "routing" in result and held is not None:
+        drawn += routing_figures(result["routing"], held, validation.labels, shown, test.labels)
+    with stage.directory(f"figures/{about['report']}/{stage.item}") as folder:
         for name, caption, figure in drawn:
-            text = stage.png_text(caption, about["trials"][winner])
+            text = stage.png_text(caption, model.trial)
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
 
 
-def _read_model(path: Path, name: str, model: dict) -> tuple[dict[str, np.ndarray], dict]:
-    tensors, about = file.read(path)
-    if (about["name"], about["dataset"]) != (name, model["dataset"]):
-        raise MismatchError(
-            f"{path} holds {about['name']} trained on {about['dataset']}, not {name} on "
-            f"{model['dataset']}: `dvc repro evaluate@{name}` makes it again"
-        )
-    return tensors, about
+class Model:
+    """A model file with the module that understands it; the winner's first seed speaks for it."""
 
+    def __init__(self, path: Path, name: str, about: dict[str, str]) -> None:
+        """Read `path`; MismatchError where it is not the model `name` on its data set."""
+        self._tensors, self.about = file.read(path)
+        if (self.about["name"], self.about["dataset"]) != (name, about["dataset"]):
+            raise MismatchError(
+                f"{path} holds {self.about['name']} trained on {self.about['dataset']}, not {name} "
+                f"on {about['dataset']}: `dvc repro evaluate@{name}` makes it again"
+            )
+        self.family = importlib.import_module(f"kmnist_pipeline.models.{about['family']}")
+        self.winner: int = self.about["winner"]
+        self.trial: dict[str, Any] = self.about["trials"][self.winner]
+        self.tensors = file.select(self._tensors, self.winner, 0)
+        self.is_network = hasattr(self.family, "saliency")
+        self.is_one_shot = "supports" in self.tensors
 
-def _held_out(processed: Path, about: dict) -> Images | None:
-    """What the kept fold of the winner's first seed did not train on."""
-    trial, seed = about["trials"][about["winner"]], about["seeds"][0]
-    if trial["validation"]["method"] == "none":
-        return None
-    images = dataset.load(processed, "train", about["classes"])
-    images = images.take(splits.subset(len(images), trial["subset"], seed))
-    folds = list(splits.kfold(len(images), trial["validation"]["folds"], seed))
-    return images.take(folds[about["kept_folds"][about["winner"]][0]][1])
+    def call(self, function: str, images: Images) -> np.ndarray:
+        """What a function of the family says of images."""
+        return getattr(self.family, function)(self.trial["model"], self.tensors, images)
+
+    def probabilities(self, images: Images) -> np.ndarray:
+        """Class probabilities (N, C)."""
+        return self.call("probabilities", images)
+
+    def score(self, number: int, test: Images) -> dict[str, Any]:
+        """Test accuracy of one trial: the first seed's with its counts, and that of all seeds."""
+        trial = self.about["trials"][number]
+        right = []
+        for seed in range(len(self.about["seeds"])):
+            tensors = file.select(self._tensors, number, seed)
+            predicted = self.family.probabilities(trial["model"], tensors, test).argmax(axis=1)
+            right.append(predicted == test.labels)
+        spread = metrics.spread([float(hits.mean()) for hits in right])
+        correct = int(right[0].sum())
+        accuracy = spread["values"][0]
+        named = {"name": trial["name"], "n": len(test), "correct": correct}
+        return {**named, "accuracy": accuracy, "seeds": spread}
+
+    def split(self, images: Images) -> tuple[Images, Images]:
+        """What the kept fold was trained on, and what it was validated with."""
+        seed = self.about["seeds"][0]
+        drawn = images.take(splits.subset(len(images), self.trial["subset"], seed))
+        fold = self.about["kept_folds"][self.winner][0]
+        training, validation = splits.folds(len(drawn), self.trial["validation"], seed)[fold]
+        return drawn.take(training), drawn.take(validation)
 
 
 def _predictions(split: str, probabilities: np.ndarray, images: Images) -> dict[str, np.ndarray]:
@@ -156,17 +174,78 @@ def prediction_figures(
             yield name, caption, model_figures.labelled_images(pixels, titles, 5, top)
 
 
-def weight_figures(weights: np.ndarray, test: Images) -> Iterator[Drawn]:
-    """The weights of each class as an image (kmnist_linear Fig. 8). weights: (K, D)."""
+def model_insight(model: Model, test: Images) -> Iterator[Drawn]:
+    """The weights of each class (kmnist_linear Fig. 8), or saliency maps (kmnist_cnn Fig. 7)."""
+    shape = test.pixels.shape[1:]
+    if hasattr(model.family, "class_weights"):
+        weights = model.family.class_weights(model.tensors)
+        caption = (
+            "The weights of each class over the pixels: red speaks for the class, blue against it."
+            if len(weights) > 1
+            else f"The weights over the pixels: red speaks for {test.classes[1]}, blue for "
+            f"{test.classes[0]}."
+        )
+        pictures = weights.reshape(len(weights), *shape)
+        yield "weights", caption, model_figures.class_weights(pictures, test.classes)
+    elif not model.is_one_shot:
+        few = test.take(np.arange(SALIENT))
+        slopes = model.call("saliency", few)
+        predicted = model.probabilities(few).argmax(axis=1)
+        titles = [test.classes[label] for label in predicted]
+        caption = (
+            "Test images (above, with the predicted class) and their saliency (below): how much "
+            "each pixel would change the logit of the predicted class, black for nothing."
+        )
+        top = int(test.pixels.max())
+        yield "saliency", caption, model_figures.saliency(few.pixels, slopes, titles, top)
+
+
+def fit_figure(model: Model, training: Images) -> Drawn:
+    """Confusion matrix on the training images (kmnist_cnn Fig. 5a)."""
+    predicted = model.probabilities(training).argmax(axis=1)
+    counts = metrics.confusion(training.labels, predicted, len(training.classes))
+    share = float(np.mean(predicted == training.labels))
+    caption = (
+        f"Confusion matrix on the {len(training)} images that the model was trained on, in counts: "
+        f"{share:.4f} of them are predicted right."
+    )
+    return "confusion_train", caption, model_figures.confusion_matrix(counts, training.classes)
+
+
+def routing_figures(
+    routed: dict[str, Any],
+    validation: np.ndarray,
+    validation_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+) -> Iterator[Drawn]:
+    """Reliability diagram and risk-coverage curve of confidence routing (kmnist_cnn III.D.2)."""
+    t = routed["temperature"]
+    after = routing.calibrated(test, t)
     yield (
-        "weights",
-        "The weights of each class over the pixels: red speaks for the class, blue against it."
-        if len(weights) > 1
-        else f"The weights over the pixels: red speaks for {test.classes[1]}, blue for "
-        f"{test.classes[0]}.",
-        model_figures.class_weights(
-            weights.reshape(len(weights), *test.pixels.shape[1:]), test.classes
+        "reliability",
+        f"Accuracy by confidence on the test set, before and after temperature scaling with T = "
+        f"{t:.3f}, fitted on validation images: a calibrated model lies on the diagonal.",
+        model_figures.reliability(
+            {"before": routing.bins(test, test_labels), "after": routing.bins(after, test_labels)}
         ),
+    )
+    curves = {}
+    for split, p, labels in (
+        ("validation", routing.calibrated(validation, t), validation_labels),
+        ("test", after, test_labels),
+    ):
+        curves[split] = routing.risk_coverage(p.max(axis=1), p.argmax(axis=1) == labels)
+    chosen = {
+        split: (routed[split]["accepted"] / routed[split]["n"], 1 - routed[split]["accuracy"])
+        for split in curves
+        if routed[split]["accuracy"] is not None
+    }
+    yield (
+        "risk_coverage",
+        "Error rate among the automatically accepted images by their share, the surest first; the "
+        "dots are the threshold chosen on validation images, the dashed line what was promised.",
+        model_figures.risk_coverage(curves, chosen, 1 - routed["promise"]),
     )
 
 
@@ -181,20 +260,22 @@ def training_figures(folder: Path, winner: str, trials: list[dict]) -> Iterator[
             "over folds and seeds, with the range.",
             model_figures.learning_curves(curves),
         )
-    if len(trials) > 1:
-        validation = json.loads((folder / "validation.json").read_text())
+    validation = json.loads((folder / "validation.json").read_text())
+    if "trials" in validation:
+        names = [trial["name"] for trial in validation["trials"]]
         seeds = [trial["seeds"] for trial in validation["trials"]]
-        names = [trial["name"] for trial in trials]
+        measured = {trial["name"]: trial["seeds"]["mean"] for trial in trials}
         yield (
             "trials",
             "Validation accuracy of each trial (mean and standard deviation over seeds), by "
-            "which the winner was chosen, and test accuracy, measured afterwards.",
+            "which the winner was chosen"
+            + (", and test accuracy, measured afterwards." if names[0] in measured else "."),
             model_figures.trials(
                 names,
                 np.array([spread["mean"] for spread in seeds]),
                 np.array([spread["sd"] or 0 for spread in seeds]),
-                np.array([trial["seeds"]["mean"] for trial in trials]),
-                names.index(winner),
+                [measured.get(name) for name in names],
+                names.index(validation["winner"]),
             ),
         )
 

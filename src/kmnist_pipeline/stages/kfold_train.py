@@ -21,13 +21,12 @@ def kfold_train(stage: Stage, config: schema.Config) -> None:
     processed = Path(f"data/processed/{experiment.dataset}.npz")
     images = dataset.load(processed, "train", experiment.classes)
 
-    total = fit.total([experiment])
+    total = fit.total(family, [experiment], len(images))
     with (
         stage.scratch() as scratch,
-        tqdm(desc=stage.address, total=total, unit="fold", disable=None) as bar,
+        tqdm(desc=stage.address, total=total, unit=" steps", disable=None) as bar,
     ):
-        remember = fit.remember_in(scratch, outs.write_bytes)
-        (fits,) = fit.train(family, [experiment], images, remember, bar.update)
+        (fits,) = fit.train(family, [experiment], images, outs.Folder(scratch), bar.update)
 
         model = fit.model_bytes(stage.item, {"": experiment}, 0, images.classes, [fits])
         stage.write(f"models/{stage.item}.safetensors", model)
@@ -40,7 +39,7 @@ def kfold_train(stage: Stage, config: schema.Config) -> None:
             {
                 **fit.validation_accuracy(fits),
                 "folds": fit.fold_rows("", experiment.seeds, fits),
-                "environment": environment(*family.LIBRARIES),
+                "environment": environment(*family.LIBRARIES) | family.hardware(experiment.trainer),
             },
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -52,14 +51,36 @@ class FoldFit:
 Fits = list[list[FoldFit]]  # by trial and fold
 
 
+class Memory(Protocol):
+    """What outlives a killed run: bytes by name, with room for memories within."""
+
+    def __contains__(self, name: str) -> bool: ...
+    def __getitem__(self, name: str) -> bytes: ...
+    def __setitem__(self, name: str, content: bytes) -> None: ...
+
+    def within(self, name: str) -> Memory:
+        """A memory of its own, whose names do not clash with those of others."""
+
+
 class Family(Protocol):
     """A module of `training/`: how models of one family are trained."""
 
     def groups(self, trials: list) -> list[list[int]]:
         """Which trials are trained together."""
 
+    def hardware(self, trainer: Any) -> dict[str, str]:
+        """Where, and in which number format, a training with these settings computes."""
+
+    def steps(self, trial: Any, n: int) -> int:
+        """How often `fit` calls `progress` for one trial and seed, with n images."""
+
     def fit(
-        self, trials: list, images: Images, seed: int, progress: Callable[[int], object]
+        self,
+        trials: list,
+        images: Images,
+        seed: int,
+        memory: Memory,
+        progress: Callable[[int], object],
     ) -> Fits:
         """Train the trials of one group on every fold of one seed."""
 
@@ -68,31 +89,33 @@ def train(
     family: Family,
     trials: list,
     images: Images,
-    remember: Callable[[str, Callable[[], bytes]], bytes],
+    memory: Memory,
     progress: Callable[[int], object],
 ) -> list[list[list[FoldFit]]]:
     """Train every trial on every seed and fold: FoldFits by trial, seed and fold.
 
-    remember(name, make): the bytes that `make` once made under that name, so that a killed run
-    goes on where it stopped. `progress` is told how many folds were fitted.
+    memory: where a killed run left off. `progress` is told how many of `total` steps are done.
     """
     fitted: list[list[list[FoldFit]]] = [[] for _ in trials]
     for number, members in enumerate(family.groups(trials)):
         group = [trials[position] for position in members]
         for seed in group[0].seeds:
-
-            def make(group: list = group, seed: int = seed) -> bytes:
-                return pack(family.fit(group, images, seed, progress))
-
-            fits = unpack(remember(f"group{number}-seed{seed}", make))
-            for position, folds in zip(members, fits, strict=True):
+            name = f"group{number}-seed{seed}"
+            if name in memory:
+                print(f"{name}: kept from a run that was interrupted", flush=True)
+                progress(sum(family.steps(trial, len(images)) for trial in group))
+            else:
+                unfinished = memory.within(f"{name}.unfinished")
+                memory[name] = pack(family.fit(group, images, seed, unfinished, progress))
+            # Read back in any case, so that an interruption cannot show in the result.
+            for position, folds in zip(members, unpack(memory[name]), strict=True):
                 fitted[position].append(folds)
     return fitted
 
 
-def total(trials: list) -> int:
-    """How many folds `train` fits, over all trials and seeds."""
-    return sum(len(t.seeds) * getattr(t.validation, "folds", 1) for t in trials)
+def total(family: Family, trials: list, n: int) -> int:
+    """How many steps `train` takes over all trials and seeds, with n images."""
+    return sum(len(trial.seeds) * family.steps(trial, n) for trial in trials)
 
 
 def pack(fits: Fits) -> bytes:
@@ -208,18 +231,3 @@ def _settings(trial: Any) -> dict[str, Any]:
     settings = asdict(trial)
     del settings["report"]  # where the numbers are shown changes no model
     return settings
-
-
-def remember_in(folder: Path, write: Callable[[Path, bytes], None]) -> Callable:
-    """A `remember` for `train`: what was made stands in `folder`, written by `write`."""
-
-    def remember(name: str, make: Callable[[], bytes]) -> bytes:
-        path = folder / f"{name}.safetensors"
-        if path.exists():
-            print(f"{name}: kept from a run that was interrupted", flush=True)
-            return path.read_bytes()
-        content = make()
-        write(path, content)
-        return content
-
-    return remember

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from kmnist_pipeline.data import scaling, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.models import linear
-from kmnist_pipeline.training.fit import Epoch, FoldFit, TrainingError
+from kmnist_pipeline.training.fit import Epoch, FoldFit, Memory, TrainingError
 
 LIBRARIES = ("numpy",)
 SHUFFLE = 2  # the purpose of the random stream, beside those in data/splits.py
@@ -42,13 +42,23 @@ def groups(trials: list) -> list[list[int]]:
     return list(together.values())
 
 
+def hardware(trainer) -> dict[str, str]:
+    """Where, and in which number format, a training with these settings computes."""
+    return {"device": "cpu", "precision": trainer.precision}
+
+
+def steps(trial, n: int) -> int:
+    """How many folds a seed's training fits."""
+    return trial.validation.folds
+
+
 def fit(
-    trials: list, images: Images, seed: int, progress: Callable[[int], object]
+    trials: list, images: Images, seed: int, memory: Memory, progress: Callable[[int], object]
 ) -> list[list[FoldFit]]:
     """Train the trials of one group on every fold of one seed: FoldFits by trial and fold.
 
     images: the training split, restricted to the experiment's classes. `progress` is told how
-    many folds were fitted.
+    many folds were fitted; `memory` is not needed, for a group and seed take seconds.
     """
     first = trials[0]
     rows = splits.subset(len(images), first.subset, seed)

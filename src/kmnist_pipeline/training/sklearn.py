@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -13,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from kmnist_pipeline.data import scaling, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.models import sklearn as models
-from kmnist_pipeline.training.fit import Epoch, FoldFit
+from kmnist_pipeline.training.fit import Epoch, FoldFit, Memory
 
 LIBRARIES = ("numpy", "scipy", "scikit-learn")
 
@@ -23,24 +24,29 @@ def groups(trials: list) -> list[list[int]]:
     return [[position] for position in range(len(trials))]
 
 
+def hardware(trainer) -> dict[str, str]:
+    """Where, and in which number format, a training with these settings computes."""
+    return {"device": "cpu", "precision": trainer.precision}
+
+
+def steps(trial, n: int) -> int:
+    """How many folds a seed's training fits."""
+    return getattr(trial.validation, "folds", 1)
+
+
 def fit(
-    trials: list, images: Images, seed: int, progress: Callable[[int], object]
+    trials: list, images: Images, seed: int, memory: Memory, progress: Callable[[int], object]
 ) -> list[list[FoldFit]]:
     """Fit one trial on every fold of one seed: FoldFits by trial and fold.
 
     images: the training split, restricted to the experiment's classes. The one epoch is the
-    whole fit; `progress` is told of each fold.
+    whole fit; `progress` is told of each fold, and `memory` is not needed.
     """
     (trial,) = trials
     rows = splits.subset(len(images), trial.subset, seed)
     images = images.take(rows) if trial.subset is not None else images
-    everything = np.arange(len(images))
-    if trial.validation.method == "none":
-        folds = [(everything, everything[:0])]
-    else:
-        folds = list(splits.kfold(len(images), trial.validation.folds, seed))
     fits = []
-    for training, validation in folds:
+    for training, validation in splits.folds(len(images), asdict(trial.validation), seed):
         fits.append(_fit_fold(trial, images, training, validation))
         progress(1)
     return [fits]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
@@ -13,6 +14,18 @@ class PointError(UserError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def points(listed: list[dict[str, Any]], product: dict[str, list]) -> list[dict[str, Any]]:
+    """The points of a study: those listed, or every combination of the values of `product`.
+
+    The values of the key that stands last change fastest.
+    """
+    if not product:
+        return listed
+    return [
+        dict(zip(product, values, strict=True)) for values in itertools.product(*product.values())
+    ]
 
 
 def name(point: dict[str, Any]) -> str:

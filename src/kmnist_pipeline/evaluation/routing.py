@@ -1,0 +1,124 @@
+"""Confidence routing: accept what the model is sure of, send the rest to a person.
+
+kmnist_cnn III.D.2 proposes it. Confidences are calibrated by temperature scaling (Guo et al.,
+arXiv:1706.04599) and the threshold is chosen, both on validation images; test images only show
+whether the promise holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from scipy.stats import binomtest
+
+BINS = 15
+TINY = 1e-300  # below it a probability has no logarithm worth having
+
+
+def route(
+    validation: np.ndarray,
+    validation_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    promise: float,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Temperature and threshold from validation, and what they do on validation and test.
+
+    validation, test: class probabilities (N, C); promise: the share of accepted predictions that
+    shall be right; confidence: of the intervals. The threshold is None where no threshold keeps
+    the promise on validation.
+    """
+    t = temperature(validation, validation_labels)
+    splits = {"validation": (validation, validation_labels), "test": (test, test_labels)}
+    chosen: float | None = None
+    result: dict[str, Any] = {"promise": promise, "temperature": t, "calibration": {}}
+    for split, (probabilities, labels) in splits.items():
+        scaled = calibrated(probabilities, t)
+        sure, right = scaled.max(axis=1), scaled.argmax(axis=1) == labels
+        if split == "validation":
+            chosen = threshold(sure, right, promise)
+        accepted = sure >= chosen if chosen is not None else np.zeros(len(sure), bool)
+        result["threshold"] = chosen
+        result[split] = _outcome(accepted, right, promise, confidence)
+        result["calibration"][split] = {
+            name: {"nll": nll(p, labels), "ece": calibration_error(p, labels)}
+            for name, p in (("before", probabilities), ("after", scaled))
+        }
+    return result
+
+
+def temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The T > 0 whose softmax(log p / T) has the least mean cross-entropy."""
+    loss = minimize_scalar(
+        lambda log_t: nll(calibrated(probabilities, float(np.exp(log_t))), labels),
+        bounds=(-3, 3),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(loss.x))
+
+
+def calibrated(probabilities: np.ndarray, t: float) -> np.ndarray:
+    """softmax(log p / T): the same order of classes with more (T < 1) or less confidence."""
+    return np.exp(log_softmax(np.log(np.maximum(probabilities, TINY)) / t, axis=1))
+
+
+def threshold(sure: np.ndarray, right: np.ndarray, promise: float) -> float | None:
+    """The confidence from which on predictions are accepted: as many as keep the promise.
+
+    sure: confidences (N,); right: which predictions are right (N,). None where not even the
+    surest ones keep it.
+    """
+    order = np.argsort(-sure, kind="stable")
+    sorted_sure = sure[order]
+    share = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    # Equal confidences are accepted together.
+    last_of_equal = np.append(sorted_sure[1:] < sorted_sure[:-1], True)
+    keeping = np.flatnonzero((share >= promise) & last_of_equal)
+    return float(sorted_sure[keeping[-1]]) if len(keeping) else None
+
+
+def risk_coverage(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage (N,) and the error rate (N,) among the so many surest predictions."""
+    order = np.argsort(-sure, kind="stable")
+    count = np.arange(1, len(order) + 1)
+    return count / len(order), np.cumsum(~right[order]) / count
+
+
+def bins(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Mean confidence, accuracy and count of predictions in BINS equal ranges of confidence."""
+    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    of_bin = np.minimum((sure * BINS).astype(int), BINS - 1)
+    count = np.bincount(of_bin, minlength=BINS)
+    some = np.maximum(count, 1)
+    mean = np.bincount(of_bin, sure, BINS) / some
+    accuracy = np.bincount(of_bin, right, BINS) / some
+    return mean, accuracy, count
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Expected calibration error: |accuracy - confidence| averaged over predictions, by bins."""
+    mean, accuracy, count = bins(probabilities, labels)
+    return float((np.abs(accuracy - mean) * count).sum() / count.sum())
+
+
+def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean cross-entropy in nats."""
+    own = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(own, TINY)).mean())
+
+
+def _outcome(
+    accepted: np.ndarray, right: np.ndarray, promise: float, confidence: float
+) -> dict[str, Any]:
+    n, k = int(accepted.sum()), int(right[accepted].sum())
+    outcome = {"n": len(accepted), "accepted": n, "review": len(accepted) - n, "right": k}
+    if not n:
+        return {**outcome, "accuracy": None, "interval": None, "holds": False}
+    interval = binomtest(k, n).proportion_ci(confidence, "exact")
+    bounds = [float(interval.low), float(interval.high)]
+    return {**outcome, "accuracy": k / n, "interval": bounds, "holds": k / n >= promise}

@@ -1,0 +1,110 @@
+"""Confidence routing, and the test of two models on the same images."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax, softmax
+
+from kmnist_pipeline.evaluation import metrics, routing
+
+
+def predictions(n: int, sharper: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels drawn from calibrated probabilities, and those probabilities made `sharper`."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (n, 5))
+    p = softmax(logits, axis=1)
+    labels = (p.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+    return softmax(logits * sharper, axis=1), labels
+
+
+@pytest.mark.parametrize("sharper", [0.5, 1.0, 3.0])
+def test_temperature_undoes_what_made_the_model_over_or_underconfident(sharper):
+    p, labels = predictions(20_000, sharper)
+    t = routing.temperature(p, labels)
+    assert t == pytest.approx(sharper, rel=0.05)
+    after = routing.calibrated(p, t)
+    assert (after.argmax(axis=1) == p.argmax(axis=1)).all()
+    assert routing.nll(after, labels) <= routing.nll(p, labels) + 1e-9
+    assert routing.calibration_error(after, labels) < 0.02
+
+
+def test_calibration_of_certain_predictions_stays_finite():
+    p = np.eye(3)[[0, 1, 2, 0]]
+    labels = np.array([0, 1, 2, 1])
+    assert np.isfinite(routing.nll(p, labels))
+    assert np.isfinite(routing.calibrated(p, routing.temperature(p, labels))).all()
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30),
+    st.sampled_from([0.5, 0.8, 0.95, 1.0]),
+)
+def test_the_threshold_accepts_as_many_as_keep_the_promise(pairs, promise):
+    sure = np.array([level / 6 for level, _ in pairs])
+    right = np.array([hit for _, hit in pairs])
+    chosen = routing.threshold(sure, right, promise)
+    kept = {t: right[sure >= t].mean() >= promise for t in set(sure.tolist())}
+    best = [t for t, keeps in kept.items() if keeps]
+    assert chosen == (min(best) if best else None)
+
+
+def test_risk_and_coverage_end_at_the_error_rate():
+    p, labels = predictions(500, 1.0)
+    right = p.argmax(axis=1) == labels
+    coverage, risk = routing.risk_coverage(p.max(axis=1), right)
+    assert coverage[-1] == 1 and risk[-1] == pytest.approx(1 - right.mean())
+    assert len(coverage) == 500 and (np.diff(coverage) > 0).all()
+
+
+def test_bins_hold_every_prediction_once():
+    p, labels = predictions(1000, 1.0)
+    p[0] = [1, 0, 0, 0, 0]
+    mean, accuracy, count = routing.bins(p, labels)
+    assert count.sum() == 1000
+    assert (mean * count).sum() == pytest.approx(p.max(axis=1).sum())
+    assert (accuracy * count).sum() == (p.argmax(axis=1) == labels).sum()
+
+
+def test_routing_is_decided_by_validation_alone():
+    validation, labels = predictions(4000, 2.0)
+    test, test_labels = predictions(3000, 2.0, seed=1)
+    routed = routing.route(validation, labels, test, test_labels, 0.9)
+    shuffled = np.random.default_rng(0).permutation(test_labels)
+    again = routing.route(validation, labels, test, shuffled, 0.9)
+    for key in ("temperature", "threshold", "validation", "promise"):
+        assert routed[key] == again[key]
+    outcome = routed["test"]
+    assert outcome["accepted"] + outcome["review"] == outcome["n"] == 3000
+    low, high = outcome["interval"]
+    assert low < outcome["accuracy"] == outcome["right"] / outcome["accepted"] < high
+    assert routed["validation"]["accuracy"] >= 0.9 and routed["validation"]["holds"]
+    assert not again["test"]["holds"]
+
+
+def test_a_promise_that_nothing_keeps_sends_all_to_review():
+    p, _ = predictions(50, 1.0)
+    wrong = (p.argmax(axis=1) + 1) % 5
+    routed = routing.route(p, wrong, p, wrong, 0.9)
+    assert routed["threshold"] is None
+    assert routed["test"] == {
+        "n": 50, "accepted": 0, "review": 50, "right": 0,
+        "accuracy": None, "interval": None, "holds": False,
+    }  # fmt: skip
+
+
+def test_calibrated_is_the_softmax_of_scaled_logits():
+    logits = np.random.default_rng(0).normal(0, 5, (20, 4))
+    expected = np.exp(log_softmax(logits / 1.7, axis=1))
+    np.testing.assert_allclose(routing.calibrated(softmax(logits, axis=1), 1.7), expected)
+
+
+def test_mcnemar_counts_what_one_model_alone_gets_right():
+    right = np.array([True] * 60 + [False] * 40)
+    other = np.array([True] * 50 + [False] * 10 + [True] * 2 + [False] * 38)
+    tested = metrics.mcnemar(right, other)
+    assert (tested["only"], tested["only_other"]) == (10, 2)
+    # Two-sided binomial: P(X <= 2) + P(X >= 10) of 12 tosses.
+    assert tested["p"] == pytest.approx(2 * (1 + 12 + 66) / 2**12)
+    assert metrics.mcnemar(right, right) == {"only": 0, "only_other": 0, "p": 1.0}
