@@ -318,9 +318,10 @@ used = [path.relative_to(here).as_posix() for path in paths if path.is_relative_
 Path(log).write_text(json.dumps(sorted(used)))
 """
 
-# What changes no result, or as schema.py does by way of the parameters alone.
+# What changes no result, or as schema.py does by way of the parameters alone; and what a stage
+# has itself kept in case it is killed.
 NO_DEPENDENCY = re.compile(
-    r"params\.yaml|src/hydra_plugins/.*|.*/__init__\.py"
+    r"params\.yaml|src/hydra_plugins/.*|.*/__init__\.py|\.kmnist/scratch/.*"
     r"|src/kmnist_pipeline/(schema|cli|evidence/tracking)\.py"
 )
 SCHEMA_BRINGS = "src/kmnist_pipeline/training/trials.py"
