@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def _tree(found: Trace, key: str, findings: list[Finding]) -> Tree:
     tree = Tree(Text("\n").join(heads), guide_style="dim")
     if key in found.steps:
         making = findings[0].makings[0]
-        for line in history_of(making, findings[0].makings[1:]):
+        for line in history_of(making, findings[0].makings[1:] if len(findings) == 1 else []):
             tree.add(Text(line))
         _add_step(tree, found, key, _Seen())
     return tree
@@ -81,7 +82,7 @@ def verdict(finding: Finding) -> str:
     name = f" as {making.path}" if making.path != finding.file else ""
     if finding.status == "altered":
         return f"is ALTERED{remark}{name} (md5 {finding.md5})"
-    return f"is, byte for byte, what {making.stage.address} made{name} (md5 {finding.md5})"
+    return f"is, byte for byte, what {making.stage.address} made{name}{remark} (md5 {finding.md5})"
 
 
 def history_of(making: Making, others: list[Making]) -> Iterator[str]:
@@ -195,10 +196,12 @@ def boxes(found: Trace) -> tuple[dict[str, Box], dict[tuple[str, str], str]]:
     """What a picture shows: boxes by id, and what goes from which box to which."""
     drawn: dict[str, Box] = {}
     arrows: dict[tuple[str, str], str] = {}
+    versions = Counter(step.stage.address for step in found.steps.values())
     for key, step in found.steps.items():
         stage = step.stage
+        head = f"{stage.kind} {key[:7]}" if versions[stage.address] > 1 else stage.kind
         about = "\n".join([stage.address, f"lineage key {key}", stage.cmd, "makes:", *stage.outs])
-        drawn[box_id(key)] = Box(stage.kind, stage.kind, stage.item, about)
+        drawn[box_id(key)] = Box(stage.kind, head, stage.item, about)
         for number, original in enumerate(step.originals):
             digests = [f"{name}\nsha256 {digest}" for name, digest in original.files.items()]
             text = "\n".join([*digests, original.licence, *original.sources])
@@ -227,7 +230,7 @@ def dot(found: Trace) -> str:
     drawn, arrows = boxes(found)
     picture = pydot.Dot("lineage", graph_type="digraph", rankdir="LR")
     for name, box in drawn.items():
-        fill, line = COLOURS[box.kind]
+        fill, line = COLOURS.get(box.kind, COLOURS["exact"])
         picture.add_node(
             pydot.Node(
                 _quoted(name),
@@ -377,7 +380,7 @@ def _arrow(
 
 
 def _box(picture: ElementTree.Element, name: str, box: Box, centre: Point, width: float) -> None:
-    fill, line = COLOURS[box.kind]
+    fill, line = COLOURS.get(box.kind, COLOURS["exact"])
     left, top = centre[0] - width / 2, centre[1] - HEIGHT / 2
     link = ElementTree.SubElement(picture, "a", {"href": f"#{name}", "data-box": name})
     _part(link, "title").text = box.about

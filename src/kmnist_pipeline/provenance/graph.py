@@ -109,6 +109,7 @@ class _EntryError(Exception):
 _ENTRY = re.compile(r"^  [^ \n].*\n(?:(?:   .*)?\n)*", re.MULTILINE)
 
 
+@cache
 def _entries(text: str) -> list[str] | None:
     """The text of each stage's entry, or None where the lock is not laid out as DVC does it."""
     head, _, body = text.partition("\nstages:\n")
@@ -122,10 +123,10 @@ def _parsed(entry: str) -> tuple[LockedStage, ...]:
 
 
 def _yaml(text: str) -> dict[str, Any]:
-    content = yaml.load(text, Loader=_LOADER) or {}
-    if not isinstance(content, dict):
+    content = yaml.load(text, Loader=_LOADER)
+    if not isinstance(content, dict | None):
         raise _EntryError("must be a map")
-    return content
+    return content or {}
 
 
 def _stages(entries: Any) -> Iterator[LockedStage]:

@@ -70,13 +70,22 @@ def objects(revisions: Iterable[str], path: str) -> dict[str, str]:
     return {revision: answer for revision, answer in pairs if " " not in answer}
 
 
-def places(blob: str) -> list[str]:
-    """The paths that a blob has ever had, in any commit."""
-    names = git(
-        *("-c", "log.showRoot=true", "log", "--all", "-m", "-z", "--no-show-signature"),
-        *("--no-renames", "--format=", "--name-only", f"--find-object={blob}"),
+def places(blobs: Iterable[str]) -> dict[str, set[str]]:
+    """The paths that blobs have ever had, in any commit, by one git process."""
+    found: dict[str, set[str]] = {blob: set() for blob in blobs}
+    if not found:
+        return {}
+    log = git(
+        *("log", "--all", "--root", "-m", "-z", "--no-show-signature", "--no-renames"),
+        *("--format=", "--raw", "--no-abbrev"),
+        *(f"--find-object={blob}" for blob in found),
     )
-    return sorted(set(names.decode().split("\0")) - {""})
+    fields = [field for field in log.decode().split("\0") if field]
+    for about, path in zip(fields[::2], fields[1::2], strict=True):
+        for blob in about.split()[2:4]:
+            if blob in found:
+                found[blob].add(path)
+    return found
 
 
 def tree(revision: str, *paths: str) -> dict[str, str]:

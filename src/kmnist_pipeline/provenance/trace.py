@@ -29,6 +29,7 @@ from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.provenance import graph, history
 
 Status = Literal["exact", "altered", "unknown"]
+BY_HAND = "by hand"  # in place of the lineage key, where a stage ran without DVC
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Finding:
     """What is known of one file.
 
     file: as it is shown; md5: of its bytes; status: `exact` where a stage made these very bytes;
-    remark: the sentence that says what else there is to say; makings: the likeliest first.
+    remark: what is not as it should be, if anything; makings: the likeliest first.
     """
 
     file: str
@@ -172,8 +173,8 @@ class Trace:
         return list(found.values())
 
     def whole(self, finding: Finding) -> bool:
-        """Whether the lineage of a file leads to original data without a gap."""
-        if not finding.makings:
+        """Whether the lineage of a file leads to original data without a gap or a doubt."""
+        if not finding.makings or finding.remark:
             return False
         steps = self.behind(finding.makings[0].stage.key)
         gaps = any(not source.fits for step in steps for source in step.inputs)
@@ -201,17 +202,19 @@ def trace(files: Sequence[Path], unfold: bool = False) -> Trace:
     past = _Past()
     if files:
         named = [inner for file in files for inner in _files(file)]
-        findings = [_find(file, past) for file in named]
+        digests = [_digests(file, past.hash_name) for file in named]
+        past.asked = [digest.blob for digest in digests]
+        findings = [_find(*pair, past) for pair in zip(named, digests, strict=True)]
         roots = [
             (making.locks[0], making.stage)
             for making in (finding.makings[0] for finding in findings if finding.makings)
         ]
     else:
         findings = []
-        here = next((lock for lock in past.locks if lock.here), None)
-        if here is None:
-            raise UserError(f"{graph.LOCK} is not there: `dvc repro` makes the evidence")
-        roots = [(here, stage) for stage in here.whole.stages.values()]
+        here = [lock for lock in past.locks if lock.here]
+        roots = [(lock, stage) for lock in here for stage in lock.whole.stages.values()]
+        if not roots:
+            raise UserError(f"{graph.LOCK} is not there, or empty: `dvc repro` makes the evidence")
     steps = _steps(roots, past, unfold)
     return Trace(findings, steps, *_runs(steps))
 
@@ -244,29 +247,44 @@ class _Past:
     def __init__(self) -> None:
         self.commits = history.commits()
         self.locks = list(_locks(self.commits))
+        self.asked: list[str] = []  # the blobs that files were asked for
+        self._objects: dict[str, dict[str, str]] = {}
         self._md5_of_blob: dict[str, str] = {}
+        self._listings: dict[str, dict[str, str]] = {}
 
     def folders(self, path: str, blob: str) -> set[str]:
         """DVC's md5 of each folder above a path, at the commits that have a blob there."""
-        having = [id for id, found in history.objects(self._ids, path).items() if found == blob]
-        return {
-            listing_md5(self.listing(tree))
+        having = {id for id, found in self.objects(path).items() if found == blob}
+        trees = {
+            tree
             for folder in _above(path)
             if any(f"path: {folder}\n" in lock.text for lock in self.locks)
-            for tree in set(history.objects(having, folder).values())
+            for id, tree in self.objects(folder).items()
+            if id in having
         }
+        return {listing_md5(self.listing(tree)) for tree in trees}
+
+    def objects(self, path: str) -> dict[str, str]:
+        """The Git object at a path by commit."""
+        if path not in self._objects:
+            self._objects[path] = history.objects([commit.id for commit in self.commits], path)
+        return self._objects[path]
 
     def listing(self, tree: str) -> dict[str, str]:
         """The md5 of each file of a Git tree by its path from there."""
-        blobs = history.tree(tree)
-        new = set(blobs.values()) - self._md5_of_blob.keys()
-        self._md5_of_blob |= {name: _md5(content) for name, content in history.blobs(sorted(new))}
-        return {path: self._md5_of_blob[blob] for path, blob in blobs.items()}
+        if tree not in self._listings:
+            blobs = history.tree(tree)
+            new = sorted(set(blobs.values()) - self._md5_of_blob.keys())
+            self._md5_of_blob |= {name: _md5(content) for name, content in history.blobs(new)}
+            listing = {path: self._md5_of_blob[blob] for path, blob in blobs.items()}
+            self._listings[tree] = listing
+        return self._listings[tree]
 
     def beside(self, lock: Lock, path: str) -> Iterator[dict[str, str]]:
         """The listings of a folder as it stands beside a lock, in Git and on the disk."""
-        for tree in history.objects([commit.id for commit in lock.commits[:1]], path).values():
-            yield self.listing(tree)
+        for commit in lock.commits[:1]:
+            if commit.id in self.objects(path):
+                yield self.listing(self.objects(path)[commit.id])
         if lock.here:
             yield _listing_here(path)
 
@@ -276,8 +294,9 @@ class _Past:
         return history.hash_name()
 
     @cached_property
-    def _ids(self) -> list[str]:
-        return [commit.id for commit in self.commits]
+    def places(self) -> dict[str, set[str]]:
+        """The paths under which Git has the files that were asked for, by blob."""
+        return history.places(self.asked)
 
 
 def _locks(commits: list[history.Commit]) -> Iterator[Lock]:
@@ -301,8 +320,7 @@ def _locks(commits: list[history.Commit]) -> Iterator[Lock]:
 # --- whose bytes are these? ----------------------------------------------------------------------
 
 
-def _find(file: Path, past: _Past) -> Finding:
-    digests = _digests(file, past.hash_name)
+def _find(file: Path, digests: _Digests, past: _Past) -> Finding:
     shown, place = _shown(file), _place(file)
     exact = (
         _of_outs(past, {digests.md5})
@@ -310,11 +328,20 @@ def _find(file: Path, past: _Past) -> Finding:
         or _of_original(past, digests.sha256)
         or _of_uncommitted(past, digests.md5, file.stat().st_size)
     )
-    if exact:
-        exact.sort(key=lambda making: (making.path != place, Path(making.path).name != file.name))
-        return Finding(shown, digests.md5, "exact", "", exact)
-
     address, key = _says(file)
+    if exact:
+        exact.sort(
+            key=lambda making: (
+                making.stage.key != key,
+                making.path != place,
+                Path(making.path).name != file.name,
+            )
+        )
+        remark = ""
+        if key not in ("", exact[0].stage.key):
+            remark = f"a file was changed while the stage ran: it began under lineage key {key}"
+        return Finding(shown, digests.md5, "exact", remark, exact)
+
     if key and (making := _of_key(past, address, key, place, file.name)):
         remark = f"it says that {address} made it, but that stage made other bytes"
         return Finding(shown, digests.md5, "altered", remark, [making])
@@ -371,7 +398,7 @@ def _of_outs(past: _Past, md5s: set[str], inside: str = "") -> list[Making]:
 def _of_folders(past: _Past, digests: _Digests) -> list[Making]:
     """Who made a file in a folder that Git keeps."""
     found = []
-    for path in history.places(digests.blob):
+    for path in sorted(past.places[digests.blob]):
         md5s = past.folders(path, digests.blob)
         if md5s:
             found += _of_outs(past, md5s, path)
@@ -446,7 +473,9 @@ def _of_place(past: _Past, place: str) -> Making | None:
 
 
 _ORIGINS = (  # in a JSON out, in a page
-    re.compile(rb'"lineage": "(?P<key>[0-9a-f]{64})".*?"stage": "(?P<stage>[^"]+)"', re.DOTALL),
+    re.compile(
+        rb'"lineage": (?:null|"(?P<key>[0-9a-f]{64})").*?"stage": "(?P<stage>[^"]+)"', re.DOTALL
+    ),
     re.compile(
         rb"Made by (?:<code>|`)(?P<stage>[^<`]+)(?:</code>|`), "
         rb"lineage key (?:<code>|`)(?P<key>[0-9a-f]{64})(?:</code>|`)"
@@ -455,7 +484,10 @@ _ORIGINS = (  # in a JSON out, in a page
 
 
 def _says(file: Path) -> tuple[str, str]:
-    """Stage and lineage key as a file tells them itself; nothing where it does not."""
+    """Stage and lineage key as a file tells them itself, nothing where it does not.
+
+    The key is `by hand` where the stage ran without DVC.
+    """
     content = file.read_bytes()
     if content.startswith(b"\x89PNG"):
         from PIL import Image
@@ -467,17 +499,19 @@ def _says(file: Path) -> tuple[str, str]:
             return "", ""  # damaged just there
     for origin in _ORIGINS:
         if match := origin.search(content):
-            return match["stage"].decode(errors="replace"), match["key"].decode()
+            key = match["key"].decode() if match["key"] else BY_HAND
+            return match["stage"].decode(errors="replace"), key
     return "", ""
 
 
 def _guess(past: _Past, blob: str, address: str, key: str) -> str:
     """What else could help to find out what an unknown file is."""
+    if key == BY_HAND:
+        return f"it says that {address} made it, run by hand and not by DVC"
     if key:
         told = f"it says that {address} made it under lineage key {key[:12]}, which no lock holds"
         return f"{told}; {_SHALLOW}" if history.is_shallow() else told
-    paths = history.places(blob)
-    if paths:
+    if paths := sorted(past.places[blob]):
         return f"Git has it as {', '.join(paths)}, but by no lock did a stage make these bytes"
     return _SHALLOW if history.is_shallow() else ""
 
@@ -677,6 +711,7 @@ def _step_json(found: Trace, step: Step) -> dict[str, Any]:
         "code": step.code,
         "inputs": [source.__dict__ for source in step.inputs],
         "outs": step.stage.outs,
+        "files": step.files,
         "originals": [original.__dict__ for original in step.originals],
         "run": run.__dict__ if run else None,
     }
