@@ -313,7 +313,7 @@ def text_of(image: Image.Image) -> PngImagePlugin.PngInfo:
 
 
 @pytest.mark.parametrize("change", ["re-encoded", "cropped", "without its text"])
-def test_a_png_that_was_saved_again(change, project, tmp_path):
+def test_a_png_that_was_saved_again(change, project, run, tmp_path):
     with Image.open(project.folder / FIGURE) as image:
         kept = None if change == "without its text" else text_of(image)
         shown = image.crop((0, 0, 50, 50)) if change == "cropped" else image
@@ -326,6 +326,10 @@ def test_a_png_that_was_saved_again(change, project, tmp_path):
         assert (finding.status, found.exit_status) == ("altered", 3)
         assert finding.makings[0].stage.address == EVALUATE
         assert EVALUATE in finding.remark
+        assert run(tmp_path / "again.png")[1].startswith(
+            f"{tmp_path}/again.png is ALTERED: it says that {EVALUATE} made it, but that stage "
+            "made other bytes, see figures/digits/digits_softmax (md5 "
+        )
 
 
 def test_a_copy_with_an_older_figures_text_leads_to_the_older_stage(made, project, tmp_path):
@@ -466,9 +470,11 @@ def test_nothing_is_asked(project, capsys):
 
 
 def test_paths_count_from_where_the_user_stands(project, monkeypatch, capsys):
-    monkeypatch.chdir("figures/digits")
-    assert cli.main(["trace", "digits_softmax/correct.png"]) == 0
-    assert capsys.readouterr().out.startswith(f"{FIGURE} is, byte for byte, what {EVALUATE} made (")
+    for path in ("digits_softmax/correct.png", "../digits/./digits_softmax/correct.png"):
+        monkeypatch.chdir(project.folder / "figures/digits")
+        assert cli.main(["trace", path]) == 0
+        output = capsys.readouterr().out
+        assert output.startswith(f"{FIGURE} is, byte for byte, what {EVALUATE} made (")
 
 
 def test_the_worst_of_several_files_counts(run, project, tmp_path):

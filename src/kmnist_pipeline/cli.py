@@ -52,7 +52,10 @@ Exit status: 0 every file is, byte for byte, what a stage made, and all that is 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0 where all is well, 1 where not, 2 for misuse."""
+    """Run one command; the exit status is 0 where all is well, 1 where not, 2 for misuse.
+
+    `trace` has a fourth, 3, for a file that is known but altered.
+    """
     parser = _command(argparse.ArgumentParser, "kmnist", HELP)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -87,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "html": "print the graph as a page that stands alone, whose boxes unfold",
     }.items():
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=text)
-    trace.add_argument("files", nargs="*", metavar="FILE", type=lambda name: Path(name).absolute())
+    trace.add_argument("files", nargs="*", metavar="FILE", type=_absolute)
 
     chosen = parser.parse_args(arguments)
     if chosen.command == "trace" and not (chosen.files or chosen.form):
@@ -109,6 +112,11 @@ def _command(make: Any, name: str, text: str) -> argparse.ArgumentParser:
     listed = {} if make is argparse.ArgumentParser else {"help": text.splitlines()[0]}
     form = argparse.RawDescriptionHelpFormatter
     return make(name, description=text, formatter_class=form, **listed)
+
+
+def _absolute(name: str) -> Path:
+    """A path as the user means it, whatever folder the command goes to later."""
+    return Path(os.path.abspath(name))
 
 
 def _enter_project() -> None:

@@ -79,9 +79,9 @@ def verdict(finding: Finding) -> str:
     if finding.status == "unknown":
         return f"was not made by any commit of this repository{remark} (md5 {finding.md5})"
     making = finding.makings[0]
-    name = f" as {making.path}" if making.path != finding.file else ""
     if finding.status == "altered":
-        return f"is ALTERED{remark}{name} (md5 {finding.md5})"
+        return f"is ALTERED{remark}, see {making.path} (md5 {finding.md5})"
+    name = f" as {making.path}" if making.path != finding.file else ""
     return f"is, byte for byte, what {making.stage.address} made{name}{remark} (md5 {finding.md5})"
 
 

@@ -512,7 +512,7 @@ def _guess(past: _Past, blob: str, address: str, key: str) -> str:
         told = f"it says that {address} made it under lineage key {key[:12]}, which no lock holds"
         return f"{told}; {_SHALLOW}" if history.is_shallow() else told
     if paths := sorted(past.places[blob]):
-        return f"Git has it as {', '.join(paths)}, but by no lock did a stage make these bytes"
+        return f"Git has it as {', '.join(paths)}, but no stage of any lock made these bytes"
     return _SHALLOW if history.is_shallow() else ""
 
 
@@ -667,7 +667,15 @@ order by runs.start_time
 
 
 def as_json(found: Trace) -> dict[str, Any]:
-    """A trace for programs; README.md and the tests say what each key means."""
+    """A trace for programs.
+
+    files: each asked file with its `status` (exact, altered, unknown), who `made` it (the likeliest
+    first; `here`: in this folder's lock; `commits`: whose lock holds it, newest first), the lineage
+    keys of the stages `behind` it and the `originals` that these end in, `whole` where nothing is
+    missing between; stages: by lineage key, with `code` (md5 by path), `inputs` and the keys of
+    their `makers` (`fits`: these made just this content), `outs` and the `files` in them, and the
+    MLflow `run`; mlflow: the store, and why it was not asked.
+    """
     return {
         "files": [_finding_json(found, finding) for finding in found.findings],
         "stages": {key: _step_json(found, step) for key, step in found.steps.items()},
