@@ -1,8 +1,9 @@
-"""The command `kmnist`: compose the configuration, check the evidence."""
+"""The command `kmnist`: compose the configuration, check the evidence, trace its files."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -33,10 +34,28 @@ Names every stage whose entry in dvc.lock, or whose files under metrics/, figure
 are older than code, configuration or data, or were changed by hand. Needs neither DVC's cache nor
 the data, runs no stage and changes nothing.
 """
+TRACE = """Where does a file come from? The stage that made it, from what, back to original data.
+
+For any figure, metric, model, prediction, report or data file, wherever it lies and whatever it is
+called; a folder stands for the files in it. A file is known by its bytes, from dvc.lock and from
+that of every commit, and Git keeps the figures of each. A PNG, a JSON metric or a page that was
+changed is known by the lineage key that it carries, and is said to be altered.
+
+  kmnist trace figures/digits/digits_softmax/curves.png
+  kmnist trace --json ~/Downloads/figure.png
+  kmnist trace --svg reports/digits/index.html > lineage.svg
+  kmnist trace --html > lineage.html       the whole graph, without a FILE
+
+Exit status: 0 every file is, byte for byte, what a stage made, and all that is behind it is known;
+3 a file is altered; 1 a file was not made by any commit of this repository.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0 where all is well, 1 where not, 2 for misuse."""
+    """Run one command; the exit status is 0 where all is well, 1 where not, 2 for misuse.
+
+    `trace` has a fourth, 3, for a file that is known but altered.
+    """
     parser = _command(argparse.ArgumentParser, "kmnist", HELP)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -61,11 +80,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
     _command(commands.add_parser, "check", CHECK)
+
+    trace = _command(commands.add_parser, "trace", TRACE)
+    form = trace.add_mutually_exclusive_group()
+    for name, text in {
+        "json": "print all of it for programs",
+        "dot": "print the graph for graphviz",
+        "svg": "print the graph as a picture",
+        "html": "print the graph as a page that stands alone, whose boxes unfold",
+    }.items():
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=text)
+    trace.add_argument("files", nargs="*", metavar="FILE", type=_absolute)
+
     chosen = parser.parse_args(arguments)
+    if chosen.command == "trace" and not (chosen.files or chosen.form):
+        trace.error("name a FILE; --json, --dot, --svg and --html alone show the whole graph")
     try:
         _enter_project()
         if chosen.command == "compose":
             return _compose(chosen.check, chosen.show, chosen.overrides)
+        if chosen.command == "trace":
+            return _trace(chosen.files, chosen.form)
         return _check()
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -77,6 +112,11 @@ def _command(make: Any, name: str, text: str) -> argparse.ArgumentParser:
     listed = {} if make is argparse.ArgumentParser else {"help": text.splitlines()[0]}
     form = argparse.RawDescriptionHelpFormatter
     return make(name, description=text, formatter_class=form, **listed)
+
+
+def _absolute(name: str) -> Path:
+    """A path as the user means it, whatever folder the command goes to later."""
+    return Path(os.path.abspath(name))
 
 
 def _enter_project() -> None:
@@ -124,6 +164,26 @@ def _check() -> int:
         return 1
     print("fresh: the evidence is what code, configuration and data give")
     return 0
+
+
+def _trace(files: list[Path], form: str | None) -> int:
+    from kmnist_pipeline.provenance import trace
+
+    found = trace.trace(files, unfold=form in ("json", "html"))
+    if form == "json":
+        print(json.dumps(trace.as_json(found), indent=2, ensure_ascii=False))
+        return found.exit_status
+
+    from kmnist_pipeline.provenance import drawing
+
+    if form is None:
+        drawing.show(found)
+        return found.exit_status
+    print({"dot": drawing.dot, "svg": drawing.svg, "html": drawing.html}[form](found), end="")
+    for finding in found.findings:
+        if finding.status != "exact":
+            print(f"{finding.file} {drawing.verdict(finding)}", file=sys.stderr)
+    return found.exit_status
 
 
 if __name__ == "__main__":

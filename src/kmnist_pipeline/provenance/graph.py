@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import yaml
-from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-from voluptuous import MultipleInvalid
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
@@ -84,22 +83,69 @@ class Graph:
 
 def parse(text: str, origin: str = LOCK) -> Graph:
     """The graph of a lock. Raises UserError, with `origin` in it, where the text is no lock."""
+    return Graph({stage.address: stage for stage in stages(text, origin)})
+
+
+def stages(text: str, origin: str = LOCK, *needles: str) -> list[LockedStage]:
+    """The stages of a lock; of those that hold none of the needles, if any, the fewest possible.
+
+    YAML is slow, and the locks of a history repeat each other: only the entries that matter are
+    parsed, and each text once. Raises UserError, with `origin` in it, where the text is no lock.
+    """
+    entries = _entries(text)
     try:
-        content = COMPILED_LOCKFILE_SCHEMA(yaml.load(text, Loader=_LOADER) or {})
-    except (yaml.YAMLError, MultipleInvalid) as error:
+        if entries is None:
+            return list(_stages(_yaml(text).get("stages", {})))
+        matter = (e for e in entries if not needles or any(needle in e for needle in needles))
+        return [stage for entry in matter for stage in _parsed(entry)]
+    except (yaml.YAMLError, _EntryError) as error:
         raise UserError(f"{origin}: {error}") from error
-    stages = {
-        address: LockedStage(
-            address=address,
-            cmd=entry["cmd"],
-            deps={dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])},
-            params=entry.get("params", {}).get("params.yaml", {}),
-            outs={out["path"]: out.get("md5", "") for out in entry.get("outs", [])},
-            key=lineage.key_of_lock(entry),
-        )
-        for address, entry in content.get("stages", {}).items()
-    }
-    return Graph(stages)
+
+
+class _EntryError(Exception):
+    """What is no entry of a lock."""
+
+
+_ENTRY = re.compile(r"^  [^ \n].*\n(?:(?:   .*)?\n)*", re.MULTILINE)
+
+
+@cache
+def _entries(text: str) -> list[str] | None:
+    """The text of each stage's entry, or None where the lock is not laid out as DVC does it."""
+    head, _, body = text.partition("\nstages:\n")
+    found = _ENTRY.findall(body)
+    return found if found and head.startswith("schema:") and "".join(found) == body else None
+
+
+@cache
+def _parsed(entry: str) -> tuple[LockedStage, ...]:
+    return tuple(_stages(_yaml(entry)))
+
+
+def _yaml(text: str) -> dict[str, Any]:
+    content = yaml.load(text, Loader=_LOADER)
+    if not isinstance(content, dict | None):
+        raise _EntryError("must be a map")
+    return content or {}
+
+
+def _stages(entries: Any) -> Iterator[LockedStage]:
+    if not isinstance(entries, dict):
+        raise _EntryError("stages: must be a map")
+    for address, entry in entries.items():
+        try:
+            yield LockedStage(
+                address=address,
+                cmd=entry["cmd"],
+                deps={dep["path"]: dep["md5"] for dep in entry.get("deps", [])},
+                params=entry.get("params", {}).get("params.yaml", {}),
+                outs={out["path"]: out["md5"] for out in entry.get("outs", [])},
+                key=lineage.key_of_lock(entry),
+            )
+        except KeyError as error:
+            raise _EntryError(f"stages: {address}: {error} is missing") from error
+        except (AttributeError, TypeError) as error:
+            raise _EntryError(f"stages: {address}: is not as DVC writes it: {error}") from error
 
 
 def _and_above(path: str) -> Iterator[str]:
