@@ -33,6 +33,17 @@ Names every stage whose entry in dvc.lock, or whose files under metrics/, figure
 are older than code, configuration or data, or were changed by hand. Needs neither DVC's cache nor
 the data, runs no stage and changes nothing.
 """
+PUBLISH = """Bring the MLflow store level with the evidence.
+
+Shows each stage of dvc.lock, with its folds and trials, in the store of MLFLOW_TRACKING_URI, by
+default mlflow.db in this folder: also what DVC restored without running it, and after the store
+was lost. What the store shows already stays as it is. A stage whose files are not what dvc.lock
+says is refused.
+
+  kmnist publish                                 all stages of the workspace
+  kmnist publish evaluate@kmnist_softmax         one of them
+  kmnist publish --rev HEAD~3 --rev tacky-tang   a commit, and an experiment of `dvc exp`
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,11 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
     _command(commands.add_parser, "check", CHECK)
+
+    publish = _command(commands.add_parser, "publish", PUBLISH)
+    publish.add_argument("stages", nargs="*", metavar="STAGE", help="only this stage")
+    publish.add_argument(
+        "--rev",
+        action="append",
+        default=[],
+        metavar="REV",
+        help="the evidence of a commit or experiment, not of the workspace; may be repeated",
+    )
     chosen = parser.parse_args(arguments)
     try:
         _enter_project()
         if chosen.command == "compose":
             return _compose(chosen.check, chosen.show, chosen.overrides)
+        if chosen.command == "publish":
+            return _publish(chosen.stages, chosen.rev)
         return _check()
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -124,6 +147,18 @@ def _check() -> int:
         return 1
     print("fresh: the evidence is what code, configuration and data give")
     return 0
+
+
+def _publish(stages: list[str], revisions: list[str]) -> int:
+    from kmnist_pipeline.provenance import publish
+
+    outcome = publish.publish(stages, revisions)
+    for note in outcome.notes:
+        print(f"note: {note}: its run goes without", file=sys.stderr)
+    for refused in outcome.refused:
+        print(f"refused: {refused}", file=sys.stderr)
+    print(f"published {len(outcome.new)} stages; {len(outcome.kept)} were there already")
+    return 1 if outcome.refused else 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,25 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
 
 LOCK = "dvc.lock"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# PyYAML reads YAML 1.1, DVC writes 1.2, where `1e-05` is a number, and `no` and `1:30` are words.
+_LOADER: Any = type("_Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {})
+_SCALARS = {
+    "bool": ("tTfF", r"true|True|TRUE|false|False|FALSE"),
+    "int": ("-+0123456789", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+    "float": (
+        "-+0123456789.",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    ),
+}
+_LOADER.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in known if tag.rpartition(":")[2] not in _SCALARS]
+    for first, known in _LOADER.yaml_implicit_resolvers.items()
+}
+for _name, (_firsts, _form) in _SCALARS.items():
+    _LOADER.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_form})$"), list(_firsts)
+    )
 
 
 @dataclass(frozen=True)
@@ -85,8 +104,8 @@ class Graph:
 def parse(text: str, origin: str = LOCK) -> Graph:
     """The graph of a lock. Raises UserError, with `origin` in it, where the text is no lock."""
     try:
-        content = COMPILED_LOCKFILE_SCHEMA(yaml.load(text, Loader=_LOADER) or {})
-    except (yaml.YAMLError, MultipleInvalid) as error:
+        content = COMPILED_LOCKFILE_SCHEMA(load(text, origin))
+    except MultipleInvalid as error:
         raise UserError(f"{origin}: {error}") from error
     stages = {
         address: LockedStage(
@@ -100,6 +119,17 @@ def parse(text: str, origin: str = LOCK) -> Graph:
         for address, entry in content.get("stages", {}).items()
     }
     return Graph(stages)
+
+
+def load(text: str, origin: str) -> Any:
+    """What YAML that DVC reads or writes says, an empty map where it says nothing.
+
+    Raises UserError, with `origin` in it, where the text is no YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_LOADER) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{origin}: {error}") from error
 
 
 def _and_above(path: str) -> Iterator[str]:
