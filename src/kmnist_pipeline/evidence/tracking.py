@@ -352,7 +352,9 @@ def _experiment(client: Any, name: str) -> str:
         database = _database()
         # Without a server MLflow would choose a folder of its own; a server knows its place.
         place = (database.parent / "mlartifacts" / name).as_uri() if database else None
-        return client.create_experiment(name, artifact_location=place)
+        # Without this tag the page offers what goes with language models.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return client.create_experiment(name, artifact_location=place, tags=kind)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
@@ -526,6 +528,10 @@ def _written(record: dict[str, Any], ending: str) -> Path:
     raise UserError(f"{record['address']} has written no {ending}")
 
 
+# What describes and changes no result: each would be a column of the table.
+PROSE = re.compile(r"(title|licence|summary|reproduces|sources|parts|figures)\b")
+
+
 def _flat_parameters(record: dict[str, Any]) -> dict[str, Any]:
     """Each value by its dotted name, without the section and item where that is unambiguous."""
     flat: dict[str, Any] = {}
@@ -536,7 +542,8 @@ def _flat_parameters(record: dict[str, Any]) -> dict[str, Any]:
                 walk(f"{name}.{key}", inner)
             return
         short = re.sub(r"^(datasets|experiments|studies|models|reports)\.[^.]+\.", "", name)
-        flat[name if short in flat else short] = value
+        if not PROSE.match(short):
+            flat[short if flat.get(short, value) == value else name] = value
 
     # The stage's own values come first: they have the first claim to a short name.
     for name in sorted(record["parameters"], key=lambda n: (record["item"] not in n.split("."), n)):
@@ -582,8 +589,6 @@ def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> No
     for metric in ("accuracy", "precision", "recall", "f1"):
         view.add(f"test_{metric}", content[metric])
     _add_spread(view, "test_accuracy", content["seeds"])
-    for name, scores in content["per_class"].items():
-        view.add(f"f1/{name}", scores["f1"])
     _add_spread(view, "draws_accuracy", content.get("draws"))
     if "routing" in content:
         for number in ("temperature", "threshold"):
@@ -595,7 +600,7 @@ def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> No
 def _report(view: View, content: Any, record: dict[str, Any]) -> None:
     claims = content if isinstance(content, list) else content["claims"]
     for verdict, count in Counter(claim["verdict"] for claim in claims).items():
-        view.add(f"claims/{verdict}", count)
+        view.add(f"verdicts/{verdict}", count)
 
 
 Curve = dict[tuple[str, int], list[float]]  # metric and epoch: one value a fold
