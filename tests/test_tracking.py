@@ -220,7 +220,8 @@ def only_warning(capfd) -> str:
     out, err = capfd.readouterr()
     (line,) = (out + err).splitlines()
     assert line.startswith("warning: MLflow did not take kfold-train@digits_softmax (")
-    assert line.endswith("); the results are on disk and complete")
+    later = "`kmnist publish kfold-train@digits_softmax` shows them later"
+    assert line.endswith(f"); the results are on disk and complete: {later}")
     return line
 
 

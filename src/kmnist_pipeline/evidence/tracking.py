@@ -106,9 +106,10 @@ class Publisher:
         record = record_of(stage, group, parameters)
         problem = self._hand_over(json.dumps(record, default=str).encode() + b"\n")
         if problem:
+            later = f": `kmnist publish {stage.address}` shows them later" if stage.lineage else ""
             print(
                 f"warning: MLflow did not take {stage.address} ({problem}); "
-                "the results are on disk and complete",
+                f"the results are on disk and complete{later}",
                 file=sys.stderr,
             )
 
@@ -283,13 +284,14 @@ def _create(database: Path) -> None:
 def publish(client: Any, record: dict[str, Any]) -> bool:
     """Show one stage from the files it has written, unless that is done already: True if not.
 
-    client: an MlflowClient; record: of `record_of`, with as far as they are known `commit` and
-    `dirty`, `experiment` (the name, where `dvc exp` made it), `superseded` (where the stage has
-    newer evidence), `missing` (files that cannot be had), and `published` (not by the stage itself).
-    One finished run stands for one lineage key of a stage; what an interrupted attempt left, or
-    lacks files that are here now, is written anew. Other runs of the stage are tagged as superseded,
-    but not by older evidence or an experiment, nor where they are experiments or by hand. Runs by
-    hand are always new.
+    client: an MlflowClient; record: of `record_of`, and as far as known `commit` and `dirty`,
+    `experiment` (its name, where `dvc exp` made it), `superseded` (where its stage has newer
+    evidence), `missing` (files that cannot be had), `published` (not by the stage as it ended).
+
+    One finished run stands for one lineage key of a stage; what an interrupted attempt left, and
+    what lacks files that can be had now, is written anew. Finished runs of other keys are tagged
+    as superseded, save experiments, and unless this one is superseded or an experiment itself.
+    Runs by hand are always new.
     """
     experiment = _experiment(client, record["group"])
     if record["lineage"] is None:

@@ -92,7 +92,9 @@ def publish(addresses: list[str], revisions: list[str]) -> Outcome:
     its lock says is refused, and the others go on. Raises UserError where the store fails, and for
     a stage or a revision that is not known.
     """
-    os.environ.update({**tracking.BOUNDS, **os.environ, **tracking.QUIET})  # before importing MLflow
+    os.environ.update(
+        {**tracking.BOUNDS, **os.environ, **tracking.QUIET}
+    )  # before importing MLflow
     here = _workspace()
     sources = [_commit(revision) for revision in revisions] or [here]
     _check(addresses, sources)
@@ -212,10 +214,8 @@ def _record(
         raise UserError(f"{PARAMS} has no model {locked.item}") from error
     record = tracking.record_of(stage, group) | source.origin
     newest = current.stages.get(locked.address)
-    if newest is not None and newest.key == locked.key:
-        standing = {"experiment": None}
-    else:
-        standing = {"superseded": True}
+    is_current = newest is not None and newest.key == locked.key
+    standing: dict[str, Any] = {"experiment": None} if is_current else {"superseded": True}
     return record | standing | {"missing": missing, "published": True}
 
 
