@@ -33,7 +33,7 @@ OF_DIGITS = [
     *("tune@digits_softmax_grid", "evaluate@digits_softmax_grid", "report@digits"),
 ]
 ORIGIN = {"mlflow.source.git.commit", "kmnist.dirty", "kmnist.experiment", "kmnist.superseded"}
-MOST_SECONDS = 20  # two attempts of 3 s for a server that hangs, and a loaded machine
+MOST_SECONDS = 30  # two attempts of 3 s at a server that hangs, on a loaded machine
 Table = dict[str, dict[str, Any]]
 
 
@@ -152,8 +152,8 @@ def publish(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace
     return run
 
 
-def published(new: int, kept: int) -> str:
-    return f"published {new} stages; {kept} were there already\n"
+def published(new: int, kept: int, refused: int = 0) -> str:
+    return f"stages: {new} published, {kept} there already, {refused} refused\n"
 
 
 # --- the workspace -------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_stages_that_dvc_restored_without_running_them(live, changed, store, pub
     done = changed.run("dvc", "repro", TRAINED)
     assert "is cached - skipping run, checking out outputs" in done.stdout, done.stderr
     shutil.rmtree(changed.folder / "data")
-    assert changed.run("dvc", "checkout", "--force").returncode == 0
+    assert changed.run("dvc", "checkout", "preprocess@digits").returncode == 0
     assert not (changed.folder / "mlflow.db").exists()
 
     stages = [TRAINED, "preprocess@digits"]
@@ -211,7 +211,8 @@ def test_a_model_that_only_the_cache_has(live, changed, store, publish):
 
 
 def test_a_model_that_comes_back_later(live, changed, store, publish):
-    (changed.folder / MODEL).rename(changed.folder / "kept")
+    kept = changed.folder / ".kmnist/kept"
+    (changed.folder / MODEL).rename(kept)
     shutil.rmtree(changed.folder / ".dvc/cache")
     done = publish(changed, store, TRAINED)
     assert (done.status, done.err.count(MODEL)) == (0, 1)
@@ -221,7 +222,7 @@ def test_a_model_that_comes_back_later(live, changed, store, publish):
     assert run == live[TRAINED] | {"artifacts": run["artifacts"]}
     assert publish(changed, store, TRAINED).out == published(0, 1)
 
-    (changed.folder / "kept").rename(changed.folder / MODEL)
+    kept.rename(changed.folder / MODEL)
     assert publish(changed, store, TRAINED).out == published(1, 0)
     assert table(client_of(store))[TRAINED] == live[TRAINED]
 
@@ -254,7 +255,7 @@ def test_a_stage_whose_files_are_not_the_locks(file, change, problem, project, s
     assert refused[0].startswith(f"refused: {EVALUATED}: ")
     assert refused[0].endswith(problem)
     assert len(refused) == 1
-    assert (done.out, done.status) == (published(2, 0), 1)
+    assert (done.out, done.status) == (published(2, 0, 1), 1)
     assert sorted(table(client_of(store))) == ["download@digits", "report@digits"]
 
 
@@ -262,7 +263,7 @@ def test_a_stage_whose_dependency_was_edited_while_it_ran(changed, store, publis
     stage = graph.parse((changed.folder / "dvc.lock").read_text()).stages[EVALUATED]
     md5 = stage.deps["src/kmnist_pipeline/stages/evaluate.py"]
     lock = changed.folder / "dvc.lock"
-    lock.write_text(lock.read_text().replace(md5, "0" * 32))
+    lock.write_text(lock.read_text().replace(md5, "a" * 32))
     done = publish(changed, store, EVALUATED)
     assert done.err == (
         f"refused: {EVALUATED}: {TEST_JSON} was made by another command, or from other "
@@ -439,21 +440,23 @@ def test_a_server_shows_the_same_and_may_hang(live, project, server, publish):
     assert (done.out, done.err, done.status) == (published(7, 0), "", 0)
     assert table(server.client()) == live
     server.send(signal.SIGSTOP)
+    start = time.monotonic()
     try:
-        hung = publish(project, server.uri, *OF_DIGITS)
+        hung = project.run("kmnist", "publish", *OF_DIGITS, MLFLOW_TRACKING_URI=server.uri)
     finally:
         server.send(signal.SIGCONT)
-    assert (hung.out, hung.status, hung.err.count("\n")) == ("", 1, 1)
-    assert hung.err.startswith("error: MLflow did not take download@digits (")
-    assert hung.seconds < MOST_SECONDS
+    assert time.monotonic() - start < MOST_SECONDS
+    assert (hung.stdout, hung.returncode, hung.stderr.count("\n")) == ("", 1, 1)
+    assert hung.stderr.startswith("error: MLflow did not take download@digits (")
     assert publish(project, server.uri, *OF_DIGITS).out == published(0, 7)
 
 
-def test_a_server_that_is_down(project, publish):
+@pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg"])
+def test_a_server_that_is_down(scheme, project, publish):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    done = publish(project, f"http://someone:secret@127.0.0.1:{port}")
+    done = publish(project, f"{scheme}://someone:secret@127.0.0.1:{port}/")
     assert (done.out, done.status, done.err.count("\n")) == ("", 1, 1)
     assert "Connection refused" in done.err
     assert "someone" not in done.err

@@ -152,12 +152,16 @@ def _check() -> int:
 def _publish(stages: list[str], revisions: list[str]) -> int:
     from kmnist_pipeline.provenance import publish
 
-    outcome = publish.publish(stages, revisions)
+    try:
+        outcome = publish.publish(stages, revisions)
+    except KeyboardInterrupt:
+        raise UserError("interrupted; run it again to go on") from None
     for note in outcome.notes:
         print(f"note: {note}: its run goes without", file=sys.stderr)
     for refused in outcome.refused:
         print(f"refused: {refused}", file=sys.stderr)
-    print(f"published {len(outcome.new)} stages; {len(outcome.kept)} were there already")
+    counts = (len(stages) for stages in (outcome.new, outcome.kept, outcome.refused))
+    print("stages: {} published, {} there already, {} refused".format(*counts))
     return 1 if outcome.refused else 0
 
 

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -176,7 +176,12 @@ def _chosen(addresses: list[str], sources: list[Source]) -> Iterator[tuple[Sourc
             address: [parent.address for parent in source.graph.parents(stage)]
             for address, stage in stages.items()
         }
-        for address in TopologicalSorter(parents).static_order():
+        try:
+            order = list(TopologicalSorter(parents).static_order())
+        except CycleError as error:
+            circle = " <- ".join(error.args[1])
+            raise UserError(f"{LOCK}: stages rest on each other: {circle}") from error
+        for address in order:
             state = (address, stages[address].key)
             if (not addresses or address in addresses) and state not in seen:
                 seen.add(state)
