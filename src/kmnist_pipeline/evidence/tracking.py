@@ -359,9 +359,7 @@ def _experiment(client: Any, name: str) -> str:
         database = _database()
         # Without a server MLflow would choose a folder of its own; a server knows its place.
         place = (database.parent / "mlartifacts" / name).as_uri() if database else None
-        # Without this tag the page offers what goes with language models.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        return client.create_experiment(name, artifact_location=place, tags=kind)
+        return client.create_experiment(name, artifact_location=place)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
