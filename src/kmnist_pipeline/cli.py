@@ -49,6 +49,17 @@ changed is known by the lineage key that it carries, and is said to be altered.
 Exit status: 0 every file is, byte for byte, what a stage made, and all that is behind it is known;
 3 a file is altered; 1 a file was not made by any commit of this repository.
 """
+PUBLISH = """Bring the MLflow store level with the evidence.
+
+Shows each stage of dvc.lock, with its folds and trials, in the store of MLFLOW_TRACKING_URI, by
+default mlflow.db in this folder: also what DVC restored without running it, and after the store
+was lost. What the store shows already stays as it is. A stage whose files are not what dvc.lock
+says is refused.
+
+  kmnist publish                                 all stages of the workspace
+  kmnist publish evaluate@kmnist_softmax         one of them
+  kmnist publish --rev HEAD~3 --rev tacky-tang   a commit, and an experiment of `dvc exp`
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,6 +103,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=text)
     trace.add_argument("files", nargs="*", metavar="FILE", type=_absolute)
 
+    publish = _command(commands.add_parser, "publish", PUBLISH)
+    publish.add_argument("stages", nargs="*", metavar="STAGE", help="only this stage")
+    publish.add_argument(
+        "--rev",
+        action="append",
+        default=[],
+        metavar="REV",
+        help="the evidence of a commit or experiment, not of the workspace; may be repeated",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.command == "trace" and not (chosen.files or chosen.form):
         trace.error("name a FILE; --json, --dot, --svg and --html alone show the whole graph")
@@ -101,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _compose(chosen.check, chosen.show, chosen.overrides)
         if chosen.command == "trace":
             return _trace(chosen.files, chosen.form)
+        if chosen.command == "publish":
+            return _publish(chosen.stages, chosen.rev)
         return _check()
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -184,6 +206,22 @@ def _trace(files: list[Path], form: str | None) -> int:
         if finding.status != "exact":
             print(f"{finding.file} {drawing.verdict(finding)}", file=sys.stderr)
     return found.exit_status
+
+
+def _publish(stages: list[str], revisions: list[str]) -> int:
+    from kmnist_pipeline.provenance import publish
+
+    try:
+        outcome = publish.publish(stages, revisions)
+    except KeyboardInterrupt:
+        raise UserError("interrupted; run it again to go on") from None
+    for note in outcome.notes:
+        print(f"note: {note}: its run goes without", file=sys.stderr)
+    for refused in outcome.refused:
+        print(f"refused: {refused}", file=sys.stderr)
+    counts = (len(stages) for stages in (outcome.new, outcome.kept, outcome.refused))
+    print("stages: {} published, {} there already, {} refused".format(*counts))
+    return 1 if outcome.refused else 0
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
 
 LOCK = "dvc.lock"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -81,25 +81,40 @@ class Graph:
         return list(found.values())
 
 
-def parse(text: str, origin: str = LOCK) -> Graph:
+def parse(text: str | bytes, origin: str = LOCK) -> Graph:
     """The graph of a lock. Raises UserError, with `origin` in it, where the text is no lock."""
     return Graph({stage.address: stage for stage in stages(text, origin)})
 
 
-def stages(text: str, origin: str = LOCK, *needles: str) -> list[LockedStage]:
+def stages(text: str | bytes, origin: str = LOCK, *needles: str) -> list[LockedStage]:
     """The stages of a lock; of those that hold none of the needles, if any, the fewest possible.
 
     YAML is slow, and the locks of a history repeat each other: only the entries that matter are
     parsed, and each text once. Raises UserError, with `origin` in it, where the text is no lock.
     """
-    entries = _entries(text)
     try:
+        text = text if isinstance(text, str) else text.decode()
+        entries = _entries(text)
         if entries is None:
-            return list(_stages(_yaml(text).get("stages", {})))
+            return list(_stages(load(text, origin).get("stages", {})))
         matter = (e for e in entries if not needles or any(needle in e for needle in needles))
         return [stage for entry in matter for stage in _parsed(entry)]
-    except (yaml.YAMLError, _EntryError) as error:
+    except (_EntryError, UnicodeDecodeError) as error:
         raise UserError(f"{origin}: {error}") from error
+
+
+def load(text: str, origin: str) -> dict[str, Any]:
+    """The map that is written in YAML 1.2, which DVC writes; empty where there is nothing.
+
+    Raises UserError, with `origin` in it, where the text is no YAML or no map.
+    """
+    try:
+        content = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise UserError(f"{origin}: {error}") from error
+    if not isinstance(content, dict | None):
+        raise UserError(f"{origin}: must be a map")
+    return content or {}
 
 
 class _EntryError(Exception):
@@ -119,14 +134,10 @@ def _entries(text: str) -> list[str] | None:
 
 @cache
 def _parsed(entry: str) -> tuple[LockedStage, ...]:
-    return tuple(_stages(_yaml(entry)))
-
-
-def _yaml(text: str) -> dict[str, Any]:
-    content = yaml.load(text, Loader=_LOADER)
-    if not isinstance(content, dict | None):
-        raise _EntryError("must be a map")
-    return content or {}
+    try:
+        return tuple(_stages(YAML(typ="safe").load(entry)))
+    except YAMLError as error:
+        raise _EntryError(str(error)) from error
 
 
 def _stages(entries: Any) -> Iterator[LockedStage]:
@@ -134,6 +145,9 @@ def _stages(entries: Any) -> Iterator[LockedStage]:
         raise _EntryError("stages: must be a map")
     for address, entry in entries.items():
         try:
+            files = [*entry.get("deps", []), *entry.get("outs", [])]
+            if bare := [file["path"] for file in files if "md5" not in file]:
+                raise _EntryError(f"{address}: {bare[0]} has no md5")
             yield LockedStage(
                 address=address,
                 cmd=entry["cmd"],
@@ -143,9 +157,9 @@ def _stages(entries: Any) -> Iterator[LockedStage]:
                 key=lineage.key_of_lock(entry),
             )
         except KeyError as error:
-            raise _EntryError(f"stages: {address}: {error} is missing") from error
+            raise _EntryError(f"{address}: {error} is missing") from error
         except (AttributeError, TypeError) as error:
-            raise _EntryError(f"stages: {address}: is not as DVC writes it: {error}") from error
+            raise _EntryError(f"{address}: is not as DVC writes it: {error}") from error
 
 
 def _and_above(path: str) -> Iterator[str]:

@@ -88,6 +88,24 @@ def places(blobs: Iterable[str]) -> dict[str, set[str]]:
     return found
 
 
+def commit_or_experiment(revision: str) -> tuple[str, str | None]:
+    """The full id of a commit, and the name of the experiment of `dvc exp` that it holds, if any.
+
+    revision: what git knows a commit by, or the name of an experiment.
+    """
+    try:
+        found = [commit(revision)]
+    except UserError:
+        listing = git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}")
+        found = listing.decode().split()
+    if not found:
+        raise UserError(f"{revision} is neither a commit nor an experiment of this repository")
+    if len(found) > 1:
+        raise UserError(f"several experiments are called {revision}: {', '.join(found)}")
+    names = git("for-each-ref", "--format=%(refname)", "--points-at", found[0], "refs/exps/*/*/*")
+    return found[0], next((name.rpartition("/")[2] for name in names.decode().split()), None)
+
+
 def tree(revision: str, *paths: str) -> dict[str, str]:
     """Blob ids by path of all files at a revision, or of those under the given paths."""
     listing = git("ls-tree", "-r", "-z", "--full-tree", revision, "--", *paths).decode()
