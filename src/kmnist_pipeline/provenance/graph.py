@@ -82,24 +82,35 @@ class Graph:
         return list(found.values())
 
 
-def parse(text: str, origin: str = LOCK) -> Graph:
+def parse(text: str | bytes, origin: str = LOCK) -> Graph:
     """The graph of a lock. Raises UserError, with `origin` in it, where the text is no lock."""
     try:
-        content = COMPILED_LOCKFILE_SCHEMA(yaml.load(text, Loader=_LOADER) or {})
-    except (yaml.YAMLError, MultipleInvalid) as error:
+        content = yaml.load(text, Loader=_LOADER)
+        if not isinstance(content, dict | None):
+            raise UserError(f"{origin}: must be a map")
+        content = COMPILED_LOCKFILE_SCHEMA(content or {})
+    except (yaml.YAMLError, UnicodeDecodeError, MultipleInvalid) as error:
         raise UserError(f"{origin}: {error}") from error
-    stages = {
-        address: LockedStage(
-            address=address,
-            cmd=entry["cmd"],
-            deps={dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])},
-            params=entry.get("params", {}).get("params.yaml", {}),
-            outs={out["path"]: out.get("md5", "") for out in entry.get("outs", [])},
-            key=lineage.key_of_lock(entry),
-        )
-        for address, entry in content.get("stages", {}).items()
-    }
-    return Graph(stages)
+    return Graph(
+        {
+            address: _locked(address, entry, origin)
+            for address, entry in content.get("stages", {}).items()
+        }
+    )
+
+
+def _locked(address: str, entry: dict[str, Any], origin: str) -> LockedStage:
+    files = [*entry.get("deps", []), *entry.get("outs", [])]
+    if bare := [file["path"] for file in files if "md5" not in file]:
+        raise UserError(f"{origin}: {address}: {bare[0]} has no md5")
+    return LockedStage(
+        address=address,
+        cmd=entry["cmd"],
+        deps={dep["path"]: dep["md5"] for dep in entry.get("deps", [])},
+        params=entry.get("params", {}).get("params.yaml", {}),
+        outs={out["path"]: out["md5"] for out in entry.get("outs", [])},
+        key=lineage.key_of_lock(entry),
+    )
 
 
 def _and_above(path: str) -> Iterator[str]:
