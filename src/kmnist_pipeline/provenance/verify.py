@@ -72,10 +72,19 @@ class Result:
                 yield f"  likely cause: {cause}"
         yield from self.notes
         counts = Counter(each.verdict for stage in self.stages for each in stage.differences)
-        parts = [f"{counts[verdict]} {verdict.words}" for verdict in Verdict if counts[verdict]]
-        if len(parts) == 1:
-            parts = ["all"]
-        yield f"{self.verdict.words}: {', '.join(parts)} of {_count(counts.total(), 'file')}"
+        of = f"of {_count(counts.total(), 'file')}"
+        if len(counts) == 1:
+            yield f"{self.verdict.words}: all {of}"
+        else:
+            parts = [f"{counts[verdict]} {_COUNTED[verdict]}" for verdict in sorted(counts)[::-1]]
+            yield f"{self.verdict.words}: {of}, {', '.join(parts)}"
+
+
+_COUNTED = {
+    Verdict.IDENTICAL: "identical",
+    Verdict.EQUAL: "with equal numbers in other bytes",
+    Verdict.DIFFERENT: "different",
+}
 
 
 def rerun(target: str | None = None) -> Result:
@@ -397,7 +406,8 @@ def _lock_here(revision: str, committed: Graph) -> Iterator[Difference]:
     try:
         now = graph.parse(here).stages
         apart = [a for a in {**committed.stages, **now} if committed.stages.get(a) != now.get(a)]
-        line = f"is not the committed one in {', '.join(apart) or 'no stage'}"
+        stages = ", ".join(apart) or "what is no hash, command or parameter"
+        line = f"is not the committed one, in {stages}"
     except UserError as error:
         line = f"cannot be read: {error}"
     yield Difference(LOCK, Verdict.DIFFERENT, line)
