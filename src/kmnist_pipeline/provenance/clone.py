@@ -33,6 +33,7 @@ GRACE = 5.0  # seconds that a process has to end when it is told to
 TICK = 0.5  # seconds between two looks at the clock
 SAID = 15  # lines of a failed stage that are shown
 OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+_FULL = re.compile("No space left on device|Out of diskspace|disk is full")  # libc, git, SQLite
 _RUNNING = re.compile("Running stage '(.+)':")
 
 
@@ -173,7 +174,7 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
 
 
 def _with_way_out(message: str) -> str:
-    if "No space left on device" not in message:
+    if not _FULL.search(message):
         return message
     return f"{message}\nThe temporary folder is full; TMPDIR=<folder> names one on another disk."
 
