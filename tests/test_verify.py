@@ -135,7 +135,7 @@ def tampered(evidence: Project, tmp_path_factory: pytest.TempPathFactory) -> lis
 
     done = kmnist_verify(project, SOFTMAX)
     assert done.returncode == 1
-    return done.stdout.splitlines()
+    return [*done.stderr.splitlines(), *done.stdout.splitlines()]
 
 
 def test_a_tampered_metric_and_figure_are_different_by_how_much(tampered):
@@ -164,8 +164,9 @@ def test_likely_causes_are_named(tampered):
 
 
 def test_a_workspace_that_is_not_clean_is_said(tampered):
-    (note,) = [line for line in tampered if line.startswith("the workspace is not what was")]
-    assert "(2 files; `git status`): this is about commit " in note
+    (note,) = [line for line in tampered if line.startswith("note: ")]
+    assert "note: the workspace is not what was committed (2 files; `git status`)" in note
+    assert tampered.index(note) < tampered.index("[1/3] download@digits")
 
 
 # --- what cannot be run --------------------------------------------------------------------------

@@ -213,6 +213,11 @@ class Plan:
         self.started: list[str] = []
         self.total = sum(self._weights.values())
 
+    @property
+    def stages(self) -> int:
+        """How many stages are planned."""
+        return len(self._weights)
+
     def start(self, address: str) -> None:
         """Another stage begins, and the one before has ended."""
         if not self.started:
@@ -251,13 +256,13 @@ class _Progress:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._stages = len(plan._weights)
         self._bar = tqdm(
             total=plan.total,
             bar_format="{desc} |{bar:20}| {elapsed}{postfix}",
             disable=None,
             leave=False,
         )
+        self._bar.set_description_str("starting")
 
     def __enter__(self) -> _Progress:
         return self
@@ -268,7 +273,7 @@ class _Progress:
     def start(self, address: str) -> None:
         self._plan.start(address)
         count = len(self._plan.started)
-        label = f"[{count}/{max(count, self._stages)}] {address}"
+        label = f"[{count}/{self._plan.stages}] {address}"
         if self._bar.disable:
             print(label + self._left(), file=sys.stderr, flush=True)
         self._bar.set_description_str(label, refresh=False)

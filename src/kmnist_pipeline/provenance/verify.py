@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from kmnist_pipeline.provenance.compare import Difference, Verdict, compare, lea
 from kmnist_pipeline.provenance.graph import LOCK, Graph, LockedStage
 
 STATUS = {Verdict.IDENTICAL: 0, Verdict.EQUAL: 3, Verdict.DIFFERENT: 1}
+# The libraries that numbers and figures go through; `environment` names only some of them.
 MAKE_BYTES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib", "pillow")
 
 
@@ -97,6 +99,8 @@ def rerun(target: str | None = None) -> Result:
     revision, committed = _committed()
     stages = _chosen(committed, target)
     old = _Committed(revision, stages)
+    for note in _dirty(revision):  # at once: the run may take hours
+        print(f"note: {note}", file=sys.stderr)
     with clone.clean(revision) as project:
         project.run([stage.address for stage in stages])
         made = graph.parse((project.path / LOCK).read_bytes(), f"{LOCK} of the run")
@@ -108,7 +112,6 @@ def rerun(target: str | None = None) -> Result:
         f"commit {revision[:12]}, {_count(len(stages), 'stage')} run in a clean clone "
         "(committed -> made again)",
         _explained(checked, stages, made, environments),
-        _dirty(revision),
     )
 
 
@@ -255,11 +258,14 @@ def _between(
 ) -> list[Difference]:
     """How an out that lies at `path` compares, file by file.
 
-    locked, now: its md5s; unknown: the verdict where the committed content is not here.
+    locked, now: its md5s, `now` empty where nothing lies there; unknown: the verdict where the
+    committed content is not here.
     """
     if not _in_git(out):
         if locked == now:
             return [Difference(out, Verdict.IDENTICAL, Verdict.IDENTICAL.words)]
+        if not now:
+            return [Difference(out, Verdict.DIFFERENT, "is no longer made")]
         before = old.cached(out, locked)
         if before is None:
             line = (
@@ -319,9 +325,9 @@ def _machine(validation: bytes) -> dict[str, Any]:
     """What `environment` says, plain values by name."""
     try:
         environment = json.loads(validation).get("environment", {})
-    except (ValueError, AttributeError):  # the comparison of the file says that it is damaged
+        flat = dict(leaves("", {**environment, "cpu": " ".join(environment.get("cpu", []))}))
+    except (ValueError, TypeError, AttributeError):  # the comparison says that it is damaged
         return {}
-    flat = dict(leaves("", {**environment, "cpu": " ".join(environment.get("cpu", []))}))
     return {name.replace("libraries.", "version of "): value for name, value in flat.items()}
 
 
