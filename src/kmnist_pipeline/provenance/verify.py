@@ -61,15 +61,20 @@ class Result:
         return STATUS[self.verdict]
 
     def lines(self) -> Iterator[str]:
-        """The result for people: what is not identical by stage and file, then the sum."""
+        """The result for people: what is not identical by stage, the worst first, then the sum."""
         yield self.title
         for stage in self.stages:
             if stage.verdict is Verdict.IDENTICAL:
                 continue
             yield f"{stage.address}: {stage.verdict.words}"
+            alike = defaultdict(list)
             for each in stage.differences:
-                if each.verdict is not Verdict.IDENTICAL:
+                if each.verdict is Verdict.DIFFERENT:
                     yield f"  {each.path}: {each.line}"
+                elif each.verdict is Verdict.EQUAL:
+                    alike[each.line].append(each.path)
+            for line, paths in alike.items():
+                yield f"  {', '.join(paths)}: {line}"
             for cause in stage.causes:
                 yield f"  likely cause: {cause}"
         yield from self.notes
