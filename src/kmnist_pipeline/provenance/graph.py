@@ -109,12 +109,16 @@ def load(text: str, origin: str) -> dict[str, Any]:
     Raises UserError, with `origin` in it, where the text is no YAML or no map.
     """
     try:
-        content = YAML(typ="safe").load(text)
+        content = _yaml(text)
     except YAMLError as error:
         raise UserError(f"{origin}: {error}") from error
     if not isinstance(content, dict | None):
         raise UserError(f"{origin}: must be a map")
     return content or {}
+
+
+def _yaml(text: str) -> Any:
+    return YAML(typ="safe").load(text)
 
 
 class _EntryError(Exception):
@@ -135,7 +139,7 @@ def _entries(text: str) -> list[str] | None:
 @cache
 def _parsed(entry: str) -> tuple[LockedStage, ...]:
     try:
-        return tuple(_stages(YAML(typ="safe").load(entry)))
+        return tuple(_stages(_yaml(entry)))
     except YAMLError as error:
         raise _EntryError(str(error)) from error
 
