@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,14 @@ Names every stage whose entry in dvc.lock, or whose files under metrics/, figure
 are older than code, configuration or data, or were changed by hand. Needs neither DVC's cache nor
 the data, runs no stage and changes nothing.
 """
+IMPACT = """What a change will re-make, before anything runs.
+
+Names the stages that run again and why, the figures, metrics and reports that they write, and the
+claims that are judged anew. Without -S: what the files in conf/ and src/ have come to since.
+
+  kmnist impact -S experiments.kmnist_softmax.optimizer.lr=0.05
+  kmnist impact
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,11 +70,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
     _command(commands.add_parser, "check", CHECK)
+
+    impact = _command(commands.add_parser, "impact", IMPACT)
+    impact.add_argument(
+        "-S",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a value, as `dvc exp run -S KEY=VALUE` does; can be given several times",
+    )
+    impact.add_argument("--json", action="store_true", help="print JSON for programs")
     chosen = parser.parse_args(arguments)
     try:
         _enter_project()
         if chosen.command == "compose":
             return _compose(chosen.check, chosen.show, chosen.overrides)
+        if chosen.command == "impact":
+            return _impact(chosen.overrides, chosen.json)
         return _check()
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -124,6 +146,25 @@ def _check() -> int:
         return 1
     print("fresh: the evidence is what code, configuration and data give")
     return 0
+
+
+def _impact(overrides: list[str], as_json: bool) -> int:
+    from kmnist_pipeline.provenance import impact
+
+    found = impact.of_change(overrides)
+    _print_json(found.json()) if as_json else impact.show(found, _console())
+    return 0
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _console() -> Any:
+    """A console that wraps for people, and not in a pipe."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 if __name__ == "__main__":
