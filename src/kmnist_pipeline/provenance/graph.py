@@ -87,9 +87,9 @@ class Graph:
         The given stages themselves are there as far as they read one another.
         """
         parents = {name: [p.address for p in self.parents(s)] for name, s in self.stages.items()}
-        reached, found = set(addresses), dict[str, list[str]]()
-        while new := {name for name in parents if reached & {*parents[name]}} - found.keys():
-            found |= dict.fromkeys(new, [])
+        reached, found = set(addresses), set[str]()
+        while new := {name for name in parents if reached & {*parents[name]}} - found:
+            found |= new
             reached |= new
         return {
             name: [parent for parent in parents[name] if parent in reached]
