@@ -42,6 +42,15 @@ claims that are judged anew. Without -S: what the files in conf/ and src/ have c
   kmnist impact -S experiments.kmnist_softmax.optimizer.lr=0.05
   kmnist impact
 """
+DIFF = """The difference that a branch makes to the evidence.
+
+Claims whose verdict or obtained value is another, metrics beyond their last digits, figures by
+their pixels, and the parameters, code and commands that changed. Read from Git's objects: nothing
+is checked out or run.
+
+  kmnist diff main...                     this branch, with what is not committed yet
+  kmnist diff HEAD~3 HEAD --output diff   also diff/index.html, figures side by side
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +90,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="change a value, as `dvc exp run -S KEY=VALUE` does; can be given several times",
     )
     impact.add_argument("--json", action="store_true", help="print JSON for programs")
+
+    diff = _command(commands.add_parser, "diff", DIFF)
+    diff.add_argument("old", metavar="REV", help="a commit, or main... as in `git diff`")
+    diff.add_argument("new", metavar="REV2", nargs="?", help="another (default: the workspace)")
+    diff.add_argument("--output", type=Path, metavar="FOLDER", help="write a page there as well")
+    form = diff.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON for programs")
+    form.add_argument(
+        "--markdown", action="store_true", help="print the comment of a pull request for GitHub"
+    )
+    diff.add_argument(
+        "--images",
+        metavar="URL",
+        help="with --markdown: show figures from URL/<commit>/<path>, such as "
+        "https://github.com/OWNER/REPOSITORY/raw",
+    )
+
     chosen = parser.parse_args(arguments)
     try:
         _enter_project()
@@ -88,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _compose(chosen.check, chosen.show, chosen.overrides)
         if chosen.command == "impact":
             return _impact(chosen.overrides, chosen.json)
+        if chosen.command == "diff":
+            return _diff(chosen)
         return _check()
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -153,6 +181,23 @@ def _impact(overrides: list[str], as_json: bool) -> int:
 
     found = impact.of_change(overrides)
     _print_json(found.json()) if as_json else impact.show(found, _console())
+    return 0
+
+
+def _diff(chosen: argparse.Namespace) -> int:
+    from kmnist_pipeline.provenance import diff, diff_views
+
+    found = diff.between(chosen.old, chosen.new)
+    if chosen.output is not None:
+        from kmnist_pipeline.evidence import outs
+
+        outs.write_bytes(chosen.output / "index.html", diff_views.page(found).encode())
+    if chosen.json:
+        _print_json(found.json())
+    elif chosen.markdown:
+        print(diff_views.markdown(found, chosen.images), end="")
+    else:
+        diff_views.text(found, _console())
     return 0
 
 
