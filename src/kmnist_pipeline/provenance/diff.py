@@ -22,6 +22,7 @@ from kmnist_pipeline.provenance.graph import Graph
 
 EVIDENCE = ("metrics", "figures", "reports", graph.LOCK)
 LONGEST = 60  # of a value that is text
+_LABEL = re.compile(r"\[[^\]]*\]")
 _INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)
 
 
@@ -70,6 +71,11 @@ class Metric:
     new: Any
     delta: float | None
     what: str
+
+    @property
+    def depth(self) -> int:
+        """How many maps and lists the value stands in."""
+        return len(_LABEL.sub("", self.name).split("."))
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ def between(revision: str, other: str | None = None) -> Diff:
                         for side, content in zip((old, new), sides, strict=True)
                     )
                 )
-    metrics.sort(key=lambda metric: (metric.delta is None, metric.name.count("."), metric.file))
+    metrics.sort(key=lambda metric: (metric.delta is None, metric.depth, metric.file))
     return Diff(old, new, claims, metrics, figures, stages, equal)
 
 
@@ -208,8 +214,10 @@ def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric
         elif _is_number(change.old) and _is_number(change.new):
             delta = float(f"{change.new - change.old:.6g}")
             yield Metric(path, name, change.old, change.new, delta, change.amount)
+        elif _is_long(change.old) or _is_long(change.new):
+            yield Metric(path, name, None, None, None, "another text")
         else:
-            yield Metric(path, name, _short(change.old), _short(change.new), None, change.amount)
+            yield Metric(path, name, change.old, change.new, None, change.amount)
     for name, count in lists.items():
         what = f"{count} {'value differs' if count == 1 else 'values differ'}"
         yield Metric(path, name, None, None, None, what)
@@ -268,7 +276,5 @@ def _equal(old: Any, new: Any) -> bool:
     return old == new
 
 
-def _short(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > LONGEST:
-        return f"{value[:LONGEST]}..."
-    return value
+def _is_long(value: Any) -> bool:
+    return isinstance(value, str) and len(value) > LONGEST

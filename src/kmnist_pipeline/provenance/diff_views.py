@@ -21,6 +21,7 @@ from kmnist_pipeline.provenance.diff import Claim, Diff, Metric, Side
 
 MARKER = "<!-- kmnist diff -->"  # the first line of the comment, by which it is found again
 LIMIT = 65_000  # characters; GitHub refuses a comment of more than 65,536
+DEEPEST = 2  # parts of a metric's name, such as seeds.mean, that have a row of their own
 FEW = 4  # stages that are named one by one
 NOTHING = "No claim, metric, figure or stage differs."
 
@@ -45,7 +46,12 @@ def sections(diff: Diff) -> list[Section]:
                 for claim in diff.claims
             ],
         ),
-        Section("Metrics", ["file", "metric", "old", "new", "delta"], [*map(_row, diff.metrics)]),
+        Section(
+            "Metrics",
+            ["file", "metric", "old", "new", "delta"],
+            [_row(metric) for metric in diff.metrics if metric.depth <= DEEPEST]
+            + list(_deeper(diff.metrics)),
+        ),
         Section("Figures", ["figure", "what"], [[f.file, f.what] for f in diff.figures]),
         Section("Causes", ["what changed", "stages"], list(_causes(diff))),
     ]
@@ -112,7 +118,8 @@ def markdown(diff: Diff, images: str | None) -> str:
             lines = [_side_by_side(diff, images, *row) for row in section.rows]
             blocks.append("\n\n".join(_bounded([title], lines, share, spare=2)))
             continue
-        top = [title, "", _line(section.header), _line(["---"] * len(section.header))]
+        rule = ["---:" if name in ("old", "new", "delta") else "---" for name in section.header]
+        top = [title, "", _line(section.header), _line(rule)]
         lines = [_line(map(_code, row)) for row in section.rows]
         blocks.append("\n".join(_bounded(top, lines, share)))
     return "\n\n".join(blocks) + "\n"
@@ -160,6 +167,23 @@ def _row(metric: Metric) -> list[str]:
     return [*values, "" if metric.old is not None and metric.new is not None else metric.what]
 
 
+def _deeper(metrics: list[Metric]) -> Iterator[list[str]]:
+    """One row for all the values that stand deep in the same map."""
+    places = Counter(
+        (metric.file, re.split(r"[.\[]", metric.name)[0])
+        for metric in metrics
+        if metric.depth > DEEPEST
+    )
+    for (file, name), count in places.items():
+        yield [
+            file,
+            name,
+            "–",
+            "–",
+            f"{count} {'value differs' if count == 1 else 'values differ'}",
+        ]
+
+
 def _plain(value: Any) -> str:
     return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
@@ -193,8 +217,8 @@ def _line(cells: Iterable[str]) -> str:
 
 def _code(value: str) -> str:
     """Text of any content as code, where GitHub sees no Markdown, no mention and no table."""
-    if not value:
-        return ""
+    if re.fullmatch(r"[-+0-9.e]*|–", value):
+        return value
     plain = "".join(char if char.isprintable() else " " for char in value)
     special = r"[^\w\s.,;=/→–-]|_"
     return f"<code>{re.sub(special, lambda char: f'&#{ord(char[0])};', plain)}</code>"
