@@ -51,6 +51,15 @@ is checked out or run.
   kmnist diff main...                     this branch, with what is not committed yet
   kmnist diff HEAD~3 HEAD --output diff   also diff/index.html, figures side by side
 """
+EXPORT = """A report as a Workflow Run RO-Crate: data, code, parameters, runs, figures.
+
+Packs what HEAD holds, each file proved by the hash in dvc.lock, with metadata that says what made
+it from what and under which licence (https://www.researchobject.org/workflow-run-crate). Models
+and data come from DVC's cache; what that lacks is named by its hash alone.
+
+  kmnist export kmnist_linear                     the folder crates/kmnist_linear
+  kmnist export digits --output /tmp/digits
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,6 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "https://github.com/OWNER/REPOSITORY/raw",
     )
 
+    export = _command(commands.add_parser, "export", EXPORT)
+    export.add_argument("report", metavar="REPORT")
+    export.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="write there (default: crates/REPORT)"
+    )
+
     chosen = parser.parse_args(arguments)
     try:
         _enter_project()
@@ -116,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _impact(chosen.overrides, chosen.json)
         if chosen.command == "diff":
             return _diff(chosen)
+        if chosen.command == "export":
+            return _export(chosen.report, chosen.output)
         return _check()
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -198,6 +215,21 @@ def _diff(chosen: argparse.Namespace) -> int:
         print(diff_views.markdown(found, chosen.images), end="")
     else:
         diff_views.text(found, _console())
+    return 0
+
+
+def _export(report: str, folder: Path | None) -> int:
+    from kmnist_pipeline.provenance import export, history
+
+    done = export.export(report, folder or Path("crates") / report)
+    if history.git("status", "--porcelain", "--untracked-files=no"):
+        print("what is not committed is not in the crate", file=sys.stderr)
+    for path, md5 in done.missing.items():
+        print(f"not in DVC's cache, so named by its hash alone: {path} ({md5})", file=sys.stderr)
+    print(
+        f"{done.folder}: commit {done.commit[:7]}, {done.runs} runs, {done.files} files, "
+        f"{done.size / 1e6:.1f} MB"
+    )
     return 0
 
 
