@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from dvc.repo import Repo
@@ -178,7 +178,7 @@ class _Crate:
 
     def describe(self, report: str) -> None:
         """Add every entity."""
-        about, dataset = self._configuration(report)
+        about = self.locked.stages[f"report@{report}"].params[f"reports.{report}"]
         self.crate.metadata.extra_terms.update(TERMS)
         root = self.crate.root_dataset
         root["name"] = about["title"]
@@ -191,12 +191,11 @@ class _Crate:
         root["version"] = self.commit
 
         engine = self._engine()
-        workflow = self._workflow(engine)
-        data_licence = self._licence(dataset["name"], dataset["licence"])
-        self._files(data_licence)
-        root["license"] = [self.crate.get(LICENCE), data_licence]
+        workflow = self._workflow()
+        licences = self._licences(about["dataset"])
+        self._files(licences)
+        root["license"] = [{"@id": of} for of in dict.fromkeys([LICENCE, *licences.values()])]
         self._figures(about["figures"])
-        self._data(dataset, data_licence)
         values = self._parameters(workflow)
         runs = [self._run(stage, values) for stage in self.stages]
         whole = self._whole_run(report, workflow, values)
@@ -208,17 +207,9 @@ class _Crate:
         ]
         root["conformsTo"] = profiles
 
-    def _configuration(self, report: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the report's run was told of the report and of its data set."""
-        params = self.locked.stages[f"report@{report}"].params
-        about = params[f"reports.{report}"]
-        return about, {"name": about["dataset"], **params[f"datasets.{about['dataset']}"]}
-
     def _add(self, at: str, kind: str, /, **properties: Any) -> Entity:
-        properties = {name: value for name, value in properties.items() if value not in (None, [])}
-        return self.crate.add(
-            ContextEntity(self.crate, at, properties={"@type": kind, **properties})
-        )
+        told = {name: _one(value) for name, value in properties.items() if value not in (None, [])}
+        return self.crate.add(ContextEntity(self.crate, at, properties={"@type": kind, **told}))
 
     def _engine(self) -> Entity:
         version = re.search(r"^dvc==(\S+)", self._text(ENVIRONMENT), re.MULTILINE)
@@ -230,7 +221,7 @@ class _Crate:
             softwareVersion=version and version[1],
         )
 
-    def _workflow(self, engine: Entity) -> Entity:
+    def _workflow(self) -> Entity:
         language = self.crate.add(
             ComputerLanguage(
                 self.crate,
@@ -258,36 +249,67 @@ class _Crate:
         ]
         return workflow
 
-    def _files(self, data_licence: Entity) -> None:
-        """Every file but the workflow; what shows or holds the data has the licence of the data."""
-        tools = {_module(stage): stage.kind for stage in self.stages}
+    def _licences(self, dataset: str) -> dict[str, str]:
+        """Ids of the licences of outs that hold or show a data set, by path.
+
+        dataset: the report's own.
+        """
+        found = dict[str, str]()
+        for stage in self.stages:
+            if stage.kind == "download":
+                self._data(stage.item, stage.params[f"datasets.{stage.item}"])
+            of = {
+                "download": stage.item,
+                "preprocess": stage.item,
+                "evaluate": stage.params.get(f"models.{stage.item}", {}).get("dataset"),
+                "report": dataset,
+            }.get(stage.kind)
+            shows = ("data/", "figures/", "reports/")
+            found |= {out: f"#licence-{of}" for out in stage.outs if of and out.startswith(shows)}
+        return found
+
+    def _data(self, name: str, about: dict[str, Any]) -> None:
+        """A data set as it was published, and its licence."""
+        common = CREATIVE_COMMONS.search(about["licence"])
+        licence = self._add(
+            f"#licence-{name}",
+            "CreativeWork",
+            name=about["licence"].partition(":")[0],
+            description=about["licence"],
+            url=common and f"https://creativecommons.org/licenses/{common[1].lower()}/{common[2]}/",
+        )
+        raw = self._entity(f"data/raw/{name}")
+        raw["name"], raw["license"] = about["title"], licence
+        raw["description"] = f"The original files; sources: {', '.join(about['sources'])}"
+
+    def _files(self, licences: dict[str, str]) -> None:
+        """Every file but the workflow."""
+        tools = dict.fromkeys(map(_module, self.stages))
         for path in sorted(file for file in self.folder.rglob("*") if file.is_file()):
             name = path.relative_to(self.folder).as_posix()
+            kind: str | list[str] = "File"
+            more: dict[str, Any] = {}
+            out = next((out for out in licences if name == out or name.startswith(f"{out}/")), None)
             if name == WORKFLOW:
                 continue
-            kinds, more = ["File"], dict[str, Any]()
             if name == LICENCE:
-                kinds.append("CreativeWork")
-                more = {"name": path.read_text().splitlines()[0], "description": path.read_text()}
+                kind = ["File", "CreativeWork"]
+                more = {"description": path.read_text()}
+            elif name == "README.md":
+                more = {"about": self.crate.root_dataset}
             elif name in tools:
-                kinds.append("SoftwareSourceCode")
-                more = {"description": f"Runs the stages {tools[name]}@...", "version": self.commit}
-            elif name.startswith(("data/", "figures/", "reports/")):
-                more = {"license": data_licence}
+                kind = ["File", "SoftwareSourceCode"]
+                more = {"version": self.commit, "license": {"@id": LICENCE}}
             elif name.startswith(("src/", "conf/")):
                 more = {"license": {"@id": LICENCE}}
-            kind = kinds if len(kinds) > 1 else kinds[0]
-            self.crate.add_file(
-                path, name, properties={"@type": kind, **self._about_file(name), **more}
-            )
-        for stage in self.stages:
-            tool = self.crate.get(_module(stage))
-            parts = self._entities(path for path in stage.deps if path.startswith("src/"))
-            known = tool.get("hasPart", [])
-            known = known if isinstance(known, list) else [known]
-            tool["hasPart"] = known + [
-                part for part in parts if part is not tool and part not in known
-            ]
+            elif out:
+                more = {"license": {"@id": licences[out]}}
+            properties = {"@type": kind, **self._about_file(name), **more}
+            self.crate.add_file(path, name, properties=properties)
+        for tool in tools:
+            deps = {dep for stage in self.stages if _module(stage) == tool for dep in stage.deps}
+            code = sorted(dep for dep in deps if dep.startswith("src/") and dep != tool)
+            self.crate.get(tool)["hasPart"] = self._entities(code)
 
     def _about_file(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -307,29 +329,6 @@ class _Crate:
                 self.crate.get(name)["description"] = image.info["Caption"]
             if name in number_of:
                 self.crate.get(name)["alternateName"] = f"Figure {number_of[name]}"
-
-    def _licence(self, name: str, licence: str) -> Entity:
-        common = CREATIVE_COMMONS.search(licence)
-        address = (
-            f"https://creativecommons.org/licenses/{common[1].lower()}/{common[2]}/"
-            if common
-            else None
-        )
-        return self._add(
-            f"#licence-{name}",
-            "CreativeWork",
-            name=licence.partition(":")[0],
-            description=licence,
-            url=address,
-        )
-
-    def _data(self, dataset: dict[str, Any], licence: Entity) -> None:
-        """The original files, as far as the crate has them."""
-        (raw,) = self._entities([f"data/raw/{dataset['name']}"])
-        raw["name"], raw["license"] = dataset["title"], licence
-        raw["description"] = (
-            f"Original files, from the first that works of: {', '.join(dataset['sources'])}"
-        )
 
     def _parameters(self, workflow: Entity) -> dict[str, Entity]:
         """Each parameter of a stage, formally and as the value it had; the values by name."""
@@ -392,7 +391,7 @@ class _Crate:
             workExample=page,
         )
         page["exampleOfWork"] = output
-        workflow["output"] = [output]
+        workflow["output"] = output
         sources = self._entities(
             path for stage in self.stages if stage.kind == "download" for path in stage.outs
         )
@@ -463,13 +462,18 @@ class _Crate:
             None,
             path,
             properties={
-                "name": PurePosixPath(path).as_posix(),
-                "hasPart": [self.crate.get(p.relative_to(self.folder).as_posix()) for p in parts],
+                "name": path,
+                "hasPart": _one([{"@id": p.relative_to(self.folder).as_posix()} for p in parts]),
             },
         )
 
     def _text(self, name: str) -> str:
         return (self.folder / name).read_text()
+
+
+def _one(value: Any) -> Any:
+    """A list of one as that one, as RO-Crate 1.1 wants it."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 KINDS = {bool: "Boolean", int: "Integer", float: "Float", str: "Text"}
