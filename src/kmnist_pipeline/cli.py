@@ -238,10 +238,10 @@ def _print_json(content: Any) -> None:
 
 
 def _console() -> Any:
-    """A console that wraps for people, and not in a pipe."""
+    """A console that wraps and cuts nothing in a pipe."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
 
 
 if __name__ == "__main__":

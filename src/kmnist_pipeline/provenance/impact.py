@@ -230,7 +230,7 @@ def show(impact: Impact, console: Console) -> None:
         branch = tree.add(f"{_count(len(ids), 'claim')} of {report} judged anew")
         branch.add(Text(", ".join(ids)))
     _add(tree, "file", "that no stage makes any more", impact.orphans)
-    console.print(tree, soft_wrap=True)
+    console.print(tree)
 
 
 def _add(tree: Tree, noun: str, what: str, files: list[str]) -> None:
