@@ -58,4 +58,4 @@ def _values(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         for key, part in value.items():
             yield from _values(f"{prefix}.{key}" if prefix else str(key), part)
     elif prefix:
-        yield prefix, json.dumps(value, ensure_ascii=False)
+        yield prefix, json.dumps(value, ensure_ascii=False, sort_keys=True)
