@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Project, _copy
@@ -11,7 +12,9 @@ from dvc.repo import Repo
 
 from kmnist_pipeline import cli, composition
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.provenance import impact
+from kmnist_pipeline.provenance import changes, impact
+from kmnist_pipeline.provenance.changes import Change
+from kmnist_pipeline.provenance.graph import LockedStage
 from kmnist_pipeline.provenance.impact import Impact
 
 LR = "experiments.digits_softmax.optimizer.lr=0.4"
@@ -188,6 +191,18 @@ def test_a_broken_pipeline_is_named(content, words, project):
     (project.folder / "dvc.yaml").write_text(content)
     with pytest.raises(UserError, match=words):
         of_change(project)
+
+
+def test_the_same_value_in_other_words_is_no_change():
+    def stage(**params: Any) -> LockedStage:
+        return LockedStage("a@b", "run", {}, {"of": params}, {}, "")
+
+    old = stage(lr=1, points=[{"x": 1, "y": 2}], gone=None)
+    new = stage(lr=1.0, points=[{"y": 2, "x": 1}], new={"a": False})
+    assert changes.of_stage(old, new) == [
+        Change("parameter", "of.gone", "null", None),
+        Change("parameter", "of.new.a", None, "false"),
+    ]
 
 
 def test_an_override_without_a_key_is_misuse(capsys):

@@ -37,7 +37,8 @@ the data, runs no stage and changes nothing.
 IMPACT = """What a change will re-make, before anything runs.
 
 Names the stages that run again and why, the figures, metrics and reports that they write, and the
-claims that are judged anew. Without -S: what the files in conf/ and src/ have come to since.
+claims that are judged anew. A stage that only reads what others make runs again if that comes out
+different. Without -S: what the files in conf/ and src/ have come to since the evidence was made.
 
   kmnist impact -S experiments.kmnist_softmax.optimizer.lr=0.05
   kmnist impact
@@ -206,9 +207,8 @@ def _diff(chosen: argparse.Namespace) -> int:
 
     found = diff.between(chosen.old, chosen.new)
     if chosen.output is not None:
-        from kmnist_pipeline.evidence import outs
-
-        outs.write_bytes(chosen.output / "index.html", diff_views.page(found).encode())
+        chosen.output.mkdir(parents=True, exist_ok=True)
+        (chosen.output / "index.html").write_text(diff_views.page(found), encoding="utf-8")
     if chosen.json:
         _print_json(found.json())
     elif chosen.markdown:

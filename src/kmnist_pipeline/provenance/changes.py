@@ -36,26 +36,32 @@ class Change:
 def of_stage(old: LockedStage, new: LockedStage) -> list[Change]:
     """Command, parameters (each value by itself) and files that differ, in this order."""
     found = [] if old.cmd == new.cmd else [Change("command", "cmd", old.cmd, new.cmd)]
-    for kind, before, after in (
-        ("parameter", values(old.params), values(new.params)),
-        ("file", old.deps, new.deps),
-    ):
-        found += [
-            Change(kind, name, before.get(name), after.get(name))
-            for name in sorted({**before, **after})
-            if before.get(name) != after.get(name)
-        ]
+    before, after = values(old.params), values(new.params)
+    found += [
+        Change("parameter", name, _json(before, name), _json(after, name))
+        for name in sorted({**before, **after})
+        if name not in before or name not in after or before[name] != after[name]
+    ]
+    found += [
+        Change("file", path, old.deps.get(path), new.deps.get(path))
+        for path in sorted({**old.deps, **new.deps})
+        if old.deps.get(path) != new.deps.get(path)
+    ]
     return found
 
 
-def values(params: Mapping[str, Any]) -> dict[str, str]:
-    """Each plain value of nested maps as JSON, by dotted name; a list is one value."""
+def values(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Each plain value of nested maps by dotted name; a list is one value."""
     return dict(_values("", params))
 
 
-def _values(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+def _values(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
         for key, part in value.items():
             yield from _values(f"{prefix}.{key}" if prefix else str(key), part)
     elif prefix:
-        yield prefix, json.dumps(value, ensure_ascii=False, sort_keys=True)
+        yield prefix, value
+
+
+def _json(known: Mapping[str, Any], name: str) -> str | None:
+    return json.dumps(known[name], ensure_ascii=False) if name in known else None

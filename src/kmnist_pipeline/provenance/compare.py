@@ -103,6 +103,29 @@ def compare(path: str, old: bytes | None, new: bytes | None) -> Difference:
     return Difference(path, Verdict.DIFFERENT, line, tuple(changes))
 
 
+def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The plain values in maps and lists by dotted name, all names beginning with `name`.
+
+    What a list holds goes by its place, or by its `id` or `name` if all have one.
+    """
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from leaves(f"{name}.{key}" if name else key, part)
+    elif isinstance(value, list) and value:
+        for label, part in zip(_labels(value), value, strict=True):
+            yield from leaves(f"{name}[{label}]", part)
+    else:
+        yield name, value
+
+
+def _labels(items: list[Any]) -> Iterable[Any]:
+    for key in ("id", "name"):
+        labels = [item.get(key) for item in items if isinstance(item, dict)]
+        if len(items) == len(labels) == len(set(map(str, labels))) and all(labels):
+            return labels
+    return range(len(items))
+
+
 def _read(read: Reader | None, content: bytes) -> dict[str, Any] | None:
     """The values in a file by name, or None where it is of no known format or damaged."""
     try:
@@ -203,7 +226,7 @@ def _plain(value: Any) -> str:
         return f"{'x'.join(map(str, value.shape))} {value.dtype}"
     if isinstance(value, _Picture):
         return f"{value.pixels.shape[1]}x{value.pixels.shape[0]}"
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
@@ -231,27 +254,7 @@ def _json(content: bytes) -> dict[str, Any]:
     value = json.loads(content)
     if isinstance(value, dict):
         value = {name: part for name, part in value.items() if name not in ORIGIN}
-    return dict(_leaves("", value))
-
-
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The plain values in maps and lists; what a list holds goes by its `id` or `name`."""
-    if isinstance(value, dict) and value:
-        for key, part in value.items():
-            yield from _leaves(f"{name}.{key}" if name else key, part)
-    elif isinstance(value, list) and value:
-        for label, part in zip(_labels(value), value, strict=True):
-            yield from _leaves(f"{name}[{label}]", part)
-    else:
-        yield name, value
-
-
-def _labels(items: list[Any]) -> Iterable[Any]:
-    for key in ("id", "name"):
-        labels = [item.get(key) for item in items if isinstance(item, dict)]
-        if len(items) == len(labels) == len(set(map(str, labels))) and all(labels):
-            return labels
-    return range(len(items))
+    return dict(leaves("", value))
 
 
 def _csv(content: bytes) -> dict[str, Any]:
@@ -289,7 +292,7 @@ def _safetensors(content: bytes) -> dict[str, Any]:
     from kmnist_pipeline.models import file
 
     tensors, metadata = file.decode(content)
-    return {**tensors, **dict(_leaves("metadata", metadata))}
+    return {**tensors, **dict(leaves("metadata", metadata))}
 
 
 # In a page: pictures, which stand under figures/ too; the hashes of its origin; and tags.

@@ -338,8 +338,7 @@ class _Crate:
             for name, value in changes.values(stage.params).items()
         }
         values, inputs = {}, []
-        for name in sorted(stated):
-            value = json.loads(stated[name])
+        for name, value in sorted(stated.items()):
             formal = self._add(
                 f"#parameter-{name}",
                 "FormalParameter",
@@ -351,7 +350,7 @@ class _Crate:
                 f"#value-{name}",
                 "PropertyValue",
                 name=name,
-                value=value if isinstance(value, str | int | float) else stated[name],
+                value=value if isinstance(value, str | int | float) else json.dumps(value),
                 exampleOfWork=formal,
             )
             inputs.append(formal)
