@@ -1,4 +1,8 @@
-"""The command `kmnist`: the configuration, the evidence, where it comes from and what it shows."""
+"""The command `kmnist`: the configuration, the evidence, where it comes from and what it shows.
+
+Each command is a block of its own: the text of its help, its arguments, and what it does with
+them. What does the work is imported there, so that no command waits for another's libraries.
+"""
 
 from __future__ import annotations
 
@@ -6,171 +10,57 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
 
 PARAMS = Path("params.yaml")
+INTERRUPTED = 130
 
 HELP = """The configuration and the evidence of the pipeline in this folder.
 
 conf/ holds the configuration in groups, params.yaml is composed from it, and DVC runs the stages
 of dvc.yaml with those parameters: `dvc repro`, or `dvc exp run -S KEY=VALUE` to try another value.
-Exit status: 0 all is well, 1 something is not (the message says what), 2 the command is misspelt.
-"""
-COMPOSE = """Compose params.yaml from conf/.
-
-Refuses a misspelt key, a wrong type and an impossible value, saying what is allowed.
-
-  kmnist compose                          after every change in conf/
-  kmnist compose --show kmnist_softmax    what one experiment comes to
-  kmnist compose experiments.digits_softmax.optimizer.lr=0.4
-"""
-CHECK = """Is the committed evidence what code, configuration and data give?
-
-Names every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/,
-are older than code, configuration, data or the libraries of requirements.lock, or were changed by
-hand; and says what changed from what to what. Needs neither DVC's cache nor the data, runs no
-stage and changes nothing.
-"""
-VERIFY = """Does a run from scratch give what was committed?
-
-Clones HEAD into a temporary folder, runs TARGET there with all that it rests on, and compares
-every out with the committed lock: numbers, figures by their pixels, arrays by their largest
-difference; and says where a difference is likely to come from. The workspace is left alone.
-
-  kmnist verify report@digits     a quick look: under a minute
-  kmnist verify                   every stage: hours
-  kmnist verify --quick           run nothing, hash what lies in the workspace and the cache
-
-Exit status: 0 identical; 3 other bytes, but figures that look the same and numbers that are equal
-to six digits, as another type of machine makes them; 1 different, or the run failed (the message
-says which); 2 the command is misspelt; 130 interrupted.
-"""
-TRACE = """Where does a file come from? The stage that made it, from what, back to original data.
-
-For any figure, metric, model, prediction, report or data file, wherever it lies and whatever it is
-called; a folder stands for the files in it. A file is known by its bytes, from dvc.lock and from
-that of every commit, and Git keeps the figures of each. A PNG, a JSON metric or a page that was
-changed is known by the lineage key that it carries, and is said to be altered.
-
-  kmnist trace figures/digits/digits_softmax/curves.png
-  kmnist trace --json ~/Downloads/figure.png
-  kmnist trace --svg reports/digits/index.html > lineage.svg
-  kmnist trace --html > lineage.html       the whole graph, without a FILE
-
-Exit status: 0 every file is, byte for byte, what a stage made, and all that is behind it is known;
-3 a file is altered; 1 a file was not made by any commit of this repository.
-"""
-PUBLISH = """Bring the MLflow store level with the evidence.
-
-Shows each stage of dvc.lock, with its folds and trials, in the store of MLFLOW_TRACKING_URI, by
-default mlflow.db in this folder: also what DVC restored without running it, and after the store
-was lost. What the store shows already stays as it is. A stage whose files are not what dvc.lock
-says is refused.
-
-  kmnist publish                                 all stages of the workspace
-  kmnist publish evaluate@kmnist_softmax         one of them
-  kmnist publish --rev HEAD~3 --rev tacky-tang   a commit, and an experiment of `dvc exp`
+Exit status: 0 all is well, 1 something is not (the message says what), 2 the command is misspelt;
+what else a command may say with it stands in its own help.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0 where all is well, 1 where not, 2 for misuse.
-
-    `trace` has a fourth, 3, for a file that is known but altered.
-    """
-    parser = _command(argparse.ArgumentParser, "kmnist", HELP)
+    """Run one command, and return its exit status."""
+    parser = argparse.ArgumentParser("kmnist", description=HELP, formatter_class=_Form)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    compose = _command(commands.add_parser, "compose", COMPOSE)
-    only = compose.add_mutually_exclusive_group()
-    only.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; where params.yaml is not level with conf/, print the difference "
-        "and exit with status 1",
-    )
-    only.add_argument(
-        "--show",
-        metavar="NAME",
-        help="write nothing; print the data set, experiment, study or report of this name",
-    )
-    compose.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="change a value, as `dvc exp run -S KEY=VALUE` does",
-    )
-
-    _command(commands.add_parser, "check", CHECK)
-
-    trace = _command(commands.add_parser, "trace", TRACE)
-    form = trace.add_mutually_exclusive_group()
-    for name, text in {
-        "json": "print all of it for programs",
-        "dot": "print the graph for graphviz",
-        "svg": "print the graph as a picture",
-        "html": "print the graph as a page that stands alone, whose boxes unfold",
-    }.items():
-        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=text)
-    trace.add_argument("files", nargs="*", metavar="FILE", type=_absolute)
-
-    publish = _command(commands.add_parser, "publish", PUBLISH)
-    publish.add_argument("stages", nargs="*", metavar="STAGE", help="only this stage")
-    publish.add_argument(
-        "--rev",
-        action="append",
-        default=[],
-        metavar="REV",
-        help="the evidence of a commit or experiment, not of the workspace; may be repeated",
-    )
-
-    verify = _command(commands.add_parser, "verify", VERIFY)
-    verify.add_argument(
-        "target",
-        nargs="?",
-        metavar="TARGET",
-        help="a stage, such as report@digits; default: every stage",
-    )
-    verify.add_argument(
-        "--quick", action="store_true", help="run nothing: hash what is there, as far as it is"
-    )
-
+    for add in (
+        *(_add_compose, _add_impact, _add_check, _add_verify, _add_trace, _add_diff),
+        *(_add_publish, _add_export),
+    ):
+        add(commands)
     chosen = parser.parse_args(arguments)
-    if chosen.command == "trace" and not (chosen.files or chosen.form):
-        trace.error("name a FILE; --json, --dot, --svg and --html alone show the whole graph")
     try:
         _enter_project()
-        if chosen.command == "compose":
-            return _compose(chosen.check, chosen.show, chosen.overrides)
-        if chosen.command == "trace":
-            return _trace(chosen.files, chosen.form)
-        if chosen.command == "publish":
-            return _publish(chosen.stages, chosen.rev)
-        if chosen.command == "verify":
-            return _verify(chosen.target, chosen.quick)
-        return _check()
+        return chosen.run(chosen)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def _command(make: Any, name: str, text: str) -> argparse.ArgumentParser:
-    """A parser whose help starts with `text`, and is listed by the first line of it."""
-    listed = {} if make is argparse.ArgumentParser else {"help": text.splitlines()[0]}
-    form = argparse.RawDescriptionHelpFormatter
-    return make(name, description=text, formatter_class=form, **listed)
+_Form = argparse.RawDescriptionHelpFormatter
 
 
-def _absolute(name: str) -> Path:
-    """A path as the user means it, whatever folder the command goes to later."""
-    return Path(os.path.abspath(name))
+def _command(
+    commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """The parser of a command, whose help is `text` and which is listed by the first line of it."""
+    parser = commands.add_parser(
+        name, help=text.splitlines()[0], description=text, formatter_class=_Form
+    )
+    parser.set_defaults(run=run)
+    return parser
 
 
 def _enter_project() -> None:
@@ -182,17 +72,65 @@ def _enter_project() -> None:
     raise UserError(f"{here} is not in a project: no dvc.yaml and conf/ here or above")
 
 
-def _compose(check: bool, show: str | None, overrides: list[str]) -> int:
+def _absolute(name: str) -> Path:
+    """A path as the user means it, whatever folder the command goes to later."""
+    return Path(os.path.abspath(name))
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _console() -> Any:
+    """A console that wraps and cuts nothing in a pipe."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+
+
+COMPOSE = """Compose params.yaml from conf/.
+
+Refuses a misspelt key, a wrong type and an impossible value, saying what is allowed.
+
+  kmnist compose                          after every change in conf/
+  kmnist compose --show kmnist_softmax    what one experiment comes to
+  kmnist compose experiments.digits_softmax.optimizer.lr=0.4
+"""
+
+
+def _add_compose(commands: Any) -> None:
+    parser = _command(commands, "compose", COMPOSE, _compose)
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; where params.yaml is not level with conf/, print the difference "
+        "and exit with status 1",
+    )
+    only.add_argument(
+        "--show",
+        metavar="NAME",
+        help="write nothing; print the data set, experiment, study or report of this name",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="change a value, as `dvc exp run -S KEY=VALUE` does",
+    )
+
+
+def _compose(chosen: argparse.Namespace) -> int:
     from kmnist_pipeline import composition
 
-    text = composition.compose(Path("conf"), overrides)
-    if show is not None:
-        print(composition.show(text, show), end="")
+    text = composition.compose(Path("conf"), chosen.overrides)
+    if chosen.show is not None:
+        print(composition.show(text, chosen.show), end="")
         return 0
     if PARAMS.exists() and PARAMS.read_text() == text:
         print(f"{PARAMS} is level with conf/")
         return 0
-    if check:
+    if chosen.check:
         print(composition.difference(PARAMS, text), end="")
         print(f"{PARAMS} is not level with conf/: run `kmnist compose`", file=sys.stderr)
         return 1
@@ -203,7 +141,55 @@ def _compose(check: bool, show: str | None, overrides: list[str]) -> int:
     return 0
 
 
-def _check() -> int:
+IMPACT = """What a change will re-make, before anything runs.
+
+Names the stages that run again and why, the figures, metrics and reports that they write, and the
+claims that are judged anew. A stage that only reads what others make runs again if that comes out
+different. Without -S: what the files in conf/ and src/ have come to since the evidence was made.
+
+  kmnist impact -S experiments.kmnist_softmax.optimizer.lr=0.05
+  kmnist impact
+"""
+
+
+def _add_impact(commands: Any) -> None:
+    parser = _command(commands, "impact", IMPACT, _impact)
+    parser.add_argument(
+        "-S",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a value, as `dvc exp run -S KEY=VALUE` does; can be given several times",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def _impact(chosen: argparse.Namespace) -> int:
+    from kmnist_pipeline.provenance import impact
+
+    found = impact.of_change(chosen.overrides)
+    if chosen.json:
+        _print_json(found.json())
+    else:
+        impact.show(found, _console())
+    return 0
+
+
+CHECK = """Is the committed evidence what code, configuration and data give?
+
+Names every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/,
+are older than code, configuration, data or the libraries of requirements.lock, or were changed by
+hand; and says what changed from what to what. Needs neither DVC's cache nor the data, runs no
+stage and changes nothing.
+"""
+
+
+def _add_check(commands: Any) -> None:
+    _command(commands, "check", CHECK, _check)
+
+
+def _check(chosen: argparse.Namespace) -> int:
     from kmnist_pipeline import composition
     from kmnist_pipeline.provenance import check
 
@@ -219,31 +205,175 @@ def _check() -> int:
     return 0
 
 
-def _trace(files: list[Path], form: str | None) -> int:
+VERIFY = """Does a run from scratch give what was committed?
+
+Clones HEAD into a temporary folder, runs TARGET there with all that it rests on, and compares
+every out with the committed lock: numbers, figures by their pixels, arrays by their largest
+difference; and says where a difference is likely to come from. The workspace is left alone.
+
+  kmnist verify report@digits     a quick look: under a minute
+  kmnist verify                   every stage: hours
+  kmnist verify --quick           run nothing, hash what lies in the workspace and the cache
+
+Exit status: 0 identical; 3 other bytes, but figures that look the same and numbers that are equal
+to six digits, as another type of machine makes them; 1 different, or the run failed (the message
+says which); 2 the command is misspelt; 130 interrupted.
+"""
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _command(commands, "verify", VERIFY, _verify)
+    parser.add_argument(
+        "target",
+        nargs="?",
+        metavar="TARGET",
+        help="a stage, such as report@digits; default: every stage",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="run nothing: hash what is there, as far as it is"
+    )
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    from kmnist_pipeline.provenance import verify
+
+    result = verify.rehash(chosen.target) if chosen.quick else verify.rerun(chosen.target)
+    for line in result.lines():
+        print(line)
+    return result.status
+
+
+TRACE = """Where does a file come from? The stage that made it, from what, back to original data.
+
+For any figure, metric, model, prediction, report or data file, wherever it lies and whatever it is
+called; a folder stands for the files in it. A file is known by its bytes, from dvc.lock and from
+that of every commit, and Git keeps the figures of each. A PNG, a JSON metric or a page that was
+changed is known by the lineage key that it carries, and is said to be altered.
+
+  kmnist trace figures/digits/digits_softmax/curves.png
+  kmnist trace --json ~/Downloads/figure.png
+  kmnist trace --svg reports/digits/index.html > lineage.svg
+  kmnist trace --html > lineage.html       the whole graph, without a FILE
+
+Exit status: 0 every file is, byte for byte, what a stage made, and all that is behind it is known;
+3 a file is altered; 1 a file was not made by any commit of this repository.
+"""
+
+
+def _add_trace(commands: Any) -> None:
+    parser = _command(commands, "trace", TRACE, _trace)
+    form = parser.add_mutually_exclusive_group()
+    for name, text in {
+        "json": "print all of it for programs",
+        "dot": "print the graph for graphviz",
+        "svg": "print the graph as a picture",
+        "html": "print the graph as a page that stands alone, whose boxes unfold",
+    }.items():
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=text)
+    parser.add_argument("files", nargs="*", metavar="FILE", type=_absolute)
+    parser.set_defaults(misuse=parser.error)
+
+
+def _trace(chosen: argparse.Namespace) -> int:
+    if not (chosen.files or chosen.form):
+        chosen.misuse("name a FILE; --json, --dot, --svg and --html alone show the whole graph")
     from kmnist_pipeline.provenance import trace
 
-    found = trace.trace(files, unfold=form in ("json", "html"))
-    if form == "json":
-        print(json.dumps(trace.as_json(found), indent=2, ensure_ascii=False))
+    found = trace.trace(chosen.files, unfold=chosen.form in ("json", "html"))
+    if chosen.form == "json":
+        _print_json(trace.as_json(found))
         return found.exit_status
 
     from kmnist_pipeline.provenance import drawing
 
-    if form is None:
+    if chosen.form is None:
         drawing.show(found)
         return found.exit_status
-    print({"dot": drawing.dot, "svg": drawing.svg, "html": drawing.html}[form](found), end="")
+    draw = {"dot": drawing.dot, "svg": drawing.svg, "html": drawing.html}[chosen.form]
+    print(draw(found), end="")
     for finding in found.findings:
         if finding.status != "exact":
             print(f"{finding.file} {drawing.verdict(finding)}", file=sys.stderr)
     return found.exit_status
 
 
-def _publish(stages: list[str], revisions: list[str]) -> int:
+DIFF = """The difference that a branch makes to the evidence.
+
+Claims whose verdict or obtained value is another, metrics beyond their last digits, figures by
+their pixels, and the parameters, code and commands that changed. Read from Git's objects: nothing
+is checked out or run.
+
+  kmnist diff main...                     this branch, with what is not committed yet
+  kmnist diff HEAD~3 HEAD --output diff   also diff/index.html, figures side by side
+"""
+
+
+def _add_diff(commands: Any) -> None:
+    parser = _command(commands, "diff", DIFF, _diff)
+    parser.add_argument("old", metavar="REV", help="a commit, or main... as in `git diff`")
+    parser.add_argument("new", metavar="REV2", nargs="?", help="another (default: the workspace)")
+    parser.add_argument(
+        "--output", type=_absolute, metavar="FOLDER", help="write a page there as well"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON for programs")
+    form.add_argument(
+        "--markdown", action="store_true", help="print the comment of a pull request for GitHub"
+    )
+    parser.add_argument(
+        "--images",
+        metavar="URL",
+        help="with --markdown: show figures from URL/<commit>/<path>, such as "
+        "https://github.com/OWNER/REPOSITORY/raw",
+    )
+
+
+def _diff(chosen: argparse.Namespace) -> int:
+    from kmnist_pipeline.evidence import outs
+    from kmnist_pipeline.provenance import diff, diff_views
+
+    found = diff.between(chosen.old, chosen.new)
+    if chosen.output is not None:
+        outs.write_bytes(chosen.output / "index.html", diff_views.page(found).encode())
+    if chosen.json:
+        _print_json(found.json())
+    elif chosen.markdown:
+        print(diff_views.markdown(found, chosen.images), end="")
+    else:
+        diff_views.text(found, _console())
+    return 0
+
+
+PUBLISH = """Bring the MLflow store level with the evidence.
+
+Shows each stage of dvc.lock, with its folds and trials, in the store of MLFLOW_TRACKING_URI, by
+default mlflow.db in this folder: also what DVC restored without running it, and after the store
+was lost. What the store shows already stays as it is. A stage whose files are not what dvc.lock
+says is refused.
+
+  kmnist publish                                 all stages of the workspace
+  kmnist publish evaluate@kmnist_softmax         one of them
+  kmnist publish --rev HEAD~3 --rev tacky-tang   a commit, and an experiment of `dvc exp`
+"""
+
+
+def _add_publish(commands: Any) -> None:
+    parser = _command(commands, "publish", PUBLISH, _publish)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="only this stage")
+    parser.add_argument(
+        "--rev",
+        action="append",
+        default=[],
+        metavar="REV",
+        help="the evidence of a commit or experiment, not of the workspace; may be repeated",
+    )
+
+
+def _publish(chosen: argparse.Namespace) -> int:
     from kmnist_pipeline.provenance import publish
 
     try:
-        outcome = publish.publish(stages, revisions)
+        outcome = publish.publish(chosen.stages, chosen.rev)
     except KeyboardInterrupt:
         raise UserError("interrupted; run it again to go on") from None
     for note in outcome.notes:
@@ -255,13 +385,38 @@ def _publish(stages: list[str], revisions: list[str]) -> int:
     return 1 if outcome.refused else 0
 
 
-def _verify(target: str | None, quick: bool) -> int:
-    from kmnist_pipeline.provenance import verify
+EXPORT = """A report as a Workflow Run RO-Crate: data, code, parameters, runs, figures.
 
-    result = verify.rehash(target) if quick else verify.rerun(target)
-    for line in result.lines():
-        print(line)
-    return result.status
+Packs what HEAD holds, each file proved by the hash in dvc.lock, with metadata that says what made
+it from what and under which licence (https://www.researchobject.org/workflow-run-crate). Models
+and data come from DVC's cache; what that lacks is named by its hash alone.
+
+  kmnist export kmnist_linear                     the folder crates/kmnist_linear
+  kmnist export digits --output /tmp/digits
+"""
+
+
+def _add_export(commands: Any) -> None:
+    parser = _command(commands, "export", EXPORT, _export)
+    parser.add_argument("report", metavar="REPORT")
+    parser.add_argument(
+        "--output", type=_absolute, metavar="FOLDER", help="write there (default: crates/REPORT)"
+    )
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    from kmnist_pipeline.provenance import export, history
+
+    done = export.export(chosen.report, chosen.output or Path("crates") / chosen.report)
+    if history.git("status", "--porcelain", "--untracked-files=no"):
+        print("what is not committed is not in the crate", file=sys.stderr)
+    for path, md5 in done.missing.items():
+        print(f"not in DVC's cache, so named by its hash alone: {path} ({md5})", file=sys.stderr)
+    print(
+        f"{done.folder}: commit {done.commit[:7]}, {done.runs} runs, {done.files} files, "
+        f"{done.size / 1e6:.1f} MB"
+    )
+    return 0
 
 
 if __name__ == "__main__":

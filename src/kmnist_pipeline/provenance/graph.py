@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -79,6 +79,22 @@ class Graph:
                     found[parent.address] = parent
                     queue.append(parent)
         return list(found.values())
+
+    def downstream(self, addresses: Iterable[str]) -> dict[str, list[str]]:
+        """All that rests on the given stages: for each, which of these and of all those it reads.
+
+        The given stages themselves are there as far as they read one another.
+        """
+        parents = {name: [p.address for p in self.parents(s)] for name, s in self.stages.items()}
+        reached, found = set(addresses), set[str]()
+        while new := {name for name in parents if reached & {*parents[name]}} - found:
+            found |= new
+            reached |= new
+        return {
+            name: [parent for parent in parents[name] if parent in reached]
+            for name in parents
+            if name in found
+        }
 
 
 def parse(text: str | bytes, origin: str = LOCK) -> Graph:
