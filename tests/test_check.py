@@ -341,8 +341,8 @@ def broken(path: Path, content: str | None) -> Iterator[None]:
     ("file", "content", "words"),
     [
         ("dvc.lock", "<<<<<<< HEAD\nstages: {", ["dvc.lock", "line 2"]),
-        ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: expected a dictionary"]),
-        ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: ", "['a']['cmd']"]),
+        ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: stages: must be a map"]),
+        ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: a: 'cmd' is missing"]),
         ("dvc.lock", "[]", ["dvc.lock: must be a map"]),
         (
             "dvc.lock",
@@ -351,10 +351,10 @@ def broken(path: Path, content: str | None) -> Iterator[None]:
         ),
         ("dvc.lock", None, ["dvc.lock is not there: `dvc repro` makes"]),
         ("params.yaml", "experiments: [", ["params.yaml", "line 2"]),
-        ("params.yaml", "", ["params.yaml: must be a map"]),
+        ("params.yaml", "", ["dvc.yaml", "'datasets'"]),
         ("params.yaml", "experiments: {}\n", ["dvc.yaml", "'datasets'"]),
         ("params.yaml", None, ["params.yaml"]),
-        ("dvc.yaml", "stages: [", ["'dvc.yaml'"]),
+        ("dvc.yaml", "stages: [", ["dvc.yaml", "line 2"]),
         ("dvc.yaml", "stages: {a: {cmdd: x}}\n", ["dvc.yaml"]),
         (".git/HEAD", "nonsense", ["git"]),
     ],

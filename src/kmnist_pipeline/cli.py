@@ -329,12 +329,12 @@ def _add_diff(commands: Any) -> None:
 
 
 def _diff(chosen: argparse.Namespace) -> int:
-    from kmnist_pipeline.evidence import outs
     from kmnist_pipeline.provenance import diff, diff_views
 
     found = diff.between(chosen.old, chosen.new)
     if chosen.output is not None:
-        outs.write_bytes(chosen.output / "index.html", diff_views.page(found).encode())
+        chosen.output.mkdir(parents=True, exist_ok=True)
+        (chosen.output / "index.html").write_text(diff_views.page(found), encoding="utf-8")
     if chosen.json:
         _print_json(found.json())
     elif chosen.markdown:

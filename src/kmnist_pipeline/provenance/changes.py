@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kmnist_pipeline.provenance.compare import leaves
 from kmnist_pipeline.provenance.graph import LockedStage
 
 
@@ -15,7 +16,8 @@ class Change:
     """One thing that a stage is told or reads, before and after.
 
     kind: `command`, `parameter`, `file` or `out`; name: the parameter's dotted name or the file's
-    path; old, new: JSON of a parameter's values or md5 of a file, None where there is none.
+    path; old, new: the command, JSON of a parameter's values, or md5 of a file (empty where it is
+    missing); None where there is none.
     """
 
     kind: str
@@ -34,14 +36,18 @@ class Change:
 
 
 def of_stage(old: LockedStage, new: LockedStage) -> list[Change]:
-    """Command, parameters (each value by itself) and files that differ, in this order."""
+    """Command, parameters (down to the innermost name) and files that differ, in this order."""
     found = [] if old.cmd == new.cmd else [Change("command", "cmd", old.cmd, new.cmd)]
-    before, after = values(old.params), values(new.params)
-    found += [
-        Change("parameter", name, _json(before, name), _json(after, name))
-        for name in sorted({**before, **after})
-        if name not in before or name not in after or before[name] != after[name]
-    ]
+    for name in sorted({**old.params, **new.params}):
+        before, after = (
+            dict(leaves(name, stage.params[name])) if name in stage.params else {}
+            for stage in (old, new)
+        )
+        found += [
+            Change("parameter", leaf, _json(before, leaf), _json(after, leaf))
+            for leaf in {**before, **after}
+            if leaf not in before or leaf not in after or before[leaf] != after[leaf]
+        ]
     found += [
         Change("file", path, old.deps.get(path), new.deps.get(path))
         for path in sorted({**old.deps, **new.deps})
@@ -50,18 +56,5 @@ def of_stage(old: LockedStage, new: LockedStage) -> list[Change]:
     return found
 
 
-def values(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Each plain value of nested maps by dotted name; a list is one value."""
-    return dict(_values("", params))
-
-
-def _values(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, part in value.items():
-            yield from _values(f"{prefix}.{key}" if prefix else str(key), part)
-    elif prefix:
-        yield prefix, value
-
-
 def _json(known: Mapping[str, Any], name: str) -> str | None:
-    return json.dumps(known[name], ensure_ascii=False) if name in known else None
+    return json.dumps(known[name], ensure_ascii=False, default=str) if name in known else None

@@ -19,16 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from dvc.dvcfile import load_file
-from dvc.exceptions import DvcException
-from dvc.repo import Repo
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
-from kmnist_pipeline.provenance import graph, history
-from kmnist_pipeline.provenance.compare import leaves
+from kmnist_pipeline.provenance import changes, graph, history, pipeline
+from kmnist_pipeline.provenance.changes import Change
 from kmnist_pipeline.provenance.graph import LockedStage
 
 LOCK, PARAMS, PINS = Path(graph.LOCK), Path("params.yaml"), Path("requirements.lock")
@@ -54,8 +50,9 @@ def findings(composed: str) -> list[Finding]:
     composed: what `params.yaml` should be. Where it is not, the stages that either makes stale
     are named. Raises UserError where one of the files cannot be read.
     """
-    params, wanted = _yaml(PARAMS), yaml.load(composed, Loader=LOADER)
-    stages, lock = _stages(), _lock()
+    params = graph.load(PARAMS.read_text(), PARAMS.name)
+    wanted = graph.load(composed, "conf/")
+    stages, lock = pipeline.stages(params), _lock()
     made = {out: (md5, s.address) for s in lock.stages.values() for out, md5 in s.outs.items()}
     digest = functools.cache(_digest)  # many stages share a file
     pins = pinned()
@@ -71,10 +68,10 @@ def findings(composed: str) -> list[Finding]:
         # A file of Git, or a folder that several stages fill, is on disk; the rest may be in the
         # cache alone, and then its maker's lock entry speaks for it.
         deps = {path: digest(path) or made.get(path, ("",))[0] for path in stage.get("deps", [])}
-        now = replace(locked, cmd=stage["cmd"], deps=deps, params=_values(stage, params))
+        now = replace(locked, cmd=stage["cmd"], deps=deps, params=pipeline.values(stage, params))
         reasons = [
             *inputs(locked, now),
-            *inputs(locked, replace(now, params=_values(stage, wanted))),
+            *inputs(locked, replace(now, params=pipeline.values(stage, wanted))),
             *_of_makers(locked, now, made),
             *_of_outs(stage, locked, digest),
             *_of_libraries(locked, pins, digest),
@@ -82,7 +79,7 @@ def findings(composed: str) -> list[Finding]:
         found += [Finding(name, reason) for reason in dict.fromkeys(reasons)]
     for name in sorted(lock.stages.keys() - stages):
         found.append(Finding(name, f"is in {LOCK}, but not in dvc.yaml"))
-    outs = {path for stage in stages.values() for path in _outs(stage)}
+    outs = {path for stage in stages.values() for path in pipeline.outs(stage)}
     return found + [Finding(file, "no stage makes this file") for file in _strays(outs)]
 
 
@@ -118,47 +115,33 @@ def inputs(old: LockedStage, new: LockedStage) -> list[str]:
 
     A dependency without an md5 is missing.
     """
-    changed = [] if old.cmd == new.cmd else [f"command changed: `{old.cmd}` -> `{new.cmd}`"]
-    changed += _of_params(old.params, new.params)
-    for path in sorted({**old.deps, **new.deps}):
-        if path not in new.deps:
-            changed.append(f"dependency {path} is in {LOCK}, but not in dvc.yaml")
-        elif not new.deps[path]:
-            changed.append(f"dependency {path} is missing")
-        elif path not in old.deps:
-            changed.append(f"dependency {path} is new: md5 {_short(new.deps[path])}")
-        elif old.deps[path] != new.deps[path]:
-            changed.append(f"dependency {path} changed: {_from_to(old.deps[path], new.deps[path])}")
-    return changed
+    return [_reason(change) for change in changes.of_stage(old, new)]
 
 
-def _of_params(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Each parameter that changed, down to the innermost name that did."""
-    changed = []
-    for name in sorted({**old, **new}):
-        before, after = (
-            dict(leaves(name, content[name])) if name in content else {} for content in (old, new)
-        )
-        for leaf in {**before, **after}:
-            if leaf not in after:
-                changed.append(f"parameter {leaf} is gone: was {_plain(before[leaf])}")
-            elif leaf not in before:
-                changed.append(f"parameter {leaf} is new: {_plain(after[leaf])}")
-            elif before[leaf] != after[leaf] or type(before[leaf]) is not type(after[leaf]):
-                values = f"{_plain(before[leaf])} -> {_plain(after[leaf])}"
-                changed.append(f"parameter {leaf} changed: {values}")
-    return changed
+def _reason(change: Change) -> str:
+    old, new = change.old, change.new
+    match change.kind:
+        case "command":
+            return f"command changed: `{old}` -> `{new}`"
+        case "parameter":
+            return f"parameter {change.name} {_became(old, new)}"
+        case _ if new is None:
+            return f"dependency {change.name} is in {LOCK}, but not in dvc.yaml"
+        case _ if not new:
+            return f"dependency {change.name} is missing"
+        case _:
+            was = "is new: md5" if old is None else f"changed: md5 {_short(old)} ->"
+            return f"dependency {change.name} {was} {_short(new)}"
 
 
-def _values(stage: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """The values of a stage's parameters; those that `params` lacks are left out."""
-    found = {}
-    for name in stage.get("params", []):
-        try:
-            found[name] = lineage.value(params, name)
-        except (KeyError, TypeError):
-            continue
-    return found
+def _became(old: str | None, new: str | None) -> str:
+    if new is None:
+        return f"is gone: was {_shortened(old)}"
+    return (
+        f"is new: {_shortened(new)}"
+        if old is None
+        else f"changed: {_shortened(old)} -> {_shortened(new)}"
+    )
 
 
 def _of_makers(
@@ -179,7 +162,7 @@ def _of_makers(
 def _of_outs(stage: dict[str, Any], locked: LockedStage, digest: Digest) -> list[str]:
     reasons = []
     others = defaultdict(list)
-    declared = _outs(stage)
+    declared = pipeline.outs(stage)
     for path in sorted({**declared, **locked.outs}):
         current = digest(path)
         if path not in locked.outs or path not in declared:
@@ -256,16 +239,6 @@ def _digest(path: str) -> str | None:
     return lineage.digest(Path(path)) if Path(path).exists() else None
 
 
-def _outs(stage: dict[str, Any]) -> dict[str, bool]:
-    """Each out, and whether Git keeps it (else DVC's cache does)."""
-    found = {}
-    for kind in ("outs", "metrics", "plots"):
-        for out in stage.get(kind, []):
-            path, flags = next(iter(out.items())) if isinstance(out, dict) else (out, {})
-            found[path] = flags.get("cache") is False
-    return found
-
-
 def _strays(outs: set[str]) -> list[str]:
     """Files that Git tracks among the evidence, though no stage makes them."""
     tracked = history.git("ls-files", "-z", "--", *EVIDENCE).decode()
@@ -277,34 +250,10 @@ def _strays(outs: set[str]) -> list[str]:
     ]
 
 
-def _stages() -> dict[str, dict[str, Any]]:
-    """Every stage of `dvc.yaml` by name, its variables replaced by their values."""
-    try:
-        with Repo() as repo:
-            resolver = load_file(repo, "dvc.yaml").resolver
-            return {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
-    except DvcException as error:
-        raise UserError(f"dvc.yaml: {error}") from error
-
-
 def _lock() -> graph.Graph:
     if not LOCK.exists():
         raise UserError(f"{LOCK} is not there: `dvc repro` makes the evidence")
     return graph.parse(LOCK.read_bytes())
-
-
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, Loader=LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must be a map")
-    return content
 
 
 def _from_to(old: str, new: str) -> str:
@@ -315,5 +264,5 @@ def _short(digest: str) -> str:
     return digest[:12]
 
 
-def _plain(value: Any) -> str:
-    return textwrap.shorten(json.dumps(value, default=str), LONGEST, placeholder=" ...")
+def _shortened(text: str | None) -> str:
+    return textwrap.shorten(text or "", LONGEST, placeholder=" ...")

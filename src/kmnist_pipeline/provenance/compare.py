@@ -279,8 +279,11 @@ def _number(text: str) -> Any:
 def _png(content: bytes) -> dict[str, Any]:
     from PIL import Image
 
-    with Image.open(io.BytesIO(content)) as image:
-        return {"pixels": _Picture(np.asarray(image.convert("RGBA")))}
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return {"pixels": _Picture(np.asarray(image.convert("RGBA")))}
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
 
 
 def _npz(content: bytes) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from rocrate.rocrate import ROCrate
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
-from kmnist_pipeline.provenance import changes, graph, history
+from kmnist_pipeline.provenance import graph, history
 from kmnist_pipeline.provenance.graph import Graph, LockedStage
 
 METADATA = "ro-crate-metadata.json"
@@ -333,9 +333,7 @@ class _Crate:
     def _parameters(self, workflow: Entity) -> dict[str, Entity]:
         """Each parameter of a stage, formally and as the value it had; the values by name."""
         stated = {
-            name: value
-            for stage in self.stages
-            for name, value in changes.values(stage.params).items()
+            name: value for stage in self.stages for name, value in _values(stage.params).items()
         }
         values, inputs = {}, []
         for name, value in sorted(stated.items()):
@@ -359,7 +357,7 @@ class _Crate:
 
     def _run(self, stage: LockedStage, values: dict[str, Entity]) -> Entity:
         read = [path for path in stage.deps if not path.startswith("src/")]
-        told = [values[name] for name in sorted(changes.values(stage.params))]
+        told = [values[name] for name in sorted(_values(stage.params))]
         return self._add(
             f"#run-{stage.address}",
             "CreateAction",
@@ -481,3 +479,12 @@ KINDS = {bool: "Boolean", int: "Integer", float: "Float", str: "Text"}
 def _module(stage: LockedStage) -> str:
     """The module that a stage runs."""
     return f"src/kmnist_pipeline/stages/{stage.kind.replace('-', '_')}.py"
+
+
+def _values(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Each plain value of nested maps by dotted name; a list is one value."""
+    found: dict[str, Any] = {}
+    for key, value in params.items():
+        inner = isinstance(value, dict) and value
+        found |= _values(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found

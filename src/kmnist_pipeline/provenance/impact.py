@@ -13,26 +13,18 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import yaml
-from dvc.exceptions import DvcException
-from dvc.fs import MemoryFileSystem
-from dvc.parsing import DataResolver
-from dvc.utils.serialize import load_yaml
 from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
 from kmnist_pipeline import composition
-from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import claims, lineage
-from kmnist_pipeline.provenance import changes, graph
+from kmnist_pipeline.provenance import changes, graph, pipeline
 from kmnist_pipeline.provenance.changes import Change
 from kmnist_pipeline.provenance.graph import Graph, LockedStage
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 EVIDENCE = ("metrics/", "figures/", "reports/")
 STYLES = {"changed": "bold", "new": "bold green", "gone": "bold red", "downstream": ""}
 
@@ -84,7 +76,7 @@ def of_change(overrides: list[str]) -> Impact:
 
     Raises UserError where `conf/` or an override is refused, or `dvc.yaml` or the lock is broken.
     """
-    params = yaml.load(composition.compose(Path("conf"), overrides), Loader=LOADER)
+    params = graph.load(composition.compose(Path("conf"), overrides), "conf/")
     locked = _locked()
     wanted = _wanted(params, locked)
     gone = [stage for name, stage in locked.stages.items() if name not in wanted.stages]
@@ -131,28 +123,15 @@ def _wanted(params: dict[str, Any], locked: Graph) -> Graph:
     """
     made = {out: md5 for stage in locked.stages.values() for out, md5 in stage.outs.items()}
     digest = functools.cache(lambda path: made.get(path) or _digest(path))
-    try:
-        # All that the resolver asks of a repository, with no params.yaml in it.
-        repo = cast(Any, SimpleNamespace(fs=MemoryFileSystem(), config={}))
-        resolver = DataResolver(repo, "", {**load_yaml("dvc.yaml"), "vars": [params]})
-        resolved = {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
-    except DvcException as error:
-        raise UserError(f"dvc.yaml: {error}") from error
     stages = {}
-    for name, stage in resolved.items():
-        try:
-            used = {key: lineage.value(params, key) for key in stage.get("params", [])}
-        except (KeyError, TypeError) as error:
-            raise UserError(f"dvc.yaml: {name}: there is no parameter {error}") from error
-        outs = {path: made.get(path, "") for path in _outs(stage)}
+    for name, stage in pipeline.stages(params).items():
+        used = pipeline.values(stage, params)
+        for missing in set(stage.get("params", [])) - used.keys():
+            raise UserError(f"dvc.yaml: {name}: there is no parameter {missing}")
+        outs = {path: made.get(path, "") for path in pipeline.outs(stage)}
         deps = {path: digest(path) for path in stage.get("deps", [])}
         stages[name] = LockedStage(name, stage["cmd"], deps, used, outs, key="")
     return Graph(stages)
-
-
-def _outs(stage: dict[str, Any]) -> list[str]:
-    declared = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
-    return [next(iter(out)) if isinstance(out, dict) else out for out in declared]
 
 
 def _own_changes(before: LockedStage, stage: LockedStage) -> list[Change]:
