@@ -20,6 +20,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from kmnist_pipeline import composition
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import claims, lineage
 from kmnist_pipeline.provenance import changes, graph, pipeline
 from kmnist_pipeline.provenance.changes import Change
