@@ -29,7 +29,7 @@ test: $(READY) ## lint, types, tests
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest
+	pytest --numprocesses auto --dist loadfile
 
 repro: $(READY) ## make every report again, as far as something changed
 	kmnist compose

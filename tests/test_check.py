@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -85,11 +84,9 @@ def locked(stage: dict[str, Any], kind: str, path: str) -> dict[str, Any]:
 # --- fresh ---------------------------------------------------------------------------------------
 
 
-def test_a_clone_of_the_committed_evidence_is_fresh_and_checked_in_seconds(project):
-    start = time.monotonic()
+def test_a_clone_of_the_committed_evidence_is_fresh(project):
     done = project.run("kmnist", "check")
     assert (done.stdout, done.stderr, done.returncode) == (f"{FRESH}\n", "", 0)
-    assert time.monotonic() - start < 5
 
 
 def test_no_cache_and_no_data_are_needed(check, digits):

@@ -766,8 +766,8 @@ def test_graph_reads_a_lock_as_yaml_does():
     for broken, words in {
         "[]": "must be a map",
         "schema: '2.0'\nstages: 5\n": "stages: must be a map",
-        "schema: '2.0'\nstages:\n  a:\n    deps: []\n": "stages: a: 'cmd' is missing",
-        "schema: '2.0'\nstages:\n  a: 5\n": "stages: a: is not as DVC writes it",
+        "schema: '2.0'\nstages:\n  a:\n    deps: []\n": "a: 'cmd' is missing",
+        "schema: '2.0'\nstages:\n  a: 5\n": "a: is not as DVC writes it",
         "schema: '2.0'\nstages:\n<<<<<<< HEAD\n  a: {": "line 3",
     }.items():
         with pytest.raises(UserError, match=re.escape(words)) as caught:
