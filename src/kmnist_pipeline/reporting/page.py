@@ -18,6 +18,9 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation.metrics import mcnemar, unpack_bits
 
 
+NUMBERS = ("validation", "test")  # the files of numbers that a model has
+
+
 class PageError(UserError):
     """A page that cannot be written as its configuration asks."""
 
@@ -70,12 +73,13 @@ def content(
     folders = sorted(path for path in metrics.iterdir() if path.is_dir())
     folders.sort(key=lambda folder: told.index(folder.name) if folder.name in told else len(told))
     models = [_model(folder) for folder in folders]
+    data = _read(metrics.parent / "data" / f"{about.dataset}.json")
     drawn = [figures / "data" / about.dataset, figures / name]
     return {
         "name": name,
         "about": about,
         "dataset": dataset,
-        "data": json.loads((metrics.parent / "data" / f"{about.dataset}.json").read_text()),
+        "data": data,
         "claims": claims,
         "verdicts": Counter(claim["verdict"] for claim in claims),
         "models": models,
@@ -84,6 +88,7 @@ def content(
         "routed": [model for model in models if "routing" in model["test"]],
         "one_shot": [model for model in models if "draws" in model["test"]],
         "pictures": _pictures(figures, drawn, about.figures, name),
+        "origins": _origins([data, *(model[part] for model in models for part in NUMBERS)]),
         "made_by": made_by,
     }
 
@@ -118,10 +123,25 @@ def _number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    return {"path": path.as_posix(), **json.loads(path.read_text())}
+
+
+def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Where the numbers of each file come from, for the numbers in the tables to lead to."""
+    return [
+        {
+            "path": file["path"],
+            **file["made_by"],
+            "parameters": "\n".join(_flatten(file["made_by"]["parameters"])),
+        }
+        for file in files
+    ]
+
+
 def _model(folder: Path) -> dict[str, Any]:
     """The numbers of one model, and for a study the rows of its trials."""
-    validation = json.loads((folder / "validation.json").read_text())
-    test = json.loads((folder / "test.json").read_text())
+    validation, test = (_read(folder / f"{part}.json") for part in NUMBERS)
     trials = []
     if (folder / "trials.csv").exists():
         with (folder / "trials.csv").open(newline="") as table:
@@ -149,8 +169,7 @@ def _pairs(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
         first, second = one["test"], other["test"]
         if (first["n"], list(first["per_class"])) == (second["n"], list(second["per_class"])):
             right = [unpack_bits(test["right"], test["n"]) for test in (first, second)]
-            names = {"one": one["name"], "other": other["name"]}
-            pairs.append({**names, **mcnemar(*right)})
+            pairs.append({"one": one, "other": other, **mcnemar(*right)})
     return pairs
 
 
