@@ -17,7 +17,6 @@ from PIL import Image
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation.metrics import mcnemar, unpack_bits
 
-
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
 
 
