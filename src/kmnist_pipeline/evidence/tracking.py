@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 8  # two attempts of MLFLOW_HTTP_REQUEST_TIMEOUT, and some air
 READY_SECONDS = 60  # the same for the first answer of SQLite: migrations take up to 15 s
+MOST_WORDS = 200  # characters of a fault that are worth a line
 BY_HAND = "by hand"
 MOST_NUMBERS = 1000  # in the child runs of a stage: 0.25 ms each; `curves.csv` has them all
 
@@ -134,7 +135,7 @@ class Publisher:
             return f"its process was ended by signal {-status}" if status else None
         self._complaints.seek(0)
         lines = self._complaints.read().decode(errors="replace").strip().splitlines()
-        return _without_credentials(lines[-1] if lines else f"exit status {status}")[:200]
+        return _without_credentials(lines[-1] if lines else f"exit status {status}")[:MOST_WORDS]
 
 
 def record_of(stage: Stage, group: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def main() -> None:
             publish(_Pulse(client), json.loads(text) | code)
         status = 0
     except Exception as error:
-        print(_reason(error), file=sys.stderr, flush=True)
+        print(reason(error), file=sys.stderr, flush=True)
         status = 1
     os._exit(status)  # all is committed; tearing the interpreter down takes 0.2 s
 
@@ -192,13 +193,17 @@ class _Pulse:
         return call
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost fault of the network or the files, which says more than MLflow's wrapping."""
+def reason(error: BaseException) -> str:
+    """The innermost fault of the network or the files, which says more than MLflow's wrapping.
+
+    Credentials in addresses are left out.
+    """
     chain = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
     telling = [fault for fault in chain if isinstance(fault, OSError)] or chain[:1]
-    return f"{type(telling[-1]).__name__}: {telling[-1]}".partition("\n")[0]
+    text = f"{type(telling[-1]).__name__}: {telling[-1]}".partition("\n")[0]
+    return _without_credentials(text)[:MOST_WORDS]
 
 
 def _state_of_code() -> dict[str, Any]:
@@ -230,6 +235,12 @@ def connect() -> MlflowClient:
     client = MlflowClient(f"sqlite:///{database}")
     client.search_experiments(max_results=1)  # SQLAlchemy sets itself up at the first query
     return client
+
+
+def store_exists() -> bool:
+    """Whether there is a store to ask; a server is taken to be one."""
+    database = _database()
+    return database is None or database.exists()
 
 
 def _store() -> str:
