@@ -187,26 +187,25 @@ def _of_array(name: str, array: np.ndarray, form: Form, fault: Fault) -> Iterato
         raise InputError(f"holds an array of shape {array.shape}, not images (N, height, width)")
     if not array.size:
         raise InputError(f"holds no images: its shape is {array.shape}")
-    pixels = _bytes(array)
-    # Masks of 0 and 1, and data sets with a white of 16, keep it so in their files.
-    brightest = int(pixels.max())
-    white = next((top for top in (1, form.pixel_max) if brightest <= top), WHITE)
-    inverted = _is_dark_on_light(pixels, white)
-    for number, image in enumerate(pixels):
+    white = _white(array, form)
+    inverted = _is_dark_on_light(array, white)
+    for number, image in enumerate(array):
         try:
             yield _fitted(f"{name}[{number}]", image, form, white, inverted)
         except InputError as error:
             fault(f"{name}[{number}]", str(error))
 
 
-def _bytes(array: np.ndarray) -> np.ndarray:
-    """Pixels as uint8: bytes as they are, booleans and fractions as parts of white."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array * np.uint8(WHITE)
+def _white(array: np.ndarray, form: Form) -> int:
+    """The number that stands for white in an array: of masks and fractions 1, else of bytes.
+
+    Data sets with a white of 16 keep it so in their files.
+    """
+    if array.dtype in (np.uint8, np.bool_):
+        brightest = int(array.max())
+        return next((top for top in (1, form.pixel_max) if brightest <= top), WHITE)
     if np.issubdtype(array.dtype, np.floating) and array.min() >= 0 and array.max() <= 1:
-        return np.rint(array * WHITE).astype(np.uint8)
+        return 1
     raise InputError(
         f"holds pixels of type {array.dtype}; bytes are needed, or fractions from 0 to 1"
     )
@@ -247,23 +246,28 @@ def _fitted(
     if pixels.min() == pixels.max():
         raise InputError("is blank: all its pixels are alike")
     height, width = pixels.shape
-    done = []
+    level, done = white, []
+    if (height, width) != form.shape or white not in (form.pixel_max, WHITE):
+        pixels, level = _scaled(pixels, white, WHITE), WHITE
     if (height, width) != form.shape:
         scale = min(form.shape[0] / height, form.shape[1] / width)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         pixels = np.asarray(Image.fromarray(pixels).resize(size, RESAMPLE))
         done.append(f"{width}x{height} to {form.shape[1]}x{form.shape[0]}")
-    if _is_dark_on_light(pixels[None], white) if inverted is None else inverted:
-        pixels = white - pixels
+    if _is_dark_on_light(pixels[None], level) if inverted is None else inverted:
+        pixels = level - pixels
         done.append("inverted")
     if pixels.shape != form.shape:
         free = np.subtract(form.shape, pixels.shape)
         pixels = np.pad(pixels, [(room // 2, room - room // 2) for room in free])
         done.append("filled up to a square" if form.shape[0] == form.shape[1] else "filled up")
     if white != form.pixel_max:
-        pixels = np.rint(pixels * (form.pixel_max / white)).astype(np.uint8)
         done.append(f"0..{white} to 0..{form.pixel_max}")
-    return Picture(name, pixels, ", ".join(done))
+    return Picture(name, _scaled(pixels, level, form.pixel_max), ", ".join(done))
+
+
+def _scaled(pixels: np.ndarray, white: int, to: int) -> np.ndarray:
+    return pixels if white == to else np.rint(pixels * (to / white)).astype(np.uint8)
 
 
 def _is_dark_on_light(pixels: np.ndarray, white: int) -> bool:
@@ -272,5 +276,5 @@ def _is_dark_on_light(pixels: np.ndarray, white: int) -> bool:
     So none of the 141,797 images of digits, KMNIST and MNIST is, and each is when inverted.
     """
     rows, columns = pixels[:, [0, -1]], pixels[:, 1:-1, [0, -1]]
-    edge = rows.sum(dtype=np.int64) + columns.sum(dtype=np.int64)
+    edge = rows.sum(dtype=np.float64) + columns.sum(dtype=np.float64)
     return bool(2 * edge > white * (rows.size + columns.size))

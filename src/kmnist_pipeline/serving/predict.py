@@ -48,7 +48,10 @@ def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
         return _of_candidate(candidates.read(name)), "chosen by name"
     from kmnist_pipeline.serving import registry
 
-    champion = registry.champion(dataset)
+    try:
+        champion = registry.champion(dataset)
+    except UserError as error:
+        raise UserError(f"{error}; with `--model NAME` none is asked") from error
     if champion is not None:
         return champion.classifier, f"champion of {dataset}, version {champion.version}"
     best = candidates.best(dataset)

@@ -12,7 +12,7 @@ from mlflow.pyfunc import PythonModel
 from kmnist_pipeline.serving import classifier
 
 # MLflow would derive a signature from type hints; this model's is written down when it is saved.
-warnings.filterwarnings("ignore", "Add type hints to the `predict` method")
+warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method")
 
 
 class Served(PythonModel):
