@@ -214,7 +214,7 @@ def test_a_version_stands_alone(promoted, here):
     assert run.data.tags["kmnist.stage"] == f"evaluate@{SOFTMAX}"
     assert run.info.status == "FINISHED"
     assert run.outputs
-    assert [output.model_id for output in run.outputs.model_outputs] == [version.model_id]
+    assert [f"models:/{o.model_id}" for o in run.outputs.model_outputs] == [version.source]
     for words in ("Intended use", "Limits", "CC BY 4.0", key_of(SOFTMAX), "| 9 | "):
         assert words in version.description
 
@@ -231,10 +231,9 @@ def test_a_version_stands_alone(promoted, here):
     assert f"numpy=={np.__version__}" in requirements and "torch" not in requirements
 
 
-def test_the_same_evidence_makes_no_new_version(promoted, made, here):
-    done = made.run("kmnist", "promote", SOFTMAX)
-    assert done.stdout == f"digits version 1, {SOFTMAX}, is the champion already\n"
-    assert done.returncode == 0
+def test_the_same_evidence_makes_no_new_version(promoted, here):
+    said = list(registry.promote(candidates.read(SOFTMAX), force=False))
+    assert said == [f"digits version 1, {SOFTMAX}, is the champion already"]
     assert len(versions()) == 1
 
 
@@ -308,15 +307,13 @@ def test_a_store_without_the_run_says_how_to_log_it(here, empty_store, tmp_path,
         list(registry.promote(candidates.read(SOFTMAX), force=False))
 
 
-@pytest.mark.parametrize("arguments", [["promote", SOFTMAX], ["predict", "x.png"]])
-def test_credentials_are_never_printed(made, arguments):
+def test_a_store_that_is_gone_is_one_line_without_its_credentials(made):
     uri = "http://user:secret@127.0.0.1:9"
-    start = time.monotonic()
-    done = made.run("kmnist", *arguments, MLFLOW_TRACKING_URI=uri)
+    done = made.run("kmnist", "predict", "x.png", MLFLOW_TRACKING_URI=uri)
     assert done.returncode == 1
-    assert "the MLflow store fails: ConnectionRefusedError" in done.stderr
-    assert "secret" not in done.stdout + done.stderr and "Traceback" not in done.stderr
-    assert time.monotonic() - start < 30
+    assert done.stderr.startswith("error: the MLflow store fails: ConnectionRefusedError")
+    assert "`--model NAME`" in done.stderr and done.stderr.count("\n") == 1
+    assert "secret" not in done.stdout + done.stderr
 
 
 # --- serving -------------------------------------------------------------------------------------
@@ -415,6 +412,6 @@ def _ask(port: int, inputs: list) -> tuple[int, dict[str, Any]]:
 
 def test_nothing_is_served_without_a_champion(made):
     command = [sys.executable, "-m", "kmnist_pipeline.serving.serve", "kmnist", "5001"]
-    done = made.run(*command)
+    done = made.run(*command, MLFLOW_TRACKING_URI="sqlite:///none.db")
     assert done.returncode == 1
     assert "error: no champion of kmnist is registered: `kmnist promote --dataset" in done.stderr

@@ -17,7 +17,6 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, ImageStat, UnidentifiedImageError
@@ -126,11 +125,11 @@ def _confined(path: str, root: str) -> str | None:
 def _content(path: str) -> bytes:
     """The bytes of a file or of standard input, as far as they are not too many."""
     if path == STDIN:
-        content = sys.stdin.buffer.read(LARGEST + 1)
-    else:
-        with Path(path).open("rb") as file:
-            content = file.read(LARGEST + 1)
-    return _bounded(content)
+        return _bounded(sys.stdin.buffer.read(LARGEST + 1))
+    with open(path, "rb") as file:
+        about = os.fstat(file.fileno())
+        known = stat.S_ISREG(about.st_mode) and about.st_size <= LARGEST
+        return file.read() if known else _bounded(file.read(LARGEST + 1))
 
 
 def _bounded(content: bytes) -> bytes:

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -312,18 +313,19 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
     ]
     saved = folder / "saved"
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES[model.family]}
-    save_model(
-        str(saved),
-        python_model=str(PACKAGE / "serving/served.py"),
-        artifacts={BUNDLE: str(bundle)},
-        code_paths=[str(_code(folder))],
-        signature=ModelSignature(Schema([pixels]), Schema(columns)),
-        input_example=_example(model.dataset),
-        pip_requirements=[f"{name}=={version}" for name, version in versions.items()],
-        mlflow_model=Model(
-            run_id=logged.source_run_id, model_id=logged.model_id, metadata={LINEAGE: lineage}
-        ),
-    )
+    with warnings.catch_warnings(record=True):  # MLflow wants type hints; the signature is given
+        save_model(
+            str(saved),
+            python_model=str(PACKAGE / "serving/served.py"),
+            artifacts={BUNDLE: str(bundle)},
+            code_paths=[str(_code(folder))],
+            signature=ModelSignature(Schema([pixels]), Schema(columns)),
+            input_example=_example(model.dataset),
+            pip_requirements=[f"{name}=={version}" for name, version in versions.items()],
+            mlflow_model=Model(
+                run_id=logged.source_run_id, model_id=logged.model_id, metadata={LINEAGE: lineage}
+            ),
+        )
     return saved
 
 

@@ -1,6 +1,5 @@
 """What MLflow runs when a registered model is loaded: models-from-code, without pickle."""
 
-import warnings
 from pathlib import Path
 
 import mlflow
@@ -10,9 +9,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
 
 from kmnist_pipeline.serving import classifier
-
-# MLflow would derive a signature from type hints; this model's is written down when it is saved.
-warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method")
 
 
 class Served(PythonModel):
