@@ -239,7 +239,7 @@ def drawn(first: Sequence[tuple[Picture, Row]], classifier: Classifier) -> bytes
         "\n".join(
             [
                 shortened(row["image"]),
-                f"{row['name']}  {row['probability']:.0%}",
+                f"{row['name']}  {row['probability']:.1%}",
                 *([row["decision"]] if row["decision"] else []),
             ]
         )

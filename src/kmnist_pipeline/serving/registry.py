@@ -8,6 +8,7 @@ is in use.
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import json
 import os
@@ -186,11 +187,14 @@ PATIENCE = {
 def _store() -> Iterator[MlflowClient]:
     """A client whose faults are a user's, without the credentials of its address."""
     os.environ.update({**PATIENCE, **os.environ})
+    gc.disable()  # a fifth of the time that importing MLflow takes
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield tracking.connect()
+        client = tracking.connect()
+        gc.enable()
+        yield client
     except (MlflowException, SQLAlchemyError) as error:
         raise UserError(f"the MLflow store fails: {tracking.reason(error)}") from error
 
@@ -312,7 +316,12 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
         for column in fields(Answer)
     ]
     saved = folder / "saved"
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES[model.family]}
+    versions = {
+        name: importlib.metadata.version(name).partition("+")[
+            0
+        ]  # no `+cpu`: a build, not a version
+        for name in LIBRARIES[model.family]
+    }
     with warnings.catch_warnings(record=True):  # MLflow wants type hints; the signature is given
         save_model(
             str(saved),
