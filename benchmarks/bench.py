@@ -52,6 +52,7 @@ def main() -> int:
         prediction_and_saliency(images),
         evidence_overhead(),
         nothing_to_do(),
+        tracing(),
         peak_memory(),
         predict_in_batch(images),
         predict_one(images),
@@ -334,6 +335,20 @@ def nothing_to_do() -> bool:
         lambda: subprocess.run(["dvc", "repro"], check=True, stdout=subprocess.DEVNULL)
     )
     return verdict("dvc repro with nothing to do, seconds", seconds, 3, False, "all stages fresh")
+
+
+def tracing() -> bool:
+    """`kmnist trace` of a figure and of the largest page, the interpreter's start included."""
+
+    def traced(file: str) -> None:
+        subprocess.run(["kmnist", "trace", file], check=True, stdout=subprocess.DEVNULL)
+
+    figure, page = interleaved(
+        lambda: traced("figures/kmnist_linear/kmnist_softmax/curves.png"),
+        lambda: traced("reports/kmnist_linear/index.html"),
+    )
+    detail = f"a figure {figure:.2f} s, a report {page:.2f} s"
+    return verdict("kmnist trace, seconds", max(figure, page), 1, False, detail)
 
 
 def peak_memory() -> bool:

@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ import pytest
 import yaml
 from conftest import ROOT, Project, _copy
 
-from kmnist_pipeline import cli
+from kmnist_pipeline import cli, composition
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import freshness
+from kmnist_pipeline.provenance import check as checking
 
 SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
 CURVES = "figures/digits/digits_softmax/curves.png"
@@ -22,13 +24,18 @@ VALIDATION = "metrics/digits/digits_softmax/validation.json"
 MADE = "is not what the stage made"
 
 
+OTHER_KEY = (
+    "made by another command, or from other dependencies or parameters, than dvc.lock says "
+    "(lineage key MD5 -> MD5)"
+)
+MD5 = "[0-9a-f]{12}"
 FRESH = "fresh: the evidence is what code, configuration and data give"
 COMPOSED = (ROOT / "params.yaml").read_text()
 
 
-def findings(project: Project) -> list[str]:
+def findings(project: Project, composed: str = COMPOSED) -> list[str]:
     with contextlib.chdir(project.folder):
-        return freshness.findings(COMPOSED)
+        return [str(finding) for finding in checking.findings(composed)]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +58,17 @@ def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
 def check(digits: Project, before: list[str]) -> Callable[[], list[str]]:
     """What a test made stale, where it does not touch conf/."""
     return lambda: [line for line in findings(digits) if line not in before]
+
+
+def same(lines: list[str], *patterns: str) -> None:
+    """The lines are these, in which `MD5` stands for any."""
+    assert len(lines) == len(patterns), lines
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(re.escape(pattern).replace("MD5", MD5), line), line
+
+
+def md5_of(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def change_lock(project: Project, change: Callable[[dict[str, Any]], object]) -> None:
@@ -97,72 +115,140 @@ def test_no_cache_and_no_data_are_needed(check, digits):
 )
 def test_an_edited_module_makes_stale_the_stages_which_use_it(module, kinds, check, digits):
     path = digits.folder / "src/kmnist_pipeline" / module
+    before = md5_of(path)
     path.write_text(path.read_text() + "\n")
     found = [line for line in check() if "digits" in line]
     assert {line.partition("@")[0] for line in found} == kinds
     assert all(f"dependency src/kmnist_pipeline/{module.rpartition('/')[0]}" in f for f in found)
+    if not module.endswith(".html"):  # that one is in a folder, whose md5 is of its list
+        changed = f"changed: md5 {before[:12]} -> {md5_of(path)[:12]}"
+        assert all(line.endswith(changed) for line in found)
 
 
 @pytest.mark.parametrize("place", ["params.yaml", "conf/experiment/digits_softmax.yaml"])
-def test_a_changed_parameter(place, before, digits):
+def test_a_changed_parameter(place, before, digits, monkeypatch):
     digits.replace(place, "lr: 0.5\n", "lr: 0.4\n")
     done = digits.run("kmnist", "check")
-    changed = "parameter experiments.digits_softmax.optimizer changed"
-    assert [line for line in done.stdout.splitlines() if line not in before] == [
+    assert done.stdout.startswith("params.yaml\n  is not level with conf/; run `kmnist compose`\n")
+    assert done.stderr.startswith("not fresh: ")
+    assert done.returncode == 1
+
+    monkeypatch.chdir(digits.folder)
+    composed = composition.compose(Path("conf"), [])
+    changed = "parameter experiments.digits_softmax.optimizer.lr changed: 0.5 -> 0.4"
+    assert [line for line in findings(digits, composed) if line not in before] == [
         "params.yaml: is not level with conf/; run `kmnist compose`",
         f"{SOFTMAX}: {changed}",
         f"{GRID}: {changed}",
     ]
-    assert done.stderr.startswith("not fresh: ")
-    assert done.returncode == 1
 
 
 def test_a_parameter_changed_and_composed(before, digits):
     digits.replace("conf/config.yaml", "samples: 10", "samples: 9")
     assert digits.run("kmnist", "compose").returncode == 0
-    found = set(digits.run("kmnist", "check").stdout.splitlines()) - set(before)
+    composed = (digits.folder / "params.yaml").read_text()
+    found = set(findings(digits, composed)) - set(before)
     assert {line.partition("@")[0] for line in found} == {"evaluate"}
-    assert "evaluate@digits_softmax: parameter evaluation changed" in found
+    assert all(line.endswith(": parameter evaluation.samples changed: 10 -> 9") for line in found)
+
+
+def test_parameters_in_a_list_and_ones_that_come_and_go(check, digits):
+    def change(stages):
+        params = stages[GRID]["params"]["params.yaml"]
+        params["studies.digits_softmax_grid"]["points"][1]["optimizer.lr"] = 7
+        del params["experiments.digits_softmax.subset"]
+        params["experiments.digits_softmax.colour"] = {"of": "ink"}
+
+    change_lock(digits, change)
+    same(
+        [line for line in check() if "parameter " in line and "made by" not in line],
+        f'{GRID}: parameter experiments.digits_softmax.colour.of is gone: was "ink"',
+        f"{GRID}: parameter experiments.digits_softmax.subset is new: null",
+        f"{GRID}: parameter studies.digits_softmax_grid.points[1].optimizer.lr changed: 7 -> 0.5",
+    )
 
 
 def test_a_metric_edited_by_hand(check, digits):
     digits.replace(VALIDATION, '"accuracy": 0.9', '"accuracy": 1.9')
-    assert check() == [
-        f"evaluate@digits_softmax: dependency {VALIDATION} changed",
-        f"{SOFTMAX}: out {VALIDATION} {MADE}",
-        "report@digits: dependency metrics/digits changed",
-    ]
+    same(
+        check(),
+        f"evaluate@digits_softmax: dependency {VALIDATION} changed: md5 MD5 -> MD5",
+        f"{SOFTMAX}: out {VALIDATION} {MADE}: md5 MD5 -> MD5",
+        "report@digits: dependency metrics/digits changed: md5 MD5 -> MD5",
+    )
 
 
 def test_a_flipped_byte_in_a_figure(check, digits):
     content = bytearray((digits.folder / CURVES).read_bytes())
     content[len(content) // 2] ^= 1
     (digits.folder / CURVES).write_bytes(content)
-    assert check() == [
-        f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}",
-        "report@digits: dependency figures/digits changed",
-    ]
+    same(
+        check(),
+        f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}: md5 MD5 -> MD5",
+        "report@digits: dependency figures/digits changed: md5 MD5 -> MD5",
+    )
 
 
 def test_a_deleted_figure_and_a_deleted_folder(check, digits):
     (digits.folder / CURVES).unlink()
     shutil.rmtree(digits.folder / "reports/digits")
-    assert check() == [
-        f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}",
-        "report@digits: dependency figures/digits changed",
+    same(
+        check(),
+        f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}: md5 MD5 -> MD5",
+        "report@digits: dependency figures/digits changed: md5 MD5 -> MD5",
         "report@digits: out reports/digits is missing",
-    ]
+    )
 
 
 def test_a_changed_command(check, digits):
     digits.replace("dvc.yaml", "stages.kfold_train name", "stages.kfold_train  name")
-    assert f"{SOFTMAX}: its command changed" in check()
+    cmd = "PYTHONPATH=src python -m kmnist_pipeline.stages.kfold_train{}name=digits_softmax"
+    changed = f"command changed: `{cmd.format(' ')}` -> `{cmd.format('  ')}`"
+    assert f"{SOFTMAX}: {changed}" in check()
 
 
 def test_a_new_dependency(check, digits):
     raw = "        - data/raw/${key}\n"
     digits.replace("dvc.yaml", f"{raw}        - src", f"{raw}        - LICENSE\n        - src")
-    assert "preprocess@digits: dependency LICENSE changed" in check()
+    md5 = md5_of(digits.folder / "LICENSE")
+    assert f"preprocess@digits: dependency LICENSE is new: md5 {md5[:12]}" in check()
+
+
+def test_a_dependency_and_a_parameter_that_dvc_yaml_dropped(check, digits):
+    digits.replace("dvc.yaml", "        - src/kmnist_pipeline/stages/report.py\n", "")
+    digits.replace("dvc.yaml", "        - evaluation\n", "")
+    found = check()
+    module = "src/kmnist_pipeline/stages/report.py"
+    assert f"report@digits: dependency {module} is in dvc.lock, but not in dvc.yaml" in found
+    gone = "parameter evaluation.samples is gone: was 10"
+    assert f"evaluate@digits_softmax: {gone}" in found
+
+
+def test_evidence_that_another_version_of_a_library_made(check, digits):
+    pins = (digits.folder / "requirements.lock").read_text()
+    made = digits.json(VALIDATION)["environment"]["libraries"]["numpy"]
+    digits.replace("requirements.lock", f"numpy=={made}", "numpy==1.26.4")
+    changed = f"library numpy changed: {made} -> 1.26.4"
+    assert {f"{SOFTMAX}: {changed}", f"{GRID}: {changed}"} <= set(check())
+    # A build for other hardware is no other version.
+    (digits.folder / "requirements.lock").write_text(
+        pins.replace(f"numpy=={made}", f"numpy=={made}+cpu ; python_version > '3'")
+    )
+    assert check() == []
+    (digits.folder / "requirements.lock").unlink()  # then what is installed counts
+    assert check() == []
+
+
+def test_stages_with_the_same_reasons_stand_together():
+    shared = checking.Finding("", "dependency src/a.py changed: md5 0 -> 1")
+    alike = [replace(shared, where=f"kfold-train@experiment_{number}") for number in range(30)]
+    alone = checking.Finding("tune@study", f"command changed: `{'x' * 60}` -> `{'y' * 60}`")
+    lines = checking.grouped([*alike, replace(shared, where="tune@study"), alone]).splitlines()
+    names = " ".join(line for line in lines if not line.startswith(" "))
+    assert names == f"{', '.join(finding.where for finding in alike)} (30) tune@study"
+    assert lines.count(f"  {shared.reason}") == 2
+    assert lines[-2:] == [f"  command changed: `{'x' * 60}` ->", f"    `{'y' * 60}`"]
+    assert max(map(len, lines)) <= 100
 
 
 def test_stages_that_the_lock_lacks_or_has_too_many(check, digits):
@@ -182,12 +268,12 @@ def test_lock_entries_that_do_not_fit_together(data, maker, check, digits):
     change_lock(digits, lambda s: locked(s[stage], kind, path).update(md5="0" * 32))
     found = check()
     problem = {
-        (True, "here"): f"dependency {path} is not what its stage made, says dvc.lock",
+        (True, "here"): f"dependency {path} is not what preprocess@digits made, says dvc.lock",
         (True, "in the cache alone"): f"dependency {path} changed",
     }.get((maker, data), f"dependency {path} changed")
-    assert f"{SOFTMAX}: {problem}" in found
+    assert any(line.startswith(f"{SOFTMAX}: {problem}: md5 ") for line in found)
     if maker and data == "here":
-        assert f"{stage}: out {path} {MADE}" in found
+        assert any(line.startswith(f"{stage}: out {path} {MADE}: md5 ") for line in found)
 
 
 def test_a_file_that_was_edited_while_its_stage_ran(check, digits):
@@ -198,18 +284,16 @@ def test_a_file_that_was_edited_while_its_stage_ran(check, digits):
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
     change_lock(digits, lambda s: locked(s[SOFTMAX], "deps", module).update(md5=digest))
     (found,) = [line for line in check() if line.startswith(SOFTMAX)]
-    assert found == (
-        f"{SOFTMAX}: out {VALIDATION} was made by another command, or from other dependencies or "
-        "parameters, than dvc.lock says"
-    )
+    same([found], f"{SOFTMAX}: {OTHER_KEY}: {VALIDATION}")
 
 
 def test_the_key_in_a_figure_is_read_too(check, digits):
     change_lock(digits, lambda s: s["evaluate@digits_softmax"].update(cmd="another"))
     digits.replace("dvc.yaml", "stages.evaluate name=${key}", "stages.evaluate name=${key} ")
     found = check()
-    assert any(f"out {CURVES} was made by another command" in line for line in found)
-    assert any("digits_softmax/test.json was made by another command" in line for line in found)
+    (line,) = [line for line in found if "evaluate@digits_softmax: made by another" in line]
+    assert CURVES in line
+    assert "metrics/digits/digits_softmax/test.json" in line
 
 
 def test_files_that_no_stage_makes(check, digits):
@@ -229,7 +313,8 @@ def test_damaged_data(check, digits):
     path = digits.folder / "models/digits_softmax.safetensors"
     path.unlink()  # DVC may have linked it to its cache
     path.write_bytes(b"damaged")
-    assert f"{SOFTMAX}: out models/digits_softmax.safetensors {MADE}" in check()
+    out = f"{SOFTMAX}: out models/digits_softmax.safetensors {MADE}"
+    assert any(line.startswith(out) for line in check())
 
 
 # --- what cannot be read -------------------------------------------------------------------------
@@ -256,15 +341,20 @@ def broken(path: Path, content: str | None) -> Iterator[None]:
     ("file", "content", "words"),
     [
         ("dvc.lock", "<<<<<<< HEAD\nstages: {", ["dvc.lock", "line 2"]),
-        ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: expected a dictionary"]),
-        ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: ", "['a']['cmd']"]),
+        ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: stages: must be a map"]),
+        ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: a: 'cmd' is missing"]),
         ("dvc.lock", "[]", ["dvc.lock: must be a map"]),
+        (
+            "dvc.lock",
+            "schema: '2.0'\nstages: {a: {cmd: b, outs: [{path: c}]}}",
+            ["a: c has no md5"],
+        ),
         ("dvc.lock", None, ["dvc.lock is not there: `dvc repro` makes"]),
         ("params.yaml", "experiments: [", ["params.yaml", "line 2"]),
-        ("params.yaml", "", ["params.yaml: must be a map"]),
+        ("params.yaml", "", ["dvc.yaml", "'datasets'"]),
         ("params.yaml", "experiments: {}\n", ["dvc.yaml", "'datasets'"]),
         ("params.yaml", None, ["params.yaml"]),
-        ("dvc.yaml", "stages: [", ["'dvc.yaml'"]),
+        ("dvc.yaml", "stages: [", ["dvc.yaml", "line 2"]),
         ("dvc.yaml", "stages: {a: {cmdd: x}}\n", ["dvc.yaml"]),
         (".git/HEAD", "nonsense", ["git"]),
     ],

@@ -1,1 +1,1 @@
-"""Writing outs, lineage, claims, freshness, and publishing to MLflow."""
+"""Writing outs, lineage, claims, and publishing to MLflow."""

@@ -6,8 +6,8 @@ ready while the stage computes, and then reads one record from its standard inpu
 stage has written, and where they come from. It writes a byte after each answer of the store. A
 child that falls silent is killed; whatever goes wrong is one warning, and the stage is as good.
 
-`publisher` is the parent's side, which imports nothing heavy. `publish` is the child's side, which
-can also rebuild the view of a stage from its files.
+`publisher` is the parent's side, which imports nothing heavy. `publish` is the child's side, and
+that of `kmnist publish`, which makes the same records of stages that ran at another time.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from kmnist_pipeline.errors import UserError
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -51,10 +53,12 @@ BOUNDS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "PGCONNECT_TIMEOUT": "3",
 }
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # each would cost two calls more
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -103,9 +107,10 @@ class Publisher:
         record = record_of(stage, group, parameters)
         problem = self._hand_over(json.dumps(record, default=str).encode() + b"\n")
         if problem:
+            later = f": `kmnist publish {stage.address}` shows them later" if stage.lineage else ""
             print(
                 f"warning: MLflow did not take {stage.address} ({problem}); "
-                "the results are on disk and complete",
+                f"the results are on disk and complete{later}",
                 file=sys.stderr,
             )
 
@@ -165,10 +170,10 @@ def main() -> None:
     """Be ready, read one record, log it. The exit status tells whether the store took it."""
     gc.disable()  # a fifth of the time that importing MLflow takes, and this process is short
     try:
-        code = _state_of_code()
+        origin = state_of_code() | {"experiment": os.environ.get("DVC_EXP_NAME")}
         client = connect()
         if text := sys.stdin.buffer.readline():  # nothing, where the stage has died
-            publish(_Pulse(client), json.loads(text) | code)
+            publish(_Pulse(client), json.loads(text) | origin)
         status = 0
     except Exception as error:
         print(reason(error), file=sys.stderr, flush=True)
@@ -206,7 +211,7 @@ def reason(error: BaseException) -> str:
     return _without_credentials(text)[:MOST_WORDS]
 
 
-def _state_of_code() -> dict[str, Any]:
+def state_of_code() -> dict[str, Any]:
     """Commit, and whether anything but outs differs from it: nothing outside a Git repository."""
 
     def git(*args: str) -> str:
@@ -224,9 +229,17 @@ def _state_of_code() -> dict[str, Any]:
 
 
 def connect() -> MlflowClient:
-    """A client of the store that `MLFLOW_TRACKING_URI` names, by default SQLite in this folder."""
+    """A client of the store that `MLFLOW_TRACKING_URI` names, by default SQLite in this folder.
+
+    How long a dead server may block it is for the environment to say: BOUNDS, as `publisher` sets
+    it for its child.
+    """
     from mlflow import MlflowClient
 
+    if not _store().startswith("http"):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = 1  # ten attempts at a database that is down take two minutes
     database = _database()
     if database is None:
         return MlflowClient(_store())
@@ -279,39 +292,70 @@ def _create(database: Path) -> None:
         copy.replace(database)
 
 
-def publish(client: Any, record: dict[str, Any]) -> None:
-    """Log one stage from the files it has written, unless that is done already.
+def publish(client: Any, record: dict[str, Any]) -> bool:
+    """Show one stage from the files it has written, unless that is done already: True if not.
 
-    client: an MlflowClient; record: of `record_of`, with `commit` and `dirty`
-    where they are known. One finished run stands for one lineage key of a stage; what an
-    interrupted attempt left is written anew; finished runs of other keys are tagged as superseded.
+    client: an MlflowClient; record: of `record_of`, and as far as known `commit` and `dirty`,
+    `experiment` (its name, where `dvc exp` made it), `superseded` (where its stage has newer
+    evidence), `missing` (files that cannot be had), `published` (not by the stage as it ended).
+
+    One finished run stands for one lineage key of a stage; what an interrupted attempt left, and
+    what lacks files that can be had now, is written anew. Finished runs of other keys are tagged
+    as superseded, save experiments, and unless this one is superseded or an experiment itself.
     Runs by hand are always new.
     """
     experiment = _experiment(client, record["group"])
     if record["lineage"] is None:
         _write(client, experiment, record)
-        return
+        return True
 
     of_stage = f"tags.`kmnist.stage` = '{record['address']}'"
     key = record["lineage"]["key"]
     same = client.search_runs([experiment], f"{of_stage} and tags.`kmnist.lineage` = '{key}'")
-    done = [run for run in same if run.info.status == "FINISHED"]
+    done = [run for run in same if _is_whole(run, record)]
     for run in same:
         if run not in done:
             _delete(client, run)
-    for run in done:
-        if "kmnist.superseded" in run.data.tags:  # an earlier state has come back
-            client.delete_tag(run.info.run_id, "kmnist.superseded")
     if not done:
         _write(client, experiment, record)
+    for run in done:
+        _let_stand(client, run, _standing(record))
+    if not _standing(record):
+        others = client.search_runs(
+            [experiment],
+            f"{of_stage} and tags.`kmnist.lineage` != '{key}' "
+            f"and tags.`kmnist.lineage` != '{BY_HAND}' and tags.`kmnist.superseded` IS NULL "
+            "and tags.`kmnist.experiment` IS NULL",
+        )
+        for run in others:
+            client.set_tag(run.info.run_id, "kmnist.superseded", "true")
+    return not done
 
-    others = client.search_runs(
-        [experiment],
-        f"{of_stage} and tags.`kmnist.lineage` != '{key}' and tags.`kmnist.lineage` != '{BY_HAND}' "
-        "and tags.`kmnist.superseded` IS NULL",
-    )
-    for run in others:
-        client.set_tag(run.info.run_id, "kmnist.superseded", "true")
+
+def _is_whole(run: Any, record: dict[str, Any]) -> bool:
+    lacks = set(run.data.tags.get("kmnist.missing", "").split())
+    return run.info.status == "FINISHED" and lacks <= set(record.get("missing", []))
+
+
+def _standing(record: dict[str, Any]) -> dict[str, str]:
+    """The tags that tell a run from one of its stage's current state, which has none of them."""
+    if record.get("experiment"):
+        return {"kmnist.experiment": record["experiment"]}
+    return {"kmnist.superseded": "true"} if record.get("superseded") else {}
+
+
+def _let_stand(client: Any, run: Any, standing: dict[str, str]) -> None:
+    """Bring a finished run's standing up to date: the current state outranks an experiment's,
+    and that a superseded one's."""
+    if "kmnist.superseded" in standing:
+        return
+    had = run.data.tags
+    if "kmnist.superseded" in had:
+        client.delete_tag(run.info.run_id, "kmnist.superseded")
+        for tag, value in standing.items():
+            client.set_tag(run.info.run_id, tag, value)
+    elif "kmnist.experiment" in had and not standing:
+        client.delete_tag(run.info.run_id, "kmnist.experiment")
 
 
 def _experiment(client: Any, name: str) -> str:
@@ -359,7 +403,12 @@ def _write(client: Any, experiment: str, record: dict[str, Any]) -> None:
         run = client.create_run(experiment, started, tags, view.name)
         numbers = [Metric(_key(name), value, ended, step) for name, value, step in view.numbers]
         parameters = [Param(_key(name), _text(value)) for name, value in view.parameters.items()]
-        client.log_batch(run.info.run_id, numbers, parameters, synchronous=True)
+        while numbers or parameters:
+            # The most parameters, and the most in all, that a store takes at once.
+            some, parameters = parameters[:100], parameters[100:]
+            fit = 1000 - len(some)
+            client.log_batch(run.info.run_id, numbers[:fit], some, synchronous=True)
+            numbers = numbers[fit:]
         return run.info.run_id
 
     run_id = write(view, _tags(record))
@@ -394,14 +443,18 @@ def _tags(record: dict[str, Any]) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": (
             f"A view of what `{record['address']}` has written:\n\n"
-            + "\n".join(f"- `{path}`" for path in record["written"])
+            + "\n".join(f"- `{path}`" for path in sorted(record["written"]))
             + f"\n\nLineage key: `{known['key']}`"
         ),
     }
     if "commit" in record:
         tags["mlflow.source.git.commit"] = record["commit"]
         tags["kmnist.dirty"] = str(record["dirty"]).lower()
-    return tags
+    if record.get("missing"):
+        tags["kmnist.missing"] = " ".join(record["missing"])
+    if record.get("published"):
+        tags["kmnist.times"] = "of publishing"
+    return tags | _standing(record)
 
 
 def _inputs(record: dict[str, Any]) -> list[Any]:
@@ -415,7 +468,7 @@ def _inputs(record: dict[str, Any]) -> list[Any]:
             Dataset(Path(path).stem, md5.removesuffix(".dir"), "local", json.dumps({"uri": path})),
             [InputTag("mlflow.data.context", context)],
         )
-        for path, md5 in deps.items()
+        for path, md5 in sorted(deps.items())
         if path.startswith("data/")
     ]
 
@@ -430,7 +483,7 @@ def _files(record: dict[str, Any]) -> Iterator[tuple[Path, Path]]:
         path = Path(record["root"]) / out
         if path.is_dir():
             yield from ((file, path) for file in sorted(path.rglob("*")) if file.is_file())
-        else:
+        elif path.exists():
             yield path, path.parent
 
 
@@ -456,7 +509,13 @@ def _view(record: dict[str, Any]) -> View:
     }
     if record["kind"] in shows:
         name, show = shows[record["kind"]]
-        show(view, json.loads(_written(record, name).read_text()), record)
+        file = _written(record, name)
+        try:
+            show(view, json.loads(file.read_text()), record)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            told = f"{type(error).__name__}: {error}"
+            out = file.relative_to(record["root"])
+            raise UserError(f"{out} is not of the form that this code writes ({told})") from error
     _thin(view.children)
     return view
 
@@ -474,7 +533,14 @@ def _thin(children: list[View]) -> None:
 
 
 def _written(record: dict[str, Any], ending: str) -> Path:
-    return next(file for file, _ in _files(record) if file.name.endswith(ending))
+    for file, _ in _files(record):
+        if file.name.endswith(ending):
+            return file
+    raise UserError(f"{record['address']} has written no {ending}")
+
+
+# What describes and changes no result: each would be a column of the table.
+PROSE = re.compile(r"(title|licence|summary|reproduces|sources|parts|figures)\b")
 
 
 def _flat_parameters(record: dict[str, Any]) -> dict[str, Any]:
@@ -487,10 +553,11 @@ def _flat_parameters(record: dict[str, Any]) -> dict[str, Any]:
                 walk(f"{name}.{key}", inner)
             return
         short = re.sub(r"^(datasets|experiments|studies|models|reports)\.[^.]+\.", "", name)
-        flat[name if short in flat else short] = value
+        if not PROSE.match(short):
+            flat[short if flat.get(short, value) == value else name] = value
 
     # The stage's own values come first: they have the first claim to a short name.
-    for name in sorted(record["parameters"], key=lambda n: record["item"] not in n.split(".")):
+    for name in sorted(record["parameters"], key=lambda n: (record["item"] not in n.split("."), n)):
         walk(name, record["parameters"][name])
     return flat
 
@@ -533,8 +600,6 @@ def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> No
     for metric in ("accuracy", "precision", "recall", "f1"):
         view.add(f"test_{metric}", content[metric])
     _add_spread(view, "test_accuracy", content["seeds"])
-    for name, scores in content["per_class"].items():
-        view.add(f"f1/{name}", scores["f1"])
     _add_spread(view, "draws_accuracy", content.get("draws"))
     if "routing" in content:
         for number in ("temperature", "threshold"):
@@ -546,7 +611,7 @@ def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> No
 def _report(view: View, content: Any, record: dict[str, Any]) -> None:
     claims = content if isinstance(content, list) else content["claims"]
     for verdict, count in Counter(claim["verdict"] for claim in claims).items():
-        view.add(f"claims/{verdict}", count)
+        view.add(f"verdicts/{verdict}", count)
 
 
 Curve = dict[tuple[str, int], list[float]]  # metric and epoch: one value a fold

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
-import yaml
-from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-from voluptuous import MultipleInvalid
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
 
 LOCK = "dvc.lock"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -81,25 +80,106 @@ class Graph:
                     queue.append(parent)
         return list(found.values())
 
+    def downstream(self, addresses: Iterable[str]) -> dict[str, list[str]]:
+        """All that rests on the given stages: for each, which of these and of all those it reads.
 
-def parse(text: str, origin: str = LOCK) -> Graph:
+        The given stages themselves are there as far as they read one another.
+        """
+        parents = {name: [p.address for p in self.parents(s)] for name, s in self.stages.items()}
+        reached, found = set(addresses), set[str]()
+        while new := {name for name in parents if reached & {*parents[name]}} - found:
+            found |= new
+            reached |= new
+        return {
+            name: [parent for parent in parents[name] if parent in reached]
+            for name in parents
+            if name in found
+        }
+
+
+def parse(text: str | bytes, origin: str = LOCK) -> Graph:
     """The graph of a lock. Raises UserError, with `origin` in it, where the text is no lock."""
+    return Graph({stage.address: stage for stage in stages(text, origin)})
+
+
+def stages(text: str | bytes, origin: str = LOCK, *needles: str) -> list[LockedStage]:
+    """The stages of a lock; of those that hold none of the needles, if any, the fewest possible.
+
+    YAML is slow, and the locks of a history repeat each other: only the entries that matter are
+    parsed, and each text once. Raises UserError, with `origin` in it, where the text is no lock.
+    """
     try:
-        content = COMPILED_LOCKFILE_SCHEMA(yaml.load(text, Loader=_LOADER) or {})
-    except (yaml.YAMLError, MultipleInvalid) as error:
+        text = text if isinstance(text, str) else text.decode()
+        entries = _entries(text)
+        if entries is None:
+            return list(_stages(load(text, origin).get("stages", {})))
+        matter = (e for e in entries if not needles or any(needle in e for needle in needles))
+        return [stage for entry in matter for stage in _parsed(entry)]
+    except (_EntryError, UnicodeDecodeError) as error:
         raise UserError(f"{origin}: {error}") from error
-    stages = {
-        address: LockedStage(
-            address=address,
-            cmd=entry["cmd"],
-            deps={dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])},
-            params=entry.get("params", {}).get("params.yaml", {}),
-            outs={out["path"]: out.get("md5", "") for out in entry.get("outs", [])},
-            key=lineage.key_of_lock(entry),
-        )
-        for address, entry in content.get("stages", {}).items()
-    }
-    return Graph(stages)
+
+
+def load(text: str, origin: str) -> dict[str, Any]:
+    """The map that is written in YAML 1.2, which DVC writes; empty where there is nothing.
+
+    Raises UserError, with `origin` in it, where the text is no YAML or no map.
+    """
+    try:
+        content = _yaml(text)
+    except YAMLError as error:
+        raise UserError(f"{origin}: {error}") from error
+    if not isinstance(content, dict | None):
+        raise UserError(f"{origin}: must be a map")
+    return content or {}
+
+
+def _yaml(text: str) -> Any:
+    return YAML(typ="safe").load(text)
+
+
+class _EntryError(Exception):
+    """What is no entry of a lock."""
+
+
+_ENTRY = re.compile(r"^  [^ \n].*\n(?:(?:   .*)?\n)*", re.MULTILINE)
+
+
+@cache
+def _entries(text: str) -> list[str] | None:
+    """The text of each stage's entry, or None where the lock is not laid out as DVC does it."""
+    head, _, body = text.partition("\nstages:\n")
+    found = _ENTRY.findall(body)
+    return found if found and head.startswith("schema:") and "".join(found) == body else None
+
+
+@cache
+def _parsed(entry: str) -> tuple[LockedStage, ...]:
+    try:
+        return tuple(_stages(_yaml(entry)))
+    except YAMLError as error:
+        raise _EntryError(str(error)) from error
+
+
+def _stages(entries: Any) -> Iterator[LockedStage]:
+    if not isinstance(entries, dict):
+        raise _EntryError("stages: must be a map")
+    for address, entry in entries.items():
+        try:
+            files = [*entry.get("deps", []), *entry.get("outs", [])]
+            if bare := [file["path"] for file in files if "md5" not in file]:
+                raise _EntryError(f"{address}: {bare[0]} has no md5")
+            yield LockedStage(
+                address=address,
+                cmd=entry["cmd"],
+                deps={dep["path"]: dep["md5"] for dep in entry.get("deps", [])},
+                params=entry.get("params", {}).get("params.yaml", {}),
+                outs={out["path"]: out["md5"] for out in entry.get("outs", [])},
+                key=lineage.key_of_lock(entry),
+            )
+        except KeyError as error:
+            raise _EntryError(f"{address}: {error} is missing") from error
+        except (AttributeError, TypeError) as error:
+            raise _EntryError(f"{address}: is not as DVC writes it: {error}") from error
 
 
 def _and_above(path: str) -> Iterator[str]:

@@ -161,16 +161,15 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
 def _stale(model: Candidate) -> tuple[list[str], str]:
     """What is stale of all that a model's numbers rest on, and the lineage key of its test."""
     from kmnist_pipeline import composition
-    from kmnist_pipeline.evidence import freshness
-    from kmnist_pipeline.provenance import graph
+    from kmnist_pipeline.provenance import check, graph
 
     lock = graph.parse(Path(graph.LOCK).read_text())
     if model.stage not in lock.stages:
         raise UserError(f"{model.stage} is not in {graph.LOCK}: `dvc repro {model.stage}` makes it")
     origins = {stage.address for stage in lock.upstream(model.stage)}
-    findings = map(str, freshness.findings(composition.compose(Path("conf"), [])))
-    stale = [line for line in findings if line.partition(": ")[0] in origins]
-    return [f"its evidence is stale: {line}" for line in stale], lock.stages[model.stage].key
+    findings = check.findings(composition.compose(Path("conf"), []))
+    stale = [finding for finding in findings if finding.where in origins]
+    return [f"its evidence is stale: {finding}" for finding in stale], lock.stages[model.stage].key
 
 
 # --- the store -----------------------------------------------------------------------------------
@@ -273,17 +272,16 @@ def _register(
 
 def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
     """The run of the stage that evaluated the model, to which the version belongs."""
+    from kmnist_pipeline.provenance import publish
+
+    refused = publish.publish([model.stage], []).refused  # nothing new where the stage logged it
+    if refused:
+        raise UserError(f"the MLflow store lacks the run that evaluated the model: {refused[0]}")
     experiment = client.get_experiment_by_name(model.report)
-    runs = experiment and client.search_runs(
-        [experiment.experiment_id],
-        f"tags.`kmnist.stage` = '{model.stage}' and tags.`{LINEAGE}` = '{lineage}' "
-        "and attributes.status = 'FINISHED'",
-    )
-    if not runs:
-        raise UserError(
-            f"the MLflow store has no run of {model.stage}: `kmnist publish {model.stage}` logs it"
-        )
-    return runs[0]
+    assert experiment is not None
+    of_stage = f"tags.`kmnist.stage` = '{model.stage}' and tags.`{LINEAGE}` = '{lineage}'"
+    finished = f"{of_stage} and attributes.status = 'FINISHED'"
+    return client.search_runs([experiment.experiment_id], finished)[0]
 
 
 def _numbers(model: Candidate) -> dict[str, float]:

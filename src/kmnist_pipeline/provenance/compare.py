@@ -1,0 +1,324 @@
+"""How far two versions of an out are apart, by what is in them and not by their bytes.
+
+Numbers count as equal where they agree to six significant digits, which is as far as the evidence
+writes them, give or take one in the last; figures where no pixel is visibly another. The lineage
+key and the machine type that an out carries say where it comes from and are no part of the result,
+so they alone make it `EQUAL` at worst.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import math
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+RELATIVE = 1e-5  # one unit in the sixth digit
+ABSOLUTE = 1e-9  # what rounding leaves where zero is meant
+LEVELS = 2  # of 255: what antialiasing makes of a sixth digit
+ORIGIN = ("made_by", "environment")
+SHOWN, LONGEST = 3, 40
+
+
+class Verdict(IntEnum):
+    """How two outs compare; the larger, the worse, so that `max` is the verdict on many."""
+
+    IDENTICAL = 0
+    EQUAL = 1
+    DIFFERENT = 2
+
+    @property
+    def words(self) -> str:
+        """The verdict in words."""
+        return ("identical", "equal numbers, other bytes", "different")[self]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One value that is another: its dotted name, and by how much in words.
+
+    old, new: the two values where they are plain (None where there is none on that side, and for
+    arrays).
+    """
+
+    name: str
+    amount: str
+    old: Any = None
+    new: Any = None
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.amount}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two versions of an out: the verdict, one line for people, and every value that differs.
+
+    changes: those beyond the tolerance alone, the outermost names first.
+    """
+
+    path: str
+    verdict: Verdict
+    line: str
+    changes: tuple[Change, ...] = ()
+
+
+def compare(path: str, old: bytes | None, new: bytes | None) -> Difference:
+    """Compare two versions of a file by what its name says it holds.
+
+    path: names the file, and by its suffix the format; old, new: its contents, None where there is
+    no such file on that side. Content that cannot be read is compared by bytes.
+    """
+    if old == new:
+        return Difference(path, Verdict.IDENTICAL, Verdict.IDENTICAL.words)
+    if old is None or new is None:
+        return Difference(path, Verdict.DIFFERENT, "is new" if old is None else "is gone")
+    read, equal = _KINDS.get(PurePosixPath(path).suffix, (None, ""))
+    before, after = (_read(read, content) for content in (old, new))
+    if before is None or after is None:
+        return Difference(path, Verdict.DIFFERENT, _between_bytes(old, new, before, after))
+    changes = [
+        change
+        for name in {**before, **after}
+        if (change := _change(name, before.get(name, _NOTHING), after.get(name, _NOTHING)))
+    ]
+    if not changes:
+        return Difference(path, Verdict.EQUAL, equal)
+    changes.sort(key=lambda change: change.name.count(".") + change.name.count("["))
+    line = ", ".join(map(str, changes[:SHOWN]))
+    if len(changes) > SHOWN:
+        line += f" and {len(changes) - SHOWN} more"
+    return Difference(path, Verdict.DIFFERENT, line, tuple(changes))
+
+
+def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The plain values in maps and lists by dotted name, all names beginning with `name`.
+
+    What a list holds goes by its place, or by its `id` or `name` if all have one.
+    """
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from leaves(f"{name}.{key}" if name else key, part)
+    elif isinstance(value, list) and value:
+        for label, part in zip(_labels(value), value, strict=True):
+            yield from leaves(f"{name}[{label}]", part)
+    else:
+        yield name, value
+
+
+def _labels(items: list[Any]) -> Iterable[Any]:
+    for key in ("id", "name"):
+        labels = [item.get(key) for item in items if isinstance(item, dict)]
+        if len(items) == len(labels) == len(set(map(str, labels))) and all(labels):
+            return labels
+    return range(len(items))
+
+
+def _read(read: Reader | None, content: bytes) -> dict[str, Any] | None:
+    """The values in a file by name, or None where it is of no known format or damaged."""
+    try:
+        return read(content) if read else None
+    except _UNREADABLE:
+        return None
+
+
+def _change(name: str, old: Any, new: Any) -> Change | None:
+    """What differs beyond the tolerance, or None."""
+    if old is _NOTHING or new is _NOTHING:
+        amount = f"is new: {_plain(new)}" if old is _NOTHING else f"is gone: {_plain(old)}"
+        return Change(name, amount, _value(old), _value(new))
+    if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
+        amount = _between_arrays(old, new)
+    elif isinstance(old, _Picture) and isinstance(new, _Picture):
+        amount = _between_pictures(old, new)
+    elif isinstance(old, _Text) and isinstance(new, _Text):
+        amount = _between_texts(old, new)
+    else:
+        amount = "" if _close(old, new) else _between_values(old, new)
+    return Change(name, amount, _value(old), _value(new)) if amount else None
+
+
+def _close(old: Any, new: Any) -> bool:
+    """Equal, or numbers within the tolerance; of counts, only equal ones."""
+    if type(old) is type(new) and old == new:
+        return True
+    numbers = {type(old), type(new)}
+    if not numbers <= {int, float} or numbers == {int}:
+        return False
+    return math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+
+
+def _between_arrays(old: np.ndarray, new: np.ndarray) -> str:
+    if old.shape != new.shape or old.dtype != new.dtype:
+        return f"{_plain(old)} -> {_plain(new)}"
+    unequal = old != new
+    if old.dtype.kind != "f":
+        return f"differs in {unequal.sum()} of {old.size}" if unequal.any() else ""
+    finite = np.isfinite(old) & np.isfinite(new)
+    odd = int((unequal & ~finite & ~(np.isnan(old) & np.isnan(new))).sum())
+    if odd:
+        return f"is infinite or no number on one side in {odd} of {old.size}"
+    apart = np.abs(old[finite].astype(float) - new[finite].astype(float)).max(initial=0)
+    largest = np.abs(old[finite]).max(initial=0)
+    if apart <= max(RELATIVE * largest, ABSOLUTE):
+        return ""
+    return f"differs by up to {apart:.2g} (largest value {largest:.3g})"
+
+
+def _between_pictures(old: _Picture, new: _Picture) -> str:
+    if old.pixels.shape != new.pixels.shape:
+        return f"{_plain(old)} -> {_plain(new)}"
+    apart = np.abs(old.pixels.astype(int) - new.pixels.astype(int)).max(axis=-1)
+    if apart.max() <= LEVELS:
+        return ""
+    count = np.count_nonzero(apart)
+    return f"differ in {count} of {apart.size} by up to {apart.max()} of 255 levels"
+
+
+def _between_texts(old: _Text, new: _Text) -> str:
+    matcher = difflib.SequenceMatcher(None, old.lines, new.lines, autojunk=False)
+    blocks = [block[1:] for block in matcher.get_opcodes() if block[0] != "equal"]
+    if not blocks:
+        return ""
+    count = sum(max(a_end - a, b_end - b) for a, a_end, b, b_end in blocks)
+    a, a_end, b, b_end = blocks[0]
+    first = _between_values(" ".join(old.lines[a:a_end]), " ".join(new.lines[b:b_end]))
+    return f"differs in {count} {'line' if count == 1 else 'lines'}, first: {first}"
+
+
+def _between_values(old: Any, new: Any) -> str:
+    before, after = _plain(old), _plain(new)
+    if isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) > LONGEST:
+        pairs = enumerate(zip(old, new, strict=False))
+        same = next((place for place, (a, b) in pairs if a != b), min(len(old), len(new)))
+        start = max(old.rfind(" ", 0, same) + 1, same - LONGEST // 2)
+        before, after = (f"...{_plain(text[start:])}" for text in (old, new))
+    return f"{before} -> {after}"
+
+
+def _between_bytes(old: bytes, new: bytes, before: Any, after: Any) -> str:
+    """before, after: what could be read of the two, where only one of them could be."""
+    if len(old) != len(new):
+        line = f"{len(old)} -> {len(new)} bytes"
+    else:
+        count = np.count_nonzero(np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8))
+        line = f"{count} of {len(old)} bytes differ"
+    if before is not None or after is not None:
+        line += f", and the {'old' if before is None else 'new'} is unreadable"
+    return line
+
+
+def _plain(value: Any) -> str:
+    """A value in a few words."""
+    if isinstance(value, np.ndarray):
+        return f"{'x'.join(map(str, value.shape))} {value.dtype}"
+    if isinstance(value, _Picture):
+        return f"{value.pixels.shape[1]}x{value.pixels.shape[0]}"
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _value(value: Any) -> Any:
+    """What a `Change` shows of a value: plain ones alone."""
+    return value if isinstance(value, str | int | float) else None
+
+
+# What is in a file, values by name.
+
+_NOTHING = object()
+
+
+@dataclass(frozen=True)
+class _Picture:
+    pixels: np.ndarray  # H x W x 4, of 0 to 255
+
+
+@dataclass(frozen=True)
+class _Text:
+    lines: list[str]
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    value = json.loads(content)
+    if isinstance(value, dict):
+        value = {name: part for name, part in value.items() if name not in ORIGIN}
+    return dict(leaves("", value))
+
+
+def _csv(content: bytes) -> dict[str, Any]:
+    """Each cell by its line and column: counts as int, other numbers as float, else as text."""
+    header, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
+    cells: dict[str, Any] = {"columns": ",".join(header), "rows": len(rows)}
+    for line, row in enumerate(rows, 2):
+        for column, cell in zip(header, row, strict=True):
+            cells[f"line {line}.{column}"] = _number(cell)
+    return cells
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _png(content: bytes) -> dict[str, Any]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return {"pixels": _Picture(np.asarray(image.convert("RGBA")))}
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+
+
+def _npz(content: bytes) -> dict[str, Any]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _safetensors(content: bytes) -> dict[str, Any]:
+    from kmnist_pipeline.models import file
+
+    tensors, metadata = file.decode(content)
+    return {**tensors, **dict(leaves("metadata", metadata))}
+
+
+# In a page: pictures, which stand under figures/ too; the hashes of its origin; and tags.
+_NOT_TEXT = re.compile(r"data:[\w/+.-]+;base64,[\w/+=]+|\b(?=[0-9]*[a-f])[0-9a-f]{12,}\b|<[^>]*>")
+
+
+def _page(content: bytes) -> dict[str, Any]:
+    lines = (" ".join(_NOT_TEXT.sub(" ", line).split()) for line in content.decode().splitlines())
+    return {"text": _Text([line for line in lines if line])}
+
+
+Reader = Callable[[bytes], dict[str, Any]]
+_KINDS: dict[str, tuple[Reader | None, str]] = {
+    ".json": (_json, "equal to six digits"),
+    ".csv": (_csv, "equal to six digits"),
+    ".npz": (_npz, "equal to six digits"),
+    ".safetensors": (_safetensors, "equal to six digits"),
+    ".png": (_png, "no pixel is visibly another"),
+    ".html": (_page, "the same text"),
+    ".md": (_page, "the same text"),
+}
+# What json, numpy, zipfile and Pillow (SyntaxError) raise on damaged bytes.
+_UNREADABLE = (
+    ValueError, KeyError, OSError, SyntaxError, EOFError, csv.Error, struct.error, zlib.error,
+    zipfile.BadZipFile, NotImplementedError,
+)  # fmt: skip
