@@ -1,12 +1,13 @@
 # `make demo` and `make test` do all the set-up: Python 3.11+, make and git are enough.
 PYTHON ?= python3
 PORT ?= 5000
+DATASET ?= kmnist
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test repro ui bench
+.PHONY: help setup demo test repro ui serve bench
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -38,6 +39,10 @@ repro: $(READY) ## make every report again, as far as something changed
 
 ui: $(READY) ## compare runs in MLflow on loopback, port 5000 or PORT=...
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port $(PORT)
+
+serve: PORT = 5001
+serve: $(READY) ## the champion of kmnist, or DATASET=..., over HTTP on loopback, port 5001 or PORT=...
+	@exec env MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" python -m kmnist_pipeline.serving.serve $(DATASET) $(PORT)
 
 bench: $(READY) ## measure speed as ratios, on the real data
 	python -m benchmarks.bench

@@ -5,6 +5,8 @@ Absolute seconds are printed for orientation; they are the machine's as much as 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import os
 import shutil
@@ -19,12 +21,16 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from kmnist_pipeline import schema
 from kmnist_pipeline.data import dataset, scaling, splits
 from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.models import cnn as models
+from kmnist_pipeline.serving import predict
+from kmnist_pipeline.serving.classifier import Classifier
+from kmnist_pipeline.serving.inputs import Form, read
 from kmnist_pipeline.training import cnn, fit, linear
 
 PROCESSED = Path("data/processed/kmnist.npz")
@@ -48,6 +54,9 @@ def main() -> int:
         nothing_to_do(),
         tracing(),
         peak_memory(),
+        predict_in_batch(images),
+        predict_one(images),
+        predict_start_up(images),
     ]
     return 0 if all(held) else 1
 
@@ -359,6 +368,75 @@ def peak_memory() -> bool:
     process.wait()
     detail = "kfold-train@kmnist_softmax, its workers and the MLflow process"
     return verdict("peak memory of a linear stage, GiB", peak / 2**30, 2, False, detail)
+
+
+PREDICTED = "kmnist_softmax"
+
+
+def predictor() -> Classifier:
+    """The report's softmax regression, trained if need be."""
+    if not Path(f"models/{PREDICTED}.safetensors").exists():
+        subprocess.run(["dvc", "repro", f"evaluate@{PREDICTED}"], check=True)
+    return predict.choose(PREDICTED, "kmnist")[0]
+
+
+def scan(pixels: np.ndarray, path: Path) -> None:
+    """An image as a scanner would give it: larger, and dark on light."""
+    Image.fromarray(255 - pixels).resize((64, 64), Image.Resampling.BICUBIC).save(path)
+
+
+def predict_in_batch(images: dataset.Images) -> bool:
+    """Images a second from a folder of PNG files and from one NPZ, reading to writing."""
+    classifier, count = predictor(), 2000
+    with tempfile.TemporaryDirectory() as name:
+        folder, array = Path(name) / "scans", Path(name) / "images.npz"
+        folder.mkdir()
+        for number, pixels in enumerate(images.pixels[:count]):
+            scan(pixels, folder / f"{number}.png")
+        np.savez(array, images=images.pixels[: 10 * count])
+
+        def answer(place: Path) -> None:
+            to = Path(name) / "answers.csv"
+            with contextlib.redirect_stderr(io.StringIO()):
+                assert predict.predict(classifier, [str(place)], "csv", to, None)
+
+        files, arrays = interleaved(lambda: answer(folder), lambda: answer(array))
+    detail = f"64x64 PNG files by {PREDICTED}; {10 * count / arrays:.0f} from one NPZ"
+    return verdict("predicted images a second", count / files, 500, True, detail)
+
+
+def predict_one(images: dataset.Images) -> bool:
+    """Latency of one image in a process that is ready, from the PNG file to its answer."""
+    classifier, count = predictor(), 50
+    form = Form(classifier.shape, classifier.pixel_max)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "one.png"
+        scan(images.pixels[0], path)
+
+        def answer() -> None:
+            for _ in range(count):
+                predict.answered(classifier, list(read([str(path)], form, print)))
+
+        (seconds,) = interleaved(answer)
+    detail = f"one 64x64 PNG by {PREDICTED}, mean of {count}"
+    return verdict("latency of one image, ms", 1000 * seconds / count, 10, False, detail)
+
+
+def predict_start_up(images: dataset.Images) -> bool:
+    """`kmnist predict` of one image, from the shell's prompt to the next."""
+    predictor()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "one.png"
+        scan(images.pixels[0], path)
+        command = [sys.executable, "-m", "kmnist_pipeline.cli", "predict", str(path)]
+        environment = {**os.environ, "PYTHONPATH": "src"}
+
+        def run(*options: str) -> None:
+            subprocess.run([*command, *options], env=environment, check=True, capture_output=True)
+
+        named, champion = interleaved(lambda: run("--model", PREDICTED), run)
+    detail = f"one image by {PREDICTED}; by the champion, or the best where none is, {champion:.2f}"
+    return verdict("kmnist predict, seconds", named, 1.5, False, detail)
 
 
 if __name__ == "__main__":

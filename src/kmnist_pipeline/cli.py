@@ -1,4 +1,4 @@
-"""The command `kmnist`: the configuration, the evidence, where it comes from and what it shows.
+"""The command `kmnist`: configuration, evidence, where it comes from, and the models it gives.
 
 Each command is a block of its own: the text of its help, its arguments, and what it does with
 them. What does the work is imported there, so that no command waits for another's libraries.
@@ -7,6 +7,7 @@ them. What does the work is imported there, so that no command waits for another
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 from kmnist_pipeline.errors import UserError
 
 PARAMS = Path("params.yaml")
+DATASET = "kmnist"  # whose champion is meant where nothing is said
 INTERRUPTED = 130
 
 HELP = """The configuration and the evidence of the pipeline in this folder.
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         *(_add_compose, _add_impact, _add_check, _add_verify, _add_trace, _add_diff),
-        *(_add_publish, _add_export),
+        *(_add_publish, _add_export, _add_predict, _add_promote),
     ):
         add(commands)
     chosen = parser.parse_args(arguments)
@@ -416,6 +418,87 @@ def _export(chosen: argparse.Namespace) -> int:
         f"{done.folder}: commit {done.commit[:7]}, {done.runs} runs, {done.files} files, "
         f"{done.size / 1e6:.1f} MB"
     )
+    return 0
+
+
+PREDICT = """Name the characters in images.
+
+PATH is a PNG or JPEG, an IDX (plain or gzip) or NPZ file of images, a folder of such files, or `-`
+for one file on standard input. Images of any size, dark on light or light on dark, are brought to
+what the model was trained on; the column `prepared` says how. What cannot be read is reported, and
+the rest goes on. Where the model has a confidence threshold, `decision` says which answers to
+accept and which a person should review.
+
+  kmnist predict scans/                                     the champion of kmnist
+  kmnist predict a.png b.jpg --model kmnist_softmax --sheet sheet.png
+  kmnist predict t10k-images-idx3-ubyte.gz --output parquet --to answers.parquet
+
+In CSV, a name that a spreadsheet would take for a formula begins with an apostrophe.
+Exit status: 0 every image is answered, 1 not every one, or there was none.
+"""
+
+
+def _add_predict(commands: Any) -> None:
+    parser = _command(commands, "predict", PREDICT, _predict)
+    parser.add_argument("places", nargs="+", metavar="PATH", help="a file, a folder, or -")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--model", metavar="NAME", help="default: the champion of the data set")
+    model.add_argument("--dataset", default=DATASET, help="whose champion; default: %(default)s")
+    parser.add_argument(
+        "--output", choices=["csv", "json", "parquet"], default="csv", help="default: %(default)s"
+    )
+    parser.add_argument("--to", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE.png", help="draw the first images with their answers"
+    )
+    parser.set_defaults(start=Path.cwd())
+
+
+def _predict(chosen: argparse.Namespace) -> int:
+    from kmnist_pipeline.serving import predict
+
+    classifier, why = predict.choose(chosen.model, chosen.dataset)
+    print(f"model: {classifier.name} ({why})", file=sys.stderr)
+    try:
+        with contextlib.chdir(chosen.start):  # images are shown by the names that the user gave
+            whole = predict.predict(
+                classifier, chosen.places, chosen.output, chosen.to, chosen.sheet
+            )
+            sys.stdout.flush()
+    except BrokenPipeError:  # its reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0 if whole else 1
+
+
+PROMOTE = """Make a model the champion of its data set, in MLflow's registry.
+
+The model is registered with its weights, code, evidence and model card, and the alias `champion`
+is given to it: `kmnist predict` and `make serve` use it. Refused are a model whose evidence is
+stale, and one that is worse than the champion beyond sampling error: with a validation accuracy
+lower by more than 1.96 standard errors, or with fewer test images right by McNemar's test (p <
+0.05). The test set can only refuse, never choose.
+
+  kmnist promote kmnist_softmax
+  kmnist promote --dataset kmnist    the best by validation accuracy of those that know all classes
+"""
+
+
+def _add_promote(commands: Any) -> None:
+    parser = _command(commands, "promote", PROMOTE, _promote)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("name", nargs="?", metavar="NAME", help="default: the best of the data set")
+    which.add_argument("--dataset", default=DATASET, help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="promote in spite of all objections")
+
+
+def _promote(chosen: argparse.Namespace) -> int:
+    from kmnist_pipeline.serving import candidates, registry
+
+    named = chosen.name is not None
+    model = candidates.read(chosen.name) if named else candidates.best(chosen.dataset)
+    for line in registry.promote(model, chosen.force):
+        print(line)
     return 0
 
 

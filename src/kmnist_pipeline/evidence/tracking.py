@@ -250,6 +250,12 @@ def connect() -> MlflowClient:
     return client
 
 
+def store_exists() -> bool:
+    """Whether there is a store to ask; a server is taken to be one."""
+    database = _database()
+    return database is None or database.exists()
+
+
 def _store() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_project() / 'mlflow.db'}"
 

@@ -1,0 +1,1 @@
+"""Using a trained model: choosing one, reading images, predicting, registering a champion."""

@@ -1,0 +1,120 @@
+"""The models that the evidence knows, and how well each has done."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kmnist_pipeline.errors import UserError
+
+PARAMS = Path("params.yaml")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a model: the contents of its `validation.json` and `test.json`."""
+
+    validation: dict[str, Any]
+    test: dict[str, Any]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Validation accuracy over the classes of the data set, None where it was not measured.
+
+        A one-shot model was validated on pairs of images, which is another task.
+        """
+        return None if "draws" in self.test else self.validation["accuracy"]
+
+
+@dataclass(frozen=True)
+class Candidate(Measured):
+    """A model of the workspace; dataset: its data set in `params.yaml`, with its `name`."""
+
+    name: str
+    report: str
+    family: str
+    dataset: dict[str, Any]
+
+    @property
+    def weights(self) -> Path:
+        """Where DVC keeps the model file."""
+        return Path(f"models/{self.name}.safetensors")
+
+    @property
+    def stage(self) -> str:
+        """The stage that measured the model."""
+        return f"evaluate@{self.name}"
+
+    @property
+    def knows_all_classes(self) -> bool:
+        """Whether it tells all classes of its data set apart."""
+        return set(self.test["per_class"]) == set(self.dataset["classes"])
+
+
+def read(name: str) -> Candidate:
+    """A model by its name. Raises UserError where there is none, or none that was evaluated."""
+    models, datasets = _params()
+    if name not in models:
+        close = difflib.get_close_matches(name, models, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(models)}"
+        raise UserError(f"no model is called {name}; {hint}")
+    about = models[name]
+    dataset = {"name": about["dataset"], **datasets[about["dataset"]]}
+    validation, test = (_metrics(about["report"], name, part) for part in ("validation", "test"))
+    return Candidate(validation, test, name, about["report"], about["family"], dataset)
+
+
+def best(dataset: str) -> Candidate:
+    """The model with the best validation accuracy among those that know all classes of a data set.
+
+    Those without one come last; of equals the first on the menu wins. Raises UserError where there
+    is none.
+    """
+    known = [model for model in _evaluated(dataset) if model.knows_all_classes]
+    if not known:
+        raise UserError(f"no model of {dataset} has been evaluated: `dvc repro` makes the evidence")
+    return max(known, key=lambda model: -1.0 if model.accuracy is None else model.accuracy)
+
+
+def require(weights: Path, name: str) -> None:
+    """Raise UserError with the ways out where a model file is not here: Git does not keep it."""
+    if not weights.exists():
+        raise UserError(
+            f"{weights} is not here: `dvc checkout {weights}` takes it from the cache, "
+            f"`dvc pull {weights}` from a remote, `dvc repro evaluate@{name}` makes it"
+        )
+
+
+def _evaluated(dataset: str) -> Iterator[Candidate]:
+    models, datasets = _params()
+    if dataset not in datasets:
+        raise UserError(f"no data set is called {dataset}; known: {', '.join(datasets)}")
+    for name, about in models.items():
+        measured = Path(f"metrics/{about['report']}/{name}/test.json").exists()
+        if about["dataset"] == dataset and measured:
+            yield read(name)
+
+
+def _params() -> tuple[dict[str, Any], dict[str, Any]]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        content = yaml.load(PARAMS.read_text(), Loader=loader)
+        return content["models"], content["datasets"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"{PARAMS}: {error}; `kmnist compose` makes it") from error
+
+
+def _metrics(report: str, name: str, part: str) -> dict[str, Any]:
+    path = Path(f"metrics/{report}/{name}/{part}.json")
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there: `dvc repro evaluate@{name}` makes it") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; `dvc repro evaluate@{name}` makes it") from error

@@ -1,0 +1,85 @@
+"""The model card: what a registered model is for, what it rests on, and where it fails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kmnist_pipeline.serving.candidates import Candidate
+
+
+def card(model: Candidate, lineage: str) -> str:
+    """The card in Markdown; lineage: the key of the stage that evaluated the model."""
+    data, test = model.dataset, model.test
+    height, width = data["shape"]
+    classes = ", ".join(data["classes"])
+    rows = []
+    for name in data["classes"]:
+        of = test["per_class"][name]
+        scores = " | ".join(f"{of[score]:.4f}" for score in ("precision", "recall", "f1"))
+        rows.append(f"| {name} | {scores} | {of['support']} |")
+    return "\n".join(
+        [
+            f"# {model.name}",
+            "",
+            f"Tells the {len(data['classes'])} classes of {data['title']} apart: {classes}.",
+            "",
+            "## Intended use",
+            "",
+            f"One character in an image of {height}x{width} pixels, white (up to "
+            f"{data['pixel_max']}) on black (0), that fills the image as it does in the data set. "
+            "For comparing methods and for sorting characters that were cut out already.",
+            "",
+            "## Limits",
+            "",
+            f"- It knows no other classes than these {len(data['classes'])}, and always names one "
+            "of them, also for an image that holds none.",
+            *(f"- {limit}" for limit in _limits(test)),
+            "- The test images come from the same sources as the training images; other hands, "
+            "scanners and crops were not measured.",
+            "",
+            "## Results",
+            "",
+            f"Test accuracy {test['accuracy']:.4f} ({test['correct']} of {test['n']}); "
+            f"{_validation(model)}",
+            "",
+            "| class | precision | recall | F1 | images |",
+            "| --- | ---: | ---: | ---: | ---: |",
+            *rows,
+            "",
+            "## Data and licence",
+            "",
+            f"{data['title']}, {data['licence']}.",
+            *(f"Digest of `{path}`: `{md5}`." for path, md5 in test["made_by"]["data"].items()),
+            "",
+            "## Origin",
+            "",
+            f"Stage `{model.stage}` of report `{model.report}`, lineage key `{lineage}`: "
+            f"`kmnist trace metrics/{model.report}/{model.name}/test.json` leads back to the data.",
+            "",
+        ]
+    )
+
+
+def _limits(test: dict[str, Any]) -> list[str]:
+    weakest = min(test["per_class"], key=lambda name: test["per_class"][name]["recall"])
+    recall = test["per_class"][weakest]["recall"]
+    limits = [f"Weakest on `{weakest}`, of which it finds {recall:.1%} in the test images."]
+    routed = test.get("routing")
+    if routed is None:
+        return [*limits, "It has no confidence threshold: its probabilities are not calibrated."]
+    if routed["threshold"] is None:
+        return [*limits, f"No threshold keeps {routed['promise']:.1%}: every answer is for review."]
+    accuracy, share = routed["test"]["accuracy"], routed["test"]["accepted"] / routed["test"]["n"]
+    kept = "none" if accuracy is None else f"{accuracy:.2%} of them rightly"
+    return [
+        *limits,
+        f"Answers of probability {routed['threshold']:.4f} or more are accepted, for a promise of "
+        f"{routed['promise']:.1%} right on validation images; of the test images it accepts "
+        f"{share:.1%}, {kept}.",
+    ]
+
+
+def _validation(model: Candidate) -> str:
+    if model.accuracy is None:
+        return "its classes were not validated."
+    return f"validation accuracy {model.accuracy:.4f} ({model.validation['n']} images)."

@@ -1,0 +1,279 @@
+"""Images from files, folders and standard input, brought to what a model was trained on.
+
+Formats are known by their first bytes, never by names. All that is read is untrusted: no pickle
+is loaded, no format but PNG, JPEG, IDX (plain or gzip) and NPZ is tried, sizes are bounded before
+memory is taken, and a folder's links are not followed out of it. A file that cannot be used is
+reported, and the next one is read.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, ImageStat, UnidentifiedImageError
+
+from kmnist_pipeline.data import idx
+from kmnist_pipeline.errors import UserError
+
+STDIN = "-"
+LARGEST = 1 << 29  # bytes of one file, packed or unpacked
+WHITE = 255
+RESAMPLE = Image.Resampling.BILINEAR  # costs no accuracy on validation images, the box does
+
+Fault = Callable[[str, str], object]  # told of the name of a file and what is wrong with it
+
+
+class InputError(UserError):
+    """A file that is no image, or none that can be used; the message says what was found."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a model was trained on: white on black, of this shape, with this white."""
+
+    shape: tuple[int, int]
+    pixel_max: int
+
+    def __str__(self) -> str:
+        return f"{self.shape[0]}x{self.shape[1]}, white on black, 0 to {self.pixel_max}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image in a model's form.
+
+    name: of its file, and its number in it where the file holds several, fit for every display;
+    pixels: (H, W) uint8; prepared: what was done to bring it there, empty for nothing.
+    """
+
+    name: str
+    pixels: np.ndarray
+    prepared: str
+
+
+def read(places: Iterable[str], form: Form, fault: Fault) -> Iterator[Picture]:
+    """The images of files, folders and `-` (standard input), one after the other, in order.
+
+    A folder gives all files in it and below, sorted by name, without hidden ones. What cannot be
+    used is told to `fault`.
+    """
+    for place in places:
+        for path in _files(place, fault):
+            try:
+                yield from _pictures(shown(path), _content(path), form, fault)
+            except (UserError, OSError, MemoryError) as error:
+                fault(shown(path), _words(error))
+
+
+def shown(path: str) -> str:
+    """A file name that is safe on every display: what cannot be printed is escaped."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in ("stdin" if path == STDIN else path)
+    )
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return shown(str(error)) or type(error).__name__
+
+
+def _files(place: str, fault: Fault) -> Iterator[str]:
+    """A place itself, or the files of a folder."""
+    if place == STDIN or not os.path.isdir(place):
+        yield place
+        return
+    root, found = os.path.realpath(place), False
+    walk = os.walk(place, onerror=lambda error: fault(shown(str(error.filename)), _words(error)))
+    for folder, below, names in walk:
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in (name for name in below if os.path.islink(os.path.join(folder, name))):
+            fault(shown(os.path.join(folder, name)), "is a link to a folder; it is not followed")
+        for name in sorted(name for name in names if not name.startswith(".")):
+            found = True
+            path = os.path.join(folder, name)
+            problem = _confined(path, root)
+            if problem:
+                fault(shown(path), problem)
+            else:
+                yield path
+    if not found:
+        fault(shown(place), "there is no file in this folder")
+
+
+def _confined(path: str, root: str) -> str | None:
+    """Why a file found in a folder is not to be opened, if so."""
+    try:
+        target = os.path.realpath(path, strict=True) if os.path.islink(path) else path
+        if target is not path and os.path.commonpath([target, root]) != root:
+            return "is a link out of the folder; it is not followed"
+        return None if stat.S_ISREG(os.stat(target).st_mode) else "is no regular file"
+    except OSError as error:
+        return _words(error)
+
+
+def _content(path: str) -> bytes:
+    """The bytes of a file or of standard input, as far as they are not too many."""
+    if path == STDIN:
+        return _bounded(sys.stdin.buffer.read(LARGEST + 1))
+    with open(path, "rb") as file:
+        about = os.fstat(file.fileno())
+        known = stat.S_ISREG(about.st_mode) and about.st_size <= LARGEST
+        return file.read() if known else _bounded(file.read(LARGEST + 1))
+
+
+def _bounded(content: bytes) -> bytes:
+    if len(content) > LARGEST:
+        raise InputError(f"more than {LARGEST >> 20} MiB; split it into several files")
+    return content
+
+
+def _pictures(name: str, content: bytes, form: Form, fault: Fault) -> Iterator[Picture]:
+    if content.startswith(b"\x1f\x8b"):
+        content = _unzipped(content)
+    if content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        yield _fitted(name, _decoded(content), form, WHITE)
+    elif content.startswith(b"\0\0"):
+        yield from _of_array(name, idx.decode(content), form, fault)
+    elif content.startswith(b"PK"):
+        yield from _of_array(name, _of_npz(content), form, fault)
+    else:
+        raise InputError("is neither PNG nor JPEG, IDX nor NPZ" if content else "is empty")
+
+
+def _unzipped(content: bytes) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            return _bounded(file.read(LARGEST + 1))
+    except Exception as error:
+        raise _broken("gzip", error) from error
+
+
+def _broken(what: str, error: Exception) -> UserError:
+    """Decoders raise whatever comes, from struct.error to SyntaxError, on a broken file."""
+    return error if isinstance(error, UserError) else InputError(f"broken {what}: {_words(error)}")
+
+
+def _of_npz(content: bytes) -> np.ndarray:
+    """The array `images` of an NPZ, or its only one."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST:
+                raise InputError(f"holds more than {LARGEST >> 20} MiB; split it")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            names = arrays.files
+            if "images" not in names and len(names) != 1:
+                found = shown(", ".join(names)) or "none"
+                raise InputError(f"holds no array `images`, nor a single one; it holds {found}")
+            return np.asarray(arrays["images" if "images" in names else names[0]])
+    except Exception as error:
+        raise _broken("NPZ", error) from error
+
+
+def _of_array(name: str, array: np.ndarray, form: Form, fault: Fault) -> Iterator[Picture]:
+    """The images of an array (N, H, W), which all have the same polarity and range."""
+    if array.ndim != 3:
+        raise InputError(f"holds an array of shape {array.shape}, not images (N, height, width)")
+    if not array.size:
+        raise InputError(f"holds no images: its shape is {array.shape}")
+    white = _white(array, form)
+    inverted = _is_dark_on_light(array, white)
+    for number, image in enumerate(array):
+        try:
+            yield _fitted(f"{name}[{number}]", image, form, white, inverted)
+        except InputError as error:
+            fault(f"{name}[{number}]", str(error))
+
+
+def _white(array: np.ndarray, form: Form) -> int:
+    """The number that stands for white in an array: of masks and fractions 1, else of bytes.
+
+    Data sets with a white of 16 keep it so in their files.
+    """
+    if array.dtype in (np.uint8, np.bool_):
+        brightest = int(array.max())
+        return next((top for top in (1, form.pixel_max) if brightest <= top), WHITE)
+    if np.issubdtype(array.dtype, np.floating) and array.min() >= 0 and array.max() <= 1:
+        return 1
+    raise InputError(
+        f"holds pixels of type {array.dtype}; bytes are needed, or fractions from 0 to 1"
+    )
+
+
+def _decoded(content: bytes) -> np.ndarray:
+    """A PNG or JPEG in grey, (H, W) uint8, turned as its camera was held."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+                return _grey(ImageOps.exif_transpose(image) if turned else image)
+    except UnidentifiedImageError as error:
+        raise InputError("broken image: its header cannot be read") from error
+    except Exception as error:
+        raise _broken("image", error) from error
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16 bits, which `convert` would clip
+        return np.rint(np.clip(np.asarray(image, np.float32), 0, 65535) / 257).astype(np.uint8)
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("L"))
+    # Ink may be drawn on nothing: what is under it becomes the opposite of the ink.
+    ink, opacity = image.convert("RGBA").convert("LA").split()
+    seen = ImageStat.Stat(ink, opacity)
+    light = seen.count[0] and seen.mean[0] > WHITE / 2
+    under = Image.new("L", image.size, 0 if light else WHITE)
+    return np.asarray(Image.composite(ink, under, opacity))
+
+
+def _fitted(
+    name: str, pixels: np.ndarray, form: Form, white: int, inverted: bool | None = None
+) -> Picture:
+    """An image (h, w) in the model's form. inverted: whether it is dark on light, if known."""
+    if pixels.min() == pixels.max():
+        raise InputError("is blank: all its pixels are alike")
+    height, width = pixels.shape
+    level, done = white, []
+    if (height, width) != form.shape or white not in (form.pixel_max, WHITE):
+        pixels, level = _scaled(pixels, white, WHITE), WHITE
+    if (height, width) != form.shape:
+        scale = min(form.shape[0] / height, form.shape[1] / width)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, RESAMPLE))
+        done.append(f"{width}x{height} to {form.shape[1]}x{form.shape[0]}")
+    if _is_dark_on_light(pixels[None], level) if inverted is None else inverted:
+        pixels = level - pixels
+        done.append("inverted")
+    if pixels.shape != form.shape:
+        free = np.subtract(form.shape, pixels.shape)
+        pixels = np.pad(pixels, [(room // 2, room - room // 2) for room in free])
+        done.append("filled up to a square" if form.shape[0] == form.shape[1] else "filled up")
+    if white != form.pixel_max:
+        done.append(f"0..{white} to 0..{form.pixel_max}")
+    return Picture(name, _scaled(pixels, level, form.pixel_max), ", ".join(done))
+
+
+def _scaled(pixels: np.ndarray, white: int, to: int) -> np.ndarray:
+    return pixels if white == to else np.rint(pixels * (to / white)).astype(np.uint8)
+
+
+def _is_dark_on_light(pixels: np.ndarray, white: int) -> bool:
+    """Whether images (N, H, W) are brighter than half along their edges, where paper is.
+
+    So none of the 141,797 images of digits, KMNIST and MNIST is, and each is when inverted.
+    """
+    rows, columns = pixels[:, [0, -1]], pixels[:, 1:-1, [0, -1]]
+    edge = rows.sum(dtype=np.float64) + columns.sum(dtype=np.float64)
+    return bool(2 * edge > white * (rows.size + columns.size))

@@ -1,0 +1,255 @@
+"""Naming the characters in images: `kmnist predict`.
+
+Images are read, answered and written in batches, so that a million files take the memory of one
+batch (and of the names in one folder).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.serving import candidates, inputs
+from kmnist_pipeline.serving.classifier import Classifier
+from kmnist_pipeline.serving.inputs import Form, Picture
+
+BATCH = 1000  # images
+COLUMNS = ("image", "label", "name", "character", "probability", "decision", "prepared")
+NO_DECISION = "–"
+ON_SHEET, SHEET_COLUMNS = 60, 10
+LONGEST_ON_SHEET = 16  # characters of a file name
+
+Row = dict[str, Any]  # by COLUMNS
+Write = Callable[[list[Row]], object]
+
+
+def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
+    """The model to predict with, and why it is this one.
+
+    name: a model; without one the champion of the data set, and where none is registered, the
+    model with the best validation accuracy.
+    """
+    if name is not None:
+        return _of_candidate(candidates.read(name)), "chosen by name"
+    from kmnist_pipeline.serving import registry
+
+    try:
+        champion = registry.champion(dataset)
+    except UserError as error:
+        raise UserError(f"{error}; with `--model NAME` none is asked") from error
+    if champion is not None:
+        return champion.classifier, f"champion of {dataset}, version {champion.version}"
+    best = candidates.best(dataset)
+    return _of_candidate(best), (
+        f"no champion of {dataset} is registered; best validation accuracy, {best.accuracy}, "
+        "among the models that know all its classes"
+    )
+
+
+def _of_candidate(model: candidates.Candidate) -> Classifier:
+    candidates.require(model.weights, model.name)
+    return Classifier(model.weights, model.name, model.dataset, model.test.get("routing"))
+
+
+def predict(
+    classifier: Classifier,
+    places: Sequence[str],
+    output: str,
+    to: Path | None,
+    sheet: Path | None,
+) -> bool:
+    """Answer every image of `places` in the format `output`; whether all could be answered.
+
+    to: the file to write, standard output for None; sheet: where to draw the first images with
+    their answers. Faults of single files, and what was done to images, go to standard error.
+    """
+    form = Form(classifier.shape, classifier.pixel_max)
+    faults, done = 0, Counter[str]()
+    first: list[tuple[Picture, Row]] = []
+
+    def fault(name: str, problem: str) -> None:
+        nonlocal faults
+        faults += 1
+        tqdm.write(f"error: {name}: {problem}", file=sys.stderr)
+
+    shows = sys.stderr.isatty() and not (to is None and sys.stdout.isatty())
+    with (
+        _opened(to) as file,
+        WRITERS[output](file) as write,
+        tqdm(unit=" images", disable=not shows, file=sys.stderr) as bar,
+    ):
+        pictures = inputs.read(places, form, fault)
+        while batch := list(itertools.islice(pictures, BATCH)):
+            rows = answered(classifier, batch)
+            write(rows)
+            if sheet is not None:
+                first += list(zip(batch, rows, strict=True))[: ON_SHEET - len(first)]
+            done.update(str(row["decision"]) for row in rows)
+            done["prepared"] += sum(1 for row in rows if row["prepared"])
+            bar.update(len(batch))
+    count = done["accept"] + done["review"] + done["None"]
+    if sheet is not None and first:
+        with _replacing(sheet) as file:
+            file.write(drawn(first, classifier))
+    _summarise(classifier, form, count, done, faults, len(first) if sheet else 0)
+    return bool(count) and not faults
+
+
+def answered(classifier: Classifier, pictures: Sequence[Picture]) -> list[Row]:
+    """A row for each picture."""
+    answers = classifier.answers(np.stack([picture.pixels for picture in pictures]))
+    return [
+        {
+            "image": picture.name,
+            "label": answer.label,
+            "name": answer.name,
+            "character": answer.character,
+            "probability": float(f"{answer.probability:.6g}"),
+            "decision": answer.decision,
+            "prepared": picture.prepared,
+        }
+        for picture, answer in zip(pictures, answers, strict=True)
+    ]
+
+
+def _summarise(
+    classifier: Classifier, form: Form, count: int, done: Counter[str], faults: int, on_sheet: int
+) -> None:
+    lines = [f"{count} images answered, {faults} faults"]
+    if done["prepared"]:
+        lines.append(f"{done['prepared']} of them were brought to {form}: see `prepared`")
+    if classifier.routing is None:
+        lines.append(f"{classifier.name} has no threshold: nothing says which answers to review")
+    else:
+        lines.append(f"{done['accept']} to accept, {done['review']} to review")
+    if 0 < on_sheet < count:
+        lines.append(f"the sheet shows the first {on_sheet}")
+    print("\n".join(lines), file=sys.stderr)
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(to: Path | None) -> Iterator[BinaryIO]:
+    if to is not None:
+        with _replacing(to) as file:
+            yield file
+        return
+    sys.stdout.flush()
+    yield sys.stdout.buffer
+    sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` once it is whole; it may lie outside the project."""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _csv(file: BinaryIO) -> Iterator[Write]:
+    def write(rows: Iterable[Sequence[Any]]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        file.write(text.getvalue().encode())
+
+    write([COLUMNS])
+    yield lambda rows: write([_cell(row[name]) for name in COLUMNS] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    """A value for a table: a spreadsheet takes what begins like a formula for one, but for `'`."""
+    if value is None:
+        return NO_DECISION
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+        return f"'{value}"
+    return value
+
+
+@contextmanager
+def _json(file: BinaryIO) -> Iterator[Write]:
+    separator = b"[\n"
+
+    def write(rows: list[Row]) -> None:
+        nonlocal separator
+        for row in rows:
+            file.write(separator + json.dumps(row, ensure_ascii=False).encode())
+            separator = b",\n"
+
+    yield write
+    file.write(b"\n]\n" if separator == b",\n" else b"[]\n")
+
+
+@contextmanager
+def _parquet(file: BinaryIO) -> Iterator[Write]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if file is sys.stdout.buffer and sys.stdout.isatty():
+        raise UserError("parquet is no text: name a file with --to")
+    kinds = {"label": pa.int64(), "probability": pa.float64()}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
+    with parquet.ParquetWriter(file, schema) as table:
+        yield lambda rows: table.write_table(pa.Table.from_pylist(rows, schema))
+
+
+WRITERS: dict[str, Callable[[BinaryIO], contextlib.AbstractContextManager[Write]]] = {
+    "csv": _csv,
+    "json": _json,
+    "parquet": _parquet,
+}
+
+
+# --- the contact sheet ---------------------------------------------------------------------------
+
+
+def drawn(first: Sequence[tuple[Picture, Row]], classifier: Classifier) -> bytes:
+    """A PNG of pictures as the model saw them, each under its file name and its answer."""
+    from kmnist_pipeline.evaluation import canvas
+
+    pictures = canvas.grey(np.stack([p.pixels for p, _ in first]), classifier.pixel_max)
+    titles = [
+        "\n".join(
+            [
+                shortened(row["image"]),
+                f"{row['name']}  {row['probability']:.1%}",
+                *([row["decision"]] if row["decision"] else []),
+            ]
+        )
+        for _, row in first
+    ]
+    figure = canvas.tiles(pictures, SHEET_COLUMNS, titles, font_size=7)
+    return canvas.png_bytes(figure, {"Caption": f"Predicted by {classifier.name}"})
+
+
+def shortened(name: str) -> str:
+    """The end of a file name, which tells files apart, in letters that the figures' font has."""
+    plain = Path(name).name.encode("ascii", "replace").decode()
+    return plain if len(plain) <= LONGEST_ON_SHEET else f"…{plain[1 - LONGEST_ON_SHEET :]}"

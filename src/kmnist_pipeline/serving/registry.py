@@ -1,0 +1,357 @@
+"""The champion of a data set in MLflow's registry: which model to use, and `kmnist promote`.
+
+A registered version stands alone: weights in safetensors, the code that reads them, the evidence
+they were judged by and a model card. It is named for the data set, carries the lineage key of the
+stage that evaluated it, and belongs to that stage's run. One alias, `champion`, says which version
+is in use.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from math import sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import outs, tracking
+from kmnist_pipeline.serving import candidates, classifier
+from kmnist_pipeline.serving.candidates import Candidate, Measured
+from kmnist_pipeline.serving.card import card
+from kmnist_pipeline.serving.classifier import Answer, Classifier
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities.model_registry import ModelVersion
+
+ALIAS = "champion"
+LINEAGE = "kmnist.lineage"
+BUNDLE = "bundle"
+SURE = 1.96  # standard errors: two-sided 95 %
+LEVEL = 0.05  # of McNemar's test
+PACKAGE = Path(__file__).parents[1]
+# What a version runs with, beside the model families.
+CODE = (
+    "errors.py",
+    "data/__init__.py",
+    "data/dataset.py",
+    "evaluation/__init__.py",
+    "evaluation/routing.py",
+    "models",
+    "serving/__init__.py",
+    "serving/classifier.py",
+)
+LIBRARIES = {
+    "linear": ("numpy", "safetensors"),
+    "sklearn": ("numpy", "safetensors", "scikit-learn"),
+    "cnn": ("numpy", "safetensors", "scipy", "torch"),
+}
+
+
+@dataclass(frozen=True)
+class Champion(Measured):
+    """A registered model in use, with the evidence that it was registered with."""
+
+    version: str
+    classifier: Classifier
+
+
+def champion(dataset: str) -> Champion | None:
+    """The champion of a data set, None where there is none, nor a store.
+
+    Raises UserError where the store does not answer.
+    """
+    if not tracking.store_exists():
+        return None
+    with _store() as client:
+        version = _champion(client, dataset)
+        return None if version is None else _load(client, version)
+
+
+def promote(model: Candidate, force: bool) -> Iterator[str]:
+    """Register a model and make it the champion of its data set; yields what to tell the user.
+
+    Raises UserError with all objections where its evidence is stale, where it is worse than the
+    champion, or cannot be compared with it, unless forced.
+    """
+    if not model.knows_all_classes:
+        known = ", ".join(model.test["per_class"])
+        raise UserError(
+            f"{model.name} knows only {known}: no champion of {model.dataset['name']}, which has "
+            f"{len(model.dataset['classes'])} classes"
+        )
+    candidates.require(model.weights, model.name)
+    objections, lineage = _stale(model)
+    with _store() as client:
+        current = _champion(client, model.dataset["name"])
+        if current is not None and current.tags.get(LINEAGE) != lineage:
+            rival = _load(client, current)
+            notes, worse = compared(model, rival)
+            objections += worse
+            yield from notes
+        if objections and not force:
+            reasons = "\n".join(f"  {objection}" for objection in objections)
+            raise UserError(f"{model.name} is not promoted (--force does it anyway):\n{reasons}")
+        yield from (f"forced although {objection}" for objection in objections)
+        version = _version(client, model, lineage) or _register(client, model, lineage, objections)
+        name = f"{version.name} version {version.version}, {model.name}"
+        if current is not None and current.version == version.version:
+            yield f"{name}, is the champion already"
+            return
+        client.set_registered_model_alias(version.name, ALIAS, version.version)
+        yield f"{name}, is the champion"
+
+
+def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
+    """What was compared with the champion, and what speaks against the model.
+
+    Validation accuracy speaks first: the model is worse where it is lower by more than SURE
+    standard errors of the difference of two proportions. As both are measured on much the same
+    images, this takes the error for larger than it is, and refuses the less. The test set has a
+    veto and no vote: it never makes a champion, but refuses a model that gets fewer test images
+    right than the champion by McNemar's exact test on the same images, at LEVEL.
+    """
+    from kmnist_pipeline.evaluation import metrics
+
+    against = f"the champion, version {rival.version} ({rival.classifier.name})"
+    if model.test["made_by"]["data"] != rival.test["made_by"]["data"]:
+        return [], [f"it was measured on other data than {against}: they cannot be compared"]
+
+    notes, worse = [], []
+    own, other = model.accuracy, rival.accuracy
+    if own is None or other is None:
+        who = model.name if own is None else against
+        notes.append(f"validation does not compare: {who} has no validation accuracy of classes")
+    else:
+        n, m = model.validation["n"], rival.validation["n"]
+        error = SURE * sqrt(own * (1 - own) / n + other * (1 - other) / m)
+        text = (
+            f"validation accuracy is {own:.4f} ({n} images), that of {against} {other:.4f} "
+            f"({m}); sampling error {error:.4f}"
+        )
+        notes.append(text)
+        if own < other - error:
+            worse.append(f"it is worse than the champion: {text}")
+    right, others = (
+        metrics.unpack_bits(test["right"], test["n"]) for test in (model.test, rival.test)
+    )
+    result = metrics.mcnemar(right, others)
+    text = (
+        f"of {len(right)} test images it alone gets {result['only']} right, {against}, alone "
+        f"{result['only_other']}; p = {result['p']:.2g} (McNemar)"
+    )
+    notes.append(text)
+    if result["p"] < LEVEL and result["only"] < result["only_other"]:
+        worse.append(f"it is worse than the champion: {text}")
+    return notes, worse
+
+
+def _stale(model: Candidate) -> tuple[list[str], str]:
+    """What is stale of all that a model's numbers rest on, and the lineage key of its test."""
+    from kmnist_pipeline import composition
+    from kmnist_pipeline.provenance import check, graph
+
+    lock = graph.parse(Path(graph.LOCK).read_text())
+    if model.stage not in lock.stages:
+        raise UserError(f"{model.stage} is not in {graph.LOCK}: `dvc repro {model.stage}` makes it")
+    origins = {stage.address for stage in lock.upstream(model.stage)}
+    findings = check.findings(composition.compose(Path("conf"), []))
+    stale = [finding for finding in findings if finding.where in origins]
+    return [f"its evidence is stale: {finding}" for finding in stale], lock.stages[model.stage].key
+
+
+# --- the store -----------------------------------------------------------------------------------
+
+PATIENCE = {
+    **tracking.BOUNDS,
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds that a person may wait, unlike a stage
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+@contextmanager
+def _store() -> Iterator[MlflowClient]:
+    """A client whose faults are a user's, without the credentials of its address."""
+    os.environ.update({**PATIENCE, **os.environ})
+    gc.disable()  # a fifth of the time that importing MLflow takes
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        client = tracking.connect()
+        gc.enable()
+        yield client
+    except (MlflowException, SQLAlchemyError) as error:
+        raise UserError(f"the MLflow store fails: {tracking.reason(error)}") from error
+
+
+def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = client.get_model_version_by_alias(dataset, ALIAS)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None  # no such registered model; no such alias
+        raise
+    if LINEAGE not in version.tags:
+        raise UserError(
+            f"the champion of {dataset}, version {version.version}, was not registered by `kmnist "
+            f"promote`: take the alias `{ALIAS}` from it, or name a model"
+        )
+    return version
+
+
+def _load(client: MlflowClient, version: ModelVersion) -> Champion:
+    """The registered weights and evidence. No code of the store is run for it."""
+    from mlflow.artifacts import download_artifacts
+
+    place = client.get_model_version_download_uri(version.name, version.version)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(
+            download_artifacts(
+                artifact_uri=f"{place}/artifacts/{BUNDLE}",
+                dst_path=folder,
+                tracking_uri=client.tracking_uri,
+            )
+        )
+        validation, test = (
+            json.loads((bundle / f"{part}.json").read_text()) for part in ("validation", "test")
+        )
+        return Champion(validation, test, str(version.version), classifier.of_bundle(bundle))
+
+
+def _version(client: MlflowClient, model: Candidate, lineage: str) -> ModelVersion | None:
+    """The version that was registered under this lineage key, if there is one."""
+    name = model.dataset["name"]
+    found = client.search_model_versions(f"name = '{name}' and tags.`{LINEAGE}` = '{lineage}'")
+    return found[0] if found else None
+
+
+def _register(
+    client: MlflowClient, model: Candidate, lineage: str, objections: list[str]
+) -> ModelVersion:
+    """A new version, whole before it has a name."""
+    from mlflow.entities import LoggedModelOutput
+
+    run = _run(client, model, lineage)
+    tags = {"kmnist.model": model.name, LINEAGE: lineage}
+    tags |= {name: f"{value:.6g}" for name, value in _numbers(model).items()}
+    if objections:
+        tags["kmnist.forced"] = "\n".join(objections)
+    about = card(model, lineage)
+    logged = client.create_logged_model(
+        run.info.experiment_id, model.name, run.info.run_id, tags, model_type=model.family
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        saved = _saved(Path(folder), model, lineage, about, logged)
+        client.log_model_artifacts(logged.model_id, str(saved))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    name = model.dataset["name"]
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, description=f"Models of {model.dataset['title']}.")
+    source = f"models:/{logged.model_id}"
+    return client.create_model_version(
+        name, source, run.info.run_id, tags, description=about, model_id=logged.model_id
+    )
+
+
+def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
+    """The run of the stage that evaluated the model, to which the version belongs."""
+    from kmnist_pipeline.provenance import publish
+
+    refused = publish.publish([model.stage], []).refused  # nothing new where the stage logged it
+    if refused:
+        raise UserError(f"the MLflow store lacks the run that evaluated the model: {refused[0]}")
+    experiment = client.get_experiment_by_name(model.report)
+    assert experiment is not None
+    of_stage = f"tags.`kmnist.stage` = '{model.stage}' and tags.`{LINEAGE}` = '{lineage}'"
+    finished = f"{of_stage} and attributes.status = 'FINISHED'"
+    return client.search_runs([experiment.experiment_id], finished)[0]
+
+
+def _numbers(model: Candidate) -> dict[str, float]:
+    """The metrics that a version is compared by."""
+    numbers = {f"test_{metric}": model.test[metric] for metric in ("accuracy", "f1")}
+    return numbers if model.accuracy is None else {"validation_accuracy": model.accuracy, **numbers}
+
+
+def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: LoggedModel) -> Path:
+    """The pyfunc in a folder: code as files, weights as safetensors, nothing pickled."""
+    from mlflow.models import Model, ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    bundle = folder / BUNDLE
+    bundle.mkdir()
+    shutil.copy(model.weights, bundle / "model.safetensors")
+    dataset = {name: model.dataset[name] for name in ("name", "classes", "shape", "pixel_max")}
+    (bundle / "about.json").write_bytes(
+        outs.json_bytes({"model": model.name, "dataset": dataset, "lineage": lineage})
+    )
+    (bundle / "validation.json").write_bytes(outs.json_bytes(model.validation))
+    (bundle / "test.json").write_bytes(outs.json_bytes(model.test))
+    (bundle / "README.md").write_text(about)
+
+    pixels = TensorSpec(np.dtype(np.uint8), (-1, *model.dataset["shape"]))
+    kinds = {"label": "long", "probability": "double"}
+    columns: list[ColSpec | TensorSpec] = [
+        ColSpec(kinds.get(column.name, "string"), column.name, required=column.name != "decision")
+        for column in fields(Answer)
+    ]
+    saved = folder / "saved"
+    versions = {
+        name: importlib.metadata.version(name).partition("+")[
+            0
+        ]  # no `+cpu`: a build, not a version
+        for name in LIBRARIES[model.family]
+    }
+    with warnings.catch_warnings(record=True):  # MLflow wants type hints; the signature is given
+        save_model(
+            str(saved),
+            python_model=str(PACKAGE / "serving/served.py"),
+            artifacts={BUNDLE: str(bundle)},
+            code_paths=[str(_code(folder))],
+            signature=ModelSignature(Schema([pixels]), Schema(columns)),
+            input_example=_example(model.dataset),
+            pip_requirements=[f"{name}=={version}" for name, version in versions.items()],
+            mlflow_model=Model(
+                run_id=logged.source_run_id, model_id=logged.model_id, metadata={LINEAGE: lineage}
+            ),
+        )
+    return saved
+
+
+def _code(folder: Path) -> Path:
+    """A copy of the package with what a version runs with, and nothing else."""
+    copy = folder / PACKAGE.name
+    for name in CODE:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        if (PACKAGE / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(PACKAGE / name, copy / name, ignore=ignored)
+        else:
+            shutil.copy(PACKAGE / name, copy / name)
+    (copy / "__init__.py").write_text('"""What a registered model runs with."""\n')
+    return copy
+
+
+def _example(dataset: dict[str, Any]) -> np.ndarray:
+    """An image in the form that the model takes: a ring."""
+    y, x = (np.linspace(-1, 1, size) for size in dataset["shape"])
+    distance = np.hypot(y[:, None], x[None])
+    return np.where(np.abs(distance - 0.6) < 0.2, dataset["pixel_max"], 0).astype(np.uint8)[None]

@@ -1,0 +1,41 @@
+"""Put the champion of a data set behind HTTP, on loopback: `make serve`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.serving import registry
+
+HOST = "127.0.0.1"
+
+
+def serve(dataset: str, port: str) -> None:
+    """Become MLflow's scoring server of the champion; does not return.
+
+    Raises UserError where there is no champion.
+    """
+    champion = registry.champion(dataset)
+    if champion is None:
+        raise UserError(
+            f"no champion of {dataset} is registered: `kmnist promote --dataset {dataset}` "
+            "makes the best model one"
+        )
+    print(
+        f"{champion.classifier.name}, version {champion.version} of {dataset}: "
+        f"http://{HOST}:{port}/invocations",
+        flush=True,
+    )
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+    command += ["--model-uri", f"models:/{dataset}/{champion.version}"]
+    command += ["--host", HOST, "--port", port]
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.execv(sys.executable, command)
+
+
+if __name__ == "__main__":
+    try:
+        serve(*sys.argv[1:])
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,32 @@
+"""What MLflow runs when a registered model is loaded: models-from-code, without pickle."""
+
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PythonModel
+
+from kmnist_pipeline.serving import classifier
+
+
+class Served(PythonModel):
+    """A registered classifier: images (N, H, W) in, one answer a row out."""
+
+    def load_context(self, context):
+        """Read the weights, once."""
+        self._classifier = classifier.of_bundle(Path(context.artifacts["bundle"]))
+
+    def predict(self, context, model_input, params=None):
+        """Answers to images uint8, white on black, as a table."""
+        pixels = np.asarray(model_input)
+        if pixels.size and pixels.max() > self._classifier.pixel_max:
+            raise MlflowException.invalid_parameter_value(
+                f"the white of this model is {self._classifier.pixel_max}, and there is a pixel of "
+                f"{pixels.max()}"
+            )
+        return pd.DataFrame([vars(answer) for answer in self._classifier.answers(pixels)])
+
+
+mlflow.models.set_model(Served())
