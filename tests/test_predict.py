@@ -39,7 +39,7 @@ def png(image: Image.Image, **options: Any) -> bytes:
 
 def npz(**arrays: np.ndarray) -> bytes:
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     return content.getvalue()
 
 
