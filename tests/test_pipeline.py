@@ -260,7 +260,8 @@ STRIPES = ("stripes_softmax", "stripes_logistic", "stripes_sklearn", "stripes_gr
 def test_an_extension_runs_to_its_report(extended: Extended) -> None:
     page = (extended.project.folder / "reports/stripes/index.html").read_text()
     assert "<h1>Stripes of five kinds</h1>" in page
-    assert "300 training and 100 test images of 12 × 10 pixels in 5 classes" in page
+    words = re.sub("<[^>]*>", "", page)
+    assert "300 training and 100 test images of 12 × 10 pixels in 5 classes" in words
     assert "<b>Figure 1.</b>" in page and "<b>Figure 2.</b>" in page
     assert all(f"<code>{model}</code>" in page for model in STRIPES)
 

@@ -153,7 +153,8 @@ def test_every_file_of_the_evidence_leads_to_a_published_data_set(tmp_path, monk
 def test_the_figures_of_a_page_are_told_by_their_keys(project):
     """What stands under a figure in a report is what trace says of that figure."""
     page = (project.folder / PAGE).read_text()
-    told = re.findall(r"Lineage key <code>(\w+)</code>; file <code>([^<]+)</code>", page)
+    said = r"Lineage key <code>(\w+)</code>; data .*<code>kmnist trace (figures/[^<]+)<"
+    told = re.findall(said, page)
     assert len(told) > 20
     found = of(*(path for _, path in told))
     assert [(f.makings[0].stage.key, f.file) for f in found.findings] == told

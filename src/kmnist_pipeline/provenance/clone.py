@@ -6,6 +6,7 @@ process that works in it go with the block, also when the user interrupts it.
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import re
@@ -31,6 +32,7 @@ from kmnist_pipeline.provenance import history
 STARTING = 4.0  # seconds that DVC and the interpreter need before and after a stage
 GRACE = 5.0  # seconds that a process has to end when it is told to
 TICK = 0.5  # seconds between two looks at the clock
+LEAST_ROOM = 1 << 19  # bytes on the disk that a run goes on with
 SAID = 15  # lines of a failed stage that are shown
 OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 _FULL = re.compile("No space left on device|Out of diskspace|disk is full")  # libc, git, SQLite
@@ -102,6 +104,9 @@ class Clone:
         with _Progress(plan) as progress:
             for line in _lines(self._process):
                 if line is None:
+                    # On a full disk DVC's cache tries again and again, without end.
+                    if shutil.disk_usage(self.path).free < LEAST_ROOM:
+                        raise UserError(_with_way_out(f"{stage}: {os.strerror(errno.ENOSPC)}"))
                     progress.tick()
                 elif named := _RUNNING.match(line):
                     stage, said = named[1], []
