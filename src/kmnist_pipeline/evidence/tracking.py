@@ -298,8 +298,9 @@ def publish(client: Any, record: dict[str, Any]) -> bool:
     """Show one stage from the files it has written, unless that is done already: True if not.
 
     client: an MlflowClient; record: of `record_of`, and as far as known those of
-    `state_of_code`, `experiment` (its name, where `dvc exp` made it), `superseded` (where its stage has newer
-    evidence), `missing` (files that cannot be had), `published` (not by the stage as it ended).
+    `state_of_code`, `experiment` (its name, where `dvc exp` made it), `superseded` (where its
+    stage has newer evidence), `missing` (files that cannot be had), `published` (not by the stage
+    as it ended).
 
     One finished run stands for one lineage key of a stage; what an interrupted attempt left, and
     what lacks files that can be had now, is written anew. Finished runs of other keys are tagged

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 CURRENT = "tags.`kmnist.superseded` IS NULL"
 MODELS, CURVES = "models", "curves"
+SAVED = "mlflow.sharedViewState."  # then the key of a view
 
 
 def url(experiment: str, view: str) -> str:
@@ -35,14 +36,14 @@ def tags_of_experiment(name: str, experiment: str) -> dict[str, str]:
     )
     return {
         "mlflow.note.content": description,
-        **{f"mlflow.sharedViewState.{key}": _saved(key) for key in _VIEWS},
+        **{SAVED + key: _saved(key) for key in _VIEWS},
     }
 
 
 def description(record: dict[str, Any], experiment: str) -> str:
     """What the page of a stage's run says of it, as Markdown.
 
-    record: of `tracking.publish`; experiment: the id that the store has given the MLflow experiment.
+    record: of `tracking.publish`; experiment: the id of the MLflow experiment in its store.
     """
     lines = [f"A view of what `{record['address']}` has written:\n"]
     lines += [f"- `{path}`" for path in sorted(record["written"])]
