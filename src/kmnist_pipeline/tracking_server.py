@@ -122,7 +122,6 @@ def _child(
 @contextmanager
 def _database(folder: Path) -> Iterator[tuple[Child, str]]:
     """The project's own PostgreSQL, and the address of MLflow's database in it."""
-    import psycopg
 
     programs = sorted(Path("/").glob(DEBIAN.lstrip("/")), key=lambda path: int(path.parent.name))
     if not programs:
