@@ -164,7 +164,9 @@ def tuned() -> Stage:
 def evaluated() -> Stage:
     from matplotlib import image
 
-    stage = Stage("evaluate", "digits_softmax", Path("."), lineage(KEY, PARAMETERS))
+    known = lineage(KEY, {"evaluation": {"samples": 25}})
+    known["deps"][f"{FOLDER}/validation.json"] = MD5
+    stage = Stage("evaluate", "digits_softmax", Path("."), known)
     scores = {"accuracy": 0.9, "precision": 0.8, "recall": 0.7, "f1": 0.6, "n": 20, "correct": 18}
     per_class = {"o": {"f1": 0.5}, "ki (き)": {"f1": 0.7}}
     stage.write_json(
@@ -237,12 +239,12 @@ def test_the_first_stage_makes_the_store(project, capfd):
     client = tracking.connect()
     (run,) = runs(client)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "kfold-train@digits_softmax"
+    assert run.info.run_name == "digits_softmax kfold-train"
     assert run.info.start_time == round(stage.started * 1000) <= run.info.end_time
     assert run.data.tags["kmnist.kind"] == "kfold-train"
     assert run.data.tags["kmnist.item"] == "digits_softmax"
     assert run.data.tags["kmnist.lineage"] == KEY
-    assert run.data.tags["mlflow.source.name"] == "python -m some.stage name=x"
+    assert run.data.tags["mlflow.source.name"] == "src/kmnist_pipeline/stages/kfold_train.py"
     assert run.info.artifact_uri.startswith((project / "mlartifacts/digits").as_uri())
     of_mlflow = {path.name for path in project.iterdir() if path.name.startswith("ml")}
     assert of_mlflow == {"mlflow.db", "mlartifacts"}
@@ -254,7 +256,6 @@ def test_training_shows_parameters_curves_and_folds(store):
     assert run.data.params == {
         "optimizer.lr": "0.5",
         "optimizer.batch_size": "32",
-        "classes": "null",
         "datasets.digits.classes": '["0", "1"]',
         "evaluation.samples": "25",
     }
@@ -344,9 +345,13 @@ def test_a_study_shows_its_trials(store):
 def test_an_evaluation_shows_scores_and_figures(store, tmp_path):
     from PIL import Image
 
+    publish(trained())
     publish(evaluated())
-    (run,) = runs(store)
+    (run,) = runs(store, "digits", "tags.`kmnist.kind` = 'evaluate'")
+    assert run.info.run_name == "digits_softmax evaluate"
+    assert run.data.params["optimizer.lr"] == "0.5"
     assert run.data.metrics == {
+        "validation_accuracy": 0.9,
         **{"test_accuracy": 0.9, "test_precision": 0.8, "test_recall": 0.7, "test_f1": 0.6},
         **{"test_accuracy_mean": 0.91, "test_accuracy_sd": 0.01},
     }
@@ -413,7 +418,7 @@ def test_runs_by_hand_are_always_new(store):
     tracking.publish(store, record)
     tracking.publish(store, record)
     by_hand = runs(store, "digits", "tags.`kmnist.lineage` = 'by hand'")
-    assert [run.info.run_name for run in by_hand] == ["kfold-train@digits_softmax lr=0.1"] * 2
+    assert [run.info.run_name for run in by_hand] == ["digits_softmax kfold-train lr=0.1"] * 2
     assert by_hand[0].data.params == {"seeds": "[3]"}
     assert "kmnist.superseded" not in runs(store)[0].data.tags
 

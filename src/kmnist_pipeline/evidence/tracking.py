@@ -564,13 +564,13 @@ def _flat(parameters: dict[str, Any], item: str) -> dict[str, Any]:
                 walk(f"{name}.{key}", inner)
             return
         short = re.sub(r"^(datasets|experiments|studies|models|reports)\.[^.]+\.", "", name)
-        if value is not None and not PROSE.match(short):
+        if not PROSE.match(short):
             flat[short if flat.get(short, value) == value else name] = value
 
     # The stage's own values come first: they have the first claim to a short name.
     for name in sorted(parameters, key=lambda n: (item not in n.split("."), n)):
         walk(name, parameters[name])
-    return flat
+    return {name: value for name, value in flat.items() if value is not None}
 
 
 def _preprocess(view: View, content: dict[str, Any], record: dict[str, Any]) -> None:
