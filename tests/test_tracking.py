@@ -430,7 +430,7 @@ def test_a_deleted_experiment_comes_back(store):
     assert len(runs(store)) == 2
 
 
-@pytest.mark.parametrize("calls", [4, 12])
+@pytest.mark.parametrize("calls", [7, 15])
 def test_what_a_kill_leaves_is_written_anew(store, calls):
     class Dies:
         """A client whose process ends after some calls."""

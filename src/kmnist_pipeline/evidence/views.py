@@ -135,13 +135,12 @@ def _line(metric: str) -> dict[str, Any]:
 
 _NAMES = {MODELS: "Models compared", CURVES: "Training curves"}
 _WIDTHS = {  # pixels
-    "attributes.`Run Name`": 270,
-    "metrics.`validation_accuracy`": 140,
+    "attributes.`Run Name`": 250,
+    "params.`model.kind`": 105,
+    "metrics.`validation_accuracy`": 145,
     "metrics.`test_accuracy`": 110,
     "metrics.`test_f1`": 80,
-    "params.`model.kind`": 110,
-    "params.`optimizer.lr`": 100,
-    "attributes.`Dataset`": 160,
+    "attributes.`Dataset`": 150,
     "duration": 80,
 }
 _LINES = [
