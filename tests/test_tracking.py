@@ -75,6 +75,7 @@ class Server:
         )
         for _ in range(300):
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health"):
+                self.client().search_experiments()  # the first query takes seconds
                 return
             assert self.process.poll() is None, "the server ended at its start"
             time.sleep(0.1)

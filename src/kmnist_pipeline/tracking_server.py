@@ -122,19 +122,16 @@ def _child(
 @contextmanager
 def _database(folder: Path) -> Iterator[tuple[Child, str]]:
     """The project's own PostgreSQL, and the address of MLflow's database in it."""
-
-    programs = sorted(Path("/").glob(DEBIAN.lstrip("/")), key=lambda path: int(path.parent.name))
-    if not programs:
-        raise UserError(f"PostgreSQL is not there ({DEBIAN}): `apt-get install postgresql`")
     other = _other_user(folder)
     data = folder / "postgres"
+    programs = _programs(data)
     if not data.exists():
         fresh = folder / "postgres.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
         if other:
             os.chown(fresh, other["user"], other["group"])
-        made = [str(programs[-1] / "initdb"), *LOCAL, "--pgdata", str(fresh)]
+        made = [str(programs / "initdb"), *LOCAL, "--pgdata", str(fresh)]
         done = subprocess.run(made, cwd="/", capture_output=True, text=True, check=False, **other)
         if done.returncode:
             raise UserError(f"initdb has failed: {done.stderr.strip()}")
@@ -146,7 +143,7 @@ def _database(folder: Path) -> Iterator[tuple[Child, str]]:
             os.chown(place, other["user"], other["group"])
         settings = {"listen_addresses": "", "unix_socket_directories": place}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        command = [str(programs[-1] / "postgres"), "-D", str(data), *options]
+        command = [str(programs / "postgres"), "-D", str(data), *options]
         with _child("postgres", _end_database, command, cwd="/", **other) as child:
             with _await_database(child, place) as connection:
                 known = "select 1 from pg_database where datname = 'mlflow'"
@@ -155,6 +152,17 @@ def _database(folder: Path) -> Iterator[tuple[Child, str]]:
                     connection.execute("create role mlflow login")
                     connection.execute("create database mlflow owner mlflow")
             yield child, f"postgresql+psycopg://mlflow@/mlflow?host={place}"
+
+
+def _programs(data: Path) -> Path:
+    """PostgreSQL's programs: those of the version that made the data, or the newest."""
+    there = {path.parent.name: path for path in Path("/").glob(DEBIAN.lstrip("/"))}
+    made = data / "PG_VERSION"
+    version = made.read_text().strip() if made.exists() else max(there, key=int, default="")
+    if version not in there:
+        wanted = " ".join(["PostgreSQL", version]).strip()
+        raise UserError(f"{wanted} is not there ({DEBIAN}): `apt-get install postgresql`")
+    return there[version]
 
 
 def _end_database(pid: int) -> None:
