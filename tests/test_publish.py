@@ -29,6 +29,7 @@ from kmnist_pipeline.provenance import graph
 TRAINED, EVALUATED = "kfold-train@digits_softmax", "evaluate@digits_softmax"
 MODEL = "models/digits_softmax.safetensors"
 TEST_JSON = "metrics/digits/digits_softmax/test.json"
+VALIDATION = "metrics/digits/digits_softmax/validation.json"
 OF_DIGITS = [
     *("download@digits", "preprocess@digits", TRAINED, EVALUATED),
     *("tune@digits_softmax_grid", "evaluate@digits_softmax_grid", "report@digits"),
@@ -243,6 +244,7 @@ MADE = "is not what the stage made"
     [
         (TEST_JSON, "edit", f"{TEST_JSON} {MADE}"),
         (TEST_JSON, "remove", f"{TEST_JSON} is missing"),
+        (VALIDATION, "edit", f"{VALIDATION} is not what the stage has read"),
         ("figures/digits/digits_softmax/confusion.png", "edit", MADE),
         ("predictions/digits_softmax.npz", "edit", MADE),
     ],

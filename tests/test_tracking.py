@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -331,7 +332,7 @@ def test_data_sets_are_inputs_with_digest_and_context(store):
 def test_a_study_shows_its_trials(store):
     publish(tuned())
     (run,) = runs(store)
-    assert run.data.params["winner"] == "lr=0.5"
+    assert run.data.params == {"winner": "lr=0.5", "optimizer.lr": "0.5"}
     assert run.data.metrics["validation_accuracy"] == 0.9
     first, second = children(store, run)
     assert [first.info.run_name, second.info.run_name] == ["lr=0.1", "lr=0.5"]
@@ -422,6 +423,49 @@ def test_runs_by_hand_are_always_new(store):
     assert [run.info.run_name for run in by_hand] == ["digits_softmax kfold-train lr=0.1"] * 2
     assert by_hand[0].data.params == {"seeds": "[3]"}
     assert "kmnist.superseded" not in runs(store)[0].data.tags
+
+
+@pytest.mark.parametrize(
+    ("remote", "page"),
+    [
+        ("https://someone:secret@example.org/team/repo.git", "https://example.org/team/repo"),
+        ("git@example.org:team/repo.git", "https://example.org/team/repo"),
+        ("ssh://git@example.org:2222/team/repo", "https://example.org/team/repo"),
+        ("/srv/git/repo.git", None),
+        ("../main", None),
+    ],
+)
+def test_a_description_leads_to_the_commit(remote, page, store, project):
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", "remote", "add", "origin", remote], check=True)
+    commit = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "x"]
+    subprocess.run([*commit, "--allow-empty"], check=True)
+    state = tracking.state_of_code()
+    tracking.publish(store, tracking.record_of(trained(), "digits") | state)
+    (run,) = runs(store)
+    text = run.data.tags["mlflow.note.content"]
+    assert f"Lineage key: `{KEY}`" in text
+    assert "secret" not in str(run.data.tags)
+    link = f"[`{state['commit'][:7]}`]({page}/commit/{state['commit']})"
+    assert (link in text) == (page is not None)
+    assert state["commit"] in text
+
+
+def test_an_experiment_has_its_views_and_data_has_none(store):
+    publish(trained())
+    publish(trained(), "data")
+    saved = [f"mlflow.sharedViewState.{view}" for view in ("models", "curves")]
+    tags = store.get_experiment_by_name("digits").tags
+    for tag in saved:
+        view = json.loads(tags[tag])
+        assert view["name"]
+        assert "tags.`kmnist.superseded` IS NULL" in json.loads(view["state"])["searchFilter"]
+    assert not store.get_experiment_by_name("data").tags.keys() & saved
+
+    experiment = store.get_experiment_by_name("digits").experiment_id
+    store.set_experiment_tag(experiment, saved[0], "an older code's")
+    publish(trained(OTHER_KEY))
+    assert store.get_experiment_by_name("digits").tags == tags
 
 
 def test_a_deleted_experiment_comes_back(store):
