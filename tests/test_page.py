@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,12 @@ def page(browser: Any) -> Iterator[Any]:
     context.close()
 
 
+def column_headers(page: Any) -> list[str]:
+    """The names of columns and of their groups, in the order that is seen."""
+    texts = page.get_by_role("columnheader").all_inner_texts()
+    return [text for text in dict.fromkeys(texts) if text]
+
+
 def cells(page: Any, row: str) -> list[str]:
     """The texts in the row of a run, in the order that is seen."""
     index = page.locator("[role=row]", has_text=row).first.get_attribute("row-index")
@@ -80,12 +87,15 @@ def cells(page: Any, row: str) -> list[str]:
 def test_one_row_tells_all_of_a_model(site, page, digits_run):
     page.goto(f"{site.uri}/{views.url(site.experiment, views.MODELS)}")
     page.get_by_text("digits_softmax evaluate").wait_for()
-    page.get_by_role("columnheader", name="Duration").first.wait_for()
-    headers = [header.inner_text() for header in page.get_by_role("columnheader").all()]
-    assert [text for text in dict.fromkeys(headers) if text] == [
+    expected = [
         *("Run Name", "Created", "Parameters", "Metrics", "model.kind"),
         *("validation_accuracy", "test_accuracy", "test_f1", "Dataset", "Duration"),
     ]
+    # The page brings its columns into order after it has drawn them.
+    give_up = time.monotonic() + SECONDS
+    while (headers := column_headers(page)) != expected and time.monotonic() < give_up:
+        page.wait_for_timeout(200)
+    assert headers == expected
     names = page.locator("a[href*='/runs/']").all_inner_texts()
     assert {name for name in names if name} == {f"{model} evaluate" for model in MODELS}
 
@@ -137,9 +147,10 @@ def test_folds_and_trials_are_inside_their_runs(site, page):
 
 def test_the_description_of_an_experiment_leads_to_its_views(site, page):
     page.goto(f"{site.uri}/#/experiments/{site.experiment}/runs?workflowType=machine_learning")
-    page.get_by_role("link", name="the models compared").click()
-    page.get_by_role("button", name="Models compared").wait_for()
-    page.get_by_text("digits_softmax evaluate").wait_for()
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="the models compared").click()
+    opened.value.get_by_role("button", name="Models compared").wait_for()
+    opened.value.get_by_text("digits_softmax evaluate").wait_for()
 
 
 def test_figures_and_reports_open(site, page):
@@ -156,5 +167,6 @@ def test_the_description_of_a_run_leads_on(site, page, digits_run):
     page.get_by_text("kmnist trace figures/digits/digits_softmax").wait_for()
     key = digits_run[0].json(f"{METRICS}/test.json")["made_by"]["lineage"]
     assert page.get_by_text(key).first.is_visible()
-    page.get_by_role("link", name="its training").click()
-    page.get_by_text("digits_softmax kfold-train").wait_for()
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="its training").click()
+    opened.value.get_by_text("digits_softmax kfold-train").wait_for()
