@@ -270,10 +270,6 @@ OUTAGES: dict[str, tuple[Callable[[Running], None], Callable[[Running], None]]] 
         lambda server: server.send(signal.SIGSTOP, "mlflow"),
         lambda server: server.send(signal.SIGCONT, "mlflow"),
     ),
-    "the database hangs": (
-        lambda server: server.send(signal.SIGSTOP, "postgres"),
-        lambda server: server.send(signal.SIGCONT, "postgres"),
-    ),
     "the server is killed": (lambda server: server.send(signal.SIGKILL, "mlflow"), restart),
     "the database is stopped": (stop_the_database, restart),
 }
