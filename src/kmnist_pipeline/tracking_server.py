@@ -207,7 +207,9 @@ def _await_database(child: Child, place: str) -> Any:
 def _server(port: int, store: str) -> Any:
     """MLflow's own server; it takes what names this very address alone."""
     names = [f"{host}:{port}" for host in (HOST, "localhost")]
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "2"]
+    # One process with its threads: several take turns at being ended by uvicorn, which gives each
+    # five seconds to import MLflow.
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", HOST, "--port", str(port), "--allowed-hosts", ",".join(names)]
     command += ["--cors-allowed-origins", ",".join(f"http://{name}" for name in names)]
     command += ["--artifacts-destination", str(FOLDER.absolute() / "artifacts")]
@@ -224,11 +226,15 @@ def _server(port: int, store: str) -> Any:
 def _await_health(server: Child, port: int) -> None:
     give_up = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/health"):
+        with contextlib.suppress(OSError), _get(f"http://{HOST}:{port}/health"):
             return
         server.check()
         time.sleep(0.2)
     raise UserError(f"MLflow does not answer, see {server.log}")
+
+
+def _get(request: str | urllib.request.Request) -> Any:
+    return urllib.request.urlopen(request, timeout=START_SECONDS / 4)
 
 
 def _greet(address: str) -> None:
@@ -238,7 +244,7 @@ def _greet(address: str) -> None:
         json.dumps({"max_results": 1000}).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request) as answer:
+    with _get(request) as answer:
         experiments = json.load(answer).get("experiments", [])
     print(f"MLflow: {address}   (Ctrl-C ends it)")
     print(f"Stages log there with MLFLOW_TRACKING_URI={address}")
