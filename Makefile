@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test repro ui serve bench
+.PHONY: help setup demo test test-all repro ui server serve bench
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -32,13 +32,21 @@ test: $(READY) ## lint, types, tests
 	mypy
 	pytest --numprocesses auto --dist loadfile
 
+test-all: $(READY) ## the same with PostgreSQL and a browser, which are installed where missing
+	tools/install-debian postgresql chromium
+	$(MAKE) test
+
 repro: $(READY) ## make every report again, as far as something changed
 	kmnist compose
 	dvc repro
 	@echo "The reports: reports/*/index.html"
 
 ui: $(READY) ## compare runs in MLflow on loopback, port 5000 or PORT=...
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port $(PORT)
+	@python -m kmnist_pipeline.tracking_server --port $(PORT) --store "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+server: $(READY) ## a server for MLflow on loopback, over PostgreSQL; PORT=...
+	@tools/install-debian postgresql
+	@python -m kmnist_pipeline.tracking_server --port $(PORT)
 
 serve: PORT = 5001
 serve: $(READY) ## the champion of kmnist, or DATASET=..., over HTTP on loopback, port 5001 or PORT=...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ from kmnist_pipeline.provenance import graph
 TRAINED, EVALUATED = "kfold-train@digits_softmax", "evaluate@digits_softmax"
 MODEL = "models/digits_softmax.safetensors"
 TEST_JSON = "metrics/digits/digits_softmax/test.json"
+VALIDATION = "metrics/digits/digits_softmax/validation.json"
 OF_DIGITS = [
     *("download@digits", "preprocess@digits", TRAINED, EVALUATED),
     *("tune@digits_softmax_grid", "evaluate@digits_softmax_grid", "report@digits"),
@@ -43,7 +45,7 @@ def table(client: Any) -> Table:
     for experiment in client.search_experiments():
         of_stages = client.search_runs([experiment.experiment_id], "tags.`kmnist.stage` LIKE '%'")
         for run in of_stages:
-            name = run.info.run_name
+            name = run.data.tags["kmnist.stage"]
             assert name not in found, f"{name} is shown twice"
             inside = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
             children = client.search_runs([experiment.experiment_id], inside)
@@ -63,7 +65,12 @@ def shown(client: Any, run: Any) -> dict[str, Any]:
         "name": run.info.run_name,
         "status": run.info.status,
         "params": run.data.params,
-        "tags": {k: v for k, v in run.data.tags.items() if k not in dropped},
+        "tags": {
+            # An experiment's number is the store's own.
+            k: re.sub(r"#/experiments/\d+/", "#/experiments/N/", v)
+            for k, v in run.data.tags.items()
+            if k not in dropped
+        },
         "metrics": {
             name: sorted(
                 (m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)
@@ -237,6 +244,7 @@ MADE = "is not what the stage made"
     [
         (TEST_JSON, "edit", f"{TEST_JSON} {MADE}"),
         (TEST_JSON, "remove", f"{TEST_JSON} is missing"),
+        (VALIDATION, "edit", f"{VALIDATION} is not what the stage has read"),
         ("figures/digits/digits_softmax/confusion.png", "edit", MADE),
         ("predictions/digits_softmax.npz", "edit", MADE),
     ],
@@ -345,7 +353,7 @@ def test_an_experiment_is_published_as_it_was_logged(tried, store, publish):
     assert tags["kmnist.dirty"] == "false"
     client = client_of(tried.folder / "live.db")
     logged = evaluations(tried.folder / "live.db")["9"]
-    dropped = {"mlflow.source.git.commit", "kmnist.dirty"}
+    dropped = {"mlflow.source.git.commit", "kmnist.dirty", "mlflow.note.content"}
     one, other = (
         shown(c, r) | {"artifacts": artifacts(c, r)}
         for c, r in ((client_of(store), run), (client, logged))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -75,6 +76,7 @@ class Server:
         )
         for _ in range(300):
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health"):
+                self.client().search_experiments()  # the first query takes seconds
                 return
             assert self.process.poll() is None, "the server ended at its start"
             time.sleep(0.1)
@@ -164,7 +166,9 @@ def tuned() -> Stage:
 def evaluated() -> Stage:
     from matplotlib import image
 
-    stage = Stage("evaluate", "digits_softmax", Path("."), lineage(KEY, PARAMETERS))
+    known = lineage(KEY, {"evaluation": {"samples": 25}})
+    known["deps"][f"{FOLDER}/validation.json"] = MD5
+    stage = Stage("evaluate", "digits_softmax", Path("."), known)
     scores = {"accuracy": 0.9, "precision": 0.8, "recall": 0.7, "f1": 0.6, "n": 20, "correct": 18}
     per_class = {"o": {"f1": 0.5}, "ki (き)": {"f1": 0.7}}
     stage.write_json(
@@ -237,12 +241,12 @@ def test_the_first_stage_makes_the_store(project, capfd):
     client = tracking.connect()
     (run,) = runs(client)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "kfold-train@digits_softmax"
+    assert run.info.run_name == "digits_softmax kfold-train"
     assert run.info.start_time == round(stage.started * 1000) <= run.info.end_time
     assert run.data.tags["kmnist.kind"] == "kfold-train"
     assert run.data.tags["kmnist.item"] == "digits_softmax"
     assert run.data.tags["kmnist.lineage"] == KEY
-    assert run.data.tags["mlflow.source.name"] == "python -m some.stage name=x"
+    assert run.data.tags["mlflow.source.name"] == "src/kmnist_pipeline/stages/kfold_train.py"
     assert run.info.artifact_uri.startswith((project / "mlartifacts/digits").as_uri())
     of_mlflow = {path.name for path in project.iterdir() if path.name.startswith("ml")}
     assert of_mlflow == {"mlflow.db", "mlartifacts"}
@@ -254,7 +258,6 @@ def test_training_shows_parameters_curves_and_folds(store):
     assert run.data.params == {
         "optimizer.lr": "0.5",
         "optimizer.batch_size": "32",
-        "classes": "null",
         "datasets.digits.classes": '["0", "1"]',
         "evaluation.samples": "25",
     }
@@ -329,7 +332,7 @@ def test_data_sets_are_inputs_with_digest_and_context(store):
 def test_a_study_shows_its_trials(store):
     publish(tuned())
     (run,) = runs(store)
-    assert run.data.params["winner"] == "lr=0.5"
+    assert run.data.params == {"winner": "lr=0.5", "optimizer.lr": "0.5"}
     assert run.data.metrics["validation_accuracy"] == 0.9
     first, second = children(store, run)
     assert [first.info.run_name, second.info.run_name] == ["lr=0.1", "lr=0.5"]
@@ -344,9 +347,13 @@ def test_a_study_shows_its_trials(store):
 def test_an_evaluation_shows_scores_and_figures(store, tmp_path):
     from PIL import Image
 
+    publish(trained())
     publish(evaluated())
-    (run,) = runs(store)
+    (run,) = runs(store, "digits", "tags.`kmnist.kind` = 'evaluate'")
+    assert run.info.run_name == "digits_softmax evaluate"
+    assert run.data.params["optimizer.lr"] == "0.5"
     assert run.data.metrics == {
+        "validation_accuracy": 0.9,
         **{"test_accuracy": 0.9, "test_precision": 0.8, "test_recall": 0.7, "test_f1": 0.6},
         **{"test_accuracy_mean": 0.91, "test_accuracy_sd": 0.01},
     }
@@ -413,9 +420,52 @@ def test_runs_by_hand_are_always_new(store):
     tracking.publish(store, record)
     tracking.publish(store, record)
     by_hand = runs(store, "digits", "tags.`kmnist.lineage` = 'by hand'")
-    assert [run.info.run_name for run in by_hand] == ["kfold-train@digits_softmax lr=0.1"] * 2
+    assert [run.info.run_name for run in by_hand] == ["digits_softmax kfold-train lr=0.1"] * 2
     assert by_hand[0].data.params == {"seeds": "[3]"}
     assert "kmnist.superseded" not in runs(store)[0].data.tags
+
+
+@pytest.mark.parametrize(
+    ("remote", "page"),
+    [
+        ("https://someone:secret@example.org/team/repo.git", "https://example.org/team/repo"),
+        ("git@example.org:team/repo.git", "https://example.org/team/repo"),
+        ("ssh://git@example.org:2222/team/repo", "https://example.org/team/repo"),
+        ("/srv/git/repo.git", None),
+        ("../main", None),
+    ],
+)
+def test_a_description_leads_to_the_commit(remote, page, store, project):
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", "remote", "add", "origin", remote], check=True)
+    commit = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "x"]
+    subprocess.run([*commit, "--allow-empty"], check=True)
+    state = tracking.state_of_code()
+    tracking.publish(store, tracking.record_of(trained(), "digits") | state)
+    (run,) = runs(store)
+    text = run.data.tags["mlflow.note.content"]
+    assert f"Lineage key: `{KEY}`" in text
+    assert "secret" not in str(run.data.tags)
+    link = f"[`{state['commit'][:7]}`]({page}/commit/{state['commit']})"
+    assert (link in text) == (page is not None)
+    assert state["commit"] in text
+
+
+def test_an_experiment_has_its_views_and_data_has_none(store):
+    publish(trained())
+    publish(trained(), "data")
+    saved = [f"mlflow.sharedViewState.{view}" for view in ("models", "curves")]
+    tags = store.get_experiment_by_name("digits").tags
+    for tag in saved:
+        view = json.loads(tags[tag])
+        assert view["name"]
+        assert "tags.`kmnist.superseded` IS NULL" in json.loads(view["state"])["searchFilter"]
+    assert not store.get_experiment_by_name("data").tags.keys() & saved
+
+    experiment = store.get_experiment_by_name("digits").experiment_id
+    store.set_experiment_tag(experiment, saved[0], "an older code's")
+    publish(trained(OTHER_KEY))
+    assert store.get_experiment_by_name("digits").tags == tags
 
 
 def test_a_deleted_experiment_comes_back(store):
@@ -425,7 +475,7 @@ def test_a_deleted_experiment_comes_back(store):
     assert len(runs(store)) == 2
 
 
-@pytest.mark.parametrize("calls", [4, 12])
+@pytest.mark.parametrize("calls", [7, 15])
 def test_what_a_kill_leaves_is_written_anew(store, calls):
     class Dies:
         """A client whose process ends after some calls."""

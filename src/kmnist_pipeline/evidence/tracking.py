@@ -44,6 +44,7 @@ ANSWER_SECONDS = 8  # two attempts of MLFLOW_HTTP_REQUEST_TIMEOUT, and some air
 READY_SECONDS = 60  # the same for the first answer of SQLite: migrations take up to 15 s
 MOST_WORDS = 200  # characters of a fault that are worth a line
 BY_HAND = "by hand"
+DATA = "data"  # the MLflow experiment of stages that belong to no report
 MOST_NUMBERS = 1000  # in the child runs of a stage: 0.25 ms each; `curves.csv` has them all
 
 # MLflow's own bounds let a call to a dead server block for four minutes.
@@ -212,7 +213,11 @@ def reason(error: BaseException) -> str:
 
 
 def state_of_code() -> dict[str, Any]:
-    """Commit, and whether anything but outs differs from it: nothing outside a Git repository."""
+    """Commit, whether anything but outs differs from it, and where a browser finds it.
+
+    Nothing outside a Git repository.
+    """
+    from kmnist_pipeline.evidence import views
 
     def git(*args: str) -> str:
         environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
@@ -223,9 +228,12 @@ def state_of_code() -> dict[str, Any]:
     outs = [f":!{path}" for path in ("metrics", "figures", "reports", "dvc.lock")]
     try:
         changed = git("status", "--porcelain", "--", ".", *outs)
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+        state: dict[str, Any] = {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {}
+    with contextlib.suppress(subprocess.CalledProcessError):
+        state["repository"] = views.repository(git("remote", "get-url", "origin"))
+    return state
 
 
 def connect() -> MlflowClient:
@@ -295,9 +303,10 @@ def _create(database: Path) -> None:
 def publish(client: Any, record: dict[str, Any]) -> bool:
     """Show one stage from the files it has written, unless that is done already: True if not.
 
-    client: an MlflowClient; record: of `record_of`, and as far as known `commit` and `dirty`,
-    `experiment` (its name, where `dvc exp` made it), `superseded` (where its stage has newer
-    evidence), `missing` (files that cannot be had), `published` (not by the stage as it ended).
+    client: an MlflowClient; record: of `record_of`, and as far as known those of
+    `state_of_code`, `experiment` (its name, where `dvc exp` made it), `superseded` (where its
+    stage has newer evidence), `missing` (files that cannot be had), `published` (not by the stage
+    as it ended).
 
     One finished run stands for one lineage key of a stage; what an interrupted attempt left, and
     what lacks files that can be had now, is written anew. Finished runs of other keys are tagged
@@ -359,16 +368,24 @@ def _let_stand(client: Any, run: Any, standing: dict[str, str]) -> None:
 
 
 def _experiment(client: Any, name: str) -> str:
-    """The id of an experiment, new or brought back from the bin if need be."""
+    """The id of an experiment, new or brought back from the bin if need be, with its views."""
+    from kmnist_pipeline.evidence import views
+
     found = client.get_experiment_by_name(name)
     if found is None:
         database = _database()
         # Without a server MLflow would choose a folder of its own; a server knows its place.
         place = (database.parent / "mlartifacts" / name).as_uri() if database else None
-        return client.create_experiment(name, artifact_location=place)
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return found.experiment_id
+        experiment, tags = client.create_experiment(name, artifact_location=place), {}
+    else:
+        experiment, tags = found.experiment_id, found.tags
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment)
+    wanted = views.tags_of_experiment(name, experiment) if name != DATA else {}
+    for tag, value in wanted.items():
+        if tags.get(tag) != value:
+            client.set_experiment_tag(experiment, tag, value)
+    return experiment
 
 
 def _delete(client: Any, run: Any) -> None:
@@ -411,7 +428,7 @@ def _write(client: Any, experiment: str, record: dict[str, Any]) -> None:
             numbers = numbers[fit:]
         return run.info.run_id
 
-    run_id = write(view, _tags(record))
+    run_id = write(view, _tags(record, experiment))
     inputs = _inputs(record)
     if inputs:
         client.log_inputs(run_id, inputs)
@@ -432,20 +449,17 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _tags(record: dict[str, Any]) -> dict[str, str]:
-    known = record["lineage"] or {"key": BY_HAND, "cmd": f"by hand, results in {record['root']}"}
+def _tags(record: dict[str, Any], experiment: str) -> dict[str, str]:
+    from kmnist_pipeline.evidence import views
+
     tags = {
         "kmnist.stage": record["address"],
         "kmnist.kind": record["kind"],
         "kmnist.item": record["item"],
-        "kmnist.lineage": known["key"],
-        "mlflow.source.name": known["cmd"],
+        "kmnist.lineage": record["lineage"]["key"] if record["lineage"] else BY_HAND,
+        "mlflow.source.name": f"src/kmnist_pipeline/stages/{record['kind'].replace('-', '_')}.py",
         "mlflow.source.type": "LOCAL",
-        "mlflow.note.content": (
-            f"A view of what `{record['address']}` has written:\n\n"
-            + "\n".join(f"- `{path}`" for path in sorted(record["written"]))
-            + f"\n\nLineage key: `{known['key']}`"
-        ),
+        "mlflow.note.content": views.description(record, experiment),
     }
     if "commit" in record:
         tags["mlflow.source.git.commit"] = record["commit"]
@@ -499,7 +513,8 @@ def _artifacts(record: dict[str, Any]) -> Iterator[tuple[Path, str]]:
 def _view(record: dict[str, Any]) -> View:
     """The numbers of a stage, read from its files."""
     by_hand = "" if record["lineage"] else " " + Path(record["root"]).name
-    view = View(record["address"] + by_hand, _flat_parameters(record))
+    parameters = _flat(record["parameters"], record["item"])
+    view = View(f"{record['item']} {record['kind']}{by_hand}", parameters)
     shows = {
         "preprocess": ("json", _preprocess),
         "kfold-train": ("validation.json", _kfold_train),
@@ -539,16 +554,18 @@ def _written(record: dict[str, Any], ending: str) -> Path:
     raise UserError(f"{record['address']} has written no {ending}")
 
 
-# What describes and changes no result: each would be a column of the table.
-PROSE = re.compile(r"(title|licence|summary|reproduces|sources|parts|figures)\b")
+# What describes and changes no result, and what other columns or the runs of trials show.
+PROSE = re.compile(
+    r"(title|licence|summary|reproduces|sources|parts|figures|report|kind|family|points|product)\b"
+)
 
 
-def _flat_parameters(record: dict[str, Any]) -> dict[str, Any]:
-    """Each value by its dotted name, without the section and item where that is unambiguous."""
+def _flat(parameters: dict[str, Any], item: str) -> dict[str, Any]:
+    """Each value that is set, by its dotted name, short where that is unambiguous."""
     flat: dict[str, Any] = {}
 
     def walk(name: str, value: Any) -> None:
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             for key, inner in value.items():
                 walk(f"{name}.{key}", inner)
             return
@@ -557,9 +574,9 @@ def _flat_parameters(record: dict[str, Any]) -> dict[str, Any]:
             flat[short if flat.get(short, value) == value else name] = value
 
     # The stage's own values come first: they have the first claim to a short name.
-    for name in sorted(record["parameters"], key=lambda n: (record["item"] not in n.split("."), n)):
-        walk(name, record["parameters"][name])
-    return flat
+    for name in sorted(parameters, key=lambda n: (item not in n.split("."), n)):
+        walk(name, parameters[name])
+    return {name: value for name, value in flat.items() if value is not None}
 
 
 def _preprocess(view: View, content: dict[str, Any], record: dict[str, Any]) -> None:
@@ -589,14 +606,33 @@ def _tune(view: View, content: dict[str, Any], record: dict[str, Any]) -> None:
         of_trial[trial].append(curve)
     kept = "retrained" if "retrained" in of_trial else content["winner"]
     _add_validation(view, content, _merged(of_trial[kept]))
-    view.parameters["winner"] = content["winner"]
+    _add_winner(view, content)
     for trial in content["trials"]:
         child = View(trial["name"], trial["parameters"])
         _add_validation(child, trial, _merged(of_trial[trial["name"]]))
         view.children.append(child)
 
 
+def _add_winner(view: View, content: dict[str, Any]) -> None:
+    """What a study's model is, beside the base that its parameters tell."""
+    for trial in content.get("trials", []):
+        if trial["name"] == content["winner"]:
+            view.parameters |= trial["parameters"] | {"winner": trial["name"]}
+
+
+def is_read(kind: str, path: str) -> bool:
+    """Whether a stage's run shows something of this dependency."""
+    return kind == "evaluate" and path.endswith("/validation.json")
+
+
 def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> None:
+    # The model that is measured here, so that one row tells all of it.
+    for path in (record["lineage"] or {"deps": {}})["deps"]:
+        if is_read(record["kind"], path):
+            validation = json.loads((Path(record["root"]) / path).read_text())
+            view.parameters |= _flat(validation["made_by"]["parameters"], record["item"])
+            _add_winner(view, validation)
+            view.add("validation_accuracy", validation["accuracy"])
     for metric in ("accuracy", "precision", "recall", "f1"):
         view.add(f"test_{metric}", content[metric])
     _add_spread(view, "test_accuracy", content["seeds"])

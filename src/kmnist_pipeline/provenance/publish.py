@@ -146,7 +146,7 @@ def _commit(revision: str) -> Source:
         graph.parse(history.read(commit, LOCK).decode(), f"{LOCK} at {revision}"),
         _models(history.read(commit, PARAMS).decode(), f"{PARAMS} at {revision}"),
         history.tree(commit, *TRACKED),
-        {"commit": commit, "dirty": False, "experiment": experiment},
+        tracking.state_of_code() | {"commit": commit, "dirty": False, "experiment": experiment},
     )
 
 
@@ -210,6 +210,12 @@ def _record(
             _verify(place, path, md5, locked.key)
         elif top in TRACKED:
             raise UserError(f"{path} is missing")
+
+    for path, md5 in locked.deps.items():
+        if tracking.is_read(locked.kind, path):
+            source.put(path, root / path)
+            if not (root / path).exists() or lineage.digest(root / path) != md5:
+                raise UserError(f"{path} is not what the stage has read")
 
     known = {"cmd": locked.cmd, "deps": locked.deps, "params": locked.params, "key": locked.key}
     stage = Stage(locked.kind, locked.item, root, known, written=list(locked.outs))
