@@ -152,7 +152,25 @@ def _model(folder: Path) -> dict[str, Any]:
             trials.append(
                 {"name": row["trial"], "won": won, **measured, "test": scored.get(row["trial"])}
             )
-    return {"name": folder.name, "validation": validation, "test": test, "trials": trials}
+    return {
+        "name": folder.name,
+        "validation": validation,
+        "test": test,
+        "trials": trials,
+        "chosen": _chosen(validation["made_by"]["parameters"], len(trials)),
+    }
+
+
+def _chosen(parameters: dict[str, Any], trials: int) -> str:
+    """What a model's validation images had chosen before its predictions were calibrated."""
+    ways = [f"one of {trials} trials"] if trials else []
+    for name, trainer in parameters.items():
+        if name.endswith(".trainer"):
+            if trainer.get("patience") is not None:
+                ways.append("when to stop")
+            if trainer.get("keep", "best") == "best":
+                ways.append("the epoch whose weights are kept")
+    return ", ".join(ways) or "nothing"
 
 
 def _order(claims: list[dict[str, Any]], metrics: Path) -> list[str]:
