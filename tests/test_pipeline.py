@@ -659,6 +659,35 @@ def test_preprocess_refuses_wrong_raw_files(
         preprocess.read(raw, PARAMS.datasets["digits"])
 
 
+@pytest.mark.parametrize(
+    ("address", "file", "problem"),
+    [
+        (
+            "evaluate@digits_softmax",
+            "models/{}.safetensors",
+            "holds digits_cnn trained on digits, not digits_softmax on digits: `dvc repro ",
+        ),
+        (
+            "report@digits",
+            "metrics/digits/{}/test.json",
+            "was made by evaluate@digits_cnn, not for digits_softmax: `dvc repro evaluate@",
+        ),
+    ],
+)
+def test_what_another_experiment_made_is_refused(
+    address: str, file: str, problem: str, digits: Project
+) -> None:
+    mixed_up = digits.folder / file.format("digits_softmax")
+    mixed_up.unlink()
+    shutil.copy(digits.folder / file.format("digits_cnn"), mixed_up)
+    kind, item = address.split("@")
+    done = digits.stage(kind, f"name={item}")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error in {kind}: {file.format('digits_softmax')} {problem}")
+    assert len(done.stderr.splitlines()) == 1
+    assert not files_under(digits.folder / f"multirun/{kind}")
+
+
 def test_a_stage_that_fails_under_dvc_leaves_nothing_half_written(digits: Project) -> None:
     raw = digits.folder / "data/raw/digits" / IMAGES
     whole = raw.read_bytes()

@@ -139,8 +139,18 @@ def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _model(folder: Path) -> dict[str, Any]:
-    """The numbers of one model, and for a study the rows of its trials."""
+    """The numbers of one model, and for a study the rows of its trials.
+
+    Raises PageError where a file was made for another model.
+    """
     validation, test = (_read(folder / f"{part}.json") for part in NUMBERS)
+    for numbers in (validation, test):
+        maker = numbers["made_by"]["stage"]
+        if maker.partition("@")[2] != folder.name:
+            raise PageError(
+                f"{numbers['path']} was made by {maker}, not for {folder.name}: "
+                f"`dvc repro evaluate@{folder.name}` makes it again"
+            )
     trials = []
     if (folder / "trials.csv").exists():
         with (folder / "trials.csv").open(newline="") as table:
