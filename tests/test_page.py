@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 SECONDS = 60
 METRICS = "metrics/digits/digits_softmax"
-MODELS = {"digits_softmax", "digits_softmax_grid"}
+MODELS = {"digits_cnn", "digits_softmax", "digits_softmax_grid"}
 
 
 class Site:
@@ -85,7 +85,7 @@ def test_one_row_tells_all_of_a_model(site, page, digits_run):
     page.get_by_text("digits_softmax evaluate").wait_for()
     page.locator(".ag-header-cell", has_text="Duration").wait_for()
     assert seen(page, ".ag-header-cell") == [
-        *("Run Name", "Created", "model.kind", "validation_accuracy", "test_accuracy", "test_f1"),
+        *("Run Name", "Created", "model", "validation_accuracy", "test_accuracy", "test_f1"),
         *("Dataset", "Duration"),
     ]
     names = page.locator("a[href*='/runs/']").all_inner_texts()
@@ -105,12 +105,12 @@ def test_one_row_tells_all_of_a_model(site, page, digits_run):
 
 def test_curves_overlay_by_epoch(site, page):
     page.goto(f"{site.uri}/{views.url(site.experiment, views.CURVES)}")
-    page.locator(".js-plotly-plot .scatterlayer .trace").nth(7).wait_for(state="attached")
+    page.locator(".js-plotly-plot .scatterlayer .trace").nth(11).wait_for(state="attached")
     charts = page.evaluate(
         "[...document.querySelectorAll('.js-plotly-plot')].map(plot =>"
         " plot.data.map(line => [line.name, Array.from(line.x), Array.from(line.y)]))"
     )
-    names = {"digits_softmax kfold-train", "digits_softmax_grid tune"}
+    names = {"digits_cnn kfold-train", "digits_softmax kfold-train", "digits_softmax_grid tune"}
     lines = [{name: (x, y) for name, x, y in chart if name in names} for chart in charts]
     assert [set(chart) for chart in lines] == [names] * 4
     for title in ("validation/accuracy", "train/accuracy", "validation/loss", "train/loss"):

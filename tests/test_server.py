@@ -132,7 +132,7 @@ def publish(project: Project, uri: str, *stages: str) -> str:
 
 @NEEDS_POSTGRESQL
 def test_it_keeps_what_it_has_shown_and_ends_cleanly(live, project, server):
-    assert publish(project, server.uri, *OF_DIGITS) == published(7, 0)
+    assert publish(project, server.uri, *OF_DIGITS) == published(len(OF_DIGITS), 0)
     assert table(server.client()) == live
     used = project.folder / ".kmnist/server"
     assert (used / "postgres").stat().st_mode & 0o777 == 0o700

@@ -130,6 +130,7 @@ SPREAD = {"n": 2, "mean": 0.91, "sd": 0.01, "values": [0.9, 0.92]}
 VALIDATED = {"accuracy": 0.9, "loss": 0.3, "n": 120, "seeds": SPREAD}
 PARAMETERS = {
     "experiments.digits_softmax.optimizer": {"lr": 0.5, "batch_size": 32},
+    "experiments.digits_softmax.model": {"family": "linear", "kind": "softmax"},
     "experiments.digits_softmax.classes": None,
     "datasets.digits.classes": ["0", "1"],
     "evaluation": {"samples": 25},
@@ -163,7 +164,7 @@ def tuned() -> Stage:
     return stage
 
 
-def evaluated() -> Stage:
+def evaluated(**more: Any) -> Stage:
     from matplotlib import image
 
     known = lineage(KEY, {"evaluation": {"samples": 25}})
@@ -173,7 +174,7 @@ def evaluated() -> Stage:
     per_class = {"o": {"f1": 0.5}, "ki (き)": {"f1": 0.7}}
     stage.write_json(
         f"{FOLDER}/test.json",
-        scores | {"confusion": [[9, 1], [1, 9]], "per_class": per_class, "seeds": SPREAD},
+        scores | {"confusion": [[9, 1], [1, 9]], "per_class": per_class, "seeds": SPREAD} | more,
     )
     stage.write("predictions/digits_softmax.npz", b"predictions")
     with stage.directory("figures/digits/digits_softmax") as folder:
@@ -352,6 +353,7 @@ def test_an_evaluation_shows_scores_and_figures(store, tmp_path):
     (run,) = runs(store, "digits", "tags.`kmnist.kind` = 'evaluate'")
     assert run.info.run_name == "digits_softmax evaluate"
     assert run.data.params["optimizer.lr"] == "0.5"
+    assert run.data.params["model"] == "softmax"
     assert run.data.metrics == {
         "validation_accuracy": 0.9,
         **{"test_accuracy": 0.9, "test_precision": 0.8, "test_recall": 0.7, "test_f1": 0.6},
@@ -360,6 +362,14 @@ def test_an_evaluation_shows_scores_and_figures(store, tmp_path):
     assert artifacts(store, run) == {"metrics/test.json", "figures/confusion.png"}
     place = store.download_artifacts(run.info.run_id, "figures/confusion.png", str(tmp_path))
     assert Image.open(place).size == (16, 16)
+
+
+def test_a_validation_of_pairs_is_none_of_classes(store):
+    publish(trained())
+    publish(evaluated(draws=SPREAD))
+    (run,) = runs(store, "digits", "tags.`kmnist.kind` = 'evaluate'")
+    assert "validation_accuracy" not in run.data.metrics
+    assert run.data.metrics["draws_accuracy_mean"] == 0.91
 
 
 def test_a_report_shows_its_verdicts(store):

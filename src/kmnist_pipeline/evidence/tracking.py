@@ -45,6 +45,7 @@ READY_SECONDS = 60  # the same for the first answer of SQLite: migrations take u
 MOST_WORDS = 200  # characters of a fault that are worth a line
 BY_HAND = "by hand"
 DATA = "data"  # the MLflow experiment of stages that belong to no report
+MODEL = ("architecture", "kind", "solver")  # what tells the models of a family apart
 MOST_NUMBERS = 1000  # in the child runs of a stage: 0.25 ms each; `curves.csv` has them all
 
 # MLflow's own bounds let a call to a dead server block for four minutes.
@@ -632,7 +633,11 @@ def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> No
             validation = json.loads((Path(record["root"]) / path).read_text())
             view.parameters |= _flat(validation["made_by"]["parameters"], record["item"])
             _add_winner(view, validation)
-            view.add("validation_accuracy", validation["accuracy"])
+            for key in MODEL:
+                if f"model.{key}" in view.parameters:
+                    view.parameters["model"] = view.parameters[f"model.{key}"]
+            if "draws" not in content:  # else it is that of pairs of images
+                view.add("validation_accuracy", validation["accuracy"])
     for metric in ("accuracy", "precision", "recall", "f1"):
         view.add(f"test_{metric}", content[metric])
     _add_spread(view, "test_accuracy", content["seeds"])

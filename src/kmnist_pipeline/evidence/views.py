@@ -136,7 +136,7 @@ def _line(metric: str) -> dict[str, Any]:
 _NAMES = {MODELS: "Models compared", CURVES: "Training curves"}
 _WIDTHS = {  # pixels
     "attributes.`Run Name`": 250,
-    "params.`model.kind`": 105,
+    "params.`model`": 105,
     "metrics.`validation_accuracy`": 145,
     "metrics.`test_accuracy`": 110,
     "metrics.`test_f1`": 80,
