@@ -24,6 +24,7 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## run the whole pipeline on scikit-learn's digits, in a minute and without a network
 	kmnist compose
 	dvc repro --force report@digits
+	-kmnist promote --dataset digits
 	@echo "The report: reports/digits/index.html"
 
 test: $(READY) ## lint, types, tests
@@ -39,6 +40,7 @@ test-all: $(READY) ## the same with PostgreSQL and a browser, which are installe
 repro: $(READY) ## make every report again, as far as something changed
 	kmnist compose
 	dvc repro
+	-kmnist promote
 	@echo "The reports: reports/*/index.html"
 
 ui: $(READY) ## compare runs in MLflow on loopback, port 5000 or PORT=...

@@ -237,6 +237,15 @@ def test_the_same_evidence_makes_no_new_version(promoted, here):
     assert len(versions()) == 1
 
 
+def test_every_data_set_gets_its_best_and_one_that_cannot_stops_no_other(promoted, made):
+    done = made.run("kmnist", "promote")
+    assert done.stdout == f"digits version 1, {SOFTMAX}, is the champion already\n"
+    assert done.returncode == 1
+    errors = done.stderr.splitlines()
+    assert [error.split("/")[1].split("_")[0] for error in errors] == ["kmnist", "mnist"]
+    assert all("is not here: `dvc checkout models/" in error for error in errors)
+
+
 def test_the_champion_is_used_with_the_registered_weights(promoted, here):
     with np.load("data/processed/digits.npz") as arrays:
         images = arrays["images"][arrays["test"]]

@@ -481,25 +481,35 @@ lower by more than 1.96 standard errors, or with fewer test images right by McNe
 
   kmnist promote kmnist_softmax
   kmnist promote --dataset kmnist    the best by validation accuracy of those that know all classes
+  kmnist promote                     the same for every data set, as `make repro` does in the end
 """
 
 
 def _add_promote(commands: Any) -> None:
     parser = _command(commands, "promote", PROMOTE, _promote)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("name", nargs="?", metavar="NAME", help="default: the best of the data set")
-    which.add_argument("--dataset", default=DATASET, help="default: %(default)s")
+    which.add_argument("name", nargs="?", metavar="NAME", help="default: the best of each data set")
+    which.add_argument("--dataset", help="the best of this data set alone")
     parser.add_argument("--force", action="store_true", help="promote in spite of all objections")
 
 
 def _promote(chosen: argparse.Namespace) -> int:
     from kmnist_pipeline.serving import candidates, registry
 
-    named = chosen.name is not None
-    model = candidates.read(chosen.name) if named else candidates.best(chosen.dataset)
-    for line in registry.promote(model, chosen.force):
-        print(line)
-    return 0
+    if chosen.name is not None:
+        models = [candidates.read(chosen.name)]
+    else:
+        wanted = [chosen.dataset] if chosen.dataset else candidates.datasets()
+        models = [candidates.best(dataset) for dataset in wanted]
+    status = 0
+    for model in models:
+        try:
+            for line in registry.promote(model, chosen.force):
+                print(line)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -82,6 +82,12 @@ def best(dataset: str) -> Candidate:
     return max(known, key=lambda model: -1.0 if model.accuracy is None else model.accuracy)
 
 
+def datasets() -> list[str]:
+    """The data sets of which a model that knows all classes has been evaluated."""
+    known = _params()[1]
+    return [name for name in known if any(m.knows_all_classes for m in _evaluated(name))]
+
+
 def require(weights: Path, name: str) -> None:
     """Raise UserError with the ways out where a model file is not here: Git does not keep it."""
     if not weights.exists():
