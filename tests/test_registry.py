@@ -375,6 +375,14 @@ def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
         assert (status, answer["predictions"]) == (200, [vars(one) for one in expected])
         for wrong in ([[1, 2], [3, 4]], (images + 17).tolist(), (images * 100.0).tolist()):
             assert _ask(port, wrong)[0] == 400
+        own = f"127.0.0.1:{port}"
+        for header, status in (
+            ({"Host": "evil.example"}, 403),
+            ({"Host": f"localhost:{port}"}, 200),
+            ({"Origin": "http://evil.example"}, 403),
+            ({"Origin": f"http://{own}"}, 200),
+        ):
+            assert _ask(port, images.tolist(), **header)[0] == status
         with pytest.raises(OSError, match="refused"), socket.socket() as elsewhere:
             elsewhere.connect(("127.0.0.2", port))  # which a server on all addresses would answer
     finally:
@@ -396,17 +404,17 @@ def _wait(url: str, process: subprocess.Popen[str]) -> None:
     raise TimeoutError(url)
 
 
-def _ask(port: int, inputs: list) -> tuple[int, dict[str, Any]]:
+def _ask(port: int, inputs: list, **headers: str) -> tuple[int, dict[str, Any]]:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/invocations",
         json.dumps({"inputs": inputs}).encode(),
-        {"Content-Type": "application/json"},
+        {"Content-Type": "application/json", **headers},
     )
     try:
         with urllib.request.urlopen(request) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+        return error.code, {} if error.code == 403 else json.load(error)
 
 
 def test_nothing_is_served_without_a_champion(made):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.serving import registry
@@ -27,11 +28,10 @@ def serve(dataset: str, port: str) -> None:
         f"http://{HOST}:{port}/invocations",
         flush=True,
     )
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
-    command += ["--model-uri", f"models:/{dataset}/{champion.version}"]
-    command += ["--host", HOST, "--port", port]
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    os.execv(sys.executable, command)
+    server = str(Path(__file__).with_name("scoring.py"))
+    version = f"models:/{dataset}/{champion.version}"
+    os.execv(sys.executable, [sys.executable, "-P", server, version, HOST, port])
 
 
 if __name__ == "__main__":
