@@ -53,7 +53,9 @@ def main() -> int:
         evidence_overhead(),
         nothing_to_do(),
         tracing(),
-        peak_memory(),
+        peak_memory("kfold-train", "kmnist_softmax", 2),
+        peak_memory("kfold-train", "kmnist_improved_cnn", 4),
+        peak_memory("evaluate", "kmnist_tuned_cnn", 4),
         predict_in_batch(images),
         predict_one(images),
         predict_start_up(images),
@@ -357,9 +359,9 @@ def tracing() -> bool:
     return verdict("kmnist trace, seconds", max(figure, page), 1, False, detail)
 
 
-def peak_memory() -> bool:
-    """The most that a linear stage and its workers hold at once (shared pages counted twice)."""
-    process = stage("kfold-train", "kmnist_softmax")
+def peak_memory(kind: str, name: str, bound: float) -> bool:
+    """The most that a stage and its workers hold at once (shared pages counted twice)."""
+    process = stage(kind, name)
     watched = psutil.Process(process.pid)
     peak = 0
     start = time.perf_counter()
@@ -372,8 +374,8 @@ def peak_memory() -> bool:
         time.sleep(0.05)
     process.terminate()
     process.wait()
-    detail = "kfold-train@kmnist_softmax, its workers and the MLflow process"
-    return verdict("peak memory of a linear stage, GiB", peak / 2**30, 2, False, detail)
+    detail = f"{kind}@{name}, its workers and the MLflow process"
+    return verdict("peak memory of a stage, GiB", peak / 2**30, bound, False, detail)
 
 
 PREDICTED = "kmnist_softmax"
