@@ -116,7 +116,7 @@ def test_curves_overlay_by_epoch(site, page):
     for title in ("validation/accuracy", "train/accuracy", "validation/loss", "train/loss"):
         assert page.get_by_text(title, exact=True).first.is_visible()
 
-    wanted = "tags.`kmnist.kind` = 'kfold-train'"
+    wanted = "tags.`kmnist.kind` = 'kfold-train' and tags.`kmnist.item` = 'digits_softmax'"
     (run,) = site.client.search_runs([site.experiment], wanted)
     history = site.client.get_metric_history(run.info.run_id, "validation/accuracy")
     x, y = lines[0]["digits_softmax kfold-train"]

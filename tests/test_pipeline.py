@@ -315,7 +315,8 @@ files = [getattr(m, "__file__", None) for m in list(sys.modules.values())]
 files.append(__import__("importlib.util").util.find_spec(module).origin)
 files += [file for file in opened if not file.endswith((".py", ".pyc"))]
 paths = {Path(file).resolve() for file in files if file}
-used = [path.relative_to(here).as_posix() for path in paths if path.is_relative_to(here)]
+inside = [path for path in paths if path.is_relative_to(here)]
+used = [path.relative_to(here).as_posix() for path in inside if path.exists()]  # torch._ops is none
 Path(log).write_text(json.dumps(sorted(used)))
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import shutil
 import signal
 import socket
@@ -143,9 +144,12 @@ def test_it_keeps_what_it_has_shown_and_ends_cleanly(live, project, server):
     assert not [p for p in server.processes("mlflow") if "job" in " ".join(p.cmdline())]
 
     inside = server.processes("mlflow") + server.processes("postgres")
+    words = " ".join(word for process in inside for word in process.cmdline())
+    (sockets_in,) = re.findall(r"unix_socket_directories=(\S+)", words)
+    assert Path(sockets_in).exists()
     assert server.end() == 0
     assert not [process for process in inside if process.is_running()]
-    assert not list(Path(tempfile.gettempdir()).glob("kmnist-server-*"))
+    assert not Path(sockets_in).exists()
     server.start()
     assert table(server.client()) == live
     digits = server.client().get_experiment_by_name("digits").experiment_id

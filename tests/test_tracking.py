@@ -257,6 +257,8 @@ def test_training_shows_parameters_curves_and_folds(store):
     publish(trained())
     (run,) = runs(store)
     assert run.data.params == {
+        "model.family": "linear",
+        "model.kind": "softmax",
         "optimizer.lr": "0.5",
         "optimizer.batch_size": "32",
         "datasets.digits.classes": '["0", "1"]',
