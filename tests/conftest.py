@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
@@ -93,12 +94,20 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
-    """The project after `make demo`, and what DVC printed. Not to be changed by a test."""
-    made = _copy(tmp_path_factory.mktemp("digits") / "project")
-    done = made.run("dvc", "repro", "--force", "report@digits")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return made, done.stdout
+def digits_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Project, str]:
+    """The project after `make demo`, and what DVC printed. Not to be changed by a test.
+
+    Of the processes that run tests side by side, the first to need it makes it for all.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own if worker_id == "master" else own.parent
+    folder, printed = shared / "digits/project", shared / "digits.log"
+    with FileLock(shared / "digits.lock"):
+        if not printed.exists():
+            done = _copy(folder).run("dvc", "repro", "--force", "report@digits")
+            assert done.returncode == 0, done.stdout + done.stderr
+            printed.write_text(done.stdout)
+    return Project(folder), printed.read_text()
 
 
 @pytest.fixture

@@ -37,20 +37,25 @@ def findings(project: Project, composed: str = COMPOSED) -> list[str]:
         return [str(finding) for finding in checking.findings(composed)]
 
 
+def copied(digits_run: tuple[Project, str], folder: Path) -> Project:
+    """A copy after `make demo`, without the caches that no check reads."""
+    unread = shutil.ignore_patterns("cache", "mlartifacts", "mlflow.db", ".kmnist")
+    shutil.copytree(digits_run[0].folder, folder, symlinks=True, ignore=unread)
+    return Project(folder)
+
+
 @pytest.fixture(scope="module")
-def before(digits_run: tuple[Project, str]) -> list[str]:
+def before(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What is stale in other reports than `digits`, before a test does anything."""
-    lines = findings(digits_run[0])
+    lines = findings(copied(digits_run, tmp_path_factory.mktemp("before") / "project"))
     assert not [line for line in lines if "digits" in line]
     return lines
 
 
 @pytest.fixture
 def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
-    """A copy after `make demo`, without the caches that no check reads, for a test to change."""
-    unread = shutil.ignore_patterns("cache", "mlartifacts", "mlflow.db", ".kmnist")
-    shutil.copytree(digits_run[0].folder, tmp_path / "project", symlinks=True, ignore=unread)
-    return Project(tmp_path / "project")
+    """A copy for a test to change."""
+    return copied(digits_run, tmp_path / "project")
 
 
 @pytest.fixture
