@@ -1,6 +1,7 @@
 """The committed evidence: what it claims, what it shows, and that the test set chose nothing."""
 
 import csv
+import itertools
 import json
 import re
 import subprocess
@@ -10,13 +11,15 @@ import pytest
 import yaml
 from conftest import ROOT
 from PIL import Image
+from scipy.stats import norm, t
 
 from kmnist_pipeline.evaluation import metrics
 
-REPORTS = ("digits", "kmnist_linear", "mnist_logistic")
+REPORTS = ("digits", "kmnist_cnn", "kmnist_linear", "mnist_logistic")
 
 # The figures of the published reports, by their own numbers.
 PUBLISHED = {
+    "kmnist_cnn": ["1", "2", "3", "4a", "4b", "5a", "5b", "6", "7"],
     "kmnist_linear": ["1", "2", "3", "4", "5", "6", "7", "8"],
     "mnist_logistic": ["3.1", "3.2", "4.7", "4.9.1", "4.9.2"],
 }
@@ -120,6 +123,7 @@ def test_a_cnn_beats_the_human_benchmark_of_mnist_logistic():
 def test_a_page_says_what_validation_images_have_chosen(ending):
     served = {
         "digits": "when to stop, the epoch whose weights are kept",
+        "kmnist_cnn": "one of 12 trials",
         "mnist_logistic": "nothing",
     }
     for report, chosen in served.items():
@@ -139,6 +143,112 @@ def test_kmnist_linear_judges_all_24_claims():
         if claim["verdict"] == "differs":
             assert gap > claim["tolerance"]
         assert "over 5 seeds" in claim["note"]
+
+
+# --- kmnist_cnn ----------------------------------------------------------------------------------
+
+CNNS = ("kmnist_simple_cnn", "kmnist_resnet_like", "kmnist_improved_cnn", "kmnist_tuned_cnn")
+TABLE_I = ("kmnist_sklearn_logistic", *CNNS)
+
+
+def numbers(model, part, report="kmnist_cnn"):
+    return json.loads(read(f"metrics/{report}/{model}/{part}.json"))
+
+
+def test_kmnist_cnn_judges_all_25_claims():
+    judged = claims("kmnist_cnn")
+    assert len(judged) == 25
+    assert {claim["verdict"] for claim in judged.values()} <= {"exact", "reproduced", "differs"}
+    for name, claim in judged.items():
+        model = claim["source"].split("/")[2]
+        if name == "tuned-winner":
+            assert claim["obtained"] == numbers(model, "validation")["winner"]
+            continue
+        value = claim["source"].rpartition(": ")[2]
+        assert claim["obtained"] == pytest.approx(numbers(model, "test")[value], abs=1e-6)
+        digits = len(claim["reported"].partition(".")[2])
+        gap = abs(claim["obtained"] - float(claim["reported"]))
+        if claim["verdict"] == "exact":
+            assert gap <= 0.5 * 10**-digits + 1e-9
+        else:
+            assert (claim["verdict"] == "reproduced") == (gap <= claim["tolerance"])
+
+
+def test_the_tolerance_of_one_network_is_the_spread_of_five_seeds_and_the_sampling_error():
+    spread = numbers("kmnist_simple_cnn", "test")["seeds"]
+    assert spread["n"] == 5
+    p, n = 0.967, 10_000
+    seeds = t.ppf(0.975, 4) * spread["sd"] * np.sqrt(1 + 1 / 5)
+    expected = seeds + norm.ppf(0.975) * np.sqrt(p * (1 - p) / n)
+    claim = claims("kmnist_cnn")["improved-cnn-accuracy"]
+    assert claim["tolerance"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_networks_are_those_that_the_report_describes():
+    epochs = {"simple_cnn": 5, "resnet_like": 10, "improved_cnn": 10, "siamese": 10}
+    for name, count in epochs.items():
+        experiment = params()["experiments"][f"kmnist_{name}"]
+        (first, *_) = folds = numbers(f"kmnist_{name}", "validation")["folds"]
+        assert {fold["epochs"] for fold in folds} == {fold["best_epoch"] for fold in folds}
+        assert (first["epochs"], first["n_train"], first["n_validation"]) == (count, 48000, 12000)
+        assert experiment["optimizer"] == {"lr": 0.001, "batch_size": 64}
+        assert len(folds) == len(experiment["seeds"])
+    assert params()["experiments"]["kmnist_improved_cnn"]["model"]["dropout"] == 0.4
+
+
+def test_the_tuned_network_won_by_validation_and_was_trained_again():
+    validation, test = (numbers("kmnist_tuned_cnn", part) for part in ("validation", "test"))
+    trials = validation["trials"]
+    points = {tuple(trial["parameters"].values()) for trial in trials}
+    assert points == set(itertools.product((0.001, 0.0005), (0.3, 0.4, 0.5), (64, 128)))
+    best = max(trials, key=lambda trial: trial["accuracy"])
+    assert validation["winner"] == best["name"]
+    epochs = {fold["trial"]: fold["epochs"] for fold in validation["folds"]}
+    assert epochs == {**{trial["name"]: 3 for trial in trials}, "retrained": 10}
+    assert [trial["name"] for trial in test["trials"]] == ["retrained"]
+
+
+def test_rows_of_table_i_are_compared_by_mcnemars_test():
+    page = read("reports/kmnist_cnn/README.md")
+    for one, other in itertools.pairwise(TABLE_I):
+        right = [
+            metrics.unpack_bits(numbers(model, "test")["right"], 10_000) for model in (one, other)
+        ]
+        found = metrics.mcnemar(*right)
+        cells = f"| `{one}` | `{other}` | {found['only']} | {found['only_other']} |"
+        assert cells in page
+
+
+@pytest.mark.parametrize("model", CNNS)
+def test_confidence_routing_is_chosen_by_validation_and_says_what_it_kept(model):
+    routed = numbers(model, "test")["routing"]
+    chosen, kept = routed["validation"], routed["test"]
+    assert routed["promise"] == 0.995 <= chosen["accuracy"]
+    assert (chosen["n"], kept["n"]) == (12_000, 10_000)
+    assert kept["accepted"] + kept["review"] == kept["n"]
+    assert kept["accuracy"] == pytest.approx(kept["right"] / kept["accepted"], abs=1e-6)
+    assert kept["interval"][0] < kept["accuracy"] < kept["interval"][1]
+    assert kept["holds"] == (kept["accuracy"] >= 0.995)
+    # Temperature is fitted by likelihood, so it cannot make that of validation images worse.
+    before, after = (routed["calibration"]["validation"][when] for when in ("before", "after"))
+    assert after["nll"] <= before["nll"]
+    row = next(
+        line
+        for line in read("reports/kmnist_cnn/README.md")
+        .partition("Confidence routing")[2]
+        .split("\n")
+        if line.startswith(f"| `{model}`")
+    )
+    assert f"{kept['accepted']} / 10000" in row
+    assert ("does not hold" in row) != kept["holds"]
+
+
+def test_one_shot_recognition_tells_the_spread_of_its_draws():
+    test = numbers("kmnist_siamese", "test")
+    draws = test["draws"]
+    assert draws["n"] == len(draws["values"]) >= 100 and len(set(draws["values"])) > 90
+    assert draws["values"][0] == pytest.approx(test["accuracy"], abs=1e-6)
+    assert f"over {draws['n']} draws" in read("reports/kmnist_cnn/README.md")
 
 
 def test_the_protocol_of_kmnist_linear_stands_in_one_place_and_won_by_validation():

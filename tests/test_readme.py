@@ -22,7 +22,7 @@ def test_every_link_leads_to_a_file():
         assert (ROOT / link).exists(), link
 
 
-@pytest.mark.parametrize("report", ["kmnist_linear", "mnist_logistic"])
+@pytest.mark.parametrize("report", ["kmnist_cnn", "kmnist_linear", "mnist_logistic"])
 def test_the_results_are_those_of_the_reports(report):
     table = README.partition("<!-- results")[2].partition("<!-- end of results -->")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
