@@ -1,10 +1,13 @@
 """What all tests share: a copy of this project to run in, without or with the digits run."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
+STORE = ("mlartifacts", "mlflow.db")  # what the stages of a project have logged
 
 # Deadlines measure the machine, not the code; the examples are the same in every run.
 settings.register_profile("steady", deadline=None, derandomize=True)
@@ -48,6 +52,11 @@ class Project:
         """Run an entrypoint by hand; its results go under multirun/."""
         name = f"kmnist_pipeline.stages.{module}"
         return self.run(sys.executable, "-m", name, *arguments, **environment)
+
+    def copy(self, folder: Path, *, without: Sequence[str] = ()) -> Project:
+        """All of it once more, but for files and folders of these names."""
+        left = shutil.ignore_patterns(*without)
+        return Project(shutil.copytree(self.folder, folder, symlinks=True, ignore=left))
 
     def json(self, path: str) -> dict:
         return json.loads((self.folder / path).read_text())
@@ -113,6 +122,4 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tupl
 @pytest.fixture
 def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
     """A copy of the project after `make demo`, with its cache, for a test to change."""
-    folder = tmp_path / "project"
-    shutil.copytree(digits_run[0].folder, folder, symlinks=True)
-    return Project(folder)
+    return digits_run[0].copy(tmp_path / "project")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, Project, _copy
+from conftest import ROOT, STORE, Project, _copy
 
 from kmnist_pipeline import cli, composition
 from kmnist_pipeline.errors import UserError
@@ -39,9 +39,7 @@ def findings(project: Project, composed: str = COMPOSED) -> list[str]:
 
 def copied(digits_run: tuple[Project, str], folder: Path) -> Project:
     """A copy after `make demo`, without the caches that no check reads."""
-    unread = shutil.ignore_patterns("cache", "mlartifacts", "mlflow.db", ".kmnist")
-    shutil.copytree(digits_run[0].folder, folder, symlinks=True, ignore=unread)
-    return Project(folder)
+    return digits_run[0].copy(folder, without=("cache", ".kmnist", *STORE))
 
 
 @pytest.fixture(scope="module")

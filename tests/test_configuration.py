@@ -206,7 +206,7 @@ CNN, GRID = "experiments.digits_cnn", "studies.digits_cnn_grid"
 REFUSED = [
     # key, value, what the message says after the key
     (f"{SOFTMAX}.dataset", "digitz", "=digitz: must be one of digits, kmnist, mnist"),
-    (f"{SOFTMAX}.report", "none", "=none: must be one of digits, kmnist_linear, mnist_logistic"),
+    (f"{SOFTMAX}.report", "none", "=none: must be one of digits, kmnist_cnn, kmnist_linear, mnist"),
     (f"{SOFTMAX}.classes", [1, 11], "=[1, 11]: must be at least two different labels of 0 to 9"),
     (f"{SOFTMAX}.classes", [1], "=[1]: must be at least two different labels"),
     (f"{SOFTMAX}.classes", [1, -1], "[1]=-1: must be at least 0"),
@@ -407,8 +407,7 @@ def test_a_stage_refuses_what_was_written_by_hand(clone):
 @pytest.fixture(scope="module")
 def tried(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The digits after three experiments: in a temporary copy, queued, and in the workspace."""
-    project = Project(tmp_path_factory.mktemp("experiments") / "project")
-    shutil.copytree(digits_run[0].folder, project.folder, symlinks=True)
+    project = digits_run[0].copy(tmp_path_factory.mktemp("experiments") / "project")
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--allow-empty", "--message", "made on this machine")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, Project
+from conftest import ROOT, STORE, Project
 from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngInfo
 
@@ -54,9 +54,7 @@ def between(project: Project, *revisions: str) -> Diff:
 def branches(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A report with two claims on main, and a branch `short` that trains for two epochs."""
     folder = tmp_path_factory.mktemp("branches") / "project"
-    unread = shutil.ignore_patterns("mlartifacts", "mlflow.db", ".kmnist")
-    shutil.copytree(digits_run[0].folder, folder, symlinks=True, ignore=unread)
-    project = Project(folder)
+    project = digits_run[0].copy(folder, without=(".kmnist", *STORE))
     (folder / "src/mlflow.py").write_text('raise ImportError("not wanted here")\n')
     (folder / ".git/info/exclude").write_text("/src/mlflow.py\n")
     (folder / "conf/claims/digits.csv").write_text(CLAIMS)

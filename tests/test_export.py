@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Project
+from conftest import STORE, Project
 from requests.structures import CaseInsensitiveDict
 from requests_cache import CachedRequest, CachedResponse, CachedSession
 from rocrate_validator import services
@@ -33,9 +33,7 @@ FIGURE = "figures/digits/digits_softmax/curves.png"
 def committed(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after `make demo`, all of it committed. Not to be changed by a test."""
     folder = tmp_path_factory.mktemp("committed") / "project"
-    unread = shutil.ignore_patterns("mlartifacts", "mlflow.db", ".kmnist")
-    shutil.copytree(digits_run[0].folder, folder, symlinks=True, ignore=unread)
-    project = Project(folder)
+    project = digits_run[0].copy(folder, without=(".kmnist", *STORE))
     commit(project)
     return project
 

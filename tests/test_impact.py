@@ -2,12 +2,11 @@
 
 import contextlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project, _copy
+from conftest import STORE, Project, _copy
 from dvc.repo import Repo
 
 from kmnist_pipeline import cli, composition
@@ -34,9 +33,7 @@ def states(found: Impact, only: str = "digits") -> dict[str, str]:
 @pytest.fixture
 def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
     """A copy after `make demo`, without the store, for a test to change."""
-    unread = shutil.ignore_patterns("mlartifacts", "mlflow.db", ".kmnist")
-    shutil.copytree(digits_run[0].folder, tmp_path / "project", symlinks=True, ignore=unread)
-    return Project(tmp_path / "project")
+    return digits_run[0].copy(tmp_path / "project", without=(".kmnist", *STORE))
 
 
 @pytest.fixture(scope="module")

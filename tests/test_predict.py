@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Project
+from conftest import STORE, Project
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -449,9 +449,7 @@ def test_an_interrupted_run_leaves_the_file_that_was_there(tmp_path, monkeypatch
 def digits(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after `make demo`, without a store; tests add files to it."""
     folder = tmp_path_factory.mktemp("predict") / "project"
-    unread = shutil.ignore_patterns("cache", "mlartifacts", "mlflow.db", ".kmnist")
-    shutil.copytree(digits_run[0].folder, folder, symlinks=True, ignore=unread)
-    return Project(folder)
+    return digits_run[0].copy(folder, without=("cache", ".kmnist", *STORE))
 
 
 @pytest.fixture(scope="module")

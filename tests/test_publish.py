@@ -19,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Project
+from conftest import STORE, Project
 from test_tracking import Server
 
 from kmnist_pipeline import cli
@@ -126,9 +126,7 @@ def store(empty: Path, tmp_path: Path) -> Path:
 
 def copied(digits_run: tuple[Project, str], folder: Path) -> Project:
     """The project after `make demo`, with its cache, and without what its stages have logged."""
-    unread = shutil.ignore_patterns("mlartifacts", "mlflow.db")
-    shutil.copytree(digits_run[0].folder, folder, symlinks=True, ignore=unread)
-    return Project(folder)
+    return digits_run[0].copy(folder, without=STORE)
 
 
 @pytest.fixture(scope="module")

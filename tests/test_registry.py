@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -48,9 +47,7 @@ def _own_store(project: Project, origin: Path) -> None:
 def made(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after `make demo`, with a store of its own and no champion."""
     folder = tmp_path_factory.mktemp("registry") / "project"
-    unread = shutil.ignore_patterns("cache", ".kmnist")
-    shutil.copytree(digits_run[0].folder, folder, symlinks=True, ignore=unread)
-    project = Project(folder)
+    project = digits_run[0].copy(folder, without=("cache", ".kmnist"))
     _own_store(project, digits_run[0].folder)
     return project
 

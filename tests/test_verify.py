@@ -36,8 +36,7 @@ IDENTICAL, EQUAL, DIFFERENT = Verdict
 def evidence(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after `make demo` with all that was made committed, and its cache."""
     folder = tmp_path_factory.mktemp("evidence") / "project"
-    shutil.copytree(digits_run[0].folder, folder, symlinks=True)
-    return commit(Project(folder))
+    return commit(digits_run[0].copy(folder))
 
 
 @pytest.fixture

@@ -38,19 +38,9 @@ class Picture:
         return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
 
     @property
-    def parameters(self) -> str:
-        """The parameters that made the figure, one `key: value` a line."""
-        return "\n".join(_flatten(json.loads(self.text["Parameters"])))
-
-    @property
-    def digests(self) -> list[tuple[str, str]]:
-        """Path and md5 of the data that the figure was made from."""
-        return list(json.loads(self.text["Data"]).items())
-
-    @property
-    def model(self) -> str:
-        """The folder the figure lies in: its data set or model."""
-        return self.path.parent.name
+    def digests(self) -> list[str]:
+        """The md5 of each file of data that the figure was made from."""
+        return list(json.loads(self.text["Data"]).values())
 
 
 def content(
@@ -74,6 +64,15 @@ def content(
     models = [_model(folder) for folder in folders]
     data = _read(metrics.parent / "data" / f"{about.dataset}.json")
     drawn = [figures / "data" / about.dataset, figures / name]
+    pictures = _pictures(figures, drawn, about.figures, name)
+    origins = _origins([data, *(model[part] for model in models for part in NUMBERS)])
+    origin_of = {origin["stage"]: origin["path"] for origin in origins}
+    for picture in pictures:
+        if picture.text["Stage"] not in origin_of:
+            raise PageError(
+                f"{picture.path.as_posix()} was made by {picture.text['Stage']}, of which there "
+                f"are no numbers in {metrics.as_posix()}/: delete it, or make them too"
+            )
     return {
         "name": name,
         "about": about,
@@ -86,8 +85,9 @@ def content(
         "pairs": _pairs([model for model in models if model["name"] in told]),
         "routed": [model for model in models if "routing" in model["test"]],
         "one_shot": [model for model in models if "draws" in model["test"]],
-        "pictures": _pictures(figures, drawn, about.figures, name),
-        "origins": _origins([data, *(model[part] for model in models for part in NUMBERS)]),
+        "pictures": pictures,
+        "origins": origins,
+        "origin_of": origin_of,
         "made_by": made_by,
     }
 
@@ -112,6 +112,7 @@ def _environment(escape: bool) -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["number"] = _number
+    environment.filters["probability"] = _probability
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     return environment
 
@@ -122,12 +123,17 @@ def _number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
+def _probability(value: float) -> str:
+    """Two digits; what is too small for a float is said to be so, not to be impossible."""
+    return f"{value:.2g}" if value > 0 else "< 1e-300"
+
+
 def _read(path: Path) -> dict[str, Any]:
     return {"path": path.as_posix(), **json.loads(path.read_text())}
 
 
 def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Where the numbers of each file come from, for the numbers in the tables to lead to."""
+    """Where the numbers of each file come from, for numbers and figures to lead to."""
     return [
         {
             "path": file["path"],
