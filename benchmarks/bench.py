@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -372,7 +373,7 @@ def peak_memory(kind: str, name: str, bound: float) -> bool:
         except psutil.NoSuchProcess:
             pass
         time.sleep(0.05)
-    process.terminate()
+    process.send_signal(signal.SIGINT)  # which its workers end with, unlike SIGTERM
     process.wait()
     detail = f"{kind}@{name}, its workers and the MLflow process"
     return verdict("peak memory of a stage, GiB", peak / 2**30, bound, False, detail)

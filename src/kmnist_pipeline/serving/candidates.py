@@ -64,10 +64,7 @@ def read(name: str) -> Candidate:
         close = difflib.get_close_matches(name, models, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(models)}"
         raise UserError(f"no model is called {name}; {hint}")
-    about = models[name]
-    dataset = {"name": about["dataset"], **datasets[about["dataset"]]}
-    validation, test = (_metrics(about["report"], name, part) for part in ("validation", "test"))
-    return Candidate(validation, test, name, about["report"], about["family"], dataset)
+    return _candidate(name, models[name], datasets)
 
 
 def best(dataset: str) -> Candidate:
@@ -104,7 +101,13 @@ def _evaluated(dataset: str) -> Iterator[Candidate]:
     for name, about in models.items():
         measured = Path(f"metrics/{about['report']}/{name}/test.json").exists()
         if about["dataset"] == dataset and measured:
-            yield read(name)
+            yield _candidate(name, about, datasets)
+
+
+def _candidate(name: str, about: dict[str, Any], datasets: dict[str, Any]) -> Candidate:
+    dataset = {"name": about["dataset"], **datasets[about["dataset"]]}
+    validation, test = (_metrics(about["report"], name, part) for part in ("validation", "test"))
+    return Candidate(validation, test, name, about["report"], about["family"], dataset)
 
 
 def _params() -> tuple[dict[str, Any], dict[str, Any]]:
