@@ -136,11 +136,11 @@ def _line(metric: str) -> dict[str, Any]:
 _NAMES = {MODELS: "Models compared", CURVES: "Training curves"}
 _WIDTHS = {  # pixels
     "attributes.`Run Name`": 250,
-    "params.`model`": 105,
+    "params.`model`": 95,
     "metrics.`validation_accuracy`": 145,
     "metrics.`test_accuracy`": 110,
-    "metrics.`test_f1`": 80,
-    "attributes.`Dataset`": 150,
+    "metrics.`test_f1`": 95,
+    "attributes.`Dataset`": 145,
     "duration": 80,
 }
 _LINES = [
