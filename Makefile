@@ -21,7 +21,7 @@ $(READY): requirements.lock pyproject.toml
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-demo: $(READY) ## run the whole pipeline on scikit-learn's digits, in a minute and without a network
+demo: $(READY) ## run the whole pipeline on scikit-learn's digits, in a minute or two and without a network
 	kmnist compose
 	dvc repro --force report@digits
 	-kmnist promote --dataset digits
