@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("kmnist", description=HELP, formatter_class=_Form)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        *(_add_compose, _add_impact, _add_check, _add_verify, _add_trace, _add_diff),
-        *(_add_publish, _add_export, _add_predict, _add_promote),
+        *(_add_compose, _add_fit, _add_fits, _add_impact, _add_check, _add_verify, _add_trace),
+        *(_add_diff, _add_publish, _add_export, _add_predict, _add_promote),
     ):
         add(commands)
     chosen = parser.parse_args(arguments)
@@ -77,6 +77,20 @@ def _enter_project() -> None:
 def _absolute(name: str) -> Path:
     """A path as the user means it, whatever folder the command goes to later."""
     return Path(os.path.abspath(name))
+
+
+def _params() -> dict[str, Any]:
+    """The content of params.yaml. Raises UserError where it cannot be read."""
+    from kmnist_pipeline.provenance import graph
+
+    return graph.load(PARAMS.read_text(), PARAMS.name)
+
+
+def _select_arithmetic() -> None:
+    """Have this process compute as evidence is computed; to be called before NumPy is loaded."""
+    from kmnist_pipeline import arithmetic
+
+    arithmetic.select()
 
 
 def _print_json(content: Any) -> None:
@@ -123,7 +137,7 @@ def _add_compose(commands: Any) -> None:
 
 
 def _compose(chosen: argparse.Namespace) -> int:
-    from kmnist_pipeline import composition
+    from kmnist_pipeline.config import compose as composition
 
     text = composition.compose(Path("conf"), chosen.overrides)
     if chosen.show is not None:
@@ -140,6 +154,80 @@ def _compose(chosen: argparse.Namespace) -> int:
 
     outs.write_bytes(PARAMS, text.encode())
     print(f"{PARAMS} is written")
+    return 0
+
+
+FIT = """Train the missing fits of all stale stages at once, over all cores or machines.
+
+A fit is the training of one trial on one seed and fold. DVC runs stages one after the other; this
+asks it which are stale, and trains all that they need and the store of fits lacks as one pool, one
+core each, the longest first. `dvc repro` then writes the evidence. An interrupted run goes on from
+what is finished.
+
+  kmnist fit                          what `dvc repro` needs
+  kmnist fit report@kmnist_linear     what `dvc repro report@kmnist_linear` needs
+  KMNIST_SCHEDULER=tcp://127.0.0.1:8786 kmnist fit     on the workers of a Dask scheduler
+"""
+
+
+def _add_fit(commands: Any) -> None:
+    parser = _command(commands, "fit", FIT, _fit)
+    parser.add_argument(
+        "targets", nargs="*", metavar="TARGET", help="a stage; default: every stage"
+    )
+
+
+def _fit(chosen: argparse.Namespace) -> int:
+    _select_arithmetic()
+    from kmnist_pipeline.commands import fit
+
+    names = fit.fit(chosen.targets, _params())
+    if names:
+        print(f"every fit is known of {', '.join(names)}: `dvc repro` writes the evidence")
+    else:
+        print("no stage that trains is stale")
+    return 0
+
+
+FITS = """List the store of fits, or clean it.
+
+The store is a cache: deleting it costs the time of training again. KMNIST_FITS names another
+folder than .kmnist/fits, such as one that a team shares.
+
+  kmnist fits            what is there, by experiment and study
+  kmnist fits --clean    remove what no stage of params.yaml uses
+  kmnist fits --clear    remove everything
+"""
+
+
+def _add_fits(commands: Any) -> None:
+    parser = _command(commands, "fits", FITS, _fits)
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument(
+        "--clean", action="store_true", help="remove what no stage of params.yaml uses"
+    )
+    only.add_argument("--clear", action="store_true", help="remove everything")
+
+
+def _fits(chosen: argparse.Namespace) -> int:
+    _select_arithmetic()
+    from kmnist_pipeline.commands import fits
+    from kmnist_pipeline.fits import store
+
+    kept = store.default()
+    if chosen.clear or chosen.clean:
+        keys = None
+        if chosen.clean:
+            keys, absent = fits.used(_params(), kept)
+            if absent:
+                targets = " ".join(f"preprocess@{name}" for name in absent)
+                raise UserError(
+                    f"data/processed lacks {', '.join(absent)}, so that it cannot be told which "
+                    f"fits are used: `dvc repro {targets}` makes them"
+                )
+        print(f"removed: {fits.told(fits.clean(kept, keys))}")
+    for line in fits.lines(kept):
+        print(line)
     return 0
 
 
@@ -188,14 +276,31 @@ stage and changes nothing.
 
 
 def _add_check(commands: Any) -> None:
-    _command(commands, "check", CHECK, _check)
+    parser = _command(commands, "check", CHECK, _check)
+    parser.add_argument(
+        "--except",
+        dest="tolerated",
+        type=_absolute,
+        metavar="FILE",
+        help="leave out the stages that this file names, one a line",
+    )
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    from kmnist_pipeline import composition
+    from kmnist_pipeline import arithmetic
+    from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.provenance import check
 
     findings = check.findings(composition.compose(Path("conf"), []))
+    if chosen.tolerated is not None:
+        left_out = set(chosen.tolerated.read_text().split())
+        current = left_out - {finding.where for finding in findings}
+        if current:
+            names = ", ".join(sorted(current))
+            raise UserError(f"{chosen.tolerated.name} names what is not stale: {names}")
+        findings = [finding for finding in findings if finding.where not in left_out]
+    if note := arithmetic.note():
+        print(note)
     if findings:
         print(check.grouped(findings))
         print(
@@ -215,6 +320,7 @@ difference; and says where a difference is likely to come from. The workspace is
 
   kmnist verify report@digits     a quick look: under a minute
   kmnist verify                   every stage: hours
+  kmnist verify --epochs 1        the first epoch of every fit: a tenth of that; compares weights
   kmnist verify --quick           run nothing, hash what lies in the workspace and the cache
 
 Exit status: 0 identical; 3 other bytes, but figures that look the same and numbers that are equal
@@ -231,15 +337,34 @@ def _add_verify(commands: Any) -> None:
         metavar="TARGET",
         help="a stage, such as report@digits; default: every stage",
     )
-    parser.add_argument(
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument(
         "--quick", action="store_true", help="run nothing: hash what is there, as far as it is"
     )
+    only.add_argument(
+        "--epochs",
+        type=_at_least_one,
+        metavar="N",
+        help="train only the first N epochs of every fit, and compare the weights after each",
+    )
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return number
 
 
 def _verify(chosen: argparse.Namespace) -> int:
     from kmnist_pipeline.provenance import verify
 
-    result = verify.rehash(chosen.target) if chosen.quick else verify.rerun(chosen.target)
+    if chosen.quick:
+        result = verify.rehash(chosen.target)
+    elif chosen.epochs is not None:
+        result = verify.first_epochs(chosen.epochs, chosen.target)
+    else:
+        result = verify.rerun(chosen.target)
     for line in result.lines():
         print(line)
     return result.status
@@ -455,10 +580,14 @@ def _add_predict(commands: Any) -> None:
 
 
 def _predict(chosen: argparse.Namespace) -> int:
+    from kmnist_pipeline import arithmetic
+
+    arithmetic.select()
     from kmnist_pipeline.serving import predict
 
     classifier, why = predict.choose(chosen.model, chosen.dataset)
-    print(f"model: {classifier.name} ({why})", file=sys.stderr)
+    native = "" if arithmetic.name() != arithmetic.NATIVE else ", in native arithmetic"
+    print(f"model: {classifier.name} ({why}){native}", file=sys.stderr)
     try:
         with contextlib.chdir(chosen.start):  # images are shown by the names that the user gave
             whole = predict.predict(

@@ -17,7 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 # At import time: DVC takes the plugins' folder off sys.path afterwards.
-from kmnist_pipeline import schema
+from kmnist_pipeline.config import schema
 from kmnist_pipeline.errors import UserError
 
 MENU = "config"

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import requests
@@ -32,8 +32,7 @@ from tqdm import tqdm
 from kmnist_pipeline.data import idx
 from kmnist_pipeline.errors import UserError
 
-if TYPE_CHECKING:
-    from kmnist_pipeline.schema import Dataset
+Dataset = dict[str, Any]  # as params.yaml describes it
 
 MIRROR_VARIABLE = "KMNIST_PIPELINE_MIRROR"
 DEFAULT_MIRROR = "../shared/datasets"
@@ -90,10 +89,12 @@ class File:
 def files(dataset: Dataset) -> list[File]:
     """The raw files of a data set, images before labels of each part."""
     listed = []
-    for part in dataset.parts:
-        pixels = part.count * math.prod(dataset.shape)
-        listed.append(File(f"{part.name}-images-idx3-ubyte", 4 + 4 * 3 + pixels, part.images))
-        listed.append(File(f"{part.name}-labels-idx1-ubyte", 4 + 4 * 1 + part.count, part.labels))
+    for part in dataset["parts"]:
+        pixels = part["count"] * math.prod(dataset["shape"])
+        listed.append(File(f"{part['name']}-images-idx3-ubyte", 4 + 4 * 3 + pixels, part["images"]))
+        listed.append(
+            File(f"{part['name']}-labels-idx1-ubyte", 4 + 4 * 1 + part["count"], part["labels"])
+        )
     return listed
 
 
@@ -107,10 +108,10 @@ def fetch(name: str, dataset: Dataset, mirror: Path, partial_folder: Path) -> di
 
     mirror: is asked first, its folder `name` holding the files, packed (`.gz`) or not;
     partial_folder: keeps what an interrupted download has got, and a later call goes on from it.
-    Raises SourceError where neither the mirror nor any of `dataset.sources` has all files.
+    Raises SourceError where neither the mirror nor any of the data set's `sources` has all files.
     """
     local = mirror / name
-    sources = [str(local), *dataset.sources] if local.is_dir() else dataset.sources
+    sources = [str(local), *dataset["sources"]] if local.is_dir() else dataset["sources"]
     refusals = [] if local.is_dir() else [f"{local}: no such folder"]
     for source in sources:
         try:
@@ -206,15 +207,15 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 def _cut(dataset: Dataset, pixels: np.ndarray, labels: np.ndarray) -> dict[str, bytes]:
     """The files of a data set that comes as one table, its parts one after the other."""
-    expected = (sum(part.count for part in dataset.parts), math.prod(dataset.shape))
+    expected = (sum(part["count"] for part in dataset["parts"]), math.prod(dataset["shape"]))
     if pixels.shape != expected or labels.shape != expected[:1]:
         raise RefusedError(f"a table of {pixels.shape} and {labels.shape} instead of {expected}")
     arrays, start = [], 0
-    for part in dataset.parts:
-        rows = slice(start, start + part.count)
-        arrays.append(pixels[rows].astype(np.uint8).reshape(-1, *dataset.shape))
+    for part in dataset["parts"]:
+        rows = slice(start, start + part["count"])
+        arrays.append(pixels[rows].astype(np.uint8).reshape(-1, *dataset["shape"]))
         arrays.append(labels[rows].astype(np.uint8))
-        start += part.count
+        start += part["count"]
     return {
         file.name: file.check(idx.encode(array))
         for file, array in zip(files(dataset), arrays, strict=True)

@@ -7,16 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from kmnist_pipeline.data.streams import generator
 from kmnist_pipeline.errors import UserError
 
 
 class SplitError(UserError, ValueError):
     """A split that the number of images does not allow."""
-
-
-def generator(seed: int, *purpose: int) -> np.random.Generator:
-    """A random stream of its own for each seed and purpose, so that no use shifts another."""
-    return np.random.default_rng((seed, *purpose))
 
 
 def subset(n: int, size: int | None, seed: int) -> np.ndarray:

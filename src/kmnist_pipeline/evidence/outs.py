@@ -21,21 +21,31 @@ UNFINISHED = Path(".kmnist/unfinished")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file by way of a temporary name, so that it is never half there."""
+    """Write an out by way of a temporary name, so that it is never half there."""
     with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         UNFINISHED.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f"{path.name}.", dir=UNFINISHED)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        _replace(path, content, UNFINISHED)
+
+
+def write_beside(path: Path, content: bytes) -> None:
+    """The same for a file that may be on another disk than the project."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, content, path.parent)
+
+
+def _replace(path: Path, content: bytes, folder: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -64,29 +74,6 @@ def _named(path: Path) -> Iterator[None]:
         if error.filename and not str(error.filename).startswith(str(UNFINISHED)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-class Folder:
-    """Bytes by name, as files of a folder, each whole or not at all."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __str__(self) -> str:
-        return self._path.as_posix()
-
-    def __contains__(self, name: str) -> bool:
-        return (self._path / name).exists()
-
-    def __getitem__(self, name: str) -> bytes:
-        return (self._path / name).read_bytes()
-
-    def __setitem__(self, name: str, content: bytes) -> None:
-        write_bytes(self._path / name, content)
-
-    def within(self, name: str) -> Folder:
-        """A folder in this one."""
-        return Folder(self._path / name)
 
 
 def rounded(value: Any) -> Any:

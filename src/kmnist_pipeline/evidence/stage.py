@@ -7,10 +7,8 @@ they go under `multirun/`, so that only DVC writes evidence.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -26,11 +24,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from kmnist_pipeline import schema
+from kmnist_pipeline import arithmetic
+from kmnist_pipeline.config import schema
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, outs, tracking
 
-CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16")
+Parameters = dict[str, Any]  # the content of params.yaml
 
 
 @dataclass
@@ -57,6 +56,7 @@ class Stage:
         return {
             "stage": self.address,
             "lineage": known["key"],
+            "arithmetic": arithmetic.name(),
             "data": data,
             "parameters": known["params"],
         }
@@ -68,6 +68,7 @@ class Stage:
             "Caption": caption,
             "Stage": self.address,
             "Lineage": origin["lineage"] or "by hand",
+            "Arithmetic": origin["arithmetic"],
             "Data": json.dumps(origin["data"], sort_keys=True),
             "Parameters": json.dumps(parameters, sort_keys=True),
         }
@@ -93,30 +94,18 @@ class Stage:
         self.written.append(path)
 
     @contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def partial(self) -> Iterator[Path]:
         """A folder that outlives a killed run of the same lineage key, and goes on success."""
-        scratch = Path(".kmnist/scratch")
-        scratch.mkdir(parents=True, exist_ok=True)
+        partial = Path(".kmnist/partial")
+        partial.mkdir(parents=True, exist_ok=True)
         if self.lineage is None:  # a run by hand is never taken up again
-            with tempfile.TemporaryDirectory(prefix=f"{self.kind}-", dir=scratch) as folder:
+            with tempfile.TemporaryDirectory(prefix=f"{self.kind}-", dir=partial) as folder:
                 yield Path(folder)
             return
-        path = scratch / self.lineage["key"]
+        path = partial / self.lineage["key"]
         path.mkdir(exist_ok=True)
         yield path
         shutil.rmtree(path)
-
-
-def environment(*libraries: str) -> dict[str, Any]:
-    """What else a number may depend on: the machine type and the versions of libraries."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    return {
-        "machine": platform.machine(),
-        "cpu": [name for name in CPU_FEATURES if name in flags],
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        "libraries": {name: importlib.metadata.version(name) for name in libraries},
-    }
 
 
 PRIMARY: dict[str, Any] = {
@@ -138,7 +127,7 @@ PRIMARY: dict[str, Any] = {
 
 
 def entrypoint(
-    run: Callable[[Stage, schema.Config], None], kind: str, items: str
+    run: Callable[[Stage, Parameters], None], kind: str, items: str
 ) -> Callable[[], None]:
     """The `main` of a stage module.
 
@@ -172,27 +161,26 @@ def entrypoint(
     return start
 
 
-def group_of(stage: Stage, config: schema.Config) -> str:
+def group_of(stage: Stage, params: Parameters) -> str:
     """The MLflow experiment that a stage's runs belong to: a report, or `data`."""
     if stage.kind in ("download", "preprocess"):
         return "data"
-    return stage.item if stage.kind == "report" else config.models[stage.item]["report"]
+    return stage.item if stage.kind == "report" else params["models"][stage.item]["report"]
 
 
-def _run(
-    run: Callable[[Stage, schema.Config], None], kind: str, items: str, cfg: DictConfig
-) -> None:
+def _run(run: Callable[[Stage, Parameters], None], kind: str, items: str, cfg: DictConfig) -> None:
     with tracking.publisher() as publisher:  # first of all: it needs two seconds to get ready
         content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         name = content.pop("name")
-        config = schema.check(content)
-        known = getattr(config, items)
+        schema.check(content)
+        known = content.get(items) or {}
         if name not in known:
             raise schema.ConfigError(f"name={name}: not among the {items}: {', '.join(known)}")
 
+        arithmetic.require()
         stage = _stage(kind, name, content)
-        run(stage, config)
-        publisher.publish(stage, group_of(stage, config), {f"{items}.{name}": content[items][name]})
+        run(stage, content)
+        publisher.publish(stage, group_of(stage, content), {f"{items}.{name}": known[name]})
     if stage.lineage is None:
         print(f"{stage.address}: results are under {stage.root}")
 

@@ -462,6 +462,8 @@ def _tags(record: dict[str, Any], experiment: str) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": views.description(record, experiment),
     }
+    if made_in := _arithmetic(record):
+        tags["kmnist.arithmetic"] = made_in
     if "commit" in record:
         tags["mlflow.source.git.commit"] = record["commit"]
         tags["kmnist.dirty"] = str(record["dirty"]).lower()
@@ -470,6 +472,16 @@ def _tags(record: dict[str, Any], experiment: str) -> dict[str, str]:
     if record.get("published"):
         tags["kmnist.times"] = "of publishing"
     return tags | _standing(record)
+
+
+def _arithmetic(record: dict[str, Any]) -> str | None:
+    """What a stage's numbers say of the arithmetic that made them."""
+    for file, _ in _files(record):
+        if file.suffix == ".json":
+            content = json.loads(file.read_text())
+            if isinstance(content, dict) and "made_by" in content:
+                return content["made_by"].get("arithmetic")
+    return None
 
 
 def _inputs(record: dict[str, Any]) -> list[Any]:
@@ -595,7 +607,7 @@ def _kfold_train(view: View, content: dict[str, Any], record: dict[str, Any]) ->
         for split in ("", "train_"):
             for metric in ("accuracy", "loss"):
                 child.add(f"{split or 'validation_'}{metric}", fold[split + metric])
-        for count in ("best_epoch", "epochs"):
+        for count in ("kept_epoch", "epochs"):
             child.add(count, fold[count])
         _add_curves(child, curves.get(("", str(fold["seed"]), str(fold["fold"])), {}))
         view.children.append(child)

@@ -21,6 +21,7 @@ from typing import Any
 
 from PIL import Image
 
+from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.provenance import changes, graph, history, pipeline
@@ -75,6 +76,7 @@ def findings(composed: str) -> list[Finding]:
             *_of_makers(locked, now, made),
             *_of_outs(stage, locked, digest),
             *_of_libraries(locked, pins, digest),
+            *_of_arithmetic(locked, digest),
         ]
         found += [Finding(name, reason) for reason in dict.fromkeys(reasons)]
     for name in sorted(lock.stages.keys() - stages):
@@ -213,6 +215,19 @@ def _of_libraries(locked: LockedStage, pins: dict[str, str], digest: Digest) -> 
             if public(version) != wanted:
                 reasons.append(f"library {name} changed: {public(version)} -> {wanted}")
     return reasons
+
+
+def _of_arithmetic(locked: LockedStage, digest: Digest) -> list[str]:
+    """Whether JSON outs were made in an arithmetic that makes no evidence."""
+    for path, md5 in locked.outs.items():
+        if path.endswith(".json") and digest(path) == md5:
+            content = json.loads(Path(path).read_text())
+            if content.get("made_by", {}).get("arithmetic") == arithmetic.NATIVE:
+                return [
+                    f"out {path} was made in native arithmetic, which makes no evidence: "
+                    f"`dvc repro --force --single-item {locked.address}` makes it in portable"
+                ]
+    return []
 
 
 def pinned() -> dict[str, str]:

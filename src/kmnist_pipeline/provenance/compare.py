@@ -292,7 +292,7 @@ def _npz(content: bytes) -> dict[str, Any]:
 
 
 def _safetensors(content: bytes) -> dict[str, Any]:
-    from kmnist_pipeline.models import file
+    from kmnist_pipeline.families import file
 
     tensors, metadata = file.decode(content)
     return {**tensors, **dict(leaves("metadata", metadata))}

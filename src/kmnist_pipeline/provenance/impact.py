@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from kmnist_pipeline import composition
+from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import claims, lineage
 from kmnist_pipeline.provenance import changes, graph, pipeline

@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from tqdm import tqdm
 
@@ -220,7 +219,7 @@ def _record(
     known = {"cmd": locked.cmd, "deps": locked.deps, "params": locked.params, "key": locked.key}
     stage = Stage(locked.kind, locked.item, root, known, written=list(locked.outs))
     try:
-        group = group_of(stage, cast(Any, SimpleNamespace(models=source.models)))
+        group = group_of(stage, {"models": source.models})
     except KeyError as error:
         raise UserError(f"{PARAMS} has no model {locked.item}") from error
     record = tracking.record_of(stage, group) | source.origin

@@ -17,8 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.fits.plan import name_of
 from kmnist_pipeline.provenance import check, clone, graph, history
 from kmnist_pipeline.provenance.compare import Difference, Verdict, compare, leaves
 from kmnist_pipeline.provenance.graph import LOCK, Graph, LockedStage
@@ -117,7 +119,68 @@ def rerun(target: str | None = None) -> Result:
         f"commit {revision[:12]}, {_count(len(stages), 'stage')} run in a clean clone "
         "(committed -> made again)",
         _explained(checked, stages, made, environments),
+        _note(),
     )
+
+
+def first_epochs(epochs: int, target: str | None = None) -> Result:
+    """Train only the first epochs of every fit of a target in a clean clone, and compare weights.
+
+    The data are made again from nothing as in `rerun`; of each fit, the digest of all weights
+    after each of these epochs is compared with the committed one. Raises UserError as `rerun`
+    does, and where this machine cannot give the same bits.
+    """
+    if not arithmetic.is_portable():
+        raise UserError(
+            f"--epochs compares weights to the last bit, and the arithmetic here is "
+            f"{arithmetic.name()}, not x86-64-v3: `kmnist verify` without it compares numbers"
+        )
+    revision, committed = _committed()
+    stages = _chosen(committed, target)
+    old = _Committed(revision, stages)
+    data = [stage for stage in stages if stage.kind in ("download", "preprocess")]
+    trained = [stage for stage in stages if stage.kind in ("kfold-train", "tune")]
+    for note in _dirty(revision):
+        print(f"note: {note}", file=sys.stderr)
+    with clone.clean(revision) as project:
+        project.run([stage.address for stage in data])
+        made = graph.parse((project.path / LOCK).read_bytes(), f"{LOCK} of the run")
+        checked = [
+            Checked(stage.address, _made_again(stage, made, old, project.path)) for stage in data
+        ]
+        addresses = [stage.address for stage in trained]
+        digests = json.loads(
+            project.call("kmnist_pipeline.commands.epochs", str(epochs), *addresses)
+            if addresses
+            else "{}"
+        )
+    fits = sum(len(found) for found in digests.values())
+    for stage in trained:
+        checked.append(Checked(stage.address, _weights(stage, old, digests[stage.address], epochs)))
+    return Result(
+        f"commit {revision[:12]}, {_count(epochs, 'epoch')} of {_count(fits, 'fit')} trained in a "
+        "clean clone (committed -> made again)",
+        checked,
+    )
+
+
+def _weights(
+    stage: LockedStage, old: _Committed, digests: dict[str, list[str]], epochs: int
+) -> list[Difference]:
+    """How the weights of each fit after its first epochs compare with the committed ones."""
+    (path,) = (out for out in stage.outs if out.endswith("/validation.json"))
+    before = {
+        name_of(row.get("trial", ""), row["seed"], row["fold"]): row.get("weights", [])[:epochs]
+        for row in json.loads(old.tracked(path)[path])["folds"]
+    }
+    return [
+        Difference(
+            f"{path} {name}",
+            Verdict.IDENTICAL if before.get(name) == digests.get(name) else Verdict.DIFFERENT,
+            f"weights by epoch {before.get(name)} -> {digests.get(name)}",
+        )
+        for name in {**before, **digests}
+    ]
 
 
 def rehash(target: str | None = None) -> Result:
@@ -161,6 +224,11 @@ def _chosen(committed: Graph, target: str | None) -> list[LockedStage]:
             + "\n".join(f"  {kind}@: {', '.join(names)}" for kind, names in items.items())
         )
     return committed.upstream(target)[::-1]
+
+
+def _note() -> list[str]:
+    note = arithmetic.note()
+    return [note] if note else []
 
 
 def _dirty(revision: str) -> list[str]:
@@ -316,21 +384,17 @@ def _environment(stage: LockedStage, old: _Committed, project: Path) -> list[str
         before = _machine(old.tracked(out).get(out, b"{}"))
         after = _machine((project / out).read_bytes())
         found += [
-            f"other {_SAID.get(name, name)}: {before.get(name)} -> {after.get(name)}"
+            f"other {name}: {before.get(name)} -> {after.get(name)}"
             for name in {**before, **after}
             if before.get(name) != after.get(name)
         ]
     return found
 
 
-_SAID = {"cpu": "CPU features", "machine": "kind of machine"}
-
-
 def _machine(validation: bytes) -> dict[str, Any]:
     """What `environment` says, plain values by name."""
     try:
-        environment = json.loads(validation).get("environment", {})
-        flat = dict(leaves("", {**environment, "cpu": " ".join(environment.get("cpu", []))}))
+        flat = dict(leaves("", json.loads(validation).get("environment", {})))
     except (ValueError, TypeError, AttributeError):  # the comparison says that it is damaged
         return {}
     return {name.replace("libraries.", "version of "): value for name, value in flat.items()}

@@ -55,16 +55,16 @@ def content(
 ) -> dict[str, Any]:
     """Everything that a page shows, read from the report's files.
 
-    about, dataset: the typed configuration of the report and its data set; metrics: the folder
+    about, dataset: what params.yaml says of the report and its data set; metrics: the folder
     `metrics/<report>`; figures: the folder `figures`.
     """
     told = _order(claims, metrics)
     folders = sorted(path for path in metrics.iterdir() if path.is_dir())
     folders.sort(key=lambda folder: told.index(folder.name) if folder.name in told else len(told))
     models = [_model(folder) for folder in folders]
-    data = _read(metrics.parent / "data" / f"{about.dataset}.json")
-    drawn = [figures / "data" / about.dataset, figures / name]
-    pictures = _pictures(figures, drawn, about.figures, name)
+    data = _read(metrics.parent / "data" / f"{about['dataset']}.json")
+    drawn = [figures / "data" / about["dataset"], figures / name]
+    pictures = _pictures(figures, drawn, about["figures"], name)
     origins = _origins([data, *(model[part] for model in models for part in NUMBERS)])
     origin_of = {origin["stage"]: origin["path"] for origin in origins}
     for picture in pictures:
@@ -184,7 +184,7 @@ def _chosen(parameters: dict[str, Any], trials: int) -> str:
         if name.endswith(".trainer"):
             if trainer.get("patience") is not None:
                 ways.append("when to stop")
-            if trainer.get("keep", "best") == "best":
+            if trainer.get("keep", "last") != "last":
                 ways.append("the epoch whose weights are kept")
     return ", ".join(ways) or "nothing"
 

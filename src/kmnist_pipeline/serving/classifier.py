@@ -6,7 +6,6 @@ families.
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from kmnist_pipeline.data.dataset import Images
+from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.models import file
+from kmnist_pipeline.families import file
+from kmnist_pipeline.families.registry import FAMILIES
 
 # What a class of these data sets stands for; in others the name of the class says it.
 CHARACTERS = {
@@ -72,7 +72,7 @@ class Classifier:
         self.routing = routing
         self._labels = about["classes"] or list(range(len(dataset["classes"])))
         self._names = tuple(dataset["classes"][label] for label in self._labels)
-        self._family = importlib.import_module(f"kmnist_pipeline.models.{trial['model']['family']}")
+        self._family = FAMILIES[trial["model"]["family"]].model
         self._model = trial["model"]
         self._tensors = file.select(tensors, about["winner"], 0)  # as in the stage evaluate
 
@@ -81,9 +81,8 @@ class Classifier:
 
         pixels: (N, H, W) uint8 of the model's shape and range, white on black.
         """
-        nothing = np.zeros(len(pixels), np.int64)
-        images = Images(pixels, nothing, nothing, self._names)
-        found = self._family.probabilities(self._model, self._tensors, images)
+        arithmetic.require()
+        found = self._family.probabilities(self._model, self._tensors, pixels, len(self._names))
         if self.routing is None:
             return found
         from kmnist_pipeline.evaluation import routing

@@ -44,12 +44,13 @@ LEVEL = 0.05  # of McNemar's test
 PACKAGE = Path(__file__).parents[1]
 # What a version runs with, beside the model families.
 CODE = (
+    "arithmetic.py",
     "errors.py",
-    "data/__init__.py",
-    "data/dataset.py",
     "evaluation/__init__.py",
     "evaluation/routing.py",
-    "models",
+    "families/__init__.py",
+    "families/registry.py",
+    "families/file.py",
     "serving/__init__.py",
     "serving/classifier.py",
 )
@@ -160,7 +161,7 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
 
 def _stale(model: Candidate) -> tuple[list[str], str]:
     """What is stale of all that a model's numbers rest on, and the lineage key of its test."""
-    from kmnist_pipeline import composition
+    from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.provenance import check, graph
 
     lock = graph.parse(Path(graph.LOCK).read_text())
@@ -325,7 +326,7 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
             str(saved),
             python_model=str(PACKAGE / "serving/served.py"),
             artifacts={BUNDLE: str(bundle)},
-            code_paths=[str(_code(folder))],
+            code_paths=[str(_code(folder, model.family))],
             signature=ModelSignature(Schema([pixels]), Schema(columns)),
             input_example=_example(model.dataset),
             pip_requirements=[f"{name}=={version}" for name, version in versions.items()],
@@ -336,10 +337,10 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
     return saved
 
 
-def _code(folder: Path) -> Path:
+def _code(folder: Path, family: str) -> Path:
     """A copy of the package with what a version runs with, and nothing else."""
     copy = folder / PACKAGE.name
-    for name in CODE:
+    for name in (*CODE, f"families/{family}"):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         if (PACKAGE / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__")

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.serving import registry
 
@@ -29,6 +30,7 @@ def serve(dataset: str, port: str) -> None:
         flush=True,
     )
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    arithmetic.select()  # for the process that this one becomes
     server = str(Path(__file__).with_name("scoring.py"))
     version = f"models:/{dataset}/{champion.version}"
     os.execv(sys.executable, [sys.executable, "-P", server, version, HOST, port])

@@ -8,6 +8,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
 
+from kmnist_pipeline import arithmetic
 from kmnist_pipeline.serving import classifier
 
 
@@ -16,6 +17,7 @@ class Served(PythonModel):
 
     def load_context(self, context):
         """Read the weights, once."""
+        arithmetic.foreign()
         self._classifier = classifier.of_bundle(Path(context.artifacts["bundle"]))
 
     def predict(self, context, model_input, params=None):

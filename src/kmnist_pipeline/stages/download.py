@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from kmnist_pipeline import schema
+from typing import Any
+
 from kmnist_pipeline.data import sources
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 
 
-def download(stage: Stage, config: schema.Config) -> None:
+def download(stage: Stage, params: dict[str, Any]) -> None:
     """Write the decoded raw files, all of them checked, or none."""
-    dataset = config.datasets[stage.item]
-    with stage.scratch() as partial:
+    dataset = params["datasets"][stage.item]
+    with stage.partial() as partial:
         content = sources.fetch(stage.item, dataset, sources.mirror_folder(), partial)
         with stage.directory(f"data/raw/{stage.item}") as folder:
             for name, decoded in content.items():

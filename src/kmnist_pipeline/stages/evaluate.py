@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
 from collections.abc import Iterator
@@ -13,13 +12,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kmnist_pipeline import schema
 from kmnist_pipeline.data import dataset, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import canvas, metrics, model_figures, routing
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
-from kmnist_pipeline.models import file
+from kmnist_pipeline.families import file
+from kmnist_pipeline.families.registry import FAMILIES
 
 Drawn = tuple[str, str, Figure]  # file name, caption, figure
 SALIENT = 5  # test images whose saliency is shown
@@ -29,9 +28,9 @@ class MismatchError(UserError):
     """A model file that is not of the model or data set to be evaluated."""
 
 
-def evaluate(stage: Stage, config: schema.Config) -> None:
+def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     """Score every trial and seed; write `test.json`, the predictions and the figures."""
-    about = config.models[stage.item]
+    about, shown_of = params["models"][stage.item], params["evaluation"]
     model = Model(Path(f"models/{stage.item}.safetensors"), stage.item, about)
     processed = Path(f"data/processed/{about['dataset']}.npz")
     test = dataset.load(processed, "test", model.about["classes"])
@@ -57,7 +56,7 @@ def evaluate(stage: Stage, config: schema.Config) -> None:
         hits = (nearest == test.labels[:, None]).mean(axis=0)
         result["draws"] = metrics.spread(hits.tolist())
     elif model.is_network and held is not None:
-        promise = config.evaluation.promise
+        promise = shown_of["promise"]
         result["routing"] = routing.route(held, validation.labels, shown, test.labels, promise)
     metrics_folder = f"metrics/{about['report']}/{stage.item}"
     stage.write_json(f"{metrics_folder}/test.json", result)
@@ -70,7 +69,7 @@ def evaluate(stage: Stage, config: schema.Config) -> None:
     stage.write(f"predictions/{stage.item}.npz", content.getvalue())
 
     drawn = [
-        *prediction_figures(test, predicted, scores, config.evaluation.samples),
+        *prediction_figures(test, predicted, scores, shown_of["samples"]),
         *model_insight(model, test),
         *training_figures(Path(metrics_folder), model.trial["name"], trials),
     ]
@@ -95,16 +94,17 @@ class Model:
                 f"{path} holds {self.about['name']} trained on {self.about['dataset']}, not {name} "
                 f"on {about['dataset']}: `dvc repro evaluate@{name}` makes it again"
             )
-        self.family = importlib.import_module(f"kmnist_pipeline.models.{about['family']}")
+        self.family = FAMILIES[about["family"]].model
         self.winner: int = self.about["winner"]
         self.trial: dict[str, Any] = self.about["trials"][self.winner]
         self.tensors = file.select(self._tensors, self.winner, 0)
-        self.is_network = hasattr(self.family, "saliency")
+        self.is_network = about["family"] == "cnn"
         self.is_one_shot = "supports" in self.tensors
 
     def call(self, function: str, images: Images) -> np.ndarray:
         """What a function of the family says of images."""
-        return getattr(self.family, function)(self.trial["model"], self.tensors, images)
+        of_family = getattr(self.family, function)
+        return of_family(self.trial["model"], self.tensors, images.pixels, len(images.classes))
 
     def probabilities(self, images: Images) -> np.ndarray:
         """Class probabilities (N, C)."""
@@ -116,8 +116,10 @@ class Model:
         right = []
         for seed in range(len(self.about["seeds"])):
             tensors = file.select(self._tensors, number, seed)
-            predicted = self.family.probabilities(trial["model"], tensors, test).argmax(axis=1)
-            right.append(predicted == test.labels)
+            said = self.family.probabilities(
+                trial["model"], tensors, test.pixels, len(test.classes)
+            )
+            right.append(said.argmax(axis=1) == test.labels)
         spread = metrics.spread([float(hits.mean()) for hits in right])
         correct = int(right[0].sum())
         accuracy = spread["values"][0]
@@ -176,7 +178,7 @@ def prediction_figures(
 
 def model_insight(model: Model, test: Images) -> Iterator[Drawn]:
     """The weights of each class (kmnist_linear Fig. 8), or saliency maps (kmnist_cnn Fig. 7)."""
-    shape = test.pixels.shape[1:]
+    shape = test.pixels.shape[1:3]
     if hasattr(model.family, "class_weights"):
         weights = model.family.class_weights(model.tensors)
         caption = (
@@ -188,8 +190,12 @@ def model_insight(model: Model, test: Images) -> Iterator[Drawn]:
         pictures = weights.reshape(len(weights), *shape)
         yield "weights", caption, model_figures.class_weights(pictures, test.classes)
     elif not model.is_one_shot:
+        from kmnist_pipeline.families.cnn.insight import saliency  # torch, for networks alone
+
         few = test.take(np.arange(SALIENT))
-        slopes = model.call("saliency", few)
+        slopes = saliency.saliency(
+            model.trial["model"], model.tensors, few.pixels, len(few.classes)
+        )
         predicted = model.probabilities(few).argmax(axis=1)
         titles = [test.classes[label] for label in predicted]
         caption = (

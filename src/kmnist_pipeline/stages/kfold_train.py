@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
-
-from kmnist_pipeline import schema
 from kmnist_pipeline.data import dataset
-from kmnist_pipeline.evidence import outs
-from kmnist_pipeline.evidence.stage import Stage, entrypoint, environment
-from kmnist_pipeline.training import fit
+from kmnist_pipeline.evidence.stage import Stage, entrypoint
+from kmnist_pipeline.fits import key, plan, results, training
 
 
-def kfold_train(stage: Stage, config: schema.Config) -> None:
-    """Read the training split alone; write the model, `validation.json` and `curves.csv`."""
-    experiment = config.experiments[stage.item]
-    family = importlib.import_module(f"kmnist_pipeline.training.{experiment.model.family}")
-    processed = Path(f"data/processed/{experiment.dataset}.npz")
-    images = dataset.load(processed, "train", experiment.classes)
+def kfold_train(stage: Stage, params: dict[str, Any]) -> None:
+    """Read the training split alone; write the model, its numbers by fold and epoch, and what
+    each fold's model says of the images it was not trained on."""
+    experiment = params["experiments"][stage.item]
+    images = dataset.load(
+        Path(f"data/processed/{experiment['dataset']}.npz"), "train", experiment["classes"]
+    )
+    planned = plan.of_experiment(stage.item, experiment, images)
+    ((fitted,),) = training.train(planned)
 
-    total = fit.total(family, [experiment], len(images))
-    with (
-        stage.scratch() as scratch,
-        tqdm(desc=stage.address, total=total, unit=" steps", disable=None) as bar,
-    ):
-        (fits,) = fit.train(family, [experiment], images, outs.Folder(scratch), bar.update)
-
-        model = fit.model_bytes(stage.item, {"": experiment}, 0, images.classes, [fits])
-        stage.write(f"models/{stage.item}.safetensors", model)
-        metrics = f"metrics/{experiment.report}/{stage.item}"
-        stage.write_csv(
-            f"{metrics}/curves.csv", fit.CURVES, fit.curve_rows("", experiment.seeds, fits)
-        )
-        stage.write_json(
-            f"{metrics}/validation.json",
-            {
-                **fit.validation_accuracy(fits),
-                "folds": fit.fold_rows("", experiment.seeds, fits),
-                "environment": environment(*family.LIBRARIES) | family.hardware(experiment.trainer),
-            },
-        )
+    model = results.model_bytes(stage.item, {"": experiment}, 0, images.classes, [fitted])
+    stage.write(f"models/{stage.item}.safetensors", model)
+    stage.write(
+        f"predictions/out_of_fold/{stage.item}.npz",
+        results.out_of_fold(experiment["model"], planned.validated(""), fitted, images),
+    )
+    seeds, metrics = experiment["seeds"], f"metrics/{experiment['report']}/{stage.item}"
+    stage.write_csv(f"{metrics}/curves.csv", results.CURVES, results.curve_rows("", seeds, fitted))
+    stage.write_json(
+        f"{metrics}/validation.json",
+        {
+            **results.validation_accuracy(fitted),
+            "folds": results.fold_rows("", seeds, fitted),
+            "environment": key.environment(experiment["model"]["family"]),
+        },
+    )
 
 
 main = entrypoint(kfold_train, kind="kfold-train", items="experiments")

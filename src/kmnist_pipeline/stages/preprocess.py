@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from kmnist_pipeline import schema
 from kmnist_pipeline.data import dataset, idx
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import canvas, data_figures
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 
+Parameters = dict[str, Any]
 MATRIX_INDEX = 9  # mnist_logistic 3.2 prints this image
 
 
@@ -21,16 +22,16 @@ class DataError(UserError):
     """Raw files that are not the data set that `conf/dataset/` describes."""
 
 
-def preprocess(stage: Stage, config: schema.Config) -> None:
+def preprocess(stage: Stage, params: Parameters) -> None:
     """Write the npz of images, labels and split, its counts, and the figures of the data."""
-    about = config.datasets[stage.item]
+    about = params["datasets"][stage.item]
     images, labels, parts = read(Path("data/raw") / stage.item, about)
-    train, test = split(about.split, parts)
+    train, test = split(about["split"], parts)
 
-    content = dataset.encode(images, labels, train, test, about.classes)
+    content = dataset.encode(images, labels, train, test, about["classes"])
     stage.write(f"data/processed/{stage.item}.npz", content)
 
-    names = tuple(about.classes)
+    names = tuple(about["classes"])
     counts = {
         name: np.bincount(labels[rows], minlength=len(names))
         for name, rows in (("train", train), ("test", test))
@@ -57,32 +58,32 @@ def preprocess(stage: Stage, config: schema.Config) -> None:
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
 
 
-def read(raw: Path, about: schema.Dataset) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+def read(raw: Path, about: Parameters) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """All images (N, H, W) and labels (N,) in file order, and the rows of each part.
 
     Raises DataError, naming the file, where a file is no IDX array, or its count, shape, pixels
     or labels are not what the configuration says.
     """
     images, labels, parts, start = [], [], [], 0
-    for part in about.parts:
-        name = part.name
-        pixels = _decode(raw / f"{name}-images-idx3-ubyte", (part.count, *about.shape))
-        if pixels.max() > about.pixel_max:
+    for part in about["parts"]:
+        name = part["name"]
+        pixels = _decode(raw / f"{name}-images-idx3-ubyte", (part["count"], *about["shape"]))
+        if pixels.max() > about["pixel_max"]:
             raise DataError(
                 f"{raw}/{name}-images-idx3-ubyte: a pixel of {pixels.max()}, where pixel_max is "
-                f"{about.pixel_max}"
+                f"{about['pixel_max']}"
             )
-        of_part = _decode(raw / f"{name}-labels-idx1-ubyte", (part.count,))
-        outside = np.flatnonzero(of_part >= len(about.classes))
+        of_part = _decode(raw / f"{name}-labels-idx1-ubyte", (part["count"],))
+        outside = np.flatnonzero(of_part >= len(about["classes"]))
         if len(outside):
             raise DataError(
                 f"{raw}/{name}-labels-idx1-ubyte: label {of_part[outside[0]]} of image {outside[0]}"
-                f" is outside the {len(about.classes)} classes (and {len(outside) - 1} more)"
+                f" is outside the {len(about['classes'])} classes (and {len(outside) - 1} more)"
             )
         images.append(pixels)
         labels.append(of_part.astype(np.int64))
-        parts.append(np.arange(start, start + part.count))
-        start += part.count
+        parts.append(np.arange(start, start + part["count"]))
+        start += part["count"]
     return np.concatenate(images), np.concatenate(labels), parts
 
 
@@ -96,14 +97,16 @@ def _decode(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def split(about: schema.Split, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def split(about: Parameters, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The train and test rows, in the order in which the split returns them."""
-    if about.method == "files":
+    if about["method"] == "files":
         return parts[0], parts[1]
     from sklearn.model_selection import train_test_split  # 2 s that the other method need not wait
 
     everything = np.concatenate(parts)
-    train, test = train_test_split(everything, train_size=about.train_size, random_state=about.seed)
+    train, test = train_test_split(
+        everything, train_size=about["train_size"], random_state=about["seed"]
+    )
     return train, test
 
 
@@ -122,12 +125,12 @@ def figures(
     labels: np.ndarray,
     train: np.ndarray,
     counts: dict[str, np.ndarray],
-    about: schema.Dataset,
+    about: Parameters,
 ) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure of each picture of the data (kmnist_linear 1-4, kmnist_cnn 1-2,
     mnist_logistic 3.1-3.2), drawn from the training split or, where a report does, in file order.
     """
-    names, top = about.classes, about.pixel_max
+    names, top = about["classes"], about["pixel_max"]
     pixels, of_train = images[train], labels[train]
     rng = np.random.default_rng(0)
     one, ten, six = (data_figures.sample_per_class(of_train, k, rng) for k in (1, 10, 6))

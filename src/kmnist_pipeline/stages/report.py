@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from kmnist_pipeline import schema
 from kmnist_pipeline.evidence import claims, outs
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.reporting import page
 
 
-def report(stage: Stage, config: schema.Config) -> None:
+def report(stage: Stage, params: dict[str, Any]) -> None:
     """Judge the claims and write `claims.json`, `index.html` and `README.md`."""
-    about = config.reports[stage.item]
+    about = params["reports"][stage.item]
     metrics = Path("metrics") / stage.item
-    stated = claims.read(Path(f"conf/claims/{about.claims}.csv"))
-    judged = [claims.judge(claim, metrics, about.confidence) for claim in stated]
+    stated = claims.read(Path(f"conf/claims/{about['claims']}.csv"))
+    judged = [claims.judge(claim, metrics, about["confidence"]) for claim in stated]
     content = page.content(
         name=stage.item,
         about=about,
-        dataset=config.datasets[about.dataset],
+        dataset=params["datasets"][about["dataset"]],
         claims=judged,
         metrics=metrics,
         figures=Path("figures"),

@@ -2,74 +2,54 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from kmnist_pipeline import schema
+from kmnist_pipeline.config import grid
 from kmnist_pipeline.data import dataset
-from kmnist_pipeline.evidence import outs
-from kmnist_pipeline.evidence.stage import Stage, entrypoint, environment
-from kmnist_pipeline.training import fit
-from kmnist_pipeline.training import trials as trials_of
-
-RETRAINED = "retrained"  # the name of the winner trained again, beside those of the trials
+from kmnist_pipeline.evidence.stage import Stage, entrypoint
+from kmnist_pipeline.fits import key, plan, results, training
 
 
-def tune(stage: Stage, config: schema.Config) -> None:
+def tune(stage: Stage, params: dict[str, Any]) -> None:
     """Read the training split alone; write weights and numbers of the trials, and who won."""
-    study = config.studies[stage.item]
-    base = config.experiments[study.base]
-    trials = schema.trials(study, base)
-    family = importlib.import_module(f"kmnist_pipeline.training.{base.model.family}")
-    images = dataset.load(Path(f"data/processed/{base.dataset}.npz"), "train", base.classes)
+    study = params["studies"][stage.item]
+    base = params["experiments"][study["base"]]
+    images = dataset.load(Path(f"data/processed/{base['dataset']}.npz"), "train", base["classes"])
+    fits, *again = training.train(plan.of_study(stage.item, study, base, images))
 
-    def train(tried: dict[str, schema.Experiment], memory: outs.Folder) -> list:
-        members = list(tried.values())
-        total = fit.total(family, members, len(images))
-        with tqdm(desc=stage.address, total=total, unit=" steps", disable=None) as bar:
-            return fit.train(family, members, images, memory, bar.update)
+    trials = grid.trials(study, base)
+    numbers = [results.validation_accuracy(seeds) for seeds in fits]
+    rows = [
+        {"name": name, "parameters": point, **measured}
+        for name, point, measured in zip(trials, grid.points(study), numbers, strict=True)
+    ]
+    winner = results.winner(fits)
+    kept, kept_fits, chosen = trials, fits, winner
+    by_trial = list(zip(trials, fits, strict=True))
+    if again:
+        (kept_fits,) = again
+        kept, chosen = {plan.RETRAINED: grid.retrained(study, base, winner)}, 0
+        by_trial.append((plan.RETRAINED, kept_fits[0]))
 
-    with stage.scratch() as scratch:
-        memory = outs.Folder(scratch)
-        fits = train(trials, memory)
-        numbers = [fit.validation_accuracy(seeds) for seeds in fits]
-        points = trials_of.points(study.points, study.product)
-        rows = [
-            {"name": name, "parameters": point, **measured}
-            for name, point, measured in zip(trials, points, numbers, strict=True)
-        ]
-        winner = max(range(len(rows)), key=lambda t: numbers[t]["seeds"]["mean"])
-        kept, kept_fits, chosen = trials, fits, winner
-        if study.retrain:
-            kept = {RETRAINED: schema.retrained(study, base, winner)}
-            kept_fits, chosen = train(kept, memory.within(RETRAINED)), 0
-            numbers.append(fit.validation_accuracy(kept_fits[0]))
-
-        model = fit.model_bytes(stage.item, kept, chosen, images.classes, kept_fits)
-        stage.write(f"models/{stage.item}.safetensors", model)
-        metrics = f"metrics/{study.report}/{stage.item}"
-        by_trial = list(zip(trials, fits, strict=True))
-        if study.retrain:
-            by_trial.append((RETRAINED, kept_fits[0]))
-        curves = [
-            row for name, seeds in by_trial for row in fit.curve_rows(name, base.seeds, seeds)
-        ]
-        stage.write_csv(f"{metrics}/curves.csv", fit.CURVES, curves)
-        stage.write_csv(f"{metrics}/trials.csv", *_table(rows, winner))
-        folds = [row for name, seeds in by_trial for row in fit.fold_rows(name, base.seeds, seeds)]
-        stage.write_json(
-            f"{metrics}/validation.json",
-            {
-                **(numbers[-1] if study.retrain else numbers[winner]),
-                "winner": rows[winner]["name"],
-                "trials": rows,
-                "folds": folds,
-                "environment": environment(*family.LIBRARIES) | family.hardware(base.trainer),
-            },
-        )
+    model = results.model_bytes(stage.item, kept, chosen, images.classes, kept_fits)
+    stage.write(f"models/{stage.item}.safetensors", model)
+    seeds, metrics = base["seeds"], f"metrics/{study['report']}/{stage.item}"
+    curves = [row for name, fitted in by_trial for row in results.curve_rows(name, seeds, fitted)]
+    stage.write_csv(f"{metrics}/curves.csv", results.CURVES, curves)
+    stage.write_csv(f"{metrics}/trials.csv", *_table(rows, winner))
+    stage.write_json(
+        f"{metrics}/validation.json",
+        {
+            **results.validation_accuracy(kept_fits[chosen]),
+            "winner": rows[winner]["name"],
+            "trials": rows,
+            "folds": [
+                row for name, fitted in by_trial for row in results.fold_rows(name, seeds, fitted)
+            ],
+            "environment": key.environment(base["model"]["family"]),
+        },
+    )
 
 
 def _table(rows: list[dict[str, Any]], winner: int) -> tuple[list[str], list[list[Any]]]:

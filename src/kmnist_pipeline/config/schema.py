@@ -17,14 +17,16 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any
 
 from omegaconf import MISSING
 
+from kmnist_pipeline.config import grid
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.training import trials as points
 
+CHOICES = Path(__file__).parents[1] / "families/cnn"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 PART = re.compile(r"[A-Za-z0-9_-]+")
 NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
@@ -38,6 +40,12 @@ class ConfigError(UserError, ValueError):
 def limits(default: Any = dataclasses.MISSING, **allowed: Any) -> Any:
     """A dataclass field with limits: `above`, `below`, `least`, `most`, `choices` or `match`."""
     return field(default=default, metadata=allowed)
+
+
+def chosen(folder: str) -> Any:
+    """A dataclass field that names a module of one of the folders of exchangeable modules."""
+    names = sorted(file.stem for file in (CHOICES / folder).glob("[!_]*.py"))
+    return limits(choices=tuple(names))
 
 
 def kinds(key: str, known: Mapping[str, type]) -> Any:
@@ -85,7 +93,7 @@ class Dataset:
 
 @dataclass(kw_only=True)
 class Model:
-    """A classifier: `family` names the modules in `models/` and `training/` that know it."""
+    """A classifier: `family` names the folder of `families/` that knows it."""
 
     family: str
     scaling: str = limits(choices=("none", "minmax", "zscore", "zscore_pixel"))
@@ -110,12 +118,15 @@ class SklearnModel(Model):
 
 @dataclass(kw_only=True)
 class CnnModel(Model):
-    """A convolutional network, trained by Adam (kmnist_cnn II.C and IV)."""
+    """A convolutional network (kmnist_cnn II.C and IV).
+
+    `draws`: of support images, for a Siamese network; null for any other.
+    """
 
     family: str = "cnn"
-    architecture: str = limits(choices=("simple", "resnet_like", "improved", "siamese"))
+    architecture: str = chosen("architectures")
     dropout: float = limits(least=0, below=1)
-    draws: int | None = limits(None, least=1)
+    draws: int | None = limits(least=1)
 
 
 FAMILIES: dict[str, type[Model]] = {
@@ -125,20 +136,71 @@ FAMILIES: dict[str, type[Model]] = {
 }
 
 
-# What each family computes in; the networks' `auto` is the fastest format that the hardware has.
-PRECISIONS = {
-    "linear": ("float32", "float64"),
-    "sklearn": ("float32", "float64"),
-    "cnn": ("auto", "bfloat16", "float32"),
-}
-
-
-@dataclass
+@dataclass(kw_only=True)
 class Optimizer:
     """How weights are updated."""
 
+    name: str
     lr: float = limits(above=0)
     batch_size: int = limits(least=1)
+
+
+@dataclass(kw_only=True)
+class LinearOptimizer(Optimizer):
+    """The one of the from-scratch models."""
+
+    name: str = limits(choices=("sgd",))
+
+
+@dataclass(kw_only=True)
+class CnnOptimizer(Optimizer):
+    """Those of the networks."""
+
+    name: str = chosen("optimizers")
+
+
+@dataclass(kw_only=True)
+class SklearnTrainer:
+    """scikit-learn brings its own training; what is left is what it computes in."""
+
+    precision: str = limits(choices=("float32", "float64"))
+
+
+@dataclass(kw_only=True)
+class LinearTrainer:
+    """How long and how exactly a model is trained.
+
+    `patience: null` never stops early; `keep` says which epoch's weights are kept, `loss` whether
+    the gradient of a batch is that of the mean or of the sum over its images.
+    """
+
+    epochs: int = limits(least=1)
+    patience: int | None = limits(least=1)
+    keep: str = limits(choices=("last", "best_accuracy", "best_loss"))
+    loss: str = limits(choices=("mean", "sum"))
+    precision: str = limits(choices=("float32", "float64"))
+
+
+@dataclass(kw_only=True)
+class CnnTrainer(LinearTrainer):
+    """The same of a network, with the modules it is trained by; bfloat16 is no evidence."""
+
+    precision: str = limits(choices=("float32", "bfloat16"))
+    schedule: str = chosen("schedules")
+    augmentation: str = chosen("augmentations")
+    averaging: str = chosen("averaging")
+
+
+OPTIMIZERS: dict[str, type | None] = {
+    "linear": LinearOptimizer,
+    "sklearn": None,
+    "cnn": CnnOptimizer,
+}
+TRAINERS: dict[str, type] = {
+    "linear": LinearTrainer,
+    "sklearn": SklearnTrainer,
+    "cnn": CnnTrainer,
+}
 
 
 @dataclass(kw_only=True)
@@ -178,22 +240,6 @@ VALIDATIONS: dict[str, type[Validation]] = {
 }
 
 
-@dataclass(kw_only=True)
-class Trainer:
-    """How long and how exactly a model is trained.
-
-    `patience: null` never stops early; `keep` says whether the weights kept are those of the
-    epoch with the best validation accuracy, or of the last; precision `auto` is the fastest that
-    the hardware has.
-    """
-
-    epochs: int | None = limits(None, least=1)
-    patience: int | None = limits(None, least=1)
-    keep: str = limits("best", choices=("best", "last"))
-    precision: str = limits(choices=("auto", "bfloat16", "float32", "float64"))
-    threads: int = limits(least=1)
-
-
 @dataclass
 class Experiment:
     """One model trained on one data set: everything that decides its numbers."""
@@ -203,9 +249,9 @@ class Experiment:
     classes: list[int] | None = limits(least=0)
     subset: int | None = limits(least=2)
     model: Model = kinds("family", FAMILIES)
-    optimizer: Optimizer | None = limits()
+    optimizer: dict[str, Any] | None = limits()  # by the family: OPTIMIZERS
     validation: Validation = kinds("method", VALIDATIONS)
-    trainer: Trainer = limits()
+    trainer: dict[str, Any] = limits()  # by the family: TRAINERS
     seeds: list[int] = limits(least=0)
 
 
@@ -221,10 +267,10 @@ class Study:
     base: str
     dataset: str
     family: str
-    points: list[dict[str, Any]] = field(default_factory=list)
-    product: dict[str, list[Any]] = field(default_factory=dict)
-    trial: dict[str, Any] = field(default_factory=dict)
-    retrain: bool = False
+    points: list[dict[str, Any]] = limits()
+    product: dict[str, list[Any]] = limits()
+    trial: dict[str, Any] = limits()
+    retrain: bool = limits()
 
 
 @dataclass
@@ -316,39 +362,49 @@ def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Exp
     Each is the base experiment with the values of one point in place of its own. Raises
     ConfigError where a point names a key that the base does not have, or gives a bad value.
     """
-    content = dataclasses.asdict(base)
+    content, plain = dataclasses.asdict(base), dataclasses.asdict(study)
     of_study = key.rpartition(".")[0]
     content = _applied(content, study.trial, f"{of_study}.trial")
     for dotted, values in study.product.items():
         for position, value in enumerate(values):
             trial = _applied(content, {dotted: value}, f"{of_study}.product")
             try:
-                _typed("", trial, Experiment)
+                _experiment("", trial)
             except ConfigError as error:  # of the value, not of the combinations it stands in
                 where = f"{of_study}.product.{dotted}[{position}]={_shown(value)}"
                 raise ConfigError(f"{where}: {str(error).partition(': ')[2]}") from error
     tried: dict[str, Experiment] = {}
-    for position, point in enumerate(points.points(study.points, study.product)):
+    for position, point in enumerate(grid.points(plain)):
         where = f"{key}[{position}]"
         if not point:
             raise ConfigError(f"{where}={{}}: must change a key, such as optimizer.lr")
-        name = points.name(point)
+        name = grid.name(point)
         if name in tried:
             raise ConfigError(f"{where}: the point {name} stands twice")
-        tried[name] = _typed(where, _applied(content, point, where), Experiment)
+        tried[name] = _experiment(where, _applied(content, point, where))
     return tried
 
 
-def retrained(study: Study, base: Experiment, position: int) -> Experiment:
-    """The base experiment with the point at `position` in place, without `study.trial`."""
-    point = points.points(study.points, study.product)[position]
-    return _typed("points", points.apply(dataclasses.asdict(base), point), Experiment)
+def _experiment(key: str, content: Any) -> Experiment:
+    """The typed experiment, its optimizer and trainer checked as those of its family."""
+    experiment = _typed(key, content, Experiment)
+    family = experiment.model.family
+    _typed(f"{key}.trainer", experiment.trainer, TRAINERS[family])
+    kind = OPTIMIZERS[family]
+    if (kind is None) != (experiment.optimizer is None):
+        allowed = f"null: {family} brings its own"
+        if kind is not None:
+            allowed = f"a map of {', '.join(_hints(kind))} for a model of the family {family}"
+        raise _refused(f"{key}.optimizer", experiment.optimizer, allowed)
+    if kind is not None:
+        _typed(f"{key}.optimizer", experiment.optimizer, kind)
+    return experiment
 
 
 def _applied(content: dict[str, Any], point: dict[str, Any], where: str) -> dict[str, Any]:
     try:
-        return points.apply(content, point)
-    except points.PointError as error:
+        return grid.apply(content, point)
+    except grid.PointError as error:
         raise ConfigError(f"{where}: {error}; known keys: {_dotted(content)}") from error
 
 
@@ -359,7 +415,8 @@ def _section(content: Mapping[str, Any], section: str, kind: type) -> dict[str, 
     for name in items:
         if not NAME.fullmatch(str(name)):
             raise ConfigError(f"{section}.{name}: a name is lower-case words joined by '_'")
-    return {str(name): _typed(f"{section}.{name}", node, kind) for name, node in items.items()}
+    typed = _experiment if kind is Experiment else functools.partial(_typed, kind=kind)
+    return {str(name): typed(f"{section}.{name}", node) for name, node in items.items()}
 
 
 def _typed(key: str, value: Any, kind: Any, allowed: Mapping[str, Any] = NO_LIMITS) -> Any:
@@ -502,39 +559,21 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
     if classes is not None and not (_different(classes, least=2) and max(classes) < known):
         allowed = f"at least two different labels of 0 to {known - 1}, or null for all"
         raise _refused(f"{key}.classes", classes, allowed)
-    family = experiment.model.family
-    _one_of(experiment.trainer.precision, PRECISIONS[family], f"{key}.trainer.precision")
     if not _different(experiment.seeds, least=1):
         raise _refused(f"{key}.seeds", experiment.seeds, "one or more different seeds")
-    model = experiment.model
-    if isinstance(model, LinearModel):
-        if model.kind == "logistic" and (known if classes is None else len(classes)) != 2:
-            raise _refused(f"{key}.model.kind", "logistic", "softmax, unless there are two classes")
-        if experiment.optimizer is None:
-            raise _refused(f"{key}.optimizer", None, "a map of lr, batch_size for a linear model")
-        if experiment.trainer.epochs is None:
-            raise _refused(f"{key}.trainer.epochs", None, "a whole number for a linear model")
-        if not isinstance(experiment.validation, KFold):
-            method = experiment.validation.method
-            raise _refused(f"{key}.validation.method", method, "kfold for a linear model")
-    elif isinstance(model, CnnModel):
-        _check_cnn(key, experiment, model)
-    elif experiment.optimizer is not None:
-        optimizer = dataclasses.asdict(experiment.optimizer)
-        raise _refused(f"{key}.optimizer", optimizer, f"null: {model.family} brings its own")
-
-
-def _check_cnn(key: str, experiment: Experiment, model: CnnModel) -> None:
-    if experiment.optimizer is None:
-        raise _refused(f"{key}.optimizer", None, "a map of lr, batch_size for a network")
-    trainer = experiment.trainer
-    if trainer.epochs is None:
-        raise _refused(f"{key}.trainer.epochs", None, "a whole number for a network")
-    if trainer.patience is not None and isinstance(experiment.validation, NoValidation):
-        raise _refused(f"{key}.trainer.patience", trainer.patience, "null without validation")
-    if (model.draws is None) == (model.architecture == "siamese"):
+    model, validation = experiment.model, experiment.validation
+    count = known if classes is None else len(classes)
+    if isinstance(model, LinearModel) and model.kind == "logistic" and count != 2:
+        raise _refused(f"{key}.model.kind", "logistic", "softmax, unless there are two classes")
+    if isinstance(model, CnnModel) and (model.draws is None) == (model.architecture == "siamese"):
         allowed = "a whole number for a siamese network, and null for any other"
         raise _refused(f"{key}.model.draws", model.draws, allowed)
+    if isinstance(validation, NoValidation):
+        for name, only in (("patience", None), ("keep", "last")):
+            value = experiment.trainer.get(name, only)
+            if value != only:
+                allowed = f"{_shown(only)} without validation"
+                raise _refused(f"{key}.trainer.{name}", value, allowed)
 
 
 def _check_study(key: str, study: Study, config: Config) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from kmnist_pipeline.data.dataset import Images
-
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Class probabilities (..., C) of logits (..., C), safe for large logits (kmnist_linear VI)."""
@@ -59,19 +57,26 @@ def predicted(kind: str, logits: np.ndarray) -> np.ndarray:
     return logits.argmax(axis=-1)
 
 
-def probabilities(model: dict, tensors: dict[str, np.ndarray], images: Images) -> np.ndarray:
+def probabilities(
+    model: dict, tensors: dict[str, np.ndarray], pixels: np.ndarray, classes: int
+) -> np.ndarray:
     """Class probabilities (N, C) float64.
 
-    model: its metadata, of which `kind` is used; tensors: `weights` (D + 1, K), `shift` and
-    `scale` (D,).
+    model: its settings, of which `kind` is used; tensors: `weights` (D + 1, K), `shift` and
+    `scale` (D,); pixels: (N, ...) uint8, D of them an image.
     """
     weights = tensors["weights"].astype(np.float64)
     folded = weights[1:] / tensors["scale"][:, None]
     bias = weights[0] - tensors["shift"] @ folded
-    output = activate(model["kind"], images.flat.astype(np.float64) @ folded + bias)
+    output = activate(model["kind"], flat(pixels).astype(np.float64) @ folded + bias)
     if model["kind"] == "logistic":
         return np.hstack([1 - output, output])
     return output
+
+
+def flat(pixels: np.ndarray) -> np.ndarray:
+    """Images as rows, (N, D)."""
+    return pixels.reshape(len(pixels), -1)
 
 
 def class_weights(tensors: dict[str, np.ndarray]) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""The trials of a study: its base experiment with the values of one point in place of its own."""
+"""The trials of a study: its base experiment with the values of one point in place of its own.
+
+Experiments are plain maps here, as they stand in `params.yaml`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any
 
 from kmnist_pipeline.errors import UserError
 
+Experiment = dict[str, Any]
+
 
 class PointError(UserError, KeyError):
     """A point that names a key which the base experiment does not have."""
@@ -16,13 +21,14 @@ class PointError(UserError, KeyError):
         return str(self.args[0])
 
 
-def points(listed: list[dict[str, Any]], product: dict[str, list]) -> list[dict[str, Any]]:
+def points(study: dict[str, Any]) -> list[dict[str, Any]]:
     """The points of a study: those listed, or every combination of the values of `product`.
 
     The values of the key that stands last change fastest.
     """
+    product = study.get("product")
     if not product:
-        return listed
+        return study.get("points") or []
     return [
         dict(zip(product, values, strict=True)) for values in itertools.product(*product.values())
     ]
@@ -33,7 +39,21 @@ def name(point: dict[str, Any]) -> str:
     return ",".join(f"{dotted.split('.')[-1]}={value}" for dotted, value in point.items())
 
 
-def apply(base: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
+def trials(study: dict[str, Any], base: Experiment) -> dict[str, Experiment]:
+    """The experiments that a study tries, by trial name; those of equal name only once.
+
+    Raises PointError where a point names a key that the base does not have.
+    """
+    shortened = apply(base, study.get("trial") or {})
+    return {name(point): apply(shortened, point) for point in points(study)}
+
+
+def retrained(study: dict[str, Any], base: Experiment, position: int) -> Experiment:
+    """The base experiment with the point at `position` in place, without the study's `trial`."""
+    return apply(base, points(study)[position])
+
+
+def apply(base: Experiment, point: dict[str, Any]) -> Experiment:
     """`base` with the value of every dotted key of `point` replaced.
 
     Raises PointError for a key that is not there.

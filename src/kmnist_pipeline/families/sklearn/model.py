@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from kmnist_pipeline.data.dataset import Images
-
 
 def build(solver: str, max_iter: int) -> LogisticRegression:
     """The unfitted estimator."""
@@ -19,14 +17,16 @@ def to_tensors(estimator: LogisticRegression) -> dict[str, np.ndarray]:
     return {**learnt, "classes": estimator.classes_.astype(np.int64)}
 
 
-def probabilities(model: dict, tensors: dict[str, np.ndarray], images: Images) -> np.ndarray:
-    """Class probabilities (N, C) float64, by the estimator itself."""
+def probabilities(
+    model: dict, tensors: dict[str, np.ndarray], pixels: np.ndarray, classes: int
+) -> np.ndarray:
+    """Class probabilities (N, C) float64, by the estimator itself; pixels: (N, ...) uint8."""
     estimator = build(model["solver"], model["max_iter"])
     estimator.coef_ = tensors["coef"]
     estimator.intercept_ = tensors["intercept"]
     estimator.classes_ = tensors["classes"]
-    scaled = (images.flat.astype(np.float64) - tensors["shift"]) / tensors["scale"]
-    return estimator.predict_proba(scaled)
+    flat = pixels.reshape(len(pixels), -1).astype(np.float64)
+    return estimator.predict_proba((flat - tensors["shift"]) / tensors["scale"])
 
 
 def class_weights(tensors: dict[str, np.ndarray]) -> np.ndarray:

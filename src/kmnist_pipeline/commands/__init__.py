@@ -1,0 +1,1 @@
+"""What the subcommands of `kmnist` do, one module each."""

@@ -1,0 +1,72 @@
+"""What the store of fits holds, and cleaning it: `kmnist fits`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kmnist_pipeline.commands import fit
+from kmnist_pipeline.fits.store import Entry, Store
+
+
+def used(params: dict[str, Any], store: Store) -> tuple[set[str], list[str]]:
+    """The keys of all fits that the stages of `params.yaml` are made of.
+
+    Also the data sets that are not processed here, of whose stages nothing can be told.
+    """
+    keys, absent = set(), set()
+    for kind, section in fit.SECTIONS.items():
+        for name in params[section]:
+            data = params["models"][name]["dataset"]
+            if not Path(f"data/processed/{data}.npz").exists():
+                absent.add(data)
+                continue
+            plan = fit.plan_of(f"{kind}@{name}", params)
+            keys |= {task.key for task in plan.tasks()}
+            if all(task.key in store for task in plan.tasks()) and plan.advance(store):
+                keys |= {task.key for task in plan.tasks()}
+    return keys, sorted(absent)
+
+
+def clean(store: Store, keys: set[str] | None) -> list[Entry]:
+    """Remove the fits and checkpoints of other keys, or all where None is given."""
+    removed = [entry for entry in store.entries() if keys is None or entry.key not in keys]
+    for entry in removed:
+        entry.path.unlink(missing_ok=True)
+    return removed
+
+
+def lines(store: Store) -> Iterator[str]:
+    """What the store holds, by experiment and study, for people."""
+    entries = list(store.entries())
+    of_model = defaultdict(list)
+    for entry in entries:
+        of_model[entry.about.get("label", "unfinished").split()[0]].append(entry)
+    yield f"{store.folder}: {told(entries)}"
+    width = max(map(len, of_model), default=0)
+    for model in sorted(of_model):
+        yield f"  {model:<{width}}  {told(of_model[model])}"
+
+
+def told(entries: Iterable[Entry]) -> str:
+    """Number, size and duration of some files of the store."""
+    entries = list(entries)
+    finished = [entry for entry in entries if entry.finished]
+    seconds = sum(entry.about.get("seconds", 0) for entry in finished)
+    words = [_count(len(finished), "fit")]
+    if unfinished := len(entries) - len(finished):
+        words.append(_count(unfinished, "checkpoint"))
+    words.append(f"{sum(entry.size for entry in entries) / 1e6:.1f} MB")
+    if finished:
+        words.append(f"{seconds:.0f} s of training" if seconds < 600 else _minutes(seconds))
+    return ", ".join(words)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min of training"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,1 @@
+"""The model families: how each trains and predicts."""

@@ -1,0 +1,125 @@
+"""What a fit is given and what it gives, whatever the family of its model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.families import file
+
+Progress = Callable[[float], object]  # is told how much of a fit is done, from 0 to 1
+
+
+class TrainingError(UserError, RuntimeError):
+    """Training that cannot go on; the message says where it stopped and what may help."""
+
+
+class Epoch(NamedTuple):
+    """Mean loss (nats) and accuracy of one split in one epoch (counted from 1)."""
+
+    epoch: int
+    split: str
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images that all fits of an experiment draw their rows from.
+
+    pixels: (N, H, W) or (N, H, W, C) uint8; labels: (N,) int64 from 0 to classes - 1.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    classes: int
+
+    @property
+    def flat(self) -> np.ndarray:
+        """The images as rows, (N, D) uint8."""
+        return self.pixels.reshape(len(self.pixels), -1)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The training of one trial on one seed and fold: all that decides its result, but for `Data`.
+
+    settings: `model`, `optimizer` and `trainer` of the trial, as far as they act on the training;
+    training, validation: rows of the data, of which the latter may be none; shift, scale: those
+    of the features, (D,) float64.
+    """
+
+    family: str
+    settings: dict[str, Any]
+    seed: int
+    fold: int
+    training: np.ndarray
+    validation: np.ndarray
+    shift: np.ndarray
+    scale: np.ndarray
+
+
+@dataclass
+class Fitted:
+    """What a fit gives: its history, and the weights of the epoch that is kept.
+
+    digests: of all weights after each epoch; n_validation: 0 where nothing was held out.
+    """
+
+    history: list[Epoch]
+    digests: list[str]
+    kept_epoch: int
+    n_train: int
+    n_validation: int
+    tensors: dict[str, np.ndarray]
+
+    def kept(self, split: str) -> Epoch | None:
+        """The measurements of `split` in the epoch that is kept."""
+        at = (e for e in self.history if e.epoch == self.kept_epoch and e.split == split)
+        return next(at, None)
+
+    def encode(self) -> bytes:
+        """The bytes of a model file."""
+        return file.encode(self.tensors, {**asdict(self), "tensors": None})
+
+
+def decode(content: bytes) -> Fitted:
+    """The inverse of `Fitted.encode`. Raises ModelFileError where the bytes are not of it."""
+    tensors, about = file.decode(content)
+    history = [Epoch(*epoch) for epoch in about["history"]]
+    return Fitted(**{**about, "history": history, "tensors": tensors})
+
+
+def digest(tensors: dict[str, np.ndarray]) -> str:
+    """16 hexadecimal digits that tell these arrays from others."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(tensors[name]).data)
+    return total.hexdigest()[:16]
+
+
+class Checkpoint(Protocol):
+    """Where an unfinished fit keeps its state."""
+
+    def load(self) -> bytes | None:
+        """The state that was saved last, or None."""
+
+    def save(self, state: bytes) -> None:
+        """Keep a state in place of the one before."""
+
+
+class NoCheckpoint:
+    """Keeps nothing."""
+
+    def load(self) -> bytes | None:
+        """Nothing."""
+        return None
+
+    def save(self, state: bytes) -> None:
+        """Do nothing."""

@@ -1,0 +1,1 @@
+"""Convolutional networks (kmnist_cnn II.C and IV)."""

@@ -1,0 +1,1 @@
+"""Which weights are validated and kept in place of the trained ones, one a module."""

@@ -1,0 +1,1 @@
+"""What networks look at; none of it is part of a training."""

@@ -1,0 +1,1 @@
+"""The algorithms that update weights, one a module."""

@@ -1,0 +1,1 @@
+"""Logistic and softmax regression from scratch (kmnist_linear IV to VII)."""

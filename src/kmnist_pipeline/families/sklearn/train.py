@@ -1,0 +1,58 @@
+"""scikit-learn's logistic regression on the training rows of a fit."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import log_loss
+
+from kmnist_pipeline.families.base import (
+    Checkpoint,
+    Data,
+    Epoch,
+    Fit,
+    Fitted,
+    Progress,
+    digest,
+)
+from kmnist_pipeline.families.sklearn import model
+
+
+def fit(
+    fit: Fit,
+    data: Data,
+    checkpoint: Checkpoint,
+    progress: Progress,
+    stop_after: int | None = None,
+) -> Fitted:
+    """Fit the estimator. The whole of it counts as one epoch, so nothing stops or resumes it."""
+    settings = fit.settings["model"]
+    estimator = model.build(settings["solver"], settings["max_iter"])
+
+    def scaled(rows: np.ndarray) -> np.ndarray:
+        inputs = data.flat[rows].astype(fit.settings["trainer"]["precision"])
+        return (inputs - fit.shift) / fit.scale
+
+    with warnings.catch_warnings():
+        # The published fit stops at its iteration limit too.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator.fit(scaled(fit.training), data.labels[fit.training])
+        history = [
+            _measure(estimator, split, scaled(rows), data.labels[rows])
+            for split, rows in (("train", fit.training), ("validation", fit.validation))
+            if len(rows)
+        ]
+    progress(1.0)
+    tensors = model.to_tensors(estimator)
+    digests = [digest(tensors)]
+    tensors |= {"shift": fit.shift, "scale": fit.scale}
+    return Fitted(history, digests, 1, len(fit.training), len(fit.validation), tensors)
+
+
+def _measure(estimator, split: str, inputs: np.ndarray, labels: np.ndarray) -> Epoch:
+    probabilities = estimator.predict_proba(inputs)
+    hits = estimator.classes_[probabilities.argmax(axis=1)] == labels
+    loss = log_loss(labels, probabilities, labels=estimator.classes_)
+    return Epoch(1, split, float(loss), float(hits.mean()))

@@ -1,0 +1,72 @@
+"""A Dask cluster on loopback, for trying it out: `make cluster`.
+
+Scheduler and workers, one a core, listen on 127.0.0.1 only and end with this process. Other users
+of this machine could reach them, and Dask executes what it receives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sys
+
+import loky
+
+from kmnist_pipeline import arithmetic
+from kmnist_pipeline.errors import UserError
+
+HOST = "127.0.0.1"
+TTL = "60s"  # without a sign of life a worker is replaced
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until SIGINT, SIGTERM or SIGHUP, which is exit status 0."""
+    parser = argparse.ArgumentParser("cluster", description=__doc__)
+    parser.add_argument("--port", type=int, default=8786)
+    parser.add_argument("--workers", type=int, default=loky.cpu_count())
+    chosen = parser.parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        arithmetic.select()
+        _serve(chosen.port, chosen.workers)
+    except KeyboardInterrupt:
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    return 1
+
+
+def _serve(port: int, workers: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise UserError(f"port {port}: {error}; choose another: PORT=...") from error
+
+    import dask
+    import distributed
+
+    dask.config.set({"distributed.scheduler.worker-ttl": TTL})
+    with distributed.LocalCluster(
+        host=HOST,
+        scheduler_port=port,
+        n_workers=workers,
+        threads_per_worker=1,
+        dashboard_address=f"{HOST}:0",
+        worker_dashboard_address=f"{HOST}:0",
+    ) as cluster:
+        print(f"{workers} workers are ready; in another terminal:", flush=True)
+        print(f"  export KMNIST_SCHEDULER={cluster.scheduler_address}", flush=True)
+        print("Ctrl-C ends them.", flush=True)
+        try:
+            signal.pause()
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # a second one would leave workers behind
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""What a fit depends on, as one key: equal keys mean equal results.
+
+A key is the sha256 of canonical JSON of: the digests of the fit's arrays (so that the code which
+makes them need not count), its settings, seed and fold, the code of its family, the versions of
+its numeric libraries, and the arithmetic.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kmnist_pipeline import arithmetic
+from kmnist_pipeline.families.base import Data, Fit
+from kmnist_pipeline.families.registry import FAMILIES
+
+PACKAGE = Path(__file__).parents[1]
+# Modules that carry and keep numbers and compute none.
+NEUTRAL = {
+    "arithmetic.py",
+    "errors.py",
+    "families/registry.py",
+    "families/base.py",
+    "families/file.py",
+}
+
+
+def key(fit: Fit, data: str) -> str:
+    """The key of a fit; data: the digest of its `Data`."""
+    return hashlib.sha256(_canonical(parts(fit, data)).encode()).hexdigest()
+
+
+def parts(fit: Fit, data: str) -> dict[str, Any]:
+    """What the key is made of, by name."""
+    arrays = {
+        name: digest_of_array(getattr(fit, name))
+        for name in ("training", "validation", "shift", "scale")
+    }
+    return {
+        "arrays": {"data": data, **arrays},
+        "settings": fit.settings,
+        "seed": fit.seed,
+        "fold": fit.fold,
+        "family": fit.family,
+        **surroundings(fit.family, fit.settings),
+    }
+
+
+def surroundings(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Code, libraries and arithmetic of this process, as far as such a fit depends on them."""
+    return {
+        "code": code(family, settings),
+        "libraries": libraries(FAMILIES[family].libraries),
+        "arithmetic": arithmetic.name(),
+    }
+
+
+def environment(family: str) -> dict[str, Any]:
+    """What evidence says of the numbers of a family, beside their parameters."""
+    return {
+        "arithmetic": arithmetic.name(),
+        "libraries": libraries(FAMILIES[family].libraries),
+    }
+
+
+def libraries(names: Iterable[str]) -> dict[str, str]:
+    """The versions of libraries, without what tells one build from another: 2.13.0, not +cpu."""
+    return {name: importlib.metadata.version(name).partition("+")[0] for name in names}
+
+
+def digest(data: Data) -> str:
+    """The digest of the images and labels that fits draw their rows from."""
+    both = digest_of_array(data.pixels) + digest_of_array(data.labels) + str(data.classes)
+    return hashlib.sha256(both.encode()).hexdigest()
+
+
+def digest_of_array(array: np.ndarray) -> str:
+    """The sha256 of an array's type, shape and content."""
+    total = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def code(family: str, settings: Mapping[str, Any], package: Path = PACKAGE) -> dict[str, str]:
+    """The digest of each module that a fit computes with, by its path in the package.
+
+    The modules of the family's folder, of its exchangeable ones those that the settings name, and
+    what these import of the package.
+    """
+    folder = package / "families" / family
+    waiting = sorted(folder.glob("*.py"))
+    for choices, setting in FAMILIES[family].choices.items():
+        named = functools.reduce(lambda node, part: node[part], setting.split("."), settings)
+        waiting.append(folder / choices / f"{named}.py")
+    found: dict[str, str] = {}
+    while waiting:
+        module = waiting.pop()
+        path = module.relative_to(package).as_posix()
+        if path not in found and path not in NEUTRAL:
+            found[path], imported = _read(module, package, module.stat().st_mtime_ns)
+            waiting += imported
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def _read(module: Path, package: Path, changed: int) -> tuple[str, list[Path]]:
+    """The digest of a module's code, and the modules of the package that it imports."""
+    tree = ast.parse(module.read_bytes())
+    imported = [
+        file
+        for node in ast.walk(tree)
+        for name in _imports(node)
+        if name.split(".")[0] == package.name and (file := _file(name, package))
+    ]
+    text = ast.unparse(_Bare().visit(tree))
+    return hashlib.sha256(text.encode()).hexdigest(), imported
+
+
+def _imports(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def _file(name: str, package: Path) -> Path | None:
+    path = package.joinpath(*name.split(".")[1:])
+    plain = path.with_suffix(".py")
+    return plain if plain.is_file() else None
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes docstrings and imports out of a syntax tree; comments are not in it."""
+
+    def visit_Import(self, node: ast.Import) -> None:
+        """Gone: what is imported counts by its own code or version."""
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        """As `visit_Import`."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        """The node without a docstring."""
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:]
+        return super().generic_visit(node)
+
+
+def _canonical(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

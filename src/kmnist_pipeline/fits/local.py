@@ -1,0 +1,201 @@
+"""Workers on this machine: processes of loky, one fit at a time each.
+
+Each worker is a loky executor of its own, so that the death of one disturbs no other and it is
+known which fit it had. Fits and results go through files in a temporary folder, because a process
+that is killed while it writes to a pipe leaves the reader waiting for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import loky
+import numpy as np
+from loky.process_executor import BrokenProcessPool, ShutdownExecutorError
+
+from kmnist_pipeline import arithmetic
+from kmnist_pipeline.families.base import Data
+from kmnist_pipeline.fits import local_worker, work
+from kmnist_pipeline.fits.plan import Task
+from kmnist_pipeline.fits.pool import LOOK, Outcome, Watch, WorkerLostError
+from kmnist_pipeline.fits.store import Store
+
+SILENCE = 60.0  # seconds without a sign of life after which a worker is ended
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass
+class _Worker:
+    """A worker and what it does.
+
+    number: its row of the board; silent: seconds since its last sign of life, `beat`.
+    """
+
+    number: int
+    executor: loky.ProcessPoolExecutor
+    task: Task | None = None
+    future: Future | None = None
+    beat: float = 0.0
+    silent: float = 0.0
+
+
+class LocalWorkers:
+    """Workers on the cores of this machine; no more of them than are needed are started."""
+
+    def __init__(self, store: Store, fits: int, stop_after: int | None) -> None:
+        """fits: how many are to be trained, as far as is known."""
+        self._store, self._stop_after = store.folder.resolve(), stop_after
+        self._most, self._environment = _share(loky.cpu_count(), fits)
+        self._workers: list[_Worker] = []
+        self._shared: set[str] = set()
+        self._watch = Watch()
+        self._folder, self._lock = _folder(self._store / "pool")
+        # Signs of life and progress, a row a worker: memory that needs no locks, so that a
+        # killed worker cannot leave one locked.
+        shape = (self._most, 2)
+        self._board = np.lib.format.open_memmap(self._folder / "board.npy", "w+", float, shape)
+        # loky replaces a worker whose memory has grown, and says so.
+        warnings.filterwarnings("ignore", "A worker was restarted", UserWarning)
+
+    def free(self) -> bool:
+        """Whether a worker has nothing to do, or one more may be started."""
+        return len(self._workers) < self._most or any(w.task is None for w in self._workers)
+
+    def start(self, task: Task, data: Data) -> None:
+        """Have a free worker train a fit."""
+        self._share_data(task.data, data)
+        (self._folder / task.key).write_bytes(work.encode(task.fit))
+        worker = next((w for w in self._workers if w.task is None), None) or self._another()
+        self._board[worker.number] = worker.beat = worker.silent = 0
+        worker.task = task
+        call = (local_worker.train, task.key, task.data, self._stop_after)
+        try:
+            worker.future = worker.executor.submit(*call)
+        except BrokenProcessPool:  # it died while it had nothing to do
+            worker.executor.shutdown(wait=True, kill_workers=True)
+            worker.executor = self._executor(worker.number)
+            worker.future = worker.executor.submit(*call)
+
+    def wait(self) -> list[Outcome]:
+        """The fits that ended; ends workers that give no sign of life."""
+        busy = {w.future: w for w in self._workers if w.future is not None}
+        ended = wait(busy, LOOK, FIRST_COMPLETED).done
+        self._end_silent(busy[future] for future in busy.keys() - ended)
+        return [self._outcome(busy[future]) for future in ended]
+
+    def progress(self) -> Iterator[tuple[Task, float]]:
+        """The fits in work, with how much of each is done."""
+        for worker in self._workers:
+            if worker.task is not None:
+                yield worker.task, float(self._board[worker.number, 1])
+
+    def close(self) -> None:
+        """Kill the workers and remove the folder."""
+        for worker in self._workers:
+            worker.executor.shutdown(wait=False, kill_workers=True)
+        for worker in self._workers:
+            worker.executor.shutdown(wait=True, kill_workers=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._lock)
+
+    def _another(self) -> _Worker:
+        number = len(self._workers)
+        self._workers.append(_Worker(number, self._executor(number)))
+        return self._workers[-1]
+
+    def _executor(self, number: int) -> loky.ProcessPoolExecutor:
+        # The parent's death is that of the thread which starts the process: this one.
+        home = (os.getpid(), self._folder, self._store, number)
+        return loky.ProcessPoolExecutor(
+            max_workers=1, initializer=local_worker.begin, initargs=home, env=self._environment
+        )
+
+    def _share_data(self, digest: str, data: Data) -> None:
+        """Put data where workers find them, once."""
+        if digest not in self._shared:
+            np.save(self._folder / f"{digest}.pixels.npy", data.pixels)
+            np.save(self._folder / f"{digest}.labels.npy", data.labels)
+            (self._folder / f"{digest}.classes").write_text(str(data.classes))
+            self._shared.add(digest)
+
+    def _end_silent(self, workers: Iterable[_Worker]) -> None:
+        """Kill workers that were silent for too long."""
+        step = self._watch.step()
+        for worker in workers:
+            beat = float(self._board[worker.number, 0])
+            worker.silent = 0 if beat != worker.beat else worker.silent + step
+            worker.beat = beat
+            if worker.silent > SILENCE:
+                worker.executor.shutdown(wait=False, kill_workers=True)
+
+    def _outcome(self, worker: _Worker) -> Outcome:
+        """What came of the fit of a worker, which is free again."""
+        task, future = worker.task, worker.future
+        assert task is not None and future is not None
+        worker.task = worker.future = None
+        result = self._folder / f"{task.key}.result"
+        try:
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool | ShutdownExecutorError):
+                worker.executor.shutdown(wait=True, kill_workers=True)
+                worker.executor = self._executor(worker.number)
+                return Outcome(task, error=WorkerLostError(_told(error)))
+            if isinstance(error, Exception):
+                return Outcome(task, error=error)
+            return Outcome(task, result.read_bytes(), future.result())
+        finally:
+            (self._folder / task.key).unlink(missing_ok=True)
+            result.unlink(missing_ok=True)
+
+
+def _share(cores: int, fits: int) -> tuple[int, dict[str, str] | None]:
+    """The number of workers, and the environment that gives each its threads."""
+    if arithmetic.name() != arithmetic.NATIVE:
+        return cores, None
+    import torch
+
+    workers = 1 if torch.cuda.is_available() else min(cores, fits)
+    return workers, dict.fromkeys(THREADS, str(cores // workers))
+
+
+def _told(error: BaseException) -> str:
+    """How a worker was lost, in words."""
+    if isinstance(error, ShutdownExecutorError):
+        return f"its worker gave no sign of life for {SILENCE:g} s and was ended"
+    how = re.search(r"SIG[A-Z]+", str(error))
+    return f"its worker died{f' by {how.group()}' if how else ''}"
+
+
+def _folder(base: Path) -> tuple[Path, int]:
+    """A new folder in `base`, and the lock on it, which ends with this process.
+
+    What a killed process has left in `base` is removed: it is no longer locked.
+    """
+    base.mkdir(parents=True, exist_ok=True)
+    whole = os.open(base, os.O_RDONLY)
+    try:
+        fcntl.flock(whole, fcntl.LOCK_EX)
+        for other in base.iterdir():
+            with contextlib.suppress(OSError):  # locked, or another user's
+                lock = os.open(other, os.O_RDONLY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(other)
+                finally:
+                    os.close(lock)
+        folder = Path(tempfile.mkdtemp(dir=base))
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return folder, lock
+    finally:
+        os.close(whole)

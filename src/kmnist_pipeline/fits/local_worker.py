@@ -1,0 +1,78 @@
+"""What runs in a worker process of `local`: little is imported here, so that it starts quickly."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from kmnist_pipeline.families.base import Data
+from kmnist_pipeline.fits import work
+from kmnist_pipeline.fits.store import Store
+
+BEAT = 0.5  # seconds between two signs of life
+
+
+class _Home:
+    """What this worker was told when it began."""
+
+    folder: Path
+    store: Store
+    row: np.ndarray  # of the board: signs of life, and how much of the fit is done
+
+
+_data: dict[str, Data] = {}  # by digest
+
+
+def begin(parent: int, folder: Path, store: Path, number: int) -> None:
+    """Make this process a worker, which ends with its parent and gives signs of life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # prctl(2)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before that
+        os._exit(1)
+    _Home.folder, _Home.store = folder, Store(store)
+    _Home.row = np.lib.format.open_memmap(folder / "board.npy", "r+")[number]
+    threading.Thread(target=_beat, args=(parent,), daemon=True).start()
+
+
+def train(name: str, digest: str, stop_after: int | None) -> float:
+    """Train the fit of this key on the data of this digest; gives the seconds."""
+    folder = _Home.folder
+    if digest not in _data:
+        # Mapped, so that all workers share the memory; "c": torch wants to be able to write.
+        pixels, labels = (
+            np.asarray(np.load(folder / f"{digest}.{part}.npy", "c"))
+            for part in ("pixels", "labels")
+        )
+        classes = int((folder / f"{digest}.classes").read_text())
+        _data[digest] = work.verified(Data(pixels, labels, classes), digest)
+    result, seconds = work.train(
+        (folder / name).read_bytes(),
+        name,
+        _data[digest],
+        digest,
+        _Home.store.checkpoint(name),
+        _progress,
+        stop_after,
+    )
+    (folder / f"{name}.result").write_bytes(result)
+    return seconds
+
+
+def _progress(fraction: float) -> None:
+    _Home.row[1] = fraction
+
+
+def _beat(parent: int) -> None:
+    while os.getppid() == parent:
+        _Home.row[0] += 1
+        time.sleep(BEAT)
+    os._exit(1)  # where no prctl has done it

@@ -1,0 +1,201 @@
+"""Which fits an experiment or a study is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kmnist_pipeline.config import grid
+from kmnist_pipeline.data import scaling, splits
+from kmnist_pipeline.data.dataset import Images
+from kmnist_pipeline.families.base import Data, Fit, Fitted, decode
+from kmnist_pipeline.fits import key, results
+from kmnist_pipeline.fits.store import Store
+
+RETRAINED = "retrained"  # the name of the winner trained again, beside those of the trials
+Experiment = dict[str, Any]
+Fold = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # rows, validation, shift, scale
+Choose = Callable[[list[list[list[Fitted]]]], dict[str, Experiment]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A fit with its key, the data it draws on, and what it is called and costs.
+
+    data: the digest of its `Data`; cost: a rough number of floating-point operations, by which
+    long fits go first and progress is told.
+    """
+
+    fit: Fit
+    key: str
+    data: str
+    label: str
+    cost: float
+
+
+Wave = dict[str, list[list[Task]]]  # by trial, seed and fold
+
+
+@dataclass
+class Plan:
+    """The fits of an experiment or study, by trial, seed and fold, one wave after the other.
+
+    label: whose they are; trials: the experiments by trial name ("" for that of an experiment);
+    images: the training split, restricted to their classes; choose: what is trained once the
+    trials are, such as the winner again.
+    """
+
+    label: str
+    trials: dict[str, Experiment]
+    images: Images
+    choose: Choose | None = None
+    data: Data = field(init=False)
+    digest: str = field(init=False)
+    waves: list[Wave] = field(default_factory=list, init=False)
+    _folds: dict[str, list[Fold]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.data = Data(self.images.pixels, self.images.labels, len(self.images.classes))
+        self.digest = key.digest(self.data)
+        self.waves.append(self._tasks(self.trials))
+
+    def advance(self, store: Store) -> bool:
+        """Add the wave that follows from finished fits, if there is another."""
+        if self.choose is None or len(self.waves) > 1:
+            return False
+        self.waves.append(self._tasks(self.choose(self.fits(store, 0))))
+        return True
+
+    def tasks(self) -> Iterator[Task]:
+        """The fits of the last wave."""
+        for seeds in self.waves[-1].values():
+            for folds in seeds:
+                yield from folds
+
+    def fits(self, store: Store, wave: int = -1) -> list[list[list[Fitted]]]:
+        """Finished fits of a wave by trial, seed and fold, read from the store."""
+        return [
+            [[_fitted(store, task) for task in folds] for folds in seeds]
+            for seeds in self.waves[wave].values()
+        ]
+
+    def validated(self, trial: str) -> list[list[np.ndarray]]:
+        """The validation rows of a trial's fits in the first wave, by seed and fold."""
+        return [[task.fit.validation for task in folds] for folds in self.waves[0][trial]]
+
+    def _tasks(self, trials: dict[str, Experiment]) -> Wave:
+        return {
+            name: [
+                [
+                    self._task(name, _fit(trial, seed, number, fold))
+                    for number, fold in enumerate(self._folds_of(trial, seed))
+                ]
+                for seed in trial["seeds"]
+            ]
+            for name, trial in trials.items()
+        }
+
+    def _folds_of(self, trial: Experiment, seed: int) -> list[Fold]:
+        """The folds of a trial and seed; most trials of a study share them."""
+        decided = (trial["subset"], trial["validation"], trial["model"]["scaling"], seed)
+        if str(decided) not in self._folds:
+            self._folds[str(decided)] = folds(trial, self.images, seed)
+        return self._folds[str(decided)]
+
+    def _task(self, trial: str, fit: Fit) -> Task:
+        label = f"{self.label} {name_of(trial, fit.seed, fit.fold)}"
+        return Task(fit, key.key(fit, self.digest), self.digest, label, cost(fit, self.data))
+
+
+def of_experiment(name: str, experiment: Experiment, images: Images) -> Plan:
+    """The fits of an experiment; images: the training split, restricted to its classes."""
+    return Plan(name, {"": experiment}, images)
+
+
+def of_study(
+    name: str,
+    study: dict[str, Any],
+    base: Experiment,
+    images: Images,
+    winner: str | None = None,
+) -> Plan:
+    """The fits of a study's trials and, where it says so, of its winner trained again.
+
+    winner: its name, where it is not to be found by validation.
+    """
+    trials = grid.trials(study, base)
+
+    def again(fits: list[list[list[Fitted]]]) -> dict[str, Experiment]:
+        position = results.winner(fits) if winner is None else list(trials).index(winner)
+        return {RETRAINED: grid.retrained(study, base, position)}
+
+    return Plan(name, trials, images, again if study["retrain"] else None)
+
+
+def name_of(trial: str, seed: int, fold: int) -> str:
+    """What a fit is called within its stage; trial: "" in an experiment."""
+    return f"{trial} seed {seed} fold {fold}".strip()
+
+
+class LostError(RuntimeError):
+    """A fit that the store no longer has."""
+
+
+def _fitted(store: Store, task: Task) -> Fitted:
+    content = store.read(task.key)
+    if content is None:
+        raise LostError(f"{task.label} is not in {store.folder}")
+    return decode(content)
+
+
+def folds(trial: Experiment, images: Images, seed: int) -> list[Fold]:
+    """Training rows, validation rows, shift and scale of each fold of one seed.
+
+    images: the training split, restricted to the trial's classes; a subset and the folds are
+    drawn from it, and the scaling is that of each fold's training images.
+    """
+    drawn = splits.subset(len(images), trial["subset"], seed)
+    found = []
+    for training, validation in splits.folds(len(drawn), trial["validation"], seed):
+        rows = drawn[training]
+        shift, scale = scaling.fit(trial["model"]["scaling"], images.flat[rows])
+        found.append((rows, drawn[validation], shift, scale))
+    return found
+
+
+def _fit(trial: Experiment, seed: int, number: int, fold: Fold) -> Fit:
+    settings = {part: trial[part] for part in ("model", "optimizer", "trainer")}
+    # What becomes of the scaling, shift and scale, is given; the family stands beside.
+    model = {k: v for k, v in trial["model"].items() if k not in ("family", "scaling")}
+    return Fit(trial["model"]["family"], {**settings, "model": model}, seed, number, *fold)
+
+
+# Roughly, of one training image in one epoch: floating-point operations a pixel.
+PER_PIXEL = {
+    "simple": 120_000,
+    "resnet_like": 220_000,
+    "improved": 250_000,
+    "siamese": 60_000,
+}
+
+
+def cost(fit: Fit, data: Data) -> float:
+    """A rough number of floating-point operations of a fit."""
+    model, trainer = fit.settings["model"], fit.settings["trainer"]
+    pixels = data.flat.shape[1] * len(fit.training)
+    if fit.family == "cnn":
+        return pixels * trainer["epochs"] * PER_PIXEL.get(model["architecture"], 200_000)
+    if fit.family == "linear":
+        # What a batch costs beside its mathematics counts for the smallest.
+        overhead = 1_000 / fit.settings["optimizer"]["batch_size"]
+        return pixels * trainer["epochs"] * (20 * data.classes + overhead)
+    return pixels * 100 * 8 * data.classes
+
+
+def unique(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks, those of equal key once, the most costly first."""
+    by_key = {task.key: task for task in reversed(tasks)}
+    return sorted(by_key.values(), key=lambda task: -task.cost)

@@ -1,0 +1,268 @@
+"""One pool of fits: what plans lack is trained by workers, the most costly first.
+
+Workers are processes of this machine (`local`), or those of a Dask cluster (`remote`) where
+KMNIST_SCHEDULER names one. They only compute; this process alone writes results to the store, as
+they arrive, so that whatever happens costs no finished fit.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.families.base import Data, TrainingError
+from kmnist_pipeline.fits import key, work
+from kmnist_pipeline.fits.plan import LostError, Plan, Task
+from kmnist_pipeline.fits.store import Store
+
+SCHEDULER = "KMNIST_SCHEDULER"
+DEATHS = 3  # workers that one fit may take with it
+LOOK = 0.2  # seconds between two looks at the workers
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+
+
+class RefusingWorkerError(RuntimeError):
+    """A worker would have computed something else; another one may do."""
+
+
+class WorkerLostError(RuntimeError):
+    """A worker was lost with the fit it had; the message says how."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a fit ended: with its result, or with an error.
+
+    WorkerLostError, RefusingWorkerError: it can be tried again; any other error is its own.
+    """
+
+    task: Task
+    result: bytes = b""
+    seconds: float = 0
+    error: Exception | None = None
+
+
+class Watch:
+    """Measures the time in which this process looked: it may itself have been stopped, or busy."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def step(self) -> float:
+        """The seconds since the last step, at most a few looks."""
+        passed, self._last = time.monotonic() - self._last, time.monotonic()
+        return min(passed, 5 * LOOK)
+
+
+class Workers(Protocol):
+    """Processes that train fits."""
+
+    def free(self) -> bool:
+        """Whether a worker has nothing to do."""
+
+    def start(self, task: Task, data: Data) -> None:
+        """Have a free worker train a fit."""
+
+    def wait(self) -> list[Outcome]:
+        """The fits that ended since the last call; waits a moment where none did."""
+
+    def progress(self) -> Iterator[tuple[Task, float]]:
+        """The fits in work, with how much of each is done, from 0 to 1."""
+
+    def close(self) -> None:
+        """End the workers at once, whatever they do."""
+
+
+def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) -> None:
+    """Train all fits of all waves of the plans that the store lacks.
+
+    stop_after: an epoch to end with, None for the last.
+    Raises UserError, TrainingError and what else a fit may raise, with the fit's label; finished
+    fits are kept then, and the others given up.
+    """
+    queue = _Queue(plans, store)
+    if not queue.waiting:
+        return
+    say(f"fits: {len(queue.done)} known, {len(queue.waiting)} to train")
+    bar = tqdm(total=queue.cost, bar_format=BAR, smoothing=0, disable=None)
+    with bar, closing(_workers(queue, store, stop_after)) as workers:
+        deaths: Counter[str] = Counter()
+        while queue.is_open():
+            while queue.waiting and workers.free():
+                task = queue.next()
+                workers.start(task, queue.data[task.data])
+            # Errors come last, so that they cost none of the results that came with them.
+            for outcome in sorted(workers.wait(), key=lambda outcome: outcome.error is not None):
+                task = outcome.task
+                if isinstance(outcome.error, WorkerLostError):
+                    deaths[task.key] += 1
+                    _check_deaths(deaths[task.key], outcome)
+                    queue.again(task)
+                elif isinstance(outcome.error, RefusingWorkerError):
+                    queue.again(task)
+                elif outcome.error is not None:
+                    raise _named(outcome.error, task) from outcome.error
+                else:
+                    store.write(task.key, outcome.result, _about(outcome))
+                    for plan in queue.finish(task):
+                        say(f"{plan.label}: trained")
+            _show(bar, queue, workers)
+
+
+class _Queue:
+    """The fits of plans that are to be trained."""
+
+    def __init__(self, plans: Sequence[Plan], store: Store) -> None:
+        self.data = {plan.digest: plan.data for plan in plans}
+        self.waiting: list[tuple[float, str, Task]] = []  # a heap, the most costly first
+        self.done: set[str] = set()
+        self.cost = 0.0  # of all fits that were ever missing
+        self.trained, self.cost_trained = 0, 0.0
+        self._store, self._plans = store, list(plans)
+        self._queued: set[str] = set()  # waiting or in work
+        self._missing: dict[int, set[str]] = {}  # for each unfinished plan, of its last wave
+        self._lost: set[int] = set()
+        for number in range(len(self._plans)):
+            self._enter(number)
+
+    def is_open(self) -> bool:
+        """Whether a fit is waiting or in work."""
+        return bool(self._queued)
+
+    def count(self) -> int:
+        """The number of fits that were ever missing."""
+        return self.trained + len(self._queued)
+
+    def next(self) -> Task:
+        """The most costly of the fits that wait, which no longer waits."""
+        return heapq.heappop(self.waiting)[2]
+
+    def again(self, task: Task) -> None:
+        """Have a fit wait once more."""
+        heapq.heappush(self.waiting, (-task.cost, task.key, task))
+
+    def finish(self, task: Task) -> list[Plan]:
+        """Take a fit as done and go on with the plans that waited for it; those that ended."""
+        self._queued.remove(task.key)
+        self.done.add(task.key)
+        self.trained += 1
+        self.cost_trained += task.cost
+        ended = []
+        for number, missing in list(self._missing.items()):
+            missing.discard(task.key)
+            if not missing:
+                del self._missing[number]
+                if self._advance(number):
+                    self._enter(number)
+                if number not in self._missing:
+                    ended.append(self._plans[number])
+        return ended
+
+    def _enter(self, number: int) -> None:
+        """Queue what is missing of a plan's last wave; where nothing is, of the next one."""
+        while True:
+            missing = [t for t in self._plans[number].tasks() if not self._has(t.key)]
+            for task in missing:
+                if task.key not in self._queued:
+                    self._queued.add(task.key)
+                    self.cost += task.cost
+                    self.again(task)
+            if missing:
+                self._missing[number] = {task.key for task in missing}
+                return
+            if not self._advance(number):
+                return
+
+    def _has(self, name: str) -> bool:
+        """Whether a fit is done; looks into the store once for each."""
+        if name not in self.done and name not in self._queued and name in self._store:
+            self.done.add(name)
+        return name in self.done
+
+    def _advance(self, number: int) -> bool:
+        """Whether the last wave of a plan must be looked at, because it is new or lost a fit."""
+        plan = self._plans[number]
+        try:
+            return plan.advance(self._store)
+        except LostError:
+            # A file was damaged since it was looked at. Twice would be no accident.
+            if number in self._lost:
+                raise
+            self._lost.add(number)
+            self.done -= {task.key for task in plan.tasks()}
+            return True
+
+
+def _workers(queue: _Queue, store: Store, stop_after: int | None) -> Workers:
+    address = os.environ.get(SCHEDULER)
+    if address:
+        from kmnist_pipeline.fits.remote import RemoteWorkers
+
+        return RemoteWorkers(address, [task for *_, task in queue.waiting], stop_after)
+    from kmnist_pipeline.fits.local import LocalWorkers
+
+    return LocalWorkers(store, len(queue.waiting), stop_after)
+
+
+def _about(outcome: Outcome) -> dict[str, Any]:
+    """What the store is told of a finished fit."""
+    fit = outcome.task.fit
+    return {
+        "label": outcome.task.label,
+        "family": fit.family,
+        "settings": fit.settings,
+        "seed": fit.seed,
+        "fold": fit.fold,
+        "seconds": outcome.seconds,
+    }
+
+
+def _check_deaths(number: int, outcome: Outcome) -> None:
+    """Say that a worker was lost. Raises UserError where the fit is the likely cause."""
+    label = outcome.task.label
+    if number < DEATHS:
+        say(f"{label}: {outcome.error}; it is trained by another worker")
+        return
+    raise UserError(
+        f"{label}: {outcome.error}, for the {number}rd time. The likely cause is too little "
+        "memory for as many workers; finished fits are kept"
+    )
+
+
+def _named(error: Exception, task: Task) -> Exception:
+    """The error of a fit, with the fit's label."""
+    if isinstance(error, work.RefusedError):
+        mine = key.surroundings(task.fit.family, task.fit.settings)
+        differs = work.difference(mine, error.surroundings) or ["code has just changed"]
+        return UserError(
+            f"{task.label}: a worker refuses it, because it would compute something else: "
+            f"{', '.join(differs)}. Run the command again; finished fits are kept"
+        )
+    if isinstance(error, UserError):
+        kind = TrainingError if isinstance(error, TrainingError) else UserError
+        return kind(f"{task.label}: {error}")
+    error.add_note(f"This happened in the fit {task.label}.")
+    return error
+
+
+def _show(bar: tqdm, queue: _Queue, workers: Workers) -> None:
+    """Bring the progress bar up to date."""
+    partly = sum(task.cost * fraction for task, fraction in workers.progress())
+    bar.total = queue.cost
+    bar.set_description_str(f"{queue.trained} of {queue.count()} fits", refresh=False)
+    bar.update(queue.cost_trained + partly - bar.n)
+
+
+def say(text: str) -> None:
+    """Print a message beside the progress bar."""
+    tqdm.write(text, file=sys.stderr)

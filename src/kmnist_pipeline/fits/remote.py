@@ -1,0 +1,330 @@
+"""Workers of a Dask cluster, named by KMNIST_SCHEDULER.
+
+Each fit is sent to one worker that has nothing to do and whose code, libraries and arithmetic are
+those of this process. Dask says which workers there are, and carries data, results and progress;
+a fit whose worker has gone goes to another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import logging
+import socket
+import time
+import uuid
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import distributed
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.families.base import Data
+from kmnist_pipeline.fits import key, remote_worker, work
+from kmnist_pipeline.fits.address import checked
+from kmnist_pipeline.fits.plan import Task
+from kmnist_pipeline.fits.pool import (
+    LOOK,
+    SCHEDULER,
+    Outcome,
+    RefusingWorkerError,
+    Watch,
+    WorkerLostError,
+    say,
+)
+
+CONNECT = 10.0  # seconds for the scheduler to answer at first
+SILENCE = 60.0  # seconds without an answer after which it is taken as gone
+WITHOUT = 60.0  # seconds without a worker that can be used
+ASK = 1.0  # seconds between two questions to the scheduler
+KEPT = "Finished fits are kept; a second run trains only the rest"
+CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)
+
+
+@dataclass
+class _Worker:
+    """A worker that the scheduler knows.
+
+    identity: its answer to what it is, None when it has been judged; data: what it was sent, by
+    digest.
+    """
+
+    address: str
+    threads: int
+    identity: Future | None
+    accepted: bool = False
+    data: dict[str, asyncio.Future] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Running:
+    """A fit on its way."""
+
+    task: Task
+    worker: _Worker
+    future: Future
+    done: float = 0.0
+
+
+class RemoteWorkers:
+    """Workers of the Dask cluster at an address."""
+
+    def __init__(self, address: str, tasks: list[Task], stop_after: int | None) -> None:
+        """tasks: those that are known to be trained.
+
+        Raises UserError where the address cannot be used or nothing answers there.
+        """
+        self._address, self._stop_after = checked(address), stop_after
+        # What happens to scheduler and workers is told here, in fewer words.
+        for handler in logging.getLogger("distributed").handlers:
+            handler.setLevel(logging.CRITICAL)
+        self._client = _connected(self._address)
+        self._kinds = _kinds(tasks)
+        self._mine = [key.surroundings(family, settings) for family, settings in self._kinds]
+        self._workers: dict[str, _Worker] = {}
+        self._refused: dict[str, str] = {}  # why, by address
+        self._running: dict[str, _Running] = {}  # by key
+        self._lost: list[_Running] = []  # about which the scheduler is to be asked
+        self._asked_about: list[_Running] = []
+        self._topic = f"kmnist-{uuid.uuid4().hex}"
+        self._client.subscribe_topic(self._topic, self._hear)
+        self._watch, self._unanswered, self._without = Watch(), 0.0, 0.0
+        self._fault: UserError | None = None
+        self._asked = time.monotonic()
+        self._answer: Future | None = self._ask()
+
+    def free(self) -> bool:
+        """Whether a worker that can be used has nothing to do."""
+        return self._fault is None and self._idle() is not None
+
+    def start(self, task: Task, data: Data) -> None:
+        """Have a free worker train a fit."""
+        worker = self._idle()
+        assert worker is not None
+        future = self._run(self._train(worker, task, data))
+        self._running[task.key] = _Running(task, worker, future)
+
+    def wait(self) -> list[Outcome]:
+        """The fits that ended. Raises UserError where scheduler or workers are gone."""
+        doubtful = [*self._lost, *self._asked_about]
+        running = {r.future: r for r in self._running.values() if r not in doubtful}
+        if running:
+            ended = concurrent.futures.wait(running, LOOK, FIRST_COMPLETED).done
+        else:
+            ended = set()
+            time.sleep(LOOK)
+        outcomes = [o for future in ended if (o := self._outcome(running[future]))]
+        if self._fault is not None and not outcomes:
+            raise self._fault
+        return outcomes + self._look()
+
+    def progress(self) -> Iterator[tuple[Task, float]]:
+        """The fits in work, with how much of each is done."""
+        for running in list(self._running.values()):
+            yield running.task, running.done
+
+    def close(self) -> None:
+        """Give up what is in work: workers notice by `remote_worker.GivenUpError`."""
+        with suppress(Exception):  # also where the scheduler is gone
+            self._client.close(timeout=5)
+
+    def _run(self, coroutine: Coroutine) -> Future:
+        loop: Any = self._client.loop
+        return asyncio.run_coroutine_threadsafe(coroutine, loop.asyncio_loop)
+
+    def _ask(self) -> Future:
+        scheduler: Any = self._client.scheduler
+        return self._run(scheduler.identity(n_workers=-1))
+
+    def _idle(self) -> _Worker | None:
+        """The accepted worker with the most threads that have nothing to do."""
+        free = {w.address: w.threads for w in self._workers.values() if w.accepted}
+        for running in self._running.values():
+            if running.worker.address in free:
+                free[running.worker.address] -= 1
+        address = max(free, key=lambda a: free[a], default="")
+        return self._workers[address] if free.get(address, 0) > 0 else None
+
+    async def _train(self, worker: _Worker, task: Task, data: Data) -> tuple[bytes, float]:
+        """Send a fit, and its data where the worker does not have them; the result."""
+        if task.data not in worker.data:
+            name = f"{self._topic}-{task.data}-{worker.address}"
+            worker.data[task.data] = asyncio.ensure_future(
+                self._client.scatter({name: data}, workers=[worker.address], hash=False)
+            )
+        try:
+            (sent,) = (await worker.data[task.data]).values()
+        except (OSError, *CANCELLED) as error:
+            raise WorkerLostError("its worker was lost") from error
+        try:
+            return await self._client.submit(
+                remote_worker.train,
+                work.encode(task.fit),
+                task.key,
+                sent,
+                task.data,
+                self._topic,
+                self._stop_after,
+                key=f"{task.label} {uuid.uuid4().hex}",
+                workers=[worker.address],
+                pure=False,
+            )
+        except (*CANCELLED, distributed.KilledWorker) as error:
+            raise WorkerLostError("its worker was lost") from error
+
+    async def _identify(self, address: str) -> list[dict[str, Any]]:
+        return await self._client.submit(
+            remote_worker.identity, self._kinds, workers=[address], pure=False, priority=1
+        )
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        name, done = event[1]
+        if running := self._running.get(name):
+            running.done = done
+
+    def _outcome(self, running: _Running) -> Outcome | None:
+        """What came of a fit; None where that is open until the scheduler answers."""
+        task, worker = running.task, running.worker
+        try:
+            result, seconds = running.future.result()
+        except (*CANCELLED, WorkerLostError):
+            self._lost.append(running)
+            return None
+        except work.RefusedError as error:
+            del self._running[task.key]
+            mine = key.surroundings(task.fit.family, task.fit.settings)
+            differs = work.difference(mine, error.surroundings) or ["code has just changed"]
+            self._refuse(worker, ", ".join(differs))
+            return Outcome(task, error=RefusingWorkerError(worker.address))
+        except Exception as error:
+            del self._running[task.key]
+            return Outcome(task, error=error)
+        del self._running[task.key]
+        return Outcome(task, result, seconds)
+
+    def _look(self) -> list[Outcome]:
+        """Take up what the scheduler says of its workers; the fits of those that have gone."""
+        passed = self._watch.step()
+        if self._client.status != "running":
+            self._fault = self._gone("is gone")
+            return []
+        if self._answer is None:
+            if time.monotonic() - self._asked > ASK:
+                self._asked, self._answer, self._unanswered = time.monotonic(), self._ask(), 0.0
+                self._asked_about, self._lost = self._lost, []
+            return []
+        self._unanswered += passed
+        if not self._answer.done():
+            if self._unanswered > SILENCE:
+                self._fault = self._gone(f"gives no answer for {SILENCE:g} s")
+            return []
+        try:
+            known = self._answer.result()["workers"]
+        except (OSError, *CANCELLED):
+            self._fault = self._gone("is gone")
+            return []
+        self._answer = None
+        lost = [
+            r
+            for r in self._running.values()
+            if r.worker.address not in known or r in self._asked_about
+        ]
+        self._lost = [r for r in self._lost if r not in lost]
+        self._asked_about = []
+        for running in lost:
+            del self._running[running.task.key]
+            running.future.cancel()
+            running.worker.data.clear()
+        for address in self._workers.keys() - known.keys():
+            worker = self._workers.pop(address)
+            if worker.identity is not None:
+                worker.identity.cancel()
+        for address, about in known.items():
+            if address not in self._workers:
+                identity = self._run(self._identify(address))
+                self._workers[address] = _Worker(address, about["nthreads"], identity)
+        for worker in self._workers.values():
+            self._judge(worker)
+        self._check_workers()
+        return [
+            Outcome(r.task, error=WorkerLostError(f"its worker {r.worker.address} was lost"))
+            for r in lost
+        ]
+
+    def _judge(self, worker: _Worker) -> None:
+        """Accept or refuse a worker that has said what it is."""
+        if worker.identity is None or not worker.identity.done():
+            return
+        identity, worker.identity = worker.identity, None
+        try:
+            theirs = identity.result()
+        except CANCELLED:
+            return
+        except Exception as error:
+            self._refuse(worker, str(error) or type(error).__name__)
+            return
+        pairs = zip(self._mine, theirs, strict=True)
+        differs = dict.fromkeys(told for pair in pairs for told in work.difference(*pair))
+        if differs:
+            self._refuse(worker, ", ".join(differs))
+        else:
+            worker.accepted = True
+
+    def _refuse(self, worker: _Worker, why: str) -> None:
+        worker.accepted = False
+        self._refused[worker.address] = why
+        say(f"{SCHEDULER}: the worker {worker.address} is not used: {why}")
+
+    def _check_workers(self) -> None:
+        """Set the fault where no worker can be used: at once where all are refused."""
+        if any(worker.accepted for worker in self._workers.values()):
+            self._without = 0.0
+            return
+        if self._without == 0.0 and not self._workers:
+            say(f"{SCHEDULER}={self._address}: waiting for workers")
+        self._without += ASK  # between two answers
+        hopeless = self._workers and self._refused.keys() >= self._workers.keys()
+        if hopeless or self._without > WITHOUT:
+            why = "; ".join(f"{a}: {w}" for a, w in self._refused.items() if a in self._workers)
+            self._fault = UserError(
+                f"{SCHEDULER}={self._address}: no worker can be used: "
+                f"{why or f'none has come within {WITHOUT:g} s'}. Start workers with this "
+                f"project's code: python -m kmnist_pipeline.fits.worker {self._address}. {KEPT}"
+            )
+
+    def _gone(self, how: str) -> UserError:
+        return UserError(f"{SCHEDULER}={self._address}: the scheduler {how}. {KEPT}")
+
+
+def _connected(address: str) -> distributed.Client:
+    """A client of the scheduler. Raises UserError."""
+    parts = urlsplit(address)
+    if parts.scheme == "tls":
+        arguments = distributed.Security().get_connection_args("client")
+        if arguments.get("ssl_context") is None:
+            raise UserError(
+                f"{SCHEDULER}={address}: tls:// needs certificates, and Dask's configuration "
+                "names none: docs/cluster.md says how"
+            )
+    try:
+        # Dask would try for long where nobody listens.
+        socket.create_connection((parts.hostname, parts.port), CONNECT).close()
+        return distributed.Client(address, timeout=CONNECT, set_as_default=False, name="kmnist")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{SCHEDULER}={address}: no scheduler answers: {error}. Start one (`make cluster` "
+            "does on this machine), or unset the variable to train on the cores of this machine"
+        ) from error
+
+
+def _kinds(tasks: list[Task]) -> list[tuple[str, dict[str, Any]]]:
+    """The families and settings of fits, each once."""
+    found = {
+        json.dumps([task.fit.family, task.fit.settings], sort_keys=True): task.fit for task in tasks
+    }
+    return [(fit.family, fit.settings) for fit in found.values()]

@@ -1,0 +1,69 @@
+"""What runs in a Dask worker for `remote`."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from typing import Any
+
+from distributed import get_worker
+
+from kmnist_pipeline import arithmetic
+from kmnist_pipeline.families.base import Data
+from kmnist_pipeline.families.registry import FAMILIES
+from kmnist_pipeline.fits import key, store, work
+
+TELL = 1.0  # seconds between two reports of progress
+
+_verified: dict[str, weakref.ref[Data]] = {}
+
+
+class GivenUpError(RuntimeError):
+    """Nobody wants the result any longer."""
+
+
+def identity(kinds: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The surroundings of this worker for fits of these families and settings.
+
+    Raises UserError where they are no good, ImportError where something is missing.
+    """
+    for family, _ in kinds:
+        _ = FAMILIES[family].train
+    arithmetic.require()
+    return [key.surroundings(family, settings) for family, settings in kinds]
+
+
+def train(
+    content: bytes, name: str, data: Data, digest: str, topic: str, stop_after: int | None
+) -> tuple[bytes, float]:
+    """Train an encoded fit; name: its key; topic: where progress is told."""
+    known = _verified.get(digest)
+    if known is None or known() is not data:
+        _verified[digest] = weakref.ref(work.verified(data, digest))
+    own = store.default()
+    told = _Progress(name, topic)
+    result = work.train(content, name, data, digest, own.checkpoint(name), told, stop_after)
+    # Whoever asked keeps the result, perhaps in another store than this one.
+    for checkpoint in own.folder.glob(f"??/{name}{store.UNFINISHED}"):
+        checkpoint.unlink(missing_ok=True)
+    return result
+
+
+class _Progress:
+    """Tells how much of a fit is done, and ends a fit that nobody wants any longer."""
+
+    def __init__(self, name: str, topic: str) -> None:
+        self._name, self._topic = name, topic
+        self._worker = get_worker()
+        self._task = self._worker.get_current_task()
+        self._last = 0.0
+
+    def __call__(self, fraction: float) -> None:
+        if time.monotonic() - self._last < TELL:
+            return
+        self._last = time.monotonic()
+        self._worker.log_event(self._topic, [self._name, fraction])
+        # Dask forgets a task that its client gave up or died with, but cannot stop its thread.
+        task = self._worker.state.tasks.get(self._task)
+        if task is None or task.state == "cancelled":
+            raise GivenUpError(self._task)

@@ -1,0 +1,143 @@
+"""The store of fits: results by key, and checkpoints of unfinished fits beside them.
+
+Only a cache: deleting it costs time. Each file begins with the sha256 of its key and of all that
+follows, so that a damaged file, or one that took the place of another, is found, named, dropped
+and computed again. KMNIST_FITS names another folder than `.kmnist/fits`, such as one that a team
+shares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import outs
+
+VARIABLE = "KMNIST_FITS"
+DEFAULT = ".kmnist/fits"
+FINISHED, UNFINISHED = ".fit", ".checkpoint"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the store: the key it is kept by, whether the fit is finished, its size, and what
+    `write` was told of it (nothing for checkpoints and damaged files)."""
+
+    path: Path
+    key: str
+    finished: bool
+    size: int
+    about: dict[str, Any]
+
+
+class Store:
+    """Finished fits and checkpoints in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __contains__(self, key: str) -> bool:
+        """Whether a finished fit is here and undamaged."""
+        return self.read(key) is not None
+
+    def read(self, key: str) -> bytes | None:
+        """The result of a fit, None where it is not here; a damaged one is dropped."""
+        found = self._read(self._path(key, FINISHED), key)
+        return None if found is None else found[1]
+
+    def about(self, key: str) -> dict[str, Any] | None:
+        """What `write` was told of a fit."""
+        found = self._read(self._path(key, FINISHED), key)
+        return None if found is None else found[0]
+
+    def write(self, key: str, result: bytes, about: dict[str, Any]) -> None:
+        """Keep the result of a fit, and drop its checkpoint.
+
+        about: plain values that describe the fit to people, such as its `seconds`.
+        """
+        self._write(self._path(key, FINISHED), key, result, about)
+        self._path(key, UNFINISHED).unlink(missing_ok=True)
+
+    def checkpoint(self, key: str) -> FileCheckpoint:
+        """Where an unfinished fit keeps its state."""
+        return FileCheckpoint(self, key)
+
+    def entries(self) -> Iterator[Entry]:
+        """All files of the store, by key."""
+        for path in sorted(self.folder.glob("??/*")):
+            if path.suffix in (FINISHED, UNFINISHED):
+                with suppress(FileNotFoundError):  # another process has just dropped it
+                    size, about = path.stat().st_size, _about(path)
+                    yield Entry(path, path.stem, path.suffix == FINISHED, size, about)
+
+    def _path(self, key: str, suffix: str) -> Path:
+        return self.folder / key[:2] / f"{key}{suffix}"
+
+    def _read(self, path: Path, key: str) -> tuple[dict[str, Any], bytes] | None:
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        digest, _, rest = content.partition(b"\n")
+        if digest != _digest(key, rest):
+            tqdm.write(f"{path} is damaged: dropped, and computed again", file=sys.stderr)
+            path.unlink(missing_ok=True)
+            return None
+        about, _, result = rest.partition(b"\n")
+        return json.loads(about), result
+
+    def _write(self, path: Path, key: str, content: bytes, about: dict[str, Any]) -> None:
+        rest = json.dumps(about, sort_keys=True).encode() + b"\n" + content
+        outs.write_beside(path, _digest(key, rest) + b"\n" + rest)
+
+
+class FileCheckpoint:
+    """The checkpoint of one fit, as a file of the store."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store, self._key = store, key
+        self._path = store._path(key, UNFINISHED)
+
+    def load(self) -> bytes | None:
+        """The state that was saved last, None where there is none or it is damaged."""
+        found = self._store._read(self._path, self._key)
+        return None if found is None else found[1]
+
+    def save(self, state: bytes) -> None:
+        """Keep a state in place of the one before."""
+        self._store._write(self._path, self._key, state, {})
+
+
+def default() -> Store:
+    """The store of this project, or of KMNIST_FITS. Raises UserError where it cannot be used."""
+    named = os.environ.get(VARIABLE)
+    folder = Path(named or DEFAULT)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        told = f"{VARIABLE}={named}" if named else str(folder)
+        raise UserError(f"{told}: no folder for fits: {error.strerror}") from error
+    return Store(folder)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        file.readline()
+        try:
+            return json.loads(file.readline())
+        except ValueError:
+            return {}
+
+
+def _digest(key: str, rest: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + rest).hexdigest().encode()

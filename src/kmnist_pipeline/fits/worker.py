@@ -1,0 +1,64 @@
+"""Workers for fits on a Dask cluster: `python -m kmnist_pipeline.fits.worker tls://HOST:8786`.
+
+Dask's own worker command with its options, after the arithmetic has been selected: one process a
+core and one thread each, where no option says otherwise. It does for dask-jobqueue's
+`worker_command`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from kmnist_pipeline import arithmetic
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.fits.address import checked, is_loopback
+
+
+def main(arguments: list[str]) -> int:
+    """Work until the scheduler goes or a signal comes; exit status 1 where that cannot begin."""
+    try:
+        arithmetic.select()
+        command = _options(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    from distributed.cli import dask_worker
+
+    dask_worker.main(command)
+    return 0
+
+
+def _options(arguments: list[str]) -> list[str]:
+    """Dask's options: those given, and what follows where they leave it open."""
+    import click
+    import loky
+    from distributed.cli import dask_worker
+
+    try:
+        context = dask_worker.main.make_context("worker", list(arguments), resilient_parsing=True)
+        given = {
+            name
+            for name in context.params
+            if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        }
+    except click.UsageError as error:
+        raise UserError(error.format_message()) from error
+    if "scheduler" not in given:
+        raise UserError(
+            "name the scheduler: python -m kmnist_pipeline.fits.worker tcp://127.0.0.1:8786"
+        )
+    address = checked(context.params["scheduler"])
+    added = []
+    if "nthreads" not in given:
+        added += ["--nthreads", "1"]
+        if "n_workers" not in given:
+            added += ["--nworkers", str(loky.cpu_count() if context.params["nanny"] else 1)]
+    if not given & {"host", "listen_address", "interface"} and is_loopback(address):
+        added += ["--host", "127.0.0.1"]  # Dask's default is every interface
+    if "dashboard_address" not in given:
+        added += ["--dashboard-address", "127.0.0.1:0"]
+    return [*arguments, *added]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

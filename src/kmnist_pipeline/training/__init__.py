@@ -1,1 +1,0 @@
-"""How models are trained, one module a family."""
