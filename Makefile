@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all repro ui server serve bench
+.PHONY: help setup demo test test-all repro cluster ui server serve bench
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -26,6 +26,7 @@ demo: $(READY) ## run the whole pipeline on scikit-learn's digits, in a minute o
 	dvc repro --force report@digits
 	-kmnist promote --dataset digits
 	@echo "The report: reports/digits/index.html"
+	@python -c 'from kmnist_pipeline import arithmetic as a; (note := a.note()) and print(note)'
 
 test: $(READY) ## lint, types, tests
 	ruff check .
@@ -33,15 +34,20 @@ test: $(READY) ## lint, types, tests
 	mypy
 	pytest --numprocesses auto --dist loadfile
 
-test-all: $(READY) ## the same with PostgreSQL and a browser, which are installed where missing
-	tools/install-debian postgresql chromium
+test-all: $(READY) ## the same with PostgreSQL, a browser and emulated CPUs, installed where missing
+	tools/install-debian postgresql chromium qemu-user
 	$(MAKE) test
 
 repro: $(READY) ## make every report again, as far as something changed
 	kmnist compose
+	kmnist fit
 	dvc repro
 	-kmnist promote
 	@echo "The reports: reports/*/index.html"
+
+cluster: PORT = 8786
+cluster: $(READY) ## workers for fits on loopback, as a Dask cluster for trying it out; PORT=...
+	@exec python -m kmnist_pipeline.fits.cluster --port $(PORT)
 
 ui: $(READY) ## compare runs in MLflow on loopback, port 5000 or PORT=...
 	@python -m kmnist_pipeline.tracking_server --port $(PORT) --store "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"

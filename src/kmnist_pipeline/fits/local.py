@@ -31,6 +31,7 @@ from kmnist_pipeline.fits.pool import LOOK, Outcome, Watch, WorkerLostError
 from kmnist_pipeline.fits.store import Store
 
 SILENCE = 60.0  # seconds without a sign of life after which a worker is ended
+START = 60.0  # the same for its first one
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -81,7 +82,7 @@ class LocalWorkers:
         call = (local_worker.train, task.key, task.data, self._stop_after)
         try:
             worker.future = worker.executor.submit(*call)
-        except BrokenProcessPool:  # it died while it had nothing to do
+        except (BrokenProcessPool, ShutdownExecutorError):  # it died with nothing to do
             worker.executor.shutdown(wait=True, kill_workers=True)
             worker.executor = self._executor(worker.number)
             worker.future = worker.executor.submit(*call)
@@ -135,7 +136,7 @@ class LocalWorkers:
             beat = float(self._board[worker.number, 0])
             worker.silent = 0 if beat != worker.beat else worker.silent + step
             worker.beat = beat
-            if worker.silent > SILENCE:
+            if worker.silent > (SILENCE if beat else START):
                 worker.executor.shutdown(wait=False, kill_workers=True)
 
     def _outcome(self, worker: _Worker) -> Outcome:

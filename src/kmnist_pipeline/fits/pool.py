@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import heapq
 import os
+import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -95,7 +97,7 @@ def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) ->
         return
     say(f"fits: {len(queue.done)} known, {len(queue.waiting)} to train")
     bar = tqdm(total=queue.cost, bar_format=BAR, smoothing=0, disable=None)
-    with bar, closing(_workers(queue, store, stop_after)) as workers:
+    with _orderly_end(), bar, closing(_workers(queue, store, stop_after)) as workers:
         deaths: Counter[str] = Counter()
         while queue.is_open():
             while queue.waiting and workers.free():
@@ -201,6 +203,26 @@ class _Queue:
             self._lost.add(number)
             self.done -= {task.key for task in plan.tasks()}
             return True
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the process by SystemExit, so that nothing is left behind."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        deadly = (signal.SIGTERM, signal.SIGHUP)
+        ours = [number for number in deadly if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _workers(queue: _Queue, store: Store, stop_after: int | None) -> Workers:

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     """Work until the scheduler goes or a signal comes; exit status 1 where that cannot begin."""
     try:
         arithmetic.select()
-        command = _options(arguments)
+        command = arguments if "--help" in arguments else _options(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -49,10 +49,11 @@ def _options(arguments: list[str]) -> list[str]:
         )
     address = checked(context.params["scheduler"])
     added = []
+    threads = context.params["nthreads"] or 1
     if "nthreads" not in given:
         added += ["--nthreads", "1"]
-        if "n_workers" not in given:
-            added += ["--nworkers", str(loky.cpu_count() if context.params["nanny"] else 1)]
+    if "n_workers" not in given and context.params["nanny"]:
+        added += ["--nworkers", str(max(1, loky.cpu_count() // threads))]
     if not given & {"host", "listen_address", "interface"} and is_loopback(address):
         added += ["--host", "127.0.0.1"]  # Dask's default is every interface
     if "dashboard_address" not in given:

@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 from tqdm import tqdm
 
+from kmnist_pipeline import arithmetic
 from kmnist_pipeline.data import sources
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.fits import store
@@ -156,7 +157,8 @@ class Clone:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("DVC_", "MLFLOW_")) and name not in OF_ANOTHER_REPOSITORY
+            if not name.startswith(("DVC_", "MLFLOW_"))
+            and name not in (*OF_ANOTHER_REPOSITORY, arithmetic.VARIABLE)
         }
         return {
             **kept,
