@@ -1,9 +1,18 @@
 """What all tests share: a copy of this project to run in, without or with the digits run."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
-import json
 import os
+
+from kmnist_pipeline import arithmetic
+
+# Before anything imports NumPy, which then reads what it is told once and for all: this process
+# computes as stages do, whatever its user has set, so that tests may demand equal bytes.
+os.environ.pop(arithmetic.VARIABLE, None)
+arithmetic.select()
+
+import json
 import shutil
 import subprocess
 import sys
@@ -37,8 +46,13 @@ class Project:
         )  # fmt: skip
 
     def environment(self, **changes: str) -> dict[str, str]:
-        """The environment of a command: this interpreter first, no store but the project's own."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_"))}
+        """The environment of a command: this interpreter first, no store but the project's own.
+
+        The arithmetic is not ours, but what the command selects.
+        """
+        ours = (*arithmetic.INSTRUCTIONS, *arithmetic.THREADS)
+        foreign = ("MLFLOW_", "DVC_", "KMNIST_", *ours)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {
             **kept,
@@ -71,6 +85,12 @@ class Project:
         text = file.read_text()
         assert old in text, f"{path} does not hold {old!r}"
         file.write_text(text.replace(old, new, 1))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _portable() -> None:
+    """All test modules have been imported by now, and with them NumPy and torch."""
+    arithmetic.require()
 
 
 def _files() -> list[str]:

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from conftest import ROOT, STORE, Project, _copy
 
-from kmnist_pipeline import cli, composition
+from kmnist_pipeline import cli
+from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.provenance import check as checking
 
@@ -88,7 +89,10 @@ def locked(stage: dict[str, Any], kind: str, path: str) -> dict[str, Any]:
 
 
 def test_a_clone_of_the_committed_evidence_is_fresh(project):
-    done = project.run("kmnist", "check")
+    """But for the stages that CI tolerates, which are all stale."""
+    tolerated = ".ci/stale-stages"
+    there = (project.folder / tolerated).exists()
+    done = project.run("kmnist", "check", *(["--except", tolerated] if there else []))
     assert (done.stdout, done.stderr, done.returncode) == (f"{FRESH}\n", "", 0)
 
 
@@ -103,26 +107,39 @@ def test_no_cache_and_no_data_are_needed(check, digits):
 
 
 @pytest.mark.parametrize(
-    ("module", "kinds"),
+    ("module", "dependency", "kinds"),
     [
-        ("evaluation/model_figures.py", {"evaluate"}),
-        ("stages/kfold_train.py", {"kfold-train"}),
-        ("training/trials.py", {"tune"}),
-        ("data/splits.py", {"kfold-train", "tune", "evaluate"}),
-        ("reporting/templates/report.html", {"report"}),
-        ("schema.py", set()),
+        ("evaluation/model_figures.py", "", {"evaluate"}),
+        ("stages/kfold_train.py", "", {"kfold-train"}),
+        ("stages/tune.py", "", {"tune"}),
+        ("config/grid.py", "", {"kfold-train", "tune"}),
+        ("data/splits.py", "", {"kfold-train", "tune", "evaluate"}),
+        ("families/base.py", "", {"kfold-train", "tune"}),
+        ("families/linear/train.py", "families/linear", {"kfold-train", "tune", "evaluate"}),
+        ("fits/plan.py", "fits", {"kfold-train", "tune"}),
+        ("reporting/templates/report.html", "reporting/templates", {"report"}),
+        ("config/schema.py", "", set()),
     ],
 )
-def test_an_edited_module_makes_stale_the_stages_which_use_it(module, kinds, check, digits):
+def test_an_edited_module_makes_stale_the_stages_which_use_it(
+    module, dependency, kinds, check, digits
+):
     path = digits.folder / "src/kmnist_pipeline" / module
     before = md5_of(path)
     path.write_text(path.read_text() + "\n")
     found = [line for line in check() if "digits" in line]
     assert {line.partition("@")[0] for line in found} == kinds
-    assert all(f"dependency src/kmnist_pipeline/{module.rpartition('/')[0]}" in f for f in found)
-    if not module.endswith(".html"):  # that one is in a folder, whose md5 is of its list
-        changed = f"changed: md5 {before[:12]} -> {md5_of(path)[:12]}"
-        assert all(line.endswith(changed) for line in found)
+    changed = f"dependency src/kmnist_pipeline/{dependency or module} changed: md5 "
+    assert all(changed in line for line in found)
+    if not dependency:  # of a folder, the md5 is that of its list
+        assert all(line.endswith(f"{before[:12]} -> {md5_of(path)[:12]}") for line in found)
+
+
+def test_a_module_of_one_family_makes_no_other_stale(check, digits):
+    path = digits.folder / "src/kmnist_pipeline/families/sklearn/train.py"
+    path.write_text(path.read_text() + "\n")
+    items = {line.partition(":")[0].partition("@")[2] for line in check() if "digits" in line}
+    assert items == {"digits_sklearn_logistic"}
 
 
 @pytest.mark.parametrize("place", ["params.yaml", "conf/experiment/digits_softmax.yaml"])
@@ -176,6 +193,12 @@ def test_a_metric_edited_by_hand(check, digits):
         f"{SOFTMAX}: out {VALIDATION} {MADE}: md5 MD5 -> MD5",
         "report@digits: dependency metrics/digits changed: md5 MD5 -> MD5",
     )
+
+
+def test_half_a_metric(check, digits):
+    path = digits.folder / VALIDATION
+    path.write_text(path.read_text()[:100])
+    assert any(line.startswith(f"{SOFTMAX}: out {VALIDATION} {MADE}") for line in check())
 
 
 def test_a_flipped_byte_in_a_figure(check, digits):
@@ -239,6 +262,33 @@ def test_evidence_that_another_version_of_a_library_made(check, digits):
     assert check() == []
 
 
+def test_evidence_in_native_arithmetic(check, digits):
+    path = digits.folder / VALIDATION
+    path.write_text(path.read_text().replace('"x86-64-v3"', '"native"'))
+    change_lock(digits, lambda s: locked(s[SOFTMAX], "outs", VALIDATION).update(md5=md5_of(path)))
+    assert (
+        f"{SOFTMAX}: out {VALIDATION} was made in native arithmetic, which makes no evidence: "
+        f"`dvc repro --force --single-item {SOFTMAX}` makes it in portable"
+    ) in check()
+
+
+def test_stages_that_a_file_names_are_left_out(digits, before, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(digits.folder)
+    stale = {line.partition(": ")[0] for line in before}
+    digits.replace(VALIDATION, '"accuracy": 0.9', '"accuracy": 1.9')
+    tolerated = tmp_path / "stale-stages"
+    tolerated.write_text("\n".join([*stale, SOFTMAX, "evaluate@digits_softmax"]))
+    assert cli.main(["check", "--except", str(tolerated)]) == 1
+    assert capsys.readouterr().out.startswith("report@digits\n")
+    tolerated.write_text(f"{tolerated.read_text()}\nreport@digits\n")
+    assert cli.main(["check", "--except", str(tolerated)]) == 0
+    tolerated.write_text(f"{tolerated.read_text()}\ntune@digits_softmax_grid\n")
+    assert cli.main(["check", "--except", str(tolerated)]) == 1
+    assert "stale-stages names what is not stale: tune@digits_softmax_grid" in (
+        capsys.readouterr().err
+    )
+
+
 def test_stages_with_the_same_reasons_stand_together():
     shared = checking.Finding("", "dependency src/a.py changed: md5 0 -> 1")
     alike = [replace(shared, where=f"kfold-train@experiment_{number}") for number in range(30)]
@@ -278,7 +328,7 @@ def test_lock_entries_that_do_not_fit_together(data, maker, check, digits):
 
 def test_a_file_that_was_edited_while_its_stage_ran(check, digits):
     """Hashes agree everywhere, but the outs say from what they were made."""
-    module = "src/kmnist_pipeline/training/fit.py"
+    module = "src/kmnist_pipeline/families/base.py"
     content = (digits.folder / module).read_bytes() + b"\n"
     (digits.folder / module).write_bytes(content)
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from kmnist_pipeline.models import file
+from kmnist_pipeline.families import file
 from kmnist_pipeline.provenance.compare import Change, Difference, Verdict, compare
 
 IDENTICAL, EQUAL, DIFFERENT = Verdict

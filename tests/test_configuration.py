@@ -1,6 +1,7 @@
 """The configuration: composed alike by everyone, and refused in words before anything runs."""
 
 import copy
+import dataclasses
 import json
 import re
 import shutil
@@ -15,31 +16,19 @@ from conftest import ROOT, Project, _copy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kmnist_pipeline import cli, schema
+from kmnist_pipeline import cli
+from kmnist_pipeline.config import schema
+from kmnist_pipeline.families import registry
 
 LR = "experiments.digits_softmax.optimizer.lr"
 SMALL = ["experiments.digits_softmax.trainer.epochs=2", "experiments.digits_softmax.seeds=[0]"]
 
 COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())
-NETWORK = yaml.safe_load("""
-classes: null
-subset: null
-optimizer: {lr: 0.001, batch_size: 64}
-model: {family: cnn, architecture: simple, dropout: 0.0, scaling: minmax}
-validation: {method: kfold, folds: 3}
-trainer: {epochs: 12, patience: 4, keep: best, precision: float32, threads: 1}
-report: digits
-dataset: digits
-seeds: [0]
-""")
 NETWORK_GRID = yaml.safe_load("""
 {dataset: digits, family: cnn, report: digits, base: digits_cnn, trial: {trainer.epochs: 3},
-product: {optimizer.lr: [0.001, 0.0005], model.dropout: [0.3, 0.4]}, retrain: true}
+points: [], product: {optimizer.lr: [0.001, 0.0005], model.dropout: [0.3, 0.4]}, retrain: true}
 """)
-CONTENT = COMMITTED | {
-    "experiments": COMMITTED["experiments"] | {"digits_cnn": NETWORK},
-    "studies": COMMITTED["studies"] | {"digits_cnn_grid": NETWORK_GRID},
-}
+CONTENT = COMMITTED | {"studies": COMMITTED["studies"] | {"digits_cnn_grid": NETWORK_GRID}}
 
 
 @pytest.fixture
@@ -99,6 +88,7 @@ def test_outside_a_project(tmp_path, monkeypatch, capsys):
 # --- mistakes in conf/ ---------------------------------------------------------------------------
 
 KMNIST, DIGITS = "conf/experiment/kmnist_softmax.yaml", "conf/experiment/digits_softmax.yaml"
+NETWORK = "conf/experiment/digits_cnn.yaml"
 GRID, MENU = "conf/study/digits_softmax_grid.yaml", "conf/config.yaml"
 MISTAKES = [
     # file, text, its replacement, what the message must say
@@ -112,6 +102,14 @@ MISTAKES = [
         "'model/sofmax'",
         "siamese, simple_cnn, sklearn_logistic, so",
     ),
+    (NETWORK, "/optimizer: adam", "/optimizer: sgd", "digits_cnn.optimizer.name=sgd: ", "of adam"),
+    (
+        NETWORK,
+        "keep: best_accuracy",
+        "schedule: cosine",
+        "experiments.digits_cnn.trainer.schedule=cosine: must be one of constant",
+    ),
+    (DIGITS, "epochs: 60", "threads: 1", "digits_softmax.trainer.threads=1: ", "epochs, patience"),
     (KMNIST, "- base", "- bass", "In 'experiment/kmnist_softmax'", "'experiment/bass'"),
     ("conf/validation/kfold.yaml", "folds: 5", "folds: 1", "validation.folds=1: ", "at least 2"),
     (
@@ -203,6 +201,15 @@ DELETE = object()
 IMAGES = ("datasets", "digits", "parts", 0, "images")
 SHA, SOFTMAX = "0" * 63 + "g", "experiments.digits_softmax"
 CNN, GRID = "experiments.digits_cnn", "studies.digits_cnn_grid"
+SKLEARN = "experiments.digits_sklearn_logistic"
+
+
+def unvalidated(experiment: str = SOFTMAX, **trainer: Any) -> dict:
+    """An experiment without validation, and with other values of its trainer."""
+    content = at(CONTENT, tuple(experiment.split(".")))
+    return content | {"validation": {"method": "none"}, "trainer": content["trainer"] | trainer}
+
+
 REFUSED = [
     # key, value, what the message says after the key
     (f"{SOFTMAX}.dataset", "digitz", "=digitz: must be one of digits, kmnist, mnist"),
@@ -213,37 +220,54 @@ REFUSED = [
     (f"{SOFTMAX}.seeds", [1, 1], "=[1, 1]: must be one or more different seeds"),
     (f"{SOFTMAX}.seeds", [], "=[]: must be one or more different seeds"),
     (f"{SOFTMAX}.subset", 1, "=1: must be at least 2"),
-    (f"{SOFTMAX}.optimizer", None, "=null: must be a map of lr, batch_size"),
+    (f"{SOFTMAX}.optimizer", None, "=null: must be a map of name, lr, batch_size for a model of "),
+    (f"{SOFTMAX}.optimizer.name", "adam", "=adam: must be one of sgd"),
     (f"{SOFTMAX}.optimizer.lr", 0, "=0: must be greater than 0"),
     (f"{SOFTMAX}.optimizer.lr", float("nan"), "=NaN: must be a number"),
     (f"{SOFTMAX}.optimizer.lr", "1e-3", "=1e-3: must be a number"),
     (f"{SOFTMAX}.optimizer.batch_size", 0.5, "=0.5: must be a whole number"),
-    (f"{SOFTMAX}.optimizer.momentum", 0.9, "=0.9: there is no such key; known keys: lr, batch"),
+    (f"{SOFTMAX}.optimizer.momentum", 0.9, "=0.9: there is no such key; known keys: name, lr"),
     (f"{SOFTMAX}.model.family", "cubic", "=cubic: must be one of linear, sklearn"),
     (f"{SOFTMAX}.model.family", ["linear"], '=["linear"]: must be one of linear, sklearn'),
     (f"{SOFTMAX}.model.scaling", "max", "=max: must be one of none, minmax, zscore, zscore_pixel"),
     (f"{SOFTMAX}.model.kind", "logistic", "=logistic: must be softmax, unless there are two"),
-    (f"{SOFTMAX}.validation", {"method": "none"}, ".method=none: must be kfold"),
+    (SOFTMAX, unvalidated(), ".trainer.patience=10: must be null without validation"),
+    (SOFTMAX, unvalidated(patience=None), ".trainer.keep=best_accuracy: must be last without"),
+    (CNN, unvalidated(CNN, keep="last"), ".trainer.patience=4: must be null without validation"),
     (f"{SOFTMAX}.trainer.epochs", None, "=null: must be a whole number"),
     (f"{SOFTMAX}.trainer.patience", True, "=true: must be a whole number"),
-    (f"{SOFTMAX}.trainer.precision", "bf16", "=bf16: must be one of auto, bfloat16, float32, "),
+    (f"{SOFTMAX}.trainer.precision", "bf16", "=bf16: must be one of float32, float64"),
     (f"{SOFTMAX}.trainer.precision", "auto", "=auto: must be one of float32, float64"),
+    (f"{SOFTMAX}.trainer.loss", "median", "=median: must be one of mean, sum"),
+    (f"{SOFTMAX}.trainer.loss", DELETE, ": is missing; experiments.digits_softmax.trainer needs "),
+    (f"{SOFTMAX}.trainer.schedule", "constant", "=constant: there is no such key; known keys: "),
+    (f"{SOFTMAX}.trainer.threads", 2, "=2: there is no such key; known keys: epochs, patience, "),
     (f"{SOFTMAX}.trainer", DELETE, ": is missing; experiments.digits_softmax needs report, "),
-    ("experiments.mnist_sklearn_logistic.optimizer", {"lr": 1, "batch_size": 1}, ": must be null"),
-    (f"{CNN}.trainer.precision", "float64", "=float64: must be one of auto, bfloat16, float32"),
-    (f"{CNN}.trainer.keep", "first", "=first: must be one of best, last"),
-    (f"{CNN}.trainer.epochs", None, "=null: must be a whole number for a network"),
-    (f"{CNN}.optimizer", None, "=null: must be a map of lr, batch_size for a network"),
+    (f"{SKLEARN}.optimizer", {"lr": 1, "batch_size": 1}, ": must be null: sklearn brings its own"),
+    (f"{SKLEARN}.trainer.epochs", 2, "=2: there is no such key; known keys: precision"),
+    (f"{CNN}.trainer.precision", "float64", "=float64: must be one of float32, bfloat16"),
+    (f"{CNN}.trainer.precision", "auto", "=auto: must be one of float32, bfloat16"),
+    (f"{CNN}.trainer.keep", "best", "=best: must be one of last, best_accuracy, best_loss"),
+    (f"{CNN}.trainer.epochs", None, "=null: must be a whole number"),
+    (f"{CNN}.trainer.schedule", "cosine", "=cosine: must be one of constant"),
+    (f"{CNN}.trainer.augmentation", "flip", "=flip: must be one of none"),
+    (f"{CNN}.trainer.averaging", None, "=null: must be text"),
+    (f"{CNN}.optimizer", None, "=null: must be a map of name, lr, batch_size for a model of the "),
+    (f"{CNN}.optimizer.name", "sgd", "=sgd: must be one of adam"),
+    (f"{CNN}.optimizer", CONTENT["experiments"]["digits_softmax"]["optimizer"], ".name=sgd: must"),
     (f"{CNN}.model.dropout", 1, "=1: must be at least 0 and less than 1"),
-    (f"{CNN}.model.architecture", "lenet", "=lenet: must be one of simple, resnet_like, improved"),
+    (f"{CNN}.model.architecture", "lenet", "=lenet: must be one of improved, resnet_like, siamese"),
     (f"{CNN}.model.draws", 5, "=5: must be a whole number for a siamese network, and null for"),
     (f"{CNN}.validation", {"method": "holdout", "fraction": 1}, ".fraction=1: must be greater"),
     (f"{GRID}.product", {"optimizer.lr": [0.1, -1]}, ".optimizer.lr[1]=-1: must be greater than 0"),
+    (f"{GRID}.product", {"optimizer.name": ["adam", "sgd"]}, ".optimizer.name[1]=sgd: must be one"),
+    (f"{GRID}.points", [{"optimizer.lr": 1}], ": must be a list of at least one point, or instead"),
+    (f"{GRID}.points", DELETE, ": is missing; studies.digits_cnn_grid needs report, base, "),
     (f"{GRID}.product", {"optimizer.lrr": [1]}, ": the base experiment has no key 'optimizer.lrr'"),
     (f"{GRID}.trial", {"trainer.epoch": 1}, ": the base experiment has no key 'trainer.epoch'"),
     (f"{GRID}.retrain", 1, "=1: must be true or false"),
     ("evaluation.promise", 1, "=1: must be greater than 0 and less than 1"),
-    ("studies.digits_softmax_grid.base", "none", "=none: must be one of digits_softmax, "),
+    ("studies.digits_softmax_grid.base", "none", "=none: must be one of digits_sklearn_logistic, "),
     ("studies.digits_softmax_grid.points", [], "=[]: must be a list of at least one point"),
     ("studies.digits_softmax_grid.points", [{"optimizer.lr": "x"}], "[0].optimizer.lr=x: must"),
     ("studies.digits_softmax_grid.points", [{"seeds": [9]}], "[0]: report, dataset, classes,"),
@@ -283,6 +307,28 @@ def test_the_committed_parameters_are_accepted_as_they_are():
     assert schema.models_of(config) == COMMITTED["models"]
     model = schema.LinearModel(kind="softmax", scaling="minmax")
     assert config.experiments["digits_softmax"].model == model
+
+
+def test_a_linear_model_may_have_any_validation():
+    for validation in ({"method": "none"}, {"method": "holdout", "fraction": 0.2}):
+        content = unvalidated(keep="last", patience=None) | {"validation": validation}
+        schema.check(changed(SOFTMAX, content))
+
+
+def test_schema_and_registry_know_the_same_families_and_choices():
+    families = registry.FAMILIES.keys()
+    assert families == schema.FAMILIES.keys() == schema.OPTIMIZERS.keys() == schema.TRAINERS.keys()
+    parts = {"model": schema.CnnModel, "optimizer": schema.CnnOptimizer}
+    parts["trainer"] = schema.CnnTrainer
+    named = {
+        f"{part}.{field.name}": field.metadata["choices"]
+        for part, kind in parts.items()
+        for field in dataclasses.fields(kind)
+        if "choices" in field.metadata
+    }
+    for folder, setting in registry.FAMILIES["cnn"].choices.items():
+        modules = (ROOT / "src/kmnist_pipeline/families/cnn" / folder).glob("[!_]*.py")
+        assert named[setting] == tuple(sorted(file.stem for file in modules)) != ()
 
 
 def paths(node: Any, path: tuple = ()) -> Iterator[tuple]:
@@ -385,17 +431,19 @@ def test_dvc_refuses_a_mistake_in_conf(clone):
     assert clone.changed() == f" M {file}\n"
     clone.replace(file, "lrr: 0.5", "lr: 0.5")
     assert done.returncode != 0
-    assert "optimizer.lrr=0.5: there is no such key; known keys: lr, batch_size" in done.stderr
+    assert (
+        "optimizer.lrr=0.5: there is no such key; known keys: name, lr, batch_size" in done.stderr
+    )
     assert "Running stage" not in done.stdout
 
 
 def test_a_stage_refuses_what_was_written_by_hand(clone):
-    clone.replace("params.yaml", "folds: 5", "folds: 1")
+    clone.replace("params.yaml", "epochs: 60", "epochs: 0")
     done = clone.run("dvc", "repro", "kfold-train@digits_softmax")
     assert clone.changed() == " M params.yaml\n"
-    clone.replace("params.yaml", "folds: 1", "folds: 5")
+    clone.replace("params.yaml", "epochs: 0", "epochs: 60")
     assert done.returncode != 0
-    assert "experiments.digits_softmax.validation.folds=1: must be at least 2" in done.stderr
+    assert "experiments.digits_softmax.trainer.epochs=0: must be at least 1" in done.stderr
     assert "Traceback" not in done.stderr
     # The first stage to run is the one that refuses.
     assert done.stdout.count("Running stage") == 1

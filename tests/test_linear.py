@@ -8,13 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kmnist_pipeline import schema
-from kmnist_pipeline.data import scaling, splits
-from kmnist_pipeline.data.dataset import Images
-from kmnist_pipeline.evidence.outs import Folder
-from kmnist_pipeline.models import linear as models
-from kmnist_pipeline.training import linear
-from kmnist_pipeline.training.fit import TrainingError
+from kmnist_pipeline.data import scaling, splits, streams
+from kmnist_pipeline.families.base import Data, Fit, Fitted, NoCheckpoint, TrainingError
+from kmnist_pipeline.families.linear import model as models
+from kmnist_pipeline.families.linear import train
 
 logits = arrays(np.float64, (5, 4), elements=st.floats(-1e4, 1e4))
 
@@ -28,22 +25,42 @@ def blobs(classes=3, n=600, features=12, seed=0, noise=45):
     return pixels, labels
 
 
-def fit_fold(pixels, labels, **changes):
+def fit_fold(pixels, labels, *, held_out=None, **changes) -> Fitted:
+    """Train on all but the last fifth of the images, or the last `held_out`, which validate."""
     n = len(labels)
     setting: dict[str, Any] = {
         "kind": "softmax",
-        "scaling_method": "zscore",
-        "lrs": [0.1],
+        "scaling": "zscore",
+        "lr": 0.1,
         "batch_size": 32,
         "epochs": 1,
         "patience": None,
-        "dtype": "float64",
-        "rng": splits.generator(0, 2, 0),
-        "classes": int(labels.max()) + 1,
-    } | changes
-    return linear.fit_fold(
-        pixels, labels, np.arange(n - n // 5), np.arange(n - n // 5, n), **setting
+        "keep": "best_accuracy",
+        "loss": "mean",
+        "precision": "float64",
+    }
+    assert changes.keys() <= setting.keys()
+    setting |= changes
+    parts = {
+        "model": ("kind",),
+        "optimizer": ("lr", "batch_size"),
+        "trainer": ("epochs", "patience", "keep", "loss", "precision"),
+    }
+    held = n // 5 if held_out is None else held_out
+    training = np.arange(n - held)
+    shift, scale = scaling.fit(setting["scaling"], pixels[training])
+    fit = Fit(
+        "linear",
+        {part: {name: setting[name] for name in names} for part, names in parts.items()},
+        seed=0,
+        fold=0,
+        training=training,
+        validation=np.arange(n - held, n),
+        shift=shift,
+        scale=scale,
     )
+    data = Data(pixels, labels, int(labels.max()) + 1)
+    return train.fit(fit, data, NoCheckpoint(), lambda _: None)
 
 
 @given(logits)
@@ -77,7 +94,7 @@ def test_cross_entropy_of_large_logits_is_finite_and_exact(a, label):
 def test_the_first_step_is_minus_the_gradient_by_finite_differences(kind):
     pixels, labels = blobs(classes=3 if kind == "softmax" else 2, n=50)
     lr = 0.3
-    (fit,) = fit_fold(pixels, labels, kind=kind, batch_size=1000, lrs=[lr])
+    fit = fit_fold(pixels, labels, kind=kind, batch_size=1000, lr=lr)
     training = slice(0, 40)
     shift, scale = scaling.fit("zscore", pixels[training])
     x = np.hstack([np.ones((40, 1)), (pixels[training] - shift) / scale])
@@ -98,12 +115,8 @@ def test_logistic_regression_of_balanced_constant_data_has_a_closed_form():
     # One constant feature carries nothing, so the bias alone is learnt: the log-odds of class 1.
     labels = np.tile([1, 1, 1, 0], 250)
     pixels = np.full((1000, 1), 7, np.uint8)
-    (fit,) = fit_fold(
-        pixels, labels, kind="logistic", batch_size=800, epochs=400, lrs=[2.0], classes=2
-    )
-    bias = fit.tensors["weights"][0, 0]
-    # Best validation accuracy is reached at once; the last epoch's loss shows the convergence.
-    assert bias > 0
+    fit = fit_fold(pixels, labels, kind="logistic", batch_size=800, epochs=400, lr=2.0, keep="last")
+    assert fit.tensors["weights"][0, 0] == pytest.approx(np.log(3), abs=1e-4)
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert fit.history[-1].loss == pytest.approx(entropy, abs=1e-6)
 
@@ -113,14 +126,14 @@ def test_full_batches_reach_the_solution_of_scikit_learn(kind):
     from sklearn.linear_model import LogisticRegression
 
     pixels, labels = blobs(classes=4 if kind == "softmax" else 2, n=1000, features=6, noise=110)
-    (fit,) = fit_fold(
+    fit = fit_fold(
         pixels,
         labels,
         kind=kind,
         batch_size=10_000,
         epochs=4000,
-        lrs=[1.0],
-        scaling_method="zscore_pixel",
+        lr=1.0,
+        scaling="zscore_pixel",
     )
     shift, scale = scaling.fit("zscore_pixel", pixels[:800])
     x = (pixels - shift) / scale
@@ -133,16 +146,23 @@ def test_full_batches_reach_the_solution_of_scikit_learn(kind):
     assert loss == pytest.approx(held_out, abs=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["mean", "sum"])
+@pytest.mark.parametrize("batch_size", [48, 1])
 @pytest.mark.parametrize(
     ("kind", "scaler"), [("softmax", "zscore"), ("logistic", "minmax"), ("softmax", "zscore_pixel")]
 )
-def test_one_epoch_equals_torch_sgd_on_the_same_batches(kind, scaler, monkeypatch):
+def test_one_epoch_equals_torch_sgd_on_the_same_batches(
+    kind, scaler, batch_size, loss, monkeypatch
+):
     import torch
 
     pixels, labels = blobs(classes=5 if kind == "softmax" else 2, n=700, features=30)
     n = 560
-    monkeypatch.setattr(linear, "STORED", "float64")
-    (fit,) = fit_fold(pixels, labels, kind=kind, scaling_method=scaler, lrs=[0.2], batch_size=48)
+    lr = 0.2 if loss == "mean" and batch_size > 1 else 0.01
+    monkeypatch.setattr(train, "STORED", "float64")
+    fit = fit_fold(
+        pixels, labels, kind=kind, scaling=scaler, lr=lr, batch_size=batch_size, loss=loss
+    )
 
     shift, scale = scaling.fit(scaler, pixels[:n])
     x = torch.tensor((pixels - shift) / scale, dtype=torch.float64)
@@ -150,73 +170,87 @@ def test_one_epoch_equals_torch_sgd_on_the_same_batches(kind, scaler, monkeypatc
     layer = torch.nn.Linear(30, 5 if kind == "softmax" else 1, dtype=torch.float64)
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.2)
-    order = np.arange(n)[splits.generator(0, 2, 0).permutation(n)]
-    for start in range(0, n, 48):
-        rows = order[start : start + 48]
-        optimizer.zero_grad()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=lr)
+
+    def error(rows, reduction):
         out = layer(x[rows])
         if kind == "softmax":
-            loss = torch.nn.functional.cross_entropy(out, y[rows])
-        else:
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(out[:, 0], y[rows].double())
-        loss.backward()
+            return torch.nn.functional.cross_entropy(out, y[rows], reduction=reduction)
+        return torch.nn.functional.binary_cross_entropy_with_logits(
+            out[:, 0], y[rows].double(), reduction=reduction
+        )
+
+    order = np.arange(n)[streams.generator(0, train.SHUFFLE, 0).permutation(n)]
+    seen = 0.0
+    for start in range(0, n, batch_size):
+        rows = order[start : start + batch_size]
+        optimizer.zero_grad()
+        of_batch = error(rows, loss)
+        of_batch.backward()
         optimizer.step()
+        seen += float(of_batch.detach()) * (len(rows) if loss == "mean" else 1)
     expected = np.vstack([layer.bias.detach().numpy(), layer.weight.detach().numpy().T])
     assert np.abs(fit.tensors["weights"] - expected).max() <= 1e-10
-
-
-def test_learning_rates_trained_together_equal_those_trained_alone():
-    pixels, labels = blobs(n=500)
-    together = fit_fold(pixels, labels, lrs=[0.01, 0.1, 1.0], epochs=8, patience=3)
-    for lr, joint in zip([0.01, 0.1, 1.0], together, strict=True):
-        (alone,) = fit_fold(pixels, labels, lrs=[lr], epochs=8, patience=3)
-        assert alone.best_epoch == joint.best_epoch
-        assert len(alone.history) == len(joint.history)
-        for ours, theirs in zip(alone.history, joint.history, strict=True):
-            assert ours.accuracy == theirs.accuracy
-            assert ours.loss == pytest.approx(theirs.loss, rel=1e-10)
-        np.testing.assert_allclose(alone.tensors["weights"], joint.tensors["weights"], rtol=1e-6)
-
-
-def test_patience_stops_and_the_best_weights_are_kept():
-    pixels, labels = blobs(n=300, seed=3)
-    (fit,) = fit_fold(pixels, labels, lrs=[5.0], epochs=200, patience=4, batch_size=8)
-    last = fit.history[-1].epoch
-    assert last == fit.best_epoch + 4 < 200
-    validation = [e for e in fit.history if e.split == "validation"]
-    best = fit.best("validation")
-    assert best is not None and best.accuracy == max(e.accuracy for e in validation)
-    held = Images(
-        pixels[240:].reshape(-1, 3, 4), labels[240:], np.arange(240, 300), ("a", "b", "c")
+    # Whatever the gradient is of, losses are told as means: before each update, and after all.
+    told, held_out = fit.history
+    assert told.loss == pytest.approx(seen / n, rel=1e-9)
+    assert held_out.loss == pytest.approx(
+        float(error(np.arange(n, 700), "mean").detach()), rel=1e-9
     )
-    p = models.probabilities({"kind": "softmax"}, fit.tensors, held)
-    assert (p.argmax(axis=1) == labels[240:]).mean() == best.accuracy
 
 
-def test_divergence_is_an_error_that_names_the_learning_rate():
+def test_a_fit_is_a_function_of_its_own_rows():
+    pixels, labels = blobs(n=500)
+    fit = fit_fold(pixels, labels, epochs=4)
+    assert fit_fold(pixels, labels, epochs=4).encode() == fit.encode()
+    held = np.arange(400, 500)
+    other, answers = pixels.copy(), labels.copy()
+    other[held], answers[held] = 255 - other[held], (labels[held] + 1) % 3
+    unseen = fit_fold(other, answers, epochs=4)
+    assert unseen.digests == fit.digests
+    assert unseen.kept("train") and unseen.history != fit.history
+
+
+def test_float32_is_nearly_float64():
+    pixels, labels = blobs(n=500)
+    one, two = (fit_fold(pixels, labels, precision=f"float{bits}", epochs=3) for bits in (32, 64))
+    assert one.digests != two.digests
+    for ours, theirs in zip(one.history, two.history, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("keep", ["best_accuracy", "best_loss", "last"])
+def test_patience_stops_and_the_asked_weights_are_kept(keep):
+    pixels, labels = blobs(n=300, seed=3)
+    fit = fit_fold(pixels, labels, lr=5.0, epochs=200, patience=4, batch_size=8, keep=keep)
+    last = fit.history[-1].epoch
+    validation = [e for e in fit.history if e.split == "validation"]
+    assert len(validation) == len(fit.digests) == last < 200
+    kept = fit.kept("validation")
+    assert kept is not None
+    if keep == "last":
+        assert fit.kept_epoch == last
+    else:
+        assert fit.kept_epoch == last - 4
+        best = max(e.accuracy for e in validation), min(e.loss for e in validation)
+        assert (kept.accuracy if keep == "best_accuracy" else kept.loss) in best
+    p = models.probabilities({"kind": "softmax"}, fit.tensors, pixels[240:].reshape(-1, 3, 4), 3)
+    assert (p.argmax(axis=1) == labels[240:]).mean() == kept.accuracy
+
+
+def test_without_validation_the_last_weights_are_kept():
+    pixels, labels = blobs(n=300)
+    fit = fit_fold(pixels, labels, held_out=0, epochs=5, keep="last")
+    assert (fit.n_train, fit.n_validation, fit.kept_epoch) == (300, 0, 5)
+    assert {epoch.split for epoch in fit.history} == {"train"}
+    assert fit.kept("validation") is None
+
+
+@pytest.mark.parametrize("batch_size", [32, 1])
+def test_divergence_is_an_error_that_names_the_learning_rate(batch_size):
     pixels, labels = blobs(n=200)
     with pytest.raises(TrainingError, match=r"optimizer\.lr=1e\+308"):
-        fit_fold(pixels, labels, lrs=[1e308], epochs=5)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_folds_do_not_depend_on_the_number_of_cores(threads, tmp_path):
-    pixels, labels = blobs(n=300)
-    images = Images(pixels.reshape(-1, 3, 4), labels, np.arange(300), ("a", "b", "c"))
-    trial = schema.Experiment(
-        report="r", dataset="d", classes=None, subset=None,
-        model=schema.LinearModel(scaling="minmax", kind="softmax"),
-        optimizer=schema.Optimizer(lr=0.1, batch_size=16),
-        validation=schema.KFold(folds=3),
-        trainer=schema.Trainer(epochs=3, precision="float64", threads=threads),
-        seeds=[0],
-    )  # fmt: skip
-    ((first, *_),) = linear.fit([trial], images, 0, Folder(tmp_path), lambda _: None)
-    trial.trainer.threads = 1
-    ((again, *_),) = linear.fit([trial], images, 0, Folder(tmp_path), lambda _: None)
-    assert first.history == again.history
-    assert (first.tensors["weights"] == again.tensors["weights"]).all()
+        fit_fold(pixels, labels, lr=1e308, epochs=5, batch_size=batch_size)
 
 
 @settings(max_examples=30)

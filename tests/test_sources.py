@@ -15,18 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from fault_server import FaultServer, serving, wait_until
-from omegaconf import OmegaConf
 
-from kmnist_pipeline import schema
 from kmnist_pipeline.data import idx, sources
+from kmnist_pipeline.data.sources import Dataset
 
 ROOT = Path(__file__).parent.parent
 COUNTS = {"train": 200, "t10k": 60}
 FIRST = "/small/train-images-idx3-ubyte.gz"
 
 
-def made(seed: int = 0) -> tuple[dict[str, bytes], schema.Dataset]:
+def made(seed: int = 0) -> tuple[dict[str, bytes], Dataset]:
     """The raw files of a data set of noise, and what the configuration would say of it."""
     random = np.random.default_rng(seed)
     raw, parts = {}, []
@@ -35,19 +35,17 @@ def made(seed: int = 0) -> tuple[dict[str, bytes], schema.Dataset]:
         labels = idx.encode(random.integers(0, 10, count, dtype=np.uint8))
         raw[f"{name}-images-idx3-ubyte"], raw[f"{name}-labels-idx1-ubyte"] = images, labels
         digests = [hashlib.sha256(content).hexdigest() for content in (images, labels)]
-        parts.append(schema.Part(name=name, count=count, images=digests[0], labels=digests[1]))
-    classes = [str(c) for c in range(10)]
-    split = schema.Split(method="files")
-    dataset = schema.Dataset(
-        title="Noise",
-        licence="none",
-        shape=[28, 28],
-        pixel_max=255,
-        classes=classes,
-        parts=parts,
-        sources=[],
-        split=split,
-    )
+        parts.append({"name": name, "count": count, "images": digests[0], "labels": digests[1]})
+    dataset = {
+        "title": "Noise",
+        "licence": "none",
+        "shape": [28, 28],
+        "pixel_max": 255,
+        "classes": [str(c) for c in range(10)],
+        "parts": parts,
+        "sources": [],
+        "split": {"method": "files", "train_size": None, "seed": None},
+    }
     return raw, dataset
 
 
@@ -72,23 +70,23 @@ def server() -> Iterator[FaultServer]:
 
 
 @pytest.fixture
-def dataset(server: FaultServer) -> schema.Dataset:
+def dataset(server: FaultServer) -> Dataset:
     _, dataset = made()
-    dataset.sources = [f"{server.url}small/"]
+    dataset["sources"] = [f"{server.url}small/"]
     return dataset
 
 
-def fetch(dataset: schema.Dataset, folder: Path) -> dict[str, bytes]:
+def fetch(dataset: Dataset, folder: Path) -> dict[str, bytes]:
     return sources.fetch("small", dataset, folder / "mirror", folder / "partial")
 
 
-def partial(dataset: schema.Dataset, folder: Path) -> Path:
+def partial(dataset: Dataset, folder: Path) -> Path:
     """Where the beginning of the first file is kept."""
-    server = hashlib.sha256(dataset.sources[0].encode()).hexdigest()[:16]
+    server = hashlib.sha256(dataset["sources"][0].encode()).hexdigest()[:16]
     return folder / "partial" / f"{server}-{Path(FIRST).name}"
 
 
-def refusal(dataset: schema.Dataset, folder: Path) -> str:
+def refusal(dataset: Dataset, folder: Path) -> str:
     with pytest.raises(sources.SourceError) as caught:
         fetch(dataset, folder)
     return str(caught.value)
@@ -119,7 +117,7 @@ def refusal(dataset: schema.Dataset, folder: Path) -> str:
     ],
 )
 def test_a_fault_that_passes_costs_nothing(
-    faults: str, server: FaultServer, dataset: schema.Dataset, tmp_path: Path
+    faults: str, server: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
     server.faults = faults.split()
     assert fetch(dataset, tmp_path) == RAW
@@ -146,7 +144,7 @@ def test_a_fault_that_stays_is_told_in_one_line(
     answer: str,
     requests: int,
     server: FaultServer,
-    dataset: schema.Dataset,
+    dataset: Dataset,
     tmp_path: Path,
 ) -> None:
     server.faults = [fault]
@@ -160,14 +158,14 @@ def test_a_fault_that_stays_is_told_in_one_line(
     assert len({path for path, _ in server.requests}) == 1, "no file after the first that failed"
 
 
-def test_nobody_listens(dataset: schema.Dataset, tmp_path: Path) -> None:
+def test_nobody_listens(dataset: Dataset, tmp_path: Path) -> None:
     with serving() as gone:
-        dataset.sources = [gone.url]
+        dataset["sources"] = [gone.url]
     assert "Connection refused" in refusal(dataset, tmp_path)
 
 
 def test_only_missing_bytes_are_asked_for(
-    server: FaultServer, dataset: schema.Dataset, tmp_path: Path
+    server: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
     server.faults = ["truncate", "404"]
     refusal(dataset, tmp_path)
@@ -184,7 +182,7 @@ def test_only_missing_bytes_are_asked_for(
 
 
 def test_a_server_without_ranges_starts_over(
-    server: FaultServer, dataset: schema.Dataset, tmp_path: Path
+    server: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
     server.faults = ["truncate", "restart"]
     assert fetch(dataset, tmp_path) == RAW
@@ -192,7 +190,7 @@ def test_a_server_without_ranges_starts_over(
 
 
 def test_an_outage_page_does_not_cost_the_beginning(
-    server: FaultServer, dataset: schema.Dataset, tmp_path: Path
+    server: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
     server.faults = ["truncate", "html"]
     assert "instead of gzip" in refusal(dataset, tmp_path)
@@ -202,7 +200,7 @@ def test_an_outage_page_does_not_cost_the_beginning(
 @pytest.mark.parametrize("faults", ["ok", "restart ok", "overrun"])
 @pytest.mark.parametrize("length", [1, 5000, 10**6])
 def test_a_beginning_of_another_file_is_never_joined_to_this_one(
-    faults: str, length: int, server: FaultServer, dataset: schema.Dataset, tmp_path: Path
+    faults: str, length: int, server: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
     other, _ = made(seed=1)
     stale = gzip.compress(other["train-images-idx3-ubyte"])[:length]
@@ -213,7 +211,7 @@ def test_a_beginning_of_another_file_is_never_joined_to_this_one(
 
 
 def test_a_gz_bomb_is_neither_unpacked_nor_fetched_whole(
-    server: FaultServer, dataset: schema.Dataset, tmp_path: Path
+    server: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
     bomb = gzip.compress(bytes(100 << 20))
     most = sources.files(dataset)[0].largest_gz
@@ -230,17 +228,15 @@ def test_a_gz_bomb_is_neither_unpacked_nor_fetched_whole(
     assert sum(path.stat().st_size for path in (tmp_path / "partial").iterdir()) == 0
 
 
-def test_the_next_source_is_asked(
-    server: FaultServer, dataset: schema.Dataset, tmp_path: Path
-) -> None:
-    dataset.sources = [f"{server.url}nowhere/", f"{server.url}small"]
+def test_the_next_source_is_asked(server: FaultServer, dataset: Dataset, tmp_path: Path) -> None:
+    dataset["sources"] = [f"{server.url}nowhere/", f"{server.url}small"]
     assert fetch(dataset, tmp_path) == RAW
 
 
 def test_every_source_and_the_ways_out_are_named(
-    server: FaultServer, dataset: schema.Dataset, tmp_path: Path
+    server: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
-    dataset.sources = [f"{server.url}nowhere/", "ftp://example.org/", "sklearn:digits"]
+    dataset["sources"] = [f"{server.url}nowhere/", "ftp://example.org/", "sklearn:digits"]
     message = refusal(dataset, tmp_path)
     assert message.splitlines()[1:5] == [
         f"  {tmp_path}/mirror/small: no such folder",
@@ -268,7 +264,7 @@ def mirror(tmp_path: Path) -> Path:
 
 
 def test_the_mirror_comes_first(
-    server: FaultServer, dataset: schema.Dataset, mirror: Path, tmp_path: Path
+    server: FaultServer, dataset: Dataset, mirror: Path, tmp_path: Path
 ) -> None:
     assert fetch(dataset, tmp_path) == RAW
     for name in list(RAW)[:2]:
@@ -309,7 +305,7 @@ def test_a_wrong_mirror_is_passed_over(
     content: bytes | None,
     answer: str,
     server: FaultServer,
-    dataset: schema.Dataset,
+    dataset: Dataset,
     mirror: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -321,7 +317,7 @@ def test_a_wrong_mirror_is_passed_over(
     assert answer in capsys.readouterr().err
     assert len(server.requests) == len(RAW)
 
-    dataset.sources = []
+    dataset["sources"] = []
     assert answer in refusal(dataset, tmp_path)
 
 
@@ -336,18 +332,14 @@ def test_the_mirror_is_the_environments_choice(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_bundled_digits_have_the_configured_content(tmp_path: Path) -> None:
-    written = OmegaConf.load(ROOT / "conf/dataset/digits.yaml")
-    digits = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema.Dataset), written))
-    assert isinstance(digits, schema.Dataset)
+    digits = yaml.safe_load((ROOT / "conf/dataset/digits.yaml").read_text())
     raw = sources.fetch("digits", digits, tmp_path, tmp_path)
     assert idx.decode(raw["all-images-idx3-ubyte"]).shape == (1797, 8, 8)
     assert idx.decode(raw["all-labels-idx1-ubyte"]).max() == 9
 
 
 @pytest.fixture
-def openml(
-    server: FaultServer, dataset: schema.Dataset, monkeypatch: pytest.MonkeyPatch
-) -> schema.Dataset:
+def openml(server: FaultServer, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """The data set as OpenML serves it, from the local server."""
     from sklearn.datasets import _openml
 
@@ -384,20 +376,20 @@ def openml(
     }
     server.content = {f"/api/v1/json/data/{k}": json.dumps(v).encode() for k, v in api.items()}
     server.content["/data/v1/download/7/noise.arff"] = arff
-    dataset.sources = ["openml:Noise/1"]
+    dataset["sources"] = ["openml:Noise/1"]
     return dataset
 
 
-def test_openml_gives_the_same_files(openml: schema.Dataset, tmp_path: Path) -> None:
+def test_openml_gives_the_same_files(openml: Dataset, tmp_path: Path) -> None:
     assert fetch(openml, tmp_path) == RAW
 
 
-def test_openml_with_other_rows_is_refused(openml: schema.Dataset, tmp_path: Path) -> None:
-    t10k = openml.parts[1]
-    t10k.count -= 1
+def test_openml_with_other_rows_is_refused(openml: Dataset, tmp_path: Path) -> None:
+    t10k = openml["parts"][1]
+    t10k["count"] -= 1
     assert "(260, 784) and (260,) instead of (259, 784)" in refusal(openml, tmp_path)
-    t10k.count += 1
-    t10k.labels = "0" * 64
+    t10k["count"] += 1
+    t10k["labels"] = "0" * 64
     assert "t10k-labels-idx1-ubyte has sha256" in refusal(openml, tmp_path)
 
 
@@ -416,7 +408,7 @@ def test_a_wrong_openml_is_refused_and_forgotten(
     content: bytes | None,
     answer: str,
     server: FaultServer,
-    openml: schema.Dataset,
+    openml: Dataset,
     tmp_path: Path,
 ) -> None:
     right = server.content.pop(f"/{path}")
@@ -428,7 +420,7 @@ def test_a_wrong_openml_is_refused_and_forgotten(
 
 
 def test_a_silent_openml_does_not_hold_us(
-    server: FaultServer, openml: schema.Dataset, tmp_path: Path
+    server: FaultServer, openml: Dataset, tmp_path: Path
 ) -> None:
     server.faults = ["silent"]
     assert "timed out" in refusal(openml, tmp_path)
@@ -439,28 +431,24 @@ def test_a_silent_openml_does_not_hold_us(
 STAGE = """
 import json, sys
 from pathlib import Path
-from omegaconf import OmegaConf
-from kmnist_pipeline import schema
+from kmnist_pipeline.stages.download import download
 from kmnist_pipeline.data import sources
 from kmnist_pipeline.evidence.stage import Stage
-from kmnist_pipeline.stages.download import download
 
 sources.READ_TIMEOUT, sources.BACKOFF, sources.CHUNK = float(sys.argv[1]), 0.01, 1000
-dataset = OmegaConf.merge(OmegaConf.structured(schema.Dataset), OmegaConf.load("dataset.yaml"))
+dataset = json.loads(Path("dataset.json").read_text())
 stage = Stage("download", "small", Path("."), {"key": "0123", "params": {}, "deps": {}})
-download(stage, schema.Config(datasets={"small": OmegaConf.to_object(dataset)}))
+download(stage, {"datasets": {"small": dataset}})
 """
 
 
 @pytest.fixture
-def project(
-    dataset: schema.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
+def project(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder in which the stage can run."""
     monkeypatch.setenv(sources.MIRROR_VARIABLE, "none")
     (tmp_path / "project").mkdir()
     monkeypatch.chdir(tmp_path / "project")
-    OmegaConf.save(OmegaConf.structured(dataset), "dataset.yaml")
+    Path("dataset.json").write_text(json.dumps(dataset))
     yield Path("data/raw/small")
 
 
@@ -478,7 +466,7 @@ def test_a_killed_stage_goes_on_where_it_was(server: FaultServer, project: Path)
     server.faults = ["stall", "ok"]
     half = len(PACKED[FIRST]) // 2
     with stage(timeout=30) as first:
-        kept = Path(".kmnist/scratch/0123")
+        kept = Path(".kmnist/partial/0123")
         wait_until(lambda: sum(path.stat().st_size for path in kept.glob("*")) > half - 1000)
         first.send_signal(signal.SIGKILL)
     assert not Path("data").exists()
@@ -498,13 +486,10 @@ def test_a_failed_stage_leaves_what_was_there(server: FaultServer, project: Path
     from kmnist_pipeline.evidence.stage import Stage
     from kmnist_pipeline.stages.download import download
 
-    written = OmegaConf.load("dataset.yaml")
-    dataset = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema.Dataset), written))
-    assert isinstance(dataset, schema.Dataset)
-    config = schema.Config(datasets={"small": dataset})
+    params = {"datasets": {"small": json.loads(Path("dataset.json").read_text())}}
 
     def run() -> None:
-        download(Stage("download", "small", Path("."), {"key": "0123", "params": {}}), config)
+        download(Stage("download", "small", Path("."), {"key": "0123", "params": {}}), params)
 
     server.faults = ["ok", "ok", "404"]
     with pytest.raises(sources.SourceError):

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kmnist_pipeline import arithmetic
 from kmnist_pipeline.evidence import tracking
 from kmnist_pipeline.evidence.stage import Stage
 
@@ -74,13 +75,14 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        for _ in range(300):
+        for _ in range(1200):
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health"):
                 self.client().search_experiments()  # the first query takes seconds
                 return
             assert self.process.poll() is None, "the server ended at its start"
             time.sleep(0.1)
-        raise TimeoutError("the server did not start in 30 s")
+        self.send(signal.SIGKILL)
+        raise TimeoutError("the server did not start in 120 s")
 
     def send(self, number: signal.Signals) -> None:
         os.killpg(self.process.pid, number)
@@ -101,7 +103,10 @@ def server(tmp_path_factory, empty_store):
 
 
 def lineage(key: str, params: dict[str, Any]) -> dict[str, Any]:
-    deps = {"data/processed/digits.npz": MD5, "src/kmnist_pipeline/training/linear.py": "f" * 32}
+    deps = {
+        "data/processed/digits.npz": MD5,
+        "src/kmnist_pipeline/families/linear/train.py": "f" * 32,
+    }
     return {"cmd": "python -m some.stage name=x", "deps": deps, "params": params, "key": key}
 
 
@@ -118,7 +123,7 @@ def curve(trial: str, epochs: int = EPOCHS) -> list[list[Any]]:
 
 def fold_rows() -> list[dict[str, Any]]:
     return [
-        {"seed": seed, "fold": fold, "best_epoch": 2, "epochs": 4, "accuracy": 0.9, "loss": 0.3}
+        {"seed": seed, "fold": fold, "kept_epoch": 2, "epochs": 4, "accuracy": 0.9, "loss": 0.3}
         | {"n_train": 80, "n_validation": 20, "train_accuracy": 0.95, "train_loss": 0.2}
         for seed in range(SEEDS)
         for fold in range(FOLDS)
@@ -247,6 +252,7 @@ def test_the_first_stage_makes_the_store(project, capfd):
     assert run.data.tags["kmnist.kind"] == "kfold-train"
     assert run.data.tags["kmnist.item"] == "digits_softmax"
     assert run.data.tags["kmnist.lineage"] == KEY
+    assert run.data.tags["kmnist.arithmetic"] == arithmetic.name()
     assert run.data.tags["mlflow.source.name"] == "src/kmnist_pipeline/stages/kfold_train.py"
     assert run.info.artifact_uri.startswith((project / "mlartifacts/digits").as_uri())
     of_mlflow = {path.name for path in project.iterdir() if path.name.startswith("ml")}
@@ -282,7 +288,7 @@ def test_training_shows_parameters_curves_and_folds(store):
     last = folds[-1]
     assert last.data.params == {"seed": "1", "fold": "2"}
     assert last.data.metrics["train_accuracy"] == 0.95
-    assert last.data.metrics["best_epoch"] == 2
+    assert last.data.metrics["kept_epoch"] == 2
     assert history(store, last, "validation/accuracy") == {1: 0.04, 2: 0.05, 3: 0.06}
 
 

@@ -1,0 +1,192 @@
+"""The pool of fits: two workers against one, what a fit costs beside its training, and how long
+all fits of params.yaml take on more cores, computed from the durations that the store keeps."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.candidate import Candidate
+from benchmarks.measuring import in_turn, prepare, tell, unmeasured, verdict
+from kmnist_pipeline.commands import fit
+from kmnist_pipeline.config import grid
+from kmnist_pipeline.fits import plan, store
+from kmnist_pipeline.fits.plan import Plan, Task
+from kmnist_pipeline.fits.store import Store
+from kmnist_pipeline.provenance import graph
+
+WORKERS = "LOKY_MAX_CPU_COUNT"
+EMPTY, TRIED, LONGEST = 10_000, 500, 60.0  # fits, those that tell how many, seconds for them
+CORES = (1, 2, 4, 16, 64)
+
+
+def two_workers() -> bool:
+    """All fits of kmnist_linear, of few epochs and one seed, on one worker and on two."""
+    prepare("kmnist")
+    with (
+        Candidate("pools", "portable", variables={WORKERS: "1"}) as one,
+        Candidate("pools", "portable", variables={WORKERS: "2"}) as two,
+    ):
+        (fits,) = {candidate.ask("plan_report")["fits"] for candidate in (one, two)}
+        taken = in_turn({"one": lambda _: one.ask("report"), "two": lambda _: two.ask("report")})
+    alone, both = taken["one"]["seconds"], taken["two"]["seconds"]
+    detail = f"{fits} fits of one seed, {alone:.1f} s on one and {both:.1f} s on two"
+    return verdict("fits of kmnist_linear, one worker / two", alone / both, 1.8, True, detail)
+
+
+def empty_fits() -> bool:
+    """What a fit costs beside its training: 10,000 of them that compute next to nothing."""
+    with Candidate("pools", "portable") as candidate:
+        each = candidate.ask("empty", fits=TRIED)["seconds"] / TRIED
+        fits = min(EMPTY, max(TRIED, round(LONGEST / each / TRIED) * TRIED))
+        taken = candidate.ask("empty", fits=fits)
+    planned, each = (1000 * taken[name] / fits for name in ("planned", "seconds"))
+    detail = f"{fits} empty fits in one plan, {planned:.1f} ms each of it to plan them"
+    if fits < EMPTY:
+        detail += f"; {EMPTY} would take more than {LONGEST:.0f} s"
+    return verdict("overhead of a fit, ms", each, 50, False, detail)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fit in a schedule.
+
+    seconds: how long it takes; cost: by which the pool orders what is ready; after: the keys of
+    the fits that must be done before.
+    """
+
+    label: str
+    seconds: float
+    cost: float
+    after: frozenset[str] = frozenset()
+
+
+def all_fits() -> bool:
+    """The time of all fits of params.yaml on 1 to 64 cores, from the durations in the store."""
+    what = "all fits on 4 cores / the least possible"
+    prepare("kmnist")
+    params = graph.load(Path("params.yaml").read_text(), "params.yaml")
+    kept = store.default()
+    known = {e.key: e.about["seconds"] for e in kept.entries() if e.finished and e.about}
+    absent = _unprocessed(params)
+    tasks = _tasks(params, kept, known, absent)
+    jobs, estimated, unknown = _jobs(tasks, known)
+    if absent:
+        tell(f"all fits but those of {', '.join(absent)}, whose data are not processed here")
+    for family, count in unknown.items():
+        tell(f"left out: {count} fits of {family}, of which {kept.folder} knows none")
+    if not jobs:
+        return unmeasured(what, f"{kept.folder} knows none of {len(tasks)} fits")
+
+    total, (chain, last) = sum(job.seconds for job in jobs.values()), longest_chain(jobs)
+    times = {cores: makespan(jobs, cores) for cores in CORES}
+    guess = f"{estimated} of them estimated by what known fits of their family take for their cost"
+    tell(
+        f"{len(jobs)} fits of params.yaml, {guess if estimated else 'their durations known'}: "
+        + ", ".join(f"{_told(times[cores])} on {cores}" for cores in CORES)
+        + " cores"
+    )
+    detail = f"the longest chain, {_told(chain)}, ends with {last}"
+    return verdict(what, times[4] / max(total / 4, chain), 1.2, False, detail)
+
+
+def _unprocessed(params: dict[str, Any]) -> list[str]:
+    """The data sets of models that are not processed here."""
+    datasets = sorted({about["dataset"] for about in params["models"].values()})
+    return [name for name in datasets if not Path(f"data/processed/{name}.npz").exists()]
+
+
+def _tasks(
+    params: dict[str, Any], kept: Store, known: Mapping[str, float], absent: list[str]
+) -> dict[str, tuple[Task, frozenset[str]]]:
+    """All fits by key, each with the keys of those that it waits for."""
+    found: dict[str, tuple[Task, frozenset[str]]] = {}
+    for kind, section in fit.SECTIONS.items():
+        for name in params[section]:
+            if params["models"][name]["dataset"] in absent:
+                continue
+            planned = fit.plan_of(f"{kind}@{name}", params)
+            first = {task.key: task for task in planned.tasks()}
+            # What several stages need waits for nothing that one of them can do without.
+            found |= {key: (task, frozenset()) for key, task in first.items()}
+            if planned.choose is None:
+                continue
+            if first.keys() <= known.keys():
+                planned.advance(kept)
+                again = planned
+            else:  # whoever wins, it costs about the same
+                study = params["studies"][name]
+                trial = grid.retrained(study, params["experiments"][study["base"]], 0)
+                again = Plan(name, {plan.RETRAINED: trial}, planned.images)
+            for task in again.tasks():
+                found.setdefault(task.key, (task, frozenset(first)))
+    return found
+
+
+def _jobs(
+    tasks: Mapping[str, tuple[Task, frozenset[str]]], known: Mapping[str, float]
+) -> tuple[dict[str, Job], int, Counter[str]]:
+    """The fits with their durations, how many of these are estimated, and how many fits of which
+    families cannot be: no fit of theirs is known."""
+    seconds: dict[str, float] = defaultdict(float)
+    cost: dict[str, float] = defaultdict(float)
+    for key, (task, _) in tasks.items():
+        if key in known:
+            seconds[task.fit.family] += known[key]
+            cost[task.fit.family] += task.cost
+    jobs, estimated, unknown = {}, 0, Counter[str]()
+    for key, (task, after) in tasks.items():
+        family = task.fit.family
+        if key not in known and family not in cost:
+            unknown[family] += 1
+            continue
+        estimated += key not in known
+        lasts = known.get(key, task.cost * seconds[family] / (cost[family] or 1))
+        jobs[key] = Job(task.label, lasts, task.cost, after)
+    return jobs, estimated, unknown
+
+
+def makespan(jobs: Mapping[str, Job], cores: int) -> float:
+    """Seconds until all are done, where a free core takes the most costly that is ready."""
+    waits = {key: {other for other in job.after if other in jobs} for key, job in jobs.items()}
+    ready = [(-job.cost, key) for key, job in jobs.items() if not waits[key]]
+    heapq.heapify(ready)
+    followers = defaultdict(list)
+    for key, others in waits.items():
+        for other in others:
+            followers[other].append(key)
+    running: list[tuple[float, str]] = []
+    now = 0.0
+    while ready or running:
+        while ready and len(running) < cores:
+            _, key = heapq.heappop(ready)
+            heapq.heappush(running, (now + jobs[key].seconds, key))
+        now, done = heapq.heappop(running)
+        for key in followers[done]:
+            waits[key].remove(done)
+            if not waits[key]:
+                heapq.heappush(ready, (-jobs[key].cost, key))
+    return now
+
+
+def longest_chain(jobs: Mapping[str, Job]) -> tuple[float, str]:
+    """The seconds of the longest chain of fits that wait for each other, and its last fit.
+
+    A fit waits for others at most once: what a study trains again waits for trials.
+    """
+    ends = {
+        key: job.seconds + max((jobs[k].seconds for k in job.after if k in jobs), default=0)
+        for key, job in jobs.items()
+    }
+    key = max(ends, key=lambda key: ends[key])
+    return ends[key], jobs[key].label
+
+
+def _told(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
