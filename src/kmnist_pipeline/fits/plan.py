@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.data import scaling, splits
 from kmnist_pipeline.data.dataset import Images
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families.base import Data, Fit, Fitted, decode
 from kmnist_pipeline.fits import key, results
 from kmnist_pipeline.fits.store import Store
@@ -58,6 +60,7 @@ class Plan:
     _folds: dict[str, list[Fold]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
+        """Raises UserError where a trial asks for what makes no evidence."""
         self.data = Data(self.images.pixels, self.images.labels, len(self.images.classes))
         self.digest = key.digest(self.data)
         self.waves.append(self._tasks(self.trials))
@@ -167,6 +170,11 @@ def folds(trial: Experiment, images: Images, seed: int) -> list[Fold]:
 
 
 def _fit(trial: Experiment, seed: int, number: int, fold: Fold) -> Fit:
+    if trial["trainer"]["precision"] == "bfloat16" and arithmetic.name() != arithmetic.NATIVE:
+        raise UserError(
+            "trainer.precision=bfloat16: makes no evidence, which is in float32 or float64; "
+            f"{arithmetic.VARIABLE}={arithmetic.NATIVE} allows it for trying things"
+        )
     settings = {part: trial[part] for part in ("model", "optimizer", "trainer")}
     # What becomes of the scaling, shift and scale, is given; the family stands beside.
     model = {k: v for k, v in trial["model"].items() if k not in ("family", "scaling")}

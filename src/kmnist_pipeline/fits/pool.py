@@ -113,7 +113,8 @@ def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) ->
                 elif isinstance(outcome.error, RefusingWorkerError):
                     queue.again(task)
                 elif outcome.error is not None:
-                    raise _named(outcome.error, task) from outcome.error
+                    error = _named(outcome.error, task)
+                    raise error from (None if error is outcome.error else outcome.error)
                 else:
                     store.write(task.key, outcome.result, _about(outcome))
                     for plan in queue.finish(task):
