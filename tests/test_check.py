@@ -116,7 +116,7 @@ def test_no_cache_and_no_data_are_needed(check, digits):
         ("data/splits.py", "", {"kfold-train", "tune", "evaluate"}),
         ("families/base.py", "", {"kfold-train", "tune"}),
         ("families/linear/train.py", "families/linear", {"kfold-train", "tune", "evaluate"}),
-        ("fits/plan.py", "fits", {"kfold-train", "tune"}),
+        ("fits/plan.py", "fits/plan.py", {"kfold-train", "tune"}),
         ("reporting/templates/report.html", "reporting/templates", {"report"}),
         ("config/schema.py", "", set()),
     ],

@@ -8,8 +8,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from kmnist_pipeline import arithmetic
 from kmnist_pipeline.data import streams
 from kmnist_pipeline.data.dataset import Images
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families.base import (
     Checkpoint,
     Data,
@@ -296,8 +298,11 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_good_weight
     assert trained(good, images, memory).encode() == trained(good, images).encode()
 
 
-def test_bfloat16_trains_and_keeps_float32():
+def test_bfloat16_trains_in_native_arithmetic_alone_and_keeps_float32(monkeypatch):
     images = digits(300)
+    with pytest.raises(UserError, match=r"trainer\.precision=bfloat16: makes no evidence"):
+        trained(trial(epochs=1, precision="bfloat16"), images)
+    monkeypatch.setattr(arithmetic, "name", lambda: arithmetic.NATIVE)
     fitted, exact = (
         trained(trial(epochs=4, precision=precision), images)
         for precision in ("bfloat16", "float32")

@@ -266,7 +266,7 @@ def test_what_is_not_committed_is_not_in_it(project, crate, monkeypatch, capsys)
     assert cli.main(["export", "digits"]) == 0
     shown = capsys.readouterr()
     assert shown.err == "what is not committed is not in the crate\n"
-    assert re.match(r"crates/digits: commit \w{7}, 9 runs, \d+ files, \d\.\d MB\n$", shown.out)
+    assert re.match(r"crates/digits: commit \w{7}, 11 runs, \d+ files, \d\.\d MB\n$", shown.out)
     assert files_under(project.folder / "crates/digits") == files_under(crate)
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 SECONDS = 60
 METRICS = "metrics/digits/digits_softmax"
-MODELS = {"digits_cnn", "digits_softmax", "digits_softmax_grid"}
+MODELS = {"digits_cnn", "digits_sklearn_logistic", "digits_softmax", "digits_softmax_grid"}
 
 
 class Site:

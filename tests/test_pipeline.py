@@ -326,6 +326,7 @@ NO_DEPENDENCY = re.compile(
     r"|src/kmnist_pipeline/(config/schema|cli|evidence/tracking)\.py"
 )
 SCHEMA_BRINGS = "src/kmnist_pipeline/config/grid.py"
+FAMILIES = "src/kmnist_pipeline/families/"
 # What is imported where fits are trained, which a run by hand that finds them known does not do.
 WORKERS_READ = {
     f"src/kmnist_pipeline/{module}.py"
@@ -383,11 +384,12 @@ def test_a_stage_depends_on_exactly_what_it_reads(
     address: str, by_hand: ByHand, extended: Extended
 ) -> None:
     read = by_hand(address).read
+    dependencies = {dep["path"] for dep in lock(extended.project)[address]["deps"]}
     if address.startswith(("kfold-train", "tune")):
         read = read | WORKERS_READ
+        read |= {path for path in dependencies if path.startswith(FAMILIES)}
     if not any(uses_trials(extended.project.folder / path) for path in read - {SCHEMA_BRINGS}):
         read = read - {SCHEMA_BRINGS}
-    dependencies = {dep["path"] for dep in lock(extended.project)[address]["deps"]}
     folders = {path for path in dependencies if (extended.project.folder / path).is_dir()}
     read = {
         next((folder for folder in folders if path.startswith(f"{folder}/")), path) for path in read

@@ -33,6 +33,7 @@ VALIDATION = "metrics/digits/digits_softmax/validation.json"
 OF_DIGITS = [
     *("download@digits", "preprocess@digits", TRAINED, EVALUATED),
     *("kfold-train@digits_cnn", "evaluate@digits_cnn"),
+    *("kfold-train@digits_sklearn_logistic", "evaluate@digits_sklearn_logistic"),
     *("tune@digits_softmax_grid", "evaluate@digits_softmax_grid", "report@digits"),
 ]
 ORIGIN = {"mlflow.source.git.commit", "kmnist.dirty", "kmnist.experiment", "kmnist.superseded"}

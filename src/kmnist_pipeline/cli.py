@@ -80,10 +80,13 @@ def _absolute(name: str) -> Path:
 
 
 def _params() -> dict[str, Any]:
-    """The content of params.yaml. Raises UserError where it cannot be read."""
+    """The content of params.yaml. Raises UserError where it cannot be read or be right."""
+    from kmnist_pipeline.config import schema
     from kmnist_pipeline.provenance import graph
 
-    return graph.load(PARAMS.read_text(), PARAMS.name)
+    params = graph.load(PARAMS.read_text(), PARAMS.name)
+    schema.check(params)
+    return params
 
 
 def _select_arithmetic() -> None:
@@ -211,10 +214,16 @@ def _add_fits(commands: Any) -> None:
 
 def _fits(chosen: argparse.Namespace) -> int:
     _select_arithmetic()
+    from kmnist_pipeline import arithmetic
     from kmnist_pipeline.commands import fits
     from kmnist_pipeline.fits import store
 
     kept = store.default()
+    if chosen.clean and arithmetic.name() == arithmetic.NATIVE:
+        raise UserError(
+            f"--clean would remove all that evidence is made of, for {arithmetic.VARIABLE} is "
+            f"{arithmetic.NATIVE}: unset it"
+        )
     if chosen.clear or chosen.clean:
         keys = None
         if chosen.clean:

@@ -588,6 +588,9 @@ def _check_study(key: str, study: Study, config: Config) -> None:
     tried = trials(study, base, f"{key}.points")
     for position, trial in enumerate(tried.values()):
         _check_experiment(f"{key}.points[{position}]", trial, config)
+        if isinstance(trial.validation, NoValidation):
+            where = f"{key}.points[{position}]: validation.method"
+            raise _refused(where, "none", "kfold or holdout, by which the winner is chosen")
         if _fixed(trial) != _fixed(base):
             raise ConfigError(
                 f"{key}.points[{position}]: report, dataset, classes, seeds and model.family are "

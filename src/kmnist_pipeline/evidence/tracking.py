@@ -608,7 +608,7 @@ def _kfold_train(view: View, content: dict[str, Any], record: dict[str, Any]) ->
             for metric in ("accuracy", "loss"):
                 child.add(f"{split or 'validation_'}{metric}", fold[split + metric])
         for count in ("kept_epoch", "epochs"):
-            child.add(count, fold[count])
+            child.add(count, fold.get(count))  # older evidence has another name for the first
         _add_curves(child, curves.get(("", str(fold["seed"]), str(fold["fold"])), {}))
         view.children.append(child)
 

@@ -55,7 +55,6 @@ class _Worker:
     """
 
     address: str
-    threads: int
     identity: Future | None
     accepted: bool = False
     data: dict[str, asyncio.Future] = field(default_factory=dict)
@@ -142,13 +141,10 @@ class RemoteWorkers:
         return self._run(scheduler.identity(n_workers=-1))
 
     def _idle(self) -> _Worker | None:
-        """The accepted worker with the most threads that have nothing to do."""
-        free = {w.address: w.threads for w in self._workers.values() if w.accepted}
-        for running in self._running.values():
-            if running.worker.address in free:
-                free[running.worker.address] -= 1
-        address = max(free, key=lambda a: free[a], default="")
-        return self._workers[address] if free.get(address, 0) > 0 else None
+        """An accepted worker that has nothing to do."""
+        busy = {running.worker.address for running in self._running.values()}
+        free = [w for w in self._workers.values() if w.accepted and w.address not in busy]
+        return free[0] if free else None
 
     async def _train(self, worker: _Worker, task: Task, data: Data) -> tuple[bytes, float]:
         """Send a fit, and its data where the worker does not have them; the result."""
@@ -244,10 +240,11 @@ class RemoteWorkers:
             worker = self._workers.pop(address)
             if worker.identity is not None:
                 worker.identity.cancel()
-        for address, about in known.items():
+        for address in known:
             if address not in self._workers:
                 identity = self._run(self._identify(address))
-                self._workers[address] = _Worker(address, about["nthreads"], identity)
+                # One fit a process, for torch's random stream is one for all its threads.
+                self._workers[address] = _Worker(address, identity)
         for worker in self._workers.values():
             self._judge(worker)
         self._check_workers()

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.data import sources
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.fits import store
+from kmnist_pipeline.fits import pool, store
 from kmnist_pipeline.provenance import history
 
 STARTING = 4.0  # seconds that DVC and the interpreter need before and after a stage
@@ -37,6 +37,8 @@ TICK = 0.5  # seconds between two looks at the clock
 LEAST_ROOM = 1 << 19  # bytes on the disk that a run goes on with
 SAID = 15  # lines of a failed stage that are shown
 OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+# Another arithmetic, and workers that have code and checkpoints of their own.
+OF_OTHER_FITS = (arithmetic.VARIABLE, pool.SCHEDULER)
 _FULL = re.compile("No space left on device|Out of diskspace|disk is full")  # libc, git, SQLite
 _RUNNING = re.compile("Running stage '(.+)':")
 
@@ -158,7 +160,7 @@ class Clone:
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("DVC_", "MLFLOW_"))
-            and name not in (*OF_ANOTHER_REPOSITORY, arithmetic.VARIABLE)
+            and name not in (*OF_ANOTHER_REPOSITORY, *OF_OTHER_FITS)
         }
         return {
             **kept,
