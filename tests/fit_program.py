@@ -145,7 +145,7 @@ class Program:
         import numpy as np
 
         with suppress(OSError, ValueError):
-            (board,) = self.store.glob("pool/*/board.npy")
+            (board,) = self.store.glob("scratch/kmnist-fits-*/board.npy")
             return {i: float(row[1]) for i, row in enumerate(np.load(board)) if 0 < row[1] < 1}
         return {}
 
@@ -161,12 +161,13 @@ def training(store: Path, *plans: dict[str, Any], **environment: str) -> Iterato
     """The program at work, ended afterwards with all that it started."""
     command = [sys.executable, __file__, str(store), json.dumps(plans)]
     kept = {k: v for k, v in os.environ.items() if not k.startswith("KMNIST_")}
-    store.mkdir(parents=True, exist_ok=True)
+    scratch = store / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
     messages = store / "messages"
     with messages.open("w") as log:
         process = subprocess.Popen(
-            command, env={**kept, "LOKY_MAX_CPU_COUNT": "2", **environment}, cwd=ROOT,
-            text=True, stdout=subprocess.PIPE, stderr=log,
+            command, env={**kept, "LOKY_MAX_CPU_COUNT": "2", "TMPDIR": str(scratch), **environment},
+            cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=log,
         )  # fmt: skip
     try:
         yield Program(process, store, messages)

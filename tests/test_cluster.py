@@ -236,6 +236,20 @@ def test_a_worker_with_other_code_is_refused_by_name(tmp_path, cluster):
     assert not results(tmp_path / "store")
 
 
+def test_a_worker_that_is_older_than_an_edit_is_refused_by_name(tmp_path, cluster):
+    shutil.copytree(ROOT / "src", tmp_path / "src")
+    here = {"PYTHONPATH": str(tmp_path / "src")}
+    cluster.add(**here)
+    status, _, messages = train(tmp_path / "a", QUICK, KMNIST_SCHEDULER=cluster.address, **here)
+    assert status == 0, messages
+    changed = tmp_path / "src" / "kmnist_pipeline" / "families" / "linear" / "model.py"
+    changed.write_text(changed.read_text().replace("0.5 * logits", "0.50001 * logits"))
+    status, _, messages = train(tmp_path / "b", QUICK, KMNIST_SCHEDULER=cluster.address, **here)
+    assert status == 1
+    assert "is not used: another families/linear/model.py" in messages
+    assert not results(tmp_path / "b")
+
+
 def test_the_error_of_a_fit_names_it(tmp_path, cluster):
     cluster.add()
     wild = {"label": "wild", "seeds": [1], "lr": 1e308}

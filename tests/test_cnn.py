@@ -1,6 +1,7 @@
 """The networks and their training loop, on scikit-learn's digits."""
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from kmnist_pipeline.families.base import (
 )
 from kmnist_pipeline.families.cnn import model as models
 from kmnist_pipeline.families.cnn import train
+from kmnist_pipeline.families.cnn.averaging import none as averaging
 from kmnist_pipeline.families.cnn.insight.saliency import saliency
 from kmnist_pipeline.families.cnn.optimizers import adam
 from kmnist_pipeline.fits import plan
@@ -292,10 +294,60 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_good_weight
     trained(good, images, memory, stop_after=1)
     kept = memory.state
     assert kept is not None
-    with pytest.raises(TrainingError, match=r"epoch 2 .*; a checkpoint keeps the epoch before"):
+    with pytest.raises(TrainingError, match=r"epoch 2 .*: a smaller learning rate may help"):
         trained(trial(epochs=2, lr=1e30), images, memory)
     assert memory.state == kept
     assert trained(good, images, memory).encode() == trained(good, images).encode()
+
+
+def test_a_validation_loss_that_is_not_finite_stops_training():
+    wild = trial(lr=1e38, batch_size=1024)  # one update an epoch, so that its loss is finite
+    with pytest.raises(TrainingError, match="the validation loss is nan at the end of epoch 1 "):
+        trained(wild, digits(200), Memory())
+
+
+def test_settings_reach_every_choice_and_numbers_of_an_optimizer_are_resumed(monkeypatch):
+    """With choices that nothing here offers yet."""
+    given = []
+
+    class Slower(torch.optim.SGD):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                group["steps"] = group.get("steps", 0) + 1
+                group["lr"] /= group["steps"]
+            return super().step(closure)
+
+    def note(kind, settings):
+        given.append((kind, settings["epochs"]))
+
+    class Average(averaging.Average):
+        def __init__(self, trained, settings):
+            note("averaging", settings)
+            super().__init__(trained, settings)
+
+    def factor(done, settings):
+        note("schedule", settings)
+        return 1 - done / 2
+
+    def augment(images, rng, settings):
+        note("augmentation", settings)
+        return images * float(rng.random())
+
+    chosen = {
+        "optimizers": SimpleNamespace(build=lambda network, _: Slower(network.parameters())),
+        "schedules": SimpleNamespace(factor=factor),
+        "augmentations": SimpleNamespace(augment=augment),
+        "averaging": SimpleNamespace(Average=Average),
+    }
+    real = models.choice
+    monkeypatch.setattr(
+        models, "choice", lambda folder, name: chosen.get(folder) or real(folder, name)
+    )
+    images, memory = digits(200), Memory()
+    whole = trained(trial(), images)
+    assert set(given) == {(kind, 3) for kind in ("schedule", "augmentation", "averaging")}
+    trained(trial(), images, memory, stop_after=1)
+    assert trained(trial(), images, memory).encode() == whole.encode()
 
 
 def test_bfloat16_trains_in_native_arithmetic_alone_and_keeps_float32(monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import os
 import re
 import shutil
 import sys
@@ -15,10 +17,11 @@ import pytest
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.data.dataset import Images
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families import selection
-from kmnist_pipeline.families.base import Data, Fit, Fitted, NoCheckpoint, decode
+from kmnist_pipeline.families.base import Data, Fit, Fitted, NoCheckpoint, TrainingError, decode
 from kmnist_pipeline.families.registry import FAMILIES
-from kmnist_pipeline.fits import key, plan, results
+from kmnist_pipeline.fits import key, plan, results, work
 from kmnist_pipeline.fits.store import Store, default
 
 OPTIMIZER = {"lr": 0.1, "batch_size": 16}
@@ -146,6 +149,26 @@ def test_the_first_epoch_is_that_of_the_whole_training(family: str):
     assert first.history == [epoch for epoch in whole.history if epoch.epoch == 1]
 
 
+def test_more_epochs_than_a_fit_has_are_all_of_it():
+    data = images()
+    fit, digest = a_fit("cnn", data), key.digest(data_of(data))
+    found = [
+        work.train(
+            work.encode(fit), key.key(fit, digest), data_of(data), digest,
+            NoCheckpoint(), lambda _: None, stop_after,
+        )[0]
+        for stop_after in (None, 99)
+    ]  # fmt: skip
+    assert found[0] == found[1]
+
+
+def test_scikit_learn_must_see_each_class():
+    data = images()
+    fit = a_fit("sklearn", data, training=np.flatnonzero(data.labels != 1))
+    with pytest.raises(TrainingError, match="no image of class 1 is among the 40 training images"):
+        run(fit, data)
+
+
 def test_batches_of_one_are_the_same_mathematics():
     """The path for one image a batch against the textbook, in float64."""
     data = images()
@@ -192,13 +215,15 @@ def test_one_number_changes_the_key_and_words_do_not(family: str, path: str, pac
     words = re.sub(r'"""(.*?)"""', '"""Other words."""', text, count=1, flags=re.DOTALL)
     file.write_text(f"# a comment\n{words}\nimport os as another\n")
     assert key.code(family, settings, package) == before
-    body = text.index('"""', 3) + 3
-    number = re.search(r'^(?!.*""").*[ (=\[](\d+)\b', text[body:], re.MULTILINE)
-    if number is None:  # a module without numbers
+    constants = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant)]
+    number = next((n for n in constants if type(n.value) in (int, float)), None)
+    if number is None:
         file.write_text(f"{text}\nNUMBER = 1\n")
     else:
-        start = body + number.start(1)
-        file.write_text(text[:start] + "7" + text[start:])
+        lines = text.encode().splitlines(keepends=True)
+        line = lines[number.lineno - 1]
+        lines[number.lineno - 1] = line[: number.col_offset] + b"7" + line[number.col_offset :]
+        file.write_bytes(b"".join(lines))
     assert key.code(family, settings, package) != before
 
 
@@ -275,8 +300,32 @@ def test_settings_arrays_libraries_and_arithmetic_change_the_key(family: str, mo
         )
         is_new(fit)
     monkeypatch.setattr(key.importlib.metadata, "version", version)
+    monkeypatch.setattr(key, "FORMAT", key.FORMAT + 1)
+    is_new(fit)
+    monkeypatch.setitem(arithmetic.THREADS, "OMP_NUM_THREADS", "3")
+    is_new(fit)
     monkeypatch.setattr(arithmetic, "name", lambda: "native")
     is_new(fit)
+
+
+def test_a_setting_that_is_null_changes_no_key():
+    fit, digest = a_fit("cnn", images()), key.digest(data_of(images()))
+    trainer = fit.settings["trainer"] | {"new": None}
+    wider = dataclasses.replace(fit, settings=fit.settings | {"trainer": trainer})
+    assert key.key(wider, digest) == key.key(fit, digest)
+
+
+def test_a_worker_counts_what_it_has_loaded(monkeypatch):
+    data = images()
+    fit, digest = a_fit("linear", data), key.digest(data_of(data))
+    work.surroundings("linear", fit.settings)
+    code = key.code("linear", fit.settings) | {"families/linear/model.py": "edited"}
+    monkeypatch.setattr(key, "code", lambda *_: dict(code))
+    arguments = (data_of(data), digest, NoCheckpoint(), lambda _: None, None)
+    with pytest.raises(work.RefusedError) as refused:
+        work.train(work.encode(fit), key.key(fit, digest), *arguments)
+    mine = key.surroundings("linear", fit.settings)
+    assert work.difference(mine, refused.value.surroundings) == ["another families/linear/model.py"]
 
 
 def test_another_build_of_a_library_changes_no_key(monkeypatch):
@@ -402,6 +451,20 @@ def test_a_damaged_file_is_named_dropped_and_missed(kind, suffix, tmp_path, caps
     assert read(one) is None and not file.exists()
     assert f"{file} is damaged: dropped" in capsys.readouterr().err
     assert read(other) == other.encode() * 9
+
+
+def test_what_is_made_in_a_folder_is_as_open_as_the_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "fits"
+    folder.mkdir()
+    folder.chmod(0o2775)
+    Store(folder).write("ab" * 32, b"result", {})
+    assert (folder / "ab").stat().st_mode & 0o7777 == 0o2775
+    assert (folder / "ab" / f"{'ab' * 32}.fit").stat().st_mode & 0o777 == 0o644
+    monkeypatch.setenv("KMNIST_FITS", str(folder))
+    assert "ab" * 32 in default()
+    monkeypatch.setattr(os, "access", lambda path, _: path != folder / "ab")  # as for another user
+    with pytest.raises(UserError, match=r"KMNIST_FITS=.*you may not write to .*ab, .*chmod -R"):
+        default()
 
 
 def test_a_folder_that_cannot_be_is_named(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
         assert "fits: 0 known, 6 to train" in messages  # seed 2 belongs to both
         assert "quick: trained" in messages and "other: trained" in messages
         assert results(store).keys() == set(json.loads(out)["keys"])
-        assert not list(store.glob("pool/*"))
+        assert not list(store.glob("scratch/kmnist-fits-*"))
         found.append(results(store))
     assert len(found[0]) == 8  # with the second wave
     assert found[0] == found[1]
@@ -136,7 +136,7 @@ def test_the_workers_end_with_the_run(tmp_path, expected, number):
     assert status == 0, messages
     assert f"fits: {survived} known, {4 - survived} to train" in messages
     assert results(tmp_path) == expected
-    assert not list(tmp_path.glob("pool/*"))
+    assert not list(tmp_path.glob("scratch/kmnist-fits-*"))
 
 
 def test_a_damaged_fit_is_named_and_computed_again(tmp_path):
@@ -182,7 +182,7 @@ def test_the_error_of_a_fit_names_it_and_costs_no_other(tmp_path):
     assert "error: wild seed 1 fold " in messages and "learning rate" in messages
     assert "Traceback" not in messages
     assert len(results(tmp_path)) == 4  # the costly ones went first
-    assert not list(tmp_path.glob("pool/*"))
+    assert not list(tmp_path.glob("scratch/kmnist-fits-*"))
 
 
 def test_a_worker_that_would_compute_something_else_is_refused(tmp_path):

@@ -260,6 +260,22 @@ def test_the_first_epoch_gives_the_committed_weights(bare):
     assert done.returncode == 0
 
 
+def test_other_weights_after_the_first_epoch_are_named_by_their_fit(bare):
+    """As if another learning rate had made the evidence, or a digest had been edited."""
+    text = (bare.folder / VALIDATION).read_text()
+    fold = next(row for row in json.loads(text)["folds"] if (row["seed"], row["fold"]) == (3, 2))
+    bare.replace(VALIDATION, fold["weights"][0], "0123456789abcdef")
+    bare.replace("params.yaml", "max_iter: 100", "max_iter: 5")  # the first one is of the digits
+    commit(bare)
+    done = kmnist_verify(bare, "--epochs", "1", "report@digits")
+    assert done.returncode == 1
+    apart = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
+    softmax = [line for line in apart if line.startswith(VALIDATION)]
+    assert len(softmax) == 1 and f"{VALIDATION} seed 3 fold 2: weights by epoch" in softmax[0]
+    others = [line for line in apart if "digits_sklearn_logistic/validation.json seed 0" in line]
+    assert len(others) == 5 and len(apart) == 6
+
+
 def test_where_bits_differ_first_epochs_are_refused_with_the_way_out(evidence, monkeypatch):
     monkeypatch.chdir(evidence.folder)
     monkeypatch.setattr(verify.arithmetic, "name", lambda: "aarch64")

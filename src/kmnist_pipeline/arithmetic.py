@@ -64,7 +64,7 @@ def select() -> None:
     for variable in list(os.environ):
         if variable.startswith(RELATIVES) and not variable.endswith("_VERBOSE"):
             del os.environ[variable]
-    os.environ.update(_variables())
+    os.environ.update(variables())
 
 
 def name() -> str:
@@ -73,6 +73,16 @@ def name() -> str:
         return NATIVE
     machine = platform.machine()
     return V3 if _has_v3() else {"x86_64": "x86-64", "AMD64": "x86-64"}.get(machine, machine)
+
+
+def variables() -> dict[str, str]:
+    """The environment variables that hold this process to its arithmetic.
+
+    None in native arithmetic; kernels for V3 would end the process on a machine without it.
+    """
+    if _mode() == NATIVE:
+        return {}
+    return {**INSTRUCTIONS, **THREADS} if _has_v3() else THREADS
 
 
 def is_portable() -> bool:
@@ -98,7 +108,7 @@ def require() -> None:
     """
     if _mode() == NATIVE or _foreign.is_set() or not (faults := _faults()):
         return
-    settings = " ".join(f"{variable}={value!r}" for variable, value in _variables().items())
+    settings = " ".join(f"{variable}={value!r}" for variable, value in variables().items())
     raise ArithmeticModeError(
         f"this process does not compute in portable arithmetic: {'; '.join(faults)}. Call "
         "kmnist_pipeline.arithmetic.select() before NumPy, SciPy or torch is imported, or start "
@@ -137,14 +147,9 @@ def _has_v3() -> bool:
     return set(told.read_text().split()) >= FLAGS
 
 
-def _variables() -> dict[str, str]:
-    """Those to be set; kernels for V3 would end the process on a machine without it."""
-    return {**INSTRUCTIONS, **THREADS} if _has_v3() else THREADS
-
-
 def _faults() -> list[str]:
     """What is not in effect in this process, in words; libraries count once they are loaded."""
-    unset = [v for v, value in _variables().items() if os.environ.get(v) != value]
+    unset = [v for v, value in variables().items() if os.environ.get(v) != value]
     faults = [f"not set: {', '.join(unset)}"] if unset else []
     if numpy := sys.modules.get("numpy"):
         umath = numpy._core._multiarray_umath

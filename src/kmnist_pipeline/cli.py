@@ -200,6 +200,8 @@ folder than .kmnist/fits, such as one that a team shares.
   kmnist fits            what is there, by experiment and study
   kmnist fits --clean    remove what no stage of params.yaml uses
   kmnist fits --clear    remove everything
+
+Both also remove what other branches, and the others who share a folder, would have used.
 """
 
 
@@ -227,7 +229,7 @@ def _fits(chosen: argparse.Namespace) -> int:
     if chosen.clear or chosen.clean:
         keys = None
         if chosen.clean:
-            keys, absent = fits.used(_params(), kept)
+            keys, absent = fits.used(_params())
             if absent:
                 targets = " ".join(f"preprocess@{name}" for name in absent)
                 raise UserError(

@@ -85,7 +85,11 @@ def stale(targets: list[str]) -> list[str]:
                 try:
                     if not all(dep.exists for dep in stage.deps):
                         raise RunCacheNotFoundError(stage)
-                    stage.save_deps()
+                    if stage.changed_stage() or stage.changed_deps():
+                        # As DVC does before it looks for an earlier run of these dependencies.
+                        stage.save_deps()
+                        for out in stage.outs:
+                            out.clear()
                     repo.stage_cache.restore(stage, dry=True)
                 except RunCacheNotFoundError:
                     found.append(stage.addressing)

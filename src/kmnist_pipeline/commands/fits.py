@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.commands import fit
 from kmnist_pipeline.fits.store import Entry, Store
 
+LEFT = 3600  # seconds after which a file that is not yet whole has no process that writes it
 
-def used(params: dict[str, Any], store: Store) -> tuple[set[str], list[str]]:
-    """The keys of all fits that the stages of `params.yaml` are made of.
+
+def used(params: dict[str, Any]) -> tuple[set[str], list[str]]:
+    """The keys of all fits that the stages of `params.yaml` are made of, or may be.
 
     Also the data sets that are not processed here, of whose stages nothing can be told.
     """
@@ -23,15 +27,31 @@ def used(params: dict[str, Any], store: Store) -> tuple[set[str], list[str]]:
             if not Path(f"data/processed/{data}.npz").exists():
                 absent.add(data)
                 continue
-            plan = fit.plan_of(f"{kind}@{name}", params)
-            keys |= {task.key for task in plan.tasks()}
-            if all(task.key in store for task in plan.tasks()) and plan.advance(store):
-                keys |= {task.key for task in plan.tasks()}
+            stage = f"{kind}@{name}"
+            plan = fit.plan_of(stage, params)
+            waves = plan.waves
+            if plan.choose is not None:  # each trial may win yet, and be trained again
+                winners = [fit.plan_of(stage, params, trial) for trial in plan.trials]
+                waves += [p.wave(p.choose([])) for p in winners if p.choose is not None]
+            keys |= {
+                task.key
+                for wave in waves
+                for seeds in wave.values()
+                for folds in seeds
+                for task in folds
+            }
     return keys, sorted(absent)
 
 
 def clean(store: Store, keys: set[str] | None) -> list[Entry]:
-    """Remove the fits and checkpoints of other keys, or all where None is given."""
+    """Remove the fits and checkpoints of other keys, or all where None is given.
+
+    And what killed processes have left half-written.
+    """
+    for path in store.folder.glob("??/.*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > LEFT:
+                path.unlink()
     removed = [entry for entry in store.entries() if keys is None or entry.key not in keys]
     for entry in removed:
         entry.path.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.special import bdtr
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -70,5 +70,5 @@ def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
     """
     only, only_other = int((right & ~other).sum()), int((other & ~right).sum())
     discordant = only + only_other
-    p = float(binomtest(only, discordant).pvalue) if discordant else 1.0
+    p = min(1.0, 2 * float(bdtr(min(only, only_other), discordant, 0.5)))
     return {"only": only, "only_other": only_other, "p": p}

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
-from scipy.stats import binomtest
+from scipy.special import betaincinv, log_softmax
 
 BINS = 15
 TINY = 1e-300  # below it a probability has no logarithm worth having
@@ -119,6 +118,7 @@ def _outcome(
     outcome = {"n": len(accepted), "accepted": n, "review": len(accepted) - n, "right": k}
     if not n:
         return {**outcome, "accuracy": None, "interval": None, "holds": False}
-    interval = binomtest(k, n).proportion_ci(confidence, "exact")
-    bounds = [float(interval.low), float(interval.high)]
-    return {**outcome, "accuracy": k / n, "interval": bounds, "holds": k / n >= promise}
+    tail = (1 - confidence) / 2  # Clopper and Pearson's interval
+    low = float(betaincinv(k, n - k + 1, tail)) if k else 0.0
+    high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
+    return {**outcome, "accuracy": k / n, "interval": [low, high], "holds": k / n >= promise}

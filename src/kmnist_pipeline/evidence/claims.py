@@ -16,7 +16,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from kmnist_pipeline.errors import UserError
 
@@ -120,9 +120,9 @@ def tolerance(
     allowed = 0.0
     if "seed" in unknown and seeds and seeds["n"] > 1:
         s = seeds["n"]
-        allowed += t.ppf((1 + confidence) / 2, s - 1) * seeds["sd"] * sqrt(1 + 1 / s)
+        allowed += stdtrit(s - 1, (1 + confidence) / 2) * seeds["sd"] * sqrt(1 + 1 / s)
     if "split" in unknown:
-        allowed += norm.ppf((1 + confidence) / 2) * sqrt(rate * (1 - rate) / n)
+        allowed += ndtri((1 + confidence) / 2) * sqrt(rate * (1 - rate) / n)
     return float(allowed)
 
 

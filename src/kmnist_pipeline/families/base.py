@@ -15,6 +15,9 @@ from kmnist_pipeline.families import file
 Progress = Callable[[float], object]  # is told how much of a fit is done, from 0 to 1
 
 
+FORMAT = 1  # to be raised when `Fitted`, its bytes or `digest` change
+
+
 class TrainingError(UserError, RuntimeError):
     """Training that cannot go on; the message says where it stopped and what may help."""
 

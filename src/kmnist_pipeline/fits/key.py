@@ -2,7 +2,8 @@
 
 A key is the sha256 of canonical JSON of: the digests of the fit's arrays (so that the code which
 makes them need not count), its settings, seed and fold, the code of its family, the versions of
-its numeric libraries, and the arithmetic.
+its numeric libraries, and the arithmetic. A setting that is null is not among them, so that one can
+be added to a family and no fit without it is trained again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from kmnist_pipeline import arithmetic
-from kmnist_pipeline.families.base import Data, Fit
+from kmnist_pipeline.families.base import FORMAT, Data, Fit
 from kmnist_pipeline.families.registry import FAMILIES
 
 PACKAGE = Path(__file__).parents[1]
@@ -34,12 +35,15 @@ NEUTRAL = {
 }
 
 
-def key(fit: Fit, data: str) -> str:
-    """The key of a fit; data: the digest of its `Data`."""
-    return hashlib.sha256(_canonical(parts(fit, data)).encode()).hexdigest()
+def key(fit: Fit, data: str, around: dict[str, Any] | None = None) -> str:
+    """The key of a fit.
+
+    data: the digest of its `Data`; around: the `surroundings` to count, those of now by default.
+    """
+    return hashlib.sha256(_canonical(parts(fit, data, around)).encode()).hexdigest()
 
 
-def parts(fit: Fit, data: str) -> dict[str, Any]:
+def parts(fit: Fit, data: str, around: dict[str, Any] | None = None) -> dict[str, Any]:
     """What the key is made of, by name."""
     arrays = {
         name: digest_of_array(getattr(fit, name))
@@ -47,20 +51,21 @@ def parts(fit: Fit, data: str) -> dict[str, Any]:
     }
     return {
         "arrays": {"data": data, **arrays},
-        "settings": fit.settings,
+        "settings": _without_null(fit.settings),
         "seed": fit.seed,
         "fold": fit.fold,
         "family": fit.family,
-        **surroundings(fit.family, fit.settings),
+        "format": FORMAT,
+        **(around or surroundings(fit.family, fit.settings)),
     }
 
 
 def surroundings(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Code, libraries and arithmetic of this process, as far as such a fit depends on them."""
+    """Code, libraries and arithmetic as they are here now, as far as such a fit depends on them."""
     return {
         "code": code(family, settings),
         "libraries": libraries(FAMILIES[family].libraries),
-        "arithmetic": arithmetic.name(),
+        "arithmetic": {"name": arithmetic.name(), **arithmetic.variables()},
     }
 
 
@@ -155,6 +160,14 @@ class _Bare(ast.NodeTransformer):
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 node.body = node.body[1:]
         return super().generic_visit(node)
+
+
+def _without_null(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_null(value) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if value is not None
+    }
 
 
 def _canonical(content: Any) -> str:

@@ -32,6 +32,7 @@ from kmnist_pipeline.fits.store import Store
 
 SILENCE = 60.0  # seconds without a sign of life after which a worker is ended
 START = 60.0  # the same for its first one
+PREFIX = "kmnist-fits-"  # of the temporary folders
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -60,7 +61,7 @@ class LocalWorkers:
         self._workers: list[_Worker] = []
         self._shared: set[str] = set()
         self._watch = Watch()
-        self._folder, self._lock = _folder(self._store / "pool")
+        self._folder, self._lock = _folder()
         # Signs of life and progress, a row a worker: memory that needs no locks, so that a
         # killed worker cannot leave one locked.
         shape = (self._most, 2)
@@ -177,26 +178,25 @@ def _told(error: BaseException) -> str:
     return f"its worker died{f' by {how.group()}' if how else ''}"
 
 
-def _folder(base: Path) -> tuple[Path, int]:
-    """A new folder in `base`, and the lock on it, which ends with this process.
+def _folder() -> tuple[Path, int]:
+    """A new folder on this machine, and the lock on it, which ends with this process.
 
-    What a killed process has left in `base` is removed: it is no longer locked.
+    What killed processes have left is removed: it is no longer locked.
     """
-    base.mkdir(parents=True, exist_ok=True)
-    whole = os.open(base, os.O_RDONLY)
-    try:
-        fcntl.flock(whole, fcntl.LOCK_EX)
-        for other in base.iterdir():
-            with contextlib.suppress(OSError):  # locked, or another user's
-                lock = os.open(other, os.O_RDONLY)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(other)
-                finally:
-                    os.close(lock)
-        folder = Path(tempfile.mkdtemp(dir=base))
-        lock = os.open(folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return folder, lock
-    finally:
-        os.close(whole)
+    base = Path(tempfile.gettempdir())
+    for other in base.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # locked, or another user's
+            lock = os.open(other, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(other)
+            finally:
+                os.close(lock)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        with contextlib.suppress(FileNotFoundError):  # another process took it for left
+            lock = os.open(folder, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)

@@ -63,13 +63,13 @@ class Plan:
         """Raises UserError where a trial asks for what makes no evidence."""
         self.data = Data(self.images.pixels, self.images.labels, len(self.images.classes))
         self.digest = key.digest(self.data)
-        self.waves.append(self._tasks(self.trials))
+        self.waves.append(self.wave(self.trials))
 
     def advance(self, store: Store) -> bool:
         """Add the wave that follows from finished fits, if there is another."""
         if self.choose is None or len(self.waves) > 1:
             return False
-        self.waves.append(self._tasks(self.choose(self.fits(store, 0))))
+        self.waves.append(self.wave(self.choose(self.fits(store, 0))))
         return True
 
     def tasks(self) -> Iterator[Task]:
@@ -89,7 +89,8 @@ class Plan:
         """The validation rows of a trial's fits in the first wave, by seed and fold."""
         return [[task.fit.validation for task in folds] for folds in self.waves[0][trial]]
 
-    def _tasks(self, trials: dict[str, Experiment]) -> Wave:
+    def wave(self, trials: dict[str, Experiment]) -> Wave:
+        """The fits of some trials."""
         return {
             name: [
                 [

@@ -10,8 +10,7 @@ from distributed import get_worker
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.families.base import Data
-from kmnist_pipeline.families.registry import FAMILIES
-from kmnist_pipeline.fits import key, store, work
+from kmnist_pipeline.fits import store, work
 
 TELL = 1.0  # seconds between two reports of progress
 
@@ -27,10 +26,9 @@ def identity(kinds: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
 
     Raises UserError where they are no good, ImportError where something is missing.
     """
-    for family, _ in kinds:
-        _ = FAMILIES[family].train
+    found = [work.surroundings(family, settings) for family, settings in kinds]
     arithmetic.require()
-    return [key.surroundings(family, settings) for family, settings in kinds]
+    return found
 
 
 def train(
@@ -44,8 +42,7 @@ def train(
     told = _Progress(name, topic)
     result = work.train(content, name, data, digest, own.checkpoint(name), told, stop_after)
     # Whoever asked keeps the result, perhaps in another store than this one.
-    for checkpoint in own.folder.glob(f"??/{name}{store.UNFINISHED}"):
-        checkpoint.unlink(missing_ok=True)
+    own.checkpoint(name).drop()
     return result
 
 

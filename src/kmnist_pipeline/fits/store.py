@@ -66,7 +66,7 @@ class Store:
         about: plain values that describe the fit to people, such as its `seconds`.
         """
         self._write(self._path(key, FINISHED), key, result, about)
-        self._path(key, UNFINISHED).unlink(missing_ok=True)
+        self.checkpoint(key).drop()
 
     def checkpoint(self, key: str) -> FileCheckpoint:
         """Where an unfinished fit keeps its state."""
@@ -98,6 +98,10 @@ class Store:
 
     def _write(self, path: Path, key: str, content: bytes, about: dict[str, Any]) -> None:
         rest = json.dumps(about, sort_keys=True).encode() + b"\n" + content
+        if not path.parent.exists():  # as open to a team as the store itself, whatever the umask
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(PermissionError):
+                path.parent.chmod(self.folder.stat().st_mode & 0o7777)
         outs.write_beside(path, _digest(key, rest) + b"\n" + rest)
 
 
@@ -117,16 +121,26 @@ class FileCheckpoint:
         """Keep a state in place of the one before."""
         self._store._write(self._path, self._key, state, {})
 
+    def drop(self) -> None:
+        """Remove it."""
+        self._path.unlink(missing_ok=True)
+
 
 def default() -> Store:
     """The store of this project, or of KMNIST_FITS. Raises UserError where it cannot be used."""
     named = os.environ.get(VARIABLE)
     folder = Path(named or DEFAULT)
+    told = f"{VARIABLE}={named}" if named else str(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        told = f"{VARIABLE}={named}" if named else str(folder)
         raise UserError(f"{told}: no folder for fits: {error.strerror}") from error
+    closed = [f for f in (folder, *folder.glob("??")) if not os.access(f, os.W_OK | os.X_OK)]
+    if closed:
+        raise UserError(
+            f"{told}: you may not write to {closed[0]}, where fits are kept. Its owner opens it to "
+            f"a group by `chmod -R g+ws {folder}`"
+        )
     return Store(folder)
 
 

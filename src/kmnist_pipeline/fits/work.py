@@ -14,6 +14,10 @@ from kmnist_pipeline.fits import key
 ARRAYS = ("training", "validation", "shift", "scale")
 
 
+# Of each module and library, what this process has loaded of it.
+_loaded: dict[str, str] = {}
+
+
 class RefusedError(RuntimeError):
     """A worker's own key of a fit is another one.
 
@@ -36,6 +40,19 @@ def decode(content: bytes) -> Fit:
     arrays, about = file.decode(content)
     everything: dict[str, Any] = {**about, **{name: array.copy() for name, array in arrays.items()}}
     return Fit(**everything)
+
+
+def surroundings(family: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Code, libraries and arithmetic of this process, as far as such a fit depends on them.
+
+    They are as they were when it first used them: what changes on the disk of a worker that lives
+    long does not change what it computes.
+    """
+    _ = FAMILIES[family].train
+    around = key.surroundings(family, settings)
+    for part in ("code", "libraries"):
+        around[part] = {name: _loaded.setdefault(name, now) for name, now in around[part].items()}
+    return around
 
 
 def verified(data: Data, digest: str) -> Data:
@@ -62,8 +79,11 @@ def train(
     fit = decode(content)
     family = FAMILIES[fit.family].train
     arithmetic.require()
-    if key.key(fit, digest) != expected:
-        raise RefusedError(key.surroundings(fit.family, fit.settings))
+    around = surroundings(fit.family, fit.settings)
+    if key.key(fit, digest, around) != expected:
+        raise RefusedError(around)
+    if stop_after is not None:
+        stop_after = min(stop_after, fit.settings["trainer"].get("epochs", 1))
     began = time.monotonic()
     fitted = family.fit(fit, data, checkpoint, progress, stop_after)
     return fitted.encode(), round(time.monotonic() - began, 3)
@@ -79,6 +99,9 @@ def difference(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
         here, there = mine["libraries"].get(name), theirs["libraries"].get(name)
         if here != there:
             told.append(f"{name} {there} instead of {here}")
-    if mine["arithmetic"] != theirs["arithmetic"]:
-        told.append(f"arithmetic {theirs['arithmetic']} instead of {mine['arithmetic']}")
+    for name in sorted(mine["arithmetic"].keys() | theirs["arithmetic"].keys()):
+        here, there = mine["arithmetic"].get(name), theirs["arithmetic"].get(name)
+        if here != there:
+            label = "arithmetic" if name == "name" else name
+            told.append(f"{label} {there} instead of {here}")
     return told

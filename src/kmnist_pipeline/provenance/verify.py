@@ -169,6 +169,8 @@ def _weights(
 ) -> list[Difference]:
     """How the weights of each fit after its first epochs compare with the committed ones."""
     (path,) = (out for out in stage.outs if out.endswith("/validation.json"))
+    if path not in old.tracked(path):
+        return [Difference(path, Verdict.DIFFERENT, "is missing in the commit")]
     before = {
         name_of(row.get("trial", ""), row["seed"], row["fold"]): row.get("weights", [])[:epochs]
         for row in json.loads(old.tracked(path)[path])["folds"]

@@ -63,8 +63,7 @@ def fit(
     losses are means. Training loss and accuracy are those of each batch before its update,
     averaged over the epoch. stop_after: an epoch to end with, None for the last.
 
-    Raises TrainingError when a loss is not finite; `checkpoint` then holds the weights of the
-    last whole epoch.
+    Raises TrainingError when a loss is not finite.
     """
     trainer, stream = fit.settings["trainer"], (fit.seed, fit.fold)
     _keep_freed_memory()
@@ -76,7 +75,7 @@ def fit(
     torch.manual_seed(_number(*stream, WEIGHTS))
     network = model.build(fit.settings["model"], data.pixels.shape[1:], data.classes)
     network.to(x.device)
-    average = model.choice("averaging", trainer["averaging"]).Average(network)
+    average = model.choice("averaging", trainer["averaging"]).Average(network, trainer)
     loop = _Loop(fit.settings, network, average, x)
     state = _recall(checkpoint, loop, Selection(trainer["keep"], trainer["patience"]))
 
@@ -86,18 +85,19 @@ def fit(
         torch.manual_seed(_number(*stream, epoch, DROPOUT))
         drawn = examples(data.labels, fit.training, streams.generator(*stream, epoch, SHUFFLE))
         varied = streams.generator(*stream, epoch, AUGMENTATION)
+        validation = None
         try:
             seen = loop.train(drawn, varied, state.epoch, progress)
+            if len(fit.validation):
+                drawn = examples(data.labels, fit.validation, streams.generator(*stream, PARTNERS))
+                validation = loop.measure(drawn)
         except FloatingPointError as error:
             raise TrainingError(
                 f"{error} of epoch {epoch} with optimizer.lr={fit.settings['optimizer']['lr']}: "
-                "a smaller learning rate may help; a checkpoint keeps the epoch before"
+                "a smaller learning rate may help"
             ) from error
         state.history.append(Epoch(epoch, "train", *seen))
-        validation = None
-        if len(fit.validation):
-            drawn = examples(data.labels, fit.validation, streams.generator(*stream, PARTNERS))
-            validation = loop.measure(drawn)
+        if validation is not None:
             state.history.append(Epoch(epoch, "validation", *validation))
         state.epoch = epoch
         state.digests.append(digest(model.to_tensors(network)))
@@ -130,11 +130,9 @@ class _Loop:
         self.network, self.average, self._x = network, average, x
         self.optimizer = model.choice("optimizers", optimizer["name"]).build(network, optimizer)
         self._lr, self._size = optimizer["lr"], optimizer["batch_size"]
-        self._factor: Callable[[float], float] = model.choice(
-            "schedules", trainer["schedule"]
-        ).factor
+        self._factor: Callable = model.choice("schedules", trainer["schedule"]).factor
         self._augment: Callable = model.choice("augmentations", trainer["augmentation"]).augment
-        self._epochs, self._reduction = trainer["epochs"], trainer["loss"]
+        self._trainer, self._reduction = trainer, trainer["loss"]
 
     def train(
         self, examples: Examples, rng: np.random.Generator, epochs: int, progress: Progress
@@ -148,17 +146,19 @@ class _Loop:
         total, hits = torch.zeros((), device=y.device), torch.zeros((), device=y.device)
         for start in range(0, len(y), self._size):
             batch = slice(start, start + self._size)
-            done = (epochs + start / len(y)) / self._epochs
+            done = (epochs + start / len(y)) / self._trainer["epochs"]
             if start // self._size % TOLD == 0:
                 progress(done)
-            images = [self._augment(self._x[of_input[batch]], rng) for of_input in rows]
+            images = [
+                self._augment(self._x[of_input[batch]], rng, self._trainer) for of_input in rows
+            ]
             logits = self._logits(self.network, images)
             loss = functional.cross_entropy(logits, y[batch], reduction=self._reduction)
             if not torch.isfinite(loss):
                 step = start // self._size + 1
                 raise FloatingPointError(f"the loss is {float(loss.detach())} at step {step}")
             for group in self.optimizer.param_groups:
-                group["lr"] = self._lr * self._factor(done)
+                group["lr"] = self._lr * self._factor(done, self._trainer)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -169,7 +169,10 @@ class _Loop:
 
     @torch.no_grad()
     def measure(self, examples: Examples) -> tuple[float, float]:
-        """Mean loss (nats) and accuracy of the weights that are kept."""
+        """Mean loss (nats) and accuracy of the weights that are kept.
+
+        Raises FloatingPointError when the loss is not finite.
+        """
         rows, y = self._placed(examples)
         network = self.average.network.eval()
         total, hits = torch.zeros((), device=y.device), torch.zeros((), device=y.device)
@@ -178,6 +181,8 @@ class _Loop:
             logits = self._logits(network, [self._x[of_input[batch]] for of_input in rows])
             total += functional.cross_entropy(logits, y[batch], reduction="sum")
             hits += (logits.argmax(dim=1) == y[batch]).sum()
+        if not torch.isfinite(total):
+            raise FloatingPointError(f"the validation loss is {float(total)} at the end")
         return float(total) / len(y), float(hits) / len(y)
 
     def _placed(self, examples: Examples) -> Examples:
@@ -260,7 +265,8 @@ def _remember(checkpoint: Checkpoint, loop: _Loop, state: _State) -> None:
     for number, parameter in enumerate(loop.network.parameters()):
         for name, value in loop.optimizer.state[parameter].items():
             tensors[f"optimizer.{number}.{name}"] = value.cpu().numpy()
-    checkpoint.save(file.encode(tensors, {**asdict(state), "kept": None}))
+    about = {**asdict(state), "kept": None, "groups": _groups(loop.optimizer)}
+    checkpoint.save(file.encode(tensors, about))
 
 
 def _recall(checkpoint: Checkpoint, loop: _Loop, selection: Selection) -> _State:
@@ -277,6 +283,8 @@ def _recall(checkpoint: Checkpoint, loop: _Loop, selection: Selection) -> _State
         loop.optimizer.state[parameter] = {
             name: _like(parameter, torch.from_numpy(value)) for name, value in own.items()
         }
+    for group, values in zip(loop.optimizer.param_groups, about["groups"], strict=True):
+        group.update(values)
     loop.average.restore(_below("average.", tensors))
     best = about["selection"].pop("best")
     return _State(
@@ -287,6 +295,14 @@ def _recall(checkpoint: Checkpoint, loop: _Loop, selection: Selection) -> _State
         about["kept_epoch"],
         _below("kept.", tensors),
     )
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    """The numbers of each group of parameters, some of which an optimizer changes as it goes."""
+    return [
+        {name: value for name, value in group.items() if isinstance(value, int | float)}
+        for group in optimizer.param_groups
+    ]
 
 
 def _below(prefix: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from kmnist_pipeline.families.base import (
     Fit,
     Fitted,
     Progress,
+    TrainingError,
     digest,
 )
 from kmnist_pipeline.families.sklearn import model
@@ -27,7 +28,16 @@ def fit(
     progress: Progress,
     stop_after: int | None = None,
 ) -> Fitted:
-    """Fit the estimator. The whole of it counts as one epoch, so nothing stops or resumes it."""
+    """Fit the estimator. The whole of it counts as one epoch, so nothing stops or resumes it.
+
+    Raises TrainingError where a class has no training image: the estimator would not know it.
+    """
+    missing = np.setdiff1d(np.arange(data.classes), data.labels[fit.training])
+    if len(missing):
+        raise TrainingError(
+            f"no image of class {', '.join(map(str, missing))} is among the {len(fit.training)} "
+            f"training images of fold {fit.fold}: fewer folds, or a smaller part held out, may help"
+        )
     settings = fit.settings["model"]
     estimator = model.build(settings["solver"], settings["max_iter"])
 

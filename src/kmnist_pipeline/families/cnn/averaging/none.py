@@ -1,13 +1,18 @@
 """The trained weights themselves."""
 
+from typing import Any
+
 import numpy as np
 from torch import nn
 
 
 class Average:
-    """Follows the weights of `trained`; `network` is what is validated and kept."""
+    """Follows the weights of `trained`; `network` is what is validated and kept.
 
-    def __init__(self, trained: nn.Module) -> None:
+    settings: `trainer`.
+    """
+
+    def __init__(self, trained: nn.Module, settings: dict[str, Any]) -> None:
         self.network = trained
 
     def update(self) -> None:
