@@ -32,7 +32,7 @@ test: $(READY) ## lint, types, tests
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest --numprocesses auto --dist loadfile
+	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-all: $(READY) ## the same with PostgreSQL, a browser and emulated CPUs, installed where missing
 	tools/install-debian postgresql chromium qemu-user

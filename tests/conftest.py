@@ -28,9 +28,18 @@ from hypothesis import settings
 ROOT = Path(__file__).parents[1]
 STORE = ("mlartifacts", "mlflow.db")  # what the stages of a project have logged
 
+# Files of some minutes each. They come first, so that at the end no process is left with one.
+LONG = ("test_emulated.py", "test_verify.py", "test_fit_command.py", "test_cluster.py")
+
 # Deadlines measure the machine, not the code; the examples are the same in every run.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of LONG first, all others as they were."""
+    place = {name: position for position, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
 @dataclass
