@@ -25,6 +25,7 @@ from kmnist_pipeline.provenance.diff import Claim, Diff, Figure, Metric
 
 MODEL = "digits/digits_softmax"
 TEST, CURVES = f"metrics/{MODEL}/test.json", f"figures/{MODEL}/curves.png"
+DETAILS = f"metrics/{MODEL}/test_details.json"
 EPOCHS = "experiments.digits_softmax.trainer.epochs 60 → 2"
 CLAIMS = """\
 id,where,quote,configuration,metric,reported,file,trial,value,unknown,spread,same_as
@@ -112,6 +113,8 @@ def test_metrics_with_their_delta(short, branches):
     accuracy = found["accuracy"]
     assert (accuracy.old, accuracy.new) == (old["accuracy"], new["accuracy"])
     assert accuracy.delta == pytest.approx(new["accuracy"] - old["accuracy"], abs=1e-6)
+    old, new = (json.loads(git(branches, "show", f"{r}:{DETAILS}")) for r in ("short~", "short"))
+    found = {metric.name: metric for metric in short.metrics if metric.file == DETAILS}
     cells = [a != b for x, y in zip(old["confusion"], new["confusion"], strict=True)
              for a, b in zip(x, y, strict=True)]  # fmt: skip
     assert found["confusion"].what == f"{sum(cells)} values differ"
