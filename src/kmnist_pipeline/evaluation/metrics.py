@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr
 
-SCORES = ("accuracy", "precision", "recall", "f1")  # the last three are means over classes
-
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Counts (C, C) int64: rows are true classes, columns predicted ones."""
@@ -57,45 +55,6 @@ def unpack_bits(text: str, n: int) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=n).astype(bool)
 
 
-def compared(scores: dict[str, Any]) -> dict[str, Any]:
-    """Of `scores`, what one compares between models."""
-    return {name: scores[name] for name in (*SCORES, "n", "correct")}
-
-
-def spreads(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The `spread` of each score over seeds."""
-    return {name: spread([float(scores[name]) for scores in seeds]) for name in SCORES}
-
-
-def nested(values: list[list[float]]) -> dict[str, Any]:
-    """The spread of a number over groups, and over draws in each group.
-
-    values: (groups, draws). `sd` is that of one draw in a new group, from the analysis of
-    variance with random groups; `se` the standard error of the mean; `df` the degrees of freedom
-    by Satterthwaite's approximation. Of one group, its draws are all that is known.
-    """
-    table = np.asarray(values, float)
-    groups, draws = table.shape
-    within, of_within = float(table.var(axis=1, ddof=1).mean()), groups * (draws - 1)
-    if groups > 1:  # the means of groups vary by their own variance and a part of the draws'
-        between, of_between = float(table.mean(axis=1).var(ddof=1)), groups - 1
-        parts = [(between, of_between), ((1 - 1 / draws) * within, of_within)]
-        error = between / groups
-    else:
-        parts, error = [(within, of_within)], within / draws
-    variance = sum(part for part, _ in parts)
-    df = variance**2 / sum(part**2 / freedom for part, freedom in parts) if variance else 1.0
-    return {
-        "groups": groups,
-        "draws": draws,
-        "mean": float(table.mean()),
-        "sd": variance**0.5,
-        "se": error**0.5,
-        "df": df,
-        "first": table[:, 0].tolist(),
-    }
-
-
 def spread(values: list[float]) -> dict[str, Any]:
     """n, mean, standard deviation (n - 1; None for one value) and the values themselves."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -113,18 +72,3 @@ def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
     discordant = only + only_other
     p = min(1.0, 2 * float(bdtr(min(only, only_other), discordant, 0.5)))
     return {"only": only, "only_other": only_other, "p": p}
-
-
-def holm(p: list[float]) -> list[float]:
-    """The same probabilities after Holm's correction for so many tests, in the order given."""
-    order = sorted(range(len(p)), key=lambda position: p[position])
-    corrected, largest = [0.0] * len(p), 0.0
-    for rank, position in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[position]))
-        corrected[position] = largest
-    return corrected
-
-
-def in_words(p: float) -> str:
-    """A probability at two digits; one too small for a float is said to be so, not impossible."""
-    return f"{p:.2g}" if p > 0 else "< 1e-300"

@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import numbers
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -540,8 +539,7 @@ def _view(record: dict[str, Any]) -> View:
         name, show = shows[record["kind"]]
         file = _written(record, name)
         try:
-            content = numbers.read(file) if name != "claims.json" else json.loads(file.read_text())
-            show(view, content, record)
+            show(view, json.loads(file.read_text()), record)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             told = f"{type(error).__name__}: {error}"
             out = file.relative_to(record["root"])
@@ -644,7 +642,7 @@ def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> No
     # The model that is measured here, so that one row tells all of it.
     for path in (record["lineage"] or {"deps": {}})["deps"]:
         if is_read(record["kind"], path):
-            validation = numbers.read(Path(record["root"]) / path)
+            validation = json.loads((Path(record["root"]) / path).read_text())
             view.parameters |= _flat(validation["made_by"]["parameters"], record["item"])
             _add_winner(view, validation)
             for key in MODEL:
@@ -654,8 +652,8 @@ def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> No
                 view.add("validation_accuracy", validation["accuracy"])
     for metric in ("accuracy", "precision", "recall", "f1"):
         view.add(f"test_{metric}", content[metric])
-    _add_spread(view, "test_accuracy", content["seeds"]["accuracy"])
-    _add_spread(view, "draws_accuracy", content.get("draws", {}).get("accuracy"))
+    _add_spread(view, "test_accuracy", content["seeds"])
+    _add_spread(view, "draws_accuracy", content.get("draws"))
     if "routing" in content:
         for number in ("temperature", "threshold"):
             view.add(f"routing/{number}", content["routing"][number])

@@ -185,8 +185,9 @@ def _claims(
 
 
 def _sources(report: str, claim: dict[str, str]) -> set[str]:
-    """The files of numbers that a claim is judged by."""
-    return {f"metrics/{report}/{file}" for file in claims.files(claim)}
+    """The metric files that a claim is judged by."""
+    files = (claim["file"], claim["spread"].partition("#")[0])
+    return {f"metrics/{report}/{file}" for file in files if file}
 
 
 def show(impact: Impact, console: Console) -> None:

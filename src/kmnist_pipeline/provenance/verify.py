@@ -19,7 +19,7 @@ from typing import Any
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage, numbers
+from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.fits.plan import name_of
 from kmnist_pipeline.provenance import check, clone, graph, history
 from kmnist_pipeline.provenance.compare import Difference, Verdict, compare, leaves
@@ -168,12 +168,12 @@ def _weights(
     stage: LockedStage, old: _Committed, digests: dict[str, list[str]], epochs: int
 ) -> list[Difference]:
     """How the weights of each fit after its first epochs compare with the committed ones."""
-    (path,) = (out for out in stage.outs if out.endswith(numbers.beside("/validation.json")))
+    (path,) = (out for out in stage.outs if out.endswith("/validation.json"))
     if path not in old.tracked(path):
         return [Difference(path, Verdict.DIFFERENT, "is missing in the commit")]
     before = {
         name_of(row.get("trial", ""), row["seed"], row["fold"]): row.get("weights", [])[:epochs]
-        for row in numbers.decode(json.loads(old.tracked(path)[path]))["folds"]
+        for row in json.loads(old.tracked(path)[path])["folds"]
     }
     return [
         Difference(
@@ -381,7 +381,7 @@ def _environment(stage: LockedStage, old: _Committed, project: Path) -> list[str
     """How the machine and the libraries differ between the committed run and the one here."""
     found = []
     for out in stage.outs:
-        if Path(out).name != numbers.beside("validation.json"):
+        if Path(out).name != "validation.json":
             continue
         before = _machine(old.tracked(out).get(out, b"{}"))
         after = _machine((project / out).read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 import yaml
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import numbers
 
 PARAMS = Path("params.yaml")
 
@@ -122,10 +122,8 @@ def _params() -> tuple[dict[str, Any], dict[str, Any]]:
 def _metrics(report: str, name: str, part: str) -> dict[str, Any]:
     path = Path(f"metrics/{report}/{name}/{part}.json")
     try:
-        return numbers.read(path)
+        return json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename} is not there: `dvc repro evaluate@{name}` makes it"
-        ) from error
+        raise UserError(f"{path} is not there: `dvc repro evaluate@{name}` makes it") from error
     except ValueError as error:
         raise UserError(f"{path}: {error}; `dvc repro evaluate@{name}` makes it") from error

@@ -28,12 +28,10 @@ def kfold_train(stage: Stage, params: dict[str, Any]) -> None:
     )
     seeds, metrics = experiment["seeds"], f"metrics/{experiment['report']}/{stage.item}"
     stage.write_csv(f"{metrics}/curves.csv", results.CURVES, results.curve_rows("", seeds, fitted))
-    compared = results.validation_accuracy(fitted)
-    stage.write_numbers(
+    stage.write_json(
         f"{metrics}/validation.json",
-        compared,
         {
-            "seeds": compared.pop("seeds"),
+            **results.validation_accuracy(fitted),
             "folds": results.fold_rows("", seeds, fitted),
             "environment": key.environment(experiment["model"]["family"]),
         },
