@@ -33,6 +33,7 @@ def folder(tmp_path):
     write(tmp_path / "m", content)
     few = {"n": 2, "mean": 0.8, "sd": 0.02, "values": [0.78, 0.82]}
     write(tmp_path / "few", {"seeds": {"accuracy": few}})
+    write(tmp_path / "old", {"seeds": few, "f1": 0.5})
     write(tmp_path / "one", {"seeds": {"accuracy": {"n": 1, "mean": 0.9, "sd": None}}})
     return tmp_path
 
@@ -90,16 +91,18 @@ def test_the_interval_of_seeds_holds_one_more_with_the_confidence_that_it_states
     assert held / len(draws) == pytest.approx(0.95, abs=0.006)
 
 
-def test_the_interval_over_groups_and_draws_holds_one_more_training():
+@pytest.mark.parametrize("between", [0.0, 0.02, 0.05, 0.1])
+def test_the_interval_over_groups_and_draws_holds_one_more_training(between: float):
+    """Satterthwaite's degrees of freedom are an approximation: it holds 92 to 97 of 100."""
     rng = np.random.default_rng(1)
     held, repeats = 0, 4_000
     for _ in range(repeats):
-        group = rng.normal(0, 0.02, 4)
+        group = rng.normal(0, between, 4)
         values = 0.7 + group[:, None] + rng.normal(0, 0.05, (4, 20))
         known = metrics.nested(values[:3].tolist())
         spread = claims.Spread(known["mean"], known["sd"], known["df"], known["se"])
         held += abs(values[3, 0] - spread.mean) <= spread.half_width(0.95)
-    assert held / repeats == pytest.approx(0.95, abs=0.02)
+    assert 0.92 <= held / repeats <= 0.97
 
 
 def test_verdicts(folder):
@@ -135,6 +138,9 @@ def test_counts_are_compared_one_by_one(folder):
         ({"file": "other/test.json"}, "other/test.json is not there"),
         ({"trial": "lr=9"}, r"no trial lr=9 \(lr=0.1\)"),
         ({"value": "acuracy"}, "no value acuracy"),
+        ({"reported": "abc"}, "reported=abc: must be a number, as accuracy is"),
+        ({"file": "few/test.json", "spread": "draws"}, "spread=draws: few/test.json knows no"),
+        ({"file": "old/test.json", "value": "f1"}, "does not say how f1 spreads over seeds"),
     ],
 )
 def test_a_claim_about_nothing_is_an_error_that_names_it(folder, changes, message):
@@ -147,6 +153,14 @@ def test_a_claims_file_with_other_columns_or_unknowns_is_refused(tmp_path):
     path.write_text("id,reported\n")
     with pytest.raises(claims.ClaimError, match="columns must be id,where"):
         claims.read(path)
-    path.write_text(",".join(claims.COLUMNS) + "\nc,,,,,0.1,f,,accuracy,luck\n")
+    path.write_text(",".join(claims.COLUMNS) + "\nc,,,,,0.1,f,,accuracy,luck,,\n")
     with pytest.raises(claims.ClaimError, match="unknown='luck'"):
         claims.read(path)
+    path.write_text(",".join(claims.COLUMNS) + "\nc,,,,,0.1,f,,accuracy\n")
+    with pytest.raises(claims.ClaimError, match="c: a cell for each of 12 columns"):
+        claims.read(path)
+    for same in ("c", "d", "e"):
+        rows = f"c,,,,,0.1,f,,accuracy,seed,,{same}\nd,,,,,0.2,f,,accuracy,seed,,\n"
+        path.write_text(",".join(claims.COLUMNS) + "\n" + rows)
+        with pytest.raises(claims.ClaimError, match=f"c: same_as={same}: must be another claim"):
+            claims.read(path)

@@ -601,7 +601,7 @@ def _check_study(key: str, study: Study, config: Config) -> None:
         if _fixed(trial) != _fixed(base):
             raise ConfigError(
                 f"{key}.points[{position}]: report, dataset, classes, seeds and model.family are "
-                "the base experiment's; known keys are the others"
+                f"the base experiment's; known keys are the others ({key}.seeds sets other seeds)"
             )
 
 

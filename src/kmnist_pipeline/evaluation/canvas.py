@@ -206,10 +206,10 @@ def tiles(
 
 
 def sign(figure: Figure, name: str) -> None:
-    """Write whose figure it is into its lower right corner."""
+    """Write whose figure it is into its lower left corner."""
     with style():
-        x, y = 1 - 6 / figure.bbox.width, 5 / figure.bbox.height
-        figure.text(x, y, name, ha="right", va="bottom", size=7, color=FAINT)
+        x, y = 6 / figure.bbox.width, 5 / figure.bbox.height
+        figure.text(x, y, name, ha="left", va="bottom", size=7, color=FAINT)
 
 
 def png_bytes(figure: Figure, text: dict[str, str]) -> bytes:

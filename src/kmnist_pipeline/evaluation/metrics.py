@@ -72,25 +72,34 @@ def nested(values: list[list[float]]) -> dict[str, Any]:
 
     values: (groups, draws). `sd` is that of one draw in a new group, from the analysis of
     variance with random groups; `se` the standard error of the mean; `df` the degrees of freedom
-    by Satterthwaite's approximation. Of one group, its draws are all that is known.
+    of both together by Satterthwaite's approximation. Of one group, its draws are all that is
+    known; sd, se and df are None where that is one draw.
     """
     table = np.asarray(values, float)
     groups, draws = table.shape
-    within, of_within = float(table.var(axis=1, ddof=1).mean()), groups * (draws - 1)
+    # Parts of the variance: what each adds to one draw in a new group and to the mean, with its
+    # degrees of freedom.
+    parts = []
     if groups > 1:  # the means of groups vary by their own variance and a part of the draws'
-        between, of_between = float(table.mean(axis=1).var(ddof=1)), groups - 1
-        parts = [(between, of_between), ((1 - 1 / draws) * within, of_within)]
-        error = between / groups
-    else:
-        parts, error = [(within, of_within)], within / draws
-    variance = sum(part for part, _ in parts)
-    df = variance**2 / sum(part**2 / freedom for part, freedom in parts) if variance else 1.0
+        between = float(table.mean(axis=1).var(ddof=1))
+        parts.append((between, between / groups, groups - 1))
+    if draws > 1:
+        within = float(table.var(axis=1, ddof=1).mean())
+        of_draw, of_mean = (
+            ((1 - 1 / draws) * within, 0.0) if groups > 1 else (within, within / draws)
+        )
+        parts.append((of_draw, of_mean, groups * (draws - 1)))
+    sd = se = df = None
+    if parts:
+        sd, se = (sum(part[i] for part in parts) ** 0.5 for i in (0, 1))
+        shares = [((of_draw + of_mean) ** 2 / freedom) for of_draw, of_mean, freedom in parts]
+        df = (sd**2 + se**2) ** 2 / sum(shares) if sum(shares) else 1.0
     return {
         "groups": groups,
         "draws": draws,
         "mean": float(table.mean()),
-        "sd": variance**0.5,
-        "se": error**0.5,
+        "sd": sd,
+        "se": se,
         "df": df,
         "first": table[:, 0].tolist(),
     }
@@ -125,6 +134,9 @@ def holm(p: list[float]) -> list[float]:
     return corrected
 
 
-def in_words(p: float) -> str:
-    """A probability at two digits; one too small for a float is said to be so, not impossible."""
-    return f"{p:.2g}" if p > 0 else "< 1e-300"
+def in_words(p: float, equal: str = "") -> str:
+    """A probability at two digits; one too small for a float is said to be so, not impossible.
+
+    equal: what stands before a number that is no bound.
+    """
+    return f"{equal}{p:.2g}" if p > 0 else "< 1e-300"

@@ -78,11 +78,20 @@ def read(path: Path) -> list[dict[str, str]]:
         if reader.fieldnames != COLUMNS:
             raise ClaimError(f"{path}: the columns must be {','.join(COLUMNS)}")
         claims = list(reader)
+    reported = {claim["id"]: claim["reported"] for claim in claims}
     for claim in claims:
+        if None in claim.values() or None in claim:
+            raise ClaimError(f"{path}: {claim['id']}: a cell for each of {len(COLUMNS)} columns")
         if claim["unknown"] not in UNKNOWNS:
             allowed = ", ".join(repr(unknown) for unknown in UNKNOWNS)
             raise ClaimError(
                 f"{path}: {claim['id']}: unknown={claim['unknown']!r}: one of {allowed}"
+            )
+        same = claim["same_as"]
+        if same and (same == claim["id"] or reported.get(same) != claim["reported"]):
+            raise ClaimError(
+                f"{path}: {claim['id']}: same_as={same}: must be another claim with the same "
+                "reported number"
             )
     return claims
 
@@ -118,7 +127,12 @@ def _compare_rates(
     # Six digits stand in the file; where counts stand beside the rate, they give all digits.
     counted = claim["value"] == "accuracy" and "correct" in entry
     obtained = entry["correct"] / entry["n"] if counted else entry[claim["value"]]
-    reported, unknown = float(claim["reported"]), claim["unknown"]
+    unknown = claim["unknown"]
+    try:
+        reported = float(claim["reported"])
+    except ValueError as error:
+        told = f"reported={claim['reported']}: must be a number, as {claim['value']} is"
+        raise ClaimError(f"claim {claim['id']}: {told}") from error
     spread = _spread(claim, entry, metrics) if "seed" in unknown else None
     mean = spread.mean if spread else obtained
     half = spread.half_width(confidence) if spread else 0.0
@@ -148,15 +162,19 @@ def _compare_rates(
 
 def _spread(claim: dict[str, str], entry: dict[str, Any], metrics: Path) -> Spread | None:
     """How the number of a claim spreads; None where one seed is all that is known."""
-    value = claim["value"]
     if claim["spread"] == DRAWS:
-        found = entry[DRAWS][value]
+        found = entry.get(DRAWS, {}).get(claim["value"])
+        if found is None:
+            told = f"{claim['file']} knows no draws of {claim['value']}"
+            raise ClaimError(f"claim {claim['id']}: spread={DRAWS}: {told}")
+        if found["sd"] is None:
+            return None
         return Spread(found["mean"], found["sd"], found["df"], found["se"])
-    own = _over_seeds(entry, value)
+    own = _over_seeds(claim, entry)
     pool = [own]
     if claim["spread"]:
         others = [_entry(metrics / file, {**claim, "trial": ""}) for file in _pooled(claim)]
-        pool = [_over_seeds(other, value) for other in others]
+        pool = [_over_seeds(claim, other) for other in others]
     known = [(seeds["sd"], seeds["n"] - 1) for seeds in pool if seeds["n"] > 1]
     if not known:
         return None
@@ -178,10 +196,17 @@ def _pooled(claim: dict[str, str]) -> list[str]:
     return [f"{model}/{Path(claim['file']).name}" for model in claim["spread"].split()]
 
 
-def _over_seeds(entry: dict[str, Any], value: str) -> dict[str, Any]:
+def _over_seeds(claim: dict[str, str], entry: dict[str, Any]) -> dict[str, Any]:
     """n, mean, standard deviation and values over seeds."""
-    seeds = entry["seeds"]
-    return seeds.get(value, seeds)  # of validation there is one number alone
+    seeds, value = entry.get("seeds") or {}, claim["value"]
+    if value in seeds:
+        return seeds[value]
+    if value == "accuracy" and "mean" in seeds:  # of validation there is that of accuracy alone
+        return seeds
+    raise ClaimError(
+        f"claim {claim['id']}: {claim['file']} does not say how {value} spreads over seeds; "
+        "`dvc repro` makes it again where it is of an older form"
+    )
 
 
 def _entry(path: Path, claim: dict[str, str]) -> dict[str, Any]:
@@ -195,7 +220,7 @@ def _entry(path: Path, claim: dict[str, str]) -> dict[str, Any]:
             known = ", ".join(trials) or "none"
             raise ClaimError(f"claim {claim['id']}: {path} has no trial {claim['trial']} ({known})")
         entry = trials[claim["trial"]]
-    if claim["value"] not in entry:
+    if entry.get(claim["value"]) is None:
         raise ClaimError(f"claim {claim['id']}: {path} has no value {claim['value']}")
     return entry
 

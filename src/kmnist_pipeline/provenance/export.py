@@ -373,8 +373,9 @@ class _Crate:
     def _environment(self, stage: LockedStage) -> str:
         """Where a model was trained, as far as its metrics say so."""
         for path in stage.outs:
-            if path.endswith(numbers.beside("/validation.json")):
-                about = json.loads(self._text(path))["environment"]
+            if not path.endswith(("/validation.json", numbers.beside("/validation.json"))):
+                continue
+            if about := json.loads(self._text(path)).get("environment"):
                 return f"; trained with {json.dumps(about, sort_keys=True)}"
         return ""
 

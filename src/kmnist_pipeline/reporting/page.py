@@ -29,7 +29,7 @@ class PageError(UserError):
 @dataclass(frozen=True)
 class Picture:
     """A figure with what its PNG says of itself, its number in the published report, and the
-    claims about the accuracy of its model."""
+    claims about it."""
 
     path: Path
     number: str | None
@@ -100,7 +100,7 @@ def content(
 
 
 def html(content: dict[str, Any]) -> str:
-    """The page as one HTML file without any reference to another."""
+    """The page as one HTML file that can be sent; only its links to code need the repository."""
     return _environment(escape=True).get_template("report.html").render(content)
 
 
@@ -176,7 +176,7 @@ def _model(folder: Path) -> dict[str, Any]:
         maker = measured["made_by"]["stage"]
         if maker.partition("@")[2] != folder.name:
             raise PageError(
-                f"{measured['path']} was made by {maker}, not for {folder.name}: "
+                f"{measured['origin']} was made by {maker}, not for {folder.name}: "
                 f"`dvc repro evaluate@{folder.name}` makes it again"
             )
     trials = []
@@ -247,7 +247,7 @@ def _pictures(
             file = path.relative_to(root).as_posix()
             with Image.open(path) as image:
                 text = {str(key): str(value) for key, value in image.info.items()}
-            own = [claim for claim in claims if _is_about(claim, path.parent.name)]
+            own = [claim for claim in claims if _is_about(claim, path)]
             found[file] = Picture(path, number_of.get(file), text, own)
     for file, number in number_of.items():
         if file not in found:
@@ -256,10 +256,15 @@ def _pictures(
     return numbered + list(found.values())
 
 
-def _is_about(claim: dict[str, Any], model: str) -> bool:
-    """Whether a claim states the accuracy of a model, and not of one of its trials."""
+def _is_about(claim: dict[str, Any], figure: Path) -> bool:
+    """Whether a claim states what a figure shows, or the accuracy of its model; of the trials of
+    a study, whether the figure shows them."""
     file, _, value = (claim["source"] or "").partition(": ")
-    return Path(file).parent.name == model and value == "accuracy"
+    trial, _, value = value.rpartition(": ")
+    wanted = {figure.stem} if not trial else set()
+    if bool(trial) == (figure.stem == "trials"):
+        wanted.add("accuracy")
+    return Path(file).parent.name == figure.parent.name and value in wanted
 
 
 def _flatten(value: Any, prefix: str = "") -> list[str]:

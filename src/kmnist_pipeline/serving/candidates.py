@@ -18,7 +18,7 @@ PARAMS = Path("params.yaml")
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a model: the contents of its `validation.json` and `test.json`."""
+    """What is known of a model: the numbers of its validation and test with their details."""
 
     validation: dict[str, Any]
     test: dict[str, Any]
