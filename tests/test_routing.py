@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.special import log_softmax, softmax
 
 from kmnist_pipeline.evaluation import metrics, routing
@@ -108,3 +109,13 @@ def test_mcnemar_counts_what_one_model_alone_gets_right():
     # Two-sided binomial: P(X <= 2) + P(X >= 10) of 12 tosses.
     assert tested["p"] == pytest.approx(2 * (1 + 12 + 66) / 2**12)
     assert metrics.mcnemar(right, right) == {"only": 0, "only_other": 0, "p": 1.0}
+
+
+def test_clopper_and_pearsons_interval_and_the_exact_test_are_scipys():
+    for k, n in ((0, 10), (3, 10), (10, 10), (9950, 10_000)):
+        right = np.arange(n) < k
+        low, high = routing._outcome(np.ones(n, bool), right, 0.9, 0.95)["interval"]
+        expected = stats.binomtest(k, n).proportion_ci(0.95, "exact")
+        assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+        tested = metrics.mcnemar(right, ~right)
+        assert tested["p"] == pytest.approx(stats.binomtest(k, n).pvalue, rel=1e-9)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.commands import fit
+from kmnist_pipeline.config import grid
+from kmnist_pipeline.fits.plan import RETRAINED
 from kmnist_pipeline.fits.store import Entry, Store
 
 LEFT = 3600  # seconds after which a file that is not yet whole has no process that writes it
@@ -27,19 +29,16 @@ def used(params: dict[str, Any]) -> tuple[set[str], list[str]]:
             if not Path(f"data/processed/{data}.npz").exists():
                 absent.add(data)
                 continue
-            stage = f"{kind}@{name}"
-            plan = fit.plan_of(stage, params)
-            waves = plan.waves
-            if plan.choose is not None:  # each trial may win yet, and be trained again
-                winners = [fit.plan_of(stage, params, trial) for trial in plan.trials]
-                waves += [p.wave(p.choose([])) for p in winners if p.choose is not None]
-            keys |= {
-                task.key
-                for wave in waves
-                for seeds in wave.values()
-                for folds in seeds
-                for task in folds
-            }
+            plan = fit.plan_of(f"{kind}@{name}", params)
+            keys |= {task.key for task in plan.tasks()}
+            if plan.choose is None:
+                continue
+            study = params["studies"][name]  # each of its trials may win yet, and be trained again
+            base = params["experiments"][study["base"]]
+            for position in range(len(plan.trials)):
+                again = grid.retrained(study, base, position)
+                plan.waves.append(plan.wave({RETRAINED: again}))
+                keys |= {task.key for task in plan.tasks()}
     return keys, sorted(absent)
 
 

@@ -169,11 +169,12 @@ def _weights(
 ) -> list[Difference]:
     """How the weights of each fit after its first epochs compare with the committed ones."""
     (path,) = (out for out in stage.outs if out.endswith("/validation.json"))
-    if path not in old.tracked(path):
+    committed = old.tracked(path).get(path)
+    if committed is None:
         return [Difference(path, Verdict.DIFFERENT, "is missing in the commit")]
     before = {
         name_of(row.get("trial", ""), row["seed"], row["fold"]): row.get("weights", [])[:epochs]
-        for row in json.loads(old.tracked(path)[path])["folds"]
+        for row in json.loads(committed)["folds"]
     }
     return [
         Difference(
