@@ -26,7 +26,8 @@ SMALL = ["experiments.digits_softmax.trainer.epochs=2", "experiments.digits_soft
 COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())
 NETWORK_GRID = yaml.safe_load("""
 {dataset: digits, family: cnn, report: digits, base: digits_cnn, trial: {trainer.epochs: 3},
-points: [], product: {optimizer.lr: [0.001, 0.0005], model.dropout: [0.3, 0.4]}, retrain: true}
+points: [], product: {optimizer.lr: [0.001, 0.0005], model.dropout: [0.3, 0.4]}, retrain: true,
+seeds: null}
 """)
 CONTENT = COMMITTED | {"studies": COMMITTED["studies"] | {"digits_cnn_grid": NETWORK_GRID}}
 
@@ -266,6 +267,8 @@ REFUSED = [
     (f"{GRID}.product", {"optimizer.lrr": [1]}, ": the base experiment has no key 'optimizer.lrr'"),
     (f"{GRID}.trial", {"trainer.epoch": 1}, ": the base experiment has no key 'trainer.epoch'"),
     (f"{GRID}.retrain", 1, "=1: must be true or false"),
+    (f"{GRID}.seeds", [2, 2], "=[2, 2]: must be one or more different seeds, or null"),
+    (f"{GRID}.seeds", [-1], "[0]=-1: must be at least 0"),
     ("evaluation.promise", 1, "=1: must be greater than 0 and less than 1"),
     ("studies.digits_softmax_grid.base", "none", "=none: must be one of digits_sklearn_logistic, "),
     ("studies.digits_softmax_grid.points", [], "=[]: must be a list of at least one point"),

@@ -25,11 +25,12 @@ from kmnist_pipeline.provenance.diff import Claim, Diff, Figure, Metric
 
 MODEL = "digits/digits_softmax"
 TEST, CURVES = f"metrics/{MODEL}/test.json", f"figures/{MODEL}/curves.png"
+DETAILS = f"metrics/{MODEL}/test_details.json"
 EPOCHS = "experiments.digits_softmax.trainer.epochs 60 → 2"
 CLAIMS = """\
-id,where,configuration,metric,reported,file,trial,value,unknown,spread
-right,1,softmax,test accuracy,0.97,digits_softmax/test.json,,accuracy,nothing,
-fixed,1,another model,test accuracy,0.9,digits_softmax_grid/test.json,,accuracy,nothing,
+id,where,quote,configuration,metric,reported,file,trial,value,unknown,spread,same_as
+right,1,.97,softmax,test accuracy,0.97,digits_softmax/test.json,,accuracy,nothing,,
+fixed,1,.9,another model,test accuracy,0.9,digits_softmax_grid/test.json,,accuracy,nothing,,
 """
 
 
@@ -112,6 +113,8 @@ def test_metrics_with_their_delta(short, branches):
     accuracy = found["accuracy"]
     assert (accuracy.old, accuracy.new) == (old["accuracy"], new["accuracy"])
     assert accuracy.delta == pytest.approx(new["accuracy"] - old["accuracy"], abs=1e-6)
+    old, new = (json.loads(git(branches, "show", f"{r}:{DETAILS}")) for r in ("short~", "short"))
+    found = {metric.name: metric for metric in short.metrics if metric.file == DETAILS}
     cells = [a != b for x, y in zip(old["confusion"], new["confusion"], strict=True)
              for a, b in zip(x, y, strict=True)]  # fmt: skip
     assert found["confusion"].what == f"{sum(cells)} values differ"
@@ -172,9 +175,10 @@ def relabel(path: Path) -> None:
 def test_another_lineage_key_alone_is_no_difference(changed):
     for name in ("curves", "weights"):
         relabel(changed.folder / f"figures/{MODEL}/{name}.png")
-    content = changed.json(TEST)
+    details = changed.folder / f"metrics/{MODEL}/test_details.json"
+    content = json.loads(details.read_text())
     content["made_by"]["lineage"] = "0" * 64
-    (changed.folder / TEST).write_text(json.dumps(content))
+    details.write_text(json.dumps(content))
     assert len(changed.changed().splitlines()) == 3
     for found in (between(changed, "before"), between(changed, "before", commit(changed))):
         assert not found

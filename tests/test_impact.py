@@ -138,8 +138,10 @@ def test_another_confidence_judges_all_claims_of_the_report_anew(clone):
 
 
 def test_a_claim_rests_on_the_metrics_of_its_spread_too():
-    claim = {"file": "a/test.json", "spread": "b/test.json#draws"}
-    assert impact._sources("r", claim) == {"metrics/r/a/test.json", "metrics/r/b/test.json"}
+    claim = {"file": "a/test.json", "spread": "b c"}
+    assert impact._sources("r", claim) == {
+        f"metrics/r/{model}/test{part}.json" for model in "abc" for part in ("", "_details")
+    }
 
 
 def test_a_new_experiment(clone):

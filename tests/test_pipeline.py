@@ -34,6 +34,7 @@ from conftest import ROOT, Project
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import schema
 from kmnist_pipeline.data import idx
+from kmnist_pipeline.evidence import numbers
 from kmnist_pipeline.stages import preprocess
 
 KINDS = {"download", "preprocess", "kfold-train", "tune", "evaluate", "report"}
@@ -93,15 +94,17 @@ def test_the_demo_runs_a_stage_of_every_kind(digits_run: tuple[Project, str]) ->
 
 def test_the_demo_makes_the_committed_evidence_again(digits_run: tuple[Project, str]) -> None:
     project, _ = digits_run
-    committed = json.loads(at_commit(project, "metrics/digits/digits_softmax/validation.json"))
+    details = "metrics/digits/digits_softmax/validation_details.json"
+    committed = json.loads(at_commit(project, details))
     if arithmetic.is_portable():
         assert committed["environment"]["arithmetic"] == arithmetic.V3
         assert project.changed() == ""
         return
     for model in MODELS:
-        for name in ("validation.json", "test.json"):
-            path = f"metrics/digits/{model}/{name}"
-            assert_alike(json.loads(at_commit(project, path)), project.json(path), path)
+        for name in ("validation", "validation_details", "test", "test_details"):
+            path = f"metrics/digits/{model}/{name}.json"
+            made = json.loads((project.folder / path).read_text())
+            assert_alike(json.loads(at_commit(project, path)), made, path)
     path = "metrics/digits/digits_softmax_grid/trials.csv"
     made = (project.folder / path).read_text()
     assert_alike(table(at_commit(project, path)), table(made), path)
@@ -424,7 +427,9 @@ def test_permuted_test_labels_change_no_byte_of_what_training_makes(
     address: str, digits: Project, by_hand: ByHand
 ) -> None:
     before = files_under(by_hand(address, FEWER_EPOCHS).results)
-    assert {Path(path).name for path in before} >= {"validation.json", "curves.csv"}
+    assert {Path(path).name for path in before} >= {
+        *("validation.json", "validation_details.json", "curves.csv")
+    }
     permute_labels(digits, "test")
     assert results(address, digits) == before
 
@@ -588,12 +593,12 @@ def test_a_trial_that_is_an_experiment_has_its_numbers(
 ) -> None:
     metrics = ROOT / "metrics" / PARAMS.studies[study].report
     for file in ("validation.json", "test.json"):
-        alone = json.loads((metrics / experiment / file).read_text())
-        trials = json.loads((metrics / study / file).read_text())["trials"]
+        alone = numbers.read(metrics / experiment / file)
+        trials = numbers.read(metrics / study / file)["trials"]
         (among,) = [row for row in trials if row["name"] == trial]
-        numbers = {"n", "correct", "accuracy", "loss", "seeds"} & alone.keys()
-        assert {"n", "accuracy", "seeds"} <= numbers
-        assert {key: among[key] for key in numbers} == {key: alone[key] for key in numbers}
+        names = {"n", "correct", "accuracy", "loss", "seeds"} & alone.keys()
+        assert {"n", "accuracy", "seeds"} <= names
+        assert {name: among[name] for name in names} == {name: alone[name] for name in names}
 
 
 # Failures
@@ -658,7 +663,7 @@ def test_preprocess_refuses_wrong_raw_files(
         ),
         (
             "report@digits",
-            "metrics/digits/{}/test.json",
+            "metrics/digits/{}/test_details.json",
             "was made by evaluate@digits_cnn, not for digits_softmax: `dvc repro evaluate@",
         ),
     ],
@@ -726,7 +731,7 @@ os.execv(sys.executable, [sys.executable, "-m", *sys.argv[2:]])
             "evaluate@digits_softmax",
             30_000,
             "predictions/digits_softmax.npz",
-            {"metrics/digits/digits_softmax/test.json"},
+            {f"metrics/digits/digits_softmax/test{part}.json" for part in ("", "_details")},
         ),
         ("report@digits", 60_000, "reports/digits", set()),
     ],

@@ -295,7 +295,7 @@ def test_stale_evidence_is_refused_with_its_reason_unless_forced(promoted, here)
 
 
 def test_native_arithmetic_makes_no_evidence_to_promote(promoted, here):
-    path, lock = Path(f"metrics/digits/{GRID}/validation.json"), Path("dvc.lock")
+    path, lock = Path(f"metrics/digits/{GRID}/validation_details.json"), Path("dvc.lock")
     measured, locked, md5 = path.read_text(), lock.read_text(), lineage.digest(path)
     path.write_text(measured.replace('"x86-64-v3"', '"native"'))
     lock.write_text(locked.replace(md5, lineage.digest(path)))

@@ -119,3 +119,27 @@ def test_clopper_and_pearsons_interval_and_the_exact_test_are_scipys():
         assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-9)
         tested = metrics.mcnemar(right, ~right)
         assert tested["p"] == pytest.approx(stats.binomtest(k, n).pvalue, rel=1e-9)
+
+
+def test_holms_correction():
+    assert metrics.holm([]) == []
+    assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert metrics.holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+def test_a_probability_below_the_smallest_float_is_a_bound():
+    right = np.arange(6000) < 5000
+    assert metrics.mcnemar(right, ~right)["p"] == 0
+    assert metrics.in_words(0.0) == "< 1e-300" and metrics.in_words(0.0123) == "0.012"
+
+
+def test_the_spread_over_trainings_and_draws_is_that_of_the_analysis_of_variance():
+    values = [[0.7, 0.8, 0.75], [0.6, 0.62, 0.58]]
+    found, table = metrics.nested(values), np.array(values)
+    within = table.var(axis=1, ddof=1).mean()
+    means = table.mean(axis=1).var(ddof=1)
+    assert found["sd"] ** 2 == pytest.approx(means + within * 2 / 3)
+    assert found["se"] ** 2 == pytest.approx(means / 2)
+    assert 1 <= found["df"] <= 5 and found["first"] == [0.7, 0.6]
+    alone = metrics.nested(values[:1])
+    assert alone["sd"] == pytest.approx(table[0].std(ddof=1)) and alone["df"] == 2

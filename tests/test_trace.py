@@ -28,7 +28,7 @@ from kmnist_pipeline.provenance import trace as tracing
 from kmnist_pipeline.provenance.trace import Trace, trace
 
 FIGURE = "figures/digits/digits_softmax/correct.png"
-METRIC = "metrics/digits/digits_softmax/test.json"
+METRIC = "metrics/digits/digits_softmax/test_details.json"
 TABLE = "metrics/digits/digits_softmax/curves.csv"
 MODEL = "models/digits_softmax.safetensors"
 PREDICTIONS = "predictions/digits_softmax.npz"

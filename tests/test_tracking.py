@@ -142,13 +142,20 @@ PARAMETERS = {
 }
 
 
+def write(stage: Stage, path: str, content: dict[str, Any]) -> None:
+    """Numbers as the stages write them: what one compares, and the details beside it."""
+    names = ("accuracy", "loss", "n", "precision", "recall", "f1", "correct")
+    compared = {name: content[name] for name in names if name in content}
+    stage.write_numbers(path, compared, {k: v for k, v in content.items() if k not in compared})
+
+
 def trained(key: str | None = KEY, epochs: int = EPOCHS) -> Stage:
     """A stage that has trained; without a key, by hand."""
     root = Path("." if key else "multirun/kfold-train/digits_softmax/lr=0.1")
     stage = Stage("kfold-train", "digits_softmax", root, lineage(key, PARAMETERS) if key else None)
     stage.write("models/digits_softmax.safetensors", b"weights")
     stage.write_csv(f"{FOLDER}/curves.csv", CURVES, curve("", epochs))
-    stage.write_json(f"{FOLDER}/validation.json", VALIDATED | {"folds": fold_rows()})
+    write(stage, f"{FOLDER}/validation.json", VALIDATED | {"folds": fold_rows()})
     return stage
 
 
@@ -161,7 +168,8 @@ def tuned() -> Stage:
     trials = [
         VALIDATED | {"name": f"lr={point['optimizer.lr']}", "parameters": point} for point in points
     ]
-    stage.write_json(
+    write(
+        stage,
         "metrics/digits/digits_grid/validation.json",
         VALIDATED | {"folds": fold_rows(), "trials": trials, "winner": "lr=0.5"},
     )
@@ -177,10 +185,9 @@ def evaluated(**more: Any) -> Stage:
     stage = Stage("evaluate", "digits_softmax", Path("."), known)
     scores = {"accuracy": 0.9, "precision": 0.8, "recall": 0.7, "f1": 0.6, "n": 20, "correct": 18}
     per_class = {"o": {"f1": 0.5}, "ki (き)": {"f1": 0.7}}
-    stage.write_json(
-        f"{FOLDER}/test.json",
-        scores | {"confusion": [[9, 1], [1, 9]], "per_class": per_class, "seeds": SPREAD} | more,
-    )
+    seeds = {"accuracy": SPREAD}
+    details = {"confusion": [[9, 1], [1, 9]], "per_class": per_class, "seeds": seeds}
+    write(stage, f"{FOLDER}/test.json", scores | details | more)
     stage.write("predictions/digits_softmax.npz", b"predictions")
     with stage.directory("figures/digits/digits_softmax") as folder:
         image.imsave(folder / "confusion.png", np.eye(16))
@@ -297,7 +304,7 @@ def test_where_nothing_is_held_out_nothing_is_shown(store):
     nothing = dict.fromkeys(VALIDATED)
     fold = fold_rows()[0] | {"accuracy": None, "loss": None}
     stage.write_csv(f"{FOLDER}/curves.csv", CURVES, [["", 0, 0, 1, "train", None, 0.95]])
-    stage.write_json(f"{FOLDER}/validation.json", nothing | {"folds": [fold]})
+    write(stage, f"{FOLDER}/validation.json", nothing | {"folds": [fold]})
     publish(stage)
     (run,) = runs(store)
     assert run.data.metrics == {"train/accuracy": 0.95}
@@ -321,7 +328,7 @@ def test_data_sets_are_inputs_with_digest_and_context(store):
     publish(evaluated())
     raw = Stage("preprocess", "digits", Path("."), lineage(KEY, {}))
     raw.lineage = {**lineage(KEY, {}), "deps": {"data/raw/digits": f"{MD5}.dir"}}
-    raw.write_json("metrics/data/digits.json", {"n": 9, "overlap": {"test_images_in_train": 1}})
+    raw.write_details("metrics/data/digits.json", {"n": 9, "overlap": {"test_images_in_train": 1}})
     raw.write("data/processed/digits.npz", b"images")
     publish(raw, "data")
 
@@ -349,7 +356,8 @@ def test_a_study_shows_its_trials(store):
     assert second.data.metrics["validation_accuracy_sd"] == 0.01
     assert history(store, second, "validation/accuracy")[1] == pytest.approx(0.025)
     assert artifacts(store, run) == {
-        f"metrics/{name}" for name in ("curves.csv", "trials.csv", "validation.json")
+        f"metrics/{name}"
+        for name in ("curves.csv", "trials.csv", "validation.json", "validation_details.json")
     }
 
 
@@ -367,14 +375,16 @@ def test_an_evaluation_shows_scores_and_figures(store, tmp_path):
         **{"test_accuracy": 0.9, "test_precision": 0.8, "test_recall": 0.7, "test_f1": 0.6},
         **{"test_accuracy_mean": 0.91, "test_accuracy_sd": 0.01},
     }
-    assert artifacts(store, run) == {"metrics/test.json", "figures/confusion.png"}
+    assert artifacts(store, run) == {
+        *("metrics/test.json", "metrics/test_details.json", "figures/confusion.png")
+    }
     place = store.download_artifacts(run.info.run_id, "figures/confusion.png", str(tmp_path))
     assert Image.open(place).size == (16, 16)
 
 
 def test_a_validation_of_pairs_is_none_of_classes(store):
     publish(trained())
-    publish(evaluated(draws=SPREAD))
+    publish(evaluated(draws={"accuracy": SPREAD}))
     (run,) = runs(store, "digits", "tags.`kmnist.kind` = 'evaluate'")
     assert "validation_accuracy" not in run.data.metrics
     assert run.data.metrics["draws_accuracy_mean"] == 0.91
@@ -384,7 +394,7 @@ def test_a_report_shows_its_verdicts(store):
     stage = Stage("report", "digits", Path("."), lineage(KEY, {}))
     verdicts = ["exact", "exact", "differs"]
     claims = [{"id": str(number), "verdict": verdict} for number, verdict in enumerate(verdicts)]
-    stage.write_json("reports/digits/claims.json", {"claims": claims})
+    stage.write("reports/digits/claims.json", json.dumps(claims).encode())
     stage.write("reports/digits/index.html", b"<p>page")
     publish(stage)
     (run,) = runs(store)
@@ -566,7 +576,8 @@ def test_a_server_takes_a_stage(project, server, monkeypatch, capfd):
     assert len(children(client, run)) == SEEDS * FOLDS
     assert sorted(history(client, run, "validation/loss")) == [1, 2, 3, 4]
     assert artifacts(client, run) == {
-        *("metrics/curves.csv", "metrics/validation.json", "models/digits_softmax.safetensors"),
+        *("metrics/curves.csv", "metrics/validation.json", "metrics/validation_details.json"),
+        "models/digits_softmax.safetensors",
     }
     assert not (project / "mlflow.db").exists()
 

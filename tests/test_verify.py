@@ -28,6 +28,7 @@ CURVES = "figures/digits/digits_softmax/curves.png"
 MATRIX = "figures/data/digits/matrix.png"
 COUNTS = "metrics/data/digits.json"
 VALIDATION = "metrics/digits/digits_softmax/validation.json"
+DETAILS = "metrics/digits/digits_softmax/validation_details.json"
 MODEL = "models/digits_softmax.safetensors"
 IDENTICAL, EQUAL, DIFFERENT = Verdict
 
@@ -123,11 +124,14 @@ def tampered(evidence: Project, tmp_path_factory: pytest.TempPathFactory) -> lis
     change_lock(
         project, DATA, **{COUNTS: "now", "figures/data/digits": "now", code: "0123456789ab"}
     )
-    validation = project.json(VALIDATION)
+    validation, details = (
+        json.loads((project.folder / path).read_text()) for path in (VALIDATION, DETAILS)
+    )
     validation["accuracy"] += 1e-6
-    validation["environment"] |= {"arithmetic": "aarch64", "libraries": {"numpy": "1.2.3"}}
+    details["environment"] |= {"arithmetic": "aarch64", "libraries": {"numpy": "1.2.3"}}
     (project.folder / VALIDATION).write_text(json.dumps(validation))
-    change_lock(project, SOFTMAX, **{VALIDATION: "now", MODEL: "a" * 32})
+    (project.folder / DETAILS).write_text(json.dumps(details))
+    change_lock(project, SOFTMAX, **{VALIDATION: "now", DETAILS: "now", MODEL: "a" * 32})
     commit(project)
     (project.folder / "README.md").write_text("changed")
     (project.folder / "untracked").write_text("mine")
@@ -145,12 +149,12 @@ def test_a_tampered_metric_and_figure_are_different_by_how_much(tampered):
         f"  {COUNTS}: n_test 361 -> 360",
     ]
     assert tampered[-1].startswith("different: of ")
-    assert ", 2 different, 2 with equal numbers in other bytes, " in tampered[-1]
+    assert ", 2 different, 3 with equal numbers in other bytes, " in tampered[-1]
 
 
 def test_other_numbers_within_six_digits_are_equal(tampered):
     start = tampered.index(f"{SOFTMAX}: equal numbers, other bytes")
-    assert f"  {VALIDATION}: equal to six digits" in tampered[start:]
+    assert f"  {VALIDATION}, {DETAILS}: equal to six digits" in tampered[start:]
     (model,) = [line for line in tampered if line.startswith(f"  {MODEL}: md5 aaaaaaaaaaaa -> ")]
     assert "by how much is unknown: the committed one is not in the cache" in model
 
@@ -262,17 +266,19 @@ def test_the_first_epoch_gives_the_committed_weights(bare):
 
 def test_other_weights_after_the_first_epoch_are_named_by_their_fit(bare):
     """As if another learning rate had made the evidence, or a digest had been edited."""
-    text = (bare.folder / VALIDATION).read_text()
-    fold = next(row for row in json.loads(text)["folds"] if (row["seed"], row["fold"]) == (3, 2))
-    bare.replace(VALIDATION, fold["weights"][0], "0123456789abcdef")
+    folds = bare.json(VALIDATION)["folds"]
+    fold = next(row for row in folds if (row["seed"], row["fold"]) == (3, 2))
+    bare.replace(DETAILS, fold["weights"][0], "0123456789abcdef")
     bare.replace("params.yaml", "max_iter: 100", "max_iter: 5")  # the first one is of the digits
     commit(bare)
     done = kmnist_verify(bare, "--epochs", "1", "report@digits")
     assert done.returncode == 1
     apart = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
-    softmax = [line for line in apart if line.startswith(VALIDATION)]
-    assert len(softmax) == 1 and f"{VALIDATION} seed 3 fold 2: weights by epoch" in softmax[0]
-    others = [line for line in apart if "digits_sklearn_logistic/validation.json seed 0" in line]
+    softmax = [line for line in apart if line.startswith(DETAILS)]
+    assert len(softmax) == 1 and f"{DETAILS} seed 3 fold 2: weights by epoch" in softmax[0]
+    others = [
+        line for line in apart if "digits_sklearn_logistic/validation_details.json seed 0" in line
+    ]
     assert len(others) == 5 and len(apart) == 6
 
 

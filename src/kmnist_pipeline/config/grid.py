@@ -44,13 +44,18 @@ def trials(study: dict[str, Any], base: Experiment) -> dict[str, Experiment]:
 
     Raises PointError where a point names a key that the base does not have.
     """
-    shortened = apply(base, study.get("trial") or {})
+    shortened = apply({**base, "seeds": seeds(study, base)}, study.get("trial") or {})
     return {name(point): apply(shortened, point) for point in points(study)}
+
+
+def seeds(study: dict[str, Any], base: Experiment) -> list[int]:
+    """The seeds of a study: its own, or those of its base."""
+    return study.get("seeds") or base["seeds"]
 
 
 def retrained(study: dict[str, Any], base: Experiment, position: int) -> Experiment:
     """The base experiment with the point at `position` in place, without the study's `trial`."""
-    return apply(base, points(study)[position])
+    return apply({**base, "seeds": seeds(study, base)}, points(study)[position])
 
 
 def apply(base: Experiment, point: dict[str, Any]) -> Experiment:

@@ -261,6 +261,7 @@ class Study:
 
     The points are listed, or all combinations of the values in `product`. `trial` changes keys of
     every trial, such as to fewer epochs; with `retrain` the winner is then trained without that.
+    `seeds` are those of the base where the study has none of its own.
     """
 
     report: str
@@ -271,6 +272,7 @@ class Study:
     product: dict[str, list[Any]] = limits()
     trial: dict[str, Any] = limits()
     retrain: bool = limits()
+    seeds: list[int] | None = limits(least=0)
 
 
 @dataclass
@@ -279,6 +281,8 @@ class Report:
 
     `claims` is a file of `conf/claims/`; `figures` gives the published number of a figure the
     file under `figures/` that reproduces it. Figures without a number are shown after those.
+    `confidence` is that of the intervals that claims are judged by; one that reaches further than
+    `margin` from its middle decides nothing.
     """
 
     title: str
@@ -287,6 +291,7 @@ class Report:
     dataset: str
     claims: str = limits(match=NAME)
     confidence: float = limits(above=0, below=1)
+    margin: float = limits(above=0, below=1)
     figures: dict[str, str] = limits()
 
 
@@ -585,6 +590,8 @@ def _check_study(key: str, study: Study, config: Config) -> None:
     if bool(study.points) == bool(study.product) or not all(study.product.values()):
         allowed = "a list of at least one point, or instead a product of lists of values"
         raise _refused(f"{key}.points", study.points, allowed)
+    if study.seeds is not None and not _different(study.seeds, least=1):
+        raise _refused(f"{key}.seeds", study.seeds, "one or more different seeds, or null")
     tried = trials(study, base, f"{key}.points")
     for position, trial in enumerate(tried.values()):
         _check_experiment(f"{key}.points[{position}]", trial, config)
@@ -594,7 +601,7 @@ def _check_study(key: str, study: Study, config: Config) -> None:
         if _fixed(trial) != _fixed(base):
             raise ConfigError(
                 f"{key}.points[{position}]: report, dataset, classes, seeds and model.family are "
-                "the base experiment's; known keys are the others"
+                f"the base experiment's; known keys are the others ({key}.seeds sets other seeds)"
             )
 
 

@@ -205,6 +205,13 @@ def tiles(
     return figure
 
 
+def sign(figure: Figure, name: str) -> None:
+    """Write whose figure it is into its lower left corner."""
+    with style():
+        x, y = 6 / figure.bbox.width, 5 / figure.bbox.height
+        figure.text(x, y, name, ha="left", va="bottom", size=7, color=FAINT)
+
+
 def png_bytes(figure: Figure, text: dict[str, str]) -> bytes:
     """The figure as a PNG with the given text entries: equal bytes for equal input.
 

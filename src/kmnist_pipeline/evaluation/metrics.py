@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr
 
+SCORES = ("accuracy", "precision", "recall", "f1")  # the last three are means over classes
+
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Counts (C, C) int64: rows are true classes, columns predicted ones."""
@@ -55,6 +57,54 @@ def unpack_bits(text: str, n: int) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=n).astype(bool)
 
 
+def compared(scores: dict[str, Any]) -> dict[str, Any]:
+    """Of `scores`, what one compares between models."""
+    return {name: scores[name] for name in (*SCORES, "n", "correct")}
+
+
+def spreads(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The `spread` of each score over seeds."""
+    return {name: spread([float(scores[name]) for scores in seeds]) for name in SCORES}
+
+
+def nested(values: list[list[float]]) -> dict[str, Any]:
+    """The spread of a number over groups, and over draws in each group.
+
+    values: (groups, draws). `sd` is that of one draw in a new group, from the analysis of
+    variance with random groups; `se` the standard error of the mean; `df` the degrees of freedom
+    of both together by Satterthwaite's approximation. Of one group, its draws are all that is
+    known; sd, se and df are None where that is one draw.
+    """
+    table = np.asarray(values, float)
+    groups, draws = table.shape
+    # Parts of the variance: what each adds to one draw in a new group and to the mean, with its
+    # degrees of freedom.
+    parts = []
+    if groups > 1:  # the means of groups vary by their own variance and a part of the draws'
+        between = float(table.mean(axis=1).var(ddof=1))
+        parts.append((between, between / groups, groups - 1))
+    if draws > 1:
+        within = float(table.var(axis=1, ddof=1).mean())
+        of_draw, of_mean = (
+            ((1 - 1 / draws) * within, 0.0) if groups > 1 else (within, within / draws)
+        )
+        parts.append((of_draw, of_mean, groups * (draws - 1)))
+    sd = se = df = None
+    if parts:
+        sd, se = (sum(part[i] for part in parts) ** 0.5 for i in (0, 1))
+        shares = [((of_draw + of_mean) ** 2 / freedom) for of_draw, of_mean, freedom in parts]
+        df = (sd**2 + se**2) ** 2 / sum(shares) if sum(shares) else 1.0
+    return {
+        "groups": groups,
+        "draws": draws,
+        "mean": float(table.mean()),
+        "sd": sd,
+        "se": se,
+        "df": df,
+        "first": table[:, 0].tolist(),
+    }
+
+
 def spread(values: list[float]) -> dict[str, Any]:
     """n, mean, standard deviation (n - 1; None for one value) and the values themselves."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -72,3 +122,21 @@ def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
     discordant = only + only_other
     p = min(1.0, 2 * float(bdtr(min(only, only_other), discordant, 0.5)))
     return {"only": only, "only_other": only_other, "p": p}
+
+
+def holm(p: list[float]) -> list[float]:
+    """The same probabilities after Holm's correction for so many tests, in the order given."""
+    order = sorted(range(len(p)), key=lambda position: p[position])
+    corrected, largest = [0.0] * len(p), 0.0
+    for rank, position in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[position]))
+        corrected[position] = largest
+    return corrected
+
+
+def in_words(p: float, equal: str = "") -> str:
+    """A probability at two digits; one too small for a float is said to be so, not impossible.
+
+    equal: what stands before a number that is no bound.
+    """
+    return f"{equal}{p:.2g}" if p > 0 else "< 1e-300"

@@ -1,17 +1,20 @@
 """Claims: what a report states, what we obtained, and the verdict.
 
-The tolerance of a claim is decided by what its report leaves unknown, never by the outcome. Over
-s seeds with standard deviation sd it is Student's t times sd sqrt(1 + 1/s), the prediction
-interval of one more seed, which the published number is taken to be; where the split or subset
-is unknown too, the sampling error of a rate p over n images comes on top; a deterministic fit
-on a fixed split has none. Where one seed is all there is, `spread` names the file of a model whose
-seeds stand for it, or with `#draws` whose draws do. A bound is a number to be passed.
+A published number is taken to be one more draw from the procedure that ours come from. Over s
+seeds with mean m and standard deviation sd its prediction interval is m +- t sd sqrt(1 + 1/s),
+with Student's t for the degrees of freedom of sd; where the split or subset is unknown too, the
+sampling error of a rate over n images is added. What the report leaves unknown decides, never the
+outcome; a deterministic fit on a fixed split has no interval.
+
+`spread` names models of the same kind whose standard deviations are pooled, where one has few
+seeds, or `draws` where a model is judged over trainings and draws of its support images. A bound
+is a number to be passed.
 """
 
 from __future__ import annotations
 
 import csv
-import json
+from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,12 @@ from typing import Any
 from scipy.special import ndtri, stdtrit
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import numbers
 
 COLUMNS = [
     "id",
     "where",
+    "quote",
     "configuration",
     "metric",
     "reported",
@@ -31,14 +36,35 @@ COLUMNS = [
     "value",
     "unknown",
     "spread",
+    "same_as",
 ]
 UNKNOWNS = ("", "nothing", "seed", "seed and split", "bound")
 VERDICTS = {
     "exact": "equal at the printed digits",
-    "reproduced": "within the tolerance",
-    "differs": "outside the tolerance",
+    "reproduced": "inside the interval",
+    "differs": "outside the interval",
+    "inconclusive": "inside an interval too wide to decide",
+    "beaten": "the bound is passed",
+    "missed": "the bound is not passed",
     "context": "nothing to reproduce",
 }
+DRAWS = "draws"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a number spreads: mean, standard deviation of one more draw with its degrees of freedom,
+    and standard error of the mean."""
+
+    mean: float
+    sd: float
+    df: float
+    se: float
+
+    def half_width(self, confidence: float) -> float:
+        """Half the prediction interval of one more draw."""
+        t = stdtrit(self.df, (1 + confidence) / 2)
+        return float(t * sqrt(self.sd**2 + self.se**2))
 
 
 class ClaimError(UserError):
@@ -52,100 +78,151 @@ def read(path: Path) -> list[dict[str, str]]:
         if reader.fieldnames != COLUMNS:
             raise ClaimError(f"{path}: the columns must be {','.join(COLUMNS)}")
         claims = list(reader)
+    reported = {claim["id"]: claim["reported"] for claim in claims}
     for claim in claims:
+        if None in claim.values() or None in claim:
+            raise ClaimError(f"{path}: {claim['id']}: a cell for each of {len(COLUMNS)} columns")
         if claim["unknown"] not in UNKNOWNS:
             allowed = ", ".join(repr(unknown) for unknown in UNKNOWNS)
             raise ClaimError(
                 f"{path}: {claim['id']}: unknown={claim['unknown']!r}: one of {allowed}"
             )
+        same = claim["same_as"]
+        if same and (same == claim["id"] or reported.get(same) != claim["reported"]):
+            raise ClaimError(
+                f"{path}: {claim['id']}: same_as={same}: must be another claim with the same "
+                "reported number"
+            )
     return claims
 
 
-def judge(claim: dict[str, str], metrics: Path, confidence: float) -> dict[str, Any]:
-    """The claim with what was obtained, the tolerance and the verdict.
+def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float) -> dict[str, Any]:
+    """The claim with what was obtained, the interval and the verdict.
 
-    metrics: the report's folder of metrics; confidence: of the two-sided intervals.
+    metrics: the report's folder of metrics; confidence: of the two-sided intervals; margin: the
+    largest half of an interval that decides anything.
     """
-    about = {key: claim[key] for key in ("id", "where", "configuration", "metric", "reported")}
+    told = ("id", "where", "quote", "configuration", "metric", "reported", "same_as")
+    about = {key: claim[key] for key in told}
     if not claim["file"]:
-        return {**about, "verdict": "context", **_nothing("no model of this report is about it")}
+        nothing = dict.fromkeys(("obtained", "mean", "tolerance", "interval", "source"))
+        note = "no model of this report is about it"
+        return {**about, "verdict": "context", **nothing, "note": note}
     path = metrics / claim["file"]
     entry = _entry(path, claim)
     value = entry[claim["value"]]
-    source = f"{path.as_posix()}: {claim['trial'] + ': ' if claim['trial'] else ''}{claim['value']}"
+    trial = f"{claim['trial']}: " if claim["trial"] else ""
+    about["source"] = f"{path.as_posix()}: {trial}{claim['value']}"
     if isinstance(value, list):
-        return {**about, **_compare_counts(claim["reported"], value), "source": source}
-
+        return {**about, **_compare_counts(claim["reported"], value)}
     if isinstance(value, str):
-        return {**about, **_compare_points(claim["reported"], value), "source": source}
+        return {**about, **_compare_points(claim["reported"], value)}
+    return {**about, **_compare_rates(claim, entry, metrics, confidence, margin)}
 
+
+def _compare_rates(
+    claim: dict[str, str], entry: dict[str, Any], metrics: Path, confidence: float, margin: float
+) -> dict[str, Any]:
+    """A single number, compared at the printed digits and then by the interval."""
     # Six digits stand in the file; where counts stand beside the rate, they give all digits.
-    obtained = (
-        entry["correct"] / entry["n"]
-        if claim["value"] == "accuracy" and "correct" in entry
-        else value
-    )
-    reported = float(claim["reported"])
-    seeds = entry["seeds"] if claim["value"] == "accuracy" else None
-    spread = _spread(claim, metrics) if claim["spread"] else seeds
-    allowed = tolerance(claim["unknown"], reported, entry["n"], spread, confidence)
+    counted = claim["value"] == "accuracy" and "correct" in entry
+    obtained = entry["correct"] / entry["n"] if counted else entry[claim["value"]]
+    unknown = claim["unknown"]
+    try:
+        reported = float(claim["reported"])
+    except ValueError as error:
+        told = f"reported={claim['reported']}: must be a number, as {claim['value']} is"
+        raise ClaimError(f"claim {claim['id']}: {told}") from error
+    spread = _spread(claim, entry, metrics) if "seed" in unknown else None
+    mean = spread.mean if spread else obtained
+    half = spread.half_width(confidence) if spread else 0.0
+    if "split" in unknown:
+        half += float(ndtri((1 + confidence) / 2) * sqrt(mean * (1 - mean) / entry["n"]))
     digits = len(claim["reported"].partition(".")[2])
-    if round(obtained, digits) == reported:
+    if unknown == "bound":
+        verdict = "beaten" if obtained > reported else "missed"
+    elif round(obtained, digits) == reported:
         verdict = "exact"
-    elif abs(obtained - reported) <= allowed or (
-        claim["unknown"] == "bound" and obtained > reported
-    ):
-        verdict = "reproduced"
-    else:
+    elif abs(mean - reported) > half:
         verdict = "differs"
-    notes = []
-    if claim["value"] == "accuracy" and "correct" in entry:
-        notes.append(f"{entry['correct']} of {entry['n']} right")
-    if seeds and seeds["n"] > 1:
-        notes.append(f"{seeds['mean']:.4f} ± {seeds['sd']:.4f} over {seeds['n']} seeds")
+    else:
+        verdict = "reproduced" if half <= margin else "inconclusive"
+    notes = [f"{entry['correct']} of {entry['n']} correct"] if counted else []
+    if spread:
+        notes.append(f"mean {mean:.4f}, standard deviation {spread.sd:.4f} ({spread.df:.3g} df)")
     return {
-        **about,
         "obtained": obtained,
-        "tolerance": allowed,
+        "mean": mean if spread else None,
+        "tolerance": half,
+        "interval": [mean - half, mean + half] if half else None,
         "verdict": verdict,
         "note": "; ".join(notes),
-        "source": source,
     }
 
 
-def tolerance(
-    unknown: str, rate: float, n: int, seeds: dict[str, Any] | None, confidence: float
-) -> float:
-    """How far apart two runs of the same experiment may be, given what is unknown of one."""
-    allowed = 0.0
-    if "seed" in unknown and seeds and seeds["n"] > 1:
-        s = seeds["n"]
-        allowed += stdtrit(s - 1, (1 + confidence) / 2) * seeds["sd"] * sqrt(1 + 1 / s)
-    if "split" in unknown:
-        allowed += ndtri((1 + confidence) / 2) * sqrt(rate * (1 - rate) / n)
-    return float(allowed)
+def _spread(claim: dict[str, str], entry: dict[str, Any], metrics: Path) -> Spread | None:
+    """How the number of a claim spreads; None where one seed is all that is known."""
+    if claim["spread"] == DRAWS:
+        found = entry.get(DRAWS, {}).get(claim["value"])
+        if found is None:
+            told = f"{claim['file']} knows no draws of {claim['value']}"
+            raise ClaimError(f"claim {claim['id']}: spread={DRAWS}: {told}")
+        if found["sd"] is None:
+            return None
+        return Spread(found["mean"], found["sd"], found["df"], found["se"])
+    own = _over_seeds(claim, entry)
+    pool = [own]
+    if claim["spread"]:
+        others = [_entry(metrics / file, {**claim, "trial": ""}) for file in _pooled(claim)]
+        pool = [_over_seeds(claim, other) for other in others]
+    known = [(seeds["sd"], seeds["n"] - 1) for seeds in pool if seeds["n"] > 1]
+    if not known:
+        return None
+    df = sum(freedom for _, freedom in known)
+    sd = sqrt(sum(sd**2 * freedom for sd, freedom in known) / df)
+    return Spread(own["mean"], sd, df, sd / sqrt(own["n"]))
+
+
+def files(claim: dict[str, str]) -> set[str]:
+    """The files of numbers that a claim is judged by, below the metrics of its report."""
+    named = {claim["file"], *_pooled(claim)} - {""}
+    return named | {numbers.beside(file) for file in named}
+
+
+def _pooled(claim: dict[str, str]) -> list[str]:
+    """The files of the models whose standard deviations are pooled."""
+    if claim["spread"] in ("", DRAWS):
+        return []
+    return [f"{model}/{Path(claim['file']).name}" for model in claim["spread"].split()]
+
+
+def _over_seeds(claim: dict[str, str], entry: dict[str, Any]) -> dict[str, Any]:
+    """n, mean, standard deviation and values over seeds."""
+    seeds, value = entry.get("seeds") or {}, claim["value"]
+    if value in seeds:
+        return seeds[value]
+    if value == "accuracy" and "mean" in seeds:  # of validation there is that of accuracy alone
+        return seeds
+    raise ClaimError(
+        f"claim {claim['id']}: {claim['file']} does not say how {value} spreads over seeds; "
+        "`dvc repro` makes it again where it is of an older form"
+    )
 
 
 def _entry(path: Path, claim: dict[str, str]) -> dict[str, Any]:
-    if not path.exists():
-        raise ClaimError(f"claim {claim['id']}: {path} is not there")
-    entry = json.loads(path.read_text())
+    try:
+        entry = numbers.read(path)
+    except FileNotFoundError as error:
+        raise ClaimError(f"claim {claim['id']}: {error.filename} is not there") from error
     if claim["trial"]:
         trials = {trial["name"]: trial for trial in entry.get("trials", [])}
         if claim["trial"] not in trials:
             known = ", ".join(trials) or "none"
             raise ClaimError(f"claim {claim['id']}: {path} has no trial {claim['trial']} ({known})")
         entry = trials[claim["trial"]]
-    if claim["value"] not in entry:
+    if entry.get(claim["value"]) is None:
         raise ClaimError(f"claim {claim['id']}: {path} has no value {claim['value']}")
     return entry
-
-
-def _spread(claim: dict[str, str], metrics: Path) -> dict[str, Any]:
-    """The numbers of other seeds, or draws, that tell how far apart two runs may be."""
-    file, _, key = claim["spread"].partition("#")
-    wanted = {**claim, "trial": "", "value": key or "seeds"}
-    return _entry(metrics / file, wanted)[wanted["value"]]
 
 
 def _compare_counts(reported: str, obtained: list) -> dict[str, Any]:
@@ -162,7 +239,9 @@ def _compare_counts(reported: str, obtained: list) -> dict[str, Any]:
             if nested
             else ", ".join(map(str, flat))
         ),
+        "mean": None,
         "tolerance": 0.0,
+        "interval": None,
         "verdict": "exact" if different == 0 else "differs",
         "note": f"{len(stated) - different} of {len(stated)} numbers are equal",
     }
@@ -177,8 +256,5 @@ def _compare_points(reported: str, obtained: str) -> dict[str, Any]:
     equal = stated == found
     note = "" if equal else "by validation accuracy another point won here"
     verdict = "exact" if equal else "differs"
-    return {"obtained": obtained, "tolerance": 0.0, "verdict": verdict, "note": note}
-
-
-def _nothing(note: str) -> dict[str, Any]:
-    return {"obtained": None, "tolerance": None, "note": note, "source": None}
+    alone = {"mean": None, "tolerance": 0.0, "interval": None}
+    return {"obtained": obtained, **alone, "verdict": verdict, "note": note}

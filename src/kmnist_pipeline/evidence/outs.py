@@ -76,6 +76,10 @@ def _named(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+# How a row of a table stands on one line.
+ROW: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
+
+
 def rounded(value: Any) -> Any:
     """`value` with every float at six significant digits, numpy's scalars and arrays plain."""
     if isinstance(value, dict):
@@ -95,14 +99,21 @@ def json_bytes(content: Any) -> bytes:
 def _lay_out(value: Any, indent: str) -> str:
     inner = indent + "  "
     if isinstance(value, dict) and value:
-        rows = [f"{json.dumps(k)}: {_lay_out(value[k], inner)}" for k in sorted(value)]
+        rows = [f"{json.dumps(k)}: {_lay_out(value[k], inner)}" for k in sorted(value, key=_order)]
+        if all(key.startswith("#") for key in value):  # the rows of a table, one a line
+            rows = [
+                f"{json.dumps(k)}: {json.dumps(value[k], **ROW)}" for k in sorted(value, key=_order)
+            ]
         return "{\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}}}"
     if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        rows = [
-            json.dumps(item, sort_keys=True, ensure_ascii=False, allow_nan=False) for item in value
-        ]
+        rows = [json.dumps(item, **ROW) for item in value]
         return "[\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}]"
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _order(key: str) -> tuple[int, str]:
+    """Keys by name, and those of positions (`#2`, `#10`) by number."""
+    return (len(key) if key.startswith("#") else 0, key)
 
 
 def csv_bytes(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> bytes:

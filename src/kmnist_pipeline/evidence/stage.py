@@ -27,7 +27,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import schema
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage, outs, tracking
+from kmnist_pipeline.evidence import lineage, numbers, outs, tracking
 
 Parameters = dict[str, Any]  # the content of params.yaml
 
@@ -58,6 +58,7 @@ class Stage:
             "lineage": known["key"],
             "arithmetic": arithmetic.name(),
             "data": data,
+            "code": {path: md5 for path, md5 in known["deps"].items() if path.startswith("src/")},
             "parameters": known["params"],
         }
 
@@ -78,9 +79,14 @@ class Stage:
         outs.write_bytes(self.root / path, content)
         self.written.append(path)
 
-    def write_json(self, path: str, content: dict[str, Any]) -> None:
-        """Write a JSON out with its origin."""
-        self.write(path, outs.json_bytes({"made_by": self.made_by, **content}))
+    def write_details(self, path: str, content: dict[str, Any]) -> None:
+        """Write numbers that DVC does not compare, with their origin."""
+        self.write(path, outs.json_bytes(numbers.encode({"made_by": self.made_by, **content})))
+
+    def write_numbers(self, path: str, compared: dict[str, Any], details: dict[str, Any]) -> None:
+        """Write the numbers that people compare, and the details beside them."""
+        self.write(path, outs.json_bytes(compared))
+        self.write_details(numbers.beside(path), details)
 
     def write_csv(self, path: str, header: list[str], rows: list) -> None:
         """Write a table."""

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import numbers
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -539,8 +540,9 @@ def _view(record: dict[str, Any]) -> View:
         name, show = shows[record["kind"]]
         file = _written(record, name)
         try:
-            show(view, json.loads(file.read_text()), record)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            content = numbers.read(file) if name != "claims.json" else json.loads(file.read_text())
+            show(view, content, record)
+        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
             told = f"{type(error).__name__}: {error}"
             out = file.relative_to(record["root"])
             raise UserError(f"{out} is not of the form that this code writes ({told})") from error
@@ -633,16 +635,19 @@ def _add_winner(view: View, content: dict[str, Any]) -> None:
             view.parameters |= trial["parameters"] | {"winner": trial["name"]}
 
 
+VALIDATION = "/validation.json"
+
+
 def is_read(kind: str, path: str) -> bool:
     """Whether a stage's run shows something of this dependency."""
-    return kind == "evaluate" and path.endswith("/validation.json")
+    return kind == "evaluate" and path.endswith((VALIDATION, numbers.beside(VALIDATION)))
 
 
 def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> None:
     # The model that is measured here, so that one row tells all of it.
     for path in (record["lineage"] or {"deps": {}})["deps"]:
-        if is_read(record["kind"], path):
-            validation = json.loads((Path(record["root"]) / path).read_text())
+        if path.endswith(VALIDATION):
+            validation = numbers.read(Path(record["root"]) / path)
             view.parameters |= _flat(validation["made_by"]["parameters"], record["item"])
             _add_winner(view, validation)
             for key in MODEL:
@@ -652,8 +657,9 @@ def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> No
                 view.add("validation_accuracy", validation["accuracy"])
     for metric in ("accuracy", "precision", "recall", "f1"):
         view.add(f"test_{metric}", content[metric])
-    _add_spread(view, "test_accuracy", content["seeds"])
-    _add_spread(view, "draws_accuracy", content.get("draws"))
+    # Older evidence has the spread of accuracy alone.
+    for name, spread in (("test", content["seeds"]), ("draws", content.get("draws") or {})):
+        _add_spread(view, f"{name}_accuracy", spread.get("accuracy", spread))
     if "routing" in content:
         for number in ("temperature", "threshold"):
             view.add(f"routing/{number}", content["routing"][number])
@@ -663,7 +669,8 @@ def _evaluate(view: View, content: dict[str, Any], record: dict[str, Any]) -> No
 
 def _report(view: View, content: Any, record: dict[str, Any]) -> None:
     claims = content if isinstance(content, list) else content["claims"]
-    for verdict, count in Counter(claim["verdict"] for claim in claims).items():
+    counted = [claim["verdict"] for claim in claims if not claim.get("same_as")]
+    for verdict, count in Counter(counted).items():
         view.add(f"verdicts/{verdict}", count)
 
 

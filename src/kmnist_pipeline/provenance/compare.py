@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from kmnist_pipeline.evidence import numbers
+
 RELATIVE = 1e-5  # one unit in the sixth digit
 ABSOLUTE = 1e-9  # what rounding leaves where zero is meant
 LEVELS = 2  # of 255: what antialiasing makes of a sixth digit
@@ -251,7 +253,7 @@ class _Text:
 
 
 def _json(content: bytes) -> dict[str, Any]:
-    value = json.loads(content)
+    value = numbers.decode(json.loads(content))
     if isinstance(value, dict):
         value = {name: part for name, part in value.items() if name not in ORIGIN}
     return dict(leaves("", value))

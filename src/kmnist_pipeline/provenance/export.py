@@ -26,7 +26,7 @@ from rocrate.model import ComputationalWorkflow, ComputerLanguage, ContextEntity
 from rocrate.rocrate import ROCrate
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.evidence import lineage, numbers
 from kmnist_pipeline.provenance import graph, history
 from kmnist_pipeline.provenance.graph import Graph, LockedStage
 
@@ -373,8 +373,9 @@ class _Crate:
     def _environment(self, stage: LockedStage) -> str:
         """Where a model was trained, as far as its metrics say so."""
         for path in stage.outs:
-            if path.endswith("validation.json"):
-                about = json.loads(self._text(path))["environment"]
+            if not path.endswith(("/validation.json", numbers.beside("/validation.json"))):
+                continue
+            if about := json.loads(self._text(path)).get("environment"):
                 return f"; trained with {json.dumps(about, sort_keys=True)}"
         return ""
 

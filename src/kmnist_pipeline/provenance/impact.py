@@ -185,9 +185,8 @@ def _claims(
 
 
 def _sources(report: str, claim: dict[str, str]) -> set[str]:
-    """The metric files that a claim is judged by."""
-    files = (claim["file"], claim["spread"].partition("#")[0])
-    return {f"metrics/{report}/{file}" for file in files if file}
+    """The files of numbers that a claim is judged by."""
+    return {f"metrics/{report}/{file}" for file in claims.files(claim)}
 
 
 def show(impact: Impact, console: Console) -> None:

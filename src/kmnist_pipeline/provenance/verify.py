@@ -19,7 +19,7 @@ from typing import Any
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.evidence import lineage, numbers
 from kmnist_pipeline.fits.plan import name_of
 from kmnist_pipeline.provenance import check, clone, graph, history
 from kmnist_pipeline.provenance.compare import Difference, Verdict, compare, leaves
@@ -168,13 +168,15 @@ def _weights(
     stage: LockedStage, old: _Committed, digests: dict[str, list[str]], epochs: int
 ) -> list[Difference]:
     """How the weights of each fit after its first epochs compare with the committed ones."""
-    (path,) = (out for out in stage.outs if out.endswith("/validation.json"))
+    name = "/validation.json"
+    found = [out for out in stage.outs if out.endswith((name, numbers.beside(name)))]
+    path = max(found, key=len)  # older evidence has one file
     committed = old.tracked(path).get(path)
     if committed is None:
         return [Difference(path, Verdict.DIFFERENT, "is missing in the commit")]
     before = {
         name_of(row.get("trial", ""), row["seed"], row["fold"]): row.get("weights", [])[:epochs]
-        for row in json.loads(committed)["folds"]
+        for row in numbers.decode(json.loads(committed))["folds"]
     }
     return [
         Difference(
@@ -382,7 +384,7 @@ def _environment(stage: LockedStage, old: _Committed, project: Path) -> list[str
     """How the machine and the libraries differ between the committed run and the one here."""
     found = []
     for out in stage.outs:
-        if Path(out).name != "validation.json":
+        if not out.endswith(("/validation.json", numbers.beside("/validation.json"))):
             continue
         before = _machine(old.tracked(out).get(out, b"{}"))
         after = _machine((project / out).read_bytes())

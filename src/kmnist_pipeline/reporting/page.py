@@ -15,7 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evaluation.metrics import mcnemar, unpack_bits
+from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
+from kmnist_pipeline.evidence import claims as judged
+from kmnist_pipeline.evidence import numbers
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
 
@@ -26,11 +28,13 @@ class PageError(UserError):
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with what its PNG says of itself, and its number in the published report."""
+    """A figure with what its PNG says of itself, its number in the published report, and the
+    claims about it."""
 
     path: Path
     number: str | None
     text: dict[str, str]
+    claims: list[dict[str, Any]]
 
     @property
     def data_uri(self) -> str:
@@ -64,7 +68,7 @@ def content(
     models = [_model(folder) for folder in folders]
     data = _read(metrics.parent / "data" / f"{about['dataset']}.json")
     drawn = [figures / "data" / about["dataset"], figures / name]
-    pictures = _pictures(figures, drawn, about["figures"], name)
+    pictures = _pictures(figures, drawn, about["figures"], name, claims)
     origins = _origins([data, *(model[part] for model in models for part in NUMBERS)])
     origin_of = {origin["stage"]: origin["path"] for origin in origins}
     for picture in pictures:
@@ -79,7 +83,9 @@ def content(
         "dataset": dataset,
         "data": data,
         "claims": claims,
-        "verdicts": Counter(claim["verdict"] for claim in claims),
+        "verdicts": Counter(claim["verdict"] for claim in claims if not claim["same_as"]),
+        "meanings": judged.VERDICTS,
+        "environments": _environments(models),
         "models": models,
         "studies": [model for model in models if model["trials"]],
         "pairs": _pairs([model for model in models if model["name"] in told]),
@@ -88,12 +94,13 @@ def content(
         "pictures": pictures,
         "origins": origins,
         "origin_of": origin_of,
+        "told_in": {origin["stage"]: origin["origin"] for origin in origins},
         "made_by": made_by,
     }
 
 
 def html(content: dict[str, Any]) -> str:
-    """The page as one HTML file without any reference to another."""
+    """The page as one HTML file that can be sent; only its links to code need the repository."""
     return _environment(escape=True).get_template("report.html").render(content)
 
 
@@ -112,9 +119,15 @@ def _environment(escape: bool) -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["number"] = _number
-    environment.filters["probability"] = _probability
+    environment.globals["code_of"] = _code_of
+    environment.filters["probability"] = in_words
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     return environment
+
+
+def _code_of(stage: str) -> str:
+    """The module of a stage."""
+    return f"src/kmnist_pipeline/stages/{stage.partition('@')[0].replace('-', '_')}.py"
 
 
 def _number(value: Any, digits: int = 4) -> str:
@@ -123,13 +136,21 @@ def _number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
-def _probability(value: float) -> str:
-    """Two digits; what is too small for a float is said to be so, not to be impossible."""
-    return f"{value:.2g}" if value > 0 else "< 1e-300"
-
-
 def _read(path: Path) -> dict[str, Any]:
-    return {"path": path.as_posix(), **json.loads(path.read_text())}
+    details = path.with_name(numbers.beside(path.name))
+    origin = details if details.exists() else path
+    return {"path": path.as_posix(), "origin": origin.as_posix(), **numbers.read(path)}
+
+
+def _environments(models: list[dict[str, Any]]) -> dict[str, str]:
+    """The arithmetic and the versions of libraries that the models were trained with."""
+    found: dict[str, set[str]] = {}
+    for model in models:
+        environment = model["validation"]["environment"]
+        found.setdefault("arithmetic", set()).add(environment["arithmetic"])
+        for library, version in environment["libraries"].items():
+            found.setdefault(library, set()).add(version)
+    return {name: " and ".join(sorted(values)) for name, values in found.items()}
 
 
 def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -137,6 +158,7 @@ def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "path": file["path"],
+            "origin": file["origin"],
             **file["made_by"],
             "parameters": "\n".join(_flatten(file["made_by"]["parameters"])),
         }
@@ -150,18 +172,18 @@ def _model(folder: Path) -> dict[str, Any]:
     Raises PageError where a file was made for another model.
     """
     validation, test = (_read(folder / f"{part}.json") for part in NUMBERS)
-    for numbers in (validation, test):
-        maker = numbers["made_by"]["stage"]
+    for measured in (validation, test):
+        maker = measured["made_by"]["stage"]
         if maker.partition("@")[2] != folder.name:
             raise PageError(
-                f"{numbers['path']} was made by {maker}, not for {folder.name}: "
+                f"{measured['origin']} was made by {maker}, not for {folder.name}: "
                 f"`dvc repro evaluate@{folder.name}` makes it again"
             )
     trials = []
     if (folder / "trials.csv").exists():
         with (folder / "trials.csv").open(newline="") as table:
             rows = list(csv.DictReader(table))
-        scored = {trial["name"]: trial["seeds"] for trial in test["trials"]}
+        scored = {trial["name"]: trial["seeds"]["accuracy"] for trial in test["trials"]}
         for row in rows:
             measured = {key: float(row[key]) for key in ("mean", "sd") if row[key]}
             won = row["winner"] == "True"
@@ -196,18 +218,26 @@ def _order(claims: list[dict[str, Any]], metrics: Path) -> list[str]:
 
 
 def _pairs(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """McNemar's test of each two neighbours that were measured on the same images."""
+    """McNemar's test of each two neighbours that were measured on the same images.
+
+    p is that after Holm's correction for all pairs of the page.
+    """
     pairs = []
     for one, other in itertools.pairwise(models):
         first, second = one["test"], other["test"]
         if (first["n"], list(first["per_class"])) == (second["n"], list(second["per_class"])):
             right = [unpack_bits(test["right"], test["n"]) for test in (first, second)]
             pairs.append({"one": one, "other": other, **mcnemar(*right)})
-    return pairs
+    corrected = holm([pair["p"] for pair in pairs])
+    return [pair | {"p": p} for pair, p in zip(pairs, corrected, strict=True)]
 
 
 def _pictures(
-    root: Path, folders: list[Path], numbers: dict[str, str], report: str
+    root: Path,
+    folders: list[Path],
+    numbers: dict[str, str],
+    report: str,
+    claims: list[dict[str, Any]],
 ) -> list[Picture]:
     """The numbered figures in the order of their numbers in `conf/`, then all others."""
     number_of = {file: number for number, file in numbers.items()}
@@ -217,12 +247,24 @@ def _pictures(
             file = path.relative_to(root).as_posix()
             with Image.open(path) as image:
                 text = {str(key): str(value) for key, value in image.info.items()}
-            found[file] = Picture(path, number_of.get(file), text)
+            own = [claim for claim in claims if _is_about(claim, path)]
+            found[file] = Picture(path, number_of.get(file), text, own)
     for file, number in number_of.items():
         if file not in found:
             raise PageError(f"reports.{report}.figures.{number}={file}: there is no such figure")
     numbered = [found.pop(file) for file in number_of]
     return numbered + list(found.values())
+
+
+def _is_about(claim: dict[str, Any], figure: Path) -> bool:
+    """Whether a claim states what a figure shows, or the accuracy of its model; of the trials of
+    a study, whether the figure shows them."""
+    file, _, value = (claim["source"] or "").partition(": ")
+    trial, _, value = value.rpartition(": ")
+    wanted = {figure.stem} if not trial else set()
+    if bool(trial) == (figure.stem == "trials"):
+        wanted.add("accuracy")
+    return Path(file).parent.name == figure.parent.name and value in wanted
 
 
 def _flatten(value: Any, prefix: str = "") -> list[str]:

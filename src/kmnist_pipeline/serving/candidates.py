@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any
 import yaml
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import numbers
 
 PARAMS = Path("params.yaml")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a model: the contents of its `validation.json` and `test.json`."""
+    """What is known of a model: the numbers of its validation and test with their details."""
 
     validation: dict[str, Any]
     test: dict[str, Any]
@@ -122,8 +122,10 @@ def _params() -> tuple[dict[str, Any], dict[str, Any]]:
 def _metrics(report: str, name: str, part: str) -> dict[str, Any]:
     path = Path(f"metrics/{report}/{name}/{part}.json")
     try:
-        return json.loads(path.read_text())
+        return numbers.read(path)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is not there: `dvc repro evaluate@{name}` makes it") from error
+        raise UserError(
+            f"{error.filename} is not there: `dvc repro evaluate@{name}` makes it"
+        ) from error
     except ValueError as error:
         raise UserError(f"{path}: {error}; `dvc repro evaluate@{name}` makes it") from error

@@ -151,7 +151,7 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
     result = metrics.mcnemar(right, others)
     text = (
         f"of {len(right)} test images it alone gets {result['only']} right, {against}, alone "
-        f"{result['only_other']}; p = {result['p']:.2g} (McNemar)"
+        f"{result['only_other']}; p {metrics.in_words(result['p'], '= ')} (McNemar)"
     )
     notes.append(text)
     if result["p"] < LEVEL and result["only"] < result["only_other"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from kmnist_pipeline.data import dataset, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import canvas, metrics, model_figures, routing
+from kmnist_pipeline.evidence import numbers
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.families import file
 from kmnist_pipeline.families.registry import FAMILIES
@@ -29,7 +29,7 @@ class MismatchError(UserError):
 
 
 def evaluate(stage: Stage, params: dict[str, Any]) -> None:
-    """Score every trial and seed; write `test.json`, the predictions and the figures."""
+    """Score every trial and seed; write the numbers, the predictions and the figures."""
     about, shown_of = params["models"][stage.item], params["evaluation"]
     model = Model(Path(f"models/{stage.item}.safetensors"), stage.item, about)
     processed = Path(f"data/processed/{about['dataset']}.npz")
@@ -37,29 +37,31 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     train = dataset.load(processed, "train", model.about["classes"])
     training, validation = model.split(train)
 
-    trials = [model.score(number, test) for number in range(len(model.about["trials"]))]
+    scored = [model.score(number, test) for number in range(len(model.about["trials"]))]
+    trials = [
+        {"name": trial["name"], **metrics.compared(seeds[0]), "seeds": metrics.spreads(seeds)}
+        for trial, seeds in zip(model.about["trials"], scored, strict=True)
+    ]
     shown = model.probabilities(test)
     held = model.probabilities(validation) if len(validation) else None
     predicted = shown.argmax(axis=1)
-    counts = metrics.confusion(test.labels, predicted, len(test.classes))
-    scores = metrics.scores(counts, test.classes)
-    result = {
-        **scores,
+    scores = scored[model.winner][0]
+    details: dict[str, Any] = {
+        "per_class": scores["per_class"],
+        "confusion": scores["confusion"],
         "seeds": trials[model.winner]["seeds"],
         "right": metrics.pack_bits(predicted == test.labels),
         "misclassified": np.flatnonzero(predicted != test.labels)[:10],
     }
     if about["kind"] == "study":
-        result |= {"winner": model.trial["name"], "trials": trials}
+        details |= {"winner": model.trial["name"], "trials": trials}
     if model.is_one_shot:
-        nearest = model.call("distances", test).argmin(axis=2)
-        hits = (nearest == test.labels[:, None]).mean(axis=0)
-        result["draws"] = metrics.spread(hits.tolist())
+        details["draws"] = model.draws(test)
     elif model.is_network and held is not None:
         promise = shown_of["promise"]
-        result["routing"] = routing.route(held, validation.labels, shown, test.labels, promise)
+        details["routing"] = routing.route(held, validation.labels, shown, test.labels, promise)
     metrics_folder = f"metrics/{about['report']}/{stage.item}"
-    stage.write_json(f"{metrics_folder}/test.json", result)
+    stage.write_numbers(f"{metrics_folder}/test.json", metrics.compared(scores), details)
 
     arrays = _predictions("test", shown, test)
     if held is not None:
@@ -75,11 +77,12 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     ]
     if about["kind"] == "study" and model.is_network:
         drawn.append(fit_figure(model, training))
-    if "routing" in result and held is not None:
-        drawn += routing_figures(result["routing"], held, validation.labels, shown, test.labels)
+    if "routing" in details and held is not None:
+        drawn += routing_figures(details["routing"], held, validation.labels, shown, test.labels)
     with stage.directory(f"figures/{about['report']}/{stage.item}") as folder:
         for name, caption, figure in drawn:
-            text = stage.png_text(caption, model.trial)
+            canvas.sign(figure, stage.item)
+            text = stage.png_text(f"{stage.item}: {caption}", model.trial)
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
 
 
@@ -101,30 +104,37 @@ class Model:
         self.is_network = about["family"] == "cnn"
         self.is_one_shot = "supports" in self.tensors
 
-    def call(self, function: str, images: Images) -> np.ndarray:
-        """What a function of the family says of images."""
-        of_family = getattr(self.family, function)
-        return of_family(self.trial["model"], self.tensors, images.pixels, len(images.classes))
-
     def probabilities(self, images: Images) -> np.ndarray:
         """Class probabilities (N, C)."""
-        return self.call("probabilities", images)
+        return self._call("probabilities", self.winner, 0, images)
 
-    def score(self, number: int, test: Images) -> dict[str, Any]:
-        """Test accuracy of one trial: the first seed's with its counts, and that of all seeds."""
-        trial = self.about["trials"][number]
-        right = []
+    def score(self, number: int, test: Images) -> list[dict[str, Any]]:
+        """The scores of one trial on the test images, by seed."""
+        scores = []
         for seed in range(len(self.about["seeds"])):
-            tensors = file.select(self._tensors, number, seed)
-            said = self.family.probabilities(
-                trial["model"], tensors, test.pixels, len(test.classes)
-            )
-            right.append(said.argmax(axis=1) == test.labels)
-        spread = metrics.spread([float(hits.mean()) for hits in right])
-        correct = int(right[0].sum())
-        accuracy = spread["values"][0]
-        named = {"name": trial["name"], "n": len(test), "correct": correct}
-        return {**named, "accuracy": accuracy, "seeds": spread}
+            predicted = self._call("probabilities", number, seed, test).argmax(axis=1)
+            counts = metrics.confusion(test.labels, predicted, len(test.classes))
+            scores.append(metrics.scores(counts, test.classes))
+        return scores
+
+    def draws(self, test: Images) -> dict[str, Any]:
+        """Of a one-shot model, how its scores spread over trainings and draws of the supports."""
+        measured = []
+        for seed in range(len(self.about["seeds"])):
+            nearest = self._call("distances", self.winner, seed, test).argmin(axis=2)
+            counts = (metrics.confusion(test.labels, own, len(test.classes)) for own in nearest.T)
+            measured.append([metrics.scores(own, test.classes) for own in counts])
+        return {
+            score: metrics.nested([[draw[score] for draw in draws] for draws in measured])
+            for score in metrics.SCORES
+        }
+
+    def _call(self, function: str, trial: int, seed: int, images: Images) -> np.ndarray:
+        """What a function of the family says of images, with the weights of one trial and seed."""
+        of_family = getattr(self.family, function)
+        settings, tensors = self.about["trials"][trial]["model"], self._tensors
+        chosen = file.select(tensors, trial, seed)
+        return of_family(settings, chosen, images.pixels, len(images.classes))
 
     def split(self, images: Images) -> tuple[Images, Images]:
         """What the kept fold was trained on, and what it was validated with."""
@@ -266,11 +276,11 @@ def training_figures(folder: Path, winner: str, trials: list[dict]) -> Iterator[
             "over folds and seeds, with the range.",
             model_figures.learning_curves(curves),
         )
-    validation = json.loads((folder / "validation.json").read_text())
+    validation = numbers.read(folder / "validation.json")
     if "trials" in validation:
         names = [trial["name"] for trial in validation["trials"]]
         seeds = [trial["seeds"] for trial in validation["trials"]]
-        measured = {trial["name"]: trial["seeds"]["mean"] for trial in trials}
+        measured = {trial["name"]: trial["seeds"]["accuracy"]["mean"] for trial in trials}
         yield (
             "trials",
             "Validation accuracy of each trial (mean and standard deviation over seeds), by "

@@ -28,10 +28,12 @@ def kfold_train(stage: Stage, params: dict[str, Any]) -> None:
     )
     seeds, metrics = experiment["seeds"], f"metrics/{experiment['report']}/{stage.item}"
     stage.write_csv(f"{metrics}/curves.csv", results.CURVES, results.curve_rows("", seeds, fitted))
-    stage.write_json(
+    compared = results.validation_accuracy(fitted)
+    stage.write_numbers(
         f"{metrics}/validation.json",
+        compared,
         {
-            **results.validation_accuracy(fitted),
+            "seeds": compared.pop("seeds"),
             "folds": results.fold_rows("", seeds, fitted),
             "environment": key.environment(experiment["model"]["family"]),
         },

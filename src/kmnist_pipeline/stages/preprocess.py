@@ -36,7 +36,7 @@ def preprocess(stage: Stage, params: Parameters) -> None:
         name: np.bincount(labels[rows], minlength=len(names))
         for name, rows in (("train", train), ("test", test))
     }
-    stage.write_json(
+    stage.write_details(
         f"metrics/data/{stage.item}.json",
         {
             "n": len(images),

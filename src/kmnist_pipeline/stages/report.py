@@ -15,7 +15,9 @@ def report(stage: Stage, params: dict[str, Any]) -> None:
     about = params["reports"][stage.item]
     metrics = Path("metrics") / stage.item
     stated = claims.read(Path(f"conf/claims/{about['claims']}.csv"))
-    judged = [claims.judge(claim, metrics, about["confidence"]) for claim in stated]
+    judged = [
+        claims.judge(claim, metrics, about["confidence"], about["margin"]) for claim in stated
+    ]
     content = page.content(
         name=stage.item,
         about=about,

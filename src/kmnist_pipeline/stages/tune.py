@@ -34,14 +34,16 @@ def tune(stage: Stage, params: dict[str, Any]) -> None:
 
     model = results.model_bytes(stage.item, kept, chosen, images.classes, kept_fits)
     stage.write(f"models/{stage.item}.safetensors", model)
-    seeds, metrics = base["seeds"], f"metrics/{study['report']}/{stage.item}"
+    seeds, metrics = grid.seeds(study, base), f"metrics/{study['report']}/{stage.item}"
     curves = [row for name, fitted in by_trial for row in results.curve_rows(name, seeds, fitted)]
     stage.write_csv(f"{metrics}/curves.csv", results.CURVES, curves)
     stage.write_csv(f"{metrics}/trials.csv", *_table(rows, winner))
-    stage.write_json(
+    compared = results.validation_accuracy(kept_fits[chosen])
+    stage.write_numbers(
         f"{metrics}/validation.json",
+        compared,
         {
-            **results.validation_accuracy(kept_fits[chosen]),
+            "seeds": compared.pop("seeds"),
             "winner": rows[winner]["name"],
             "trials": rows,
             "folds": [

@@ -1,0 +1,69 @@
+"""The numbers of a model in two files: what people compare, and the details beside it.
+
+DVC shows each value of a metrics file as a column, so `test.json` holds only what one compares,
+and `test_details.json` the rest. DVC keeps the details as it keeps plots, because a plain file
+that Git tracks would turn its run cache off; it draws every list of maps in them, so that such
+lists are written as maps by position, `#0`, `#1` and so on, and an empty list as `{"#": 0}`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kmnist_pipeline.errors import UserError
+
+SUFFIX = "_details"
+EMPTY = {"#": 0}
+
+
+class NumbersError(UserError, ValueError):
+    """A file of numbers that is damaged, or of another form."""
+
+
+def beside(path: str) -> str:
+    """The path of the details: `test_details.json` of `test.json`."""
+    return f"{path.removesuffix('.json')}{SUFFIX}.json"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a file of numbers and of its details, as one map.
+
+    A file of details alone, such as that of a data set, has none beside it. Raises
+    FileNotFoundError, and NumbersError which names the file that is not of this form.
+    """
+    content = _read(path)
+    if "made_by" in content:
+        return content
+    return {**_read(path.with_name(beside(path.name))), **content}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = decode(json.loads(path.read_bytes()))
+    except (ValueError, KeyError) as error:
+        raise NumbersError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise NumbersError(f"{path} holds no map of numbers")
+    return content
+
+
+def encode(value: Any) -> Any:
+    """The value with each list of maps, and each empty list, as a map by position."""
+    if isinstance(value, dict):
+        return {key: encode(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple) and all(isinstance(v, dict) for v in value):
+        return {f"#{n}": encode(inner) for n, inner in enumerate(value)} or EMPTY
+    return value
+
+
+def decode(value: Any) -> Any:
+    """The inverse of `encode`; what was never encoded stays as it is."""
+    if not isinstance(value, dict):
+        return value
+    if value == EMPTY:
+        return []
+    if value and all(key.startswith("#") for key in value):
+        return [decode(value[f"#{position}"]) for position in range(len(value))]
+    return {key: decode(inner) for key, inner in value.items()}
