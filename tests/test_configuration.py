@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import timeit
 from collections.abc import Iterator
@@ -503,6 +504,16 @@ def test_experiments_are_shown_with_parameter_and_metric(tried):
             found[listed["name"]] = (params["optimizer"]["lr"], 0.5 < numbers["accuracy"] < 1)
     assert found == {"temporary": (0.3, True), "queued": (0.2, True), "here": (0.4, True)}
     assert "Success" in tried.run("dvc", "queue", "status").stdout
+
+
+def test_what_dvc_shows_fits_a_terminal(tried):
+    """As README says it; all columns of 48 stages fit none."""
+    (show,) = re.findall(r"^(dvc exp show .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    for command in (shlex.split(show), ["dvc", "metrics", "show"]):
+        lines = tried.run(*command).stdout.splitlines()
+        assert len(lines) > 3, command
+        assert max(map(len, lines)) <= 200, command
+    assert all(name in tried.run(*shlex.split(show)).stdout for name in ("temporary", "here"))
 
 
 def test_differences_of_parameters_and_metrics(tried):
