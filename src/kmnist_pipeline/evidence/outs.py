@@ -29,7 +29,6 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_beside(path: Path, content: bytes) -> None:
     """The same for a file that may be on another disk than the project."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     _replace(path, content, path.parent)
 
 

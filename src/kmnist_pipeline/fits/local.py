@@ -33,7 +33,6 @@ from kmnist_pipeline.fits.store import Store
 SILENCE = 60.0  # seconds without a sign of life after which a worker is ended
 START = 60.0  # the same for its first one
 PREFIX = "kmnist-fits-"  # of the temporary folders
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass
@@ -167,7 +166,7 @@ def _share(cores: int, fits: int) -> tuple[int, dict[str, str] | None]:
     import torch
 
     workers = 1 if torch.cuda.is_available() else min(cores, fits)
-    return workers, dict.fromkeys(THREADS, str(cores // workers))
+    return workers, dict.fromkeys(arithmetic.THREADS, str(cores // workers))
 
 
 def _told(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families.base import Data, TrainingError
-from kmnist_pipeline.fits import key, work
+from kmnist_pipeline.fits import work
 from kmnist_pipeline.fits.plan import LostError, Plan, Task
 from kmnist_pipeline.fits.store import Store
 
@@ -265,11 +265,9 @@ def _check_deaths(number: int, outcome: Outcome) -> None:
 def _named(error: Exception, task: Task) -> Exception:
     """The error of a fit, with the fit's label."""
     if isinstance(error, work.RefusedError):
-        mine = key.surroundings(task.fit.family, task.fit.settings)
-        differs = work.difference(mine, error.surroundings) or ["code has just changed"]
         return UserError(
             f"{task.label}: a worker refuses it, because it would compute something else: "
-            f"{', '.join(differs)}. Run the command again; finished fits are kept"
+            f"{work.reasons(task.fit, error)}. Run the command again; finished fits are kept"
         )
     if isinstance(error, UserError):
         kind = TrainingError if isinstance(error, TrainingError) else UserError

@@ -193,9 +193,7 @@ class RemoteWorkers:
             return None
         except work.RefusedError as error:
             del self._running[task.key]
-            mine = key.surroundings(task.fit.family, task.fit.settings)
-            differs = work.difference(mine, error.surroundings) or ["code has just changed"]
-            self._refuse(worker, ", ".join(differs))
+            self._refuse(worker, work.reasons(task.fit, error))
             return Outcome(task, error=RefusingWorkerError(worker.address))
         except Exception as error:
             del self._running[task.key]

@@ -13,7 +13,6 @@ from kmnist_pipeline.fits import key
 
 ARRAYS = ("training", "validation", "shift", "scale")
 
-
 # Of each module and library, what this process has loaded of it.
 _loaded: dict[str, str] = {}
 
@@ -105,3 +104,9 @@ def difference(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
             label = "arithmetic" if name == "name" else name
             told.append(f"{label} {there} instead of {here}")
     return told
+
+
+def reasons(fit: Fit, refused: RefusedError) -> str:
+    """Why a worker refused a fit, in words."""
+    mine = key.surroundings(fit.family, fit.settings)
+    return ", ".join(difference(mine, refused.surroundings) or ["code has just changed"])
