@@ -55,6 +55,9 @@ def _level(project: Project) -> None:
     with contextlib.chdir(project.folder):
         params = graph.load(composition.compose(Path("conf"), []), "conf/")
         wanted = impact._wanted(params, impact._locked()).stages.values()
+        for path in (path for stage in wanted for path in stage.outs if "metrics/" in path):
+            if not Path(path).exists():
+                Path(path).write_text("{}")
         stages = {
             stage.address: {
                 "cmd": stage.cmd,
