@@ -43,7 +43,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A fresh clone in which nothing is stale. Not to be changed by a test."""
     project = _copy(tmp_path_factory.mktemp("clone") / "project")
     _level(project)
-    project.run("git", "commit", "--quiet", "--all", "--allow-empty", "--message", "level")
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--allow-empty", "--message", "level")
     return project
 
 
@@ -54,10 +55,11 @@ def _level(project: Project) -> None:
     """
     with contextlib.chdir(project.folder):
         params = graph.load(composition.compose(Path("conf"), []), "conf/")
+        for stage in impact._wanted(params, impact._locked()).stages.values():
+            for path in stage.outs:
+                if path.startswith("metrics/") and not Path(path).exists():
+                    Path(path).write_text("{}")
         wanted = impact._wanted(params, impact._locked()).stages.values()
-        for path in (path for stage in wanted for path in stage.outs if "metrics/" in path):
-            if not Path(path).exists():
-                Path(path).write_text("{}")
         stages = {
             stage.address: {
                 "cmd": stage.cmd,

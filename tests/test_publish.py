@@ -23,7 +23,7 @@ from conftest import STORE, Project
 from test_tracking import Server
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.evidence import tracking
+from kmnist_pipeline.evidence import numbers, tracking
 from kmnist_pipeline.provenance import graph
 
 TRAINED, EVALUATED = "kfold-train@digits_softmax", "evaluate@digits_softmax"
@@ -275,8 +275,9 @@ def test_a_stage_whose_dependency_was_edited_while_it_ran(changed, store, publis
     lock = changed.folder / "dvc.lock"
     lock.write_text(lock.read_text().replace(md5, "a" * 32))
     done = publish(changed, store, EVALUATED)
+    details = numbers.beside(TEST_JSON)
     assert done.err == (
-        f"refused: {EVALUATED}: {TEST_JSON} was made by another command, or from other "
+        f"refused: {EVALUATED}: {details} was made by another command, or from other "
         "dependencies or parameters, than dvc.lock says\n"
     )
     assert (done.status, table(client_of(store))) == (1, {})
