@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, STALE
 from PIL import Image
 from scipy.stats import norm, t
 
@@ -31,9 +31,6 @@ DATA_FIGURES = {"classes", "samples", "ten_samples", "averages", "grid", "pca", 
 
 def params():
     return yaml.safe_load((ROOT / "params.yaml").read_text())
-
-
-STALE = set((ROOT / ".ci/stale-stages").read_text().split())
 
 
 def skip_stale(stage):

@@ -219,7 +219,9 @@ def test_an_interrupt_leaves_neither_file_nor_process(ending, bare):
         while not children_in(rest, "stages.download"):
             time.sleep(0.05)
         process.send_signal(ending)
-        assert process.stderr.read().splitlines()[-1] == "interrupted"
+        *begun, last = process.stderr.read().splitlines()
+    assert last == "interrupted"
+    assert all(line.startswith("[2/2] preprocess@digits") for line in begun)
     assert process.returncode == 130
     assert children_in(rest, "") == []
     assert list(rest.iterdir()) == []
