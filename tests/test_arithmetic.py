@@ -117,6 +117,14 @@ def test_a_library_loaded_too_early_is_told(first, variables, told):
     assert "OPENBLAS_CORETYPE='Haswell'" in run.stdout
 
 
+def test_other_kernels_of_the_c_library_are_told():
+    """NumPy's float64 `exp` is the C library's, and the variable is read when a process starts."""
+    tunables = "glibc.cpu.hwcaps=-AVX2,-FMA"
+    run = python(LATE.format(first=""), GLIBC_TUNABLES=tunables)
+    assert f"GLIBC_TUNABLES={tunables} chooses the kernels of the C library" in run.stdout
+    assert python(LATE.format(first=""), GLIBC_TUNABLES="glibc.malloc.check=0").stdout == ""
+
+
 def test_a_process_that_selected_nothing_is_told():
     run = python("from kmnist_pipeline import arithmetic; arithmetic.require()")
     assert run.returncode == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import errno
 import os
 import re
 import shutil
@@ -169,6 +170,27 @@ def test_scikit_learn_must_see_each_class():
         run(fit, data)
 
 
+def test_precision_is_that_of_every_family():
+    data = images()
+    for family, settings in SETTINGS.items():
+        if settings["trainer"]["precision"] == "float64":
+            other = {**settings, "trainer": {**settings["trainer"], "precision": "float32"}}
+            found = [run(a_fit(family, data, settings=each), data) for each in (settings, other)]
+            assert found[0].digests != found[1].digests, family
+
+
+def test_weights_that_are_not_finite_as_they_are_stored_are_refused():
+    """Also where float64 holds them and the measurements look well."""
+    data = data_of(images())
+    settings = {**SETTINGS["linear"], "optimizer": {"name": "sgd", "lr": 1e300, "batch_size": 8}}
+    fit = a_fit("linear", images(), settings=settings)
+    digest = key.digest(data)
+    with pytest.raises(TrainingError, match=r"weights.* not finite .*a smaller optimizer.lr"):
+        work.train(
+            work.encode(fit), key.key(fit, digest), data, digest, NoCheckpoint(), print, None
+        )
+
+
 def test_batches_of_one_are_the_same_mathematics():
     """The path for one image a batch against the textbook, in float64."""
     data = images()
@@ -244,6 +266,54 @@ def test_a_new_choice_changes_no_key(package: Path):
         part, name = setting.split(".")
         settings = SETTINGS["cnn"] | {part: SETTINGS["cnn"][part] | {name: "another"}}
         assert f"families/cnn/{folder}/another.py" in key.code("cnn", settings, package)
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "old", "new"),
+    [
+        ("sklearn", "model.py", "import Logistic", "import Perceptron as Logistic"),
+        ("linear", "train.py", "import numpy as np", "import numpy.ma as np"),
+        ("cnn", "layers.py", "from torch import Tensor, nn", "from torch.ao import nn, Tensor"),
+        ("cnn", "architectures/simple.py", "import head", "import ResidualBlock as head"),
+    ],
+)
+def test_what_a_name_is_bound_to_is_in_the_key(family, file, old, new, package):
+    before = key.code(family, SETTINGS[family], package)
+    module = package / "families" / family / file
+    text = module.read_text()
+    assert old in text
+    module.write_text(text.replace(old, new))
+    after = key.code(family, SETTINGS[family], package)
+    assert {path for path in before if before[path] != after[path]} == {f"families/{family}/{file}"}
+
+
+@pytest.mark.parametrize(
+    "imported", ["from . import {}", "from .{} import NUMBER", "from ..adams.{} import *"]
+)
+def test_modules_are_followed_whatever_way_they_are_imported(imported, package):
+    folder = package / "families/cnn/optimizers"
+    name = "helper"
+    if ".." in imported:
+        folder, name = package / "families/cnn/adams", "another"
+        folder.mkdir()
+    (folder / f"{name}.py").write_text("NUMBER = 1\n")
+    adam = package / "families/cnn/optimizers/adam.py"
+    adam.write_text(f"{adam.read_text()}\n{imported.format(name)}\n")
+    before = key.code("cnn", SETTINGS["cnn"], package)
+    (folder / f"{name}.py").write_text("NUMBER = 2\n")
+    after = key.code("cnn", SETTINGS["cnn"], package)
+    (changed,) = {path for path in before if before[path] != after[path]}
+    assert changed == (folder / f"{name}.py").relative_to(package).as_posix()
+
+
+def test_what_an_editor_leaves_is_no_module_and_half_a_one_is_named(package: Path):
+    folder = package / "families/linear"
+    before = key.code("linear", SETTINGS["linear"], package)
+    (folder / ".#train.py").symlink_to("someone@somewhere")
+    assert key.code("linear", SETTINGS["linear"], package) == before
+    (folder / "half.py").write_text("def half(:\n")
+    with pytest.raises(UserError, match=r"linear/half.py:1: no Python: "):
+        key.code("linear", SETTINGS["linear"], package)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -451,6 +521,27 @@ def test_a_damaged_file_is_named_dropped_and_missed(kind, suffix, tmp_path, caps
     assert read(one) is None and not file.exists()
     assert f"{file} is damaged: dropped" in capsys.readouterr().err
     assert read(other) == other.encode() * 9
+
+
+def test_what_is_no_file_of_the_store_is_named_or_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "ls").write_text("")  # of two letters, as the folders of the store
+    (tmp_path / "ab" / f"{'ab' * 32}.fit").mkdir(parents=True)
+    (tmp_path / "cd").mkdir()
+    (tmp_path / "cd" / f"{'cd' * 32}.fit").write_bytes(b"digest\n[1]\n")
+    monkeypatch.setenv("KMNIST_FITS", str(tmp_path))
+    store = default()
+    assert [entry.about for entry in store.entries()] == [{}]
+    with pytest.raises(UserError, match=r"ab.fit cannot be read: Is a directory. Remove it"):
+        store.read("ab" * 32)
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '.*{'ab' * 32}.fit'"):
+        Store(tmp_path).write("ab" * 32, b"result", {})
 
 
 def test_what_is_made_in_a_folder_is_as_open_as_the_folder(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ THREADS = {"MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS
 # (ONEDNN_DEFAULT_FPMATH_MODE), bind all workers to one core (OMP_PROC_BIND), or keep NumPy from
 # being loaded (NPY_ENABLE_CPU_FEATURES).
 RELATIVES = ("DNNL_", "GOMP_", "GOTO_", "KMP_", "MKL_", "NPY_", "OMP_", "ONEDNN_", "OPENBLAS_")
+TUNABLES = "GLIBC_TUNABLES"  # read when a process starts: too early for `select`
 MKL_BRANCH, MKL_COMPATIBLE = 1, 3  # MKL_CBWR_BRANCH and MKL_CBWR_COMPATIBLE of mkl.h
 
 _log = logging.getLogger("kmnist_pipeline")
@@ -151,6 +152,8 @@ def _faults() -> list[str]:
     """What is not in effect in this process, in words; libraries count once they are loaded."""
     unset = [v for v, value in variables().items() if os.environ.get(v) != value]
     faults = [f"not set: {', '.join(unset)}"] if unset else []
+    if "glibc.cpu" in (tunables := os.environ.get(TUNABLES, "")):
+        faults.append(f"{TUNABLES}={tunables} chooses the kernels of the C library: unset it")
     if numpy := sys.modules.get("numpy"):
         umath = numpy._core._multiarray_umath
         features = [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__[name]]

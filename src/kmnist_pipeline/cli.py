@@ -361,10 +361,10 @@ def _add_verify(commands: Any) -> None:
 
 
 def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return number
+    with contextlib.suppress(ValueError):
+        if (number := int(text)) >= 1:
+            return number
+    raise argparse.ArgumentTypeError(f"{text}: must be a whole number, at least 1")
 
 
 def _verify(chosen: argparse.Namespace) -> int:

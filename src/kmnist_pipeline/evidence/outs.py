@@ -29,7 +29,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_beside(path: Path, content: bytes) -> None:
     """The same for a file that may be on another disk than the project."""
-    _replace(path, content, path.parent)
+    with _named(path):
+        _replace(path, content, path.parent)
 
 
 def _replace(path: Path, content: bytes, folder: Path) -> None:
@@ -70,7 +71,8 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename and not str(error.filename).startswith(str(UNFINISHED)):
+        told = Path(error.filename or "")
+        if error.filename and UNFINISHED not in told.parents and path.name not in told.name:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 

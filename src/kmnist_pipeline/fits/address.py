@@ -25,12 +25,13 @@ def checked(address: str) -> str:
     if not port or not parts.hostname or parts.scheme not in ("tcp", "tls"):
         raise UserError(
             f"{address}: not the address of a scheduler, which looks like tcp://127.0.0.1:8786 "
-            "or tls://cluster.example.org:8786"
+            "or tls://cluster.example.org:8786; KMNIST_SCHEDULER names it"
         )
     if parts.scheme == "tcp" and not is_loopback(full) and os.environ.get(INSECURE) != "1":
         raise UserError(
             f"{address}: refused, because Dask executes what it receives, and beyond this "
-            "machine anybody could send it. Use tls:// with certificates (docs/cluster.md), or "
+            "machine anybody could send it. Have KMNIST_SCHEDULER name "
+            "a tls:// address, with certificates (docs/cluster.md), or "
             f"set {INSECURE}=1 in a network that you trust"
         )
     return full

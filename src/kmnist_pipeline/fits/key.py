@@ -14,19 +14,21 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kmnist_pipeline import arithmetic
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families.base import FORMAT, Data, Fit
 from kmnist_pipeline.families.registry import FAMILIES
 
 PACKAGE = Path(__file__).parents[1]
 # Modules that carry and keep numbers and compute none.
 NEUTRAL = {
+    "__init__.py",
     "arithmetic.py",
     "errors.py",
     "families/registry.py",
@@ -102,7 +104,8 @@ def code(family: str, settings: Mapping[str, Any], package: Path = PACKAGE) -> d
     what these import of the package.
     """
     folder = package / "families" / family
-    waiting = sorted(folder.glob("*.py"))
+    # What an editor leaves beside a module is none.
+    waiting = sorted(file for file in folder.glob("*.py") if not file.name.startswith("."))
     for choices, setting in FAMILIES[family].choices.items():
         named = functools.reduce(lambda node, part: node[part], setting.split("."), settings)
         waiting.append(folder / choices / f"{named}.py")
@@ -118,37 +121,56 @@ def code(family: str, settings: Mapping[str, Any], package: Path = PACKAGE) -> d
 
 @functools.cache
 def _read(module: Path, package: Path, changed: int) -> tuple[str, list[Path]]:
-    """The digest of a module's code, and the modules of the package that it imports."""
-    tree = ast.parse(module.read_bytes())
-    imported = [
-        file
-        for node in ast.walk(tree)
-        for name in _imports(node)
-        if name.split(".")[0] == package.name and (file := _file(name, package))
-    ]
-    text = ast.unparse(_Bare().visit(tree))
+    """The digest of a module's code, and the modules of the package that it imports.
+
+    What its names are bound to by imports counts, for all names that the code uses. Raises
+    UserError where it is no Python.
+    """
+    try:
+        tree = ast.parse(module.read_bytes())
+    except SyntaxError as error:
+        raise UserError(f"{module}:{error.lineno}: no Python: {error.msg}") from error
+    bound = dict(pair for node in ast.walk(tree) for pair in _bound(node, module, package))
+    imported = [file for name in bound.values() for file in _files(name, package)]
+    bare = _Bare().visit(tree)
+    used = {node.id for node in ast.walk(bare) if isinstance(node, ast.Name)}
+    names = {name: origin for name, origin in sorted(bound.items()) if name in used}
+    text = f"{names} {ast.unparse(bare)}"
     return hashlib.sha256(text.encode()).hexdigest(), imported
 
 
-def _imports(node: ast.AST) -> list[str]:
+def _bound(node: ast.AST, module: Path, package: Path) -> Iterator[tuple[str, str]]:
+    """The names that an import binds in a module, each with the full name of what it is."""
     if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom) and node.module:
-        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return []
+        for alias in node.names:
+            whole = alias.asname or alias.name.split(".")[0]
+            yield whole, alias.name if alias.asname else whole
+            yield f"import {alias.name}", alias.name  # also what `import a.b` loads
+    elif isinstance(node, ast.ImportFrom):
+        origin = node.module or ""
+        if node.level:
+            above = (package.name, *module.relative_to(package).parts[: -node.level])
+            origin = ".".join([*above, *filter(None, [node.module])])
+        for alias in node.names:
+            yield alias.asname or alias.name, f"{origin}.{alias.name}"
 
 
-def _file(name: str, package: Path) -> Path | None:
-    path = package.joinpath(*name.split(".")[1:])
-    plain = path.with_suffix(".py")
-    return plain if plain.is_file() else None
+def _files(name: str, package: Path) -> list[Path]:
+    """The modules of the package that a full name is, or is a name in."""
+    first, *parts = name.split(".")
+    if first != package.name:
+        return []
+    found = []
+    for path in (package.joinpath(*parts), package.joinpath(*parts[:-1])):
+        found += [path.with_suffix(".py"), path / "__init__.py"]
+    return [file for file in found if file.is_file() and file.parent != package.parent]
 
 
 class _Bare(ast.NodeTransformer):
     """Takes docstrings and imports out of a syntax tree; comments are not in it."""
 
     def visit_Import(self, node: ast.Import) -> None:
-        """Gone: what is imported counts by its own code or version."""
+        """Gone: the names that it binds count, where they are used, not their order."""
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         """As `visit_Import`."""

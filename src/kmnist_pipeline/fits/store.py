@@ -76,7 +76,8 @@ class Store:
         """All files of the store, by key."""
         for path in sorted(self.folder.glob("??/*")):
             if path.suffix in (FINISHED, UNFINISHED):
-                with suppress(FileNotFoundError):  # another process has just dropped it
+                # Another process has just dropped it, or it is no file that we may read.
+                with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
                     size, about = path.stat().st_size, _about(path)
                     yield Entry(path, path.stem, path.suffix == FINISHED, size, about)
 
@@ -88,6 +89,10 @@ class Store:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read: {error.strerror}. Remove it, and the fit is computed again"
+            ) from error
         digest, _, rest = content.partition(b"\n")
         if digest != _digest(key, rest):
             tqdm.write(f"{path} is damaged: dropped, and computed again", file=sys.stderr)
@@ -135,7 +140,8 @@ def default() -> Store:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{told}: no folder for fits: {error.strerror}") from error
-    closed = [f for f in (folder, *folder.glob("??")) if not os.access(f, os.W_OK | os.X_OK)]
+    folders = [folder, *(part for part in folder.glob("??") if part.is_dir())]
+    closed = [part for part in folders if not os.access(part, os.W_OK | os.X_OK)]
     if closed:
         raise UserError(
             f"{told}: you may not write to {closed[0]}, where fits are kept. Its owner opens it to "
@@ -148,9 +154,10 @@ def _about(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         file.readline()
         try:
-            return json.loads(file.readline())
+            about = json.loads(file.readline())
         except ValueError:
             return {}
+    return about if isinstance(about, dict) else {}
 
 
 def _digest(key: str, rest: bytes) -> bytes:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
+
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.families import file
-from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Progress
+from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Progress, TrainingError
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.fits import key
 
@@ -73,7 +75,8 @@ def train(
     """Train an encoded fit; its result as bytes, and the seconds that it took.
 
     expected: its key, as whoever asks for it knows it; digest: that of the data.
-    Raises RefusedError before it computes, where this process would compute something else.
+    Raises RefusedError before it computes, where this process would compute something else, and
+    TrainingError where the weights, as they are stored, are not finite.
     """
     fit = decode(content)
     family = FAMILIES[fit.family].train
@@ -85,6 +88,12 @@ def train(
         stop_after = min(stop_after, fit.settings["trainer"].get("epochs", 1))
     began = time.monotonic()
     fitted = family.fit(fit, data, checkpoint, progress, stop_after)
+    for tensor, values in fitted.tensors.items():
+        if not np.isfinite(values).all():
+            raise TrainingError(
+                f"{tensor} is not finite in the weights of epoch {fitted.kept_epoch}, as they are "
+                "stored; a smaller optimizer.lr may help"
+            )
     return fitted.encode(), round(time.monotonic() - began, 3)
 
 

@@ -42,8 +42,8 @@ def fit(
     estimator = model.build(settings["solver"], settings["max_iter"])
 
     def scaled(rows: np.ndarray) -> np.ndarray:
-        inputs = data.flat[rows].astype(fit.settings["trainer"]["precision"])
-        return (inputs - fit.shift) / fit.scale
+        inputs = (data.flat[rows] - fit.shift) / fit.scale
+        return inputs.astype(fit.settings["trainer"]["precision"])
 
     with warnings.catch_warnings():
         # The published fit stops at its iteration limit too.
