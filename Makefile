@@ -50,11 +50,11 @@ cluster: $(READY) ## workers for fits on loopback, as a Dask cluster for trying 
 	@exec python -m kmnist_pipeline.fits.cluster --port $(PORT)
 
 ui: $(READY) ## compare runs in MLflow on loopback, port 5000 or PORT=...
-	@python -m kmnist_pipeline.tracking_server --port $(PORT) --store "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+	@python -m kmnist_pipeline.tracking.server --port $(PORT) --store "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 server: $(READY) ## a server for MLflow on loopback, over PostgreSQL; PORT=...
 	@tools/install-debian postgresql
-	@python -m kmnist_pipeline.tracking_server --port $(PORT)
+	@python -m kmnist_pipeline.tracking.server --port $(PORT)
 
 serve: PORT = 5001
 serve: $(READY) ## the champion of kmnist, or DATASET=..., over HTTP on loopback, port 5001 or PORT=...

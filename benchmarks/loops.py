@@ -26,7 +26,7 @@ from kmnist_pipeline.families.cnn import model as networks
 from kmnist_pipeline.families.cnn import train as cnn
 from kmnist_pipeline.families.linear import train as linear
 from kmnist_pipeline.fits import plan
-from kmnist_pipeline.provenance import graph
+from kmnist_pipeline.repository import locks
 
 # The networks, on so many images of kmnist for one epoch, as many as show the throughput.
 TRAINED, HELD_OUT = 9600, 5000
@@ -57,7 +57,7 @@ def _few() -> dataset.Images:
 
 def _experiment(name: str) -> dict[str, Any]:
     """An experiment of params.yaml, as a map to change."""
-    params = graph.load(Path("params.yaml").read_text(), "params.yaml")
+    params = locks.load(Path("params.yaml").read_text(), "params.yaml")
     return copy.deepcopy(params["experiments"][name])
 
 

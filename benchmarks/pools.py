@@ -15,7 +15,7 @@ from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.fits import plan, pool
 from kmnist_pipeline.fits.plan import Plan
 from kmnist_pipeline.fits.store import Store
-from kmnist_pipeline.provenance import graph
+from kmnist_pipeline.repository import locks
 
 REPORT = "kmnist_linear"
 EPOCHS, SEEDS = 10, [0]  # in place of 50 and five: a round is to stay below 2 minutes
@@ -29,7 +29,7 @@ def load() -> None:
 @cache
 def _plans() -> list[Plan]:
     """The plans of all stages of a report that train, with fewer epochs and seeds."""
-    params = graph.load(Path("params.yaml").read_text(), "params.yaml")
+    params = locks.load(Path("params.yaml").read_text(), "params.yaml")
     for experiment in params["experiments"].values():
         experiment["seeds"] = SEEDS
         if "epochs" in experiment["trainer"]:

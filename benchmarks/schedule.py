@@ -17,7 +17,7 @@ from kmnist_pipeline.config import grid
 from kmnist_pipeline.fits import plan, store
 from kmnist_pipeline.fits.plan import Plan, Task
 from kmnist_pipeline.fits.store import Store
-from kmnist_pipeline.provenance import graph
+from kmnist_pipeline.repository import locks
 
 WORKERS = "LOKY_MAX_CPU_COUNT"
 EMPTY, TRIED, LONGEST = 10_000, 500, 60.0  # fits, those that tell how many, seconds for them
@@ -69,7 +69,7 @@ def all_fits() -> bool:
     """The time of all fits of params.yaml on 1 to 64 cores, from the durations in the store."""
     what = "all fits on 4 cores / the least possible"
     prepare("kmnist")
-    params = graph.load(Path("params.yaml").read_text(), "params.yaml")
+    params = locks.load(Path("params.yaml").read_text(), "params.yaml")
     kept = store.default()
     known = {e.key: e.about["seconds"] for e in kept.entries() if e.finished and e.about}
     absent = _unprocessed(params)

@@ -82,9 +82,9 @@ def _absolute(name: str) -> Path:
 def _params() -> dict[str, Any]:
     """The content of params.yaml. Raises UserError where it cannot be read or be right."""
     from kmnist_pipeline.config import schema
-    from kmnist_pipeline.provenance import graph
+    from kmnist_pipeline.repository import locks
 
-    params = graph.load(PARAMS.read_text(), PARAMS.name)
+    params = locks.load(PARAMS.read_text(), PARAMS.name)
     schema.check(params)
     return params
 
@@ -267,7 +267,7 @@ def _add_impact(commands: Any) -> None:
 
 
 def _impact(chosen: argparse.Namespace) -> int:
-    from kmnist_pipeline.provenance import impact
+    from kmnist_pipeline.commands import impact
 
     found = impact.of_change(chosen.overrides)
     if chosen.json:
@@ -299,8 +299,8 @@ def _add_check(commands: Any) -> None:
 
 def _check(chosen: argparse.Namespace) -> int:
     from kmnist_pipeline import arithmetic
+    from kmnist_pipeline.commands import check
     from kmnist_pipeline.config import compose as composition
-    from kmnist_pipeline.provenance import check
 
     findings = check.findings(composition.compose(Path("conf"), []))
     if chosen.tolerated is not None:
@@ -368,7 +368,7 @@ def _at_least_one(text: str) -> int:
 
 
 def _verify(chosen: argparse.Namespace) -> int:
-    from kmnist_pipeline.provenance import verify
+    from kmnist_pipeline.commands import verify
 
     if chosen.quick:
         result = verify.rehash(chosen.target)
@@ -415,14 +415,14 @@ def _add_trace(commands: Any) -> None:
 def _trace(chosen: argparse.Namespace) -> int:
     if not (chosen.files or chosen.form):
         chosen.misuse("name a FILE; --json, --dot, --svg and --html alone show the whole graph")
-    from kmnist_pipeline.provenance import trace
+    from kmnist_pipeline.commands import trace
 
     found = trace.trace(chosen.files, unfold=chosen.form in ("json", "html"))
     if chosen.form == "json":
         _print_json(trace.as_json(found))
         return found.exit_status
 
-    from kmnist_pipeline.provenance import drawing
+    from kmnist_pipeline.commands import drawing
 
     if chosen.form is None:
         drawing.show(found)
@@ -467,7 +467,7 @@ def _add_diff(commands: Any) -> None:
 
 
 def _diff(chosen: argparse.Namespace) -> int:
-    from kmnist_pipeline.provenance import diff, diff_views
+    from kmnist_pipeline.commands import diff, diff_views
 
     found = diff.between(chosen.old, chosen.new)
     if chosen.output is not None:
@@ -508,7 +508,7 @@ def _add_publish(commands: Any) -> None:
 
 
 def _publish(chosen: argparse.Namespace) -> int:
-    from kmnist_pipeline.provenance import publish
+    from kmnist_pipeline.commands import publish
 
     try:
         outcome = publish.publish(chosen.stages, chosen.rev)
@@ -543,10 +543,11 @@ def _add_export(commands: Any) -> None:
 
 
 def _export(chosen: argparse.Namespace) -> int:
-    from kmnist_pipeline.provenance import export, history
+    from kmnist_pipeline.commands import export
+    from kmnist_pipeline.repository import git
 
     done = export.export(chosen.report, chosen.output or Path("crates") / chosen.report)
-    if history.git("status", "--porcelain", "--untracked-files=no"):
+    if git.run("status", "--porcelain", "--untracked-files=no"):
         print("what is not committed is not in the crate", file=sys.stderr)
     for path, md5 in done.missing.items():
         print(f"not in DVC's cache, so named by its hash alone: {path} ({md5})", file=sys.stderr)

@@ -23,14 +23,14 @@ from kmnist_pipeline.evidence import numbers  # noqa: E402
 from kmnist_pipeline.fits import pool  # noqa: E402
 from kmnist_pipeline.fits.plan import Plan, name_of  # noqa: E402
 from kmnist_pipeline.fits.store import Store  # noqa: E402
-from kmnist_pipeline.provenance import graph  # noqa: E402
+from kmnist_pipeline.repository import locks  # noqa: E402
 
 Digests = dict[str, list[str]]  # of the weights after each epoch, by trial, seed and fold
 
 
 def first_epochs(epochs: int, stages: list[str]) -> dict[str, Digests]:
     """Train the first epochs of every fit of the stages; their digests by stage."""
-    params = graph.load(Path("params.yaml").read_text(), "params.yaml")
+    params = locks.load(Path("params.yaml").read_text(), "params.yaml")
     plans = {stage: fit.plan_of(stage, params, _winner(stage, params)) for stage in stages}
     with tempfile.TemporaryDirectory(prefix="fits-") as folder:
         store = Store(Path(folder))

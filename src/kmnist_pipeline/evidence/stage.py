@@ -27,7 +27,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import schema
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage, numbers, outs, tracking
+from kmnist_pipeline.evidence import lineage, numbers, outs
+from kmnist_pipeline.tracking import runs
 
 Parameters = dict[str, Any]  # the content of params.yaml
 
@@ -175,7 +176,7 @@ def group_of(stage: Stage, params: Parameters) -> str:
 
 
 def _run(run: Callable[[Stage, Parameters], None], kind: str, items: str, cfg: DictConfig) -> None:
-    with tracking.publisher() as publisher:  # first of all: it needs two seconds to get ready
+    with runs.publisher() as publisher:  # first of all: it needs two seconds to get ready
         content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         name = content.pop("name")
         schema.check(content)

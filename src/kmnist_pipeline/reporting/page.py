@@ -15,8 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation import claims as judged
 from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
-from kmnist_pipeline.evidence import claims as judged
 from kmnist_pipeline.evidence import numbers
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has

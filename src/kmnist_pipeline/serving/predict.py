@@ -232,7 +232,7 @@ WRITERS: dict[str, Callable[[BinaryIO], contextlib.AbstractContextManager[Write]
 
 def drawn(first: Sequence[tuple[Picture, Row]], classifier: Classifier) -> bytes:
     """A PNG of pictures as the model saw them, each under its file name and its answer."""
-    from kmnist_pipeline.evaluation import canvas
+    from kmnist_pipeline.figures import canvas
 
     pictures = canvas.grey(np.stack([p.pixels for p, _ in first]), classifier.pixel_max)
     titles = [

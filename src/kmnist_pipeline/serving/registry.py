@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import outs, tracking
+from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.serving import candidates, classifier
 from kmnist_pipeline.serving.candidates import Candidate, Measured
 from kmnist_pipeline.serving.card import card
 from kmnist_pipeline.serving.classifier import Answer, Classifier
+from kmnist_pipeline.tracking import runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,7 +75,7 @@ def champion(dataset: str) -> Champion | None:
 
     Raises UserError where the store does not answer.
     """
-    if not tracking.store_exists():
+    if not runs.store_exists():
         return None
     with _store() as client:
         version = _champion(client, dataset)
@@ -161,12 +162,13 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
 
 def _stale(model: Candidate) -> tuple[list[str], str]:
     """What is stale of all that a model's numbers rest on, and the lineage key of its test."""
+    from kmnist_pipeline.commands import check
     from kmnist_pipeline.config import compose as composition
-    from kmnist_pipeline.provenance import check, graph
+    from kmnist_pipeline.repository import locks
 
-    lock = graph.parse(Path(graph.LOCK).read_text())
+    lock = locks.parse(Path(locks.LOCK).read_text())
     if model.stage not in lock.stages:
-        raise UserError(f"{model.stage} is not in {graph.LOCK}: `dvc repro {model.stage}` makes it")
+        raise UserError(f"{model.stage} is not in {locks.LOCK}: `dvc repro {model.stage}` makes it")
     origins = {stage.address for stage in lock.upstream(model.stage)}
     findings = check.findings(composition.compose(Path("conf"), []))
     stale = [finding for finding in findings if finding.where in origins]
@@ -176,7 +178,7 @@ def _stale(model: Candidate) -> tuple[list[str], str]:
 # --- the store -----------------------------------------------------------------------------------
 
 PATIENCE = {
-    **tracking.BOUNDS,
+    **runs.BOUNDS,
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds that a person may wait, unlike a stage
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -192,11 +194,11 @@ def _store() -> Iterator[MlflowClient]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        client = tracking.connect()
+        client = runs.connect()
         gc.enable()
         yield client
     except (MlflowException, SQLAlchemyError) as error:
-        raise UserError(f"the MLflow store fails: {tracking.reason(error)}") from error
+        raise UserError(f"the MLflow store fails: {runs.reason(error)}") from error
 
 
 def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:
@@ -273,7 +275,7 @@ def _register(
 
 def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
     """The run of the stage that evaluated the model, to which the version belongs."""
-    from kmnist_pipeline.provenance import publish
+    from kmnist_pipeline.commands import publish
 
     refused = publish.publish([model.stage], []).refused  # nothing new where the stage logged it
     if refused:

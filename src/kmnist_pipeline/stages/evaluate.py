@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 from kmnist_pipeline.data import dataset, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evaluation import canvas, metrics, model_figures, routing
+from kmnist_pipeline.evaluation import metrics, routing
 from kmnist_pipeline.evidence import numbers
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.families import file
 from kmnist_pipeline.families.registry import FAMILIES
+from kmnist_pipeline.figures import canvas
+from kmnist_pipeline.figures import models as model_figures
 
 Drawn = tuple[str, str, Figure]  # file name, caption, figure
 SALIENT = 5  # test images whose saliency is shown

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from kmnist_pipeline.data import dataset, idx
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evaluation import canvas, data_figures
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
+from kmnist_pipeline.figures import canvas
+from kmnist_pipeline.figures import data as data_figures
 
 Parameters = dict[str, Any]
 MATRIX_INDEX = 9  # mnist_logistic 3.2 prints this image

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.evidence import claims, outs
+from kmnist_pipeline.evaluation import claims
+from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.reporting import page
 

@@ -1,0 +1,320 @@
+"""A clean clone of a commit in a temporary folder, in which stages run as on another computer.
+
+DVC's cache, the MLflow store and all temporary files are the clone's own. The folder and every
+process that works in it go with the block, also when the user interrupts it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+from tqdm import tqdm
+
+from kmnist_pipeline import arithmetic
+from kmnist_pipeline.data import sources
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.fits import pool, store
+from kmnist_pipeline.repository import git
+
+STARTING = 4.0  # seconds that DVC and the interpreter need before and after a stage
+GRACE = 5.0  # seconds that a process has to end when it is told to
+TICK = 0.5  # seconds between two looks at the clock
+LEAST_ROOM = 1 << 19  # bytes on the disk that a run goes on with
+SAID = 15  # lines of a failed stage that are shown
+OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+# Another arithmetic, and workers that have code and checkpoints of their own.
+OF_OTHER_FITS = (arithmetic.VARIABLE, pool.SCHEDULER)
+_FULL = re.compile("No space left on device|Out of diskspace|disk is full")  # libc, git, SQLite
+_RUNNING = re.compile("Running stage '(.+)':")
+
+
+@contextmanager
+def clean(revision: str) -> Iterator[Clone]:
+    """A clone of this repository at a commit, gone when the block ends.
+
+    Within the block SIGTERM raises KeyboardInterrupt, as SIGINT does. Raises UserError where there
+    is no room.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="kmnist-verify-"))
+    terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    clone = Clone(folder)
+    try:
+        clone.check_out(revision)
+        yield clone
+    finally:
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # cleaning up takes a moment
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            clone.end()
+            shutil.rmtree(folder)
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGTERM, terminate)
+
+
+class Clone:
+    """A project at `path`, below a folder that holds all that its stages leave outside of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "project"
+        self._aside = folder / "aside"
+        self._process: subprocess.Popen[str] | None = None
+
+    def check_out(self, revision: str) -> None:
+        """Make the clone. Raises UserError with what git said where it cannot be made."""
+        try:
+            git.run("clone", "--quiet", "--no-checkout", "--", str(Path.cwd()), str(self.path))
+            git.run("-C", str(self.path), "checkout", "--quiet", "--detach", revision)
+        except UserError as error:
+            raise UserError(_with_way_out(str(error))) from error
+        self._aside.mkdir()
+        # The user's own configuration may name a cache that he shares between his projects.
+        (self.path / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
+
+    def run(self, addresses: Sequence[str]) -> None:
+        """Run stages, and all that they rest on, whether or not anything changed.
+
+        Shows on standard error which one runs and how much time is left. Raises UserError where a
+        stage fails or was not run.
+        """
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dvc", "repro", "--force", *addresses],
+            cwd=self.path,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # an interrupt is this process's to handle
+        )
+        plan = Plan(addresses, _seconds())
+        stage, said = "dvc repro", list[str]()
+        with _Progress(plan) as progress:
+            for line in _lines(self._process):
+                if line is None:
+                    # On a full disk DVC's cache tries again and again, without end.
+                    if shutil.disk_usage(self.path).free < LEAST_ROOM:
+                        raise UserError(_with_way_out(f"{stage}: {os.strerror(errno.ENOSPC)}"))
+                    progress.tick()
+                elif named := _RUNNING.match(line):
+                    stage, said = named[1], []
+                    progress.start(stage)
+                else:
+                    said.append(line.rstrip())
+        if self._process.wait():
+            shown = "\n".join(f"  {line}" for line in said[-SAID:] if line)
+            raise UserError(_with_way_out(f"{stage} fails in a clean clone:\n{shown}"))
+        if missed := [address for address in addresses if address not in plan.started]:
+            raise UserError(f"DVC did not run {', '.join(missed)}, so nothing is verified")
+
+    def call(self, module: str, *arguments: str) -> str:
+        """Run a module of the clone; what it prints. Its standard error is shown as it comes.
+
+        Raises UserError where it fails.
+        """
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=self.path,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        said, _ = self._process.communicate()
+        if self._process.returncode:
+            raise UserError(f"{module} fails in a clean clone: see above")
+        return said
+
+    def end(self) -> None:
+        """End DVC, its stages and their helpers, wherever they are in their work."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        family.append(psutil.Process(self._process.pid))
+        for process in family:
+            _tell(process, signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=GRACE)
+        for process in alive:
+            _tell(process, signal.SIGKILL)
+        psutil.wait_procs(alive, timeout=GRACE)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("DVC_", "MLFLOW_"))
+            and name not in (*OF_ANOTHER_REPOSITORY, *OF_OTHER_FITS)
+        }
+        return {
+            **kept,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PYTHONPATH": str(self.path / "src"),
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self._aside),
+            "DVC_SITE_CACHE_DIR": str(self._aside / "dvc"),
+            "DVC_NO_ANALYTICS": "true",
+            # Fits that are known already would verify nothing.
+            store.VARIABLE: str(self._aside / "fits"),
+            sources.MIRROR_VARIABLE: str(sources.mirror_folder().resolve()),
+        }
+
+
+def _tell(process: psutil.Process, number: signal.Signals) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
+    """What a process says, line by line; None whenever it has been silent for a tick."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    output = process.stdout
+    assert output is not None
+
+    def read() -> None:
+        for line in output:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=TICK)
+        except queue.Empty:
+            yield None
+            continue
+        if line is None:
+            return
+        yield line
+
+
+def _with_way_out(message: str) -> str:
+    if not _FULL.search(message):
+        return message
+    return f"{message}\nThe temporary folder is full; TMPDIR=<folder> names one on another disk."
+
+
+def _seconds() -> dict[str, float]:
+    """How long each stage took when the MLflow store of this folder last saw it, if there is one.
+
+    Read past MLflow, whose client writes into the store and takes longer to import than this does.
+    """
+    query = (
+        "SELECT tags.value, (runs.end_time - runs.start_time) / 1000.0 "
+        "FROM runs JOIN tags USING (run_uuid) "
+        "WHERE tags.key = 'kmnist.stage' AND runs.status = 'FINISHED' ORDER BY runs.start_time"
+    )
+    store = f"{Path('mlflow.db').absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(store, uri=True)) as database:
+            return dict(database.execute(query))
+    except sqlite3.Error:
+        return {}
+
+
+class Plan:
+    """How much of a run is done, each stage weighed by how long it may take.
+
+    addresses: the stages to come, in any order; seconds: how long some of them took before. The
+    others count as the mean of these; where none is known, all count alike.
+    """
+
+    def __init__(self, addresses: Sequence[str], seconds: dict[str, float]) -> None:
+        known = [seconds[address] for address in addresses if address in seconds]
+        usual = sum(known) / len(known) if known else 0.0
+        self._weights = {a: seconds.get(a, usual) + STARTING for a in addresses}
+        self._known = bool(known)
+        self._begun = self._last = time.monotonic()
+        self.started: list[str] = []
+        self.total = sum(self._weights.values())
+
+    @property
+    def stages(self) -> int:
+        """How many stages are planned."""
+        return len(self._weights)
+
+    def start(self, address: str) -> None:
+        """Another stage begins, and the one before has ended."""
+        if not self.started:
+            self._begun = time.monotonic()
+        self.started.append(address)
+        self._last = time.monotonic()
+        if address not in self._weights:  # one that the lock does not know
+            self._weights[address] = self.total / len(self._weights)
+            self.total += self._weights[address]
+
+    def done(self) -> float:
+        """What is done of `total`; of the stage that runs, its share of the time it may take."""
+        if not self.started:
+            return 0.0
+        current = self._weights[self.started[-1]]
+        running = (time.monotonic() - self._last) / (self._pace() or float("inf"))
+        return self._ended() + min(running, 0.95 * current)
+
+    def left(self) -> float | None:
+        """Seconds until the end, or None while there is nothing to tell by."""
+        pace = self._pace()
+        return None if pace is None else pace * (self.total - self.done())
+
+    def _ended(self) -> float:
+        return sum(self._weights[address] for address in self.started[:-1])
+
+    def _pace(self) -> float | None:
+        """Seconds for a unit of weight: as measured so far, else as before."""
+        if ended := self._ended():
+            return (self._last - self._begun) / ended
+        return 1.0 if self._known else None
+
+
+class _Progress:
+    """A bar on a terminal, and a line a stage elsewhere."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._bar = tqdm(
+            total=plan.total,
+            bar_format="{desc} |{bar:20}| {elapsed}{postfix}",
+            disable=None,
+            leave=False,
+        )
+        self._bar.set_description_str("starting")
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def start(self, address: str) -> None:
+        self._plan.start(address)
+        count = len(self._plan.started)
+        label = f"[{count}/{self._plan.stages}] {address}"
+        if self._bar.disable:
+            print(label + self._left(), file=sys.stderr, flush=True)
+        self._bar.set_description_str(label, refresh=False)
+        self.tick()
+
+    def tick(self) -> None:
+        if not self._bar.disable:
+            self._bar.n = self._plan.done()
+            self._bar.set_postfix_str(self._left().removeprefix(", "))
+
+    def _left(self) -> str:
+        seconds = self._plan.left()
+        return "" if seconds is None else f", about {tqdm.format_interval(seconds)} left"

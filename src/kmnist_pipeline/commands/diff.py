@@ -1,0 +1,280 @@
+"""What a branch makes of the evidence: claims, metrics and figures that differ, and their causes.
+
+Both sides are read from Git's objects, without a checkout; the workspace can stand for the second.
+Numbers differ beyond the last digits, figures by their pixels: the lineage key that a file carries
+is another after every change and is no difference by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository import changes, compare, git, locks
+from kmnist_pipeline.repository.changes import Change
+from kmnist_pipeline.repository.locks import Graph
+
+EVIDENCE = ("metrics", "figures", "reports", locks.LOCK)
+LONGEST = 60  # of a value that is text
+_LABEL = re.compile(r"\[[^\]]*\]")
+_INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two versions: its name for people, its commit, and blob ids by path.
+
+    commit: None for the workspace.
+    """
+
+    name: str
+    commit: str | None
+    blobs: dict[str, str]
+
+    def read(self, paths: list[str]) -> dict[str, bytes]:
+        """The contents of those of the files that there are."""
+        here = [path for path in paths if path in self.blobs]
+        if self.commit is None:
+            return {path: Path(path).read_bytes() for path in here}
+        contents = git.blobs(self.blobs[path] for path in here)
+        return {path: content for path, (_, content) in zip(here, contents, strict=True)}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim whose verdict or obtained value is another; None where there is no such claim."""
+
+    report: str
+    id: str
+    old_verdict: str | None
+    new_verdict: str | None
+    old_obtained: Any
+    new_obtained: Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value in a metric file, or all the values of one list or table.
+
+    name: dotted, empty for a whole table; delta: new less old, of numbers; what: in words.
+    """
+
+    file: str
+    name: str
+    old: Any
+    new: Any
+    delta: float | None
+    what: str
+
+    @property
+    def depth(self) -> int:
+        """How many maps and lists the value stands in."""
+        return len(_LABEL.sub("", self.name).split("."))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure whose pixels differ, or that is new or gone."""
+
+    file: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage with another command, other parameters or other code; or one that is new or gone."""
+
+    address: str
+    what: str
+    changes: list[Change]
+
+
+@dataclass(frozen=True)
+class Diff:
+    """All that differs; `equal` counts the other files that were made anew."""
+
+    old: Side
+    new: Side
+    claims: list[Claim]
+    metrics: list[Metric]
+    figures: list[Figure]
+    stages: list[Stage]
+    equal: int
+
+    def __bool__(self) -> bool:
+        return bool(self.claims or self.metrics or self.figures or self.stages)
+
+    def json(self) -> dict[str, Any]:
+        """Plain values alone, without the contents of the sides."""
+        sides = {
+            name: {"name": side.name, "commit": side.commit}
+            for name, side in (("old", self.old), ("new", self.new))
+        }
+        lists = {
+            name: [asdict(entry) for entry in getattr(self, name)]
+            for name in ("claims", "metrics", "figures", "stages")
+        }
+        return {**sides, **lists, "equal": self.equal}
+
+
+def between(revision: str, other: str | None = None) -> Diff:
+    """What differs from a revision to another one, or to the workspace.
+
+    revision: also `main...` or `main...topic`, as in `git diff`: from the commit where the branch
+    left main. Raises UserError where one is no commit of this repository.
+    """
+    base, dots, tip = revision.partition("...")
+    if dots and other is not None:
+        raise UserError(f"{revision} {other}: names three commits; `{base}...{other}` names two")
+    old = _at(_merge_base(base, tip or "HEAD") if dots else revision)
+    new = _workspace() if not tip and other is None else _at(tip or other or "")
+    paths = sorted({**old.blobs, **new.blobs})
+    paths = [path for path in paths if old.blobs.get(path) != new.blobs.get(path)]
+    before, after = old.read(paths), new.read(paths)
+
+    claims, metrics, figures = list[Claim](), list[Metric](), list[Figure]()
+    stages, equal = list[Stage](), 0
+    for path in paths:
+        sides = before.get(path), after.get(path)
+        match path.split("/")[0], Path(path).suffix:
+            case "metrics", _:
+                values = list(_metrics(path, *sides))
+                metrics += values
+                equal += not values
+            case "figures", ".png":
+                figure = _figure(path, *sides)
+                figures += [figure] if figure else []
+                equal += not figure
+            case "reports", ".json":
+                claims += _claims(path, *sides)
+            case locks.LOCK, _:
+                stages += _stages(
+                    *(
+                        _graph(side, content)
+                        for side, content in zip((old, new), sides, strict=True)
+                    )
+                )
+    metrics.sort(key=lambda metric: (metric.delta is None, metric.depth, metric.file))
+    return Diff(old, new, claims, metrics, figures, stages, equal)
+
+
+def _at(revision: str) -> Side:
+    commit = git.commit(revision)
+    name = commit[:7] if commit.startswith(revision) else f"{revision} ({commit[:7]})"
+    return Side(name, commit, git.tree(commit, *EVIDENCE))
+
+
+def _workspace() -> Side:
+    listing = git.run(
+        "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *EVIDENCE
+    ).decode()
+    paths = [path for path in dict.fromkeys(listing.split("\0")) if Path(path).is_file()]
+    names = "".join(f"{path}\n" for path in paths).encode()
+    ids = git.run("hash-object", "--stdin-paths", stdin=names).decode().split()
+    return Side("the workspace", None, dict(zip(paths, ids, strict=True)))
+
+
+def _merge_base(one: str, other: str) -> str:
+    ids = git.commit(one), git.commit(other)
+    try:
+        return git.run("merge-base", *ids).decode().strip()
+    except UserError as error:
+        raise UserError(f"{one} and {other} have no commit in common") from error
+
+
+def _graph(side: Side, content: bytes | None) -> Graph:
+    text = (content or b"").decode(errors="replace")
+    return locks.parse(text, f"{locks.LOCK} of {side.name}") if content else Graph({})
+
+
+def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric]:
+    """The values of a metric file that differ, those of a list or table together."""
+    if old is None or new is None:
+        yield Metric(path, "", None, None, None, "is new" if old is None else "is gone")
+        if not path.endswith(".json"):
+            return
+        found = compare.compare(path, old or b"{}", new or b"{}").changes
+        found = tuple(change for change in found if change.name.isidentifier())  # headlines
+    else:
+        difference = compare.compare(path, old, new)
+        found = difference.changes
+        if difference.verdict is compare.Verdict.DIFFERENT and not found:  # unreadable
+            yield Metric(path, "", None, None, None, difference.line)
+    lists: dict[str, int] = {}
+    for change in found:
+        name = _INDEXED.sub("", change.name)
+        if name != change.name:
+            lists[name] = lists.get(name, 0) + 1
+        elif _is_number(change.old) and _is_number(change.new):
+            delta = float(f"{change.new - change.old:.6g}")
+            yield Metric(path, name, change.old, change.new, delta, change.amount)
+        elif _is_long(change.old) or _is_long(change.new):
+            yield Metric(path, name, None, None, None, "another text")
+        else:
+            yield Metric(path, name, change.old, change.new, None, change.amount)
+    for name, count in lists.items():
+        what = f"{count} {'value differs' if count == 1 else 'values differ'}"
+        yield Metric(path, name, None, None, None, what)
+
+
+def _figure(path: str, old: bytes | None, new: bytes | None) -> Figure | None:
+    difference = compare.compare(path, old, new)
+    different = difference.verdict is compare.Verdict.DIFFERENT
+    return Figure(path, difference.line) if different else None
+
+
+def _claims(path: str, old: bytes | None, new: bytes | None) -> Iterator[Claim]:
+    before, after = _judged(path, old), _judged(path, new)
+    for name in {**before, **after}:
+        (verdict, obtained), (new_verdict, new_obtained) = (
+            (claim.get("verdict"), claim.get("obtained"))
+            for claim in (before.get(name, {}), after.get(name, {}))
+        )
+        if verdict != new_verdict or not _equal(obtained, new_obtained):
+            report = path.split("/")[1]
+            yield Claim(report, name, verdict, new_verdict, obtained, new_obtained)
+
+
+def _judged(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
+    if content is None:
+        return {}
+    try:
+        return {str(claim["id"]): claim for claim in json.loads(content)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is no list of judged claims: {error!r}") from error
+
+
+def _stages(old: Graph, new: Graph) -> Iterator[Stage]:
+    """Stages that differ by their own doing, and not only by what other stages made for them."""
+    for address in {**old.stages, **new.stages}:
+        before, after = old.stages.get(address), new.stages.get(address)
+        if before is None or after is None:
+            yield Stage(address, "is new" if before is None else "is gone", [])
+            continue
+        own = [
+            change
+            for change in changes.of_stage(before, after)
+            if change.kind != "file" or not (old.makers(change.name) or new.makers(change.name))
+        ]
+        if own:
+            yield Stage(address, "; ".join(map(str, own)), own)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _equal(old: Any, new: Any) -> bool:
+    if _is_number(old) and _is_number(new):
+        return math.isclose(old, new, rel_tol=compare.RELATIVE, abs_tol=compare.ABSOLUTE)
+    return old == new
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, str) and len(value) > LONGEST

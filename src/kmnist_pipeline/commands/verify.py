@@ -1,0 +1,494 @@
+"""Does a run from scratch give what the commit holds, and if not, what differs and why?
+
+`rerun` clones HEAD into a temporary folder, with a DVC cache and an MLflow store of its own, runs
+the stages there and compares every out; `rehash` only compares what lies in the workspace and in
+its cache. Neither writes into the workspace.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kmnist_pipeline import arithmetic
+from kmnist_pipeline.commands import check, clone
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage, numbers
+from kmnist_pipeline.fits.plan import name_of
+from kmnist_pipeline.repository import git, locks
+from kmnist_pipeline.repository.compare import Difference, Verdict, compare, leaves
+from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
+
+STATUS = {Verdict.IDENTICAL: 0, Verdict.EQUAL: 3, Verdict.DIFFERENT: 1}
+# The libraries that numbers and figures go through; `environment` names only some of them.
+MAKE_BYTES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib", "pillow")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A stage, how each file of it compares, and why some differ, as far as that can be told."""
+
+    address: str
+    differences: list[Difference]
+    causes: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its files."""
+        return max((each.verdict for each in self.differences), default=Verdict.IDENTICAL)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How the evidence of a commit compares. status: what `kmnist verify` exits with."""
+
+    title: str
+    stages: list[Checked]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its stages."""
+        return max((stage.verdict for stage in self.stages), default=Verdict.IDENTICAL)
+
+    @property
+    def status(self) -> int:
+        """0 identical, 3 equal numbers but other bytes, 1 different."""
+        return STATUS[self.verdict]
+
+    def lines(self) -> Iterator[str]:
+        """The result for people: what is not identical by stage, the worst first, then the sum."""
+        yield self.title
+        for stage in self.stages:
+            if stage.verdict is Verdict.IDENTICAL:
+                continue
+            yield f"{stage.address}: {stage.verdict.words}"
+            alike = defaultdict(list)
+            for each in stage.differences:
+                if each.verdict is Verdict.DIFFERENT:
+                    yield f"  {each.path}: {each.line}"
+                elif each.verdict is Verdict.EQUAL:
+                    alike[each.line].append(each.path)
+            for line, paths in alike.items():
+                yield f"  {', '.join(paths)}: {line}"
+            for cause in stage.causes:
+                yield f"  likely cause: {cause}"
+        yield from self.notes
+        counts = Counter(each.verdict for stage in self.stages for each in stage.differences)
+        of = f"of {_count(counts.total(), 'file')}"
+        if len(counts) == 1:
+            yield f"{self.verdict.words}: all {of}"
+        else:
+            parts = [f"{counts[verdict]} {_COUNTED[verdict]}" for verdict in sorted(counts)[::-1]]
+            yield f"{self.verdict.words}: {of}, {', '.join(parts)}"
+
+
+_COUNTED = {
+    Verdict.IDENTICAL: "identical",
+    Verdict.EQUAL: "with equal numbers in other bytes",
+    Verdict.DIFFERENT: "different",
+}
+
+
+def rerun(target: str | None = None) -> Result:
+    """Run a stage and all that it rests on, or every stage, in a clean clone of HEAD.
+
+    target: a stage's address. Shows its progress on standard error. Raises UserError where the
+    target is no stage of the committed lock, or where the run fails; KeyboardInterrupt, also when
+    the process is asked to terminate. No file and no process is left then.
+    """
+    revision, committed = _committed()
+    stages = _chosen(committed, target)
+    old = _Committed(revision, stages)
+    for note in _dirty(revision):  # at once: the run may take hours
+        print(f"note: {note}", file=sys.stderr)
+    with clone.clean(revision) as project:
+        project.run([stage.address for stage in stages])
+        made = locks.parse((project.path / LOCK).read_bytes(), f"{LOCK} of the run")
+        checked = [
+            Checked(stage.address, _made_again(stage, made, old, project.path)) for stage in stages
+        ]
+        environments = [_environment(stage, old, project.path) for stage in stages]
+    return Result(
+        f"commit {revision[:12]}, {_count(len(stages), 'stage')} run in a clean clone "
+        "(committed -> made again)",
+        _explained(checked, stages, made, environments),
+        _note(),
+    )
+
+
+def first_epochs(epochs: int, target: str | None = None) -> Result:
+    """Train only the first epochs of every fit of a target in a clean clone, and compare weights.
+
+    The data are made again from nothing as in `rerun`; of each fit, the digest of all weights
+    after each of these epochs is compared with the committed one. Raises UserError as `rerun`
+    does, and where this machine cannot give the same bits.
+    """
+    if not arithmetic.is_portable():
+        raise UserError(
+            f"--epochs compares weights to the last bit, and the arithmetic here is "
+            f"{arithmetic.name()}, not x86-64-v3: `kmnist verify` without it compares numbers"
+        )
+    revision, committed = _committed()
+    stages = _chosen(committed, target)
+    old = _Committed(revision, stages)
+    data = [stage for stage in stages if stage.kind in ("download", "preprocess")]
+    trained = [stage for stage in stages if stage.kind in ("kfold-train", "tune")]
+    for note in _dirty(revision):
+        print(f"note: {note}", file=sys.stderr)
+    with clone.clean(revision) as project:
+        project.run([stage.address for stage in data])
+        made = locks.parse((project.path / LOCK).read_bytes(), f"{LOCK} of the run")
+        checked = [
+            Checked(stage.address, _made_again(stage, made, old, project.path)) for stage in data
+        ]
+        addresses = [stage.address for stage in trained]
+        digests = json.loads(
+            project.call("kmnist_pipeline.commands.epochs", str(epochs), *addresses)
+            if addresses
+            else "{}"
+        )
+    fits = sum(len(found) for found in digests.values())
+    for stage in trained:
+        checked.append(Checked(stage.address, _weights(stage, old, digests[stage.address], epochs)))
+    return Result(
+        f"commit {revision[:12]}, {_count(epochs, 'epoch')} of {_count(fits, 'fit')} trained in a "
+        "clean clone (committed -> made again)",
+        checked,
+    )
+
+
+def _weights(
+    stage: LockedStage, old: _Committed, digests: dict[str, list[str]], epochs: int
+) -> list[Difference]:
+    """How the weights of each fit after its first epochs compare with the committed ones."""
+    name = "/validation.json"
+    found = [out for out in stage.outs if out.endswith((name, numbers.beside(name)))]
+    path = max(found, key=len)  # older evidence has one file
+    committed = old.tracked(path).get(path)
+    if committed is None:
+        return [Difference(path, Verdict.DIFFERENT, "is missing in the commit")]
+    before = {
+        name_of(row.get("trial", ""), row["seed"], row["fold"]): row.get("weights", [])[:epochs]
+        for row in numbers.decode(json.loads(committed))["folds"]
+    }
+    return [
+        Difference(
+            f"{path} {name}",
+            Verdict.IDENTICAL if before.get(name) == digests.get(name) else Verdict.DIFFERENT,
+            f"weights by epoch {before.get(name)} -> {digests.get(name)}",
+        )
+        for name in {**before, **digests}
+    ]
+
+
+def rehash(target: str | None = None) -> Result:
+    """Compare what lies in the workspace and in its cache with the committed lock, by hashes.
+
+    target: limits it to a stage and all that it rests on. Raises UserError as `rerun` does.
+    """
+    revision, committed = _committed()
+    stages = _chosen(committed, target)
+    old = _Committed(revision, stages)
+    absent: list[str] = []
+    checked = [Checked(LOCK, list(_lock_here(revision, committed)))]
+    checked += [Checked(stage.address, list(_here(stage, old, absent))) for stage in stages]
+    notes = _dirty(revision)
+    if absent:
+        notes.append(
+            f"{_count(len(absent), 'out')} neither in the workspace nor in its cache, not compared"
+        )
+    title = f"commit {revision[:12]}, {_count(len(stages), 'stage')} re-hashed (committed -> here)"
+    return Result(title, checked, notes)
+
+
+def _committed() -> tuple[str, Graph]:
+    revision = git.commit("HEAD")
+    return revision, locks.parse(git.read(revision, LOCK), f"{LOCK} at HEAD")
+
+
+def _chosen(committed: Graph, target: str | None) -> list[LockedStage]:
+    """The stages to look at, what they rest on first."""
+    if target is None:
+        return list(committed.stages.values())
+    if target not in committed.stages:
+        near = difflib.get_close_matches(target, committed.stages, 1)
+        items = defaultdict(list)
+        for stage in committed.stages.values():
+            items[stage.kind].append(stage.item)
+        raise UserError(
+            f"{target} is no stage of {LOCK} at HEAD"
+            + (f"; did you mean {near[0]}?" if near else ".")
+            + " There are:\n"
+            + "\n".join(f"  {kind}@: {', '.join(names)}" for kind, names in items.items())
+        )
+    return committed.upstream(target)[::-1]
+
+
+def _note() -> list[str]:
+    note = arithmetic.note()
+    return [note] if note else []
+
+
+def _dirty(revision: str) -> list[str]:
+    changed = git.run("--no-optional-locks", "status", "--porcelain").decode().splitlines()
+    if not changed:
+        return []
+    return [
+        f"the workspace is not what was committed ({_count(len(changed), 'file')}; `git status`): "
+        f"this is about commit {revision[:12]}"
+    ]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+# The committed side.
+
+
+class _Committed:
+    """The committed content of outs: what Git keeps from Git, the rest as far as it is here."""
+
+    def __init__(self, revision: str, stages: Iterable[LockedStage]) -> None:
+        kept = [out for stage in stages for out in stage.outs if _in_git(out)]
+        blobs = git.tree(revision, *kept) if kept else {}
+        contents = dict(git.blobs(dict.fromkeys(blobs.values())))
+        self._tracked = {path: contents[blob] for path, blob in blobs.items()}
+
+    def tracked(self, out: str) -> dict[str, bytes]:
+        """The files of an out that Git keeps, by path."""
+        return {
+            path: content
+            for path, content in self._tracked.items()
+            if path == out or path.startswith(f"{out}/")
+        }
+
+    def cached(self, out: str, md5: str) -> dict[str, bytes] | None:
+        """The files of an out of this md5 that DVC keeps, by path; None where they are not here."""
+        if Path(out).exists() and lineage.digest(Path(out)) == md5:
+            return _files(Path(out), out)
+        stored = self._stored(out, md5)
+        return {path: file.read_bytes() for path, file in stored.items()} if stored else None
+
+    def is_cached(self, out: str, md5: str) -> bool:
+        """Whether the cache holds all of an out."""
+        return bool(self._stored(out, md5))
+
+    def objects(self, md5: str) -> dict[str, Path]:
+        """Where the cache keeps the parts of an out, by their md5; of a folder its list as well."""
+        return {part: self._object(part) for part in (md5, *self._listing(md5).values())}
+
+    def _stored(self, out: str, md5: str) -> dict[str, Path]:
+        """The files of an out in the cache, by path; none where one is missing."""
+        names = {f"{out}/{name}": part for name, part in self._listing(md5).items()}
+        if not md5.endswith(".dir"):
+            names = {out: md5}
+        found = {path: self._object(part) for path, part in names.items()}
+        return found if all(file.exists() for file in found.values()) else {}
+
+    def _listing(self, md5: str) -> dict[str, str]:
+        """The md5s of a folder's files by name; empty for a file, and where the list is damaged."""
+        path = self._object(md5)
+        if not md5.endswith(".dir") or not path.exists() or _is_damaged(path, md5):
+            return {}
+        return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_bytes())}
+
+    def _object(self, md5: str) -> Path:
+        return self._cache / md5[:2] / md5[2:]
+
+    @cached_property
+    def _cache(self) -> Path:
+        from dvc.repo import Repo
+
+        with Repo() as repo:
+            return Path(repo.cache.local.path)
+
+
+def _is_damaged(path: Path, md5: str) -> bool:
+    return lineage.digest(path) != md5.removesuffix(".dir")
+
+
+def _in_git(out: str) -> bool:
+    """Whether Git keeps an out, or DVC's cache."""
+    return out.partition("/")[0] in check.EVIDENCE
+
+
+def _files(path: Path, name: str) -> dict[str, bytes]:
+    """The files of an out that lies at `path`, by the names they have below `name`."""
+    if path.is_file():
+        return {name: path.read_bytes()}
+    return {
+        f"{name}/{file.relative_to(path).as_posix()}": file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def _between(
+    out: str, locked: str, now: str, old: _Committed, path: Path, unknown: Verdict
+) -> list[Difference]:
+    """How an out that lies at `path` compares, file by file.
+
+    locked, now: its md5s, `now` empty where nothing lies there; unknown: the verdict where the
+    committed content is not here.
+    """
+    if not _in_git(out):
+        if locked == now:
+            return [Difference(out, Verdict.IDENTICAL, Verdict.IDENTICAL.words)]
+        if not now:
+            return [Difference(out, Verdict.DIFFERENT, "is no longer made")]
+        before = old.cached(out, locked)
+        if before is None:
+            line = (
+                f"md5 {locked[:12]} -> {now[:12]}, by how much is unknown: the committed one is "
+                "not in the cache (`dvc pull`)"
+            )
+            return [Difference(out, unknown, line)]
+        return _each(before, _files(path, out))
+    found = _each(old.tracked(out), _files(path, out))
+    if locked != now and all(each.verdict is Verdict.IDENTICAL for each in found):
+        line = f"{LOCK} says md5 {locked[:12]}, the committed file has {now[:12]}"
+        found.append(Difference(out, Verdict.DIFFERENT, line))
+    return found
+
+
+def _each(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> list[Difference]:
+    return [compare(path, old.get(path), new.get(path)) for path in sorted({**old, **new})]
+
+
+# What was made again.
+
+
+def _made_again(
+    stage: LockedStage, made: Graph, old: _Committed, project: Path
+) -> list[Difference]:
+    """How each file compares; of models that are not here, the metrics tell what they are worth."""
+    now = made.stages[stage.address].outs
+    return [
+        difference
+        for out, md5 in stage.outs.items()
+        for difference in _between(
+            out, md5, now.get(out, ""), old, project / out, unknown=Verdict.EQUAL
+        )
+    ]
+
+
+def _environment(stage: LockedStage, old: _Committed, project: Path) -> list[str]:
+    """How the machine and the libraries differ between the committed run and the one here."""
+    found = []
+    for out in stage.outs:
+        if not out.endswith(("/validation.json", numbers.beside("/validation.json"))):
+            continue
+        before = _machine(old.tracked(out).get(out, b"{}"))
+        after = _machine((project / out).read_bytes())
+        found += [
+            f"other {name}: {before.get(name)} -> {after.get(name)}"
+            for name in {**before, **after}
+            if before.get(name) != after.get(name)
+        ]
+    return found
+
+
+def _machine(validation: bytes) -> dict[str, Any]:
+    """What `environment` says, plain values by name."""
+    try:
+        flat = dict(leaves("", json.loads(validation).get("environment", {})))
+    except (ValueError, TypeError, AttributeError):  # the comparison says that it is damaged
+        return {}
+    return {name.replace("libraries.", "version of "): value for name, value in flat.items()}
+
+
+def _explained(
+    checked: list[Checked], stages: list[LockedStage], made: Graph, environments: list[list[str]]
+) -> list[Checked]:
+    """The same with likely causes: what a stage was given, and where and with what it ran."""
+    anywhere = list(dict.fromkeys(line for lines in environments for line in lines)) or _versions()
+    apart = {each.address for each in checked if each.verdict is not Verdict.IDENTICAL}
+    explained = []
+    for each, stage, own in zip(checked, stages, environments, strict=True):
+        causes: list[str] = []
+        if each.address in apart:
+            now = made.stages[each.address]
+            above = [maker.address for maker in made.parents(now) if maker.address in apart]
+            causes = [*check.inputs(_alone(stage, made), _alone(now, made)), *own]
+            causes += [f"follows from {', '.join(above)}"] if above else []
+            causes = causes or anywhere or [_NONE]
+        explained.append(replace(each, causes=causes))
+    return explained
+
+
+_NONE = (
+    "none is known: command, parameters, code, machine and versions are the same, so the "
+    "committed files are not what this stage makes"
+)
+
+
+def _alone(stage: LockedStage, made: Graph) -> LockedStage:
+    """A stage with those dependencies alone that no stage makes."""
+    deps = {path: md5 for path, md5 in stage.deps.items() if not made.makers(path)}
+    return replace(stage, deps=deps)
+
+
+def _versions() -> list[str]:
+    """Libraries that are installed here in another version than the pinned one."""
+    pins = check.pinned()
+    pairs = [(name, pins.get(name), check.installed(name)) for name in MAKE_BYTES]
+    return [
+        f"other version of {name}: {pin} is pinned, {here} is installed"
+        for name, pin, here in pairs
+        if pin and here and pin != here
+    ]
+
+
+# What is here.
+
+
+def _here(stage: LockedStage, old: _Committed, absent: list[str]) -> Iterator[Difference]:
+    """How the outs of a stage compare that are here; the names of the others go to `absent`."""
+    for out, md5 in stage.outs.items():
+        path = Path(out)
+        damaged = [] if _in_git(out) else list(_damaged(out, md5, old))
+        yield from damaged
+        if path.exists():
+            found = _between(out, md5, lineage.digest(path), old, path, Verdict.DIFFERENT)
+            yield from found
+            if all(each.verdict is Verdict.IDENTICAL for each in found):
+                for file, key in check.other_keys(out, stage.key):
+                    line = f"carries lineage key {key[:12]}, {LOCK} gives {stage.key[:12]}"
+                    yield Difference(file, Verdict.DIFFERENT, line)
+        elif _in_git(out):
+            yield Difference(out, Verdict.DIFFERENT, "is missing")
+        elif not damaged and not old.is_cached(out, md5):
+            absent.append(out)
+
+
+def _damaged(out: str, md5: str, old: _Committed) -> Iterator[Difference]:
+    """The parts of an out in the cache whose content is not what they are named by."""
+    for part, path in old.objects(md5).items():
+        if path.exists() and _is_damaged(path, part):
+            line = f"the cache's copy is damaged: delete {path}; `dvc repro` or `dvc pull` mends it"
+            yield Difference(out, Verdict.DIFFERENT, line)
+
+
+def _lock_here(revision: str, committed: Graph) -> Iterator[Difference]:
+    path = Path(LOCK)
+    here = path.read_bytes() if path.exists() else None
+    if here is None or here == git.read(revision, LOCK):
+        yield compare(LOCK, git.read(revision, LOCK), here)
+        return
+    try:
+        now = locks.parse(here).stages
+        apart = [a for a in {**committed.stages, **now} if committed.stages.get(a) != now.get(a)]
+        stages = ", ".join(apart) or "what is no hash, command or parameter"
+        line = f"is not the committed one, in {stages}"
+    except UserError as error:
+        line = f"cannot be read: {error}"
+    yield Difference(LOCK, Verdict.DIFFERENT, line)

@@ -1,0 +1,136 @@
+"""What Git remembers: files and trees as they stood at a commit."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from kmnist_pipeline.errors import UserError
+
+
+def run(*arguments: str, stdin: bytes | None = None) -> bytes:
+    """What a git command prints. Raises UserError with git's own words where it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise UserError("git is not installed, or not in PATH") from error
+    if done.returncode:
+        raise UserError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
+
+
+def commit(revision: str) -> str:
+    """The full id of the commit that a revision names."""
+    try:
+        return run("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").decode().strip()
+    except UserError as error:
+        raise UserError(f"{revision} is not a commit of this repository") from error
+
+
+def hash_name() -> str:
+    """How this repository's object ids are made: sha1, or sha256."""
+    return run("rev-parse", "--show-object-format").decode().strip()
+
+
+def is_shallow() -> bool:
+    """Whether this clone lacks commits that the repository has."""
+    return run("rev-parse", "--is-shallow-repository").strip() == b"true"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit: its full id, its date (ISO 8601), the names that point at it, its first line."""
+
+    id: str
+    date: str
+    names: str
+    subject: str
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it is what is checked out."""
+        return any(name.partition(" -> ")[0] == "HEAD" for name in self.names.split(", "))
+
+
+def commits() -> list[Commit]:
+    """All commits that HEAD or any name leads to (DVC's experiments have some), newest first."""
+    fields = "%H%x1f%cI%x1f%D%x1f%s"
+    log = run("log", "--all", "-z", "--no-show-signature", "--encoding=UTF-8", f"--format={fields}")
+    rows = log.decode(errors="replace").split("\0")
+    return [Commit(*row.split("\x1f", 3)) for row in rows if row]
+
+
+def objects(revisions: Iterable[str], path: str) -> dict[str, str]:
+    """The ids of a file or folder by revision, by one git process; without those that lack it."""
+    wanted = list(revisions)
+    asked = "".join(f"{revision}:{path}\n" for revision in wanted)
+    answers = run("cat-file", "--batch-check=%(objectname)", stdin=asked.encode()).decode()
+    pairs = zip(wanted, answers.splitlines(), strict=True)
+    return {revision: answer for revision, answer in pairs if " " not in answer}
+
+
+def places(blobs: Iterable[str]) -> dict[str, set[str]]:
+    """The paths that blobs have ever had, in any commit, by one git process."""
+    found: dict[str, set[str]] = {blob: set() for blob in blobs}
+    if not found:
+        return {}
+    log = run(
+        *("log", "--all", "--root", "-m", "-z", "--no-show-signature", "--no-renames"),
+        *("--format=", "--raw", "--no-abbrev"),
+        *(f"--find-object={blob}" for blob in found),
+    )
+    fields = [field for field in log.decode().split("\0") if field]
+    for about, path in zip(fields[::2], fields[1::2], strict=True):
+        for blob in about.split()[2:4]:
+            if blob in found:
+                found[blob].add(path)
+    return found
+
+
+def commit_or_experiment(revision: str) -> tuple[str, str | None]:
+    """The full id of a commit, and the name of the experiment of `dvc exp` that it holds, if any.
+
+    revision: what git knows a commit by, or the name of an experiment.
+    """
+    try:
+        found = [commit(revision)]
+    except UserError:
+        listing = run("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}")
+        found = listing.decode().split()
+    if not found:
+        raise UserError(f"{revision} is neither a commit nor an experiment of this repository")
+    if len(found) > 1:
+        raise UserError(f"several experiments are called {revision}: {', '.join(found)}")
+    names = run("for-each-ref", "--format=%(refname)", "--points-at", found[0], "refs/exps/*/*/*")
+    return found[0], next((name.rpartition("/")[2] for name in names.decode().split()), None)
+
+
+def tree(revision: str, *paths: str) -> dict[str, str]:
+    """Blob ids by path of all files at a revision, or of those under the given paths."""
+    listing = run("ls-tree", "-r", "-z", "--full-tree", revision, "--", *paths).decode()
+    rows = (row.split("\t", 1) for row in listing.split("\0") if row)
+    return {path: about.split()[2] for about, path in rows}
+
+
+def blobs(ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Contents of blobs, each with its id, in the order asked, by one git process."""
+    wanted = list(ids)
+    output = run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in wanted).encode())
+    position = 0
+    for name in wanted:
+        end = output.index(b"\n", position)
+        header = output[position:end].split()
+        if len(header) != 3:
+            raise UserError(f"git has no object {name}")
+        size = int(header[2])
+        yield name, output[end + 1 : end + 1 + size]
+        position = end + 1 + size + 1
+
+
+def read(revision: str, path: str) -> bytes:
+    """A file as it stood at a revision. Raises UserError where there was none."""
+    try:
+        return run("cat-file", "blob", f"{revision}:{path}")
+    except UserError as error:
+        raise UserError(f"there is no {path} at {revision}") from error
