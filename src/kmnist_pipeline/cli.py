@@ -21,12 +21,14 @@ PARAMS = Path("params.yaml")
 DATASET = "kmnist"  # whose champion is meant where nothing is said
 INTERRUPTED = 130
 
-HELP = """The configuration and the evidence of the pipeline in this folder.
+HELP = """Configuration, evidence and models of the pipeline in this folder.
 
-conf/ holds the configuration in groups, params.yaml is composed from it, and DVC runs the stages
-of dvc.yaml with those parameters: `dvc repro`, or `dvc exp run -S KEY=VALUE` to try another value.
-Exit status: 0 all is well, 1 something is not (the message says what), 2 the command is misspelt;
-what else a command may say with it stands in its own help.
+`kmnist compose` writes params.yaml from conf/, and DVC runs the stages of dvc.yaml with those
+parameters: `dvc repro`, or `dvc exp run -S KEY=VALUE` to try another value. README.md lists the
+commands with the pages that explain them.
+
+Exit status: 0 success, 1 a problem (the message names it), 2 the command is misspelt. Where a
+command has other exit statuses, its own help lists them.
 """
 
 
@@ -109,10 +111,10 @@ def _console() -> Any:
 
 COMPOSE = """Compose params.yaml from conf/.
 
-Refuses a misspelt key, a wrong type and an impossible value, saying what is allowed.
+Refuses a misspelt key, a wrong type and an impossible value, and names what is allowed.
 
   kmnist compose                          after every change in conf/
-  kmnist compose --show kmnist_softmax    what one experiment comes to
+  kmnist compose --show kmnist_softmax    the complete settings of one experiment
   kmnist compose experiments.digits_softmax.optimizer.lr=0.4
 """
 
@@ -123,8 +125,8 @@ def _add_compose(commands: Any) -> None:
     only.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; where params.yaml is not level with conf/, print the difference "
-        "and exit with status 1",
+        help="write nothing; where params.yaml is not up to date with conf/, print the "
+        "difference and exit with status 1",
     )
     only.add_argument(
         "--show",
@@ -147,11 +149,11 @@ def _compose(chosen: argparse.Namespace) -> int:
         print(composition.show(text, chosen.show), end="")
         return 0
     if PARAMS.exists() and PARAMS.read_text() == text:
-        print(f"{PARAMS} is level with conf/")
+        print(f"{PARAMS} is up to date with conf/")
         return 0
     if chosen.check:
         print(composition.difference(PARAMS, text), end="")
-        print(f"{PARAMS} is not level with conf/: run `kmnist compose`", file=sys.stderr)
+        print(f"{PARAMS} is not up to date with conf/: run `kmnist compose`", file=sys.stderr)
         return 1
     from kmnist_pipeline.evidence import outs
 
@@ -162,10 +164,10 @@ def _compose(chosen: argparse.Namespace) -> int:
 
 FIT = """Train the missing fits of all stale stages at once, over all cores or machines.
 
-A fit is the training of one trial on one seed and fold. DVC runs stages one after the other; this
-asks it which are stale, and trains all that they need and the store of fits lacks as one pool, one
-core each, the longest first. `dvc repro` then writes the evidence. An interrupted run goes on from
-what is finished.
+A fit is the training of one trial on one seed and fold. DVC runs stages one after the other. This
+command asks DVC which stages are stale, and trains all their fits that the store lacks together,
+each on one core, the longest first. `dvc repro` then writes the evidence. After an interruption,
+the next run continues from the finished fits.
 
   kmnist fit                          what `dvc repro` needs
   kmnist fit report@kmnist_linear     what `dvc repro report@kmnist_linear` needs
@@ -186,7 +188,7 @@ def _fit(chosen: argparse.Namespace) -> int:
 
     names = fit.fit(chosen.targets, _params())
     if names:
-        print(f"every fit is known of {', '.join(names)}: `dvc repro` writes the evidence")
+        print(f"all fits are trained: {', '.join(names)}; `dvc repro` writes the evidence")
     else:
         print("no stage that trains is stale")
     return 0
@@ -194,10 +196,10 @@ def _fit(chosen: argparse.Namespace) -> int:
 
 FITS = """List the store of fits, or clean it.
 
-The store is a cache: deleting it costs the time of training again. KMNIST_FITS names another
-folder than .kmnist/fits, such as one that a team shares.
+The store is a cache: after deleting it, fits are trained again. KMNIST_FITS names a folder to use
+instead of .kmnist/fits, such as one that a team shares.
 
-  kmnist fits            what is there, by experiment and study
+  kmnist fits            list the stored fits by experiment and study
   kmnist fits --clean    remove what no stage of params.yaml uses
   kmnist fits --clear    remove everything
 
@@ -325,9 +327,9 @@ def _check(chosen: argparse.Namespace) -> int:
 
 VERIFY = """Does a run from scratch give what was committed?
 
-Clones HEAD into a temporary folder, runs TARGET there with all that it rests on, and compares
-every out with the committed lock: numbers, figures by their pixels, arrays by their largest
-difference; and says where a difference is likely to come from. The workspace is left alone.
+Clones HEAD into a temporary folder, runs TARGET there with all stages that it depends on, and
+compares every out with the committed lock: numbers, figures by their pixels, arrays by their
+largest difference; and names the likely cause of a difference. Does not touch the workspace.
 
   kmnist verify report@digits     a quick look: under a minute
   kmnist verify                   every stage: hours
@@ -558,12 +560,12 @@ def _export(chosen: argparse.Namespace) -> int:
     return 0
 
 
-PREDICT = """Name the characters in images.
+PREDICT = """Classify images of characters.
 
 PATH is a PNG or JPEG, an IDX (plain or gzip) or NPZ file of images, a folder of such files, or `-`
-for one file on standard input. Images of any size, dark on light or light on dark, are brought to
-what the model was trained on; the column `prepared` says how. What cannot be read is reported, and
-the rest goes on. Where the model has a confidence threshold, `decision` says which answers to
+for one file on standard input. Images of any size, dark on light or light on dark, are converted to
+the form that the model was trained on; the column `prepared` says how. Images that cannot be read
+are named and skipped. Where the model has a confidence threshold, `decision` says which answers to
 accept and which a person should review.
 
   kmnist predict scans/                                     the champion of kmnist
@@ -571,7 +573,7 @@ accept and which a person should review.
   kmnist predict t10k-images-idx3-ubyte.gz --output parquet --to answers.parquet
 
 In CSV, a name that a spreadsheet would take for a formula begins with an apostrophe.
-Exit status: 0 every image is answered, 1 not every one, or there was none.
+Exit status: 0 every image was classified; 1 an image was skipped, or there was none.
 """
 
 
@@ -615,9 +617,9 @@ def _predict(chosen: argparse.Namespace) -> int:
 PROMOTE = """Make a model the champion of its data set, in MLflow's registry.
 
 The model is registered with its weights, code, evidence and model card, and the alias `champion`
-is given to it: `kmnist predict` and `make serve` use it. Refused are a model whose evidence is
-stale, and one that is worse than the champion beyond sampling error: with a validation accuracy
-lower by more than 1.96 standard errors, or with fewer test images right by McNemar's test (p <
+is given to it: `kmnist predict` and `make serve` use it. Refuses a model whose evidence is stale,
+and one that is worse than the champion beyond sampling error: with a validation accuracy
+lower by more than 1.96 standard errors, or with fewer test images correct by McNemar's test (p <
 0.05). The test set can only refuse, never choose.
 
   kmnist promote kmnist_softmax

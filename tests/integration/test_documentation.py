@@ -1,4 +1,4 @@
-"""Every shell command in README.md and docs/ runs in a copy of the project, or another test runs it.
+"""Every shell command in README.md and docs/ runs in a copy of the project, or by another test.
 
 A page is run from top to bottom, in a project whose menu has the digits alone. YAML blocks that
 begin with the path of a file are put there.
@@ -66,7 +66,7 @@ ELSEWHERE = {
     "| curl -H 'Content-Type: application/json' --data @- http://127.0.0.1:5001/invocations": (
         REGISTRY
     ),
-    "make cluster": "tests/system/test_cluster.py::test_the_cluster_to_try_gives_the_bytes_of_local",
+    "make cluster": "tests/system/test_cluster.py::test_the_cluster_to_try_gives_the_bytes",
     "dask scheduler --protocol tls --port 8786 --dashboard-address 127.0.0.1:8787": TLS,
     WORKER: TLS,
     "KMNIST_SCHEDULER=tls://head.example.org:8786 kmnist fit": TLS,
@@ -198,6 +198,6 @@ def test_every_command_of_a_page_runs(page: str, tmp_path: Path, request: Any):
             done = project.run("bash", "-euo", "pipefail", "-c", script)
             if done.returncode:
                 failed.append(
-                    f"{script}: {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+                    f"{script}: {done.returncode}\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
                 )
     assert not failed, "\n".join(failed)

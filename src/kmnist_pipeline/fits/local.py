@@ -30,7 +30,7 @@ from kmnist_pipeline.fits.plan import Task
 from kmnist_pipeline.fits.pool import LOOK, Outcome, Watch, WorkerLostError
 from kmnist_pipeline.fits.store import Store
 
-SILENCE = 60.0  # seconds without a sign of life after which a worker is ended
+SILENCE = 60.0  # seconds without a heartbeat after which a worker is stopped
 START = 60.0  # the same for its first one
 PREFIX = "kmnist-fits-"  # of the temporary folders
 
@@ -39,7 +39,7 @@ PREFIX = "kmnist-fits-"  # of the temporary folders
 class _Worker:
     """A worker and what it does.
 
-    number: its row of the board; silent: seconds since its last sign of life, `beat`.
+    number: its row of the board; silent: seconds since its last heartbeat, `beat`.
     """
 
     number: int
@@ -88,7 +88,7 @@ class LocalWorkers:
             worker.future = worker.executor.submit(*call)
 
     def wait(self) -> list[Outcome]:
-        """The fits that ended; ends workers that give no sign of life."""
+        """The fits that ended; stops workers without a heartbeat."""
         busy = {w.future: w for w in self._workers if w.future is not None}
         ended = wait(busy, LOOK, FIRST_COMPLETED).done
         self._end_silent(busy[future] for future in busy.keys() - ended)
@@ -172,7 +172,7 @@ def _share(cores: int, fits: int) -> tuple[int, dict[str, str] | None]:
 def _told(error: BaseException) -> str:
     """How a worker was lost, in words."""
     if isinstance(error, ShutdownExecutorError):
-        return f"its worker gave no sign of life for {SILENCE:g} s and was ended"
+        return f"its worker sent no heartbeat for {SILENCE:g} s and was stopped"
     how = re.search(r"SIG[A-Z]+", str(error))
     return f"its worker died{f' by {how.group()}' if how else ''}"
 

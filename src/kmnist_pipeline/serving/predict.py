@@ -73,7 +73,7 @@ def predict(
     to: Path | None,
     sheet: Path | None,
 ) -> bool:
-    """Answer every image of `places` in the format `output`; whether all could be answered.
+    """Classify every image of `places`; write `output`; return whether none was skipped.
 
     to: the file to write, standard output for None; sheet: where to draw the first images with
     their answers. Faults of single files, and what was done to images, go to standard error.
@@ -130,11 +130,11 @@ def answered(classifier: Classifier, pictures: Sequence[Picture]) -> list[Row]:
 def _summarise(
     classifier: Classifier, form: Form, count: int, done: Counter[str], faults: int, on_sheet: int
 ) -> None:
-    lines = [f"{count} images answered, {faults} faults"]
+    lines = [f"{count} images classified, {faults} skipped"]
     if done["prepared"]:
         lines.append(f"{done['prepared']} of them were brought to {form}: see `prepared`")
     if classifier.routing is None:
-        lines.append(f"{classifier.name} has no threshold: nothing says which answers to review")
+        lines.append(f"{classifier.name} has no threshold, so no answer is marked for review")
     else:
         lines.append(f"{done['accept']} to accept, {done['review']} to review")
     if 0 < on_sheet < count:
