@@ -26,7 +26,13 @@ from support.stores import OF_DIGITS, Server, Table, client_of, table
 from kmnist_pipeline.tracking import runs as tracking
 
 # Files of some minutes each. They come first, so that at the end no process is left with one.
-LONG = ("test_emulated.py", "test_verify.py", "test_fit_command.py", "test_cluster.py")
+LONG = (
+    "test_emulated.py",
+    "test_documentation.py",
+    "test_verify.py",
+    "test_fit_command.py",
+    "test_cluster.py",
+)
 
 # Deadlines measure the machine, not the code; the examples are the same in every run.
 settings.register_profile("steady", deadline=None, derandomize=True)
