@@ -462,7 +462,7 @@ def test_out_of_fold_probabilities_are_those_of_the_model_that_did_not_see_the_i
     fits = [[run(task.fit, data) for task in folds] for folds in planned.waves[0][""]]
     content = tmp_path / "out.npz"
     content.write_bytes(
-        results.out_of_fold(experiment()["model"], planned.validated(""), fits, data)
+        results.out_of_fold(results.Trial(experiment(), fits), planned.validated(""), data)
     )
     with np.load(content) as arrays:
         assert sorted(arrays["index"][arrays["seed"] == 1]) == list(range(60))

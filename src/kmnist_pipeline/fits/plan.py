@@ -1,26 +1,28 @@
-"""Which fits an experiment or a study is made of."""
+"""The fits of an experiment or a study, an experiment being a study of one trial."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import grid
-from kmnist_pipeline.data import scaling, splits
+from kmnist_pipeline.data import dataset, scaling, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families.base import Data, Fit, Fitted, decode
 from kmnist_pipeline.fits import key, results
+from kmnist_pipeline.fits.results import Trial, Trials
 from kmnist_pipeline.fits.store import Store
 
 RETRAINED = "retrained"  # the name of the winner trained again, beside those of the trials
 Experiment = dict[str, Any]
 Fold = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # rows, validation, shift, scale
-Choose = Callable[[list[list[list[Fitted]]]], dict[str, Experiment]]
+Choose = Callable[[Trials], dict[str, Experiment]]
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ Wave = dict[str, list[list[Task]]]  # by trial, seed and fold
 class Plan:
     """The fits of an experiment or study, by trial, seed and fold, one wave after the other.
 
-    label: whose they are; trials: the experiments by trial name ("" for that of an experiment);
-    images: the training split, restricted to their classes; choose: what is trained once the
-    trials are, such as the winner again.
+    label: the name of the experiment or study; trials: the experiments by trial name ("" for that
+    of an experiment); images: the training split, restricted to their classes; choose: what is
+    trained once the trials are, such as the winner again.
     """
 
     label: str
@@ -69,7 +71,9 @@ class Plan:
         """Add the wave that follows from finished fits, if there is another."""
         if self.choose is None or len(self.waves) > 1:
             return False
-        self.waves.append(self.wave(self.choose(self.fits(store, 0))))
+        chosen = self.choose(self.trained(store, 0))
+        self.trials = {**self.trials, **chosen}
+        self.waves.append(self.wave(chosen))
         return True
 
     def tasks(self) -> Iterator[Task]:
@@ -78,12 +82,14 @@ class Plan:
             for folds in seeds:
                 yield from folds
 
-    def fits(self, store: Store, wave: int = -1) -> list[list[list[Fitted]]]:
-        """Finished fits of a wave by trial, seed and fold, read from the store."""
-        return [
-            [[_fitted(store, task) for task in folds] for folds in seeds]
-            for seeds in self.waves[wave].values()
-        ]
+    def trained(self, store: Store, wave: int) -> Trials:
+        """The trials of a wave with their finished fits, read from the store."""
+        return {
+            name: Trial(
+                self.trials[name], [[_fitted(store, task) for task in folds] for folds in seeds]
+            )
+            for name, seeds in self.waves[wave].items()
+        }
 
     def validated(self, trial: str) -> list[list[np.ndarray]]:
         """The validation rows of a trial's fits in the first wave, by seed and fold."""
@@ -114,6 +120,12 @@ class Plan:
         return Task(fit, key.key(fit, self.digest), self.digest, label, cost(fit, self.data))
 
 
+def training_images(experiment: Experiment) -> Images:
+    """The images that an experiment draws from; its data set must be processed."""
+    processed = Path(f"data/processed/{experiment['dataset']}.npz")
+    return dataset.load(processed, "train", experiment["classes"])
+
+
 def of_experiment(name: str, experiment: Experiment, images: Images) -> Plan:
     """The fits of an experiment; images: the training split, restricted to its classes."""
     return Plan(name, {"": experiment}, images)
@@ -128,12 +140,12 @@ def of_study(
 ) -> Plan:
     """The fits of a study's trials and, where it says so, of its winner trained again.
 
-    winner: its name, where it is not to be found by validation.
+    winner: its name, None where validation decides it.
     """
     trials = grid.trials(study, base)
 
-    def again(fits: list[list[list[Fitted]]]) -> dict[str, Experiment]:
-        position = results.winner(fits) if winner is None else list(trials).index(winner)
+    def again(trained: Trials) -> dict[str, Experiment]:
+        position = list(trials).index(winner or results.winner(trained))
         return {RETRAINED: grid.retrained(study, base, position)}
 
     return Plan(name, trials, images, again if study["retrain"] else None)
