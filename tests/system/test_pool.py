@@ -85,7 +85,7 @@ def test_a_stopped_worker_is_replaced(tmp_path, expected):
         stopped.suspend()
         status, _, messages = program.end()
     assert status == 0, messages
-    assert "gave no sign of life for 5 s" in messages
+    assert "gave no heartbeat for 5 s" in messages
     assert not _is_alive(stopped)
     assert results(tmp_path) == expected
 
@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, expected):
             process.resume()
         status, _, messages = program.end()
     assert status == 0, messages
-    assert "sign of life" not in messages
+    assert "heartbeat" not in messages
     assert results(tmp_path) == expected
 
 

@@ -395,7 +395,9 @@ def test_a_worker_counts_what_it_has_loaded(monkeypatch):
     with pytest.raises(work.RefusedError) as refused:
         work.train(work.encode(fit), key.key(fit, digest), *arguments)
     mine = key.surroundings("linear", fit.settings)
-    assert work.difference(mine, refused.value.surroundings) == ["another families/linear/model.py"]
+    assert work.differences(mine, refused.value.surroundings) == [
+        "another families/linear/model.py"
+    ]
 
 
 def test_another_build_of_a_library_changes_no_key(monkeypatch):

@@ -112,5 +112,5 @@ class TrainedModel:
             )
         of_family = getattr(self.family.model, function)
         settings, classes = self.parameters["model"], len(self.classes)
-        batches = [pixels[at : at + BATCH] for at in range(0, len(pixels), BATCH)] or [pixels]
+        batches = [pixels[at : at + BATCH] for at in range(0, len(pixels), BATCH)]
         return np.concatenate([of_family(settings, self.tensors, b, classes) for b in batches])

@@ -27,10 +27,9 @@ Choose = Callable[[Trials], dict[str, Experiment]]
 
 @dataclass(frozen=True)
 class Task:
-    """A fit with its key, the data it draws on, and what it is called and costs.
+    """A fit with its key, the digest of its `Data`, its name and its cost.
 
-    data: the digest of its `Data`; cost: a rough number of floating-point operations, by which
-    long fits go first and progress is told.
+    cost: a rough number of floating-point operations, which orders fits and measures progress.
     """
 
     fit: Fit
@@ -62,13 +61,13 @@ class Plan:
     _folds: dict[str, list[Fold]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        """Raises UserError where a trial asks for what makes no evidence."""
+        """Raises UserError where a trial cannot be evidence."""
         self.data = Data(self.images.pixels, self.images.labels, len(self.images.classes))
         self.digest = key.digest(self.data)
         self.waves.append(self.wave(self.trials))
 
     def advance(self, store: Store) -> bool:
-        """Add the wave that follows from finished fits, if there is another."""
+        """Add the next wave, which depends on finished fits; whether there is one."""
         if self.choose is None or len(self.waves) > 1:
             return False
         chosen = self.choose(self.trained(store, 0))
@@ -138,7 +137,7 @@ def of_study(
     images: Images,
     winner: str | None = None,
 ) -> Plan:
-    """The fits of a study's trials and, where it says so, of its winner trained again.
+    """The fits of a study's trials and, with `retrain`, those of its winner trained again.
 
     winner: its name, None where validation decides it.
     """
@@ -152,12 +151,12 @@ def of_study(
 
 
 def name_of(trial: str, seed: int, fold: int) -> str:
-    """What a fit is called within its stage; trial: "" in an experiment."""
+    """The name of a fit within its stage; trial: "" in an experiment."""
     return f"{trial} seed {seed} fold {fold}".strip()
 
 
 class LostError(RuntimeError):
-    """A fit that the store no longer has."""
+    """A fit that is no longer in the store."""
 
 
 def _fitted(store: Store, task: Task) -> Fitted:
@@ -189,7 +188,7 @@ def _fit(trial: Experiment, seed: int, number: int, fold: Fold) -> Fit:
             f"{arithmetic.VARIABLE}={arithmetic.NATIVE} allows it for trying things"
         )
     settings = {part: trial[part] for part in ("model", "optimizer", "trainer")}
-    # What becomes of the scaling, shift and scale, is given; the family stands beside.
+    # Shift and scale are arrays of the fit, instead of the scaling; the family is a field.
     model = {k: v for k, v in trial["model"].items() if k not in ("family", "scaling")}
     return Fit(trial["model"]["family"], {**settings, "model": model}, seed, number, *fold)
 
@@ -210,7 +209,7 @@ def cost(fit: Fit, data: Data) -> float:
     if fit.family == "cnn":
         return pixels * trainer["epochs"] * PER_PIXEL.get(model["architecture"], 200_000)
     if fit.family == "linear":
-        # What a batch costs beside its mathematics counts for the smallest.
+        # The overhead of a batch matters for the smallest ones.
         overhead = 1_000 / fit.settings["optimizer"]["batch_size"]
         return pixels * trainer["epochs"] * (20 * data.classes + overhead)
     return pixels * 100 * 8 * data.classes

@@ -1,4 +1,4 @@
-"""The model card: what a registered model is for, what it rests on, and where it fails."""
+"""The model card: what a registered model is for, its evidence, and where it fails."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from kmnist_pipeline.fits import plan, results, training
 
 
 def tune(stage: Stage, params: dict[str, Any]) -> None:
-    """Read the training split alone; write weights and numbers of the trials, and who won."""
+    """Read the training split alone; write the weights and numbers of the trials and the winner."""
     study = params["studies"][stage.item]
     base = params["experiments"][study["base"]]
     images = plan.training_images(base)
@@ -27,7 +27,7 @@ def tune(stage: Stage, params: dict[str, Any]) -> None:
 
 
 def _table(rows: list[dict[str, Any]], winner: str) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of `trials.csv`: parameters, then validation over seeds, then who won."""
+    """Header and rows of `trials.csv`: parameters, validation over seeds, winner."""
     keys = list(dict.fromkeys(key for row in rows for key in row["parameters"]))
     header = ["trial", *keys, "validation_accuracy", "mean", "sd", "seeds", "n", "winner"]
     table = []
