@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,9 +213,3 @@ def cost(fit: Fit, data: Data) -> float:
         overhead = 1_000 / fit.settings["optimizer"]["batch_size"]
         return pixels * trainer["epochs"] * (20 * data.classes + overhead)
     return pixels * 100 * 8 * data.classes
-
-
-def unique(tasks: Sequence[Task]) -> list[Task]:
-    """The tasks, those of equal key once, the most costly first."""
-    by_key = {task.key: task for task in reversed(tasks)}
-    return sorted(by_key.values(), key=lambda task: -task.cost)
