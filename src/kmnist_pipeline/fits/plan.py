@@ -46,9 +46,9 @@ Wave = dict[str, list[list[Task]]]  # by trial, seed and fold
 class Plan:
     """The fits of an experiment or study, by trial, seed and fold, one wave after the other.
 
-    label: the name of the experiment or study; trials: the experiments by trial name ("" for that
-    of an experiment); images: the training split, restricted to their classes; choose: what is
-    trained once the trials are, such as the winner again.
+    label: the name of the experiment or study; trials: the experiments of all waves by trial name
+    ("" for that of an experiment); images: the training split, restricted to their classes;
+    choose: what is trained once the trials are, such as the winner again.
     """
 
     label: str
@@ -144,7 +144,8 @@ def of_study(
     trials = grid.trials(study, base)
 
     def again(trained: Trials) -> dict[str, Experiment]:
-        position = list(trials).index(winner or results.winner(trained))
+        chosen = results.winner(trained) if winner is None else winner
+        position = list(trials).index(chosen)
         return {RETRAINED: grid.retrained(study, base, position)}
 
     return Plan(name, trials, images, again if study["retrain"] else None)
