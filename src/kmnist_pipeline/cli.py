@@ -186,7 +186,7 @@ def _fit(chosen: argparse.Namespace) -> int:
     _select_arithmetic()
     from kmnist_pipeline.commands import fit
 
-    names = fit.fit(chosen.targets, _params())
+    names = fit.train_missing(chosen.targets, _params())
     if names:
         print(f"all fits are trained: {', '.join(names)}; `dvc repro` writes the evidence")
     else:

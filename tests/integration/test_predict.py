@@ -556,4 +556,4 @@ def test_a_model_file_of_another_model_is_refused(digits):
     )
     done = digits.run("kmnist", "predict", "x.png", "--model", "digits_softmax_grid")
     assert done.returncode == 1
-    assert "holds digits_softmax of digits, not digits_softmax_grid" in done.stderr
+    assert "holds digits_softmax trained on digits, not digits_softmax_grid on" in done.stderr

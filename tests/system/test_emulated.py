@@ -233,7 +233,8 @@ def of_experiments() -> Iterator[tuple[str, str]]:
             [train.fit(task.fit, plan.data, NoCheckpoint(), lambda _: None) for task in folds]
             for folds in plan.waves[0][""]
         ]
-        model = results.model_bytes(name, {"": experiment}, 0, images.classes, [fits])
+        trials = {"": results.Trial(experiment, fits)}
+        model = results.model_bytes(name, trials, "", images.classes)
         yield f"models/{name}.safetensors", hashlib.md5(model, usedforsecurity=False).hexdigest()
 
 

@@ -85,7 +85,7 @@ def test_a_stopped_worker_is_replaced(tmp_path, expected):
         stopped.suspend()
         status, _, messages = program.end()
     assert status == 0, messages
-    assert "sent no heartbeat for 5 s" in messages
+    assert "gave no heartbeat for 5 s" in messages
     assert not _is_alive(stopped)
     assert results(tmp_path) == expected
 

@@ -434,27 +434,27 @@ def test_a_difference_follows_from_the_stage_before_or_has_no_known_cause():
 def test_time_left_goes_by_what_stages_took_before(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(clone.time, "monotonic", lambda: now[0])
-    plan = clone.Plan(["a", "b", "c"], {"a": 96.0, "b": 196.0})  # and 4 s to start each
-    assert (plan.total, plan.done(), plan.left()) == (100 + 200 + 150, 0, 450)
-    plan.start("a")
+    estimate = clone.Estimate(["a", "b", "c"], {"a": 96.0, "b": 196.0})  # and 4 s to start each
+    assert (estimate.total, estimate.done(), estimate.left()) == (100 + 200 + 150, 0, 450)
+    estimate.start("a")
     now[0] = 60
-    assert plan.left() == 390
+    assert estimate.left() == 390
     now[0] = 200  # twice as long as before
-    plan.start("b")
-    assert plan.left() == 2 * 350
+    estimate.start("b")
+    assert estimate.left() == 2 * 350
     now[0] = 10_000  # a stage that never ends leaves what comes after it
-    assert plan.left() == pytest.approx(2 * (150 + 0.05 * 200))
+    assert estimate.left() == pytest.approx(2 * (150 + 0.05 * 200))
 
 
 def test_where_nothing_is_known_stages_count_alike(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(clone.time, "monotonic", lambda: now[0])
-    plan = clone.Plan(["a", "b", "c"], {})
-    plan.start("a")
-    assert (plan.left(), plan.done()) == (None, 0)
+    estimate = clone.Estimate(["a", "b", "c"], {})
+    estimate.start("a")
+    assert (estimate.left(), estimate.done()) == (None, 0)
     now[0] = 10
-    plan.start("b")
-    assert plan.left() == 20
+    estimate.start("b")
+    assert estimate.left() == 20
 
 
 def test_the_store_tells_how_long_stages_took(digits_run, monkeypatch):

@@ -395,7 +395,9 @@ def test_a_worker_counts_what_it_has_loaded(monkeypatch):
     with pytest.raises(work.RefusedError) as refused:
         work.train(work.encode(fit), key.key(fit, digest), *arguments)
     mine = key.surroundings("linear", fit.settings)
-    assert work.difference(mine, refused.value.surroundings) == ["another families/linear/model.py"]
+    assert work.differences(mine, refused.value.surroundings) == [
+        "another families/linear/model.py"
+    ]
 
 
 def test_another_build_of_a_library_changes_no_key(monkeypatch):
@@ -462,7 +464,7 @@ def test_out_of_fold_probabilities_are_those_of_the_model_that_did_not_see_the_i
     fits = [[run(task.fit, data) for task in folds] for folds in planned.waves[0][""]]
     content = tmp_path / "out.npz"
     content.write_bytes(
-        results.out_of_fold(experiment()["model"], planned.validated(""), fits, data)
+        results.out_of_fold(results.Trial(experiment(), fits), planned.validated(""), data)
     )
     with np.load(content) as arrays:
         assert sorted(arrays["index"][arrays["seed"] == 1]) == list(range(60))

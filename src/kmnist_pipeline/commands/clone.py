@@ -103,9 +103,9 @@ class Clone:
             errors="replace",
             start_new_session=True,  # an interrupt is this process's to handle
         )
-        plan = Plan(addresses, _seconds())
+        estimate = Estimate(addresses, _seconds())
         stage, said = "dvc repro", list[str]()
-        with _Progress(plan) as progress:
+        with _Progress(estimate) as progress:
             for line in _lines(self._process):
                 if line is None:
                     # On a full disk DVC's cache tries again and again, without end.
@@ -120,7 +120,7 @@ class Clone:
         if self._process.wait():
             shown = "\n".join(f"  {line}" for line in said[-SAID:] if line)
             raise UserError(_with_way_out(f"{stage} fails in a clean clone:\n{shown}"))
-        if missed := [address for address in addresses if address not in plan.started]:
+        if missed := [address for address in addresses if address not in estimate.started]:
             raise UserError(f"DVC did not run {', '.join(missed)}, so nothing is verified")
 
     def call(self, module: str, *arguments: str) -> str:
@@ -228,7 +228,7 @@ def _seconds() -> dict[str, float]:
         return {}
 
 
-class Plan:
+class Estimate:
     """How much of a run is done, each stage weighed by how long it may take.
 
     addresses: the stages to come, in any order; seconds: how long some of them took before. The
@@ -285,10 +285,10 @@ class Plan:
 class _Progress:
     """A bar on a terminal, and a line a stage elsewhere."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, estimate: Estimate) -> None:
+        self._estimate = estimate
         self._bar = tqdm(
-            total=plan.total,
+            total=estimate.total,
             bar_format="{desc} |{bar:20}| {elapsed}{postfix}",
             disable=None,
             leave=False,
@@ -302,9 +302,9 @@ class _Progress:
         self._bar.close()
 
     def start(self, address: str) -> None:
-        self._plan.start(address)
-        count = len(self._plan.started)
-        label = f"[{count}/{self._plan.stages}] {address}"
+        self._estimate.start(address)
+        count = len(self._estimate.started)
+        label = f"[{count}/{self._estimate.stages}] {address}"
         if self._bar.disable:
             print(label + self._left(), file=sys.stderr, flush=True)
         self._bar.set_description_str(label, refresh=False)
@@ -312,9 +312,9 @@ class _Progress:
 
     def tick(self) -> None:
         if not self._bar.disable:
-            self._bar.n = self._plan.done()
+            self._bar.n = self._estimate.done()
             self._bar.set_postfix_str(self._left().removeprefix(", "))
 
     def _left(self) -> str:
-        seconds = self._plan.left()
+        seconds = self._estimate.left()
         return "" if seconds is None else f", about {tqdm.format_interval(seconds)} left"

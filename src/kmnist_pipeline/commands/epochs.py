@@ -49,11 +49,11 @@ def _winner(stage: str, params: dict[str, Any]) -> str | None:
 
 def _digests(plan: Plan, store: Store) -> Digests:
     found = {}
-    for wave, trials in enumerate(plan.waves):
-        for (trial, tasks), seeds in zip(trials.items(), plan.fits(store, wave), strict=True):
-            for own, folds in zip(tasks, seeds, strict=True):
-                for task, fitted in zip(own, folds, strict=True):
-                    found[name_of(trial, task.fit.seed, task.fit.fold)] = fitted.digests
+    for wave in range(len(plan.waves)):
+        for name, trial in plan.trained(store, wave).items():
+            for seed, folds in zip(trial.experiment["seeds"], trial.fits, strict=True):
+                for fold, fitted in enumerate(folds):
+                    found[name_of(name, seed, fold)] = fitted.digests
     return found
 
 

@@ -10,10 +10,8 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.data import dataset
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.fits import plan, pool, store
 from kmnist_pipeline.fits.plan import Plan
@@ -22,7 +20,7 @@ DATA = ("download@", "preprocess@")
 SECTIONS = {"kfold-train": "experiments", "tune": "studies"}
 
 
-def fit(targets: list[str], params: dict[str, Any]) -> list[str]:
+def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
     """Train what stale stages among the targets and all that they depend on need.
 
     targets: stages, every stage where there is none; params: the content of `params.yaml`. The
@@ -53,8 +51,7 @@ def plan_of(stage: str, params: dict[str, Any], winner: str | None = None) -> Pl
     kind, _, name = stage.partition("@")
     entry = params[SECTIONS[kind]][name]
     base = entry if kind == "kfold-train" else params["experiments"][entry["base"]]
-    processed = Path(f"data/processed/{base['dataset']}.npz")
-    images = dataset.load(processed, "train", base["classes"])
+    images = plan.training_images(base)
     if kind == "kfold-train":
         return plan.of_experiment(name, base, images)
     return plan.of_study(name, entry, base, images, winner)

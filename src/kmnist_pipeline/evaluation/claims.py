@@ -1,10 +1,10 @@
-"""Claims: what a report states, what we obtained, and the verdict.
+"""Claims: the number that a report states, the one obtained here, and the verdict.
 
 A published number is taken to be one more draw from the procedure that ours come from. Over s
 seeds with mean m and standard deviation sd its prediction interval is m +- t sd sqrt(1 + 1/s),
 with Student's t for the degrees of freedom of sd; where the split or subset is unknown too, the
-sampling error of a rate over n images is added. What the report leaves unknown decides, never the
-outcome; a deterministic fit on a fixed split has no interval.
+sampling error of a rate over n images is added. The interval depends on what the report leaves
+unknown, never on the outcome; a deterministic fit on a fixed split has no interval.
 
 `spread` names models of the same kind whose standard deviations are pooled, where one has few
 seeds, or `draws` where a model is judged over trainings and draws of its support images. A bound
@@ -72,7 +72,7 @@ class ClaimError(UserError):
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The claims of one report, as they stand in `conf/claims/<report>.csv`."""
+    """The claims of one report, from `conf/claims/<report>.csv`."""
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != COLUMNS:
@@ -97,13 +97,13 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float) -> dict[str, Any]:
-    """The claim with what was obtained, the interval and the verdict.
+    """The claim with the number obtained, the interval and the verdict.
 
     metrics: the report's folder of metrics; confidence: of the two-sided intervals; margin: the
     largest half of an interval that decides anything.
     """
-    told = ("id", "where", "quote", "configuration", "metric", "reported", "same_as")
-    about = {key: claim[key] for key in told}
+    copied = ("id", "where", "quote", "configuration", "metric", "reported", "same_as")
+    about = {key: claim[key] for key in copied}
     if not claim["file"]:
         nothing = dict.fromkeys(("obtained", "mean", "tolerance", "interval", "source"))
         note = "no model of this report is about it"
@@ -123,16 +123,16 @@ def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float
 def _compare_rates(
     claim: dict[str, str], entry: dict[str, Any], metrics: Path, confidence: float, margin: float
 ) -> dict[str, Any]:
-    """A single number, compared at the printed digits and then by the interval."""
-    # Six digits stand in the file; where counts stand beside the rate, they give all digits.
+    """A single number, compared at the printed digits, then by the interval."""
+    # The file has six digits; where it has counts beside the rate, they give all digits.
     counted = claim["value"] == "accuracy" and "correct" in entry
     obtained = entry["correct"] / entry["n"] if counted else entry[claim["value"]]
     unknown = claim["unknown"]
     try:
         reported = float(claim["reported"])
     except ValueError as error:
-        told = f"reported={claim['reported']}: must be a number, as {claim['value']} is"
-        raise ClaimError(f"claim {claim['id']}: {told}") from error
+        problem = f"reported={claim['reported']}: must be a number, as {claim['value']} is"
+        raise ClaimError(f"claim {claim['id']}: {problem}") from error
     spread = _spread(claim, entry, metrics) if "seed" in unknown else None
     mean = spread.mean if spread else obtained
     half = spread.half_width(confidence) if spread else 0.0
@@ -161,12 +161,12 @@ def _compare_rates(
 
 
 def _spread(claim: dict[str, str], entry: dict[str, Any], metrics: Path) -> Spread | None:
-    """How the number of a claim spreads; None where one seed is all that is known."""
+    """How the number of a claim spreads; None where only one seed is known."""
     if claim["spread"] == DRAWS:
         found = entry.get(DRAWS, {}).get(claim["value"])
         if found is None:
-            told = f"{claim['file']} knows no draws of {claim['value']}"
-            raise ClaimError(f"claim {claim['id']}: spread={DRAWS}: {told}")
+            problem = f"{claim['file']} has no draws of {claim['value']}"
+            raise ClaimError(f"claim {claim['id']}: spread={DRAWS}: {problem}")
         if found["sd"] is None:
             return None
         return Spread(found["mean"], found["sd"], found["df"], found["se"])
@@ -201,7 +201,7 @@ def _over_seeds(claim: dict[str, str], entry: dict[str, Any]) -> dict[str, Any]:
     seeds, value = entry.get("seeds") or {}, claim["value"]
     if value in seeds:
         return seeds[value]
-    if value == "accuracy" and "mean" in seeds:  # of validation there is that of accuracy alone
+    if value == "accuracy" and "mean" in seeds:  # validation has only the spread of the accuracy
         return seeds
     raise ClaimError(
         f"claim {claim['id']}: {claim['file']} does not say how {value} spreads over seeds; "

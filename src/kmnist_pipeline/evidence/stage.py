@@ -102,7 +102,7 @@ class Stage:
 
     @contextmanager
     def partial(self) -> Iterator[Path]:
-        """A folder that outlives a killed run of the same lineage key, and goes on success."""
+        """A folder that the next run of the same lineage key finds again, removed on success."""
         partial = Path(".kmnist/partial")
         partial.mkdir(parents=True, exist_ok=True)
         if self.lineage is None:  # a run by hand is never taken up again

@@ -1,4 +1,4 @@
-"""What a fit is given and what it gives, whatever the family of its model."""
+"""The input and the result of a fit, the same for every family."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families import file
 
-Progress = Callable[[float], object]  # is told how much of a fit is done, from 0 to 1
+Progress = Callable[[float], object]  # takes the share of a fit that is done, from 0 to 1
 
 
 FORMAT = 1  # to be raised when `Fitted`, its bytes or `digest` change
 
 
 class TrainingError(UserError, RuntimeError):
-    """Training that cannot go on; the message says where it stopped and what may help."""
+    """Training that failed; the message names the place and what may help."""
 
 
 class Epoch(NamedTuple):
@@ -50,11 +50,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Fit:
-    """The training of one trial on one seed and fold: all that decides its result, but for `Data`.
+    """The training of one trial on one seed and fold: all that decides its result except `Data`.
 
     settings: `model`, `optimizer` and `trainer` of the trial, as far as they act on the training;
-    training, validation: rows of the data, of which the latter may be none; shift, scale: those
-    of the features, (D,) float64.
+    training, validation: rows of the data, with no validation rows where nothing is held out;
+    shift, scale: those of the features, (D,) float64.
     """
 
     family: str
@@ -69,7 +69,7 @@ class Fit:
 
 @dataclass
 class Fitted:
-    """What a fit gives: its history, and the weights of the epoch that is kept.
+    """The result of a fit: its history, and the weights of the epoch that is kept.
 
     digests: of all weights after each epoch; n_validation: 0 where nothing was held out.
     """
@@ -92,14 +92,14 @@ class Fitted:
 
 
 def decode(content: bytes) -> Fitted:
-    """The inverse of `Fitted.encode`. Raises ModelFileError where the bytes are not of it."""
+    """The inverse of `Fitted.encode`. Raises ModelFileError for other bytes."""
     tensors, about = file.decode(content)
     history = [Epoch(*epoch) for epoch in about["history"]]
     return Fitted(**{**about, "history": history, "tensors": tensors})
 
 
 def digest(tensors: dict[str, np.ndarray]) -> str:
-    """16 hexadecimal digits that tell these arrays from others."""
+    """A digest of arrays by name, in 16 hexadecimal digits."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(name.encode())
@@ -108,13 +108,13 @@ def digest(tensors: dict[str, np.ndarray]) -> str:
 
 
 class Checkpoint(Protocol):
-    """Where an unfinished fit keeps its state."""
+    """Keeps the state of an unfinished fit."""
 
     def load(self) -> bytes | None:
-        """The state that was saved last, or None."""
+        """The last state, or None."""
 
     def save(self, state: bytes) -> None:
-        """Keep a state in place of the one before."""
+        """Replace the last state."""
 
 
 class NoCheckpoint:

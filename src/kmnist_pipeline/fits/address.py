@@ -1,6 +1,6 @@
 """Addresses of Dask schedulers, and which of them are safe to use.
 
-Dask executes what it receives, so that whoever reaches a scheduler or a worker runs code there.
+Dask executes what it receives: whoever reaches a scheduler or a worker can run code there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ INSECURE = "KMNIST_SCHEDULER_INSECURE"
 
 
 def checked(address: str) -> str:
-    """The address with its scheme. Raises UserError where it is none, or is not safe."""
+    """The address with its scheme. Raises UserError where it is invalid or not safe."""
     full = address if "://" in address else f"tcp://{address}"
     try:
         parts = urlsplit(full)

@@ -17,7 +17,7 @@ from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
 
 HOST = "127.0.0.1"
-TTL = "60s"  # without a heartbeat a worker is replaced
+TTL = "60s"  # without a heartbeat, after which a worker is replaced
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,9 +1,9 @@
-"""What a fit depends on, as one key: equal keys mean equal results.
+"""The key of a fit, made of all that it depends on: equal keys mean equal results.
 
 A key is the sha256 of canonical JSON of: the digests of the fit's arrays (so that the code which
-makes them need not count), its settings, seed and fold, the code of its family, the versions of
-its numeric libraries, and the arithmetic. A setting that is null is not among them, so that one can
-be added to a family and no fit without it is trained again.
+makes them does not count), its settings, seed and fold, the code of its family, the versions of
+its numeric libraries, and the arithmetic. A setting that is null does not count, so that a family
+can get a new setting and no fit without it is trained again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kmnist_pipeline.families.base import FORMAT, Data, Fit
 from kmnist_pipeline.families.registry import FAMILIES
 
 PACKAGE = Path(__file__).parents[1]
-# Modules that carry and keep numbers and compute none.
+# Modules that compute no number of a fit.
 NEUTRAL = {
     "__init__.py",
     "arithmetic.py",
@@ -40,13 +40,13 @@ NEUTRAL = {
 def key(fit: Fit, data: str, around: dict[str, Any] | None = None) -> str:
     """The key of a fit.
 
-    data: the digest of its `Data`; around: the `surroundings` to count, those of now by default.
+    data: the digest of its `Data`; around: the `surroundings` to count, by default the current.
     """
     return hashlib.sha256(_canonical(parts(fit, data, around)).encode()).hexdigest()
 
 
 def parts(fit: Fit, data: str, around: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What the key is made of, by name."""
+    """The content of the key, by name."""
     arrays = {
         name: digest_of_array(getattr(fit, name))
         for name in ("training", "validation", "shift", "scale")
@@ -63,7 +63,7 @@ def parts(fit: Fit, data: str, around: dict[str, Any] | None = None) -> dict[str
 
 
 def surroundings(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Code, libraries and arithmetic as they are here now, as far as such a fit depends on them."""
+    """The current code, libraries and arithmetic, as far as such a fit depends on them."""
     return {
         "code": code(family, settings),
         "libraries": libraries(FAMILIES[family].libraries),
@@ -72,7 +72,7 @@ def surroundings(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def environment(family: str) -> dict[str, Any]:
-    """What evidence says of the numbers of a family, beside their parameters."""
+    """The libraries and the arithmetic behind the numbers of a family, for the evidence."""
     return {
         "arithmetic": arithmetic.name(),
         "libraries": libraries(FAMILIES[family].libraries),
@@ -80,7 +80,7 @@ def environment(family: str) -> dict[str, Any]:
 
 
 def libraries(names: Iterable[str]) -> dict[str, str]:
-    """The versions of libraries, without what tells one build from another: 2.13.0, not +cpu."""
+    """The versions of libraries, without the name of a build: 2.13.0, not 2.13.0+cpu."""
     return {name: importlib.metadata.version(name).partition("+")[0] for name in names}
 
 
@@ -104,7 +104,7 @@ def code(family: str, settings: Mapping[str, Any], package: Path = PACKAGE) -> d
     what these import of the package.
     """
     folder = package / "families" / family
-    # What an editor leaves beside a module is none.
+    # A file that an editor leaves beside a module is not a module.
     waiting = sorted(file for file in folder.glob("*.py") if not file.name.startswith("."))
     for choices, setting in FAMILIES[family].choices.items():
         named = functools.reduce(lambda node, part: node[part], setting.split("."), settings)
@@ -123,8 +123,7 @@ def code(family: str, settings: Mapping[str, Any], package: Path = PACKAGE) -> d
 def _read(module: Path, package: Path, changed: int) -> tuple[str, list[Path]]:
     """The digest of a module's code, and the modules of the package that it imports.
 
-    What its names are bound to by imports counts, for all names that the code uses. Raises
-    UserError where it is no Python.
+    The imports of the names that the code uses count. Raises UserError where it is not Python.
     """
     try:
         tree = ast.parse(module.read_bytes())
@@ -140,7 +139,7 @@ def _read(module: Path, package: Path, changed: int) -> tuple[str, list[Path]]:
 
 
 def _bound(node: ast.AST, module: Path, package: Path) -> Iterator[tuple[str, str]]:
-    """The names that an import binds in a module, each with the full name of what it is."""
+    """The names that an import binds in a module, each with the full name of its object."""
     if isinstance(node, ast.Import):
         for alias in node.names:
             whole = alias.asname or alias.name.split(".")[0]
@@ -156,7 +155,7 @@ def _bound(node: ast.AST, module: Path, package: Path) -> Iterator[tuple[str, st
 
 
 def _files(name: str, package: Path) -> list[Path]:
-    """The modules of the package that a full name is, or is a name in."""
+    """The modules of the package that a full name may refer to, or to an object in them."""
     first, *parts = name.split(".")
     if first != package.name:
         return []
@@ -170,7 +169,7 @@ class _Bare(ast.NodeTransformer):
     """Takes docstrings and imports out of a syntax tree; comments are not in it."""
 
     def visit_Import(self, node: ast.Import) -> None:
-        """Gone: the names that it binds count, where they are used, not their order."""
+        """Removed: the names that it binds count where they are used, not their order."""
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         """As `visit_Import`."""

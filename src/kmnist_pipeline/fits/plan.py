@@ -1,34 +1,35 @@
-"""Which fits an experiment or a study is made of."""
+"""The fits of an experiment or a study, an experiment being a study of one trial."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import grid
-from kmnist_pipeline.data import scaling, splits
+from kmnist_pipeline.data import dataset, scaling, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families.base import Data, Fit, Fitted, decode
 from kmnist_pipeline.fits import key, results
+from kmnist_pipeline.fits.results import Trial, Trials
 from kmnist_pipeline.fits.store import Store
 
 RETRAINED = "retrained"  # the name of the winner trained again, beside those of the trials
 Experiment = dict[str, Any]
 Fold = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # rows, validation, shift, scale
-Choose = Callable[[list[list[list[Fitted]]]], dict[str, Experiment]]
+Choose = Callable[[Trials], dict[str, Experiment]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A fit with its key, the data it draws on, and what it is called and costs.
+    """A fit with its key, the digest of its `Data`, its name and its cost.
 
-    data: the digest of its `Data`; cost: a rough number of floating-point operations, by which
-    long fits go first and progress is told.
+    cost: a rough number of floating-point operations, which orders fits and measures progress.
     """
 
     fit: Fit
@@ -45,9 +46,9 @@ Wave = dict[str, list[list[Task]]]  # by trial, seed and fold
 class Plan:
     """The fits of an experiment or study, by trial, seed and fold, one wave after the other.
 
-    label: whose they are; trials: the experiments by trial name ("" for that of an experiment);
-    images: the training split, restricted to their classes; choose: what is trained once the
-    trials are, such as the winner again.
+    label: the name of the experiment or study; trials: the experiments of all waves by trial name
+    ("" for that of an experiment); images: the training split, restricted to their classes;
+    choose: what is trained once the trials are, such as the winner again.
     """
 
     label: str
@@ -60,16 +61,18 @@ class Plan:
     _folds: dict[str, list[Fold]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        """Raises UserError where a trial asks for what makes no evidence."""
+        """Raises UserError where a trial cannot be evidence."""
         self.data = Data(self.images.pixels, self.images.labels, len(self.images.classes))
         self.digest = key.digest(self.data)
         self.waves.append(self.wave(self.trials))
 
     def advance(self, store: Store) -> bool:
-        """Add the wave that follows from finished fits, if there is another."""
+        """Add the next wave, which depends on finished fits; whether there is one."""
         if self.choose is None or len(self.waves) > 1:
             return False
-        self.waves.append(self.wave(self.choose(self.fits(store, 0))))
+        chosen = self.choose(self.trained(store, 0))
+        self.trials = {**self.trials, **chosen}
+        self.waves.append(self.wave(chosen))
         return True
 
     def tasks(self) -> Iterator[Task]:
@@ -78,12 +81,14 @@ class Plan:
             for folds in seeds:
                 yield from folds
 
-    def fits(self, store: Store, wave: int = -1) -> list[list[list[Fitted]]]:
-        """Finished fits of a wave by trial, seed and fold, read from the store."""
-        return [
-            [[_fitted(store, task) for task in folds] for folds in seeds]
-            for seeds in self.waves[wave].values()
-        ]
+    def trained(self, store: Store, wave: int) -> Trials:
+        """The trials of a wave with their finished fits, read from the store."""
+        return {
+            name: Trial(
+                self.trials[name], [[_fitted(store, task) for task in folds] for folds in seeds]
+            )
+            for name, seeds in self.waves[wave].items()
+        }
 
     def validated(self, trial: str) -> list[list[np.ndarray]]:
         """The validation rows of a trial's fits in the first wave, by seed and fold."""
@@ -114,6 +119,12 @@ class Plan:
         return Task(fit, key.key(fit, self.digest), self.digest, label, cost(fit, self.data))
 
 
+def training_images(experiment: Experiment) -> Images:
+    """The images that an experiment draws from; its data set must be processed."""
+    processed = Path(f"data/processed/{experiment['dataset']}.npz")
+    return dataset.load(processed, "train", experiment["classes"])
+
+
 def of_experiment(name: str, experiment: Experiment, images: Images) -> Plan:
     """The fits of an experiment; images: the training split, restricted to its classes."""
     return Plan(name, {"": experiment}, images)
@@ -126,26 +137,27 @@ def of_study(
     images: Images,
     winner: str | None = None,
 ) -> Plan:
-    """The fits of a study's trials and, where it says so, of its winner trained again.
+    """The fits of a study's trials and, with `retrain`, those of its winner trained again.
 
-    winner: its name, where it is not to be found by validation.
+    winner: its name, None where validation decides it.
     """
     trials = grid.trials(study, base)
 
-    def again(fits: list[list[list[Fitted]]]) -> dict[str, Experiment]:
-        position = results.winner(fits) if winner is None else list(trials).index(winner)
+    def again(trained: Trials) -> dict[str, Experiment]:
+        chosen = results.winner(trained) if winner is None else winner
+        position = list(trials).index(chosen)
         return {RETRAINED: grid.retrained(study, base, position)}
 
     return Plan(name, trials, images, again if study["retrain"] else None)
 
 
 def name_of(trial: str, seed: int, fold: int) -> str:
-    """What a fit is called within its stage; trial: "" in an experiment."""
+    """The name of a fit within its stage; trial: "" in an experiment."""
     return f"{trial} seed {seed} fold {fold}".strip()
 
 
 class LostError(RuntimeError):
-    """A fit that the store no longer has."""
+    """A fit that is no longer in the store."""
 
 
 def _fitted(store: Store, task: Task) -> Fitted:
@@ -177,7 +189,7 @@ def _fit(trial: Experiment, seed: int, number: int, fold: Fold) -> Fit:
             f"{arithmetic.VARIABLE}={arithmetic.NATIVE} allows it for trying things"
         )
     settings = {part: trial[part] for part in ("model", "optimizer", "trainer")}
-    # What becomes of the scaling, shift and scale, is given; the family stands beside.
+    # Shift and scale are arrays of the fit, instead of the scaling; the family is a field.
     model = {k: v for k, v in trial["model"].items() if k not in ("family", "scaling")}
     return Fit(trial["model"]["family"], {**settings, "model": model}, seed, number, *fold)
 
@@ -198,13 +210,7 @@ def cost(fit: Fit, data: Data) -> float:
     if fit.family == "cnn":
         return pixels * trainer["epochs"] * PER_PIXEL.get(model["architecture"], 200_000)
     if fit.family == "linear":
-        # What a batch costs beside its mathematics counts for the smallest.
+        # The overhead of a batch matters for the smallest ones.
         overhead = 1_000 / fit.settings["optimizer"]["batch_size"]
         return pixels * trainer["epochs"] * (20 * data.classes + overhead)
     return pixels * 100 * 8 * data.classes
-
-
-def unique(tasks: Sequence[Task]) -> list[Task]:
-    """The tasks, those of equal key once, the most costly first."""
-    by_key = {task.key: task for task in reversed(tasks)}
-    return sorted(by_key.values(), key=lambda task: -task.cost)

@@ -1,8 +1,8 @@
-"""One pool of fits: what plans lack is trained by workers, the most costly first.
+"""One pool for all fits: workers train those that the store lacks, the most costly first.
 
 Workers are processes of this machine (`local`), or those of a Dask cluster (`remote`) where
 KMNIST_SCHEDULER names one. They only compute; this process alone writes results to the store, as
-they arrive, so that whatever happens costs no finished fit.
+they arrive, so that no failure costs a finished fit.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from kmnist_pipeline.fits.plan import LostError, Plan, Task
 from kmnist_pipeline.fits.store import Store
 
 SCHEDULER = "KMNIST_SCHEDULER"
-DEATHS = 3  # workers that one fit may take with it
-LOOK = 0.2  # seconds between two looks at the workers
+DEATHS = 3  # workers lost with the same fit, after which it is an error
+POLL = 0.2  # seconds between two polls of the workers
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 class RefusingWorkerError(RuntimeError):
-    """A worker would have computed something else; another one may do."""
+    """A worker whose code, libraries or arithmetic differ; another worker may take the fit."""
 
 
 class WorkerLostError(RuntimeError):
-    """A worker was lost with the fit it had; the message says how."""
+    """A worker was lost with its fit; the message says how."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a fit ended: with its result, or with an error.
 
-    WorkerLostError, RefusingWorkerError: it can be tried again; any other error is its own.
+    WorkerLostError, RefusingWorkerError: it can be tried again; any other error is the fit's.
     """
 
     task: Task
@@ -55,42 +55,42 @@ class Outcome:
 
 
 class Watch:
-    """Measures the time in which this process looked: it may itself have been stopped, or busy."""
+    """Measures time without the pauses of this process, which may itself be stopped or busy."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def step(self) -> float:
-        """The seconds since the last step, at most a few looks."""
+        """The seconds since the last step, at most a few polls."""
         passed, self._last = time.monotonic() - self._last, time.monotonic()
-        return min(passed, 5 * LOOK)
+        return min(passed, 5 * POLL)
 
 
 class Workers(Protocol):
     """Processes that train fits."""
 
     def free(self) -> bool:
-        """Whether a worker has nothing to do."""
+        """Whether a worker is idle."""
 
     def start(self, task: Task, data: Data) -> None:
         """Have a free worker train a fit."""
 
     def wait(self) -> list[Outcome]:
-        """The fits that ended since the last call; waits a moment where none did."""
+        """The fits that ended since the last call; waits for a moment if there are none."""
 
     def progress(self) -> Iterator[tuple[Task, float]]:
-        """The fits in work, with how much of each is done, from 0 to 1."""
+        """The running fits, with the share of each that is done, from 0 to 1."""
 
     def close(self) -> None:
-        """End the workers at once, whatever they do."""
+        """End the workers at once."""
 
 
 def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) -> None:
     """Train all fits of all waves of the plans that the store lacks.
 
     stop_after: an epoch to end with, None for the last.
-    Raises UserError, TrainingError and what else a fit may raise, with the fit's label; finished
-    fits are kept then, and the others given up.
+    Raises the error of a fit, with the fit's label; finished fits are kept, and the others
+    abandoned.
     """
     queue = _Queue(plans, store)
     if not queue.waiting:
@@ -103,7 +103,7 @@ def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) ->
             while queue.waiting and workers.free():
                 task = queue.next()
                 workers.start(task, queue.data[task.data])
-            # Errors come last, so that they cost none of the results that came with them.
+            # Errors come last, so that the results which arrived with them are kept.
             for outcome in sorted(workers.wait(), key=lambda outcome: outcome.error is not None):
                 task = outcome.task
                 if isinstance(outcome.error, WorkerLostError):
@@ -123,7 +123,7 @@ def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) ->
 
 
 class _Queue:
-    """The fits of plans that are to be trained."""
+    """The fits of plans that must be trained."""
 
     def __init__(self, plans: Sequence[Plan], store: Store) -> None:
         self.data = {plan.digest: plan.data for plan in plans}
@@ -132,14 +132,14 @@ class _Queue:
         self.cost = 0.0  # of all fits that were ever missing
         self.trained, self.cost_trained = 0, 0.0
         self._store, self._plans = store, list(plans)
-        self._queued: set[str] = set()  # waiting or in work
+        self._queued: set[str] = set()  # waiting or running
         self._missing: dict[int, set[str]] = {}  # for each unfinished plan, of its last wave
         self._lost: set[int] = set()
         for number in range(len(self._plans)):
             self._enter(number)
 
     def is_open(self) -> bool:
-        """Whether a fit is waiting or in work."""
+        """Whether a fit is waiting or running."""
         return bool(self._queued)
 
     def count(self) -> int:
@@ -147,15 +147,15 @@ class _Queue:
         return self.trained + len(self._queued)
 
     def next(self) -> Task:
-        """The most costly of the fits that wait, which no longer waits."""
+        """Take the most costly of the waiting fits."""
         return heapq.heappop(self.waiting)[2]
 
     def again(self, task: Task) -> None:
-        """Have a fit wait once more."""
+        """Put a fit back among the waiting ones."""
         heapq.heappush(self.waiting, (-task.cost, task.key, task))
 
     def finish(self, task: Task) -> list[Plan]:
-        """Take a fit as done and go on with the plans that waited for it; those that ended."""
+        """Mark a fit as done, go on with the plans that waited for it, return those that ended."""
         self._queued.remove(task.key)
         self.done.add(task.key)
         self.trained += 1
@@ -172,7 +172,7 @@ class _Queue:
         return ended
 
     def _enter(self, number: int) -> None:
-        """Queue what is missing of a plan's last wave; where nothing is, of the next one."""
+        """Queue the missing fits of a plan's last wave; where none is missing, of the next one."""
         while True:
             missing = [t for t in self._plans[number].tasks() if not self._has(t.key)]
             for task in missing:
@@ -187,18 +187,18 @@ class _Queue:
                 return
 
     def _has(self, name: str) -> bool:
-        """Whether a fit is done; looks into the store once for each."""
+        """Whether a fit is done; reads the store once for each."""
         if name not in self.done and name not in self._queued and name in self._store:
             self.done.add(name)
         return name in self.done
 
     def _advance(self, number: int) -> bool:
-        """Whether the last wave of a plan must be looked at, because it is new or lost a fit."""
+        """Whether the last wave of a plan must be queued, because it is new or lost a fit."""
         plan = self._plans[number]
         try:
             return plan.advance(self._store)
         except LostError:
-            # A file was damaged since it was looked at. Twice would be no accident.
+            # A file was damaged after it was read. Twice would be no accident.
             if number in self._lost:
                 raise
             self._lost.add(number)
@@ -238,7 +238,7 @@ def _workers(queue: _Queue, store: Store, stop_after: int | None) -> Workers:
 
 
 def _about(outcome: Outcome) -> dict[str, Any]:
-    """What the store is told of a finished fit."""
+    """What the store keeps about a finished fit."""
     fit = outcome.task.fit
     return {
         "label": outcome.task.label,
@@ -251,7 +251,7 @@ def _about(outcome: Outcome) -> dict[str, Any]:
 
 
 def _check_deaths(number: int, outcome: Outcome) -> None:
-    """Say that a worker was lost. Raises UserError where the fit is the likely cause."""
+    """Report that a worker was lost. Raises UserError where the fit is the likely cause."""
     label = outcome.task.label
     if number < DEATHS:
         say(f"{label}: {outcome.error}; it is trained by another worker")

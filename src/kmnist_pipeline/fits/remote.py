@@ -1,8 +1,8 @@
 """Workers of a Dask cluster, named by KMNIST_SCHEDULER.
 
-Each fit is sent to one worker that has nothing to do and whose code, libraries and arithmetic are
-those of this process. Dask says which workers there are, and carries data, results and progress;
-a fit whose worker has gone goes to another one.
+Each fit is sent to one idle worker whose code, libraries and arithmetic are those of this process.
+Dask lists the workers, and carries data, results and progress; a fit whose worker is lost goes to
+another one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kmnist_pipeline.fits import key, remote_worker, work
 from kmnist_pipeline.fits.address import checked
 from kmnist_pipeline.fits.plan import Task
 from kmnist_pipeline.fits.pool import (
-    LOOK,
+    POLL,
     SCHEDULER,
     Outcome,
     RefusingWorkerError,
@@ -39,8 +39,8 @@ from kmnist_pipeline.fits.pool import (
 )
 
 CONNECT = 10.0  # seconds for the scheduler to answer at first
-SILENCE = 60.0  # seconds without an answer after which it is taken as gone
-WITHOUT = 60.0  # seconds without a worker that can be used
+SILENCE = 60.0  # seconds without an answer after which it counts as gone
+WITHOUT = 60.0  # seconds without a usable worker after which the run ends
 ASK = 1.0  # seconds between two questions to the scheduler
 KEPT = "Finished fits are kept; a second run trains only the rest"
 CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)
@@ -50,8 +50,7 @@ CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)
 class _Worker:
     """A worker that the scheduler knows.
 
-    identity: its answer to what it is, None when it has been judged; data: what it was sent, by
-    digest.
+    identity: its surroundings, None once they are compared; data: the data sent to it, by digest.
     """
 
     address: str
@@ -62,7 +61,7 @@ class _Worker:
 
 @dataclass(eq=False)
 class _Running:
-    """A fit on its way."""
+    """A fit that a worker trains."""
 
     task: Task
     worker: _Worker
@@ -74,12 +73,12 @@ class RemoteWorkers:
     """Workers of the Dask cluster at an address."""
 
     def __init__(self, address: str, tasks: list[Task], stop_after: int | None) -> None:
-        """tasks: those that are known to be trained.
+        """tasks: the known tasks.
 
         Raises UserError where the address cannot be used or nothing answers there.
         """
         self._address, self._stop_after = checked(address), stop_after
-        # What happens to scheduler and workers is told here, in fewer words.
+        # This module reports what happens to scheduler and workers, in fewer words.
         for handler in logging.getLogger("distributed").handlers:
             handler.setLevel(logging.CRITICAL)
         self._client = _connected(self._address)
@@ -88,7 +87,7 @@ class RemoteWorkers:
         self._workers: dict[str, _Worker] = {}
         self._refused: dict[str, str] = {}  # why, by address
         self._running: dict[str, _Running] = {}  # by key
-        self._lost: list[_Running] = []  # about which the scheduler is to be asked
+        self._lost: list[_Running] = []  # until the scheduler is asked about their workers
         self._asked_about: list[_Running] = []
         self._topic = f"kmnist-{uuid.uuid4().hex}"
         self._client.subscribe_topic(self._topic, self._hear)
@@ -98,7 +97,7 @@ class RemoteWorkers:
         self._answer: Future | None = self._ask()
 
     def free(self) -> bool:
-        """Whether a worker that can be used has nothing to do."""
+        """Whether a usable worker is idle."""
         return self._fault is None and self._idle() is not None
 
     def start(self, task: Task, data: Data) -> None:
@@ -113,22 +112,22 @@ class RemoteWorkers:
         doubtful = [*self._lost, *self._asked_about]
         running = {r.future: r for r in self._running.values() if r not in doubtful}
         if running:
-            ended = concurrent.futures.wait(running, LOOK, FIRST_COMPLETED).done
+            ended = concurrent.futures.wait(running, POLL, FIRST_COMPLETED).done
         else:
             ended = set()
-            time.sleep(LOOK)
+            time.sleep(POLL)
         outcomes = [o for future in ended if (o := self._outcome(running[future]))]
         if self._fault is not None and not outcomes:
             raise self._fault
         return outcomes + self._look()
 
     def progress(self) -> Iterator[tuple[Task, float]]:
-        """The fits in work, with how much of each is done."""
+        """The running fits, with the share of each that is done."""
         for running in list(self._running.values()):
             yield running.task, running.done
 
     def close(self) -> None:
-        """Give up what is in work: workers notice by `remote_worker.GivenUpError`."""
+        """Abandon the running fits: workers notice by `remote_worker.AbandonedError`."""
         with suppress(Exception):  # also where the scheduler is gone
             self._client.close(timeout=5)
 
@@ -141,13 +140,13 @@ class RemoteWorkers:
         return self._run(scheduler.identity(n_workers=-1))
 
     def _idle(self) -> _Worker | None:
-        """An accepted worker that has nothing to do."""
+        """An accepted worker that is idle."""
         busy = {running.worker.address for running in self._running.values()}
         free = [w for w in self._workers.values() if w.accepted and w.address not in busy]
         return free[0] if free else None
 
     async def _train(self, worker: _Worker, task: Task, data: Data) -> tuple[bytes, float]:
-        """Send a fit, and its data where the worker does not have them; the result."""
+        """Send a fit, and its data where the worker does not have them; returns the result."""
         if task.data not in worker.data:
             name = f"{self._topic}-{task.data}-{worker.address}"
             worker.data[task.data] = asyncio.ensure_future(
@@ -184,7 +183,7 @@ class RemoteWorkers:
             running.done = done
 
     def _outcome(self, running: _Running) -> Outcome | None:
-        """What came of a fit; None where that is open until the scheduler answers."""
+        """The outcome of a fit; None where it is open until the scheduler answers."""
         task, worker = running.task, running.worker
         try:
             result, seconds = running.future.result()
@@ -202,7 +201,7 @@ class RemoteWorkers:
         return Outcome(task, result, seconds)
 
     def _look(self) -> list[Outcome]:
-        """Take up what the scheduler says of its workers; the fits of those that have gone."""
+        """Read the scheduler's list of workers; the outcomes of the fits of lost workers."""
         passed = self._watch.step()
         if self._client.status != "running":
             self._fault = self._gone("is gone")
@@ -241,7 +240,7 @@ class RemoteWorkers:
         for address in known:
             if address not in self._workers:
                 identity = self._run(self._identify(address))
-                # One fit a process, for torch's random stream is one for all its threads.
+                # One fit a process, because all threads share torch's random stream.
                 self._workers[address] = _Worker(address, identity)
         for worker in self._workers.values():
             self._judge(worker)
@@ -252,7 +251,7 @@ class RemoteWorkers:
         ]
 
     def _judge(self, worker: _Worker) -> None:
-        """Accept or refuse a worker that has said what it is."""
+        """Accept or refuse a worker by its surroundings."""
         if worker.identity is None or not worker.identity.done():
             return
         identity, worker.identity = worker.identity, None
@@ -264,7 +263,7 @@ class RemoteWorkers:
             self._refuse(worker, str(error) or type(error).__name__)
             return
         pairs = zip(self._mine, theirs, strict=True)
-        differs = dict.fromkeys(told for pair in pairs for told in work.difference(*pair))
+        differs = dict.fromkeys(text for pair in pairs for text in work.differences(*pair))
         if differs:
             self._refuse(worker, ", ".join(differs))
         else:
@@ -282,7 +281,7 @@ class RemoteWorkers:
             return
         if self._without == 0.0 and not self._workers:
             say(f"{SCHEDULER}={self._address}: waiting for workers")
-        self._without += ASK  # between two answers
+        self._without += ASK  # seconds between two answers
         hopeless = self._workers and self._refused.keys() >= self._workers.keys()
         if hopeless or self._without > WITHOUT:
             why = "; ".join(f"{a}: {w}" for a, w in self._refused.items() if a in self._workers)
@@ -307,7 +306,7 @@ def _connected(address: str) -> distributed.Client:
                 "names none: docs/cluster.md says how"
             )
     try:
-        # Dask would try for long where nobody listens.
+        # Dask would retry for a long time where nobody listens.
         socket.create_connection((parts.hostname, parts.port), CONNECT).close()
         return distributed.Client(address, timeout=CONNECT, set_as_default=False, name="kmnist")
     except (OSError, ValueError) as error:

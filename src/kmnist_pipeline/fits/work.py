@@ -1,4 +1,4 @@
-"""What a worker does with a fit, wherever it runs."""
+"""Training one fit in a worker, on this machine or another."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from kmnist_pipeline.fits import key
 
 ARRAYS = ("training", "validation", "shift", "scale")
 
-# Of each module and library, what this process has loaded of it.
+# The digest of each module and the version of each library that this process has loaded.
 _loaded: dict[str, str] = {}
 
 
 class RefusedError(RuntimeError):
-    """A worker's own key of a fit is another one.
+    """A worker computes another key for a fit than the client.
 
     surroundings: the code, libraries and arithmetic of the worker.
     """
@@ -31,7 +31,7 @@ class RefusedError(RuntimeError):
 
 
 def encode(fit: Fit) -> bytes:
-    """A fit as bytes, on its way to a worker."""
+    """A fit as bytes, for a worker."""
     about = {name: getattr(fit, name) for name in ("family", "settings", "seed", "fold")}
     return file.encode({name: getattr(fit, name) for name in ARRAYS}, about)
 
@@ -46,8 +46,7 @@ def decode(content: bytes) -> Fit:
 def surroundings(family: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Code, libraries and arithmetic of this process, as far as such a fit depends on them.
 
-    They are as they were when it first used them: what changes on the disk of a worker that lives
-    long does not change what it computes.
+    As they were on first use: a change on the disk does not change what a running worker computes.
     """
     _ = FAMILIES[family].train
     around = key.surroundings(family, settings)
@@ -57,7 +56,7 @@ def surroundings(family: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def verified(data: Data, digest: str) -> Data:
-    """The data, if their digest is this one. Raises ValueError."""
+    """The data, if they have this digest. Raises ValueError."""
     if key.digest(data) != digest:
         raise ValueError("the images were damaged on their way to the worker")
     return data
@@ -74,8 +73,8 @@ def train(
 ) -> tuple[bytes, float]:
     """Train an encoded fit; its result as bytes, and the seconds that it took.
 
-    expected: its key, as whoever asks for it knows it; digest: that of the data.
-    Raises RefusedError before it computes, where this process would compute something else, and
+    expected: its key, by the client; digest: that of the data.
+    Raises RefusedError, before training, where this process computes another key, and
     TrainingError where the weights, as they are stored, are not finite.
     """
     fit = decode(content)
@@ -97,25 +96,25 @@ def train(
     return fitted.encode(), round(time.monotonic() - began, 3)
 
 
-def difference(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """What differs between two surroundings, in words; mine: those of whoever asks."""
-    told = []
+def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """The differences of two surroundings, in words; mine: those of the client."""
+    found = []
     for module in sorted(mine["code"].keys() | theirs["code"].keys()):
         if mine["code"].get(module) != theirs["code"].get(module):
-            told.append(f"another {module}")
+            found.append(f"another {module}")
     for name in sorted(mine["libraries"].keys() | theirs["libraries"].keys()):
         here, there = mine["libraries"].get(name), theirs["libraries"].get(name)
         if here != there:
-            told.append(f"{name} {there} instead of {here}")
+            found.append(f"{name} {there} instead of {here}")
     for name in sorted(mine["arithmetic"].keys() | theirs["arithmetic"].keys()):
         here, there = mine["arithmetic"].get(name), theirs["arithmetic"].get(name)
         if here != there:
             label = "arithmetic" if name == "name" else name
-            told.append(f"{label} {there} instead of {here}")
-    return told
+            found.append(f"{label} {there} instead of {here}")
+    return found
 
 
 def reasons(fit: Fit, refused: RefusedError) -> str:
     """Why a worker refused a fit, in words."""
     mine = key.surroundings(fit.family, fit.settings)
-    return ", ".join(difference(mine, refused.surroundings) or ["code has just changed"])
+    return ", ".join(differences(mine, refused.surroundings) or ["code has just changed"])

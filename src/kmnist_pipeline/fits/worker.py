@@ -1,8 +1,8 @@
 """Workers for fits on a Dask cluster: `python -m kmnist_pipeline.fits.worker tls://HOST:8786`.
 
 Dask's own worker command with its options, after the arithmetic has been selected: one process a
-core and one thread each, where no option says otherwise. It does for dask-jobqueue's
-`worker_command`.
+core and one thread each, unless an option sets them. It also serves as `worker_command` of
+dask-jobqueue.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kmnist_pipeline.fits.address import checked, is_loopback
 
 
 def main(arguments: list[str]) -> int:
-    """Work until the scheduler goes or a signal comes; exit status 1 where that cannot begin."""
+    """Work until the scheduler ends or a signal comes; exit status 1 where it cannot start."""
     try:
         arithmetic.select()
         command = arguments if "--help" in arguments else _options(arguments)
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _options(arguments: list[str]) -> list[str]:
-    """Dask's options: those given, and what follows where they leave it open."""
+    """Dask's options: those given, and defaults for the others."""
     import click
     import loky
     from distributed.cli import dask_worker

@@ -1,4 +1,4 @@
-"""The models that the evidence knows, and how well each has done."""
+"""The models that have evidence, and their numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARAMS = Path("params.yaml")
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a model: the numbers of its validation and test with their details."""
+    """The numbers of a model's validation and test, with their details."""
 
     validation: dict[str, Any]
     test: dict[str, Any]
@@ -53,7 +53,7 @@ class Candidate(Measured):
 
     @property
     def knows_all_classes(self) -> bool:
-        """Whether it tells all classes of its data set apart."""
+        """Whether it was trained on all classes of its data set."""
         return set(self.test["per_class"]) == set(self.dataset["classes"])
 
 
@@ -86,7 +86,7 @@ def datasets() -> list[str]:
 
 
 def require(weights: Path, name: str) -> None:
-    """Raise UserError with the ways out where a model file is not here: Git does not keep it."""
+    """Raise UserError with the remedies where a model file is missing: Git does not keep it."""
     if not weights.exists():
         raise UserError(
             f"{weights} is not here: `dvc checkout {weights}` takes it from the cache, "

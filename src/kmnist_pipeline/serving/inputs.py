@@ -1,6 +1,6 @@
-"""Images from files, folders and standard input, brought to what a model was trained on.
+"""Images from files, folders and standard input, converted to the form of the training images.
 
-Formats are known by their first bytes, never by names. All that is read is untrusted: no pickle
+Formats are recognised by their first bytes, never by names. All input is untrusted: no pickle
 is loaded, no format but PNG, JPEG, IDX (plain or gzip) and NPZ is tried, sizes are bounded before
 memory is taken, and a folder's links are not followed out of it. A file that cannot be used is
 reported, and the next one is read.
@@ -29,16 +29,16 @@ LARGEST = 1 << 29  # bytes of one file, packed or unpacked
 WHITE = 255
 RESAMPLE = Image.Resampling.BILINEAR  # costs no accuracy on validation images, the box does
 
-Fault = Callable[[str, str], object]  # told of the name of a file and what is wrong with it
+Fault = Callable[[str, str], object]  # takes the name of a file and what is wrong with it
 
 
 class InputError(UserError):
-    """A file that is no image, or none that can be used; the message says what was found."""
+    """A file that is not a usable image; the message names what was found."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a model was trained on: white on black, of this shape, with this white."""
+    """The form of a model's training images: white on black, of this shape, with this white."""
 
     shape: tuple[int, int]
     pixel_max: int
@@ -52,7 +52,7 @@ class Picture:
     """One image in a model's form.
 
     name: of its file, and its number in it where the file holds several, fit for every display;
-    pixels: (H, W) uint8; prepared: what was done to bring it there, empty for nothing.
+    pixels: (H, W) uint8; prepared: the conversions, empty for none.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Picture:
 def read(places: Iterable[str], form: Form, fault: Fault) -> Iterator[Picture]:
     """The images of files, folders and `-` (standard input), one after the other, in order.
 
-    A folder gives all files in it and below, sorted by name, without hidden ones. What cannot be
-    used is told to `fault`.
+    A folder gives all files in it and below, sorted by name, without hidden ones. `fault` gets the
+    files that cannot be used.
     """
     for place in places:
         for path in _files(place, fault):
@@ -75,7 +75,7 @@ def read(places: Iterable[str], form: Form, fault: Fault) -> Iterator[Picture]:
 
 
 def shown(path: str) -> str:
-    """A file name that is safe on every display: what cannot be printed is escaped."""
+    """A file name that is safe on every display: unprintable characters are escaped."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in ("stdin" if path == STDIN else path)
@@ -112,7 +112,7 @@ def _files(place: str, fault: Fault) -> Iterator[str]:
 
 
 def _confined(path: str, root: str) -> str | None:
-    """Why a file found in a folder is not to be opened, if so."""
+    """Why a file found in a folder must not be opened, None where it may be."""
     try:
         target = os.path.realpath(path, strict=True) if os.path.islink(path) else path
         if target is not path and os.path.commonpath([target, root]) != root:
@@ -123,7 +123,7 @@ def _confined(path: str, root: str) -> str | None:
 
 
 def _content(path: str) -> bytes:
-    """The bytes of a file or of standard input, as far as they are not too many."""
+    """The bytes of a file or of standard input. Raises InputError where they are too many."""
     if path == STDIN:
         return _bounded(sys.stdin.buffer.read(LARGEST + 1))
     with open(path, "rb") as file:

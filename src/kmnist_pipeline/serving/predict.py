@@ -39,10 +39,10 @@ Write = Callable[[list[Row]], object]
 
 
 def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
-    """The model to predict with, and why it is this one.
+    """The model to predict with, and the reason for it.
 
-    name: a model; without one the champion of the data set, and where none is registered, the
-    model with the best validation accuracy.
+    name: a model, None for the champion of the data set or, where none is registered, the model
+    with the best validation accuracy.
     """
     if name is not None:
         return _of_candidate(candidates.read(name)), "chosen by name"
@@ -76,7 +76,7 @@ def predict(
     """Classify every image of `places`; write `output`; return whether none was skipped.
 
     to: the file to write, standard output for None; sheet: where to draw the first images with
-    their answers. Faults of single files, and what was done to images, go to standard error.
+    their answers. Faults of single files, and a summary, go to standard error.
     """
     form = Form(classifier.shape, classifier.pixel_max)
     faults, done = 0, Counter[str]()
@@ -158,7 +158,7 @@ def _opened(to: Path | None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` once it is whole; it may lie outside the project."""
+    """A file that replaces `path` when it is complete; it may lie outside the project."""
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:

@@ -52,6 +52,7 @@ CODE = (
     "families/__init__.py",
     "families/registry.py",
     "families/file.py",
+    "families/trained.py",
     "serving/__init__.py",
     "serving/classifier.py",
 )

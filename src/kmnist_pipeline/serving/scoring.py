@@ -1,6 +1,6 @@
-"""MLflow's scoring server of one model on loopback, which answers to its own name alone.
+"""MLflow's scoring server of one model on loopback, which answers only under its own host name.
 
-It runs as a file and imports nothing of this project: a registered version brings its own code.
+It runs as a file and imports nothing of this project: a registered version has its own code.
 """
 
 import sys

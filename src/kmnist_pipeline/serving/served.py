@@ -1,4 +1,4 @@
-"""What MLflow runs when a registered model is loaded: models-from-code, without pickle."""
+"""The code that MLflow runs to load a registered model: models-from-code, without pickle."""
 
 from pathlib import Path
 

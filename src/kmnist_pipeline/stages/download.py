@@ -9,7 +9,7 @@ from kmnist_pipeline.evidence.stage import Stage, entrypoint
 
 
 def download(stage: Stage, params: dict[str, Any]) -> None:
-    """Write the decoded raw files, all of them checked, or none."""
+    """Write the decoded raw files: all of them, checked, or none."""
     dataset = params["datasets"][stage.item]
     with stage.partial() as partial:
         content = sources.fetch(stage.item, dataset, sources.mirror_folder(), partial)

@@ -1,4 +1,4 @@
-"""Check the raw files of a data set, split it into train and test, and draw what is in it."""
+"""Check the raw files of a data set, split it into train and test, and draw its images."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def preprocess(stage: Stage, params: Parameters) -> None:
 def read(raw: Path, about: Parameters) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """All images (N, H, W) and labels (N,) in file order, and the rows of each part.
 
-    Raises DataError, naming the file, where a file is no IDX array, or its count, shape, pixels
-    or labels are not what the configuration says.
+    Raises DataError, naming the file, where a file is not an IDX array, or its count, shape, pixels
+    or labels are not those of the configuration.
     """
     images, labels, parts, start = [], [], [], 0
     for part in about["parts"]:
@@ -112,7 +112,7 @@ def split(about: Parameters, parts: list[np.ndarray]) -> tuple[np.ndarray, np.nd
 
 
 def overlap(images: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, int]:
-    """How many images stand in both splits, pixel for pixel."""
+    """How many images are in both splits, pixel for pixel."""
     rows = images.reshape(len(images), -1)
     as_bytes = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel()
     in_train = {pixels.tobytes() for pixels in as_bytes[train]}

@@ -1,4 +1,4 @@
-"""What trained networks predict, and how images and weights get into and out of them."""
+"""The predictions of trained networks, and the conversion of images and weights."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def distances(
 def _by_chunk(
     network: Callable[[Tensor], Tensor], tensors: dict[str, np.ndarray], pixels: np.ndarray
 ) -> Iterator[Tensor]:
-    """What a network says of images, chunk by chunk.
+    """The outputs of a network for images, chunk by chunk.
 
     Each chunk is computed by one thread, so that nothing depends on how many there are.
     """

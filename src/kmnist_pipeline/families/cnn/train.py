@@ -40,7 +40,7 @@ Examples = tuple[list[Tensor], Tensor]  # rows of each input, and targets
 
 @dataclass
 class _State:
-    """What an epoch leaves to the next, beside network, optimizer and average."""
+    """The state of a training between two epochs, beside network, optimizer and average."""
 
     selection: Selection
     epoch: int = 0
@@ -197,7 +197,7 @@ class _Loop:
 def _keep_freed_memory() -> None:
     """Have glibc keep what is freed: every step asks for the same megabytes again.
 
-    It would give them back to the system, which clears each page anew: a tenth of a training.
+    Otherwise it returns them to the system, which clears each page again: a tenth of a training.
     """
     trim_threshold, mmap_threshold = -1, -3  # mallopt(3)
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):

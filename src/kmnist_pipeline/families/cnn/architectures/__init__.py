@@ -1,1 +1,1 @@
-"""The networks: each module builds one, and says whether it takes pairs of images."""
+"""The networks: each module builds one; PAIRED is whether it takes pairs of images."""

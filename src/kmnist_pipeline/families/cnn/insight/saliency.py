@@ -1,4 +1,4 @@
-"""What a network looks at: how each pixel would change what it says."""
+"""Saliency maps: how much each pixel would change the output of a network."""
 
 from __future__ import annotations
 
