@@ -48,7 +48,7 @@ def scores(counts: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def pack_bits(right: np.ndarray) -> str:
-    """Which of N predictions are right, as hexadecimal digits (eight predictions a pair)."""
+    """Which of N predictions are correct, as hexadecimal digits (eight predictions a pair)."""
     return np.packbits(right).tobytes().hex()
 
 
@@ -58,7 +58,7 @@ def unpack_bits(text: str, n: int) -> np.ndarray:
 
 
 def compared(scores: dict[str, Any]) -> dict[str, Any]:
-    """Of `scores`, what one compares between models."""
+    """The part of `scores` that is compared between models."""
     return {name: scores[name] for name in (*SCORES, "n", "correct")}
 
 
@@ -72,13 +72,13 @@ def nested(values: list[list[float]]) -> dict[str, Any]:
 
     values: (groups, draws). `sd` is that of one draw in a new group, from the analysis of
     variance with random groups; `se` the standard error of the mean; `df` the degrees of freedom
-    of both together by Satterthwaite's approximation. Of one group, its draws are all that is
-    known; sd, se and df are None where that is one draw.
+    of both together by Satterthwaite's approximation. With one group, they are those of its draws;
+    with one draw they are None.
     """
     table = np.asarray(values, float)
     groups, draws = table.shape
-    # Parts of the variance: what each adds to one draw in a new group and to the mean, with its
-    # degrees of freedom.
+    # Each part of the variance: that of one draw in a new group, that of the mean, and its degrees
+    # of freedom.
     parts = []
     if groups > 1:  # the means of groups vary by their own variance and a part of the draws'
         between = float(table.mean(axis=1).var(ddof=1))
@@ -114,9 +114,9 @@ def spread(values: list[float]) -> dict[str, Any]:
 def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
     """McNemar's exact test of two models on the same images.
 
-    right, other: which of N predictions are right. `only` and `only_other` count the images that
-    one model alone gets right; p is the probability of so uneven a division, or more, of these
-    if either model were as likely to be the one.
+    right, other: which of N predictions are correct. `only` and `only_other` count the images that
+    only one of the two models classifies correctly; p is the two-sided p-value for equal error
+    rates.
     """
     only, only_other = int((right & ~other).sum()), int((other & ~right).sum())
     discordant = only + only_other
@@ -125,7 +125,7 @@ def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
 
 
 def holm(p: list[float]) -> list[float]:
-    """The same probabilities after Holm's correction for so many tests, in the order given."""
+    """The p-values after Holm's correction for their number, in the order given."""
     order = sorted(range(len(p)), key=lambda position: p[position])
     corrected, largest = [0.0] * len(p), 0.0
     for rank, position in enumerate(order):
@@ -135,8 +135,8 @@ def holm(p: list[float]) -> list[float]:
 
 
 def in_words(p: float, equal: str = "") -> str:
-    """A probability at two digits; one too small for a float is said to be so, not impossible.
+    """A p-value with two digits, or a bound where a float would be 0.
 
-    equal: what stands before a number that is no bound.
+    equal: the prefix of a number that is no bound.
     """
     return f"{equal}{p:.2g}" if p > 0 else "< 1e-300"
