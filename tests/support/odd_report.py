@@ -15,11 +15,11 @@ from kmnist_pipeline.reporting import page
 
 NAMES = ("お", "ゝ", "變", "한글", "<b>&amp;", "$x_1$", "a_b^c", "1, 2", "ไ", "الف")
 CAPTION = "the weights of <b>&amp;, $x_1$, *a_b* and [お]."
-DATASET = {
+DATASET: dict[str, Any] = {
     "title": "Odd <names> & scripts", "licence": "CC BY | 4.0", "shape": [8, 8],
     "classes": list(NAMES), "parts": [{"name": "all", "images": "a" * 64, "labels": "b" * 64}],
 }  # fmt: skip
-ABOUT = {
+ABOUT: dict[str, Any] = {
     "title": "Names in <any> script", "summary": "A report of *odd* names.", "reproduces": None,
     "dataset": "odd", "confidence": 0.95, "margin": 0.05,
     "figures": {"1": "odd/model/confusion.png"},
