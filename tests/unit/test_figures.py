@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
+from support.odd_report import NAMES as ODD_NAMES
 
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import data as data_figures
@@ -26,6 +32,10 @@ IMAGES, LABELS = DIGITS.images.astype(np.uint8), DIGITS.target.astype(np.int64)
 NAMES = [str(digit) for digit in range(10)]
 ROWS = data_figures.sample_per_class(LABELS, 10, np.random.default_rng(0))
 TEXT = {"Stage": "evaluate@digits", "Caption": "Größe → 8×8"}
+
+
+# What a figure shows of the odd names: Thai is in no font of ours.
+SHOWN = [name if name != "ไ" else "U+0E44" for name in ODD_NAMES]
 
 
 def counts(classes: int) -> np.ndarray:
@@ -44,9 +54,9 @@ def curve_rows(lengths: list[int]) -> list[dict]:
     ]
 
 
-def pca_scatter() -> Figure:
+def pca_scatter(names: Sequence[str] = NAMES) -> Figure:
     components, ratios = data_figures.pca(IMAGES, 16)
-    return data_figures.pca_scatter(components, LABELS, NAMES, ratios)
+    return data_figures.pca_scatter(components, LABELS, names, ratios)
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
@@ -82,6 +92,16 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "class_scores": lambda: model_figures.class_scores(
         NAMES, np.linspace(0.8, 0.9, 10), np.linspace(0.9, 0.8, 10), np.full(10, 0.85)
     ),
+}
+
+ODD: dict[str, Callable[[], Figure]] = {
+    "class_table": lambda: data_figures.class_table(ODD_NAMES, range(10), range(10)),
+    "ten_per_class": lambda: data_figures.ten_per_class(IMAGES[ROWS], ODD_NAMES, 16),
+    "pca_scatter": lambda: pca_scatter(ODD_NAMES),
+    "confusion": lambda: model_figures.confusion_matrix(counts(10), ODD_NAMES),
+    "class_weights": lambda: model_figures.class_weights(IMAGES[ROWS[:, 0]] - 8.0, ODD_NAMES),
+    "labelled_images": lambda: model_figures.labelled_images(IMAGES[:10], ODD_NAMES, 5, 16),
+    "class_scores": lambda: model_figures.class_scores(ODD_NAMES, *[np.full(10, 0.85)] * 3),
 }
 
 
@@ -186,6 +206,46 @@ def test_curves_of_two_trials_are_refused() -> None:
     rows = curve_rows([2])
     with pytest.raises(ValueError, match="one trial"):
         model_figures.by_fold([*rows, {**rows[0], "trial": "1"}], "train", "loss")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_class_names_of_any_script_are_drawn_as_they_are(
+    name: str, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    figure = ODD[name]()
+    first, second = canvas.png_bytes(figure, {}), canvas.png_bytes(ODD[name](), {})
+    assert first == second and len(first) < canvas.MAX_BYTES
+    texts = [text for text in figure.findobj(Text) if text.get_visible()]
+    written = {text.get_text().split("  ")[-1] for text in texts}
+    assert set(SHOWN) <= written
+    assert not any(text.get_parse_math() for text in texts)
+    assert not recwarn.list and not caplog.records  # such as of a glyph that no font has
+
+
+def test_kana_han_and_hangul_are_pictures_of_their_own() -> None:
+    drawn = set()
+    for name in "おゝ變한龘":
+        figure = data_figures.one_per_class(IMAGES[:1], [name], 16)
+        drawn.add(canvas.png_bytes(figure, {}))
+    assert len(drawn) == 5
+
+
+def test_the_fonts_are_those_of_the_packages() -> None:
+    for weight in ("normal", "bold"):
+        found = font_manager.findfont(FontProperties(family=canvas.FONTS[1], weight=weight))
+        assert "noto_cjk_sans_jp_regular" in found
+        own = font_manager.findfont(FontProperties(family=canvas.FONTS[0], weight=weight))
+        assert str(matplotlib.get_data_path()) in own
+
+
+def test_a_table_of_classes_makes_room_for_long_names() -> None:
+    short, long = (
+        data_figures.class_table([name, "b"], range(2), range(2)) for name in ("a", "long " * 20)
+    )
+    assert long.bbox.width > short.bbox.width
+    canvas.png_bytes(long, {})
+    boxes = [text.get_window_extent() for text in long.texts if text.get_text()]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 @pytest.mark.parametrize("classes", [2, 10])

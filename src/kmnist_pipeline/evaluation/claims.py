@@ -8,7 +8,7 @@ unknown, never on the outcome; a deterministic fit on a fixed split has no inter
 
 `spread` names models of the same kind whose standard deviations are pooled, where one has few
 seeds, or `draws` where a model is judged over trainings and draws of its support images. A bound
-is a number to be passed.
+is a number that ours must be above.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ VERDICTS = {
     "reproduced": "inside the interval",
     "differs": "outside the interval",
     "inconclusive": "inside an interval too wide to decide",
-    "beaten": "the bound is passed",
-    "missed": "the bound is not passed",
+    "beaten": "above the bound",
+    "missed": "not above the bound",
     "context": "nothing to reproduce",
 }
 DRAWS = "draws"
@@ -72,7 +72,7 @@ class ClaimError(UserError):
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The claims of one report, from `conf/claims/<report>.csv`."""
+    """The claims of one report, as `conf/claims/<report>.csv` lists them."""
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != COLUMNS:
@@ -161,12 +161,12 @@ def _compare_rates(
 
 
 def _spread(claim: dict[str, str], entry: dict[str, Any], metrics: Path) -> Spread | None:
-    """How the number of a claim spreads; None where only one seed is known."""
+    """The spread of a claim's number; None where only one seed is known."""
     if claim["spread"] == DRAWS:
         found = entry.get(DRAWS, {}).get(claim["value"])
         if found is None:
-            problem = f"{claim['file']} has no draws of {claim['value']}"
-            raise ClaimError(f"claim {claim['id']}: spread={DRAWS}: {problem}")
+            told = f"{claim['file']} has no draws of {claim['value']}"
+            raise ClaimError(f"claim {claim['id']}: spread={DRAWS}: {told}")
         if found["sd"] is None:
             return None
         return Spread(found["mean"], found["sd"], found["df"], found["se"])
@@ -201,7 +201,7 @@ def _over_seeds(claim: dict[str, str], entry: dict[str, Any]) -> dict[str, Any]:
     seeds, value = entry.get("seeds") or {}, claim["value"]
     if value in seeds:
         return seeds[value]
-    if value == "accuracy" and "mean" in seeds:  # validation has only the spread of the accuracy
+    if value == "accuracy" and "mean" in seeds:  # validation files have accuracy only
         return seeds
     raise ClaimError(
         f"claim {claim['id']}: {claim['file']} does not say how {value} spreads over seeds; "
@@ -254,7 +254,7 @@ def _compare_points(reported: str, obtained: str) -> dict[str, Any]:
         for point in (reported, obtained)
     )
     equal = stated == found
-    note = "" if equal else "by validation accuracy another point won here"
+    note = "" if equal else "another point has the highest validation accuracy here"
     verdict = "exact" if equal else "differs"
     alone = {"mean": None, "tolerance": 0.0, "interval": None}
     return {"obtained": obtained, **alone, "verdict": verdict, "note": note}

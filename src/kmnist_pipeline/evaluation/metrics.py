@@ -58,7 +58,7 @@ def unpack_bits(text: str, n: int) -> np.ndarray:
 
 
 def compared(scores: dict[str, Any]) -> dict[str, Any]:
-    """Of `scores`, those that people compare between models."""
+    """The part of `scores` that is compared between models."""
     return {name: scores[name] for name in (*SCORES, "n", "correct")}
 
 
@@ -72,12 +72,13 @@ def nested(values: list[list[float]]) -> dict[str, Any]:
 
     values: (groups, draws). `sd` is that of one draw in a new group, from the analysis of
     variance with random groups; `se` the standard error of the mean; `df` the degrees of freedom
-    of both together by Satterthwaite's approximation. With one group they come from its draws;
-    sd, se and df are None where that is one draw.
+    of both together by Satterthwaite's approximation. With one group, they are those of its draws;
+    with one draw they are None.
     """
     table = np.asarray(values, float)
     groups, draws = table.shape
-    # The components of the variance: of one draw in a new group, of the mean, degrees of freedom.
+    # Each part of the variance: that of one draw in a new group, that of the mean, and its degrees
+    # of freedom.
     parts = []
     if groups > 1:  # the means of groups vary by their own variance and a part of the draws'
         between = float(table.mean(axis=1).var(ddof=1))
@@ -114,8 +115,8 @@ def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
     """McNemar's exact test of two models on the same images.
 
     right, other: which of N predictions are correct. `only` and `only_other` count the images that
-    one model alone classifies correctly; p is the probability of a division at least as uneven of
-    these if both models were equally good.
+    only one of the two models classifies correctly; p is the two-sided p-value for equal error
+    rates.
     """
     only, only_other = int((right & ~other).sum()), int((other & ~right).sum())
     discordant = only + only_other
@@ -124,7 +125,7 @@ def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
 
 
 def holm(p: list[float]) -> list[float]:
-    """The probabilities after Holm's correction for their number, in the order given."""
+    """The p-values after Holm's correction for their number, in the order given."""
     order = sorted(range(len(p)), key=lambda position: p[position])
     corrected, largest = [0.0] * len(p), 0.0
     for rank, position in enumerate(order):
@@ -134,8 +135,8 @@ def holm(p: list[float]) -> list[float]:
 
 
 def in_words(p: float, equal: str = "") -> str:
-    """A probability at two digits; one too small for a float is given as a bound, not as 0.
+    """A p-value with two digits, or a bound where a float would be 0.
 
-    equal: what stands before a number that is no bound.
+    equal: the prefix of a number that is no bound.
     """
     return f"{equal}{p:.2g}" if p > 0 else "< 1e-300"

@@ -1,8 +1,8 @@
-"""Confidence routing: accept the confident predictions, send the others to a person.
+"""Confidence routing: accept predictions of high confidence, let a person review the others.
 
 kmnist_cnn III.D.2 proposes it. Confidences are calibrated by temperature scaling (Guo et al.,
 arXiv:1706.04599) and the threshold is chosen, both on validation images; test images only show
-whether the promised accuracy is reached.
+whether the promised accuracy holds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import betaincinv, log_softmax
 
 BINS = 15
-TINY = 1e-300  # the smallest probability of which a logarithm is taken
+TINY = 1e-300  # the least probability whose logarithm is taken
 
 
 def route(
@@ -27,9 +27,9 @@ def route(
 ) -> dict[str, Any]:
     """Temperature and threshold from validation, and their results on validation and test.
 
-    validation, test: class probabilities (N, C); promise: the share of accepted predictions that
-    must be correct; confidence: of the intervals. The threshold is None where none reaches the
-    promise on validation.
+    validation, test: class probabilities (N, C); promise: the least accuracy of accepted
+    predictions; confidence: of the intervals. The threshold is None where none gives that accuracy
+    on validation.
     """
     t = temperature(validation, validation_labels)
     splits = {"validation": (validation, validation_labels), "test": (test, test_labels)}
@@ -67,10 +67,10 @@ def calibrated(probabilities: np.ndarray, t: float) -> np.ndarray:
 
 
 def threshold(sure: np.ndarray, right: np.ndarray, promise: float) -> float | None:
-    """The lowest confidence with which predictions are accepted: as many as reach the promise.
+    """The lowest confidence that accepts predictions with the promised accuracy.
 
-    sure: confidences (N,); right: which predictions are correct (N,). None where not even the
-    most confident ones reach it.
+    sure: confidences (N,); right: which predictions are correct (N,). None where no confidence
+    does.
     """
     order = np.argsort(-sure, kind="stable")
     sorted_sure = sure[order]
@@ -82,7 +82,7 @@ def threshold(sure: np.ndarray, right: np.ndarray, promise: float) -> float | No
 
 
 def risk_coverage(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage (N,) and error rate (N,) of the most confident 1, 2, ... N predictions."""
+    """Coverage (N,) and the error rate (N,) of the predictions of highest confidence."""
     order = np.argsort(-sure, kind="stable")
     count = np.arange(1, len(order) + 1)
     return count / len(order), np.cumsum(~right[order]) / count

@@ -1,6 +1,8 @@
 """What all figures share: type, colours, picture grids, and PNG bytes that are always the same.
 
-Figures are laid out in pixels: pictures are enlarged by whole numbers and never resampled.
+Figures are laid out in pixels: pictures are enlarged by whole numbers and never resampled. Text
+is in DejaVu Sans, which Matplotlib carries, and in Noto Sans CJK where that has no glyph (kana,
+Han, Hangul); both come from pinned packages, never from the machine.
 """
 
 from __future__ import annotations
@@ -8,14 +10,16 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import matplotlib
+import noto_cjk_sans_jp_regular as noto
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager, get_font
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -46,11 +50,18 @@ TEN = (
     "#92dadd",
 )
 
+# Under a name of its own, so that no font of the machine is taken for it.
+FONTS = ["DejaVu Sans", "Noto Sans CJK of the package"]
+fontManager.ttflist += [
+    FontEntry(fname=str(noto.FONT_PATH), name=FONTS[1], weight=weight)
+    for weight in ("normal", "bold")
+]
+
 STYLE: dict[Any, Any] = {
     "figure.dpi": DPI,
     "figure.constrained_layout.h_pad": MARGIN / DPI,
     "figure.constrained_layout.w_pad": MARGIN / DPI,
-    "font.family": "DejaVu Sans",
+    "font.family": FONTS,
     "font.size": 9,
     "text.color": INK,
     "text.parse_math": False,
@@ -112,23 +123,34 @@ def paint(figure: Figure, pixels: np.ndarray, left: int = 0, bottom: int = 0) ->
     figure.figimage(pixels, left, bottom, zorder=-1)
 
 
+@cache
+def _known_characters() -> frozenset[int]:
+    return frozenset().union(*(get_font(findfont(family)).get_charmap() for family in FONTS))
+
+
+def drawable(text: str) -> str:
+    """The text, with `U+0E01` in place of each character that no font of ours can draw."""
+    known = _known_characters() | {ord("\n")}
+    return "".join(c if ord(c) in known else f"U+{ord(c):04X}" for c in text)
+
+
 def write(figure: Figure, x: float, y: float, text: str, **options) -> None:
     """Put text at a pixel, counted from the top left corner."""
-    figure.text(x / figure.bbox.width, 1 - y / figure.bbox.height, text, **options)
+    figure.text(x / figure.bbox.width, 1 - y / figure.bbox.height, drawable(text), **options)
 
 
 def text_width(texts: Sequence[str], size: float) -> int:
     """Pixels that the widest line of the texts takes at a font size in points."""
     canvas = FigureCanvasAgg(Figure(dpi=DPI))
-    font = FontProperties(family=STYLE["font.family"], size=size)
-    lines = [line for text in texts for line in text.split("\n")]
+    font = FontProperties(family=FONTS, size=size)
+    lines = [line for text in texts for line in drawable(text).split("\n")]
     measure = canvas.get_renderer().get_text_width_height_descent
     return max((int(np.ceil(measure(line, font, False)[0])) for line in lines), default=0)
 
 
 def class_title(number: int, name: str) -> str:
-    """A class by number and name, once where they are the same."""
-    return name if name == str(number) else f"{number}  {name}"
+    """A class by number and drawable name, once where they are the same."""
+    return name if name == str(number) else f"{number}  {drawable(name)}"
 
 
 def class_colours(count: int) -> list[tuple[float, ...]]:
@@ -206,7 +228,7 @@ def tiles(
 
 
 def sign(figure: Figure, name: str) -> None:
-    """Write whose figure it is into its lower left corner."""
+    """Write the name of the model into the lower left corner."""
     with style():
         x, y = 6 / figure.bbox.width, 5 / figure.bbox.height
         figure.text(x, y, name, ha="left", va="bottom", size=7, color=FAINT)

@@ -28,12 +28,12 @@ def sample_per_class(labels: np.ndarray, count: int, rng: np.random.Generator) -
 def class_table(
     names: Sequence[str], train_counts: canvas.Numbers, test_counts: canvas.Numbers
 ) -> Figure:
-    """Class, English pronunciation, train size and test size as a table (kmnist_linear Fig. 1).
+    """Class, name, train size and test size as a table (kmnist_linear Fig. 1).
 
     train_counts, test_counts: (C,). Where names only repeat the class numbers, their column is
     left out.
     """
-    header = ["class", "English pronunciation", "train size", "test size"]
+    header = ["class", "name", "train size", "test size"]
     rows = [
         [str(number), name, f"{train:,}", f"{test:,}"]
         for number, (name, train, test) in enumerate(
@@ -41,7 +41,8 @@ def class_table(
         )
     ]
     total = ["all", "", f"{sum(train_counts):,}", f"{sum(test_counts):,}"]
-    places = [110, 290, 550, 710]
+    beyond = max(0, canvas.text_width(names, 9.5) - 280)
+    places = [110, 290 + beyond // 2, 550 + beyond, 710 + beyond]
     aligned = ["right", "center", "right", "right"]
     if all(name == str(number) for number, name in enumerate(names)):
         rows, places = [[r[0], *r[2:]] for r in rows], [110, 300, 460]
@@ -216,7 +217,8 @@ def pca_scatter(
     for title, colour, name, place in zip(titles, colours, names, places, strict=True):
         axes.plot([], [], "o", color=colour, label=title)
         options: dict[str, Any] = {"weight": "bold", "path_effects": halo}
-        axes.text(place[0], place[1], name, ha="center", va="center", **options)
+        shown = canvas.drawable(name)
+        axes.text(place[0], place[1], shown, ha="center", va="center", **options)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.2)
     return figure
 

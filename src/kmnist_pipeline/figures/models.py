@@ -76,7 +76,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") 
     It is kmnist_cnn's Fig. 3-5 and mnist_logistic's 4.7. counts: (C, C) integers. Colour is the
     share of the row, on a square-root scale, on which rare confusions still show.
     """
-    classes = len(names)
+    classes, names = len(names), [canvas.drawable(name) for name in names]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cell = 110 if classes <= 4 else 70 if classes <= 12 else 54
     label = canvas.text_width(names, 9)
@@ -113,11 +113,11 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") 
 def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
     """Each class's weights as an image (kmnist_linear Fig. 8), all on one symmetric scale.
 
-    weights: (C, H, W), or (1, H, W) for a binary model, whose positive weights speak for the
-    second of its two names.
+    weights: (C, H, W), or (1, H, W) for a binary model, whose positive weights are evidence for
+    the second of its two names.
     """
     largest = float(np.abs(weights).max()) or 1.0
-    binary = len(weights) == 1
+    binary, names = len(weights) == 1, [canvas.drawable(name) for name in names]
     scale = Normalize(-largest, largest)
     colours = matplotlib.colormaps["RdBu_r"]
     pictures = (colours(scale(weights))[..., :3] * 255).round().astype(np.uint8)
@@ -151,7 +151,7 @@ def labelled_images(
 def saliency(
     images: np.ndarray, slopes: np.ndarray, titles: Sequence[str], pixel_max: int
 ) -> Figure:
-    """Images (above) and what a network looks at in them (below) (kmnist_cnn Fig. 7).
+    """Images (above) and their saliency (below) (kmnist_cnn Fig. 7).
 
     images: (N, H, W); slopes: (N, H, W), each image's on a scale of its own; titles: one an image.
     """
@@ -164,7 +164,7 @@ def saliency(
 
 @canvas.style()
 def reliability(bins: Mapping[str, tuple[np.ndarray, ...]]) -> Figure:
-    """Accuracy by confidence (left) and how many predictions have it (right).
+    """Accuracy by confidence (left) and the number of predictions by confidence (right).
 
     bins: by name, the mean confidence, accuracy and count of each bin, (B,) each.
     """
@@ -194,10 +194,10 @@ def risk_coverage(
     chosen: Mapping[str, tuple[float, float]],
     promised: float,
 ) -> Figure:
-    """Error rate among the accepted predictions by their share.
+    """Error rate among accepted predictions by coverage, the share of images accepted.
 
-    curves: by split, coverage and error rate, (N,) each; chosen: by split, those of the threshold;
-    promised: the error rate that shall not be passed.
+    curves: by split, coverage and error rate, (N,) each; chosen: by split, both at the threshold;
+    promised: the largest error rate allowed.
     """
     figure = canvas.blank(canvas.WIDTH, 500, layout="constrained")
     axes = figure.add_subplot()
@@ -209,8 +209,8 @@ def risk_coverage(
         axes.plot(coverage[shown], risk[shown], color=colour, label=split)
         if split in chosen:
             axes.plot(*chosen[split], "o", ms=7, color=colour)
-    axes.set_title("error rate of the accepted", loc="left")
-    axes.set_xlabel("share of the images that is accepted")
+    axes.set_title("error rate among accepted images", loc="left")
+    axes.set_xlabel("share of images accepted")
     axes.yaxis.set_major_formatter(PercentFormatter(1, 1))
     axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.set_ylim(bottom=0)
@@ -268,7 +268,10 @@ def class_scores(
 
     precision, recall, f1: (C,).
     """
-    figure = canvas.blank(canvas.WIDTH, 440, layout="constrained")
+    label = canvas.text_width(names, 9)
+    upright = label < (canvas.WIDTH - 120) / len(names) - 8
+    height = 440 if upright else 420 + label
+    figure = canvas.blank(canvas.WIDTH, height, layout="constrained")
     axes = figure.add_subplot()
     x = np.arange(len(names))
     low, high = np.minimum(precision, recall), np.maximum(precision, recall)
@@ -276,8 +279,7 @@ def class_scores(
     axes.plot(x, precision, "^", color=canvas.BLUE, ms=7, label="precision")
     axes.plot(x, recall, "v", color=canvas.ORANGE, ms=7, label="recall")
     axes.plot(x, f1, "_", color=canvas.INK, ms=12, mew=1.8, label="F1")
-    upright = canvas.text_width(names, 9) < (canvas.WIDTH - 120) / len(names) - 8
-    axes.set_xticks(x, names, rotation=0 if upright else 90)
+    axes.set_xticks(x, map(canvas.drawable, names), rotation=0 if upright else 90)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="y")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import csv
+import io
 import itertools
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +30,25 @@ class PageError(UserError):
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with what its PNG says of itself, its number in the published report, and the
-    claims about it."""
+    """A figure with its width in pixels, the text entries of its PNG, its number in the published
+    report, and the claims about it."""
 
     path: Path
+    width: int
     number: str | None
     text: dict[str, str]
     claims: list[dict[str, Any]]
 
     @property
     def data_uri(self) -> str:
-        """The picture itself, so that the page can be sent as one file."""
-        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
+        """The picture itself, so that the page can be sent as one file.
+
+        Its text entries stay behind: the caption says the same, and a page must stay small.
+        """
+        content = io.BytesIO()
+        with Image.open(self.path) as image:
+            image.save(content, "png", optimize=True)
+        return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
     @property
     def digests(self) -> list[str]:
@@ -121,13 +130,18 @@ def _environment(escape: bool) -> Environment:
     environment.filters["number"] = _number
     environment.globals["code_of"] = _code_of
     environment.filters["probability"] = in_words
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    environment.filters["plain"] = _plain
     return environment
 
 
 def _code_of(stage: str) -> str:
     """The module of a stage."""
     return f"src/kmnist_pipeline/stages/{stage.partition('@')[0].replace('-', '_')}.py"
+
+
+def _plain(text: str) -> str:
+    """The text on one line, for a table cell or paragraph of Markdown that shows it as it is."""
+    return re.sub(r"[\\`*\[\]<>|&~$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
 
 
 def _number(value: Any, digits: int = 4) -> str:
@@ -154,7 +168,7 @@ def _environments(models: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Where the numbers of each file come from, for numbers and figures to lead to."""
+    """The origin of each file's numbers, to which numbers and figures link."""
     return [
         {
             "path": file["path"],
@@ -200,7 +214,7 @@ def _model(folder: Path) -> dict[str, Any]:
 
 
 def _chosen(parameters: dict[str, Any], trials: int) -> str:
-    """What a model's validation images had chosen before its predictions were calibrated."""
+    """What a model's validation images chose before its predictions were calibrated on them."""
     ways = [f"one of {trials} trials"] if trials else []
     for name, trainer in parameters.items():
         if name.endswith(".trainer"):
@@ -212,15 +226,15 @@ def _chosen(parameters: dict[str, Any], trials: int) -> str:
 
 
 def _order(claims: list[dict[str, Any]], metrics: Path) -> list[str]:
-    """The models in the order in which the published report speaks of them."""
+    """The models in the order of the claims about them."""
     sources = [Path(claim["source"].partition(":")[0]) for claim in claims if claim["source"]]
     return list(dict.fromkeys(path.relative_to(metrics).parts[0] for path in sources))
 
 
 def _pairs(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """McNemar's test of each two neighbours that were measured on the same images.
+    """McNemar's test of each model and the next one, where both have the same test images.
 
-    p is that after Holm's correction for all pairs of the page.
+    p is corrected by Holm's method for all pairs of the page.
     """
     pairs = []
     for one, other in itertools.pairwise(models):
@@ -246,9 +260,10 @@ def _pictures(
         for path in sorted(folder.rglob("*.png")):
             file = path.relative_to(root).as_posix()
             with Image.open(path) as image:
+                width = image.width
                 text = {str(key): str(value) for key, value in image.info.items()}
             own = [claim for claim in claims if _is_about(claim, path)]
-            found[file] = Picture(path, number_of.get(file), text, own)
+            found[file] = Picture(path, width, number_of.get(file), text, own)
     for file, number in number_of.items():
         if file not in found:
             raise PageError(f"reports.{report}.figures.{number}={file}: there is no such figure")
@@ -257,8 +272,10 @@ def _pictures(
 
 
 def _is_about(claim: dict[str, Any], figure: Path) -> bool:
-    """Whether a claim states what a figure shows, or the accuracy of its model; of the trials of
-    a study, whether the figure shows them."""
+    """Whether a claim is about what a figure shows, or about the accuracy of its model.
+
+    A claim about a trial of a study belongs to the figure of the trials.
+    """
     file, _, value = (claim["source"] or "").partition(": ")
     trial, _, value = value.rpartition(": ")
     wanted = {figure.stem} if not trial else set()

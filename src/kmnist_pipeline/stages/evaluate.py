@@ -81,7 +81,7 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     with stage.directory(f"figures/{about['report']}/{stage.item}") as folder:
         for name, caption, figure in drawn:
             canvas.sign(figure, stage.item)
-            text = stage.png_text(f"{stage.item}: {caption}", model.parameters)
+            text = stage.png_text(f"{stage.item} on {about['dataset']}: {caption}", model.parameters)
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
 
 
@@ -132,10 +132,11 @@ def _predictions(split: str, probabilities: np.ndarray, images: Images) -> dict[
 def prediction_figures(
     test: Images, predicted: np.ndarray, scores: dict[str, Any], samples: int
 ) -> Iterator[Drawn]:
-    """Confusion matrix (mnist_logistic 4.7), scores, right and wrong predictions (4.9.1-2)."""
+    """Confusion matrix (mnist_logistic 4.7), scores, correct and wrong predictions (4.9.1-2)."""
+    n = f"{len(test):,} test images"
     yield (
         "confusion",
-        "Confusion matrix on the test set, in counts: rows are true classes, columns predicted.",
+        f"confusion matrix of the {n}, in counts; rows are true classes, columns predicted ones.",
         model_figures.confusion_matrix(scores["confusion"], test.classes),
     )
     precision, recall, f1 = (
@@ -144,14 +145,15 @@ def prediction_figures(
     )
     yield (
         "scores",
-        "Precision, recall and F1 of each class on the test set.",
+        f"precision, recall and F1 of each class on the {n}.",
         model_figures.class_scores(test.classes, precision, recall, f1),
     )
-    for name, hits, caption in (
-        ("correct", predicted == test.labels, "The first test images that are predicted right."),
-        ("misclassified", predicted != test.labels, "The first test images predicted wrong."),
+    for name, hits, result in (
+        ("correct", predicted == test.labels, "correct"),
+        ("misclassified", predicted != test.labels, "wrong"),
     ):
         rows = np.flatnonzero(hits)[:samples]
+        caption = f"the first {len(rows)} of {hits.sum():,} {result} predictions on the {n}."
         titles = [
             f"Predicted: {test.classes[predicted[row]]}, Actual: {test.classes[test.labels[row]]}"
             for row in rows
@@ -166,9 +168,9 @@ def model_insight(model: TrainedModel, test: Images) -> Iterator[Drawn]:
     shape = test.pixels.shape[1:3]
     if (weights := model.class_weights()) is not None:
         caption = (
-            "The weights of each class over the pixels: red speaks for the class, blue against it."
+            "the weight of each pixel for each class; red is evidence for the class, blue against."
             if len(weights) > 1
-            else f"The weights over the pixels: red speaks for {test.classes[1]}, blue for "
+            else f"the weight of each pixel; red is evidence for {test.classes[1]}, blue for "
             f"{test.classes[0]}."
         )
         pictures = weights.reshape(len(weights), *shape)
@@ -183,8 +185,8 @@ def model_insight(model: TrainedModel, test: Images) -> Iterator[Drawn]:
         predicted = model.probabilities(few.pixels).argmax(axis=1)
         titles = [test.classes[label] for label in predicted]
         caption = (
-            "Test images (above, with the predicted class) and their saliency (below): how much "
-            "each pixel would change the logit of the predicted class, black for nothing."
+            f"the first {SALIENT} test images (above, with the predicted class) and their saliency "
+            "(below): the effect of each pixel on the logit of that class, black for none."
         )
         top = int(test.pixels.max())
         yield "saliency", caption, model_figures.saliency(few.pixels, slopes, titles, top)
@@ -196,8 +198,8 @@ def training_confusion(model: TrainedModel, training: Images) -> Drawn:
     counts = metrics.confusion(training.labels, predicted, len(training.classes))
     share = float(np.mean(predicted == training.labels))
     caption = (
-        f"Confusion matrix on the {len(training)} images that the model was trained on, in counts: "
-        f"{share:.4f} of them are predicted right."
+        f"confusion matrix of the {len(training):,} images that the model was trained on, in "
+        f"counts; rows are true classes, columns predicted ones; accuracy {share:.4f}."
     )
     return "confusion_train", caption, model_figures.confusion_matrix(counts, training.classes)
 
@@ -214,8 +216,9 @@ def routing_figures(
     after = routing.calibrated(test, t)
     yield (
         "reliability",
-        f"Accuracy by confidence on the test set, before and after temperature scaling with T = "
-        f"{t:.3f}, fitted on validation images: a calibrated model lies on the diagonal.",
+        f"accuracy by confidence on the {len(test):,} test images, before and after temperature "
+        f"scaling with T = {t:.3f}, fitted to the {len(validation):,} validation images; a "
+        "calibrated model lies on the diagonal.",
         model_figures.reliability(
             {"before": routing.bins(test, test_labels), "after": routing.bins(after, test_labels)}
         ),
@@ -233,8 +236,9 @@ def routing_figures(
     }
     yield (
         "risk_coverage",
-        "Error rate among the automatically accepted images by their share, the surest first; the "
-        "dots are the threshold chosen on validation images, the dashed line what was promised.",
+        "error rate among accepted images by the share accepted, highest confidence first, on "
+        f"{len(validation):,} validation and {len(test):,} test images; dots mark the threshold "
+        "chosen on validation images, the dashed line the promised error rate.",
         model_figures.risk_coverage(curves, chosen, 1 - routed["promise"]),
     )
 
@@ -244,10 +248,11 @@ def training_figures(folder: Path, winner: str, rows: list[dict]) -> Iterator[Dr
     with (folder / "curves.csv").open(newline="") as table:
         curves = [row for row in csv.DictReader(table) if row["trial"] == winner]
     if len({row["epoch"] for row in curves}) > 1:
+        fits = len({(row["seed"], row["fold"]) for row in curves})
         yield (
             "curves",
-            "Accuracy (left) and loss (right) by epoch on training and validation images: mean "
-            "over folds and seeds, with the range.",
+            "accuracy (left) and loss (right) by epoch on training and validation images; mean and "
+            f"range over {fits} {'fit' if fits == 1 else 'fits'}, one for each seed and fold.",
             model_figures.learning_curves(curves),
         )
     validation = numbers.read(folder / "validation.json")
@@ -257,8 +262,8 @@ def training_figures(folder: Path, winner: str, rows: list[dict]) -> Iterator[Dr
         measured = {row["name"]: row["seeds"]["accuracy"]["mean"] for row in rows}
         yield (
             "trials",
-            "Validation accuracy of each trial (mean and standard deviation over seeds), by "
-            "which the winner was chosen"
+            f"validation accuracy of each of {len(names)} trials (mean and standard deviation over "
+            "seeds), by which the winner was chosen"
             + (", and test accuracy, measured afterwards." if names[0] in measured else "."),
             model_figures.trials(
                 names,

@@ -55,7 +55,7 @@ def preprocess(stage: Stage, params: Parameters) -> None:
     )
     with stage.directory(f"figures/data/{stage.item}") as folder:
         for name, caption, figure in figures(images, labels, train, counts, about):
-            text = stage.png_text(caption, {"dataset": stage.item})
+            text = stage.png_text(f"{about['title']}: {caption}", {"dataset": stage.item})
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
 
 
@@ -134,46 +134,47 @@ def figures(
     names, top = about["classes"], about["pixel_max"]
     pixels, of_train = images[train], labels[train]
     rng = np.random.default_rng(0)
+    n = f"{len(train):,} training images"
     one, ten, six = (data_figures.sample_per_class(of_train, k, rng) for k in (1, 10, 6))
     yield (
         "classes",
-        "The classes, and how many images of each are in the train and the test set.",
+        "the number of training and test images of each class.",
         data_figures.class_table(names, counts["train"], counts["test"]),
     )
     yield (
         "samples",
-        "One training image of each class, drawn at random.",
+        f"one image of each class, drawn at random from the {n}.",
         data_figures.one_per_class(pixels[one[:, 0]], names, top),
     )
     yield (
         "ten_samples",
-        "Ten training images of each class, drawn at random.",
+        f"ten images of each class, drawn at random from the {n}.",
         data_figures.ten_per_class(pixels[ten], names, top),
     )
     yield (
         "averages",
-        "The average training image of each class.",
+        f"the mean image of each class over the {n}.",
         data_figures.average_per_class(pixels, of_train, names, top),
     )
     yield (
         "grid",
-        "Example training images that cover all classes.",
+        f"six images of each class, drawn at random from the {n}.",
         data_figures.example_grid(pixels[six.ravel()], of_train[six.ravel()], names, top),
     )
     components, ratios = data_figures.pca(pixels, top)
     yield (
         "pca",
-        "The training images on their first two principal components, coloured by class.",
+        f"the {n} on their first two principal components, coloured by class.",
         data_figures.pca_scatter(components, of_train, names, ratios),
     )
     yield (
         "first",
-        "The first five images of the data set in file order, titled with their labels.",
+        "the first five images in file order, with their labels as titles.",
         data_figures.first_images(images[:5], labels[:5], names, top),
     )
     yield (
         "matrix",
-        f"Image {MATRIX_INDEX} of the data set as its matrix of grey values.",
+        f"the grey values of image {MATRIX_INDEX}, counted from 0 in file order.",
         data_figures.grey_matrix(images[MATRIX_INDEX], top),
     )
 
