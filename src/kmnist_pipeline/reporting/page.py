@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims as judged
 from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
 from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.reporting import jinja
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
 
@@ -101,39 +101,23 @@ def content(
 
 def html(content: dict[str, Any]) -> str:
     """The page as one HTML file that can be sent; only its links to code need the repository."""
-    return _environment(escape=True).get_template("report.html").render(content)
+    return _filled("report.html", content)
 
 
 def markdown(content: dict[str, Any]) -> str:
     """The page as Markdown, with the pictures where they lie in the repository."""
-    return _environment(escape=False).get_template("report.md").render(content)
+    return _filled("report.md", content)
 
 
-def _environment(escape: bool) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("kmnist_pipeline.reporting"),
-        autoescape=escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["number"] = _number
-    environment.globals["code_of"] = _code_of
+def _filled(template: str, content: dict[str, Any]) -> str:
+    environment = jinja.environment("kmnist_pipeline.reporting")
     environment.filters["probability"] = in_words
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-    return environment
+    return environment.get_template(template).render(content, code_of=_code_of)
 
 
 def _code_of(stage: str) -> str:
     """The module of a stage."""
     return f"src/kmnist_pipeline/stages/{stage.partition('@')[0].replace('-', '_')}.py"
-
-
-def _number(value: Any, digits: int = 4) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def _read(path: Path) -> dict[str, Any]:
