@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
@@ -101,23 +102,32 @@ def content(
 
 def html(content: dict[str, Any]) -> str:
     """The page as one HTML file that can be sent; only its links to code need the repository."""
-    return _filled("report.html", content)
+    return _environment().get_template("report.html").render(content)
 
 
 def markdown(content: dict[str, Any]) -> str:
     """The page as Markdown, with the pictures where they lie in the repository."""
-    return _filled("report.md", content)
+    return _environment().get_template("report.md").render(content)
 
 
-def _filled(template: str, content: dict[str, Any]) -> str:
+def _environment() -> Environment:
     environment = jinja.environment("kmnist_pipeline.reporting")
+    environment.filters["number"] = _number
+    environment.globals["code_of"] = _code_of
     environment.filters["probability"] = in_words
-    return environment.get_template(template).render(content, code_of=_code_of)
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    return environment
 
 
 def _code_of(stage: str) -> str:
     """The module of a stage."""
     return f"src/kmnist_pipeline/stages/{stage.partition('@')[0].replace('-', '_')}.py"
+
+
+def _number(value: Any, digits: int = 4) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def _read(path: Path) -> dict[str, Any]:
