@@ -58,7 +58,8 @@ def runs_of(keys: Iterable[str]) -> StageRuns:
         if scheme not in _STORES:
             return StageRuns(store, "not asked: neither a server nor SQLite nor PostgreSQL")
     found: dict[str, StageRun] = {}
-    problem = _bounded(_STORES[scheme], uri, list(keys), found)
+    wanted = list(keys)
+    problem = _bounded(_STORES[scheme], uri, wanted, found) if wanted else ""
     return StageRuns(store, problem, dict(found))
 
 
