@@ -417,23 +417,24 @@ def _add_trace(commands: Any) -> None:
 def _trace(chosen: argparse.Namespace) -> int:
     if not (chosen.files or chosen.form):
         chosen.misuse("name a FILE; --json, --dot, --svg and --html alone show the whole graph")
-    from kmnist_pipeline.commands import trace
+    from kmnist_pipeline.commands.trace.ancestry import trace
+    from kmnist_pipeline.commands.trace.rendering import document, text
 
-    found = trace.trace(chosen.files, unfold=chosen.form in ("json", "html"))
+    found = trace(chosen.files, unfold=chosen.form in ("json", "html"))
     if chosen.form == "json":
-        _print_json(trace.as_json(found))
+        _print_json(document.as_json(found))
         return found.exit_status
-
-    from kmnist_pipeline.commands import drawing
-
     if chosen.form is None:
-        drawing.show(found)
+        text.show(found)
         return found.exit_status
-    draw = {"dot": drawing.dot, "svg": drawing.svg, "html": drawing.html}[chosen.form]
+
+    from kmnist_pipeline.commands.trace.rendering import graph, picture
+
+    draw = {"dot": graph.dot, "svg": picture.svg, "html": picture.html}[chosen.form]
     print(draw(found), end="")
-    for finding in found.findings:
-        if finding.status != "exact":
-            print(f"{finding.file} {drawing.verdict(finding)}", file=sys.stderr)
+    for file in found.files:
+        if file.status != "exact":
+            print(f"{file.file} {text.verdict(file)}", file=sys.stderr)
     return found.exit_status
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,11 +20,13 @@ import pytest
 import yaml
 from PIL import Image, PngImagePlugin
 from support.project import ROOT, STALE, Project, fresh
+from support.stores import Server
 from voluptuous import All, Any, Datetime, Length, Match, Optional, Schema
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.commands import trace as tracing
-from kmnist_pipeline.commands.trace import Trace, trace
+from kmnist_pipeline.commands.trace.ancestry import Trace, trace
+from kmnist_pipeline.commands.trace.history import listing_md5, md5_of
+from kmnist_pipeline.commands.trace.runs import SECONDS
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository import git as repository_git
 from kmnist_pipeline.repository import locks
@@ -59,8 +62,8 @@ def made(
 ) -> tuple[Project, list[str], Path]:
     """The digits evidence with three commits of history, their ids, and the first one's files.
 
-    In the second a parameter is another, and one stage ran again, but not the report; in the third
-    that did too.
+    In the second a parameter is different, and one stage ran again but not the report; in the
+    third the report did too.
     """
     folder = tmp_path_factory.mktemp("made") / "project"
     project = digits_run[0].copy(folder)
@@ -114,7 +117,8 @@ def digests(found: Trace, key: str) -> set[str]:
 
 @contextlib.contextmanager
 def changed(path: Path, content: bytes) -> Iterator[None]:
-    """Another content for a file that others share: a link to DVC's cache would be followed."""
+    """Give a file another content for a while; not through a link to DVC's cache, which others
+    share."""
     kept = path.read_bytes()
     path.unlink()
     path.write_bytes(content)
@@ -138,29 +142,29 @@ def test_every_file_of_the_evidence_leads_to_a_published_data_set(tmp_path, monk
     clone = fresh(tmp_path / "project")
     monkeypatch.chdir(clone.folder)
     files = git(clone.folder, "ls-files", "figures", "metrics", "reports").splitlines()
-    # What is stale for now was made of data whose stage was made again since, in a commit that
-    # the copy does not have.
-    current = [f.file for f in of(*files).findings if f.makings[0].stage.address not in STALE]
+    # The stage behind the data of what is stale has run again since, and the copy lacks the
+    # commit with the lock of that time.
+    current = [f.file for f in of(*files).files if f.matches[0].stage.address not in STALE]
     found = of(*current)
     known = published(clone.folder)
     assert len(files) > 100 and len(current) > 80
     assert found.exit_status == 0
-    for finding in found.findings:
-        making = finding.makings[0]
-        ends = digests(found, making.stage.key)
-        assert (finding.status, finding.remark) == ("exact", ""), finding.file
-        assert making.path == finding.file
-        assert ends and ends <= known, finding.file
+    for traced in found.files:
+        match = traced.matches[0]
+        ends = digests(found, match.stage.key)
+        assert (traced.status, traced.remark) == ("exact", ""), traced.file
+        assert match.path == traced.file
+        assert ends and ends <= known, traced.file
 
 
-def test_the_figures_of_a_page_are_told_by_their_keys(project):
-    """What stands under a figure in a report is what trace says of that figure."""
+def test_a_page_names_the_keys_of_its_figures(project):
+    """The key under a figure in a report is the one that trace finds for that figure."""
     page = (project.folder / PAGE).read_text()
     said = r"lineage key <code>(\w+)</code>, data .*<code>kmnist trace (figures/[^<]+)<"
     told = re.findall(said, page)
     assert len(told) == page.count("<figure") > 20
     found = of(*(path for _, path in told))
-    assert [(f.makings[0].stage.key[:12], f.file) for f in found.findings] == told
+    assert [(f.matches[0].stage.key[:12], f.file) for f in found.files] == told
 
 
 @pytest.mark.parametrize(
@@ -184,13 +188,13 @@ def test_a_file_is_known_by_its_bytes(file, stage, place, project, tmp_path):
     if place != "in the checkout":
         path = Path(shutil.copyfile(path, tmp_path / "x"))
     found = of(path)
-    (finding,) = found.findings
+    (traced,) = found.files
     # The winner of a study is the same model as an experiment: equal bytes, two stages.
-    making = next(making for making in finding.makings if making.path == file)
-    assert (finding.status, making.stage.address) == ("exact", stage)
-    assert place == "elsewhere under another name" or making is finding.makings[0]
+    match = next(match for match in traced.matches if match.path == file)
+    assert (traced.status, match.stage.address) == ("exact", stage)
+    assert place == "elsewhere under another name" or match is traced.matches[0]
     assert found.exit_status == 0
-    assert digests(found, finding.makings[0].stage.key) <= published(project.folder)
+    assert digests(found, traced.matches[0].stage.key) <= published(project.folder)
 
     entry = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"][stage]
     step = next(s for s in of(project.folder / file).steps.values() if s.stage.address == stage)
@@ -204,7 +208,7 @@ def test_a_file_is_known_by_its_bytes(file, stage, place, project, tmp_path):
 def test_a_figure_from_two_commits_ago(made, project):
     _, commits, old = made
     found = of(old / FIGURE, project.folder / FIGURE)
-    then, now = (finding.makings[0] for finding in found.findings)
+    then, now = (traced.matches[0] for traced in found.files)
     assert found.exit_status == 0
     assert then.path == now.path == FIGURE
     assert then.stage.params["evaluation"]["samples"] == 10
@@ -221,21 +225,21 @@ def test_a_figure_from_two_commits_ago(made, project):
     assert commits[0] in holding
 
 
-def test_a_file_that_is_as_it_was(made, project):
-    """A model that no later commit re-made is in the lock of them all."""
-    making = of(made[2] / MODEL).findings[0].makings[0]
-    assert making.here
-    assert set(made[1]) <= {commit.id for commit in making.commits}
+def test_a_file_that_later_commits_keep(made, project):
+    """A model that no later commit made again is in the lock of each."""
+    match = of(made[2] / MODEL).files[0].matches[0]
+    assert match.here
+    assert set(made[1]) <= {commit.id for commit in match.commits}
 
 
 @pytest.mark.parametrize(("page", "samples"), [("old", 10), ("new", 9)])
 def test_a_page_leads_to_the_figures_it_was_made_from(page, samples, made, project):
-    """The second commit has the old page beside an evaluation that the page has not seen."""
+    """The second commit has the old page beside an evaluation that is newer than it."""
     found = of(made[2] / PAGE if page == "old" else PAGE)
-    making = found.findings[0].makings[0]
+    match = found.files[0].matches[0]
     assert found.exit_status == 0
-    assert (made[1][1] in {commit.id for commit in making.commits}) == (page == "old")
-    (evaluation,) = (s for s in found.behind(making.stage.key) if s.stage.address == EVALUATE)
+    assert (made[1][1] in {commit.id for commit in match.commits}) == (page == "old")
+    (evaluation,) = (s for s in found.behind(match.stage.key) if s.stage.address == EVALUATE)
     assert evaluation.stage.params["evaluation"]["samples"] == samples
 
 
@@ -246,10 +250,10 @@ def test_evidence_that_is_not_committed_yet(project, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     copy = Path(shutil.copyfile(folder / FIGURE, tmp_path / "copy.png"))
     found = of(FIGURE, copy, METRIC)
-    for finding in found.findings:
-        making = finding.makings[0]
-        assert (finding.status, making.here, making.commits) == ("exact", True, [])
-    assert found.findings[1].makings[0].path == FIGURE
+    for traced in found.files:
+        match = traced.matches[0]
+        assert (traced.status, match.here, match.commits) == ("exact", True, [])
+    assert found.files[1].matches[0].path == FIGURE
     assert found.exit_status == 0
 
 
@@ -260,16 +264,37 @@ def test_a_figure_of_an_experiment_that_only_a_ref_of_dvc_keeps(project, tmp_pat
     git(folder, "update-ref", "refs/exps/12/34/warm-sun", "HEAD")
     git(folder, "reset", "--quiet", "--hard", "HEAD~2")
     monkeypatch.chdir(folder)
-    (finding,) = of(tmp_path / "copy.png").findings
-    subjects = [commit.subject for commit in finding.makings[0].commits]
+    (traced,) = of(tmp_path / "copy.png").files
+    subjects = [commit.subject for commit in traced.matches[0].commits]
     assert subjects == ["Report it", "Show nine samples"]
 
 
-def test_equal_bytes_under_other_lineage_keys_are_told(made, project):
-    """Fewer samples in a figure change neither the predictions nor what they rest on."""
-    making, *others = of(PREDICTIONS).findings[0].makings
-    assert making.here
-    keys = {making.stage.params["evaluation"]["samples"] for making in others}
+def test_a_project_in_a_subfolder_of_a_repository(project, tmp_path, monkeypatch):
+    top, folder = tmp_path / "top", tmp_path / "top/work/project"
+    git_alone = shutil.ignore_patterns(".git")
+    shutil.copytree(project.folder, folder, symlinks=True, ignore=git_alone)
+    copy = Path(shutil.copyfile(folder / FIGURE, tmp_path / "copy.png"))
+    git(top, "init", "--quiet")
+    for key in ("name", "email"):
+        git(top, "config", f"user.{key}", "test@localhost")
+    made = commit(Project(top), "Make it")
+    (folder / FIGURE).write_bytes(flipped(copy))
+    commit(Project(top), "Edit it")
+    monkeypatch.chdir(folder)
+    found = of(copy, FIGURE, METRIC, "src/kmnist_pipeline/cli.py")
+    statuses = [traced.status for traced in found.files]
+    assert statuses == ["exact", "altered", "exact", "unknown"]
+    match = found.files[0].matches[0]
+    assert (match.stage.address, match.path) == (EVALUATE, FIGURE)
+    assert made in {commit.id for commit in match.commits}
+    assert "Git has it as src/kmnist_pipeline/cli.py" in found.files[3].remark
+
+
+def test_other_lineage_keys_of_equal_bytes_are_named(made, project):
+    """Fewer samples in a figure change neither the predictions nor what they depend on."""
+    match, *others = of(PREDICTIONS).files[0].matches
+    assert match.here
+    keys = {match.stage.params["evaluation"]["samples"] for match in others}
     assert 10 in keys
 
 
@@ -281,12 +306,12 @@ def test_a_flipped_byte_where_the_file_names_its_lineage(file, project, tmp_path
     copy = tmp_path / f"copy{Path(file).suffix}"
     copy.write_bytes(flipped(project.folder / file, 60 if file == METRIC else -100))
     found = of(copy)
-    (finding,) = found.findings
-    making = finding.makings[0]
-    assert finding.status == "altered"
+    (traced,) = found.files
+    match = traced.matches[0]
+    assert traced.status == "altered"
     assert found.exit_status == 3
-    assert making.stage.key == of(file).findings[0].makings[0].stage.key
-    assert digests(found, making.stage.key) <= published(project.folder)
+    assert match.stage.key == of(file).files[0].matches[0].stage.key
+    assert digests(found, match.stage.key) <= published(project.folder)
 
 
 @pytest.mark.parametrize("file", [FIGURE, METRIC, TABLE, MODEL, PREDICTIONS, PROCESSED, RAW])
@@ -294,17 +319,17 @@ def test_a_flipped_byte_in_the_checkout(file, project):
     path = project.folder / file
     with changed(path, flipped(path)):
         found = of(path)
-    (finding,) = found.findings
-    assert (finding.status, finding.makings[0].path) == ("altered", file)
+    (traced,) = found.files
+    assert (traced.status, traced.matches[0].path) == ("altered", file)
     assert found.exit_status == 3
 
 
 @pytest.mark.parametrize("file", [TABLE, MODEL, PREDICTIONS, RAW])
-def test_a_flipped_byte_where_nothing_tells(file, project, tmp_path):
+def test_a_flipped_byte_in_a_file_that_names_no_lineage(file, project, tmp_path):
     copy = tmp_path / Path(file).name
     copy.write_bytes(flipped(project.folder / file))
     found = of(copy)
-    assert found.findings[0].status == "unknown"
+    assert found.files[0].status == "unknown"
     assert found.exit_status == 1
 
 
@@ -323,13 +348,13 @@ def test_a_png_that_was_saved_again(change, project, run, tmp_path):
         shown = image.crop((0, 0, 50, 50)) if change == "cropped" else image
         shown.save(tmp_path / "again.png", pnginfo=kept, compress_level=1)
     found = of(tmp_path / "again.png")
-    (finding,) = found.findings
+    (traced,) = found.files
     if kept is None:
-        assert (finding.status, finding.remark, found.exit_status) == ("unknown", "", 1)
+        assert (traced.status, traced.remark, found.exit_status) == ("unknown", "", 1)
     else:
-        assert (finding.status, found.exit_status) == ("altered", 3)
-        assert finding.makings[0].stage.address == EVALUATE
-        assert EVALUATE in finding.remark
+        assert (traced.status, found.exit_status) == ("altered", 3)
+        assert traced.matches[0].stage.address == EVALUATE
+        assert EVALUATE in traced.remark
         assert run(tmp_path / "again.png")[1].startswith(
             f"{tmp_path}/again.png is ALTERED: it says that {EVALUATE} made it, but that stage "
             "made other bytes, see figures/digits/digits_softmax (md5 "
@@ -339,9 +364,9 @@ def test_a_png_that_was_saved_again(change, project, run, tmp_path):
 def test_a_copy_with_an_older_figures_text_leads_to_the_older_stage(made, project, tmp_path):
     with Image.open(made[2] / FIGURE) as image:
         image.save(tmp_path / "correct.png", pnginfo=text_of(image), compress_level=1)
-    making = of(tmp_path / "correct.png").findings[0].makings[0]
-    assert making.stage.params["evaluation"]["samples"] == 10
-    assert (making.path, making.here) == (FIGURE, False)
+    match = of(tmp_path / "correct.png").files[0].matches[0]
+    assert match.stage.params["evaluation"]["samples"] == 10
+    assert (match.path, match.here) == (FIGURE, False)
 
 
 @pytest.mark.parametrize(
@@ -359,8 +384,8 @@ def test_a_picture_that_no_stage_made(text, remark, project, tmp_path):
         kept.add_text(key, value)
     Image.new("L", (3, 3)).save(tmp_path / "new.png", pnginfo=kept)
     found = of(tmp_path / "new.png")
-    assert found.findings[0].status == "unknown"
-    assert remark in found.findings[0].remark
+    assert found.files[0].status == "unknown"
+    assert remark in found.files[0].remark
     assert found.exit_status == 1
 
 
@@ -369,7 +394,7 @@ def test_a_picture_that_no_stage_made(text, remark, project, tmp_path):
 )
 def test_broken_files_are_unknown(content, project, tmp_path):
     (tmp_path / "x.png").write_bytes(content)
-    assert of(tmp_path / "x.png").findings[0].status == "unknown"
+    assert of(tmp_path / "x.png").files[0].status == "unknown"
 
 
 def test_code_is_in_git_but_no_stage_made_it(run):
@@ -385,7 +410,7 @@ def test_a_figure_that_was_edited_and_committed_is_no_evidence(project, tmp_path
     (clone / FIGURE).write_bytes(content)
     git(clone, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qam", "edit")
     monkeypatch.chdir(clone)
-    assert of(FIGURE).findings[0].status == "altered"
+    assert of(FIGURE).files[0].status == "altered"
 
 
 def test_a_shallow_clone_says_what_it_lacks(made, project, tmp_path, monkeypatch):
@@ -393,8 +418,8 @@ def test_a_shallow_clone_says_what_it_lacks(made, project, tmp_path, monkeypatch
     git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{project.folder}", str(clone))
     monkeypatch.chdir(clone)
     assert of(FIGURE).exit_status == 0
-    (finding,) = of(made[2] / FIGURE).findings
-    assert (finding.status, "git fetch --unshallow" in finding.remark) == ("unknown", True)
+    (traced,) = of(made[2] / FIGURE).files
+    assert (traced.status, "git fetch --unshallow" in traced.remark) == ("unknown", True)
 
 
 def test_a_flipped_byte_in_the_lock(project, run):
@@ -404,24 +429,24 @@ def test_a_flipped_byte_in_the_lock(project, run):
     md5 = locks.parse(text).stages[TRAIN].outs[MODEL]
     other = md5[:-1] + ("0" if md5[-1] != "0" else "1")
     with changed(lock, text.replace(md5, other).encode()):
-        (finding,) = of(MODEL).findings
-        assert finding.status == "exact"
-        assert not finding.makings[0].here
+        (traced,) = of(MODEL).files
+        assert traced.status == "exact"
+        assert not traced.matches[0].here
     head, entry = text.split(f"\n  {EVALUATE}:\n")
     with changed(lock, f"{head}\n  {EVALUATE}:\n{entry.replace(md5, other, 1)}".encode()):
         found = of(PREDICTIONS)
-        (finding,) = found.findings
-        assert (finding.status, found.whole(finding), found.exit_status) == ("exact", False, 1)
-        read = found.steps[finding.makings[0].stage.key].inputs
+        (traced,) = found.files
+        assert (traced.status, found.is_whole(traced), found.exit_status) == ("exact", False, 1)
+        read = found.steps[traced.matches[0].stage.key].inputs
         assert [source.path for source in read if not source.fits] == [MODEL]
         status, output, _ = run(PREDICTIONS)
         assert status == 1
-        assert f"{MODEL}  md5 {other}  (NO LOCK SAYS WHO MADE THIS" in output
+        assert f"{MODEL}  md5 {other}  (NO VERSION OF dvc.lock SAYS WHAT MADE THIS" in output
 
-        # A metric tells its key itself.
-        (finding,) = of(METRIC).findings
-        assert finding.makings[0].stage.key in (project.folder / METRIC).read_text()
-        assert not finding.makings[0].here
+        # A metric names its key itself.
+        (traced,) = of(METRIC).files
+        assert traced.matches[0].stage.key in (project.folder / METRIC).read_text()
+        assert not traced.matches[0].here
 
 
 def test_a_broken_lock_is_named(project, run):
@@ -433,7 +458,7 @@ def test_a_broken_lock_is_named(project, run):
     assert run(FIGURE)[0] == 0
 
 
-def test_a_broken_lock_of_the_past_is_passed_over(project, tmp_path, monkeypatch):
+def test_a_broken_lock_in_an_old_commit_is_ignored(project, tmp_path, monkeypatch):
     clone = tmp_path / "project"
     git(tmp_path, "clone", "--quiet", str(project.folder), str(clone))
     good = (clone / "dvc.lock").read_text()
@@ -466,7 +491,7 @@ def test_a_folder_stands_for_its_files(run, tmp_path):
     assert "there is no file in this folder" in run(tmp_path / "empty")[2]
 
 
-def test_nothing_is_asked(project, capsys):
+def test_no_file_is_named(project, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["trace"])
     assert caught.value.code == 2
@@ -492,15 +517,15 @@ def test_the_worst_of_several_files_counts(run, project, tmp_path):
 # --- what is shown -------------------------------------------------------------------------------
 
 
-def test_the_tree_tells_all(run, made, project):
+def test_the_tree_shows_all(run, made, project):
     status, output, _ = run(made[2] / FIGURE)
     found = of(made[2] / FIGURE)
-    making = found.findings[0].makings[0]
+    match = found.files[0].matches[0]
     assert status == 0
     assert f"what {EVALUATE} made as {FIGURE} (md5 " in output
     assert "no longer in dvc.lock of this folder" in output
     assert made[1][0][:12] in output
-    for step in found.behind(making.stage.key):
+    for step in found.behind(match.stage.key):
         assert output.count(f"{step.stage.address}  lineage key {step.stage.key}") == 1
         assert step.stage.cmd in output
         for path, md5 in step.code.items():
@@ -567,7 +592,7 @@ def test_json_has_a_schema(run, made, tmp_path):
         for file in content["files"]:
             assert set(file["behind"]) <= content["stages"].keys()
             assert file["whole"] == bool(file["originals"])
-    files = content["stages"][of(FIGURE).findings[0].makings[0].stage.key]["files"]
+    files = content["stages"][of(FIGURE).files[0].matches[0].stage.key]["files"]
     assert FIGURE in files
 
 
@@ -651,34 +676,63 @@ def test_the_run_that_shows_a_stage(run, project):
     found = of(FIGURE)
     client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
     for key, step in found.steps.items():
-        logged = client.get_run(found.runs[key].id)
+        logged = client.get_run(found.runs.by_key[key].id)
         assert logged.data.tags["kmnist.lineage"] == key
         assert logged.data.tags["kmnist.stage"] == step.stage.address
         experiment = client.get_experiment(logged.info.experiment_id).name
-        assert found.runs[key].experiment == experiment
-    assert f"run {found.runs[key].id} of experiment {experiment}" in run(FIGURE)[1]
+        assert found.runs.by_key[key].experiment == experiment
+    assert f"run {found.runs.by_key[key].id} of experiment {experiment}" in run(FIGURE)[1]
+
+
+def test_a_server_is_asked_as_a_file_is(run, project, tmp_path, monkeypatch):
+    in_file = of(FIGURE).runs
+    server = Server(tmp_path, project.folder / "mlflow.db")
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("//", "//name:word@"))
+        of_server = of(FIGURE).runs
+        assert in_file.by_key
+        assert (of_server.by_key, str(of_server)) == (in_file.by_key, server.uri)
+
+        server.send(signal.SIGSTOP)
+        status, output, message = run(FIGURE)
+        assert (status, message) == (0, "")
+        assert output.endswith(f"\nMLflow store: {server.uri} (no answer within {SECONDS} s)\n")
+    finally:
+        server.send(signal.SIGKILL)
+        server.process.wait()
 
 
 @pytest.mark.parametrize(
     ("uri", "store"),
     [
-        ("http://name:word@127.0.0.1:9", "http://127.0.0.1 (not asked)"),
+        (
+            "http://name:word@127.0.0.1:9",
+            "http://127.0.0.1:9 (ConnectionRefusedError: [Errno 111] Connection refused)",
+        ),
+        (
+            "postgresql+psycopg://name:word@127.0.0.1:9/runs",
+            "postgresql+psycopg://127.0.0.1:9/runs ",
+        ),
+        ("postgresql://name:word@127.0.0.1:9/runs?a=word", "postgresql://127.0.0.1:9/runs (Prog"),
+        ("file:///runs", "file:///runs (not asked: neither a server nor SQLite nor PostgreSQL)"),
         ("sqlite:///none.db", "none.db (not there)"),
-        ("sqlite:///params.yaml", "params.yaml (cannot be read: file is not a database)"),
+        ("sqlite:///params.yaml", "params.yaml (DatabaseError: file is not a database)"),
     ],
 )
 def test_a_store_that_cannot_answer_costs_nothing(uri, store, run, project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    status, output, _ = run("--json", FIGURE)
-    assert status == 0
-    assert json.loads(output)["mlflow"] == store
+    status, output, message = run("--json", FIGURE)
+    assert (status, message) == (0, "")
+    told = json.loads(output)["mlflow"]
+    assert told.startswith(store)
+    assert "word" not in told
 
 
 # --- time ----------------------------------------------------------------------------------------
 
 
 def test_nothing_heavy_is_imported(project):
-    """An interpreter that imports DVC, numpy or MLflow takes longer than all of trace."""
+    """Importing DVC, numpy or MLflow takes longer than all of a trace."""
     code = (
         "import sys; from kmnist_pipeline import cli; cli.main(sys.argv[1:]); "
         "heavy = {'dvc', 'numpy', 'mlflow', 'hydra', 'matplotlib', 'pandas', 'requests'}; "
@@ -691,14 +745,14 @@ def test_nothing_heavy_is_imported(project):
 
 
 def long_history(folder: Path, count: int) -> Path:
-    """A repository of so many commits; each re-made all figures of a stage. The first figure."""
+    """A repository of so many commits; each made all figures of a stage again. The first figure."""
     folder.mkdir()
     git(folder, "init", "--quiet", "--initial-branch=main")
     template = (ROOT / "dvc.lock").read_text().split("\n  tune@digits")[0] + "\n"
     commands = []
     for number in range(count):
         content = f"figure {number}"
-        md5 = tracing.listing_md5({"a.png": tracing._md5(content.encode())})
+        md5 = listing_md5({"a.png": md5_of(content.encode())})
         entry = (
             f"  evaluate@x:\n    cmd: evaluate\n    params:\n      params.yaml:\n"
             f"        number: {number}\n    deps:\n    - path: data/processed/digits.npz\n"
@@ -748,7 +802,7 @@ def test_the_cost_grows_linearly_with_the_history(tmp_path, monkeypatch):
             found = of(first)
             fastest = min(fastest, time.perf_counter() - start)
             assert found.exit_status == 0
-            assert len(found.findings[0].makings[0].commits) == 1
+            assert len(found.files[0].matches[0].commits) == 1
         seconds.append(fastest)
         processes.append(len(calls))
         entries.append(len(parsed))

@@ -1,1 +1,1 @@
-"""What the subcommands of `kmnist` do, one module each."""
+"""What the subcommands of `kmnist` do, a module or a package each."""

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from kmnist_pipeline.commands.diff import Claim, Diff, Metric, Side
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.reporting import jinja
 
 MARKER = "<!-- kmnist diff -->"  # the first line of the comment, by which it is found again
 LIMIT = 65_000  # characters; GitHub refuses a comment of more than 65,536
@@ -127,16 +127,10 @@ def markdown(diff: Diff, images: str | None) -> str:
 
 def page(diff: Diff) -> str:
     """The difference as one HTML file, the figures old and new side by side."""
-    environment = Environment(
-        loader=PackageLoader("kmnist_pipeline.commands"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    template = jinja.environment("kmnist_pipeline.commands").get_template("diff.html")
     files = [figure.file for figure in diff.figures]
     old, new = _pictures(diff.old, files), _pictures(diff.new, files)
-    return environment.get_template("diff.html").render(
+    return template.render(
         diff=diff,
         summary=summary(diff),
         remark=remark(diff),

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims as judged
 from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
 from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.reporting import jinja
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
 
@@ -110,23 +111,16 @@ def content(
 
 def html(content: dict[str, Any]) -> str:
     """The page as one HTML file that can be sent; only its links to code need the repository."""
-    return _environment(escape=True).get_template("report.html").render(content)
+    return _environment().get_template("report.html").render(content)
 
 
 def markdown(content: dict[str, Any]) -> str:
     """The page as Markdown, with the pictures where they lie in the repository."""
-    return _environment(escape=False).get_template("report.md").render(content)
+    return _environment().get_template("report.md").render(content)
 
 
-def _environment(escape: bool) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("kmnist_pipeline.reporting"),
-        autoescape=escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+def _environment() -> Environment:
+    environment = jinja.environment("kmnist_pipeline.reporting")
     environment.filters["number"] = _number
     environment.globals["code_of"] = _code_of
     environment.filters["probability"] = in_words

@@ -1,0 +1,1 @@
+"""`kmnist trace`: which stages made a file, from the published data on."""
