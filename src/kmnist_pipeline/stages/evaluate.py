@@ -81,7 +81,9 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     with stage.directory(f"figures/{about['report']}/{stage.item}") as folder:
         for name, caption, figure in drawn:
             canvas.sign(figure, stage.item)
-            text = stage.png_text(f"{stage.item} on {about['dataset']}: {caption}", model.parameters)
+            text = stage.png_text(
+                f"{stage.item} on {about['dataset']}: {caption}", model.parameters
+            )
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
 
 
