@@ -22,6 +22,7 @@ from kmnist_pipeline import cli
 from kmnist_pipeline.commands import diff, diff_views
 from kmnist_pipeline.commands.diff import Claim, Diff, Figure, Metric
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository.revision import Revision
 
 MODEL = "digits/digits_softmax"
 TEST, CURVES = f"metrics/{MODEL}/test.json", f"figures/{MODEL}/curves.png"
@@ -289,7 +290,7 @@ def test_the_comment_shows_figures_from_both_commits(branches, short):
 
 
 def a_diff(**parts: Any) -> Diff:
-    side = diff.Side("a", "a" * 40, {})
+    side = Revision("a", "a" * 40)
     empty: dict[str, Any] = {name: [] for name in ("claims", "metrics", "figures", "stages")}
     return Diff(old=side, new=side, equal=0, **{**empty, **parts})
 
@@ -309,7 +310,7 @@ def test_what_a_branch_names_its_claims_is_no_markdown(hostile):
             claims=[Claim(hostile, hostile, hostile, None, hostile, 1.0)],
             metrics=[Metric(hostile, hostile, hostile, hostile, None, hostile)],
             figures=[Figure(hostile, hostile)],
-            stages=[diff.Stage(hostile, hostile, [])],
+            stages=[diff.ChangedStage(hostile, hostile, [])],
         ),
         "https://github.com/o/r/raw",
     )

@@ -401,7 +401,7 @@ def test_what_is_gone_and_what_the_cache_spoiled(evidence, quick):
         md5 = lineage_of(evidence, MODEL)
         stored = f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}"
         with put(stored, flipped(stored)):
-            assert "the cache's copy is damaged: delete " in quick()[MODEL].line
+            assert "is damaged in DVC's cache: delete " in quick()[MODEL].line
 
 
 def lineage_of(project: Project, out: str) -> str:

@@ -19,31 +19,12 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository import changes, compare, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.locks import Graph
+from kmnist_pipeline.repository.revision import Revision
 
 EVIDENCE = ("metrics", "figures", "reports", locks.LOCK)
 LONGEST = 60  # of a value that is text
 _LABEL = re.compile(r"\[[^\]]*\]")
 _INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two versions: its name for people, its commit, and blob ids by path.
-
-    commit: None for the workspace.
-    """
-
-    name: str
-    commit: str | None
-    blobs: dict[str, str]
-
-    def read(self, paths: list[str]) -> dict[str, bytes]:
-        """The contents of those of the files that there are."""
-        here = [path for path in paths if path in self.blobs]
-        if self.commit is None:
-            return {path: Path(path).read_bytes() for path in here}
-        contents = git.blobs(self.blobs[path] for path in here)
-        return {path: content for path, (_, content) in zip(here, contents, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -87,7 +68,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Stage:
+class ChangedStage:
     """A stage with another command, other parameters or other code; or one that is new or gone."""
 
     address: str
@@ -99,12 +80,12 @@ class Stage:
 class Diff:
     """All that differs; `equal` counts the other files that were made anew."""
 
-    old: Side
-    new: Side
+    old: Revision
+    new: Revision
     claims: list[Claim]
     metrics: list[Metric]
     figures: list[Figure]
-    stages: list[Stage]
+    stages: list[ChangedStage]
     equal: int
 
     def __bool__(self) -> bool:
@@ -133,13 +114,17 @@ def between(revision: str, other: str | None = None) -> Diff:
     if dots and other is not None:
         raise UserError(f"{revision} {other}: names three commits; `{base}...{other}` names two")
     old = _at(_merge_base(base, tip or "HEAD") if dots else revision)
-    new = _workspace() if not tip and other is None else _at(tip or other or "")
-    paths = sorted({**old.blobs, **new.blobs})
-    paths = [path for path in paths if old.blobs.get(path) != new.blobs.get(path)]
-    before, after = old.read(paths), new.read(paths)
+    named = tip or other
+    new = _at(named) if named else Revision("the workspace")
+    ids = old.ids(*EVIDENCE), new.ids(*EVIDENCE)
+    paths = sorted({path for path, _ in ids[0].items() ^ ids[1].items()})
+    before, after = (
+        side.files(*(path for path in paths if path in known))
+        for side, known in zip((old, new), ids, strict=True)
+    )
 
     claims, metrics, figures = list[Claim](), list[Metric](), list[Figure]()
-    stages, equal = list[Stage](), 0
+    stages, equal = list[ChangedStage](), 0
     for path in paths:
         sides = before.get(path), after.get(path)
         match path.split("/")[0], Path(path).suffix:
@@ -154,30 +139,16 @@ def between(revision: str, other: str | None = None) -> Diff:
             case "reports", ".json":
                 claims += _claims(path, *sides)
             case locks.LOCK, _:
-                stages += _stages(
-                    *(
-                        _graph(side, content)
-                        for side, content in zip((old, new), sides, strict=True)
-                    )
-                )
+                versions = zip((old, new), sides, strict=True)
+                graphs = (locks.parse(text or "", side.called(path)) for side, text in versions)
+                stages += _stages(*graphs)
     metrics.sort(key=lambda metric: (metric.delta is None, metric.depth, metric.file))
     return Diff(old, new, claims, metrics, figures, stages, equal)
 
 
-def _at(revision: str) -> Side:
-    commit = git.commit(revision)
-    name = commit[:7] if commit.startswith(revision) else f"{revision} ({commit[:7]})"
-    return Side(name, commit, git.tree(commit, *EVIDENCE))
-
-
-def _workspace() -> Side:
-    listing = git.run(
-        "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *EVIDENCE
-    ).decode()
-    paths = [path for path in dict.fromkeys(listing.split("\0")) if Path(path).is_file()]
-    names = "".join(f"{path}\n" for path in paths).encode()
-    ids = git.run("hash-object", "--stdin-paths", stdin=names).decode().split()
-    return Side("the workspace", None, dict(zip(paths, ids, strict=True)))
+def _at(name: str) -> Revision:
+    commit = git.commit(name)
+    return Revision(commit[:7] if commit.startswith(name) else f"{name} ({commit[:7]})", commit)
 
 
 def _merge_base(one: str, other: str) -> str:
@@ -186,11 +157,6 @@ def _merge_base(one: str, other: str) -> str:
         return git.run("merge-base", *ids).decode().strip()
     except UserError as error:
         raise UserError(f"{one} and {other} have no commit in common") from error
-
-
-def _graph(side: Side, content: bytes | None) -> Graph:
-    text = (content or b"").decode(errors="replace")
-    return locks.parse(text, f"{locks.LOCK} of {side.name}") if content else Graph({})
 
 
 def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric]:
@@ -250,12 +216,12 @@ def _judged(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path}: is no list of judged claims: {error!r}") from error
 
 
-def _stages(old: Graph, new: Graph) -> Iterator[Stage]:
+def _stages(old: Graph, new: Graph) -> Iterator[ChangedStage]:
     """Stages that differ by their own doing, and not only by what other stages made for them."""
     for address in {**old.stages, **new.stages}:
         before, after = old.stages.get(address), new.stages.get(address)
         if before is None or after is None:
-            yield Stage(address, "is new" if before is None else "is gone", [])
+            yield ChangedStage(address, "is new" if before is None else "is gone", [])
             continue
         own = [
             change
@@ -263,7 +229,7 @@ def _stages(old: Graph, new: Graph) -> Iterator[Stage]:
             if change.kind != "file" or not (old.makers(change.name) or new.makers(change.name))
         ]
         if own:
-            yield Stage(address, "; ".join(map(str, own)), own)
+            yield ChangedStage(address, "; ".join(map(str, own)), own)
 
 
 def _is_number(value: Any) -> bool:

@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kmnist_pipeline.commands.diff import Claim, Diff, Metric, Side
+from kmnist_pipeline.commands.diff import Claim, Diff, Metric
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository import git
+from kmnist_pipeline.repository.revision import Revision
 
 MARKER = "<!-- kmnist diff -->"  # the first line of the comment, by which it is found again
 LIMIT = 65_000  # characters; GitHub refuses a comment of more than 65,536
@@ -98,7 +100,7 @@ def text(diff: Diff, console: Console) -> None:
 def markdown(diff: Diff, images: str | None) -> str:
     """The difference in GitHub's Markdown, whose first line is MARKER, of at most LIMIT characters.
 
-    images: the address under which `<commit>/<path>` gives a file, such as
+    images: the address under which `<commit>/<path>` gives a file of the repository, such as
     `https://github.com/<owner>/<repository>/raw`; the figures then stand side by side.
     """
     if images is not None and None in (diff.old.commit, diff.new.commit):
@@ -145,10 +147,10 @@ def page(diff: Diff) -> str:
     )
 
 
-def _pictures(side: Side, files: list[str]) -> dict[str, str]:
+def _pictures(side: Revision, files: list[str]) -> dict[str, str]:
     return {
         file: f"data:image/png;base64,{base64.b64encode(content).decode()}"
-        for file, content in side.read(files).items()
+        for file, content in side.files(*files).items()
     }
 
 
@@ -225,10 +227,10 @@ def _code(value: str) -> str:
 
 
 def _side_by_side(diff: Diff, images: str, file: str, what: str) -> str:
-    cells = ""
-    for side in (diff.old, diff.new):
-        source = html.escape(f"{images}/{side.commit}/{quote(file)}")
-        shown = f'<img src="{source}" width="420">' if file in side.blobs else "–"
+    cells, (_, here) = "", git.place()
+    for side, absent in ((diff.old, "is new"), (diff.new, "is gone")):
+        source = html.escape(f"{images}/{side.commit}/{quote(here + file)}")
+        shown = "–" if what == absent else f'<img src="{source}" width="420">'
         cells += f"<td>{shown}</td>"
     return (
         f"<details><summary>{_code(file)} {_code(what)}</summary>\n"

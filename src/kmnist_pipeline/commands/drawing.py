@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from kmnist_pipeline.commands.trace import Finding, Making, Step, Trace
+from kmnist_pipeline.evidence import lineage
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -165,15 +166,10 @@ def _add_rows(tree: Tree, name: str, rows: list[str], seen: _Seen) -> None:
             branch.add(Text(row))
 
 
-def flat(value: Any, name: str = "") -> list[str]:
-    """Each parameter by its dotted name, one `name: value` a row; lists of maps by position."""
-    if isinstance(value, dict) and value:
-        items = [(f"{name}.{key}" if name else str(key), inner) for key, inner in value.items()]
-    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-        items = [(f"{name}[{position}]", inner) for position, inner in enumerate(value)]
-    else:
-        return [f"{name}: {json.dumps(value, ensure_ascii=False)}"]
-    return [row for key, inner in items for row in flat(inner, key)]
+def flat(params: dict[str, Any]) -> list[str]:
+    """Each parameter by its dotted name, one `name: value` a row."""
+    rows = lineage.leaves("", params, lists=dict)
+    return [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in rows]
 
 
 # --- a graph -------------------------------------------------------------------------------------

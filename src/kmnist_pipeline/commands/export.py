@@ -20,7 +20,6 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from dvc.repo import Repo
 from PIL import Image
 from rocrate.model import ComputationalWorkflow, ComputerLanguage, ContextEntity, Entity
 from rocrate.rocrate import ROCrate
@@ -29,6 +28,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import Graph, LockedStage
+from kmnist_pipeline.repository.revision import Revision, check
 
 METADATA = "ro-crate-metadata.json"
 WORKFLOW = "dvc.yaml"
@@ -84,7 +84,8 @@ def export(report: str, folder: Path) -> Exported:
     if folder.exists() and not (folder.is_dir() and _is_free(folder)):
         raise UserError(f"{folder}: holds something else than a crate; name another folder")
     commit = git.commit("HEAD")
-    locked = locks.parse(git.read(commit, locks.LOCK).decode())
+    head = Revision("HEAD", commit)
+    locked = head.lock()
     if f"report@{report}" not in locked.stages:
         known = ", ".join(stage.item for stage in locked.stages.values() if stage.kind == "report")
         raise UserError(f"{report}: is no report of this repository; known: {known}")
@@ -93,7 +94,7 @@ def export(report: str, folder: Path) -> Exported:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        missing = _gather(unfinished, commit, stages)
+        missing = _gather(unfinished, head, stages)
         crate = _Crate(unfinished, commit, locked, stages, missing)
         crate.describe(report)
         crate.crate.write(unfinished)
@@ -119,50 +120,21 @@ def _in_order(locked: Graph, address: str) -> list[LockedStage]:
     return [locked.stages[name] for name in TopologicalSorter(parents).static_order()]
 
 
-def _gather(folder: Path, commit: str, stages: list[LockedStage]) -> dict[str, str]:
-    """Put all files in place, proved by their hashes; those that are nowhere, by path.
+def _gather(folder: Path, head: Revision, stages: list[LockedStage]) -> dict[str, str]:
+    """Put all files in place, checked against the lock; the md5 of those that are nowhere, by path.
 
-    A file that Git has at the commit comes from there, every other from DVC's cache.
+    A file that Git has at the commit comes from there, any other from DVC's cache or the workspace.
     """
+    for name, content in head.files(*PROJECT).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
     outs = {path: md5 for stage in stages for path, md5 in stage.outs.items()}
-    tracked = git.tree(commit, *PROJECT, *(path for stage in stages for path in stage.outs))
-    for path, (_, content) in zip(tracked, git.blobs(tracked.values()), strict=True):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    with Repo() as repo:
-        cache = repo.cache.local
-        for path, md5 in outs.items():
-            if not (folder / path).exists():
-                _take(folder, path, md5, lambda oid: Path(cache.oid_to_path(oid)))
-    missing = {path: md5 for path, md5 in outs.items() if not (folder / path).exists()}
+    missing = {path: md5 for path, md5 in outs.items() if not head.put(path, md5, folder)}
     for stage in stages:
-        for path, md5 in {**stage.deps, **stage.outs}.items():
-            if path not in missing and (
-                not (folder / path).exists() or lineage.digest(folder / path) != md5
-            ):
-                raise UserError(
-                    f"{path}: is not what {locks.LOCK} of this commit says of {stage.address}; "
-                    "`kmnist check` tells more"
-                )
+        for path, md5 in stage.deps.items():
+            if path not in outs:
+                check(folder / path, path, md5)
     return missing
-
-
-def _take(folder: Path, path: str, md5: str, cached: Any) -> None:
-    """Copy a file or folder from DVC's cache, or from the workspace if that is what is there."""
-    if not cached(md5).exists():
-        if Path(path).exists() and lineage.digest(Path(path)) == md5:
-            copy = shutil.copytree if Path(path).is_dir() else shutil.copyfile
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            copy(path, folder / path)
-        return
-    parts = {path: cached(md5)}
-    if md5.endswith(".dir"):
-        listing = json.loads(cached(md5).read_text())
-        parts = {f"{path}/{part['relpath']}": cached(part["md5"]) for part in listing}
-    if all(source.exists() for source in parts.values()):
-        for part, source in parts.items():
-            (folder / part).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, folder / part)
 
 
 @dataclass
@@ -331,7 +303,7 @@ class _Crate:
     def _parameters(self, workflow: Entity) -> dict[str, Entity]:
         """Each parameter of a stage, formally and as the value it had; the values by name."""
         stated = {
-            name: value for stage in self.stages for name, value in _values(stage.params).items()
+            name: value for stage in self.stages for name, value in _parameters(stage).items()
         }
         values, inputs = {}, []
         for name, value in sorted(stated.items()):
@@ -355,7 +327,7 @@ class _Crate:
 
     def _run(self, stage: LockedStage, values: dict[str, Entity]) -> Entity:
         read = [path for path in stage.deps if not path.startswith("src/")]
-        told = [values[name] for name in sorted(_values(stage.params))]
+        told = [values[name] for name in sorted(_parameters(stage))]
         return self._add(
             f"#run-{stage.address}",
             "CreateAction",
@@ -480,10 +452,6 @@ def _module(stage: LockedStage) -> str:
     return f"src/kmnist_pipeline/stages/{stage.kind.replace('-', '_')}.py"
 
 
-def _values(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Each plain value of nested maps by dotted name; a list is one value."""
-    found: dict[str, Any] = {}
-    for key, value in params.items():
-        inner = isinstance(value, dict) and value
-        found |= _values(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return found
+def _parameters(stage: LockedStage) -> dict[str, Any]:
+    """The values of a stage's parameters by dotted name; a list is one value."""
+    return dict(lineage.leaves("", stage.params, lists=None))

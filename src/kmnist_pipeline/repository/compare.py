@@ -17,7 +17,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import PurePosixPath
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import lineage, numbers
 
 RELATIVE = 1e-5  # one unit in the sixth digit
 ABSOLUTE = 1e-9  # what rounding leaves where zero is meant
@@ -48,7 +48,7 @@ class Verdict(IntEnum):
 
 
 @dataclass(frozen=True)
-class Change:
+class ChangedValue:
     """One value that is another: its dotted name, and by how much in words.
 
     old, new: the two values where they are plain (None where there is none on that side, and for
@@ -74,7 +74,7 @@ class Difference:
     path: str
     verdict: Verdict
     line: str
-    changes: tuple[Change, ...] = ()
+    changes: tuple[ChangedValue, ...] = ()
 
 
 def compare(path: str, old: bytes | None, new: bytes | None) -> Difference:
@@ -105,29 +105,6 @@ def compare(path: str, old: bytes | None, new: bytes | None) -> Difference:
     return Difference(path, Verdict.DIFFERENT, line, tuple(changes))
 
 
-def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The plain values in maps and lists by dotted name, all names beginning with `name`.
-
-    What a list holds goes by its place, or by its `id` or `name` if all have one.
-    """
-    if isinstance(value, dict) and value:
-        for key, part in value.items():
-            yield from leaves(f"{name}.{key}" if name else key, part)
-    elif isinstance(value, list) and value:
-        for label, part in zip(_labels(value), value, strict=True):
-            yield from leaves(f"{name}[{label}]", part)
-    else:
-        yield name, value
-
-
-def _labels(items: list[Any]) -> Iterable[Any]:
-    for key in ("id", "name"):
-        labels = [item.get(key) for item in items if isinstance(item, dict)]
-        if len(items) == len(labels) == len(set(map(str, labels))) and all(labels):
-            return labels
-    return range(len(items))
-
-
 def _read(read: Reader | None, content: bytes) -> dict[str, Any] | None:
     """The values in a file by name, or None where it is of no known format or damaged."""
     try:
@@ -136,11 +113,11 @@ def _read(read: Reader | None, content: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _change(name: str, old: Any, new: Any) -> Change | None:
+def _change(name: str, old: Any, new: Any) -> ChangedValue | None:
     """What differs beyond the tolerance, or None."""
     if old is _NOTHING or new is _NOTHING:
         amount = f"is new: {_plain(new)}" if old is _NOTHING else f"is gone: {_plain(old)}"
-        return Change(name, amount, _value(old), _value(new))
+        return ChangedValue(name, amount, _value(old), _value(new))
     if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
         amount = _between_arrays(old, new)
     elif isinstance(old, _Picture) and isinstance(new, _Picture):
@@ -149,15 +126,15 @@ def _change(name: str, old: Any, new: Any) -> Change | None:
         amount = _between_texts(old, new)
     else:
         amount = "" if _close(old, new) else _between_values(old, new)
-    return Change(name, amount, _value(old), _value(new)) if amount else None
+    return ChangedValue(name, amount, _value(old), _value(new)) if amount else None
 
 
 def _close(old: Any, new: Any) -> bool:
     """Equal, or numbers within the tolerance; of counts, only equal ones."""
     if type(old) is type(new) and old == new:
         return True
-    numbers = {type(old), type(new)}
-    if not numbers <= {int, float} or numbers == {int}:
+    kinds = {type(old), type(new)}
+    if not kinds <= {int, float} or kinds == {int}:
         return False
     return math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
 
@@ -233,7 +210,7 @@ def _plain(value: Any) -> str:
 
 
 def _value(value: Any) -> Any:
-    """What a `Change` shows of a value: plain ones alone."""
+    """What a `ChangedValue` shows of a value: plain ones alone."""
     return value if isinstance(value, str | int | float) else None
 
 
@@ -256,7 +233,7 @@ def _json(content: bytes) -> dict[str, Any]:
     value = numbers.decode(json.loads(content))
     if isinstance(value, dict):
         value = {name: part for name, part in value.items() if name not in ORIGIN}
-    return dict(leaves("", value))
+    return dict(lineage.leaves("", value))
 
 
 def _csv(content: bytes) -> dict[str, Any]:
@@ -297,7 +274,7 @@ def _safetensors(content: bytes) -> dict[str, Any]:
     from kmnist_pipeline.families import file
 
     tensors, metadata = file.decode(content)
-    return {**tensors, **dict(leaves("metadata", metadata))}
+    return {**tensors, **dict(lineage.leaves("metadata", metadata))}
 
 
 # In a page: pictures, which stand under figures/ too; the hashes of its origin; and tags.
