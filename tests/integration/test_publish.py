@@ -199,7 +199,7 @@ def test_a_stage_whose_dependency_was_edited_while_it_ran(changed, store, publis
         (["--rev", "nowhere"], "nowhere is neither a commit nor an experiment"),
     ],
 )
-def test_what_nobody_knows(arguments, words, project, store, publish):
+def test_an_unknown_stage_or_revision(arguments, words, project, store, publish):
     done = publish(project, store, *arguments)
     assert (done.out, done.status) == ("", 1)
     assert words in done.err
@@ -277,7 +277,7 @@ def test_an_experiment_is_published_as_it_was_logged(tried, store, publish):
     assert publish(tried, store, EVALUATED, "--rev", commit).out == published(0, 1)
 
 
-def test_commits_and_what_stands_for_the_workspace(tried, store, publish):
+def test_commits_beside_the_workspace(tried, store, publish):
     tried.run("dvc", "exp", "apply", NAME)
     tried.run("git", "commit", "--quiet", "--all", "--message", "fewer samples")
     try:

@@ -1,8 +1,8 @@
-"""What a branch makes of the evidence: claims, metrics and figures that differ, and their causes.
+"""How a branch changes the evidence: claims, metrics and figures that differ, and the causes.
 
-Both sides are read from Git's objects, without a checkout; the workspace can stand for the second.
-Numbers differ beyond the last digits, figures by their pixels: the lineage key that a file carries
-is another after every change and is no difference by itself.
+Both sides are read from Git's objects, without a checkout; the second may be the workspace.
+Numbers differ if they do beyond the last digit, figures if their pixels do. Every change gives a
+file another lineage key, so the key does not count.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from kmnist_pipeline.repository.locks import Graph
 from kmnist_pipeline.repository.revision import Revision
 
 EVIDENCE = ("metrics", "figures", "reports", locks.LOCK)
-LONGEST = 60  # of a value that is text
+LONGEST = 60  # characters of a text that is shown
 _LABEL = re.compile(r"\[[^\]]*\]")
 _INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim whose verdict or obtained value is another; None where there is no such claim."""
+    """A claim whose verdict or obtained value changed; None on the side that lacks the claim."""
 
     report: str
     id: str
@@ -41,9 +41,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Metric:
-    """A value in a metric file, or all the values of one list or table.
+    """A value in a metric file, or all values of one list or table.
 
-    name: dotted, empty for a whole table; delta: new less old, of numbers; what: in words.
+    name: dotted, empty for a whole table; delta: new minus old, for numbers; what: in words.
     """
 
     file: str
@@ -55,7 +55,7 @@ class Metric:
 
     @property
     def depth(self) -> int:
-        """How many maps and lists the value stands in."""
+        """How deep the value is nested in maps."""
         return len(_LABEL.sub("", self.name).split("."))
 
 
@@ -69,7 +69,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class ChangedStage:
-    """A stage with another command, other parameters or other code; or one that is new or gone."""
+    """A stage whose command, parameters or code changed, or one that is new or gone."""
 
     address: str
     what: str
@@ -78,7 +78,7 @@ class ChangedStage:
 
 @dataclass(frozen=True)
 class Diff:
-    """All that differs; `equal` counts the other files that were made anew."""
+    """All differences; `equal` counts the files that were made again with the same result."""
 
     old: Revision
     new: Revision
@@ -92,7 +92,7 @@ class Diff:
         return bool(self.claims or self.metrics or self.figures or self.stages)
 
     def json(self) -> dict[str, Any]:
-        """Plain values alone, without the contents of the sides."""
+        """As plain values."""
         sides = {
             name: {"name": side.name, "commit": side.commit}
             for name, side in (("old", self.old), ("new", self.new))
@@ -105,10 +105,10 @@ class Diff:
 
 
 def between(revision: str, other: str | None = None) -> Diff:
-    """What differs from a revision to another one, or to the workspace.
+    """What differs between a revision and another one, or the workspace.
 
     revision: also `main...` or `main...topic`, as in `git diff`: from the commit where the branch
-    left main. Raises UserError where one is no commit of this repository.
+    left main. Raises UserError where one is not a commit of this repository.
     """
     base, dots, tip = revision.partition("...")
     if dots and other is not None:
@@ -160,7 +160,7 @@ def _merge_base(one: str, other: str) -> str:
 
 
 def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric]:
-    """The values of a metric file that differ, those of a list or table together."""
+    """The values of a metric file that differ, those of a list or table as one."""
     if old is None or new is None:
         yield Metric(path, "", None, None, None, "is new" if old is None else "is gone")
         if not path.endswith(".json"):
@@ -181,7 +181,7 @@ def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric
             delta = float(f"{change.new - change.old:.6g}")
             yield Metric(path, name, change.old, change.new, delta, change.amount)
         elif _is_long(change.old) or _is_long(change.new):
-            yield Metric(path, name, None, None, None, "another text")
+            yield Metric(path, name, None, None, None, "other text")
         else:
             yield Metric(path, name, change.old, change.new, None, change.amount)
     for name, count in lists.items():
@@ -213,11 +213,11 @@ def _judged(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
     try:
         return {str(claim["id"]): claim for claim in json.loads(content)}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no list of judged claims: {error!r}") from error
+        raise UserError(f"{path}: is not a list of judged claims: {error!r}") from error
 
 
 def _stages(old: Graph, new: Graph) -> Iterator[ChangedStage]:
-    """Stages that differ by their own doing, and not only by what other stages made for them."""
+    """Stages that changed themselves, and not only through the outs of other stages."""
     for address in {**old.stages, **new.stages}:
         before, after = old.stages.get(address), new.stages.get(address)
         if before is None or after is None:

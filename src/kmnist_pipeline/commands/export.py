@@ -1,10 +1,10 @@
 """A report as a Workflow Run RO-Crate: data, code, parameters, runs and figures in one folder.
 
-The crate holds one commit: Git's files as that commit has them, and of DVC's cache what its lock
-names, all under the paths of the repository and each proved by the lock's hash. Its metadata is a
+The crate holds one commit: its files in Git and those in DVC's cache that its lock names, under
+their paths in the project and checked against the hashes of the lock. Its metadata is a
 Provenance Run Crate 0.5 (https://w3id.org/ro/wfrun/provenance/0.5): `dvc.yaml` is the workflow,
 each stage a step with its run. The same commit always gives the same bytes: the only date is the
-commit's, for the evidence keeps none of its runs.
+commit's, because the evidence has no dates of its runs.
 """
 
 from __future__ import annotations
@@ -76,19 +76,20 @@ class Exported:
 
 
 def export(report: str, folder: Path) -> Exported:
-    """Write the crate of a report as HEAD has it; a crate that is there already is replaced.
+    """Write the crate of a report at HEAD, in place of an older crate.
 
     Raises UserError where there is no such report, where a file is not what the lock says, or
-    where the folder holds something else than a crate.
+    where the folder holds something other than a crate.
     """
-    if folder.exists() and not (folder.is_dir() and _is_free(folder)):
-        raise UserError(f"{folder}: holds something else than a crate; name another folder")
+    is_free = (folder / METADATA).exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if folder.exists() and not is_free:
+        raise UserError(f"{folder}: holds something other than a crate; name another folder")
     commit = git.commit("HEAD")
     head = Revision("HEAD", commit)
     locked = head.lock()
     if f"report@{report}" not in locked.stages:
         known = ", ".join(stage.item for stage in locked.stages.values() if stage.kind == "report")
-        raise UserError(f"{report}: is no report of this repository; known: {known}")
+        raise UserError(f"{report}: is not a report of this project; known: {known}")
     stages = _in_order(locked, f"report@{report}")
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -109,25 +110,16 @@ def export(report: str, folder: Path) -> Exported:
     return Exported(folder, commit, len(files), size, len(stages), missing)
 
 
-def _is_free(folder: Path) -> bool:
-    return (folder / METADATA).exists() or not any(folder.iterdir())
-
-
 def _in_order(locked: Graph, address: str) -> list[LockedStage]:
-    """A stage and all that it rests on, each after those it reads."""
+    """A stage and all that it depends on, each after those that it reads."""
     upstream = sorted(locked.upstream(address), key=lambda stage: stage.address)
     parents = {stage.address: [p.address for p in locked.parents(stage)] for stage in upstream}
     return [locked.stages[name] for name in TopologicalSorter(parents).static_order()]
 
 
 def _gather(folder: Path, head: Revision, stages: list[LockedStage]) -> dict[str, str]:
-    """Put all files in place, checked against the lock; the md5 of those that are nowhere, by path.
-
-    A file that Git has at the commit comes from there, any other from DVC's cache or the workspace.
-    """
-    for name, content in head.files(*PROJECT).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+    """Write all files, checked against the lock; the md5 of those that could not be found."""
+    head.write(folder, *PROJECT)
     outs = {path: md5 for stage in stages for path, md5 in stage.outs.items()}
     missing = {path: md5 for path, md5 in outs.items() if not head.put(path, md5, folder)}
     for stage in stages:
@@ -154,9 +146,7 @@ class _Crate:
         self.crate.metadata.extra_terms.update(TERMS)
         root = self.crate.root_dataset
         root["name"] = about["title"]
-        root["description"] = " ".join(
-            text for text in (about["summary"], about["reproduces"]) if text
-        )
+        root["description"] = " ".join(filter(None, (about["summary"], about["reproduces"])))
         root["datePublished"] = git.run("show", "-s", "--format=%cI", self.commit).decode().strip()
         root["version"] = self.commit
 
@@ -290,9 +280,9 @@ class _Crate:
             "encodingFormat": FORMATS.get(path.suffix, "application/octet-stream"),
         }
 
-    def _figures(self, numbers: dict[str, str]) -> None:
+    def _figures(self, numbered: dict[str, str]) -> None:
         """What a figure shows, and its number in the published report."""
-        number_of = {f"figures/{file}": number for number, file in numbers.items()}
+        number_of = {f"figures/{file}": number for number, file in numbered.items()}
         for path in sorted((self.folder / "figures").rglob("*.png")):
             name = path.relative_to(self.folder).as_posix()
             with Image.open(path) as image:
@@ -301,10 +291,8 @@ class _Crate:
                 self.crate.get(name)["alternateName"] = f"Figure {number_of[name]}"
 
     def _parameters(self, workflow: Entity) -> dict[str, Entity]:
-        """Each parameter of a stage, formally and as the value it had; the values by name."""
-        stated = {
-            name: value for stage in self.stages for name, value in _parameters(stage).items()
-        }
+        """Each parameter as a formal one and with its value; the values by name."""
+        stated = {name: value for stage in self.stages for name, value in _values(stage).items()}
         values, inputs = {}, []
         for name, value in sorted(stated.items()):
             formal = self._add(
@@ -327,7 +315,7 @@ class _Crate:
 
     def _run(self, stage: LockedStage, values: dict[str, Entity]) -> Entity:
         read = [path for path in stage.deps if not path.startswith("src/")]
-        told = [values[name] for name in sorted(_parameters(stage))]
+        told = [values[name] for name in sorted(_values(stage))]
         return self._add(
             f"#run-{stage.address}",
             "CreateAction",
@@ -341,7 +329,7 @@ class _Crate:
         )
 
     def _environment(self, stage: LockedStage) -> str:
-        """Where a model was trained, as far as its metrics say so."""
+        """Where a model was trained and with what, if its metrics say so."""
         for path in stage.outs:
             if not path.endswith(("/validation.json", numbers.beside("/validation.json"))):
                 continue
@@ -409,7 +397,7 @@ class _Crate:
         )
 
     def _entities(self, paths: Iterable[str]) -> list[Entity]:
-        """The entities of files and folders; a file that is nowhere is described by its md5."""
+        """The entities of files and folders; a missing file is described by its md5."""
         return [self._entity(path) for path in paths]
 
     def _entity(self, path: str) -> Entity:
@@ -440,7 +428,7 @@ class _Crate:
 
 
 def _one(value: Any) -> Any:
-    """A list of one as that one, as RO-Crate 1.1 wants it."""
+    """A value, or the item of a list of one, as RO-Crate 1.1 asks for."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
@@ -452,6 +440,6 @@ def _module(stage: LockedStage) -> str:
     return f"src/kmnist_pipeline/stages/{stage.kind.replace('-', '_')}.py"
 
 
-def _parameters(stage: LockedStage) -> dict[str, Any]:
+def _values(stage: LockedStage) -> dict[str, Any]:
     """The values of a stage's parameters by dotted name; a list is one value."""
     return dict(lineage.leaves("", stage.params, lists=None))

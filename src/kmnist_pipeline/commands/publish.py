@@ -28,7 +28,7 @@ from kmnist_pipeline.repository.revision import Revision, check
 from kmnist_pipeline.tracking import runs
 
 PARAMS = "params.yaml"
-SHOWN = ("metrics", "figures", "reports", "models")
+TRACKED = ("metrics/", "figures/", "reports/")  # by Git; of the rest, only models are shown
 MODELS = "models/"
 
 
@@ -37,8 +37,8 @@ class StoreError(UserError):
 
 
 @dataclass
-class Outcome:
-    """What became of the stages: new in the store, there before, refused; one line each, and notes.
+class Published:
+    """The stages that are new in the store, were there before, or were refused; one line each.
 
     notes: what a view lacks.
     """
@@ -62,7 +62,7 @@ class Evidence:
     origin: dict[str, Any]
 
 
-def publish(addresses: list[str], revisions: list[str]) -> Outcome:
+def publish(addresses: list[str], revisions: list[str]) -> Published:
     """Show stages in MLflow: the workspace's, or those of commits and experiments.
 
     addresses: such as `evaluate@digits_softmax`, or none for all. A stage whose files are not what
@@ -73,7 +73,7 @@ def publish(addresses: list[str], revisions: list[str]) -> Outcome:
     here = _workspace()
     wanted = [_commit(revision) for revision in revisions] or [here]
     _check(addresses, wanted)
-    outcome = Outcome()
+    published = Published()
     with _asking("MLflow cannot be reached"):
         client = runs.connect()
     chosen = list(_chosen(addresses, wanted))
@@ -87,11 +87,11 @@ def publish(addresses: list[str], revisions: list[str]) -> Outcome:
             except StoreError:
                 raise
             except UserError as error:
-                outcome.refused.append(f"{name}: {error}")
+                published.refused.append(f"{name}: {error}")
                 continue
-        (outcome.new if is_new else outcome.kept).append(name)
-        outcome.notes += [f"{name}: {path} is not in DVC's cache" for path in record["missing"]]
-    return outcome
+        (published.new if is_new else published.kept).append(name)
+        published.notes += [f"{name}: {path} is not in DVC's cache" for path in record["missing"]]
+    return published
 
 
 @contextmanager
@@ -163,15 +163,16 @@ def _record(locked: LockedStage, evidence: Evidence, root: Path, current: Graph)
     missing = []
     read = {path: md5 for path, md5 in locked.deps.items() if runs.is_read(locked.kind, path)}
     for path, md5 in {**locked.outs, **read}.items():
-        if path.partition("/")[0] not in SHOWN:
-            if evidence.revision.commit is None and Path(path).exists():
-                check(Path(path), path, md5)
-        elif not evidence.revision.put(path, md5, root):
-            if not path.startswith(MODELS):
-                raise UserError(f"{path} is missing")
-            missing.append(path)
-        elif path in locked.outs:
-            _check_keys(root / path, path, locked.key)
+        if path.startswith(TRACKED):
+            evidence.revision.write(root, path)
+            check(root / path, path, md5)
+            if path in locked.outs:
+                _check_keys(root / path, path, locked.key)
+        elif path.startswith(MODELS):
+            if not evidence.revision.put(path, md5, root):
+                missing.append(path)
+        elif evidence.revision.commit is None and Path(path).exists():
+            check(Path(path), path, md5)
 
     known = {"cmd": locked.cmd, "deps": locked.deps, "params": locked.params, "key": locked.key}
     stage = Stage(locked.kind, locked.item, root, known, written=list(locked.outs))

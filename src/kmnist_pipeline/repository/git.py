@@ -14,7 +14,7 @@ from kmnist_pipeline.errors import UserError
 
 
 def run(*arguments: str, stdin: bytes | None = None) -> bytes:
-    """What a git command prints. Raises UserError with git's own words where it fails."""
+    """The output of a git command. Raises UserError with git's message where it fails."""
     try:
         done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=False)
     except FileNotFoundError as error:
@@ -53,12 +53,12 @@ class Commit:
 
     @property
     def is_head(self) -> bool:
-        """Whether it is what is checked out."""
+        """Whether it is checked out."""
         return any(name.partition(" -> ")[0] == "HEAD" for name in self.names.split(", "))
 
 
 def commits() -> list[Commit]:
-    """All commits that HEAD or any name leads to (DVC's experiments have some), newest first."""
+    """All commits that HEAD or any ref reaches, also of DVC's experiments, the newest first."""
     fields = "%H%x1f%cI%x1f%D%x1f%s"
     log = run("log", "--all", "-z", "--no-show-signature", "--encoding=UTF-8", f"--format={fields}")
     rows = log.decode(errors="replace").split("\0")
@@ -95,7 +95,7 @@ def places(blobs: Iterable[str]) -> dict[str, set[str]]:
 def commit_or_experiment(revision: str) -> tuple[str, str | None]:
     """The full id of a commit, and the name of the experiment of `dvc exp` that it holds, if any.
 
-    revision: what git knows a commit by, or the name of an experiment.
+    revision: any name of a commit, or the name of an experiment.
     """
     try:
         found = [commit(revision)]
@@ -122,7 +122,7 @@ def workspace(*paths: str) -> dict[str, str]:
     kinds = ("--cached", "--others", "--exclude-standard")
     listing = run("ls-files", "-z", *kinds, "--", *paths).decode()
     files = [file for file in dict.fromkeys(listing.split("\0")) if Path(file).is_file()]
-    top, here = place()  # hash-object takes paths from the top alone
+    top, here = place()  # hash-object takes only paths from the top
     names = "".join(f"{here}{file}\n" for file in files).encode()
     ids = run("-C", str(top), "hash-object", "--stdin-paths", stdin=names).decode().split()
     return dict(zip(files, ids, strict=True))

@@ -18,7 +18,7 @@ from kmnist_pipeline.repository import git, locks
 
 
 class DamagedError(UserError):
-    """DVC's cache holds something else than a name in it says."""
+    """A file in DVC's cache has not the md5 that is its name."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,12 @@ class Revision:
         here = Path(out)
         return below(here, out) if here.exists() and lineage.digest(here) == md5 else {}
 
+    def write(self, root: Path, *paths: str) -> None:
+        """Write below `root` what `files` gives."""
+        for name, content in self.files(*paths).items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
+
     def put(self, path: str, md5: str, root: Path) -> bool:
         """Write a file or folder below `root`; whether it could be found.
 
@@ -99,9 +105,7 @@ class Revision:
         another.
         """
         place = root / path
-        for name, content in self.files(path).items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(content)
+        self.write(root, path)
         if not place.exists():
             for name, file in self.cached(path, md5).items():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +140,9 @@ def below(place: Path, name: str) -> dict[str, Path]:
 
 def check(place: Path, path: str, md5: str) -> None:
     """Raise UserError where a place does not hold what a lock says of a path."""
-    if not place.exists() or lineage.digest(place) != md5:
+    if not place.exists():
+        raise UserError(f"{path} is missing")
+    if lineage.digest(place) != md5:
         raise UserError(f"{path} is not what {locks.LOCK} says; `kmnist check` tells more")
 
 
