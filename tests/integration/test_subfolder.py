@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.project import STORE, Project
+from support.project import STORE, Project, committed
 from support.stores import client_of, table
 
 from kmnist_pipeline import cli
@@ -29,21 +29,13 @@ def inside(
 
     The current folder is the project's. What its tests change they put back.
     """
-    top = Project(tmp_path_factory.mktemp("larger"))
-    project = digits_run[0].copy(top.folder / PLACE, without=(".git", ".kmnist", *STORE))
+    top = tmp_path_factory.mktemp("larger")
+    project = digits_run[0].copy(top / PLACE, without=(".git", ".kmnist", *STORE))
     for path in ("metrics/stray.json", TEST, "other/file"):
-        (top.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (top.folder / path).write_text("{}")
-    for command in (
-        ["init", "--quiet", "--initial-branch=main"],
-        ["config", "user.name", "test"],
-        ["config", "user.email", "test@localhost"],
-        ["add", "--all"],
-        ["commit", "--quiet", "--message", "all"],
-    ):
-        done = top.run("git", *command)
-        assert done.returncode == 0, done.stderr
-    (top.folder / "other/file").write_text("changed")  # none of the project's business
+        (top / path).parent.mkdir(parents=True, exist_ok=True)
+        (top / path).write_text("{}")
+    committed(top)
+    (top / "other/file").write_text("changed")  # outside of the project
     with contextlib.chdir(project.folder):
         yield project
 
@@ -98,7 +90,6 @@ def test_diff_with_the_workspace_and_between_commits(inside, edited):
         assert diff.between("HEAD~1", "HEAD").metrics == changed.metrics
     finally:
         git.run("reset", "--quiet", "HEAD~1")
-        (edited.parents[5] / "other/file").write_text("changed")
 
 
 def test_a_comment_shows_figures_by_their_path_in_the_repository(inside):

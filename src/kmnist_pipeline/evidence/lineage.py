@@ -85,19 +85,14 @@ def leaves(
 ) -> Iterator[tuple[str, Any]]:
     """The values in nested maps and lists by dotted name, all names beginning with `name`.
 
-    What a list holds goes by its place, or by its `id` or `name` if all have one. lists: what all
-    the items of such a list are, such as `dict`; any other list is one value, and every list is
-    where there is None. So is what is empty.
+    An item of a list goes by its place, or by its `id` or `name` if all have one. lists: the type
+    of item whose lists are opened; other lists are one value, with None all lists. So is an empty
+    map or list.
     """
     if isinstance(content, dict) and content:
         for key, part in content.items():
             yield from leaves(f"{name}.{key}" if name else key, part, lists)
-    elif (
-        lists
-        and isinstance(content, list)
-        and content
-        and all(isinstance(part, lists) for part in content)
-    ):
+    elif lists and isinstance(content, list) and content and isinstance(content[0], lists):
         for label, part in zip(_labels(content), content, strict=True):
             yield from leaves(f"{name}[{label}]", part, lists)
     else:
