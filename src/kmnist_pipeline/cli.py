@@ -550,7 +550,7 @@ def _export(chosen: argparse.Namespace) -> int:
     from kmnist_pipeline.repository import git
 
     done = export.export(chosen.report, chosen.output or Path("crates") / chosen.report)
-    if git.run("status", "--porcelain", "--untracked-files=no"):
+    if git.run("status", "--porcelain", "--untracked-files=no", "--", "."):
         print("what is not committed is not in the crate", file=sys.stderr)
     for path, md5 in done.missing.items():
         print(f"not in DVC's cache, so named by its hash alone: {path} ({md5})", file=sys.stderr)

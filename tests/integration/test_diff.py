@@ -1,4 +1,4 @@
-"""`kmnist diff`: what a branch makes of the evidence, on repositories with two branches."""
+"""`kmnist diff`: how a branch changes the evidence, on repositories with two branches."""
 
 import contextlib
 import dataclasses
@@ -22,6 +22,7 @@ from kmnist_pipeline import cli
 from kmnist_pipeline.commands import diff, diff_views
 from kmnist_pipeline.commands.diff import Claim, Diff, Figure, Metric
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository.revision import Revision
 
 MODEL = "digits/digits_softmax"
 TEST, CURVES = f"metrics/{MODEL}/test.json", f"figures/{MODEL}/curves.png"
@@ -67,7 +68,7 @@ def branches(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathF
     make(project, "kfold-train@digits_softmax", "evaluate@digits_softmax", "report@digits")
     commit(project)
     git(project, "checkout", "--quiet", "main")
-    (folder / "metrics/data/late.json").write_text('{"n": 1}')  # not the branch's doing
+    (folder / "metrics/data/late.json").write_text('{"n": 1}')  # after the branch left
     commit(project)
     git(project, "checkout", "--quiet", "short")
     return project
@@ -146,13 +147,13 @@ def test_the_stage_whose_parameter_changed(short):
     assert (stage.address, stage.what) == ("kfold-train@digits_softmax", EPOCHS)
 
 
-def test_what_main_did_since_is_not_the_branchs_doing(branches, short):
+def test_later_changes_of_main_are_not_the_branchs(branches, short):
     late = Metric("metrics/data/late.json", "", None, None, None, "is gone")
     assert late not in short.metrics
     assert late in between(branches, "main", "short").metrics
 
 
-def test_the_workspace_stands_for_the_second(branches, short):
+def test_the_second_side_is_the_workspace_by_default(branches, short):
     found = between(branches, "main...")
     assert found.new.name == "the workspace"
     for part in ("claims", "metrics", "figures", "stages", "equal"):
@@ -223,7 +224,7 @@ def test_new_and_gone_files(changed):
         ]
 
 
-def test_code_is_a_cause_and_what_other_stages_made_is_none(changed):
+def test_code_is_a_cause_and_an_out_of_another_stage_is_not(changed):
     lock = changed.folder / "dvc.lock"
     stages = yaml.safe_load(lock.read_text())
     for stage in stages["stages"].values():
@@ -289,7 +290,7 @@ def test_the_comment_shows_figures_from_both_commits(branches, short):
 
 
 def a_diff(**parts: Any) -> Diff:
-    side = diff.Side("a", "a" * 40, {})
+    side = Revision("a", "a" * 40)
     empty: dict[str, Any] = {name: [] for name in ("claims", "metrics", "figures", "stages")}
     return Diff(old=side, new=side, equal=0, **{**empty, **parts})
 
@@ -303,17 +304,20 @@ def a_diff(**parts: Any) -> Diff:
         "<!-- <details> &amp;",
     ],
 )
-def test_what_a_branch_names_its_claims_is_no_markdown(hostile):
+def test_names_from_a_branch_are_not_read_as_markdown(hostile):
     comment = diff_views.markdown(
         a_diff(
             claims=[Claim(hostile, hostile, hostile, None, hostile, 1.0)],
             metrics=[Metric(hostile, hostile, hostile, hostile, None, hostile)],
             figures=[Figure(hostile, hostile)],
-            stages=[diff.Stage(hostile, hostile, [])],
+            stages=[diff.ChangedStage(hostile, hostile, [])],
         ),
         "https://github.com/o/r/raw",
     )
-    ours = r"</?(?:code|details|summary|table|tr|td|th)>|<!-- kmnist diff -->"
+    ours = (
+        r"</?(?:code|details|summary|table|tr|td|th)>|<!-- kmnist diff -->"
+        r'|<img src="https://github.com/o/r/raw/a{40}/[\w%/.~-]*" width="420">'
+    )
     rest = re.sub(ours, "", comment)
     assert not re.search(r"[<>`*@\[\]]", rest)
     for line in comment.splitlines():
@@ -334,7 +338,7 @@ def test_the_comment_is_bounded(short):
             assert f"#### {section}\n" in comment
 
 
-def test_nothing_to_say_is_said(changed, capsys):
+def test_no_difference_is_reported_as_such(changed, capsys):
     for form in ([], ["--markdown"]):
         assert diff_views.NOTHING in run(changed, capsys, "before", "HEAD", *form)
     assert json.loads(run(changed, capsys, "before", "--json"))["metrics"] == []
@@ -373,14 +377,14 @@ def test_misuse(arguments, capsys):
 
 def test_claims_that_are_no_list_are_named(changed):
     (changed.folder / "reports/digits/claims.json").write_text("{}x")
-    with pytest.raises(UserError, match="is no list of judged claims"):
+    with pytest.raises(UserError, match="is not a list of judged claims"):
         between(changed, "before")
 
 
 # --- the workflow --------------------------------------------------------------------------------
 
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/difference.yml").read_text())
-# Stands for GitHub's client: keeps what it is asked, and answers from files.
+# In place of GitHub's client: keeps its arguments, and answers from files.
 GH = """#!{python}
 import json, os, pathlib, sys
 folder = pathlib.Path(os.environ["GH_FOLDER"])
@@ -393,7 +397,7 @@ if "--paginate" in sys.argv:
 
 @pytest.fixture
 def github(tmp_path: Path) -> dict[str, str]:
-    """The environment of a step, with a client that asks nobody."""
+    """The environment of a step, with a client that needs no network."""
     (tmp_path / "bin").mkdir()
     client = tmp_path / "bin/gh"
     client.write_text(GH.format(python=sys.executable))

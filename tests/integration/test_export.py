@@ -1,4 +1,4 @@
-"""`kmnist export`: a crate that its profiles' validator takes, of what the lock says."""
+"""`kmnist export`: a crate that the validator of its profiles accepts, as the lock says."""
 
 import contextlib
 import hashlib
@@ -274,7 +274,7 @@ def test_what_is_not_committed_is_not_in_it(project, crate, monkeypatch, capsys)
 # --- what is missing, and what is wrong ----------------------------------------------------------
 
 
-def test_files_that_no_cache_has_are_named_by_their_hash(project, web, monkeypatch, capsys):
+def test_missing_files_are_named_by_their_hash(project, web, monkeypatch, capsys):
     for folder in ("models", ".dvc/cache", "data/raw"):
         shutil.rmtree(project.folder / folder)
     monkeypatch.chdir(project.folder)
@@ -299,7 +299,7 @@ def test_evidence_that_was_changed_by_hand_is_not_exported(path, project):
     content[len(content) // 2] ^= 1
     (project.folder / path).write_bytes(content)
     commit(project)
-    with pytest.raises(UserError, match=r"is not what dvc.lock .* says of evaluate@digits_softmax"):
+    with pytest.raises(UserError, match=r"is not what dvc.lock says; `kmnist check`"):
         exported(project)
     assert not list((project.folder / "crates").iterdir())
 
@@ -310,14 +310,16 @@ def test_data_that_is_damaged_in_the_cache_is_not_exported(project):
     cached = project.folder / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}"
     cached.unlink()
     cached.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"data/processed/digits.npz: is not what"):
+    with pytest.raises(
+        UserError, match=r"data/processed/digits.npz is damaged in DVC's cache: delete "
+    ):
         exported(project)
 
 
 def test_no_folder_but_a_crate_is_replaced(project):
-    with pytest.raises(UserError, match="conf: holds something else than a crate"):
+    with pytest.raises(UserError, match="conf: holds something other than a crate"):
         exported(project, to="conf")
-    with pytest.raises(UserError, match="LICENSE: holds something else than a crate"):
+    with pytest.raises(UserError, match="LICENSE: holds something other than a crate"):
         exported(project, to="LICENSE")
     assert project.changed() == ""
 
@@ -327,11 +329,11 @@ def test_an_unknown_report_is_named(committed, monkeypatch, capsys):
     assert cli.main(["export", "digit"]) == 1
     message = capsys.readouterr().err
     assert message.startswith(
-        "error: digit: is no report of this repository; known: digits, kmnist"
+        "error: digit: is not a report of this project; known: digits, kmnist"
     )
 
 
-def test_a_report_is_to_be_named():
+def test_a_report_must_be_named():
     with pytest.raises(SystemExit) as caught:
         cli.main(["export"])
     assert caught.value.code == 2

@@ -147,17 +147,17 @@ def test_a_model_that_comes_back_later(live, changed, store, publish):
 
 # --- what is refused -----------------------------------------------------------------------------
 
-MADE = "is not what the stage made"
+WRONG = "is not what dvc.lock says; `kmnist check` tells more"
 
 
 @pytest.mark.parametrize(
     ("file", "change", "problem"),
     [
-        (TEST_JSON, "edit", f"{TEST_JSON} {MADE}"),
+        (TEST_JSON, "edit", f"{TEST_JSON} {WRONG}"),
         (TEST_JSON, "remove", f"{TEST_JSON} is missing"),
-        (VALIDATION, "edit", f"{VALIDATION} is not what the stage has read"),
-        ("figures/digits/digits_softmax/confusion.png", "edit", MADE),
-        ("predictions/digits_softmax.npz", "edit", MADE),
+        (VALIDATION, "edit", f"{VALIDATION} {WRONG}"),
+        ("figures/digits/digits_softmax/confusion.png", "edit", WRONG),
+        ("predictions/digits_softmax.npz", "edit", WRONG),
     ],
 )
 def test_a_stage_whose_files_are_not_the_locks(file, change, problem, project, store, publish):
@@ -199,7 +199,7 @@ def test_a_stage_whose_dependency_was_edited_while_it_ran(changed, store, publis
         (["--rev", "nowhere"], "nowhere is neither a commit nor an experiment"),
     ],
 )
-def test_what_nobody_knows(arguments, words, project, store, publish):
+def test_an_unknown_stage_or_revision(arguments, words, project, store, publish):
     done = publish(project, store, *arguments)
     assert (done.out, done.status) == ("", 1)
     assert words in done.err
@@ -277,7 +277,7 @@ def test_an_experiment_is_published_as_it_was_logged(tried, store, publish):
     assert publish(tried, store, EVALUATED, "--rev", commit).out == published(0, 1)
 
 
-def test_commits_and_what_stands_for_the_workspace(tried, store, publish):
+def test_commits_beside_the_workspace(tried, store, publish):
     tried.run("dvc", "exp", "apply", NAME)
     tried.run("git", "commit", "--quiet", "--all", "--message", "fewer samples")
     try:
@@ -316,7 +316,7 @@ def test_evidence_that_was_committed_wrong(changed, store, publish):
     changed.run("git", "commit", "--quiet", "--all", "--message", "better")
     changed.run("git", "revert", "--no-edit", "HEAD")
     done = publish(changed, store, EVALUATED, "--rev", "HEAD~1")
-    assert done.err == f"refused: {EVALUATED} at HEAD~1: {TEST_JSON} {MADE}\n"
+    assert done.err == f"refused: {EVALUATED} at HEAD~1: {TEST_JSON} {WRONG}\n"
     assert done.status == 1
     assert publish(changed, store, EVALUATED).status == 0
 

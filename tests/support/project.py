@@ -93,6 +93,12 @@ def fresh(folder: Path) -> Project:
     for file in _files():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / file, folder / file)
+    committed(folder)
+    return Project(folder)
+
+
+def committed(folder: Path) -> None:
+    """Make a folder a repository with one commit, which has all its files."""
     for command in (
         ["init", "--quiet", "--initial-branch=main"],
         ["config", "user.name", "test"],
@@ -101,7 +107,6 @@ def fresh(folder: Path) -> Project:
         ["commit", "--quiet", "--message", "copy"],
     ):
         subprocess.run(["git", *command], cwd=folder, check=True)
-    return Project(folder)
 
 
 def copied(digits_run: tuple[Project, str], folder: Path) -> Project:

@@ -366,10 +366,10 @@ def test_an_edited_metric_and_a_figure_with_other_text(evidence, quick):
         assert evidence.run("kmnist", "verify", "--quick").returncode == 1
     with put(CURVES, Path(CURVES).read_bytes()):
         repaint(Path(CURVES), 0)
-        assert quick()[CURVES] == Difference(CURVES, EQUAL, "no pixel is visibly another")
+        assert quick()[CURVES] == Difference(CURVES, EQUAL, "no pixel differs visibly")
         done = evidence.run("kmnist", "verify", "--quick")
         assert done.returncode == 3
-        assert f"{CURVES}: no pixel is visibly another" in done.stdout
+        assert f"{CURVES}: no pixel differs visibly" in done.stdout
 
 
 def test_a_flipped_byte_in_the_lock(quick):
@@ -401,7 +401,7 @@ def test_what_is_gone_and_what_the_cache_spoiled(evidence, quick):
         md5 = lineage_of(evidence, MODEL)
         stored = f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}"
         with put(stored, flipped(stored)):
-            assert "the cache's copy is damaged: delete " in quick()[MODEL].line
+            assert "is damaged in DVC's cache: delete " in quick()[MODEL].line
 
 
 def lineage_of(project: Project, out: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from kmnist_pipeline.families import file
-from kmnist_pipeline.repository.compare import Change, Difference, Verdict, compare
+from kmnist_pipeline.repository.compare import ChangedValue, Difference, Verdict, compare
 
 IDENTICAL, EQUAL, DIFFERENT = Verdict
 
@@ -133,7 +133,7 @@ def test_what_is_said_of_a_difference(name, old, new, line):
 
 def test_changes_have_names_and_values_for_programs():
     difference = differ("a.json", {"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
-    assert difference.changes == (Change("a.b", "1 -> 3", 1, 3),)
+    assert difference.changes == (ChangedValue("a.b", "1 -> 3", 1, 3),)
     (change,) = differ("a.npz", {"p": WEIGHTS}, {"p": 2 * WEIGHTS}).changes
     assert (change.name, change.old, change.new) == ("p", None, None)
 

@@ -78,10 +78,12 @@ class Clone:
     def check_out(self, revision: str) -> None:
         """Make the clone. Raises UserError with what git said where it cannot be made."""
         try:
-            git.run("clone", "--quiet", "--no-checkout", "--", str(Path.cwd()), str(self.path))
+            top, here = git.place()
+            git.run("clone", "--quiet", "--no-checkout", "--", str(top), str(self.path))
             git.run("-C", str(self.path), "checkout", "--quiet", "--detach", revision)
         except UserError as error:
             raise UserError(_with_way_out(str(error))) from error
+        self.path /= here
         self._aside.mkdir()
         # The user's own configuration may name a cache that he shares between his projects.
         (self.path / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")

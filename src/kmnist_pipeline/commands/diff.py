@@ -1,8 +1,8 @@
-"""What a branch makes of the evidence: claims, metrics and figures that differ, and their causes.
+"""How a branch changes the evidence: claims, metrics and figures that differ, and the causes.
 
-Both sides are read from Git's objects, without a checkout; the workspace can stand for the second.
-Numbers differ beyond the last digits, figures by their pixels: the lineage key that a file carries
-is another after every change and is no difference by itself.
+Both sides are read from Git's objects, without a checkout; the second may be the workspace.
+Numbers differ if they do beyond the last digit, figures if their pixels do. Every change gives a
+file another lineage key, so the key does not count.
 """
 
 from __future__ import annotations
@@ -19,36 +19,17 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository import changes, compare, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.locks import Graph
+from kmnist_pipeline.repository.revision import Revision
 
 EVIDENCE = ("metrics", "figures", "reports", locks.LOCK)
-LONGEST = 60  # of a value that is text
+LONGEST = 60  # characters of a text that is shown
 _LABEL = re.compile(r"\[[^\]]*\]")
 _INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two versions: its name for people, its commit, and blob ids by path.
-
-    commit: None for the workspace.
-    """
-
-    name: str
-    commit: str | None
-    blobs: dict[str, str]
-
-    def read(self, paths: list[str]) -> dict[str, bytes]:
-        """The contents of those of the files that there are."""
-        here = [path for path in paths if path in self.blobs]
-        if self.commit is None:
-            return {path: Path(path).read_bytes() for path in here}
-        contents = git.blobs(self.blobs[path] for path in here)
-        return {path: content for path, (_, content) in zip(here, contents, strict=True)}
-
-
-@dataclass(frozen=True)
 class Claim:
-    """A claim whose verdict or obtained value is another; None where there is no such claim."""
+    """A claim whose verdict or obtained value changed; None on the side that lacks the claim."""
 
     report: str
     id: str
@@ -60,9 +41,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Metric:
-    """A value in a metric file, or all the values of one list or table.
+    """A value in a metric file, or all values of one list or table.
 
-    name: dotted, empty for a whole table; delta: new less old, of numbers; what: in words.
+    name: dotted, empty for a whole table; delta: new minus old, for numbers; what: in words.
     """
 
     file: str
@@ -74,7 +55,7 @@ class Metric:
 
     @property
     def depth(self) -> int:
-        """How many maps and lists the value stands in."""
+        """How deep the value is nested in maps."""
         return len(_LABEL.sub("", self.name).split("."))
 
 
@@ -87,8 +68,8 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage with another command, other parameters or other code; or one that is new or gone."""
+class ChangedStage:
+    """A stage whose command, parameters or code changed, or one that is new or gone."""
 
     address: str
     what: str
@@ -97,21 +78,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Diff:
-    """All that differs; `equal` counts the other files that were made anew."""
+    """All differences; `equal` counts the files that were made again with the same result."""
 
-    old: Side
-    new: Side
+    old: Revision
+    new: Revision
     claims: list[Claim]
     metrics: list[Metric]
     figures: list[Figure]
-    stages: list[Stage]
+    stages: list[ChangedStage]
     equal: int
 
     def __bool__(self) -> bool:
         return bool(self.claims or self.metrics or self.figures or self.stages)
 
     def json(self) -> dict[str, Any]:
-        """Plain values alone, without the contents of the sides."""
+        """As plain values."""
         sides = {
             name: {"name": side.name, "commit": side.commit}
             for name, side in (("old", self.old), ("new", self.new))
@@ -124,22 +105,26 @@ class Diff:
 
 
 def between(revision: str, other: str | None = None) -> Diff:
-    """What differs from a revision to another one, or to the workspace.
+    """What differs between a revision and another one, or the workspace.
 
     revision: also `main...` or `main...topic`, as in `git diff`: from the commit where the branch
-    left main. Raises UserError where one is no commit of this repository.
+    left main. Raises UserError where one is not a commit of this repository.
     """
     base, dots, tip = revision.partition("...")
     if dots and other is not None:
         raise UserError(f"{revision} {other}: names three commits; `{base}...{other}` names two")
     old = _at(_merge_base(base, tip or "HEAD") if dots else revision)
-    new = _workspace() if not tip and other is None else _at(tip or other or "")
-    paths = sorted({**old.blobs, **new.blobs})
-    paths = [path for path in paths if old.blobs.get(path) != new.blobs.get(path)]
-    before, after = old.read(paths), new.read(paths)
+    named = tip or other
+    new = _at(named) if named else Revision("the workspace")
+    ids = old.ids(*EVIDENCE), new.ids(*EVIDENCE)
+    paths = sorted({path for path, _ in ids[0].items() ^ ids[1].items()})
+    before, after = (
+        side.files(*(path for path in paths if path in known))
+        for side, known in zip((old, new), ids, strict=True)
+    )
 
     claims, metrics, figures = list[Claim](), list[Metric](), list[Figure]()
-    stages, equal = list[Stage](), 0
+    stages, equal = list[ChangedStage](), 0
     for path in paths:
         sides = before.get(path), after.get(path)
         match path.split("/")[0], Path(path).suffix:
@@ -154,30 +139,16 @@ def between(revision: str, other: str | None = None) -> Diff:
             case "reports", ".json":
                 claims += _claims(path, *sides)
             case locks.LOCK, _:
-                stages += _stages(
-                    *(
-                        _graph(side, content)
-                        for side, content in zip((old, new), sides, strict=True)
-                    )
-                )
+                versions = zip((old, new), sides, strict=True)
+                graphs = (locks.parse(text or "", side.called(path)) for side, text in versions)
+                stages += _stages(*graphs)
     metrics.sort(key=lambda metric: (metric.delta is None, metric.depth, metric.file))
     return Diff(old, new, claims, metrics, figures, stages, equal)
 
 
-def _at(revision: str) -> Side:
-    commit = git.commit(revision)
-    name = commit[:7] if commit.startswith(revision) else f"{revision} ({commit[:7]})"
-    return Side(name, commit, git.tree(commit, *EVIDENCE))
-
-
-def _workspace() -> Side:
-    listing = git.run(
-        "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *EVIDENCE
-    ).decode()
-    paths = [path for path in dict.fromkeys(listing.split("\0")) if Path(path).is_file()]
-    names = "".join(f"{path}\n" for path in paths).encode()
-    ids = git.run("hash-object", "--stdin-paths", stdin=names).decode().split()
-    return Side("the workspace", None, dict(zip(paths, ids, strict=True)))
+def _at(name: str) -> Revision:
+    commit = git.commit(name)
+    return Revision(commit[:7] if commit.startswith(name) else f"{name} ({commit[:7]})", commit)
 
 
 def _merge_base(one: str, other: str) -> str:
@@ -188,13 +159,8 @@ def _merge_base(one: str, other: str) -> str:
         raise UserError(f"{one} and {other} have no commit in common") from error
 
 
-def _graph(side: Side, content: bytes | None) -> Graph:
-    text = (content or b"").decode(errors="replace")
-    return locks.parse(text, f"{locks.LOCK} of {side.name}") if content else Graph({})
-
-
 def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric]:
-    """The values of a metric file that differ, those of a list or table together."""
+    """The values of a metric file that differ, those of a list or table as one."""
     if old is None or new is None:
         yield Metric(path, "", None, None, None, "is new" if old is None else "is gone")
         if not path.endswith(".json"):
@@ -215,7 +181,7 @@ def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric
             delta = float(f"{change.new - change.old:.6g}")
             yield Metric(path, name, change.old, change.new, delta, change.amount)
         elif _is_long(change.old) or _is_long(change.new):
-            yield Metric(path, name, None, None, None, "another text")
+            yield Metric(path, name, None, None, None, "other text")
         else:
             yield Metric(path, name, change.old, change.new, None, change.amount)
     for name, count in lists.items():
@@ -247,15 +213,15 @@ def _judged(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
     try:
         return {str(claim["id"]): claim for claim in json.loads(content)}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no list of judged claims: {error!r}") from error
+        raise UserError(f"{path}: is not a list of judged claims: {error!r}") from error
 
 
-def _stages(old: Graph, new: Graph) -> Iterator[Stage]:
-    """Stages that differ by their own doing, and not only by what other stages made for them."""
+def _stages(old: Graph, new: Graph) -> Iterator[ChangedStage]:
+    """Stages that changed themselves, and not only through the outs of other stages."""
     for address in {**old.stages, **new.stages}:
         before, after = old.stages.get(address), new.stages.get(address)
         if before is None or after is None:
-            yield Stage(address, "is new" if before is None else "is gone", [])
+            yield ChangedStage(address, "is new" if before is None else "is gone", [])
             continue
         own = [
             change
@@ -263,7 +229,7 @@ def _stages(old: Graph, new: Graph) -> Iterator[Stage]:
             if change.kind != "file" or not (old.makers(change.name) or new.makers(change.name))
         ]
         if own:
-            yield Stage(address, "; ".join(map(str, own)), own)
+            yield ChangedStage(address, "; ".join(map(str, own)), own)
 
 
 def _is_number(value: Any) -> bool:

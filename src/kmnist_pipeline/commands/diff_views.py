@@ -1,4 +1,4 @@
-"""A difference of the evidence as text, as the comment of a pull request, and as a page."""
+"""A difference of the evidence as text, as a comment on a pull request, and as a page."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kmnist_pipeline.commands.diff import Claim, Diff, Metric, Side
+from kmnist_pipeline.commands.diff import Claim, Diff, Metric
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.reporting import jinja
+from kmnist_pipeline.repository import git
+from kmnist_pipeline.repository.revision import Revision
 
-MARKER = "<!-- kmnist diff -->"  # the first line of the comment, by which it is found again
+MARKER = "<!-- kmnist diff -->"  # the first line of the comment, by which it is found and updated
 LIMIT = 65_000  # characters; GitHub refuses a comment of more than 65,536
-DEEPEST = 2  # parts of a metric's name, such as seeds.mean, that have a row of their own
-FEW = 4  # stages that are named one by one
+DEEPEST = 2  # parts of a metric's name, such as seeds.mean, that get their own row
+FEW = 4  # stages that are named and not counted
 NOTHING = "No claim, metric, figure or stage differs."
 
 
@@ -36,7 +38,7 @@ class Section:
 
 
 def sections(diff: Diff) -> list[Section]:
-    """What differs, as tables; those that are empty are left out."""
+    """The differences as tables, without empty ones."""
     found = [
         Section(
             "Claims",
@@ -76,7 +78,7 @@ def summary(diff: Diff) -> str:
 
 
 def remark(diff: Diff) -> str:
-    """What is to be said of the files that are not listed; empty, where there are none."""
+    """A sentence about the files that are not listed; empty if there are none."""
     if not diff.equal:
         return ""
     files = "file holds" if diff.equal == 1 else "files hold"
@@ -98,7 +100,7 @@ def text(diff: Diff, console: Console) -> None:
 def markdown(diff: Diff, images: str | None) -> str:
     """The difference in GitHub's Markdown, whose first line is MARKER, of at most LIMIT characters.
 
-    images: the address under which `<commit>/<path>` gives a file, such as
+    images: the address under which `<commit>/<path>` gives a file of the repository, such as
     `https://github.com/<owner>/<repository>/raw`; the figures then stand side by side.
     """
     if images is not None and None in (diff.old.commit, diff.new.commit):
@@ -139,10 +141,10 @@ def page(diff: Diff) -> str:
     )
 
 
-def _pictures(side: Side, files: list[str]) -> dict[str, str]:
+def _pictures(side: Revision, files: list[str]) -> dict[str, str]:
     return {
         file: f"data:image/png;base64,{base64.b64encode(content).decode()}"
-        for file, content in side.read(files).items()
+        for file, content in side.files(*files).items()
     }
 
 
@@ -162,7 +164,7 @@ def _row(metric: Metric) -> list[str]:
 
 
 def _deeper(metrics: list[Metric]) -> Iterator[list[str]]:
-    """One row for all the values that stand deep in the same map."""
+    """One row for all values deep in the same map."""
     places = Counter(
         (metric.file, re.split(r"[.\[]", metric.name)[0])
         for metric in metrics
@@ -183,19 +185,19 @@ def _plain(value: Any) -> str:
 
 
 def _causes(diff: Diff) -> Iterator[list[str]]:
-    """What changed, each thing once, with the stages it concerns."""
-    concerned: dict[str, list[str]] = {}
+    """Each cause once, with the stages that it affects."""
+    affected: dict[str, list[str]] = {}
     for stage in diff.stages:
         for cause in map(str, stage.changes) if stage.changes else [f"the stage {stage.what}"]:
-            concerned.setdefault(cause, []).append(stage.address)
-    for cause, addresses in concerned.items():
+            affected.setdefault(cause, []).append(stage.address)
+    for cause, addresses in affected.items():
         kinds = Counter(address.partition("@")[0] for address in addresses)
         many = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         yield [cause, ", ".join(addresses) if len(addresses) <= FEW else many]
 
 
 def _bounded(top: list[str], lines: list[str], limit: int, spare: int = 1) -> list[str]:
-    """The top and as many of the lines as the limit lets in, joined by `spare` characters."""
+    """The top and as many lines as fit into the limit, joined by `spare` characters."""
     more = "\nand {} more: `kmnist diff` shows them all."
     room = limit - sum(len(line) + spare for line in top) - len(more) - 10
     for count, line in enumerate(lines):
@@ -210,7 +212,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _code(value: str) -> str:
-    """Text of any content as code, where GitHub sees no Markdown, no mention and no table."""
+    """Any text as code, in which GitHub finds no Markdown, mention or table."""
     if re.fullmatch(r"[-+0-9.e]*|–", value):
         return value
     plain = "".join(char if char.isprintable() else " " for char in value)
@@ -219,10 +221,10 @@ def _code(value: str) -> str:
 
 
 def _side_by_side(diff: Diff, images: str, file: str, what: str) -> str:
-    cells = ""
-    for side in (diff.old, diff.new):
-        source = html.escape(f"{images}/{side.commit}/{quote(file)}")
-        shown = f'<img src="{source}" width="420">' if file in side.blobs else "–"
+    cells, (_, here) = "", git.place()
+    for side, absent in ((diff.old, "is new"), (diff.new, "is gone")):
+        source = html.escape(f"{images}/{side.commit}/{quote(here + file)}")
+        shown = "–" if what == absent else f'<img src="{source}" width="420">'
         cells += f"<td>{shown}</td>"
     return (
         f"<details><summary>{_code(file)} {_code(what)}</summary>\n"

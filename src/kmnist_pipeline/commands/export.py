@@ -1,10 +1,10 @@
 """A report as a Workflow Run RO-Crate: data, code, parameters, runs and figures in one folder.
 
-The crate holds one commit: Git's files as that commit has them, and of DVC's cache what its lock
-names, all under the paths of the repository and each proved by the lock's hash. Its metadata is a
+The crate holds one commit: its files in Git and those in DVC's cache that its lock names, under
+their paths in the project and checked against the hashes of the lock. Its metadata is a
 Provenance Run Crate 0.5 (https://w3id.org/ro/wfrun/provenance/0.5): `dvc.yaml` is the workflow,
 each stage a step with its run. The same commit always gives the same bytes: the only date is the
-commit's, for the evidence keeps none of its runs.
+commit's, because the evidence has no dates of its runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from dvc.repo import Repo
 from PIL import Image
 from rocrate.model import ComputationalWorkflow, ComputerLanguage, ContextEntity, Entity
 from rocrate.rocrate import ROCrate
@@ -29,6 +28,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import Graph, LockedStage
+from kmnist_pipeline.repository.revision import Revision, check
 
 METADATA = "ro-crate-metadata.json"
 WORKFLOW = "dvc.yaml"
@@ -76,24 +76,26 @@ class Exported:
 
 
 def export(report: str, folder: Path) -> Exported:
-    """Write the crate of a report as HEAD has it; a crate that is there already is replaced.
+    """Write the crate of a report at HEAD, in place of an older crate.
 
     Raises UserError where there is no such report, where a file is not what the lock says, or
-    where the folder holds something else than a crate.
+    where the folder holds something other than a crate.
     """
-    if folder.exists() and not (folder.is_dir() and _is_free(folder)):
-        raise UserError(f"{folder}: holds something else than a crate; name another folder")
+    is_free = (folder / METADATA).exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if folder.exists() and not is_free:
+        raise UserError(f"{folder}: holds something other than a crate; name another folder")
     commit = git.commit("HEAD")
-    locked = locks.parse(git.read(commit, locks.LOCK).decode())
+    head = Revision("HEAD", commit)
+    locked = head.lock()
     if f"report@{report}" not in locked.stages:
         known = ", ".join(stage.item for stage in locked.stages.values() if stage.kind == "report")
-        raise UserError(f"{report}: is no report of this repository; known: {known}")
+        raise UserError(f"{report}: is not a report of this project; known: {known}")
     stages = _in_order(locked, f"report@{report}")
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        missing = _gather(unfinished, commit, stages)
+        missing = _gather(unfinished, head, stages)
         crate = _Crate(unfinished, commit, locked, stages, missing)
         crate.describe(report)
         crate.crate.write(unfinished)
@@ -108,61 +110,23 @@ def export(report: str, folder: Path) -> Exported:
     return Exported(folder, commit, len(files), size, len(stages), missing)
 
 
-def _is_free(folder: Path) -> bool:
-    return (folder / METADATA).exists() or not any(folder.iterdir())
-
-
 def _in_order(locked: Graph, address: str) -> list[LockedStage]:
-    """A stage and all that it rests on, each after those it reads."""
+    """A stage and all that it depends on, each after those that it reads."""
     upstream = sorted(locked.upstream(address), key=lambda stage: stage.address)
     parents = {stage.address: [p.address for p in locked.parents(stage)] for stage in upstream}
     return [locked.stages[name] for name in TopologicalSorter(parents).static_order()]
 
 
-def _gather(folder: Path, commit: str, stages: list[LockedStage]) -> dict[str, str]:
-    """Put all files in place, proved by their hashes; those that are nowhere, by path.
-
-    A file that Git has at the commit comes from there, every other from DVC's cache.
-    """
+def _gather(folder: Path, head: Revision, stages: list[LockedStage]) -> dict[str, str]:
+    """Write all files, checked against the lock; the md5 of those that could not be found."""
+    head.write(folder, *PROJECT)
     outs = {path: md5 for stage in stages for path, md5 in stage.outs.items()}
-    tracked = git.tree(commit, *PROJECT, *(path for stage in stages for path in stage.outs))
-    for path, (_, content) in zip(tracked, git.blobs(tracked.values()), strict=True):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    with Repo() as repo:
-        cache = repo.cache.local
-        for path, md5 in outs.items():
-            if not (folder / path).exists():
-                _take(folder, path, md5, lambda oid: Path(cache.oid_to_path(oid)))
-    missing = {path: md5 for path, md5 in outs.items() if not (folder / path).exists()}
+    missing = {path: md5 for path, md5 in outs.items() if not head.put(path, md5, folder)}
     for stage in stages:
-        for path, md5 in {**stage.deps, **stage.outs}.items():
-            if path not in missing and (
-                not (folder / path).exists() or lineage.digest(folder / path) != md5
-            ):
-                raise UserError(
-                    f"{path}: is not what {locks.LOCK} of this commit says of {stage.address}; "
-                    "`kmnist check` tells more"
-                )
+        for path, md5 in stage.deps.items():
+            if path not in outs:
+                check(folder / path, path, md5)
     return missing
-
-
-def _take(folder: Path, path: str, md5: str, cached: Any) -> None:
-    """Copy a file or folder from DVC's cache, or from the workspace if that is what is there."""
-    if not cached(md5).exists():
-        if Path(path).exists() and lineage.digest(Path(path)) == md5:
-            copy = shutil.copytree if Path(path).is_dir() else shutil.copyfile
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            copy(path, folder / path)
-        return
-    parts = {path: cached(md5)}
-    if md5.endswith(".dir"):
-        listing = json.loads(cached(md5).read_text())
-        parts = {f"{path}/{part['relpath']}": cached(part["md5"]) for part in listing}
-    if all(source.exists() for source in parts.values()):
-        for part, source in parts.items():
-            (folder / part).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, folder / part)
 
 
 @dataclass
@@ -182,9 +146,7 @@ class _Crate:
         self.crate.metadata.extra_terms.update(TERMS)
         root = self.crate.root_dataset
         root["name"] = about["title"]
-        root["description"] = " ".join(
-            text for text in (about["summary"], about["reproduces"]) if text
-        )
+        root["description"] = " ".join(filter(None, (about["summary"], about["reproduces"])))
         root["datePublished"] = git.run("show", "-s", "--format=%cI", self.commit).decode().strip()
         root["version"] = self.commit
 
@@ -318,9 +280,9 @@ class _Crate:
             "encodingFormat": FORMATS.get(path.suffix, "application/octet-stream"),
         }
 
-    def _figures(self, numbers: dict[str, str]) -> None:
+    def _figures(self, numbered: dict[str, str]) -> None:
         """What a figure shows, and its number in the published report."""
-        number_of = {f"figures/{file}": number for number, file in numbers.items()}
+        number_of = {f"figures/{file}": number for number, file in numbered.items()}
         for path in sorted((self.folder / "figures").rglob("*.png")):
             name = path.relative_to(self.folder).as_posix()
             with Image.open(path) as image:
@@ -329,10 +291,8 @@ class _Crate:
                 self.crate.get(name)["alternateName"] = f"Figure {number_of[name]}"
 
     def _parameters(self, workflow: Entity) -> dict[str, Entity]:
-        """Each parameter of a stage, formally and as the value it had; the values by name."""
-        stated = {
-            name: value for stage in self.stages for name, value in _values(stage.params).items()
-        }
+        """Each parameter as a formal one and with its value; the values by name."""
+        stated = {name: value for stage in self.stages for name, value in _values(stage).items()}
         values, inputs = {}, []
         for name, value in sorted(stated.items()):
             formal = self._add(
@@ -355,7 +315,7 @@ class _Crate:
 
     def _run(self, stage: LockedStage, values: dict[str, Entity]) -> Entity:
         read = [path for path in stage.deps if not path.startswith("src/")]
-        told = [values[name] for name in sorted(_values(stage.params))]
+        told = [values[name] for name in sorted(_values(stage))]
         return self._add(
             f"#run-{stage.address}",
             "CreateAction",
@@ -369,7 +329,7 @@ class _Crate:
         )
 
     def _environment(self, stage: LockedStage) -> str:
-        """Where a model was trained, as far as its metrics say so."""
+        """Where a model was trained and with what, if its metrics say so."""
         for path in stage.outs:
             if not path.endswith(("/validation.json", numbers.beside("/validation.json"))):
                 continue
@@ -437,7 +397,7 @@ class _Crate:
         )
 
     def _entities(self, paths: Iterable[str]) -> list[Entity]:
-        """The entities of files and folders; a file that is nowhere is described by its md5."""
+        """The entities of files and folders; a missing file is described by its md5."""
         return [self._entity(path) for path in paths]
 
     def _entity(self, path: str) -> Entity:
@@ -468,7 +428,7 @@ class _Crate:
 
 
 def _one(value: Any) -> Any:
-    """A list of one as that one, as RO-Crate 1.1 wants it."""
+    """A value, or the item of a list of one, as RO-Crate 1.1 asks for."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
@@ -480,10 +440,6 @@ def _module(stage: LockedStage) -> str:
     return f"src/kmnist_pipeline/stages/{stage.kind.replace('-', '_')}.py"
 
 
-def _values(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Each plain value of nested maps by dotted name; a list is one value."""
-    found: dict[str, Any] = {}
-    for key, value in params.items():
-        inner = isinstance(value, dict) and value
-        found |= _values(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return found
+def _values(stage: LockedStage) -> dict[str, Any]:
+    """The values of a stage's parameters by dotted name; a list is one value."""
+    return dict(lineage.leaves("", stage.params, lists=None))

@@ -11,9 +11,8 @@ import difflib
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers
 from kmnist_pipeline.fits.plan import name_of
 from kmnist_pipeline.repository import git, locks
-from kmnist_pipeline.repository.compare import Difference, Verdict, compare, leaves
+from kmnist_pipeline.repository.compare import Difference, Verdict, compare
 from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
+from kmnist_pipeline.repository.revision import DamagedError, Revision, below
 
 STATUS = {Verdict.IDENTICAL: 0, Verdict.EQUAL: 3, Verdict.DIFFERENT: 1}
 # The libraries that numbers and figures go through; `environment` names only some of them.
@@ -104,9 +104,8 @@ def rerun(target: str | None = None) -> Result:
     target is no stage of the committed lock, or where the run fails; KeyboardInterrupt, also when
     the process is asked to terminate. No file and no process is left then.
     """
-    revision, committed = _committed()
+    old, revision, committed = _committed()
     stages = _chosen(committed, target)
-    old = _Committed(revision, stages)
     for note in _dirty(revision):  # at once: the run may take hours
         print(f"note: {note}", file=sys.stderr)
     with clone.clean(revision) as project:
@@ -136,9 +135,8 @@ def first_epochs(epochs: int, target: str | None = None) -> Result:
             f"--epochs compares weights to the last bit, and the arithmetic here is "
             f"{arithmetic.name()}, not x86-64-v3: `kmnist verify` without it compares numbers"
         )
-    revision, committed = _committed()
+    old, revision, committed = _committed()
     stages = _chosen(committed, target)
-    old = _Committed(revision, stages)
     data = [stage for stage in stages if stage.kind in ("download", "preprocess")]
     trained = [stage for stage in stages if stage.kind in ("kfold-train", "tune")]
     for note in _dirty(revision):
@@ -166,13 +164,13 @@ def first_epochs(epochs: int, target: str | None = None) -> Result:
 
 
 def _weights(
-    stage: LockedStage, old: _Committed, digests: dict[str, list[str]], epochs: int
+    stage: LockedStage, old: Revision, digests: dict[str, list[str]], epochs: int
 ) -> list[Difference]:
     """How the weights of each fit after its first epochs compare with the committed ones."""
     name = "/validation.json"
     found = [out for out in stage.outs if out.endswith((name, numbers.beside(name)))]
     path = max(found, key=len)  # older evidence has one file
-    committed = old.tracked(path).get(path)
+    committed = old.files(path).get(path)
     if committed is None:
         return [Difference(path, Verdict.DIFFERENT, "is missing in the commit")]
     before = {
@@ -194,11 +192,10 @@ def rehash(target: str | None = None) -> Result:
 
     target: limits it to a stage and all that it rests on. Raises UserError as `rerun` does.
     """
-    revision, committed = _committed()
+    old, revision, committed = _committed()
     stages = _chosen(committed, target)
-    old = _Committed(revision, stages)
     absent: list[str] = []
-    checked = [Checked(LOCK, list(_lock_here(revision, committed)))]
+    checked = [Checked(LOCK, list(_lock_here(old, committed)))]
     checked += [Checked(stage.address, list(_here(stage, old, absent))) for stage in stages]
     notes = _dirty(revision)
     if absent:
@@ -209,9 +206,12 @@ def rehash(target: str | None = None) -> Result:
     return Result(title, checked, notes)
 
 
-def _committed() -> tuple[str, Graph]:
-    revision = git.commit("HEAD")
-    return revision, locks.parse(git.read(revision, LOCK), f"{LOCK} at HEAD")
+def _committed() -> tuple[Revision, str, Graph]:
+    """HEAD, its id and its lock."""
+    commit = git.commit("HEAD")
+    head = Revision("HEAD", commit)
+    head.files(*check.EVIDENCE, LOCK)  # all at once, by one process of git
+    return head, commit, head.lock()
 
 
 def _chosen(committed: Graph, target: str | None) -> list[LockedStage]:
@@ -238,7 +238,9 @@ def _note() -> list[str]:
 
 
 def _dirty(revision: str) -> list[str]:
-    changed = git.run("--no-optional-locks", "status", "--porcelain").decode().splitlines()
+    changed = (
+        git.run("--no-optional-locks", "status", "--porcelain", "--", ".").decode().splitlines()
+    )
     if not changed:
         return []
     return [
@@ -251,69 +253,7 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
-# The committed side.
-
-
-class _Committed:
-    """The committed content of outs: what Git keeps from Git, the rest as far as it is here."""
-
-    def __init__(self, revision: str, stages: Iterable[LockedStage]) -> None:
-        kept = [out for stage in stages for out in stage.outs if _in_git(out)]
-        blobs = git.tree(revision, *kept) if kept else {}
-        contents = dict(git.blobs(dict.fromkeys(blobs.values())))
-        self._tracked = {path: contents[blob] for path, blob in blobs.items()}
-
-    def tracked(self, out: str) -> dict[str, bytes]:
-        """The files of an out that Git keeps, by path."""
-        return {
-            path: content
-            for path, content in self._tracked.items()
-            if path == out or path.startswith(f"{out}/")
-        }
-
-    def cached(self, out: str, md5: str) -> dict[str, bytes] | None:
-        """The files of an out of this md5 that DVC keeps, by path; None where they are not here."""
-        if Path(out).exists() and lineage.digest(Path(out)) == md5:
-            return _files(Path(out), out)
-        stored = self._stored(out, md5)
-        return {path: file.read_bytes() for path, file in stored.items()} if stored else None
-
-    def is_cached(self, out: str, md5: str) -> bool:
-        """Whether the cache holds all of an out."""
-        return bool(self._stored(out, md5))
-
-    def objects(self, md5: str) -> dict[str, Path]:
-        """Where the cache keeps the parts of an out, by their md5; of a folder its list as well."""
-        return {part: self._object(part) for part in (md5, *self._listing(md5).values())}
-
-    def _stored(self, out: str, md5: str) -> dict[str, Path]:
-        """The files of an out in the cache, by path; none where one is missing."""
-        names = {f"{out}/{name}": part for name, part in self._listing(md5).items()}
-        if not md5.endswith(".dir"):
-            names = {out: md5}
-        found = {path: self._object(part) for path, part in names.items()}
-        return found if all(file.exists() for file in found.values()) else {}
-
-    def _listing(self, md5: str) -> dict[str, str]:
-        """The md5s of a folder's files by name; empty for a file, and where the list is damaged."""
-        path = self._object(md5)
-        if not md5.endswith(".dir") or not path.exists() or _is_damaged(path, md5):
-            return {}
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_bytes())}
-
-    def _object(self, md5: str) -> Path:
-        return self._cache / md5[:2] / md5[2:]
-
-    @cached_property
-    def _cache(self) -> Path:
-        from dvc.repo import Repo
-
-        with Repo() as repo:
-            return Path(repo.cache.local.path)
-
-
-def _is_damaged(path: Path, md5: str) -> bool:
-    return lineage.digest(path) != md5.removesuffix(".dir")
+# Each out.
 
 
 def _in_git(out: str) -> bool:
@@ -321,19 +261,12 @@ def _in_git(out: str) -> bool:
     return out.partition("/")[0] in check.EVIDENCE
 
 
-def _files(path: Path, name: str) -> dict[str, bytes]:
-    """The files of an out that lies at `path`, by the names they have below `name`."""
-    if path.is_file():
-        return {name: path.read_bytes()}
-    return {
-        f"{name}/{file.relative_to(path).as_posix()}": file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
+def _contents(files: Mapping[str, Path]) -> dict[str, bytes]:
+    return {name: file.read_bytes() for name, file in files.items()}
 
 
 def _between(
-    out: str, locked: str, now: str, old: _Committed, path: Path, unknown: Verdict
+    out: str, locked: str, now: str, old: Revision, path: Path, unknown: Verdict
 ) -> list[Difference]:
     """How an out that lies at `path` compares, file by file.
 
@@ -345,15 +278,16 @@ def _between(
             return [Difference(out, Verdict.IDENTICAL, Verdict.IDENTICAL.words)]
         if not now:
             return [Difference(out, Verdict.DIFFERENT, "is no longer made")]
-        before = old.cached(out, locked)
-        if before is None:
-            line = (
-                f"md5 {locked[:12]} -> {now[:12]}, by how much is unknown: the committed one is "
-                "not in the cache (`dvc pull`)"
-            )
+        try:
+            before = old.cached(out, locked)
+            why = "the committed one is not in the cache (`dvc pull`)"
+        except DamagedError as error:
+            before, why = {}, str(error)
+        if not before:
+            line = f"md5 {locked[:12]} -> {now[:12]}, by how much is unknown: {why}"
             return [Difference(out, unknown, line)]
-        return _each(before, _files(path, out))
-    found = _each(old.tracked(out), _files(path, out))
+        return _each(_contents(before), _contents(below(path, out)))
+    found = _each(old.files(out), _contents(below(path, out)))
     if locked != now and all(each.verdict is Verdict.IDENTICAL for each in found):
         line = f"{LOCK} says md5 {locked[:12]}, the committed file has {now[:12]}"
         found.append(Difference(out, Verdict.DIFFERENT, line))
@@ -367,9 +301,7 @@ def _each(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> list[Difference
 # What was made again.
 
 
-def _made_again(
-    stage: LockedStage, made: Graph, old: _Committed, project: Path
-) -> list[Difference]:
+def _made_again(stage: LockedStage, made: Graph, old: Revision, project: Path) -> list[Difference]:
     """How each file compares; of models that are not here, the metrics tell what they are worth."""
     now = made.stages[stage.address].outs
     return [
@@ -381,13 +313,13 @@ def _made_again(
     ]
 
 
-def _environment(stage: LockedStage, old: _Committed, project: Path) -> list[str]:
+def _environment(stage: LockedStage, old: Revision, project: Path) -> list[str]:
     """How the machine and the libraries differ between the committed run and the one here."""
     found = []
     for out in stage.outs:
         if not out.endswith(("/validation.json", numbers.beside("/validation.json"))):
             continue
-        before = _machine(old.tracked(out).get(out, b"{}"))
+        before = _machine(old.files(out).get(out, b"{}"))
         after = _machine((project / out).read_bytes())
         found += [
             f"other {name}: {before.get(name)} -> {after.get(name)}"
@@ -400,7 +332,7 @@ def _environment(stage: LockedStage, old: _Committed, project: Path) -> list[str
 def _machine(validation: bytes) -> dict[str, Any]:
     """What `environment` says, plain values by name."""
     try:
-        flat = dict(leaves("", json.loads(validation).get("environment", {})))
+        flat = dict(lineage.leaves("", json.loads(validation).get("environment", {})))
     except (ValueError, TypeError, AttributeError):  # the comparison says that it is damaged
         return {}
     return {name.replace("libraries.", "version of "): value for name, value in flat.items()}
@@ -451,12 +383,16 @@ def _versions() -> list[str]:
 # What is here.
 
 
-def _here(stage: LockedStage, old: _Committed, absent: list[str]) -> Iterator[Difference]:
+def _here(stage: LockedStage, old: Revision, absent: list[str]) -> Iterator[Difference]:
     """How the outs of a stage compare that are here; the names of the others go to `absent`."""
     for out, md5 in stage.outs.items():
         path = Path(out)
-        damaged = [] if _in_git(out) else list(_damaged(out, md5, old))
-        yield from damaged
+        cached = None
+        if not _in_git(out):
+            try:
+                cached = bool(old.cached(out, md5))
+            except DamagedError as error:
+                yield Difference(out, Verdict.DIFFERENT, str(error))
         if path.exists():
             found = _between(out, md5, lineage.digest(path), old, path, Verdict.DIFFERENT)
             yield from found
@@ -466,23 +402,15 @@ def _here(stage: LockedStage, old: _Committed, absent: list[str]) -> Iterator[Di
                     yield Difference(file, Verdict.DIFFERENT, line)
         elif _in_git(out):
             yield Difference(out, Verdict.DIFFERENT, "is missing")
-        elif not damaged and not old.is_cached(out, md5):
+        elif cached is False:
             absent.append(out)
 
 
-def _damaged(out: str, md5: str, old: _Committed) -> Iterator[Difference]:
-    """The parts of an out in the cache whose content is not what they are named by."""
-    for part, path in old.objects(md5).items():
-        if path.exists() and _is_damaged(path, part):
-            line = f"the cache's copy is damaged: delete {path}; `dvc repro` or `dvc pull` mends it"
-            yield Difference(out, Verdict.DIFFERENT, line)
-
-
-def _lock_here(revision: str, committed: Graph) -> Iterator[Difference]:
+def _lock_here(old: Revision, committed: Graph) -> Iterator[Difference]:
     path = Path(LOCK)
     here = path.read_bytes() if path.exists() else None
-    if here is None or here == git.read(revision, LOCK):
-        yield compare(LOCK, git.read(revision, LOCK), here)
+    if here is None or here == old.read(LOCK):
+        yield compare(LOCK, old.read(LOCK), here)
         return
     try:
         now = locks.parse(here).stages

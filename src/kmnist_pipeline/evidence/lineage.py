@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -77,3 +78,30 @@ def value(params: dict[str, Any], dotted: str) -> Any:
     for part in dotted.split("."):
         params = params[part]
     return params
+
+
+def leaves(
+    name: str, content: Any, lists: type[object] | None = object
+) -> Iterator[tuple[str, Any]]:
+    """The values in nested maps and lists by dotted name, all names beginning with `name`.
+
+    An item of a list goes by its place, or by its `id` or `name` if all have one. lists: the type
+    of item whose lists are opened; other lists are one value, with None all lists. So is an empty
+    map or list.
+    """
+    if isinstance(content, dict) and content:
+        for key, part in content.items():
+            yield from leaves(f"{name}.{key}" if name else key, part, lists)
+    elif lists and isinstance(content, list) and content and isinstance(content[0], lists):
+        for label, part in zip(_labels(content), content, strict=True):
+            yield from leaves(f"{name}[{label}]", part, lists)
+    else:
+        yield name, content
+
+
+def _labels(items: list[Any]) -> Iterable[Any]:
+    for key in ("id", "name"):
+        labels = [item.get(key) for item in items if isinstance(item, dict)]
+        if len(items) == len(labels) == len(set(map(str, labels))) and all(labels):
+            return labels
+    return range(len(items))

@@ -19,7 +19,7 @@ from PIL import Image
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims as judged
 from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import lineage, numbers
 from kmnist_pipeline.reporting import jinja
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
@@ -168,7 +168,7 @@ def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "path": file["path"],
             "origin": file["origin"],
             **file["made_by"],
-            "parameters": "\n".join(_flatten(file["made_by"]["parameters"])),
+            "parameters": "\n".join(_rows(file["made_by"]["parameters"])),
         }
         for file in files
     ]
@@ -278,8 +278,6 @@ def _is_about(claim: dict[str, Any], figure: Path) -> bool:
     return Path(file).parent.name == figure.parent.name and value in wanted
 
 
-def _flatten(value: Any, prefix: str = "") -> list[str]:
-    if isinstance(value, dict) and value:
-        rows = (_flatten(item, f"{prefix}.{key}" if prefix else key) for key, item in value.items())
-        return [row for inner in rows for row in inner]
-    return [f"{prefix}: {json.dumps(value, ensure_ascii=False)}"]
+def _rows(parameters: dict[str, Any]) -> list[str]:
+    values = lineage.leaves("", parameters, lists=None)
+    return [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values]

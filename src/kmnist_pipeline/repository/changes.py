@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kmnist_pipeline.repository.compare import leaves
+from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository.locks import LockedStage
 
 
@@ -40,7 +40,7 @@ def of_stage(old: LockedStage, new: LockedStage) -> list[Change]:
     found = [] if old.cmd == new.cmd else [Change("command", "cmd", old.cmd, new.cmd)]
     for name in sorted({**old.params, **new.params}):
         before, after = (
-            dict(leaves(name, stage.params[name])) if name in stage.params else {}
+            dict(lineage.leaves(name, stage.params[name])) if name in stage.params else {}
             for stage in (old, new)
         )
         found += [

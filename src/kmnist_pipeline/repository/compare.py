@@ -1,9 +1,8 @@
-"""How far two versions of an out are apart, by what is in them and not by their bytes.
+"""How two versions of an out differ, by their content and not by their bytes.
 
-Numbers count as equal where they agree to six significant digits, which is as far as the evidence
-writes them, give or take one in the last; figures where no pixel is visibly another. The lineage
-key and the machine type that an out carries say where it comes from and are no part of the result,
-so they alone make it `EQUAL` at worst.
+Numbers are equal if they agree to six significant digits, the precision of the evidence, within
+one unit of the last; figures if no pixel differs visibly. The lineage key and the machine type in
+an out tell its origin and are not part of the result: if only they differ, it is `EQUAL`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import PurePosixPath
@@ -25,17 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import lineage, numbers
 
 RELATIVE = 1e-5  # one unit in the sixth digit
-ABSOLUTE = 1e-9  # what rounding leaves where zero is meant
-LEVELS = 2  # of 255: what antialiasing makes of a sixth digit
+ABSOLUTE = 1e-9  # rounding errors around zero
+LEVELS = 2  # of 255: the effect of a sixth digit on antialiasing
 ORIGIN = ("made_by", "environment")
 SHOWN, LONGEST = 3, 40
 
 
 class Verdict(IntEnum):
-    """How two outs compare; the larger, the worse, so that `max` is the verdict on many."""
+    """How two outs compare; the larger, the worse, so that `max` is the verdict on several."""
 
     IDENTICAL = 0
     EQUAL = 1
@@ -48,11 +47,10 @@ class Verdict(IntEnum):
 
 
 @dataclass(frozen=True)
-class Change:
-    """One value that is another: its dotted name, and by how much in words.
+class ChangedValue:
+    """One value that changed: its dotted name, and by how much in words.
 
-    old, new: the two values where they are plain (None where there is none on that side, and for
-    arrays).
+    old, new: the values if they are plain; None for arrays, and on the side that has no value.
     """
 
     name: str
@@ -68,20 +66,20 @@ class Change:
 class Difference:
     """Two versions of an out: the verdict, one line for people, and every value that differs.
 
-    changes: those beyond the tolerance alone, the outermost names first.
+    changes: only those beyond the tolerance, the outermost names first.
     """
 
     path: str
     verdict: Verdict
     line: str
-    changes: tuple[Change, ...] = ()
+    changes: tuple[ChangedValue, ...] = ()
 
 
 def compare(path: str, old: bytes | None, new: bytes | None) -> Difference:
-    """Compare two versions of a file by what its name says it holds.
+    """Compare two versions of a file in the format that its suffix names.
 
-    path: names the file, and by its suffix the format; old, new: its contents, None where there is
-    no such file on that side. Content that cannot be read is compared by bytes.
+    old, new: its contents, None on a side that has no such file. Content that cannot be read is
+    compared by bytes.
     """
     if old == new:
         return Difference(path, Verdict.IDENTICAL, Verdict.IDENTICAL.words)
@@ -105,59 +103,36 @@ def compare(path: str, old: bytes | None, new: bytes | None) -> Difference:
     return Difference(path, Verdict.DIFFERENT, line, tuple(changes))
 
 
-def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The plain values in maps and lists by dotted name, all names beginning with `name`.
-
-    What a list holds goes by its place, or by its `id` or `name` if all have one.
-    """
-    if isinstance(value, dict) and value:
-        for key, part in value.items():
-            yield from leaves(f"{name}.{key}" if name else key, part)
-    elif isinstance(value, list) and value:
-        for label, part in zip(_labels(value), value, strict=True):
-            yield from leaves(f"{name}[{label}]", part)
-    else:
-        yield name, value
-
-
-def _labels(items: list[Any]) -> Iterable[Any]:
-    for key in ("id", "name"):
-        labels = [item.get(key) for item in items if isinstance(item, dict)]
-        if len(items) == len(labels) == len(set(map(str, labels))) and all(labels):
-            return labels
-    return range(len(items))
-
-
 def _read(read: Reader | None, content: bytes) -> dict[str, Any] | None:
-    """The values in a file by name, or None where it is of no known format or damaged."""
+    """The values in a file by name, or None if it is damaged or of an unknown format."""
     try:
         return read(content) if read else None
     except _UNREADABLE:
         return None
 
 
-def _change(name: str, old: Any, new: Any) -> Change | None:
+def _change(name: str, old: Any, new: Any) -> ChangedValue | None:
     """What differs beyond the tolerance, or None."""
     if old is _NOTHING or new is _NOTHING:
         amount = f"is new: {_plain(new)}" if old is _NOTHING else f"is gone: {_plain(old)}"
-        return Change(name, amount, _value(old), _value(new))
+        return ChangedValue(name, amount, _value(old), _value(new))
     if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
         amount = _between_arrays(old, new)
-    elif isinstance(old, _Picture) and isinstance(new, _Picture):
-        amount = _between_pictures(old, new)
+    elif isinstance(old, _Pixels) and isinstance(new, _Pixels):
+        amount = _between_pixels(old, new)
     elif isinstance(old, _Text) and isinstance(new, _Text):
         amount = _between_texts(old, new)
     else:
         amount = "" if _close(old, new) else _between_values(old, new)
-    return Change(name, amount, _value(old), _value(new)) if amount else None
+    return ChangedValue(name, amount, _value(old), _value(new)) if amount else None
 
 
 def _close(old: Any, new: Any) -> bool:
     """Equal, or numbers within the tolerance; of counts, only equal ones."""
     if type(old) is type(new) and old == new:
         return True
-    numbers = {type(old), type(new)}
-    if not numbers <= {int, float} or numbers == {int}:
+    kinds = {type(old), type(new)}
+    if not kinds <= {int, float} or kinds == {int}:
         return False
     return math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
 
@@ -179,7 +154,7 @@ def _between_arrays(old: np.ndarray, new: np.ndarray) -> str:
     return f"differs by up to {apart:.2g} (largest value {largest:.3g})"
 
 
-def _between_pictures(old: _Picture, new: _Picture) -> str:
+def _between_pixels(old: _Pixels, new: _Pixels) -> str:
     if old.pixels.shape != new.pixels.shape:
         return f"{_plain(old)} -> {_plain(new)}"
     apart = np.abs(old.pixels.astype(int) - new.pixels.astype(int)).max(axis=-1)
@@ -211,7 +186,7 @@ def _between_values(old: Any, new: Any) -> str:
 
 
 def _between_bytes(old: bytes, new: bytes, before: Any, after: Any) -> str:
-    """before, after: what could be read of the two, where only one of them could be."""
+    """before, after: the content of the one that could be read, if any."""
     if len(old) != len(new):
         line = f"{len(old)} -> {len(new)} bytes"
     else:
@@ -226,14 +201,14 @@ def _plain(value: Any) -> str:
     """A value in a few words."""
     if isinstance(value, np.ndarray):
         return f"{'x'.join(map(str, value.shape))} {value.dtype}"
-    if isinstance(value, _Picture):
+    if isinstance(value, _Pixels):
         return f"{value.pixels.shape[1]}x{value.pixels.shape[0]}"
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _value(value: Any) -> Any:
-    """What a `Change` shows of a value: plain ones alone."""
+    """A value as a `ChangedValue` shows it: only plain ones."""
     return value if isinstance(value, str | int | float) else None
 
 
@@ -243,7 +218,7 @@ _NOTHING = object()
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Pixels:
     pixels: np.ndarray  # H x W x 4, of 0 to 255
 
 
@@ -256,7 +231,7 @@ def _json(content: bytes) -> dict[str, Any]:
     value = numbers.decode(json.loads(content))
     if isinstance(value, dict):
         value = {name: part for name, part in value.items() if name not in ORIGIN}
-    return dict(leaves("", value))
+    return dict(lineage.leaves("", value))
 
 
 def _csv(content: bytes) -> dict[str, Any]:
@@ -283,7 +258,7 @@ def _png(content: bytes) -> dict[str, Any]:
 
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return {"pixels": _Picture(np.asarray(image.convert("RGBA")))}
+            return {"pixels": _Pixels(np.asarray(image.convert("RGBA")))}
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from error
 
@@ -297,10 +272,10 @@ def _safetensors(content: bytes) -> dict[str, Any]:
     from kmnist_pipeline.families import file
 
     tensors, metadata = file.decode(content)
-    return {**tensors, **dict(leaves("metadata", metadata))}
+    return {**tensors, **dict(lineage.leaves("metadata", metadata))}
 
 
-# In a page: pictures, which stand under figures/ too; the hashes of its origin; and tags.
+# In a page: figures, which are files of their own too; the hashes of its origin; and tags.
 _NOT_TEXT = re.compile(r"data:[\w/+.-]+;base64,[\w/+=]+|\b(?=[0-9]*[a-f])[0-9a-f]{12,}\b|<[^>]*>")
 
 
@@ -315,7 +290,7 @@ _KINDS: dict[str, tuple[Reader | None, str]] = {
     ".csv": (_csv, "equal to six digits"),
     ".npz": (_npz, "equal to six digits"),
     ".safetensors": (_safetensors, "equal to six digits"),
-    ".png": (_png, "no pixel is visibly another"),
+    ".png": (_png, "no pixel differs visibly"),
     ".html": (_page, "the same text"),
     ".md": (_page, "the same text"),
 }

@@ -1,4 +1,4 @@
-"""What `dvc.yaml` asks for: its stages, with parameters put in by DVC's own resolver."""
+"""The stages of `dvc.yaml`, with parameters filled in by DVC's own resolver."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from kmnist_pipeline.evidence import lineage
 def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Every stage by address, as `dvc.yaml` describes one, without variables.
 
-    params: the content of `params.yaml`, whether or not it stands there. Raises UserError where
-    `dvc.yaml` is broken or asks for what `params` lacks.
+    params: the content of `params.yaml`, or other content for it. Raises UserError where `dvc.yaml`
+    is broken or needs a parameter that `params` lacks.
     """
     try:
-        # All that the resolver asks of a repository, with no params.yaml in it.
+        # All that the resolver needs of a repository, with no params.yaml in it.
         repo = cast(Any, SimpleNamespace(fs=MemoryFileSystem(), config={}))
         content = COMPILED_MULTI_STAGE_SCHEMA(load_yaml("dvc.yaml"))
         resolver = DataResolver(repo, "", {**content, "vars": [params]})

@@ -1,16 +1,20 @@
-"""What Git remembers: files and trees as they stood at a commit."""
+"""Commits, and the files and folders in them.
+
+Paths are relative to the current folder, which may lie anywhere in a repository.
+"""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
 
 
 def run(*arguments: str, stdin: bytes | None = None) -> bytes:
-    """What a git command prints. Raises UserError with git's own words where it fails."""
+    """The output of a git command. Raises UserError with git's message where it fails."""
     try:
         done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=False)
     except FileNotFoundError as error:
@@ -49,12 +53,12 @@ class Commit:
 
     @property
     def is_head(self) -> bool:
-        """Whether it is what is checked out."""
+        """Whether it is checked out."""
         return any(name.partition(" -> ")[0] == "HEAD" for name in self.names.split(", "))
 
 
 def commits() -> list[Commit]:
-    """All commits that HEAD or any name leads to (DVC's experiments have some), newest first."""
+    """All commits that HEAD or any ref reaches, also of DVC's experiments, the newest first."""
     fields = "%H%x1f%cI%x1f%D%x1f%s"
     log = run("log", "--all", "-z", "--no-show-signature", "--encoding=UTF-8", f"--format={fields}")
     rows = log.decode(errors="replace").split("\0")
@@ -64,7 +68,7 @@ def commits() -> list[Commit]:
 def objects(revisions: Iterable[str], path: str) -> dict[str, str]:
     """The ids of a file or folder by revision, by one git process; without those that lack it."""
     wanted = list(revisions)
-    asked = "".join(f"{revision}:{path}\n" for revision in wanted)
+    asked = "".join(f"{revision}:./{path}\n" for revision in wanted)
     answers = run("cat-file", "--batch-check=%(objectname)", stdin=asked.encode()).decode()
     pairs = zip(wanted, answers.splitlines(), strict=True)
     return {revision: answer for revision, answer in pairs if " " not in answer}
@@ -77,7 +81,7 @@ def places(blobs: Iterable[str]) -> dict[str, set[str]]:
         return {}
     log = run(
         *("log", "--all", "--root", "-m", "-z", "--no-show-signature", "--no-renames"),
-        *("--format=", "--raw", "--no-abbrev"),
+        *("--format=", "--raw", "--no-abbrev", "--relative"),
         *(f"--find-object={blob}" for blob in found),
     )
     fields = [field for field in log.decode().split("\0") if field]
@@ -91,7 +95,7 @@ def places(blobs: Iterable[str]) -> dict[str, set[str]]:
 def commit_or_experiment(revision: str) -> tuple[str, str | None]:
     """The full id of a commit, and the name of the experiment of `dvc exp` that it holds, if any.
 
-    revision: what git knows a commit by, or the name of an experiment.
+    revision: any name of a commit, or the name of an experiment.
     """
     try:
         found = [commit(revision)]
@@ -106,11 +110,31 @@ def commit_or_experiment(revision: str) -> tuple[str, str | None]:
     return found[0], next((name.rpartition("/")[2] for name in names.decode().split()), None)
 
 
-def tree(revision: str, *paths: str) -> dict[str, str]:
-    """Blob ids by path of all files at a revision, or of those under the given paths."""
-    listing = run("ls-tree", "-r", "-z", "--full-tree", revision, "--", *paths).decode()
+def tree(name: str) -> dict[str, str]:
+    """Blob ids by path of all files in a tree: one by its id, or `<commit>:./`."""
+    listing = run("ls-tree", "-r", "-z", "--full-tree", name).decode()
     rows = (row.split("\t", 1) for row in listing.split("\0") if row)
     return {path: about.split()[2] for about, path in rows}
+
+
+def workspace(*paths: str) -> dict[str, str]:
+    """Blob ids by path of files on the disk, and in folders there, that Git does not ignore."""
+    kinds = ("--cached", "--others", "--exclude-standard")
+    listing = run("ls-files", "-z", *kinds, "--", *paths).decode()
+    files = [file for file in dict.fromkeys(listing.split("\0")) if Path(file).is_file()]
+    top, here = place()  # hash-object takes only paths from the top
+    names = "".join(f"{here}{file}\n" for file in files).encode()
+    ids = run("-C", str(top), "hash-object", "--stdin-paths", stdin=names).decode().split()
+    return dict(zip(files, ids, strict=True))
+
+
+def place() -> tuple[Path, str]:
+    """The repository's top folder, and the path of the current one from there.
+
+    The path ends in a slash; at the top it is empty.
+    """
+    lines = run("rev-parse", "--show-toplevel", "--show-prefix").decode().split("\n")
+    return Path(lines[0]), lines[1]
 
 
 def blobs(ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -126,11 +150,3 @@ def blobs(ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         size = int(header[2])
         yield name, output[end + 1 : end + 1 + size]
         position = end + 1 + size + 1
-
-
-def read(revision: str, path: str) -> bytes:
-    """A file as it stood at a revision. Raises UserError where there was none."""
-    try:
-        return run("cat-file", "blob", f"{revision}:{path}")
-    except UserError as error:
-        raise UserError(f"there is no {path} at {revision}") from error

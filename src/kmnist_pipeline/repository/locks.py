@@ -1,4 +1,4 @@
-"""Who made what, as a `dvc.lock` tells it: stages, the files between them, the original data."""
+"""Who made what according to a `dvc.lock`: stages, and the files between them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LockedStage:
 
     @property
     def item(self) -> str:
-        """What it does it with, such as `kmnist_softmax`."""
+        """The experiment, study, data set or report that it works on."""
         return self.address.partition("@")[2]
 
 
@@ -70,7 +70,7 @@ class Graph:
         return list(found.values())
 
     def upstream(self, address: str) -> list[LockedStage]:
-        """A stage and all that it rests on, each once, the nearest first."""
+        """A stage and all that it depends on, each once, the nearest first."""
         found = {address: self.stages[address]}
         queue = [self.stages[address]]
         while queue:
@@ -81,9 +81,9 @@ class Graph:
         return list(found.values())
 
     def downstream(self, addresses: Iterable[str]) -> dict[str, list[str]]:
-        """All that rests on the given stages: for each, which of these and of all those it reads.
+        """All stages that depend on the given ones: for each, which of them and of these it reads.
 
-        The given stages themselves are there as far as they read one another.
+        A given stage is among them if it reads another one.
         """
         parents = {name: [p.address for p in self.parents(s)] for name, s in self.stages.items()}
         reached, found = set(addresses), set[str]()
@@ -98,15 +98,16 @@ class Graph:
 
 
 def parse(text: str | bytes, origin: str = LOCK) -> Graph:
-    """The graph of a lock. Raises UserError, with `origin` in it, where the text is no lock."""
+    """The graph of a lock. Raises UserError, with `origin` in it, where the text is not a lock."""
     return Graph({stage.address: stage for stage in stages(text, origin)})
 
 
 def stages(text: str | bytes, origin: str = LOCK, *needles: str) -> list[LockedStage]:
-    """The stages of a lock; of those that hold none of the needles, if any, the fewest possible.
+    """The stages of a lock, or only those with a needle in their entry, and perhaps some others.
 
-    YAML is slow, and the locks of a history repeat each other: only the entries that matter are
-    parsed, and each text once. Raises UserError, with `origin` in it, where the text is no lock.
+    YAML is slow, and the locks of a history repeat each other: only the entries that are needed
+    are parsed, and each text once. Raises UserError, with `origin` in it, where the text is not a
+    lock.
     """
     try:
         text = text if isinstance(text, str) else text.decode()
@@ -120,9 +121,9 @@ def stages(text: str | bytes, origin: str = LOCK, *needles: str) -> list[LockedS
 
 
 def load(text: str, origin: str) -> dict[str, Any]:
-    """The map that is written in YAML 1.2, which DVC writes; empty where there is nothing.
+    """A map in YAML 1.2, as DVC writes it; empty if the text is.
 
-    Raises UserError, with `origin` in it, where the text is no YAML or no map.
+    Raises UserError, with `origin` in it, where the text is not YAML or not a map.
     """
     try:
         content = _yaml(text)
@@ -138,7 +139,7 @@ def _yaml(text: str) -> Any:
 
 
 class _EntryError(Exception):
-    """What is no entry of a lock."""
+    """The text is not an entry of a lock."""
 
 
 _ENTRY = re.compile(r"^  [^ \n].*\n(?:(?:   .*)?\n)*", re.MULTILINE)
@@ -146,7 +147,7 @@ _ENTRY = re.compile(r"^  [^ \n].*\n(?:(?:   .*)?\n)*", re.MULTILINE)
 
 @cache
 def _entries(text: str) -> list[str] | None:
-    """The text of each stage's entry, or None where the lock is not laid out as DVC does it."""
+    """The text of each stage's entry, or None where the layout of the lock is not DVC's."""
     head, _, body = text.partition("\nstages:\n")
     found = _ENTRY.findall(body)
     return found if found and head.startswith("schema:") and "".join(found) == body else None

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import lineage, numbers
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -578,19 +578,13 @@ PROSE = re.compile(
 def _flat(parameters: dict[str, Any], item: str) -> dict[str, Any]:
     """Each value that is set, by its dotted name, short where that is unambiguous."""
     flat: dict[str, Any] = {}
-
-    def walk(name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{name}.{key}", inner)
-            return
-        short = re.sub(r"^(datasets|experiments|studies|models|reports)\.[^.]+\.", "", name)
-        if not PROSE.match(short):
-            flat[short if flat.get(short, value) == value else name] = value
-
     # The stage's own values come first: they have the first claim to a short name.
-    for name in sorted(parameters, key=lambda n: (item not in n.split("."), n)):
-        walk(name, parameters[name])
+    names = sorted(parameters, key=lambda n: (item not in n.split("."), n))
+    own_first = {name: parameters[name] for name in names}
+    for name, value in lineage.leaves("", own_first, lists=None):
+        short = re.sub(r"^(datasets|experiments|studies|models|reports)\.[^.]+\.", "", name)
+        if value != {} and not PROSE.match(short):
+            flat[short if flat.get(short, value) == value else name] = value
     return {name: value for name, value in flat.items() if value is not None}
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmnist_pipeline.commands.trace.ancestry import Trace
 from kmnist_pipeline.commands.trace.identify import Identified, Match
+from kmnist_pipeline.evidence import lineage
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -69,15 +70,10 @@ def _locks_with(match: Match) -> Iterator[str]:
         yield "in dvc.lock of this folder, not committed yet"
 
 
-def flat(value: Any, name: str = "") -> list[str]:
-    """Each parameter by its dotted name, one `name: value` a row; lists of maps by position."""
-    if isinstance(value, dict) and value:
-        items = [(f"{name}.{key}" if name else str(key), inner) for key, inner in value.items()]
-    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-        items = [(f"{name}[{position}]", inner) for position, inner in enumerate(value)]
-    else:
-        return [f"{name}: {json.dumps(value, ensure_ascii=False)}"]
-    return [row for key, inner in items for row in flat(inner, key)]
+def flat(params: dict[str, Any]) -> list[str]:
+    """Each parameter by its dotted name, one `name: value` a row."""
+    rows = lineage.leaves("", params, lists=dict)
+    return [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in rows]
 
 
 def _trees(found: Trace) -> Iterator[Tree]:
