@@ -172,7 +172,7 @@ def test_a_stage_whose_files_are_not_the_locks(file, change, problem, project, s
         place.write_bytes(kept)
     refused = done.err.splitlines()
     assert refused[0].startswith(f"refused: {EVALUATED}: ")
-    assert refused[0].endswith(problem)
+    assert refused[0].endswith(f"{problem}; `dvc repro {EVALUATED}` makes it again")
     assert len(refused) == 1
     assert (done.out, done.status) == (published(2, 0, 1), 1)
     assert sorted(table(client_of(store))) == ["download@digits", "report@digits"]
@@ -187,7 +187,8 @@ def test_a_stage_whose_dependency_was_edited_while_it_ran(changed, store, publis
     details = numbers.beside(TEST_JSON)
     assert done.err == (
         f"refused: {EVALUATED}: {details} was made by another command, or from other "
-        "dependencies or parameters, than dvc.lock says\n"
+        "dependencies or parameters, than dvc.lock says; "
+        f"`dvc repro --force --single-item {EVALUATED}` makes it again\n"
     )
     assert (done.status, table(client_of(store))) == (1, {})
 

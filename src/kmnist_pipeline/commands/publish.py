@@ -1,6 +1,6 @@
-"""Bringing an MLflow store level with the evidence: that of the workspace, or of commits.
+"""Bringing an MLflow store up to date with the evidence: of the workspace, or of commits.
 
-A record is what a stage hands over when it ends (`runs.record_of`). Here it is made again from
+A record is what a stage hands over when it ends (`tracking.record`). Here it is made again from
 the stage's entry in a lock and the files that the entry names: those of the workspace or of a
 commit, and what Git does not keep from DVC's cache. What is not as the lock says is never shown.
 """
@@ -17,16 +17,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
-from kmnist_pipeline.evidence.stage import Stage, group_of
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
-from kmnist_pipeline.tracking import runs
+from kmnist_pipeline.tracking import record, runs, store
+from kmnist_pipeline.tracking.content import is_read
+from kmnist_pipeline.tracking.record import Record, state_of_code
 
 PARAMS = "params.yaml"
 TRACKED = ("metrics", "figures", "reports")  # by Git; of the rest, models alone are shown
@@ -85,36 +86,36 @@ class Source:
             file.write_bytes(content)
 
 
-def publish(addresses: list[str], revisions: list[str]) -> Outcome:
+def stages(addresses: list[str], revisions: list[str]) -> Outcome:
     """Show stages in MLflow: the workspace's, or those of commits and experiments.
 
     addresses: such as `evaluate@digits_softmax`, or none for all. A stage whose files are not what
     its lock says is refused, and the others go on. Raises UserError where the store fails, and for
     a stage or a revision that is not known.
     """
-    os.environ.update({**runs.BOUNDS, **os.environ, **runs.QUIET})  # before importing MLflow
+    os.environ.update({**store.BOUNDS, **os.environ, **store.QUIET})  # before importing MLflow
     here = _workspace()
     sources = [_commit(revision) for revision in revisions] or [here]
     _check(addresses, sources)
     cache = functools.cache(_open_cache)
     outcome = Outcome()
     with _asking("MLflow cannot be reached"):
-        client = runs.connect()
+        client = store.connect()
     chosen = list(_chosen(addresses, sources))
     for source, stage in tqdm(chosen, desc="publish", unit=" stages", disable=None):
         name = source.named(stage.address)
         with tempfile.TemporaryDirectory(prefix="kmnist-publish-") as folder:
             try:
-                record = _record(stage, source, Path(folder), here.graph, cache)
+                of_stage = _record(stage, source, Path(folder), here.graph, cache)
                 with _asking(f"MLflow did not take {name}"):
-                    is_new = runs.publish(client, record)
+                    is_new = runs.publish(client, of_stage)
             except StoreError:
                 raise
             except UserError as error:
                 outcome.refused.append(f"{name}: {error}")
                 continue
         (outcome.new if is_new else outcome.kept).append(name)
-        outcome.notes += [f"{name}: {path} is not in DVC's cache" for path in record["missing"]]
+        outcome.notes += [f"{name}: {path} is not in DVC's cache" for path in of_stage["missing"]]
     return outcome
 
 
@@ -125,7 +126,8 @@ def _asking(problem: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise StoreError(f"{problem} ({runs.reason(error)})") from error
+        why = f"{store.reason(error)}): check {store.named()}, then run this again"
+        raise StoreError(f"{problem} ({why}") from error
 
 
 def _workspace() -> Source:
@@ -133,7 +135,7 @@ def _workspace() -> Source:
         raise UserError(f"{LOCK} is not there: `dvc repro` makes the evidence")
     stages = locks.parse(Path(LOCK).read_text())
     models = _models(Path(PARAMS).read_text(), PARAMS)
-    return Source(None, stages, models, {}, runs.state_of_code())
+    return Source(None, stages, models, {}, state_of_code())
 
 
 def _commit(revision: str) -> Source:
@@ -144,7 +146,7 @@ def _commit(revision: str) -> Source:
         locks.parse(git.read(commit, LOCK).decode(), f"{LOCK} at {revision}"),
         _models(git.read(commit, PARAMS).decode(), f"{PARAMS} at {revision}"),
         git.tree(commit, *TRACKED),
-        runs.state_of_code() | {"commit": commit, "dirty": False, "experiment": experiment},
+        state_of_code() | {"commit": commit, "dirty": False, "experiment": experiment},
     )
 
 
@@ -166,7 +168,7 @@ def _check(addresses: list[str], sources: list[Source]) -> None:
 
 
 def _chosen(addresses: list[str], sources: list[Source]) -> Iterator[tuple[Source, LockedStage]]:
-    """The stages to show, what they rest on first, and each state of a stage once."""
+    """The stages to show, what they depend on first, and each state of a stage once."""
     seen = set()
     for source in sources:
         stages = source.graph.stages
@@ -178,7 +180,7 @@ def _chosen(addresses: list[str], sources: list[Source]) -> Iterator[tuple[Sourc
             order = list(TopologicalSorter(parents).static_order())
         except CycleError as error:
             circle = " <- ".join(error.args[1])
-            raise UserError(f"{LOCK}: stages rest on each other: {circle}") from error
+            raise UserError(f"{LOCK}: stages depend on each other: {circle}") from error
         for address in order:
             state = (address, stages[address].key)
             if (not addresses or address in addresses) and state not in seen:
@@ -188,7 +190,7 @@ def _chosen(addresses: list[str], sources: list[Source]) -> Iterator[tuple[Sourc
 
 def _record(
     locked: LockedStage, source: Source, root: Path, current: Graph, cache: Cache
-) -> dict[str, Any]:
+) -> Record:
     """What the stage would hand over if it had run just now, its files under `root`.
 
     Raises UserError where a file is not what the lock says.
@@ -205,41 +207,44 @@ def _record(
             else:
                 missing.append(path)
         if place.exists():
-            _verify(place, path, md5, locked.key)
+            _verify(place, path, md5, locked, source)
         elif top in TRACKED:
-            raise UserError(f"{path} is missing")
+            raise _refusal(f"{path} is missing", locked, source)
 
     for path, md5 in locked.deps.items():
-        if runs.is_read(locked.kind, path):
+        if is_read(locked.kind, path):
             source.put(path, root / path)
             if not (root / path).exists() or lineage.digest(root / path) != md5:
-                raise UserError(f"{path} is not what the stage has read")
+                raise _refusal(f"{path} is not what the stage has read", locked, source)
 
     known = {"cmd": locked.cmd, "deps": locked.deps, "params": locked.params, "key": locked.key}
-    stage = Stage(locked.kind, locked.item, root, known, written=list(locked.outs))
-    try:
-        group = group_of(stage, {"models": source.models})
-    except KeyError as error:
-        raise UserError(f"{PARAMS} has no model {locked.item}") from error
-    record = runs.record_of(stage, group) | source.origin
+    made = record.of_stage(locked.address, root, known, list(locked.outs), source.models, {})
     newest = current.stages.get(locked.address)
     is_current = newest is not None and newest.key == locked.key
     standing: dict[str, Any] = {"experiment": None} if is_current else {"superseded": True}
-    return record | standing | {"missing": missing, "published": True}
+    more = source.origin | standing | {"missing": missing, "published": True}
+    return cast(Record, {**made, **more})
 
 
-def _verify(place: Path, path: str, md5: str, key: str) -> None:
+def _verify(place: Path, path: str, md5: str, locked: LockedStage, source: Source) -> None:
     """Raise UserError where an out is not the one of the lock, or was made under another key."""
     if lineage.digest(place) != md5:
-        raise UserError(f"{path} is not what the stage made")
+        raise _refusal(f"{path} is not what the stage made", locked, source)
     for file in place.rglob("*.json") if place.is_dir() else [place]:
         if file.suffix == ".json":
             content = json.loads(file.read_bytes())
-            if "made_by" in content and content["made_by"]["lineage"] != key:
-                raise UserError(
+            if "made_by" in content and content["made_by"]["lineage"] != locked.key:
+                problem = (
                     f"{path} was made by another command, or from other dependencies or "
                     f"parameters, than {LOCK} says"
                 )
+                raise _refusal(problem, locked, source, "--force --single-item ")
+
+
+def _refusal(problem: str, locked: LockedStage, source: Source, options: str = "") -> UserError:
+    """The problem with its remedy, which a commit has not: its evidence stays as it is."""
+    again = f"; `dvc repro {options}{locked.address}` makes it again"
+    return UserError(problem if source.revision else problem + again)
 
 
 def _open_cache() -> Callable[[str], str]:
