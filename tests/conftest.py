@@ -23,7 +23,7 @@ from hypothesis import settings
 from support.project import Project, fresh
 from support.stores import OF_DIGITS, Server, Table, client_of, table
 
-from kmnist_pipeline.tracking import runs as tracking
+from kmnist_pipeline.tracking import store
 
 # Files of some minutes each. They come first, so that at the end no process is left with one.
 LONG = (
@@ -84,7 +84,7 @@ def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite store: making one takes seconds, a copy nothing."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking._create(path)
+    store.create(path)
     return path
 
 

@@ -485,7 +485,7 @@ def _diff(chosen: argparse.Namespace) -> int:
     return 0
 
 
-PUBLISH = """Bring the MLflow store level with the evidence.
+PUBLISH = """Bring the MLflow store up to date with the evidence.
 
 Shows each stage of dvc.lock, with its folds and trials, in the store of MLFLOW_TRACKING_URI, by
 default mlflow.db in this folder: also what DVC restored without running it, and after the store
@@ -514,7 +514,7 @@ def _publish(chosen: argparse.Namespace) -> int:
     from kmnist_pipeline.commands import publish
 
     try:
-        outcome = publish.publish(chosen.stages, chosen.rev)
+        outcome = publish.stages(chosen.stages, chosen.rev)
     except KeyboardInterrupt:
         raise UserError("interrupted; run it again to go on") from None
     for note in outcome.notes:

@@ -187,7 +187,8 @@ def test_a_stage_whose_dependency_was_edited_while_it_ran(changed, store, publis
     details = numbers.beside(TEST_JSON)
     assert done.err == (
         f"refused: {EVALUATED}: {details} was made by another command, or from other "
-        "dependencies or parameters, than dvc.lock says\n"
+        "dependencies or parameters, than dvc.lock says; "
+        f"`dvc repro --force --single-item {EVALUATED}` makes it again\n"
     )
     assert (done.status, table(client_of(store))) == (1, {})
 

@@ -29,7 +29,7 @@ from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import locks
 from kmnist_pipeline.serving import candidates, predict, registry
 from kmnist_pipeline.serving.candidates import Candidate, Measured
-from kmnist_pipeline.tracking import runs as tracking
+from kmnist_pipeline.tracking.store import connect
 
 SOFTMAX, GRID = "digits_softmax", "digits_softmax_grid"
 
@@ -71,7 +71,7 @@ def promoted(made: Project) -> str:
 
 
 def versions() -> list[Any]:
-    found = tracking.connect().search_model_versions("name = 'digits'")
+    found = connect().search_model_versions("name = 'digits'")
     return sorted(found, key=lambda version: int(version.version))
 
 
@@ -80,7 +80,7 @@ def key_of(name: str) -> str:
 
 
 def files_of(version: Any) -> Path:
-    uri = tracking.connect().get_model_version_download_uri(version.name, version.version)
+    uri = connect().get_model_version_download_uri(version.name, version.version)
     return Path(uri.removeprefix("file://"))
 
 
@@ -194,7 +194,7 @@ def test_measurements_on_other_data_are_not_compared():
 
 def test_a_version_stands_alone(promoted, here):
     assert promoted == f"digits version 1, {SOFTMAX}, is the champion\n"
-    version = tracking.connect().get_model_version_by_alias("digits", "champion")
+    version = connect().get_model_version_by_alias("digits", "champion")
     validation, test = (
         json.loads(Path(f"metrics/digits/{SOFTMAX}/{part}.json").read_text())
         for part in ("validation", "test")
@@ -207,7 +207,7 @@ def test_a_version_stands_alone(promoted, here):
         "test_f1": f"{test['f1']:.6g}",
     }
     assert version.run_id and version.description
-    run = tracking.connect().get_run(version.run_id)
+    run = connect().get_run(version.run_id)
     assert run.data.tags["kmnist.stage"] == f"evaluate@{SOFTMAX}"
     assert run.info.status == "FINISHED"
     assert run.outputs
@@ -267,7 +267,7 @@ def test_a_model_that_is_no_worse_takes_over_and_gives_back(promoted, here):
         assert said[2] == f"digits version 1, {SOFTMAX}, is the champion"  # no third version
         assert len(versions()) == 2
     finally:
-        tracking.connect().set_registered_model_alias("digits", "champion", "1")
+        connect().set_registered_model_alias("digits", "champion", "1")
 
 
 def test_stale_evidence_is_refused_with_its_reason_unless_forced(promoted, here):
@@ -289,7 +289,7 @@ def test_stale_evidence_is_refused_with_its_reason_unless_forced(promoted, here)
         assert any(line.startswith("forced although its evidence is stale") for line in said)
     finally:
         code.write_text(before)
-        tracking.connect().set_registered_model_alias("digits", "champion", "1")
+        connect().set_registered_model_alias("digits", "champion", "1")
     if len(versions()) > count:  # not where another test has registered the model before
         assert "is stale" in versions()[-1].tags["kmnist.forced"]
 
@@ -308,7 +308,7 @@ def test_native_arithmetic_makes_no_evidence_to_promote(promoted, here):
 
 
 def test_a_champion_of_others_is_not_run(promoted, here):
-    client = tracking.connect()
+    client = connect()
     client.create_registered_model("mnist")
     client.create_model_version("mnist", files_of(versions()[0]).as_uri())
     client.set_registered_model_alias("mnist", "champion", "1")

@@ -11,7 +11,7 @@ from support.stores import client_of, table
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import diff, diff_views, export, verify
-from kmnist_pipeline.commands.trace import trace
+from kmnist_pipeline.commands.trace.ancestry import trace
 from kmnist_pipeline.repository import git
 from kmnist_pipeline.repository.revision import Revision
 
@@ -76,10 +76,10 @@ def test_check_sees_the_projects_files_alone(inside, capsys):
 
 def test_trace_finds_a_copy_in_the_folders_of_a_commit(inside, tmp_path):
     copy = Path(shutil.copy(FIGURE, tmp_path / "copy.png"))
-    (finding,) = trace([copy]).findings
-    (making,) = finding.makings
-    assert (finding.status, making.stage.address, making.path) == ("exact", STAGE, FIGURE)
-    assert [commit.id for commit in making.commits] == [git.commit("HEAD")]
+    (file,) = trace([copy]).files
+    (match,) = file.matches
+    assert (file.status, match.stage.address, match.path) == ("exact", STAGE, FIGURE)
+    assert [commit.id for commit in match.commits] == [git.commit("HEAD")]
 
 
 def test_diff_with_the_workspace_and_between_commits(inside, edited):

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from kmnist_pipeline import arithmetic
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence.stage import Stage
+from kmnist_pipeline.tracking import content, record, views
 from kmnist_pipeline.tracking import runs as tracking
+from kmnist_pipeline.tracking import store as stores
+from kmnist_pipeline.tracking.publisher import publisher
+from kmnist_pipeline.tracking.record import Record
 
 SRC = Path(tracking.__file__).parents[2]
 SEEDS, FOLDS, EPOCHS = 2, 3, 4
@@ -41,7 +48,7 @@ def project(tmp_path, monkeypatch):
 def store(project, empty_store):
     """A client of the project's own SQLite store."""
     shutil.copyfile(empty_store, project / "mlflow.db")
-    return tracking.connect()
+    return stores.connect()
 
 
 def lineage(key: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -91,13 +98,19 @@ def write(stage: Stage, path: str, content: dict[str, Any]) -> None:
     stage.write_numbers(path, compared, {k: v for k, v in content.items() if k not in compared})
 
 
-def trained(key: str | None = KEY, epochs: int = EPOCHS) -> Stage:
+def trained(
+    key: str | None = KEY,
+    epochs: int = EPOCHS,
+    item: str = "digits_softmax",
+    params: dict[str, Any] = PARAMETERS,
+) -> Stage:
     """A stage that has trained; without a key, by hand."""
-    root = Path("." if key else "multirun/kfold-train/digits_softmax/lr=0.1")
-    stage = Stage("kfold-train", "digits_softmax", root, lineage(key, PARAMETERS) if key else None)
-    stage.write("models/digits_softmax.safetensors", b"weights")
-    stage.write_csv(f"{FOLDER}/curves.csv", CURVES, curve("", epochs))
-    write(stage, f"{FOLDER}/validation.json", VALIDATED | {"folds": fold_rows()})
+    root = Path("." if key else f"multirun/kfold-train/{item}/lr=0.1")
+    stage = Stage("kfold-train", item, root, lineage(key, params) if key else None)
+    stage.write(f"models/{item}.safetensors", b"weights")
+    stage.write_csv(f"metrics/digits/{item}/curves.csv", CURVES, curve("", epochs))
+    validation = f"metrics/digits/{item}/validation.json"
+    write(stage, validation, VALIDATED | {"folds": fold_rows()})
     return stage
 
 
@@ -119,26 +132,30 @@ def tuned() -> Stage:
     return stage
 
 
-def evaluated(**more: Any) -> Stage:
+def evaluated(item: str = "digits_softmax", **more: Any) -> Stage:
     from matplotlib import image
 
     known = lineage(KEY, {"evaluation": {"samples": 25}})
-    known["deps"][f"{FOLDER}/validation.json"] = MD5
-    stage = Stage("evaluate", "digits_softmax", Path("."), known)
+    known["deps"][f"metrics/digits/{item}/validation.json"] = MD5
+    stage = Stage("evaluate", item, Path("."), known)
     scores = {"accuracy": 0.9, "precision": 0.8, "recall": 0.7, "f1": 0.6, "n": 20, "correct": 18}
     per_class = {"o": {"f1": 0.5}, "ki (き)": {"f1": 0.7}}
     seeds = {"accuracy": SPREAD}
     details = {"confusion": [[9, 1], [1, 9]], "per_class": per_class, "seeds": seeds}
-    write(stage, f"{FOLDER}/test.json", scores | details | more)
-    stage.write("predictions/digits_softmax.npz", b"predictions")
-    with stage.directory("figures/digits/digits_softmax") as folder:
+    write(stage, f"metrics/digits/{item}/test.json", scores | details | more)
+    stage.write(f"predictions/{item}.npz", b"predictions")
+    with stage.directory(f"figures/digits/{item}") as folder:
         image.imsave(folder / "confusion.png", np.eye(16))
     return stage
 
 
-def publish(stage: Stage, group: str = "digits", client: Any = None) -> None:
+def record_of(stage: Stage, **parameters: Any) -> Record:
+    return stage.record({stage.item: {"report": "digits"}}, parameters)
+
+
+def publish(stage: Stage, client: Any = None, **more: Any) -> None:
     """The child's side, in this process."""
-    tracking.publish(client or tracking.connect(), tracking.record_of(stage, group))
+    tracking.publish(client or stores.connect(), cast(Record, {**record_of(stage), **more}))
 
 
 def runs(client: Any, group: str = "digits", *filters: str) -> list[Any]:
@@ -168,9 +185,9 @@ def artifacts(client: Any, run: Any) -> set[str]:
 
 def timed(stage: Stage) -> float:
     """Log a stage as its entrypoint does; the seconds that its end takes longer for it."""
-    with tracking.publisher() as publisher:
+    with publisher() as child:
         start = time.monotonic()
-        publisher.publish(stage, "digits")
+        child.hand_over(record_of(stage))
         return time.monotonic() - start
 
 
@@ -189,11 +206,11 @@ def only_warning(capfd) -> str:
 
 def test_the_first_stage_makes_the_store(project, capfd):
     stage = trained()
-    with tracking.publisher() as publisher:
-        publisher.publish(stage, "digits")
+    with publisher() as child:
+        child.hand_over(record_of(stage))
     assert capfd.readouterr() == ("", "")
 
-    client = tracking.connect()
+    client = stores.connect()
     (run,) = runs(client)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "digits_softmax kfold-train"
@@ -256,7 +273,7 @@ def test_where_nothing_is_held_out_nothing_is_shown(store):
 
 
 def test_long_curves_of_folds_are_thinned_and_their_mean_is_not(store, monkeypatch):
-    monkeypatch.setattr(tracking, "MOST_NUMBERS", 100)
+    monkeypatch.setattr(content, "MOST_NUMBERS", 100)
     publish(trained(epochs=20))
     (run,) = runs(store)
     assert sorted(history(store, run, "train/loss")) == list(range(1, 21))
@@ -272,7 +289,7 @@ def test_data_sets_are_inputs_with_digest_and_context(store):
     raw.lineage = {**lineage(KEY, {}), "deps": {"data/raw/digits": f"{MD5}.dir"}}
     raw.write_details("metrics/data/digits.json", {"n": 9, "overlap": {"test_images_in_train": 1}})
     raw.write("data/processed/digits.npz", b"images")
-    publish(raw, "data")
+    publish(raw)
 
     for group, kind, context in [
         ("digits", "kfold-train", "training"),
@@ -355,12 +372,12 @@ def test_code_is_named_by_its_commit(store, project):
     git("add", ".gitignore")
     git("commit", "-qm", "first")
     stage = trained()  # its metrics are new files, as in every run of a stage
-    clean = tracking.state_of_code()
+    clean = record.state_of_code()
     assert clean == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     Path("code.py").write_text("")
-    assert tracking.state_of_code()["dirty"]
+    assert record.state_of_code()["dirty"]
 
-    tracking.publish(store, tracking.record_of(stage, "digits") | clean)
+    publish(stage, store, **clean)
     (run,) = runs(store)
     assert run.data.tags["mlflow.source.git.commit"] == clean["commit"]
     assert run.data.tags["kmnist.dirty"] == "false"
@@ -386,9 +403,9 @@ def test_a_new_key_supersedes_and_an_old_one_can_come_back(store):
 
 def test_runs_by_hand_are_always_new(store):
     publish(trained())
-    record = tracking.record_of(trained(None), "digits", {"experiments.digits_softmax.seeds": [3]})
-    tracking.publish(store, record)
-    tracking.publish(store, record)
+    own = record_of(trained(None), **{"experiments.digits_softmax.seeds": [3]})
+    tracking.publish(store, own)
+    tracking.publish(store, own)
     by_hand = runs(store, "digits", "tags.`kmnist.lineage` = 'by hand'")
     assert [run.info.run_name for run in by_hand] == ["digits_softmax kfold-train lr=0.1"] * 2
     assert by_hand[0].data.params == {"seeds": "[3]"}
@@ -410,8 +427,8 @@ def test_a_description_leads_to_the_commit(remote, page, store, project):
     subprocess.run(["git", "remote", "add", "origin", remote], check=True)
     commit = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "x"]
     subprocess.run([*commit, "--allow-empty"], check=True)
-    state = tracking.state_of_code()
-    tracking.publish(store, tracking.record_of(trained(), "digits") | state)
+    state = record.state_of_code()
+    publish(trained(), store, **state)
     (run,) = runs(store)
     text = run.data.tags["mlflow.note.content"]
     assert f"Lineage key: `{KEY}`" in text
@@ -423,13 +440,12 @@ def test_a_description_leads_to_the_commit(remote, page, store, project):
 
 def test_an_experiment_has_its_views_and_data_has_none(store):
     publish(trained())
-    publish(trained(), "data")
+    publish(Stage("download", "digits", Path("."), lineage(KEY, {})))
     saved = [f"mlflow.sharedViewState.{view}" for view in ("models", "curves")]
     tags = store.get_experiment_by_name("digits").tags
     for tag in saved:
         view = json.loads(tags[tag])
         assert view["name"]
-        assert "tags.`kmnist.superseded` IS NULL" in json.loads(view["state"])["searchFilter"]
     assert not store.get_experiment_by_name("data").tags.keys() & saved
 
     experiment = store.get_experiment_by_name("digits").experiment_id
@@ -438,15 +454,55 @@ def test_an_experiment_has_its_views_and_data_has_none(store):
     assert store.get_experiment_by_name("digits").tags == tags
 
 
-def test_a_deleted_experiment_comes_back(store):
+def listed(client: Any, view: str) -> list[str]:
+    """The names of the runs that a prepared view lists."""
+    found = client.get_experiment_by_name("digits")
+    state = json.loads(json.loads(found.tags[views.SAVED + view])["state"])
+    runs = client.search_runs([found.experiment_id], state["searchFilter"])
+    return sorted(run.info.run_name for run in runs)
+
+
+def test_views_list_the_current_state_of_each_model(store):
+    other = evaluated()
+    other.lineage = {**other.lineage, "key": OTHER_KEY} if other.lineage else None
+    publish(trained(OTHER_KEY))
+    publish(other)
+    publish(trained())
+    publish(evaluated())
+    publish(trained("3" * 64), experiment="tried")
+    publish(trained(None))
+    assert len(runs(store)) == 6
+    assert listed(store, "models") == ["digits_softmax evaluate"]
+    assert listed(store, "curves") == ["digits_softmax kfold-train"]
+
+
+def test_models_of_some_classes_have_views_of_their_own(store):
+    part = {"experiments.digits_pair.classes": [0, 6]}
+    publish(trained())
+    publish(evaluated())
+    publish(trained(item="digits_pair", params=part))
+    publish(evaluated(item="digits_pair"))
+    publish(evaluated())  # which leaves them as they are
+    assert listed(store, "models") == ["digits_softmax evaluate"]
+    assert listed(store, "curves") == ["digits_softmax kfold-train"]
+    assert listed(store, "models-0-6") == ["digits_pair evaluate"]
+    assert listed(store, "curves-0-6") == ["digits_pair kfold-train"]
+    text = store.get_experiment_by_name("digits").tags["mlflow.note.content"]
+    assert text.count("viewStateShareKey=") == 4
+
+
+def test_a_deleted_experiment_comes_back_without_its_runs(store):
     publish(trained())
     store.delete_experiment(store.get_experiment_by_name("digits").experiment_id)
     publish(trained(OTHER_KEY))
-    assert len(runs(store)) == 2
+    (run,) = runs(store)
+    assert run.data.tags["kmnist.lineage"] == OTHER_KEY
+    active = store.search_runs([run.info.experiment_id])
+    assert len(active) == 1 + len(children(store, run))
 
 
 @pytest.mark.parametrize("calls", [7, 15])
-def test_what_a_kill_leaves_is_written_anew(store, calls):
+def test_what_a_kill_leaves_is_written_again(store, calls):
     class Dies:
         """A client whose process ends after some calls."""
 
@@ -472,9 +528,9 @@ def test_what_a_kill_leaves_is_written_anew(store, calls):
 
 
 def test_a_stage_that_fails_logs_nothing(store, capfd):
-    with pytest.raises(ZeroDivisionError), tracking.publisher() as publisher:
+    with pytest.raises(ZeroDivisionError), publisher() as child:
         _ = 1 / 0
-    assert publisher._child.returncode is not None
+    assert child._child.returncode is not None
     assert runs(store) == []
     assert capfd.readouterr() == ("", "")
 
@@ -486,6 +542,21 @@ def test_without_mlflow_a_stage_runs(project, monkeypatch, capfd):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(broken.parent), str(SRC)]))
     assert timed(trained()) < MOST_SECONDS
     assert "ModuleNotFoundError: no mlflow here" in only_warning(capfd)
+
+
+def test_a_fault_is_shortened_between_words_and_a_remedy_never():
+    fault = stores.reason(OSError("//someone:secret@host " + "word " * 100))
+    assert fault.endswith(" word …")
+    assert "secret" not in fault
+    assert stores.reason(UserError("word " * 100 + "\n`mend it`")).endswith(" word `mend it`")
+
+
+def test_a_store_of_another_version_of_mlflow(store, project, capfd):
+    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as database:
+        database.execute("update alembic_version set version_num = 'older'")
+        database.commit()
+    timed(trained())
+    assert f"`mlflow db upgrade sqlite:///{project}/mlflow.db`); the results" in only_warning(capfd)
 
 
 # A server.
@@ -505,7 +576,7 @@ def test_an_unreachable_server_costs_a_warning_without_its_password(project, mon
 
 def test_no_warning_quotes_credentials():
     text = "no //someone:sec/r@t@host/path, or https://token@host"
-    assert tracking._without_credentials(text) == "no //host/path, or https://host"
+    assert stores.without_credentials(text) == "no //host/path, or https://host"
 
 
 def test_a_server_takes_a_stage(project, server, monkeypatch, capfd):
@@ -545,8 +616,8 @@ def test_a_server_that_dies_half_way_costs_a_warning(project, server, monkeypatc
     stage = trained("4" * 64)
     client = server.client()
     seconds: list[float] = []
-    with tracking.publisher() as publisher:
-        logging = threading.Thread(target=publisher.publish, args=[stage, "digits"])
+    with publisher() as child:
+        logging = threading.Thread(target=child.hand_over, args=[record_of(stage)])
         logging.start()
         while not runs(client, "digits", f"tags.`kmnist.lineage` = '{'4' * 64}'"):
             assert logging.is_alive()

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from support.project import Project
 
-from kmnist_pipeline.tracking import runs as tracking
+from kmnist_pipeline.tracking import store as tracking
 
 START_SECONDS = 120
 TRAINED, EVALUATED = "kfold-train@digits_softmax", "evaluate@digits_softmax"

@@ -23,8 +23,7 @@ import pytest
 from support.project import Project, copied
 from support.stores import OF_DIGITS, TRAINED, Running, free_port, published, table
 
-from kmnist_pipeline.tracking import runs as tracking
-from kmnist_pipeline.tracking import views
+from kmnist_pipeline.tracking import runs, views
 
 START_SECONDS = 120
 MOST_SECONDS = 10
@@ -137,7 +136,7 @@ def forget(client: Any) -> None:
     group = client.get_experiment_by_name("digits")
     if group:
         for run in client.search_runs([group.experiment_id], f"tags.`kmnist.stage` = '{TRAINED}'"):
-            tracking._delete(client, run)
+            runs.delete(client, run)
 
 
 def train(project: Project, uri: str, trouble: Callable[[], None]) -> str:

@@ -1,6 +1,6 @@
 """Bringing an MLflow store up to date with the evidence of the workspace, or of commits.
 
-A record is what a stage hands over when it ends (`runs.record_of`). Here it is made again from
+A record is what a stage hands over when it ends (`tracking.record`). Here it is made again from
 the stage's entry in a lock and the files that the entry names, as `repository/revision.py` finds
 them. What is not as the lock says is never shown.
 """
@@ -16,16 +16,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence.stage import Stage, group_of
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
 from kmnist_pipeline.repository.revision import Revision, check
-from kmnist_pipeline.tracking import runs
+from kmnist_pipeline.tracking import record, runs, store
+from kmnist_pipeline.tracking.content import is_read
+from kmnist_pipeline.tracking.record import Record, state_of_code
 
 PARAMS = "params.yaml"
 TRACKED = ("metrics/", "figures/", "reports/")  # by Git; of the rest, only models are shown
@@ -62,35 +63,35 @@ class Evidence:
     origin: dict[str, Any]
 
 
-def publish(addresses: list[str], revisions: list[str]) -> Published:
+def stages(addresses: list[str], revisions: list[str]) -> Published:
     """Show stages in MLflow: the workspace's, or those of commits and experiments.
 
     addresses: such as `evaluate@digits_softmax`, or none for all. A stage whose files are not what
     its lock says is refused, and the others go on. Raises UserError where the store fails, and for
     a stage or a revision that is not known.
     """
-    os.environ.update({**runs.BOUNDS, **os.environ, **runs.QUIET})  # before importing MLflow
+    os.environ.update({**store.BOUNDS, **os.environ, **store.QUIET})  # before importing MLflow
     here = _workspace()
     wanted = [_commit(revision) for revision in revisions] or [here]
     _check(addresses, wanted)
     published = Published()
     with _asking("MLflow cannot be reached"):
-        client = runs.connect()
+        client = store.connect()
     chosen = list(_chosen(addresses, wanted))
     for evidence, stage in tqdm(chosen, desc="publish", unit=" stages", disable=None):
         name = evidence.revision.called(stage.address)
         with tempfile.TemporaryDirectory(prefix="kmnist-publish-") as folder:
             try:
-                record = _record(stage, evidence, Path(folder), here.graph)
+                of_stage = _record(stage, evidence, Path(folder), here.graph)
                 with _asking(f"MLflow did not take {name}"):
-                    is_new = runs.publish(client, record)
+                    is_new = runs.publish(client, of_stage)
             except StoreError:
                 raise
             except UserError as error:
                 published.refused.append(f"{name}: {error}")
                 continue
         (published.new if is_new else published.kept).append(name)
-        published.notes += [f"{name}: {path} is not in DVC's cache" for path in record["missing"]]
+        published.notes += [f"{name}: {path} is not in DVC's cache" for path in of_stage["missing"]]
     return published
 
 
@@ -101,20 +102,21 @@ def _asking(problem: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise StoreError(f"{problem} ({runs.reason(error)})") from error
+        why = f"{store.reason(error)}): check {store.named()}, then run this again"
+        raise StoreError(f"{problem} ({why}") from error
 
 
 def _workspace() -> Evidence:
     if not Path(LOCK).exists():
         raise UserError(f"{LOCK} is not there: `dvc repro` makes the evidence")
-    return _evidence(Revision("the workspace"), runs.state_of_code())
+    return _evidence(Revision("the workspace"), state_of_code())
 
 
 def _commit(name: str) -> Evidence:
     """The evidence of a commit or of an experiment of `dvc exp`, by its id or name."""
     commit, experiment = git.commit_or_experiment(name)
     origin = {"commit": commit, "dirty": False, "experiment": experiment}
-    return _evidence(Revision(name, commit), runs.state_of_code() | origin)
+    return _evidence(Revision(name, commit), state_of_code() | origin)
 
 
 def _evidence(revision: Revision, origin: dict[str, Any]) -> Evidence:
@@ -155,19 +157,19 @@ def _chosen(addresses: list[str], wanted: list[Evidence]) -> Iterator[tuple[Evid
                 yield evidence, stages[address]
 
 
-def _record(locked: LockedStage, evidence: Evidence, root: Path, current: Graph) -> dict[str, Any]:
+def _record(locked: LockedStage, evidence: Evidence, root: Path, current: Graph) -> Record:
     """What the stage would hand over if it had run just now, its files under `root`.
 
     Raises UserError where a file is not what the lock says.
     """
     missing = []
-    read = {path: md5 for path, md5 in locked.deps.items() if runs.is_read(locked.kind, path)}
+    read = {path: md5 for path, md5 in locked.deps.items() if is_read(locked.kind, path)}
     for path, md5 in {**locked.outs, **read}.items():
         if path.startswith(TRACKED):
             evidence.revision.write(root, path)
             check(root / path, path, md5)
             if path in locked.outs:
-                _check_keys(root / path, path, locked.key)
+                _check_keys(root / path, path, locked)
         elif path.startswith(MODELS):
             if not evidence.revision.put(path, md5, root):
                 missing.append(path)
@@ -175,25 +177,22 @@ def _record(locked: LockedStage, evidence: Evidence, root: Path, current: Graph)
             check(Path(path), path, md5)
 
     known = {"cmd": locked.cmd, "deps": locked.deps, "params": locked.params, "key": locked.key}
-    stage = Stage(locked.kind, locked.item, root, known, written=list(locked.outs))
-    try:
-        group = group_of(stage, {"models": evidence.models})
-    except KeyError as error:
-        raise UserError(f"{PARAMS} has no model {locked.item}") from error
-    record = runs.record_of(stage, group) | evidence.origin
+    made = record.of_stage(locked.address, root, known, list(locked.outs), evidence.models, {})
     newest = current.stages.get(locked.address)
     is_current = newest is not None and newest.key == locked.key
     standing: dict[str, Any] = {"experiment": None} if is_current else {"superseded": True}
-    return record | standing | {"missing": missing, "published": True}
+    more = evidence.origin | standing | {"missing": missing, "published": True}
+    return cast(Record, {**made, **more})
 
 
-def _check_keys(place: Path, path: str, key: str) -> None:
+def _check_keys(place: Path, path: str, stage: LockedStage) -> None:
     """Raise UserError where an out was made under another lineage key."""
     for file in place.rglob("*.json") if place.is_dir() else [place]:
         if file.suffix == ".json":
             content = json.loads(file.read_bytes())
-            if "made_by" in content and content["made_by"]["lineage"] != key:
+            if "made_by" in content and content["made_by"]["lineage"] != stage.key:
                 raise UserError(
                     f"{path} was made by another command, or from other dependencies or "
-                    f"parameters, than {LOCK} says"
+                    f"parameters, than {LOCK} says; `dvc repro --force --single-item "
+                    f"{stage.address}` makes it again"
                 )

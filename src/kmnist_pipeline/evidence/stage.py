@@ -28,7 +28,8 @@ from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import schema
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers, outs
-from kmnist_pipeline.tracking import runs
+from kmnist_pipeline.tracking.publisher import publisher
+from kmnist_pipeline.tracking.record import Record, of_stage
 
 Parameters = dict[str, Any]  # the content of params.yaml
 
@@ -92,6 +93,18 @@ class Stage:
     def write_csv(self, path: str, header: list[str], rows: list) -> None:
         """Write a table."""
         self.write(path, outs.csv_bytes(header, rows))
+
+    def record(self, models: dict[str, Any], parameters: dict[str, Any]) -> Record:
+        """What MLflow shows, once all outs are on disk; of `tracking.record.of_stage`."""
+        return of_stage(
+            self.address,
+            self.root,
+            self.lineage,
+            self.written,
+            models,
+            parameters,
+            self.started,
+        )
 
     @contextmanager
     def directory(self, path: str) -> Iterator[Path]:
@@ -168,15 +181,8 @@ def entrypoint(
     return start
 
 
-def group_of(stage: Stage, params: Parameters) -> str:
-    """The MLflow experiment that a stage's runs belong to: a report, or `data`."""
-    if stage.kind in ("download", "preprocess"):
-        return "data"
-    return stage.item if stage.kind == "report" else params["models"][stage.item]["report"]
-
-
 def _run(run: Callable[[Stage, Parameters], None], kind: str, items: str, cfg: DictConfig) -> None:
-    with runs.publisher() as publisher:  # first of all: it needs two seconds to get ready
+    with publisher() as child:  # first of all: it needs two seconds to get ready
         content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         name = content.pop("name")
         schema.check(content)
@@ -187,7 +193,8 @@ def _run(run: Callable[[Stage, Parameters], None], kind: str, items: str, cfg: D
         arithmetic.require()
         stage = _stage(kind, name, content)
         run(stage, content)
-        publisher.publish(stage, group_of(stage, content), {f"{items}.{name}": known[name]})
+        own = {f"{items}.{name}": known[name]}
+        child.hand_over(stage.record(content.get("models", {}), own))
     if stage.lineage is None:
         print(f"{stage.address}: results are under {stage.root}")
 

@@ -30,7 +30,7 @@ from kmnist_pipeline.serving import candidates, classifier
 from kmnist_pipeline.serving.candidates import Candidate, Measured
 from kmnist_pipeline.serving.card import card
 from kmnist_pipeline.serving.classifier import Answer, Classifier
-from kmnist_pipeline.tracking import runs
+from kmnist_pipeline.tracking import store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,7 +76,7 @@ def champion(dataset: str) -> Champion | None:
 
     Raises UserError where the store does not answer.
     """
-    if not runs.store_exists():
+    if not store.exists():
         return None
     with _store() as client:
         version = _champion(client, dataset)
@@ -162,7 +162,7 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
 
 
 def _stale(model: Candidate) -> tuple[list[str], str]:
-    """What is stale of all that a model's numbers rest on, and the lineage key of its test."""
+    """What is stale of all that a model's numbers depend on, and the lineage key of its test."""
     from kmnist_pipeline.commands import check
     from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.repository import locks
@@ -179,7 +179,7 @@ def _stale(model: Candidate) -> tuple[list[str], str]:
 # --- the store -----------------------------------------------------------------------------------
 
 PATIENCE = {
-    **runs.BOUNDS,
+    **store.BOUNDS,
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds that a person may wait, unlike a stage
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -195,11 +195,11 @@ def _store() -> Iterator[MlflowClient]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        client = runs.connect()
+        client = store.connect()
         gc.enable()
         yield client
     except (MlflowException, SQLAlchemyError) as error:
-        raise UserError(f"the MLflow store fails: {runs.reason(error)}") from error
+        raise UserError(f"the MLflow store fails: {store.reason(error)}") from error
 
 
 def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:
@@ -278,7 +278,7 @@ def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
     """The run of the stage that evaluated the model, to which the version belongs."""
     from kmnist_pipeline.commands import publish
 
-    refused = publish.publish([model.stage], []).refused  # nothing new where the stage logged it
+    refused = publish.stages([model.stage], []).refused  # nothing new where the stage logged it
     if refused:
         raise UserError(f"the MLflow store lacks the run that evaluated the model: {refused[0]}")
     experiment = client.get_experiment_by_name(model.report)

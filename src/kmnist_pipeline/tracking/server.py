@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.tracking import runs, views
+from kmnist_pipeline.tracking import views
+from kmnist_pipeline.tracking.store import QUIET
 
 FOLDER = Path(".kmnist/server")
 HOST = "127.0.0.1"
@@ -180,7 +181,10 @@ def _other_user(folder: Path) -> dict[str, Any]:
     try:
         user = pwd.getpwnam("postgres")
     except KeyError:
-        raise UserError("PostgreSQL does not run as root, and there is no user postgres") from None
+        raise UserError(
+            "PostgreSQL does not run as root, and there is no user postgres: "
+            "run this as another user"
+        ) from None
     other: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     if subprocess.run(["test", "-x", str(folder)], check=False, cwd="/", **other).returncode:
         raise UserError(
@@ -215,7 +219,7 @@ def _server(port: int, store: str) -> Any:
     command += ["--artifacts-destination", str(FOLDER.absolute() / "artifacts")]
     environment = {
         **os.environ,
-        **runs.QUIET,
+        **QUIET,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2.2 GB of workers
         "MLFLOW_BACKEND_STORE_URI": store,  # a command line is for all to read
     }

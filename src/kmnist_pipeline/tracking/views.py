@@ -2,48 +2,88 @@
 
 MLflow's page shows no column of metrics until somebody picks them. It keeps what was picked as a
 tag of its experiment, lists it under "Views", and brings it up where an address has its key. Two
-such views are written here.
+such views are written here, with the current state of each model: of `dvc exp`, by hand and
+superseded is in neither. The page sorts by one column alone, and accuracy on two classes is no
+rival of that on ten; so models of some classes have two views of their own, for each choice of
+classes.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-CURRENT = "tags.`kmnist.superseded` IS NULL"
-MODELS, CURVES = "models", "curves"
+from kmnist_pipeline.tracking.record import Record
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+
+BY_HAND = "by hand"  # in place of a lineage key
+CURRENT = (
+    "tags.`kmnist.superseded` IS NULL and tags.`kmnist.experiment` IS NULL "
+    f"and tags.`kmnist.lineage` != '{BY_HAND}'"
+)
+MODELS, CURVES = "models", "curves"  # keys of views; of some classes, models-0-6
 SAVED = "mlflow.sharedViewState."  # then the key of a view
 
 
 def url(experiment: str, view: str) -> str:
     """The address of a view in MLflow's page, after the server's own."""
-    mode = "&compareRunsMode=CHART" if view == CURVES else ""
+    mode = "&compareRunsMode=CHART" if view.startswith(CURVES) else ""
     return f"{_runs(experiment)}&viewStateShareKey={view}{mode}"
 
 
-def tags_of_experiment(name: str, experiment: str) -> dict[str, str]:
+def tags_of_experiment(experiment: Experiment, classes: list[int] | None) -> dict[str, str]:
     """The tags that give the MLflow experiment of a report its description and its views.
 
-    name: of the report; experiment: the id that the store has given it.
+    experiment: its views of some classes stay; classes: the labels that the model just published
+    tells apart, None for all.
     """
-    description = (
-        f"Report `{name}`: [the models compared]({url(experiment, MODELS)}), "
-        f"[the curves of their training]({url(experiment, CURVES)}).\n\n"
-        "A run stands for a stage, with its folds and trials inside it. One whose stage has newer "
-        "evidence has the tag `kmnist.superseded`."
+    labels = re.compile(re.escape(f"{SAVED}{MODELS}-") + r"([\d-]+)")
+    known = [found[1].split("-") for tag in experiment.tags if (found := labels.fullmatch(tag))]
+    parts = {(), tuple(classes or ()), *(tuple(map(int, part)) for part in known)}
+    tags, lines = {}, [f"Report `{experiment.name}`:\n"]
+    for part in sorted(parts):
+        links = []
+        for view, (name, _, _) in _VIEWS.items():
+            key = "-".join([view, *map(str, part)])
+            tags[SAVED + key] = _saved(view, part)
+            links.append(f"[{name.lower()}]({url(experiment.experiment_id, key)})")
+        lines.append(f"- {_named(part)}: {', '.join(links)}")
+    lines.append(
+        "\nA run stands for a stage, with its folds and trials inside it. The views leave out runs "
+        "by hand, those of `dvc exp` (tag `kmnist.experiment`), and those whose stage has newer "
+        "evidence (tag `kmnist.superseded`)."
     )
-    return {
-        "mlflow.note.content": description,
-        **{SAVED + key: _saved(key) for key in _VIEWS},
-    }
+    return tags | {"mlflow.note.content": "\n".join(lines)}
 
 
-def description(record: dict[str, Any], experiment: str) -> str:
+def _named(part: tuple[int, ...]) -> str:
+    return f"classes {', '.join(map(str, part))}" if part else "all classes"
+
+
+def _saved(view: str, part: tuple[int, ...]) -> str:
+    """A view as the page saves it. The page lists the newest first, and these have no time."""
+    name, kinds, shown = _VIEWS[view]
+    created = 0 if part else 1 + list(reversed(_VIEWS)).index(view)
+    own = f"params.`classes` = '{json.dumps(part)}'" if part else "params.`classes` IS NULL"
+    state = _FACETS | shown | {"searchFilter": f"{kinds} and {own} and {CURRENT}"}
+    return json.dumps(
+        {
+            "name": f"{name}: {_named(part)}",
+            "createdAt": created,
+            "updatedAt": created,
+            "state": json.dumps(state),
+        }
+    )
+
+
+def description(record: Record, experiment: str) -> str:
     """What the page of a stage's run says of it, as Markdown.
 
-    record: of `tracking.publish`; experiment: the id of the MLflow experiment in its store.
+    experiment: the id of the MLflow experiment in its store.
     """
     lines = [f"A view of what `{record['address']}` has written:\n"]
     lines += [f"- `{path}`" for path in sorted(record["written"])]
@@ -63,17 +103,7 @@ def description(record: dict[str, Any], experiment: str) -> str:
     return "\n".join(lines)
 
 
-def repository(remote: str) -> str | None:
-    """Where a browser finds the repository of a Git remote, without credentials; None if nowhere.
-
-    remote: as `git remote get-url` prints it.
-    """
-    web = re.fullmatch(r"(?:https?|ssh)://(?:[^@/]*@)?([^/:]+)(?::\d+)?/(.+?)(?:\.git)?/?", remote)
-    found = web or re.fullmatch(r"[^@/:]+@([^/:]+):(.+?)(?:\.git)?/?", remote)
-    return f"https://{found[1]}/{found[2]}" if found else None
-
-
-def _commit(record: dict[str, Any]) -> str:
+def _commit(record: Record) -> str:
     commit, place = record["commit"], record.get("repository")
     return f"[`{commit[:7]}`]({place}/commit/{commit})" if place else f"`{commit}`"
 
@@ -85,27 +115,6 @@ def _runs(experiment: str) -> str:
 
 def _search(experiment: str, words: str) -> str:
     return f"{_runs(experiment)}&searchFilter={quote(words)}"
-
-
-def _saved(key: str) -> str:
-    """A view as the page saves it; the newest is listed first, and these have no time."""
-    created = list(reversed(_VIEWS)).index(key)
-    state = json.dumps(_VIEWS[key])
-    return json.dumps(
-        {"name": _NAMES[key], "createdAt": created, "updatedAt": created, "state": state}
-    )
-
-
-def _facets(filtered: str, order: str) -> dict[str, Any]:
-    return {
-        "searchFilter": filtered,
-        "orderByKey": order,
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-    }
 
 
 def _line(metric: str) -> dict[str, Any]:
@@ -133,7 +142,6 @@ def _line(metric: str) -> dict[str, Any]:
     }
 
 
-_NAMES = {MODELS: "Models compared", CURVES: "Training curves"}
 _WIDTHS = {  # pixels
     "attributes.`Run Name`": 250,
     "params.`model`": 95,
@@ -146,25 +154,35 @@ _WIDTHS = {  # pixels
 _LINES = [
     f"{split}/{metric}" for metric in ("accuracy", "loss") for split in ("validation", "train")
 ]
-_VIEWS: dict[str, dict[str, Any]] = {
-    MODELS: {
-        **_facets(
-            f"tags.`kmnist.kind` = 'evaluate' and {CURRENT}", "metrics.`validation_accuracy`"
-        ),
-        "selectedColumns": [column for column in _WIDTHS if "`" in column],
-        "columnOrder": list(_WIDTHS),
-        "columnWidths": _WIDTHS,
-    },
-    CURVES: {
-        **_facets(
-            f"tags.`kmnist.kind` != 'evaluate' and tags.`kmnist.kind` != 'report' and {CURRENT}",
-            "metrics.`validation_accuracy`",
-        ),
-        "selectedColumns": [],
-        "runsHiddenMode": "FIRST_20_RUNS",
-        "compareRunCharts": [_line(metric) for metric in _LINES],
-        "compareRunSections": [
-            {"uuid": "curves", "name": "by epoch", "display": True, "isReordered": True}
-        ],
-    },
+_FACETS = {
+    "orderByKey": "metrics.`validation_accuracy`",
+    "orderByAsc": False,
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "datasetsFilter": [],
+    "modelVersionFilter": "All Runs",
+}
+# By key: name, the runs of which kinds, and what the page shows of them.
+_VIEWS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    MODELS: (
+        "Models compared",
+        "tags.`kmnist.kind` = 'evaluate'",
+        {
+            "selectedColumns": [column for column in _WIDTHS if "`" in column],
+            "columnOrder": list(_WIDTHS),
+            "columnWidths": _WIDTHS,
+        },
+    ),
+    CURVES: (
+        "Training curves",
+        "tags.`kmnist.kind` != 'evaluate' and tags.`kmnist.kind` != 'report'",
+        {
+            "selectedColumns": [],
+            "runsHiddenMode": "FIRST_20_RUNS",
+            "compareRunCharts": [_line(metric) for metric in _LINES],
+            "compareRunSections": [
+                {"uuid": "curves", "name": "by epoch", "display": True, "isReordered": True}
+            ],
+        },
+    ),
 }

@@ -83,7 +83,7 @@ def _bounded(ask: Ask, uri: str, keys: list[str], found: dict[str, StageRun]) ->
     if thread.is_alive():
         return f"no answer within {SECONDS} s"
     if faults:
-        from kmnist_pipeline.tracking.runs import reason
+        from kmnist_pipeline.tracking.store import reason
 
         return reason(faults[0])
     return ""
