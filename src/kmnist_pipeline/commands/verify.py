@@ -1,8 +1,7 @@
 """Does a run from scratch give what the commit holds, and if not, what differs and why?
 
-`rerun` clones HEAD into a temporary folder, with a DVC cache and an MLflow store of its own, runs
-the stages there and compares every out; `rehash` only compares what lies in the workspace and in
-its cache. Neither writes into the workspace.
+HEAD is cloned into a temporary folder, with a DVC cache and an MLflow store of its own; the stages
+run there, and every out is compared. Nothing is written into the workspace.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline import arithmetic
-from kmnist_pipeline.commands import check, clone
+from kmnist_pipeline.commands import clone, status
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers
 from kmnist_pipeline.fits.plan import name_of
-from kmnist_pipeline.repository import git, locks
+from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.compare import Difference, Verdict, compare, leaves
 from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
 
@@ -33,25 +32,35 @@ MAKE_BYTES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib", "pillow")
 
 @dataclass(frozen=True)
 class Checked:
-    """A stage, how each file of it compares, and why some differ, as far as that can be told."""
+    """A stage, how each file of it compares, and why some differ, as far as that can be told.
+
+    stale: why it would run again, or does not belong, whatever its files are.
+    """
 
     address: str
     differences: list[Difference]
     causes: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of its files."""
+        """The worst of its files; different where it is stale."""
+        if self.stale:
+            return Verdict.DIFFERENT
         return max((each.verdict for each in self.differences), default=Verdict.IDENTICAL)
 
 
 @dataclass(frozen=True)
 class Result:
-    """How the evidence of a commit compares. status: what `kmnist verify` exits with."""
+    """How the evidence of a commit compares.
+
+    run: whether a run made what is compared, or it lies in the workspace.
+    """
 
     title: str
     stages: list[Checked]
     notes: list[str] = field(default_factory=list)
+    run: bool = True
 
     @property
     def verdict(self) -> Verdict:
@@ -69,7 +78,11 @@ class Result:
         for stage in self.stages:
             if stage.verdict is Verdict.IDENTICAL:
                 continue
-            yield f"{stage.address}: {stage.verdict.words}"
+            if not stage.differences:
+                yield f"{stage.address}: {'; '.join(stage.stale)}"
+                continue
+            yield f"{stage.address}: {'would run again' if stage.stale else stage.verdict.words}"
+            yield from (f"  {reason}" for reason in stage.stale)
             alike = defaultdict(list)
             for each in stage.differences:
                 if each.verdict is Verdict.DIFFERENT:
@@ -82,32 +95,20 @@ class Result:
                 yield f"  likely cause: {cause}"
         yield from self.notes
         counts = Counter(each.verdict for stage in self.stages for each in stage.differences)
-        of = f"of {_count(counts.total(), 'file')}"
-        if len(counts) == 1:
-            yield f"{self.verdict.words}: all {of}"
-        else:
-            parts = [f"{counts[verdict]} {_COUNTED[verdict]}" for verdict in sorted(counts)[::-1]]
-            yield f"{self.verdict.words}: {of}, {', '.join(parts)}"
-
-
-_COUNTED = {
-    Verdict.IDENTICAL: "identical",
-    Verdict.EQUAL: "with equal numbers in other bytes",
-    Verdict.DIFFERENT: "different",
-}
+        yield status.told(counts, self.run)
 
 
 def rerun(target: str | None = None) -> Result:
-    """Run a stage and all that it rests on, or every stage, in a clean clone of HEAD.
+    """Run a stage and all that it depends on, or every stage, in a clean clone of HEAD.
 
     target: a stage's address. Shows its progress on standard error. Raises UserError where the
     target is no stage of the committed lock, or where the run fails; KeyboardInterrupt, also when
     the process is asked to terminate. No file and no process is left then.
     """
-    revision, committed = _committed()
-    stages = _chosen(committed, target)
+    revision, lock = committed()
+    stages = chosen(lock, target)
     old = _Committed(revision, stages)
-    for note in _dirty(revision):  # at once: the run may take hours
+    for note in dirty(revision):  # at once: the run may take hours
         print(f"note: {note}", file=sys.stderr)
     with clone.clean(revision) as project:
         project.run([stage.address for stage in stages])
@@ -120,7 +121,6 @@ def rerun(target: str | None = None) -> Result:
         f"commit {revision[:12]}, {_count(len(stages), 'stage')} run in a clean clone "
         "(committed -> made again)",
         _explained(checked, stages, made, environments),
-        _note(),
     )
 
 
@@ -136,12 +136,12 @@ def first_epochs(epochs: int, target: str | None = None) -> Result:
             f"--epochs compares weights to the last bit, and the arithmetic here is "
             f"{arithmetic.name()}, not x86-64-v3: `kmnist verify` without it compares numbers"
         )
-    revision, committed = _committed()
-    stages = _chosen(committed, target)
+    revision, lock = committed()
+    stages = chosen(lock, target)
     old = _Committed(revision, stages)
     data = [stage for stage in stages if stage.kind in ("download", "preprocess")]
     trained = [stage for stage in stages if stage.kind in ("kfold-train", "tune")]
-    for note in _dirty(revision):
+    for note in dirty(revision):
         print(f"note: {note}", file=sys.stderr)
     with clone.clean(revision) as project:
         project.run([stage.address for stage in data])
@@ -189,33 +189,17 @@ def _weights(
     ]
 
 
-def rehash(target: str | None = None) -> Result:
-    """Compare what lies in the workspace and in its cache with the committed lock, by hashes.
-
-    target: limits it to a stage and all that it rests on. Raises UserError as `rerun` does.
-    """
-    revision, committed = _committed()
-    stages = _chosen(committed, target)
-    old = _Committed(revision, stages)
-    absent: list[str] = []
-    checked = [Checked(LOCK, list(_lock_here(revision, committed)))]
-    checked += [Checked(stage.address, list(_here(stage, old, absent))) for stage in stages]
-    notes = _dirty(revision)
-    if absent:
-        notes.append(
-            f"{_count(len(absent), 'out')} neither in the workspace nor in its cache, not compared"
-        )
-    title = f"commit {revision[:12]}, {_count(len(stages), 'stage')} re-hashed (committed -> here)"
-    return Result(title, checked, notes)
-
-
-def _committed() -> tuple[str, Graph]:
+def committed() -> tuple[str, Graph]:
+    """HEAD's id, and the stages of its lock."""
     revision = git.commit("HEAD")
     return revision, locks.parse(git.read(revision, LOCK), f"{LOCK} at HEAD")
 
 
-def _chosen(committed: Graph, target: str | None) -> list[LockedStage]:
-    """The stages to look at, what they rest on first."""
+def chosen(committed: Graph, target: str | None) -> list[LockedStage]:
+    """The stages to look at, what they depend on first.
+
+    Raises UserError where the target is none of them.
+    """
     if target is None:
         return list(committed.stages.values())
     if target not in committed.stages:
@@ -232,12 +216,8 @@ def _chosen(committed: Graph, target: str | None) -> list[LockedStage]:
     return committed.upstream(target)[::-1]
 
 
-def _note() -> list[str]:
-    note = arithmetic.note()
-    return [note] if note else []
-
-
-def _dirty(revision: str) -> list[str]:
+def dirty(revision: str) -> list[str]:
+    """A sentence for people where the workspace is not what was committed."""
     changed = git.run("--no-optional-locks", "status", "--porcelain").decode().splitlines()
     if not changed:
         return []
@@ -258,7 +238,7 @@ class _Committed:
     """The committed content of outs: what Git keeps from Git, the rest as far as it is here."""
 
     def __init__(self, revision: str, stages: Iterable[LockedStage]) -> None:
-        kept = [out for stage in stages for out in stage.outs if _in_git(out)]
+        kept = [out for stage in stages for out in stage.outs if in_git(out)]
         blobs = git.tree(revision, *kept) if kept else {}
         contents = dict(git.blobs(dict.fromkeys(blobs.values())))
         self._tracked = {path: contents[blob] for path, blob in blobs.items()}
@@ -316,9 +296,9 @@ def _is_damaged(path: Path, md5: str) -> bool:
     return lineage.digest(path) != md5.removesuffix(".dir")
 
 
-def _in_git(out: str) -> bool:
+def in_git(out: str) -> bool:
     """Whether Git keeps an out, or DVC's cache."""
-    return out.partition("/")[0] in check.EVIDENCE
+    return out.partition("/")[0] in status.EVIDENCE
 
 
 def _files(path: Path, name: str) -> dict[str, bytes]:
@@ -332,7 +312,7 @@ def _files(path: Path, name: str) -> dict[str, bytes]:
     }
 
 
-def _between(
+def between(
     out: str, locked: str, now: str, old: _Committed, path: Path, unknown: Verdict
 ) -> list[Difference]:
     """How an out that lies at `path` compares, file by file.
@@ -340,7 +320,7 @@ def _between(
     locked, now: its md5s, `now` empty where nothing lies there; unknown: the verdict where the
     committed content is not here.
     """
-    if not _in_git(out):
+    if not in_git(out):
         if locked == now:
             return [Difference(out, Verdict.IDENTICAL, Verdict.IDENTICAL.words)]
         if not now:
@@ -375,7 +355,7 @@ def _made_again(
     return [
         difference
         for out, md5 in stage.outs.items()
-        for difference in _between(
+        for difference in between(
             out, md5, now.get(out, ""), old, project / out, unknown=Verdict.EQUAL
         )
     ]
@@ -418,7 +398,8 @@ def _explained(
         if each.address in apart:
             now = made.stages[each.address]
             above = [maker.address for maker in made.parents(now) if maker.address in apart]
-            causes = [*check.inputs(_alone(stage, made), _alone(now, made)), *own]
+            changed = changes.of_stage(_alone(stage, made), _alone(now, made))
+            causes = [*map(str, changed), *own]
             causes += [f"follows from {', '.join(above)}"] if above else []
             causes = causes or anywhere or [_NONE]
         explained.append(replace(each, causes=causes))
@@ -439,56 +420,10 @@ def _alone(stage: LockedStage, made: Graph) -> LockedStage:
 
 def _versions() -> list[str]:
     """Libraries that are installed here in another version than the pinned one."""
-    pins = check.pinned()
-    pairs = [(name, pins.get(name), check.installed(name)) for name in MAKE_BYTES]
+    pins = status.pinned()
+    pairs = [(name, pins.get(name), status.installed(name)) for name in MAKE_BYTES]
     return [
         f"other version of {name}: {pin} is pinned, {here} is installed"
         for name, pin, here in pairs
         if pin and here and pin != here
     ]
-
-
-# What is here.
-
-
-def _here(stage: LockedStage, old: _Committed, absent: list[str]) -> Iterator[Difference]:
-    """How the outs of a stage compare that are here; the names of the others go to `absent`."""
-    for out, md5 in stage.outs.items():
-        path = Path(out)
-        damaged = [] if _in_git(out) else list(_damaged(out, md5, old))
-        yield from damaged
-        if path.exists():
-            found = _between(out, md5, lineage.digest(path), old, path, Verdict.DIFFERENT)
-            yield from found
-            if all(each.verdict is Verdict.IDENTICAL for each in found):
-                for file, key in check.other_keys(out, stage.key):
-                    line = f"carries lineage key {key[:12]}, {LOCK} gives {stage.key[:12]}"
-                    yield Difference(file, Verdict.DIFFERENT, line)
-        elif _in_git(out):
-            yield Difference(out, Verdict.DIFFERENT, "is missing")
-        elif not damaged and not old.is_cached(out, md5):
-            absent.append(out)
-
-
-def _damaged(out: str, md5: str, old: _Committed) -> Iterator[Difference]:
-    """The parts of an out in the cache whose content is not what they are named by."""
-    for part, path in old.objects(md5).items():
-        if path.exists() and _is_damaged(path, part):
-            line = f"the cache's copy is damaged: delete {path}; `dvc repro` or `dvc pull` mends it"
-            yield Difference(out, Verdict.DIFFERENT, line)
-
-
-def _lock_here(revision: str, committed: Graph) -> Iterator[Difference]:
-    path = Path(LOCK)
-    here = path.read_bytes() if path.exists() else None
-    if here is None or here == git.read(revision, LOCK):
-        yield compare(LOCK, git.read(revision, LOCK), here)
-        return
-    try:
-        now = locks.parse(here).stages
-        apart = [a for a in {**committed.stages, **now} if committed.stages.get(a) != now.get(a)]
-        stages = ", ".join(apart) or "what is no hash, command or parameter"
-        line = f"is not the committed one, in {stages}"
-    except UserError as error:
-        line = f"cannot be read: {error}"
-    yield Difference(LOCK, Verdict.DIFFERENT, line)
