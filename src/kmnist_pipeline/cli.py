@@ -306,7 +306,7 @@ def _check(chosen: argparse.Namespace) -> int:
     found = status.of(status.locked_here(), locks.load(composed, "conf/"))
     if chosen.tolerated is not None:
         left_out = set(chosen.tolerated.read_text().split())
-        current = left_out - {stage.address for stage in found.stages} - {*found.strays}
+        current = left_out - {stage.address for stage in found.stages} - {*found.orphans}
         if current:
             names = ", ".join(sorted(current))
             raise UserError(f"{chosen.tolerated.name} names what is not stale: {names}")

@@ -72,8 +72,8 @@ def findings(found: Status, composed: str) -> list[Finding]:
         Finding(stage.address, tuple(stage.reasons), ways.get(stage.address, ()))
         for stage in found.stages
     ]
-    strays = _of_strays(found.strays)
-    files = [Finding(file, ("no stage makes this file",), strays) for file in found.strays]
+    orphans = _of_orphans(found.orphans)
+    files = [Finding(file, ("no stage makes this file",), orphans) for file in found.orphans]
     return [*_of_params(composed, apart, experiment), *stages, *files]
 
 
@@ -193,7 +193,7 @@ def _cut(addresses: list[str]) -> tuple[str, ...]:
     return (f"sed -i {' '.join(scripts)} {LOCK}",)
 
 
-def _of_strays(files: list[str]) -> tuple[Remedy, ...]:
+def _of_orphans(files: list[str]) -> tuple[Remedy, ...]:
     kept = set(git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *EVIDENCE))
     old, new = ([f for f in files if (f in kept) is known] for known in (True, False))
     commands = (_command("git rm --", old), _command("git rm --force --", new))

@@ -64,7 +64,7 @@ def of_change(overrides: list[str]) -> Impact:
         metrics=_files(outs, "metrics/"),
         reports=_files(outs, "reports/"),
         claims=_claims(params["reports"], outs, themselves),
-        orphans=found.strays,
+        orphans=found.orphans,
         composed=bool(overrides) or status.is_composed(composed),
     )
 

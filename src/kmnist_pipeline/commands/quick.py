@@ -52,7 +52,7 @@ def compare_here(target: str | None = None) -> Result:
         if stage.state == "new"
     ]
     if target is None:
-        checked += [Checked(file, [], stale=["no stage makes this file"]) for file in found.strays]
+        checked += [Checked(file, [], stale=["no stage makes this file"]) for file in found.orphans]
     notes = verify.dirty(revision)
     if below := [stage.address for stage in of_stage.values() if stage.state == "downstream"]:
         notes.insert(0, f"downstream of these: {', '.join(below)}")

@@ -63,13 +63,13 @@ class StageStatus:
 class Status:
     """What is not as the lock says.
 
-    stages: in the order of `dvc.yaml`, those that are gone last; strays: files that Git tracks
+    stages: in the order of `dvc.yaml`, those that are gone last; orphans: files that Git tracks
     among the evidence, though no stage makes them; wanted: all stages of `dvc.yaml`, each as its
     lock entry is going to be, with the md5 that the lock gives to what they make.
     """
 
     stages: list[StageStatus]
-    strays: list[str]
+    orphans: list[str]
     wanted: Graph
 
     def without(self, names: Collection[str]) -> Status:
@@ -77,7 +77,7 @@ class Status:
         return replace(
             self,
             stages=[stage for stage in self.stages if stage.address not in names],
-            strays=[file for file in self.strays if file not in names],
+            orphans=[file for file in self.orphans if file not in names],
         )
 
 
@@ -99,13 +99,13 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
         for name, stage in wanted.stages.items()
         if name in locked.stages
     }
-    strays = _strays(wanted)
+    orphans = _orphans(wanted)
     altered = [c.name for found in own.values() for c in found if is_altered_out(c)]
     for name, found in own.items():  # a folder that several stages fill is theirs to answer for
         own[name] = [
             change
             for change in found
-            if change.kind != "file" or not _is_any_in(change.name, [*altered, *strays])
+            if change.kind != "file" or not _is_any_in(change.name, [*altered, *orphans])
         ]
     gone = [name for name in locked.stages if name not in wanted.stages]
     lost = locked.downstream(gone)
@@ -122,7 +122,7 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
         if name in again or name in below
     ]
     stages += [StageStatus(name, "gone", [], []) for name in gone]
-    return Status(stages, strays, wanted)
+    return Status(stages, orphans, wanted)
 
 
 def is_composed(composed: str) -> bool:
@@ -283,7 +283,7 @@ def _is_any_in(folder: str, paths: list[str]) -> bool:
     return any(path.startswith(f"{folder}/") for path in paths)
 
 
-def _strays(wanted: Graph) -> list[str]:
+def _orphans(wanted: Graph) -> list[str]:
     outs = {out for stage in wanted.stages.values() for out in stage.outs}
     return [
         file.as_posix()
