@@ -64,7 +64,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
     apart = _apart(conf)
     applied = [stage for stage in own if _is_applied(stage, apart)] if _is_after_conf() else []
     experiment = _of_experiment(applied, apart, composed, found) if applied else ()
-    if own and _edited(LOCK) and not _of_head(conf).stages:
+    if own and _edited(LOCK) and not status.of(locks.parse(_at_head(LOCK)), conf).stages:
         ways = dict.fromkeys((stage.address for stage in own), _OF_LOCK)
     else:
         ways = _ways(own, found, experiment)
@@ -109,7 +109,7 @@ def _ways(
 
     experiment: what to do about the parameters of an experiment, which comes before any run.
     """
-    before = _leaves(_at_head(PARAMS))
+    before = _leaves(locks.load(_at_head(PARAMS).decode(), PARAMS))
     undo = {stage.address: _undone(stage, before) for stage in own}
     kinds: dict[str, list[str]] = {"restore": [], "run": [], "force": [], "gone": []}
     for stage in own:
@@ -123,7 +123,8 @@ def _ways(
             kind = "run"
         kinds[kind].append(stage.address)
     again = kinds["run"]
-    roots = [name for name in again if name not in found.wanted.downstream(again)]
+    below = found.wanted.downstream(again)
+    roots = [name for name in again if name not in below]
     remedies = {
         "restore": [
             Remedy("bring back what the stages made", _merged(undo, kinds["restore"])),
@@ -178,13 +179,12 @@ def _undone(stage: StageStatus, before: dict[str, Any]) -> list[tuple[str, str]]
 
 def _restored(path: str, md5: str) -> list[tuple[str, str]]:
     """What brings a path back to this md5, where Git or DVC's cache has it."""
-    if _md5_at_head(path) == md5:
-        added = git.paths("ls-files", "-z", "--others", "--exclude-standard", "--", path)
-        return [
-            *((RESTORE, name) for name in _edited(path)),
-            *(("git clean --force --", name) for name in added),
-        ]
-    return [("dvc checkout --force", path)] if dvc.is_cached(md5) else []
+    committed = _md5_at_head(path)
+    if not committed:
+        return [("dvc checkout --force", path)] if dvc.is_cached(md5) else []
+    back = [(RESTORE, name) for name in _edited(path)]
+    back += [("git clean --force --", name) for name in _untracked(path)]
+    return back if committed == md5 else []
 
 
 def _cut(addresses: list[str]) -> tuple[str, ...]:
@@ -271,7 +271,7 @@ def _of_experiment(
     edits = (f"# {line}" for line in dict.fromkeys(_edits(apart)))
     keep = (*edits, "kmnist compose", "kmnist check", "git commit --all")
     return (
-        Remedy("keep the experiment: say in conf/ what it changed, and commit all", keep),
+        Remedy("keep the experiment: say so in conf/, and make again what is stale then", keep),
         Remedy("or go back to what conf/ says", tuple(back)),
     )
 
@@ -313,24 +313,18 @@ def of_head() -> Counter[Verdict]:
     An edited lock goes with the files; where none is another, it is different by itself.
     """
     kept = git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *EVIDENCE)
-    added = git.paths("ls-files", "-z", "--others", "--exclude-standard", "--", *EVIDENCE)
-    apart = {*_edited(*EVIDENCE), *added}
-    verdicts = [compare(path, _content(path), _here(path)).verdict for path in apart]
+    apart = {*_edited(*EVIDENCE), *_untracked(*EVIDENCE)}
+    verdicts = [
+        compare(
+            path,
+            _at_head(path) if path in kept else None,
+            Path(path).read_bytes() if Path(path).exists() else None,
+        ).verdict
+        for path in apart
+    ]
     edited = max(verdicts, default=Verdict.DIFFERENT)
     verdicts.append(edited if _edited(LOCK) else Verdict.IDENTICAL)
     return Counter(verdicts + [Verdict.IDENTICAL] * len(set(kept) - apart))
-
-
-def _here(path: str) -> bytes | None:
-    return Path(path).read_bytes() if Path(path).exists() else None
-
-
-def _content(path: str) -> bytes | None:
-    """A file at HEAD; None where there is none."""
-    try:
-        return git.run("show", f"HEAD:./{path}")
-    except UserError:
-        return None
 
 
 def _edited(*paths: str) -> list[str]:
@@ -338,21 +332,20 @@ def _edited(*paths: str) -> list[str]:
     return git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *paths)
 
 
-def _at_head(path: str) -> dict[str, Any]:
-    return locks.load(git.run("show", f"HEAD:./{path}").decode(), f"{path} at HEAD")
+def _untracked(*paths: str) -> list[str]:
+    return git.paths("ls-files", "-z", "--others", "--exclude-standard", "--", *paths)
 
 
-def _of_head(conf: dict[str, Any]) -> Status:
-    text = git.run("show", f"HEAD:./{LOCK}")
-    return status.of(locks.parse(text, f"{LOCK} at HEAD"), conf)
+def _at_head(path: str) -> bytes:
+    return git.run("show", f"HEAD:./{path}")
 
 
 def _md5_at_head(path: str) -> str:
-    """The md5 that a lock would give a file or folder of HEAD."""
+    """The md5 that a lock would give a file or folder of HEAD; empty where there is none."""
     names = git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", path)
-    md5s = {name: _md5(git.run("show", f"HEAD:./{name}")) for name in names}
-    if path in md5s:
-        return md5s[path]
+    md5s = {name: _md5(_at_head(name)) for name in names}
+    if path in md5s or not md5s:
+        return md5s.get(path, "")
     listing = [{"md5": md5, "relpath": name[len(path) + 1 :]} for name, md5 in md5s.items()]
     listing.sort(key=lambda entry: entry["relpath"].split("/"))
     return _md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
