@@ -62,11 +62,12 @@ def findings(found: Status, composed: str) -> list[Finding]:
     conf = locks.load(composed, "conf/")
     own = [stage for stage in found.stages if stage.state != "downstream"]
     apart = _apart(conf)
-    applied = [stage for stage in own if _is_applied(stage, apart)] if _is_after_conf() else []
-    experiment = _of_experiment(applied, apart, composed, found) if applied else ()
+    experiment: tuple[Remedy, ...] = ()
     if own and _edited(LOCK) and not status.of(locks.parse(_at_head(LOCK)), conf).stages:
         ways = dict.fromkeys((stage.address for stage in own), _OF_LOCK)
     else:
+        applied = [stage for stage in own if _is_applied(stage, apart)] if _is_after_conf() else []
+        experiment = _of_experiment(applied, apart, composed, found) if applied else ()
         ways = _ways(own, found, experiment)
     stages = [
         Finding(stage.address, tuple(stage.reasons), ways.get(stage.address, ()))
@@ -99,7 +100,9 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
 # The smallest remedies.
 
 
-_OF_LOCK = (Remedy("bring back the committed lock, which fits", (f"{RESTORE} {LOCK}",)),)
+_OF_LOCK: tuple[Remedy, ...] = (
+    Remedy("bring back the committed lock, which fits", (f"{RESTORE} {LOCK}",)),
+)
 
 
 def _ways(
@@ -127,7 +130,7 @@ def _ways(
     roots = [name for name in again if name not in below]
     remedies = {
         "restore": [
-            Remedy("bring back what the stages made", _merged(undo, kinds["restore"])),
+            Remedy("bring the files back", _merged(undo, kinds["restore"])),
         ],
         "run": [
             Remedy("make them again", (_command("dvc repro --downstream", roots),)),

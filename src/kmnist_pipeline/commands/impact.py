@@ -87,7 +87,8 @@ def _claims(reports: dict[str, Any], outs: set[str], themselves: set[str]) -> di
     """
     found = {}
     for report, about in reports.items():
-        stated = claims.read(Path(f"conf/claims/{about['claims']}.csv"))
+        path = Path(f"conf/claims/{about['claims']}.csv")
+        stated = claims.read(path) if path.exists() else []
         again = [
             claim["id"]
             for claim in stated

@@ -83,12 +83,13 @@ def _here(
     here: the stages of the workspace's lock.
     """
     altered = {change.name for change in found.changes if change.kind == "out"} if found else set()
+    is_gone = found is not None and found.state == "gone"
     run_here = here.stages[stage.address].outs if stage.address in here.stages else {}
     for out, md5 in stage.outs.items():
         path = Path(out)
         damaged = [] if verify.in_git(out) else list(_damaged(out, md5, old))
         yield from damaged
-        if out in altered:
+        if out in altered or (is_gone and path.exists()):
             now = lineage.digest(path) if path.exists() else ""
             # Of a model that a run here made, the metrics tell what it is worth.
             unknown = Verdict.EQUAL if run_here.get(out) == now else Verdict.DIFFERENT

@@ -78,11 +78,11 @@ class Result:
         for stage in self.stages:
             if stage.verdict is Verdict.IDENTICAL:
                 continue
-            if not stage.differences:
-                yield f"{stage.address}: {'; '.join(stage.stale)}"
-                continue
-            yield f"{stage.address}: {'would run again' if stage.stale else stage.verdict.words}"
-            yield from (f"  {reason}" for reason in stage.stale)
+            yield from (f"{stage.address}: {reason}" for reason in stage.stale)
+            if worst := max(
+                (each.verdict for each in stage.differences), default=Verdict.IDENTICAL
+            ):
+                yield f"{stage.address}: {worst.words}"
             alike = defaultdict(list)
             for each in stage.differences:
                 if each.verdict is Verdict.DIFFERENT:

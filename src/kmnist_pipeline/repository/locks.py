@@ -70,7 +70,7 @@ class Graph:
         return list(found.values())
 
     def upstream(self, address: str) -> list[LockedStage]:
-        """A stage and all that it rests on, each once, the nearest first."""
+        """A stage and all that it depends on, each once, the nearest first."""
         found = {address: self.stages[address]}
         queue = [self.stages[address]]
         while queue:
@@ -81,7 +81,7 @@ class Graph:
         return list(found.values())
 
     def downstream(self, addresses: Iterable[str]) -> dict[str, list[str]]:
-        """All that rests on the given stages: for each, which of these and of all those it reads.
+        """All that depends on the given stages: for each, which of these and of all those it reads.
 
         The given stages themselves are there as far as they read one another.
         """
