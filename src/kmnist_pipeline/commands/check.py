@@ -258,19 +258,20 @@ def _of_experiment(
     applied: list[StageStatus], apart: dict[str, Change], composed: str, found: Status
 ) -> tuple[Remedy, ...]:
     """How to keep the experiment whose parameters are here, and how to go back."""
-    back = [_command("dvc repro --downstream", [stage.address for stage in applied])]
+    roots = [stage.address for stage in applied]
+    below = found.wanted.downstream(roots)
     kept = git.paths("log", "-z", "--format=%H", "HEAD", "--", PARAMS)
     ids = git.objects(kept, PARAMS)
     wanted = git.run("hash-object", "--stdin", stdin=composed.encode()).decode().strip()
-    if before := next((commit for commit, blob in ids.items() if blob == wanted), None):
-        since = "HEAD" if before == kept[0] else before[:12]
-        addresses = [stage.address for stage in found.stages]
+    found_at = [place for place, commit in enumerate(kept) if ids.get(commit) == wanted]
+    if found_at:  # up to the commit before the next one that changed it
+        since = f"{kept[found_at[0] - 1][:12]}~1" if found_at[0] else "HEAD"
         back = [
             f"git checkout {since} -- {PARAMS} {LOCK} {' '.join(EVIDENCE)}",
-            _command("dvc checkout --force --allow-missing", addresses),
+            _command("dvc checkout --force --allow-missing", [*roots, *below]),
         ]
     else:
-        back = ["kmnist compose", *back]
+        back = ["kmnist compose", _command("dvc repro --downstream", roots)]
     edits = (f"# {line}" for line in dict.fromkeys(_edits(apart)))
     keep = (*edits, "kmnist compose", "kmnist check", "git commit --all")
     return (
