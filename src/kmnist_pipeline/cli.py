@@ -244,11 +244,11 @@ def _fits(chosen: argparse.Namespace) -> int:
     return 0
 
 
-IMPACT = """What a change will re-make, before anything runs.
+IMPACT = """What a change will make again, before anything runs.
 
 Names the stages that run again and why, the figures, metrics and reports that they write, and the
-claims that are judged anew. A stage that only reads what others make runs again if that comes out
-different. Without -S: what the files in conf/ and src/ have come to since the evidence was made.
+claims that are judged again. A stage that only reads what others make runs again if that comes out
+different. Without -S: what changed in conf/, src/ and the files since the evidence was made.
 
   kmnist impact -S experiments.kmnist_softmax.optimizer.lr=0.05
   kmnist impact
@@ -283,8 +283,8 @@ CHECK = """Is the committed evidence what code, configuration and data give?
 
 Names every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/,
 are older than code, configuration, data or the libraries of requirements.lock, or were changed by
-hand; and says what changed from what to what. Needs neither DVC's cache nor the data, runs no
-stage and changes nothing.
+hand; says what changed from what to what, and which commands mend it. Needs neither DVC's cache
+nor the data, runs no stage and changes nothing.
 """
 
 
@@ -300,29 +300,32 @@ def _add_check(commands: Any) -> None:
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    from kmnist_pipeline import arithmetic
-    from kmnist_pipeline.commands import check
+    from kmnist_pipeline.commands import check, status
     from kmnist_pipeline.config import compose as composition
+    from kmnist_pipeline.repository import locks
 
-    findings = check.findings(composition.compose(Path("conf"), []))
+    composed = composition.compose(Path("conf"), [])
+    found = status.of(status.locked_here(), locks.load(composed, "conf/"))
     if chosen.tolerated is not None:
         left_out = set(chosen.tolerated.read_text().split())
-        current = left_out - {finding.where for finding in findings}
+        current = left_out - {stage.address for stage in found.stages} - {*found.orphans}
         if current:
             names = ", ".join(sorted(current))
             raise UserError(f"{chosen.tolerated.name} names what is not stale: {names}")
-        findings = [finding for finding in findings if finding.where not in left_out]
-    if note := arithmetic.note():
-        print(note)
+        found = found.without(left_out)
+    findings = check.findings(found, composed)
+    for line in check.lines(findings):
+        print(line)
+    if not findings:
+        print("fresh: the evidence is what code, configuration and data give")
+    print(status.told(check.of_head()))
     if findings:
-        print(check.grouped(findings))
         print(
-            f"not fresh: {len(findings)} finding(s); `make repro` makes the evidence again",
+            f"not fresh: {len(found.stages)} stages and {len(findings) - len(found.stages)} files; "
+            "see above for what mends them",
             file=sys.stderr,
         )
-        return 1
-    print("fresh: the evidence is what code, configuration and data give")
-    return 0
+    return 1 if findings else 0
 
 
 VERIFY = """Does a run from scratch give what was committed?
@@ -334,7 +337,7 @@ largest difference; and names the likely cause of a difference. Does not touch t
   kmnist verify report@digits     a quick look: under a minute
   kmnist verify                   every stage: hours
   kmnist verify --epochs 1        the first epoch of every fit: a tenth of that; compares weights
-  kmnist verify --quick           run nothing, hash what lies in the workspace and the cache
+  kmnist verify --quick           run nothing, compare the workspace and the cache with HEAD
 
 Exit status: 0 identical; 3 other bytes, but figures that look the same and numbers that are equal
 to six digits, as another type of machine makes them; 1 different, or the run failed (the message
@@ -370,10 +373,10 @@ def _at_least_one(text: str) -> int:
 
 
 def _verify(chosen: argparse.Namespace) -> int:
-    from kmnist_pipeline.commands import verify
+    from kmnist_pipeline.commands import quick, verify
 
     if chosen.quick:
-        result = verify.rehash(chosen.target)
+        result = quick.compare_here(chosen.target)
     elif chosen.epochs is not None:
         result = verify.first_epochs(chosen.epochs, chosen.target)
     else:

@@ -15,8 +15,10 @@ from support.project import ROOT, STORE, Project, fresh
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import check as checking
+from kmnist_pipeline.commands import status
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository import locks
 
 SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
 CURVES = "figures/digits/digits_softmax/curves.png"
@@ -31,12 +33,28 @@ OTHER_KEY = (
 )
 MD5 = "[0-9a-f]{12}"
 FRESH = "fresh: the evidence is what code, configuration and data give"
+COMMITTED = "identical: these are the committed bytes (all of "
 COMPOSED = (ROOT / "params.yaml").read_text()
 
 
-def findings(project: Project, composed: str = COMPOSED) -> list[str]:
+def found_in(project: Project, composed: str = COMPOSED) -> list[checking.Finding]:
     with contextlib.chdir(project.folder):
-        return [str(finding) for finding in checking.findings(composed)]
+        found = status.of(status.locked_here(), locks.load(composed, "conf/"))
+        return checking.findings(found, composed)
+
+
+def findings(project: Project, composed: str = COMPOSED) -> list[str]:
+    """Each reason with its place."""
+    return [
+        f"{each.where}: {reason}" for each in found_in(project, composed) for reason in each.reasons
+    ]
+
+
+def remedies(project: Project, *places: str, composed: str = COMPOSED) -> list[str]:
+    """The commands that are told for these places."""
+    ways = {each.where: each.remedies for each in found_in(project, composed)}
+    told = dict.fromkeys(remedy for place in places for remedy in ways[place])
+    return [command for remedy in told for command in remedy.commands]
 
 
 def copied(digits_run: tuple[Project, str], folder: Path) -> Project:
@@ -94,7 +112,9 @@ def test_a_clone_of_the_committed_evidence_is_fresh(project):
     tolerated = ".ci/stale-stages"
     there = (project.folder / tolerated).exists()
     done = project.run("kmnist", "check", *(["--except", tolerated] if there else []))
-    assert (done.stdout, done.stderr, done.returncode) == (f"{FRESH}\n", "", 0)
+    fresh, last = done.stdout.splitlines()
+    assert (fresh, last.startswith(COMMITTED), done.returncode) == (FRESH, True, 0)
+    assert done.stderr == ""
 
 
 def test_no_cache_and_no_data_are_needed(check, digits):
@@ -128,7 +148,7 @@ def test_an_edited_module_makes_stale_the_stages_which_use_it(
     path = digits.folder / "src/kmnist_pipeline" / module
     before = md5_of(path)
     path.write_text(path.read_text() + "\n")
-    found = [line for line in check() if "digits" in line]
+    found = [line for line in check() if "digits" in line and ": reads what " not in line]
     assert {line.partition("@")[0] for line in found} == kinds
     changed = f"dependency src/kmnist_pipeline/{dependency or module} changed: md5 "
     assert all(changed in line for line in found)
@@ -139,35 +159,58 @@ def test_an_edited_module_makes_stale_the_stages_which_use_it(
 def test_a_module_of_one_family_makes_no_other_stale(check, digits):
     path = digits.folder / "src/kmnist_pipeline/families/sklearn/train.py"
     path.write_text(path.read_text() + "\n")
-    items = {line.partition(":")[0].partition("@")[2] for line in check() if "digits" in line}
-    assert items == {"digits_sklearn_logistic"}
+    found = [line for line in check() if "digits" in line]
+    models = {line.partition(":")[0] for line in found} - {"report@digits"}
+    assert {model.partition("@")[2] for model in models} == {"digits_sklearn_logistic"}
+    assert remedies(digits, *models)[1:] == [
+        "git checkout HEAD -- src/kmnist_pipeline/families/sklearn/train.py"
+    ]
 
 
-@pytest.mark.parametrize("place", ["params.yaml", "conf/experiment/digits_softmax.yaml"])
-def test_a_changed_parameter(place, before, digits, monkeypatch):
-    digits.replace(place, "lr: 0.5\n", "lr: 0.4\n")
-    done = digits.run("kmnist", "check")
-    assert done.stdout.startswith("params.yaml\n  is not level with conf/; run `kmnist compose`\n")
-    assert done.stderr.startswith("not fresh: ")
-    assert done.returncode == 1
-
+def test_a_parameter_changed_in_conf_makes_its_stages_stale(before, digits, monkeypatch):
+    file = "conf/experiment/digits_softmax.yaml"
+    digits.replace(file, "lr: 0.5\n", "lr: 0.4\n")
     monkeypatch.chdir(digits.folder)
     composed = composition.compose(Path("conf"), [])
     changed = "parameter experiments.digits_softmax.optimizer.lr changed: 0.5 -> 0.4"
     assert [line for line in findings(digits, composed) if line not in before] == [
-        "params.yaml: is not level with conf/; run `kmnist compose`",
+        "params.yaml: is not up to date with conf/",
+        "params.yaml: experiments.digits_softmax.optimizer.lr is 0.5, conf/ says 0.4",
         f"{SOFTMAX}: {changed}",
         f"{GRID}: {changed}",
+        f"evaluate@digits_softmax: reads what {SOFTMAX} made",
+        f"evaluate@digits_softmax_grid: reads what {GRID} made",
+        "report@digits: reads what evaluate@digits_softmax, evaluate@digits_softmax_grid, "
+        f"{SOFTMAX}, {GRID} made",
     ]
+    assert remedies(digits, "params.yaml", composed=composed) == ["kmnist compose"]
+    again, back = remedies(digits, SOFTMAX, GRID, composed=composed)
+    assert again.startswith("dvc repro --downstream ") and f"{SOFTMAX} " in again
+    assert f" {file}" in back
+
+
+@pytest.mark.parametrize("text", ["another value", "", "experiments: [", None])
+def test_params_yaml_is_only_composed_and_makes_no_stage_stale(text, before, digits):
+    file = digits.folder / "params.yaml"
+    if text is None:
+        file.unlink()
+    elif text == "another value":
+        digits.replace("params.yaml", "lr: 0.5\n", "lr: 0.4\n")
+    else:
+        file.write_text(text)
+    found = [line for line in findings(digits) if line not in before]
+    assert {line.partition(":")[0] for line in found} == {"params.yaml"}
+    assert remedies(digits, "params.yaml") == ["kmnist compose"]
 
 
 def test_a_parameter_changed_and_composed(before, digits):
     digits.replace("conf/config.yaml", "samples: 10", "samples: 9")
     assert digits.run("kmnist", "compose").returncode == 0
     composed = (digits.folder / "params.yaml").read_text()
-    found = set(findings(digits, composed)) - set(before)
-    assert {line.partition("@")[0] for line in found} == {"evaluate"}
-    assert all(line.endswith(": parameter evaluation.samples changed: 10 -> 9") for line in found)
+    found = [line for line in findings(digits, composed) if line not in before]
+    own = [line for line in found if ": reads what " not in line]
+    assert {line.partition("@")[0] for line in own} == {"evaluate"}
+    assert all(line.endswith(": parameter evaluation.samples changed: 10 -> 9") for line in own)
 
 
 def test_parameters_in_a_list_and_ones_that_come_and_go(check, digits):
@@ -190,9 +233,9 @@ def test_a_metric_edited_by_hand(check, digits):
     digits.replace(VALIDATION, '"accuracy": 0.9', '"accuracy": 1.9')
     same(
         check(),
-        f"evaluate@digits_softmax: dependency {VALIDATION} changed: md5 MD5 -> MD5",
         f"{SOFTMAX}: out {VALIDATION} {MADE}: md5 MD5 -> MD5",
-        "report@digits: dependency metrics/digits changed: md5 MD5 -> MD5",
+        f"evaluate@digits_softmax: reads what {SOFTMAX} made",
+        f"report@digits: reads what evaluate@digits_softmax, {SOFTMAX} made",
     )
 
 
@@ -209,7 +252,7 @@ def test_a_flipped_byte_in_a_figure(check, digits):
     same(
         check(),
         f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}: md5 MD5 -> MD5",
-        "report@digits: dependency figures/digits changed: md5 MD5 -> MD5",
+        "report@digits: reads what evaluate@digits_softmax made",
     )
 
 
@@ -219,7 +262,6 @@ def test_a_deleted_figure_and_a_deleted_folder(check, digits):
     same(
         check(),
         f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}: md5 MD5 -> MD5",
-        "report@digits: dependency figures/digits changed: md5 MD5 -> MD5",
         "report@digits: out reports/digits is missing",
     )
 
@@ -243,7 +285,7 @@ def test_a_dependency_and_a_parameter_that_dvc_yaml_dropped(check, digits):
     digits.replace("dvc.yaml", "        - evaluation\n", "")
     found = check()
     module = "src/kmnist_pipeline/stages/report.py"
-    assert f"report@digits: dependency {module} is in dvc.lock, but not in dvc.yaml" in found
+    assert f"report@digits: dependency {module} is no longer in dvc.yaml" in found
     gone = "parameter evaluation.samples is gone: was 10"
     assert f"evaluate@digits_softmax: {gone}" in found
 
@@ -268,19 +310,19 @@ def test_evidence_in_native_arithmetic(check, digits):
     path.write_text(path.read_text().replace('"x86-64-v3"', '"native"'))
     change_lock(digits, lambda s: locked(s[SOFTMAX], "outs", DETAILS).update(md5=md5_of(path)))
     assert (
-        f"{SOFTMAX}: out {DETAILS} was made in native arithmetic, which makes no evidence: "
-        f"`dvc repro --force --single-item {SOFTMAX}` makes it in portable"
+        f"{SOFTMAX}: out {DETAILS} was made in native arithmetic, which makes no evidence"
     ) in check()
+    assert remedies(digits, SOFTMAX) == [f"dvc repro --force --single-item {SOFTMAX}"]
 
 
 def test_stages_that_a_file_names_are_left_out(digits, before, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(digits.folder)
-    stale = {line.partition(": ")[0] for line in before}
+    stale = [line.partition(": ")[0] for line in before]
     digits.replace(VALIDATION, '"accuracy": 0.9', '"accuracy": 1.9')
     tolerated = tmp_path / "stale-stages"
     tolerated.write_text("\n".join([*stale, SOFTMAX, "evaluate@digits_softmax"]))
     assert cli.main(["check", "--except", str(tolerated)]) == 1
-    assert capsys.readouterr().out.startswith("report@digits\n")
+    assert capsys.readouterr().out.startswith("downstream of these: report@digits\n")
     tolerated.write_text(f"{tolerated.read_text()}\nreport@digits\n")
     assert cli.main(["check", "--except", str(tolerated)]) == 0
     tolerated.write_text(f"{tolerated.read_text()}\ntune@digits_softmax_grid\n")
@@ -290,16 +332,30 @@ def test_stages_that_a_file_names_are_left_out(digits, before, tmp_path, monkeyp
     )
 
 
-def test_stages_with_the_same_reasons_stand_together():
-    shared = checking.Finding("", "dependency src/a.py changed: md5 0 -> 1")
+def test_findings_that_the_same_commands_mend_stand_together_and_commands_are_whole():
+    command = f"dvc repro --downstream {' '.join(f'kfold-train@experiment_{n}' for n in range(30))}"
+    again = (checking.Remedy("make them again", (command,)),)
+    shared = checking.Finding("", ("dependency src/a.py changed: md5 0 -> 1",), again)
     alike = [replace(shared, where=f"kfold-train@experiment_{number}") for number in range(30)]
-    alone = checking.Finding("tune@study", f"command changed: `{'x' * 60}` -> `{'y' * 60}`")
-    lines = checking.grouped([*alike, replace(shared, where="tune@study"), alone]).splitlines()
+    alone = checking.Finding(
+        "tune@study", (f"command changed: `{'x' * 60}` -> `{'y' * 60}`",), again
+    )
+    other = checking.Finding("params.yaml", ("is not up to date with conf/",))
+    text = "\n".join(checking.lines([*alike, other, alone]))
+    lines = text.splitlines()
     names = " ".join(line for line in lines if not line.startswith(" "))
-    assert names == f"{', '.join(finding.where for finding in alike)} (30) tune@study"
-    assert lines.count(f"  {shared.reason}") == 2
-    assert lines[-2:] == [f"  command changed: `{'x' * 60}` ->", f"    `{'y' * 60}`"]
-    assert max(map(len, lines)) <= 100
+    assert names == (
+        f"{', '.join(finding.where for finding in alike)} (30) tune@study "
+        "downstream of these: params.yaml"
+    )
+    assert lines.count(f"  {shared.reasons[0]}") == 1
+    assert lines[-5:-1] == [
+        f"  command changed: `{'x' * 60}` ->",
+        f"    `{'y' * 60}`",
+        "  make them again:",
+        f"    {command}",
+    ]
+    assert max(len(line) for line in lines if "dvc repro" not in line) <= 100
 
 
 def test_stages_that_the_lock_lacks_or_has_too_many(check, digits):
@@ -307,6 +363,8 @@ def test_stages_that_the_lock_lacks_or_has_too_many(check, digits):
     found = check()
     assert f"{SOFTMAX}: is not in dvc.lock" in found
     assert "evaluate@gone: is in dvc.lock, but not in dvc.yaml" in found
+    assert digits.run("sh", "-c", *remedies(digits, "evaluate@gone")).returncode == 0
+    assert not [line for line in check() if "evaluate@gone" in line]
 
 
 @pytest.mark.parametrize("data", ["here", "in the cache alone"])
@@ -318,11 +376,7 @@ def test_lock_entries_that_do_not_fit_together(data, maker, check, digits):
     stage, kind = ("preprocess@digits", "outs") if maker else (SOFTMAX, "deps")
     change_lock(digits, lambda s: locked(s[stage], kind, path).update(md5="0" * 32))
     found = check()
-    problem = {
-        (True, "here"): f"dependency {path} is not what preprocess@digits made, says dvc.lock",
-        (True, "in the cache alone"): f"dependency {path} changed",
-    }.get((maker, data), f"dependency {path} changed")
-    assert any(line.startswith(f"{SOFTMAX}: {problem}: md5 ") for line in found)
+    assert any(line.startswith(f"{SOFTMAX}: dependency {path} changed: md5 ") for line in found)
     if maker and data == "here":
         assert any(line.startswith(f"{stage}: out {path} {MADE}: md5 ") for line in found)
 
@@ -336,6 +390,7 @@ def test_a_file_that_was_edited_while_its_stage_ran(check, digits):
     change_lock(digits, lambda s: locked(s[SOFTMAX], "deps", module).update(md5=digest))
     (found,) = [line for line in check() if line.startswith(SOFTMAX)]
     same([found], f"{SOFTMAX}: {OTHER_KEY}: {DETAILS}")
+    assert remedies(digits, SOFTMAX) == [f"dvc repro --force --single-item {SOFTMAX}"]
 
 
 def test_the_key_in_a_figure_is_read_too(check, digits):
@@ -391,7 +446,11 @@ def broken(path: Path, content: str | None) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
-        ("dvc.lock", "<<<<<<< HEAD\nstages: {", ["dvc.lock", "line 2"]),
+        (
+            "dvc.lock",
+            "<<<<<<< HEAD\nstages: {",
+            ["dvc.lock", "line 2", "`git checkout HEAD -- dvc.lock` brings"],
+        ),
         ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: stages: must be a map"]),
         ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: a: 'cmd' is missing"]),
         ("dvc.lock", "[]", ["dvc.lock: must be a map"]),
@@ -400,11 +459,6 @@ def broken(path: Path, content: str | None) -> Iterator[None]:
             "schema: '2.0'\nstages: {a: {cmd: b, outs: [{path: c}]}}",
             ["a: c has no md5"],
         ),
-        ("dvc.lock", None, ["dvc.lock is not there: `dvc repro` makes"]),
-        ("params.yaml", "experiments: [", ["params.yaml", "line 2"]),
-        ("params.yaml", "", ["dvc.yaml", "'datasets'"]),
-        ("params.yaml", "experiments: {}\n", ["dvc.yaml", "'datasets'"]),
-        ("params.yaml", None, ["params.yaml"]),
         ("dvc.yaml", "stages: [", ["dvc.yaml", "line 2"]),
         ("dvc.yaml", "stages: {a: {cmdd: x}}\n", ["dvc.yaml"]),
         (".git/HEAD", "nonsense", ["git"]),

@@ -1,7 +1,8 @@
-"""`kmnist impact`: what a change re-makes is what DVC would run, and the claims that rest on it."""
+"""`kmnist impact`: what a change makes again is what DVC would run, and the claims on it."""
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from dvc.repo import Repo
 from support.project import STORE, Project, fresh
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.commands import impact
+from kmnist_pipeline.commands import impact, status
 from kmnist_pipeline.commands.impact import Impact
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import changes, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.locks import LockedStage
@@ -40,34 +42,37 @@ def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A fresh clone in which nothing is stale. Not to be changed by a test."""
     project = fresh(tmp_path_factory.mktemp("clone") / "project")
-    _level(project)
-    project.run("git", "add", "--all")
-    project.run("git", "commit", "--quiet", "--allow-empty", "--message", "level")
-    return project
+    with pytest.MonkeyPatch.context() as patch:
+        # Evidence that waits to be made again says how it was made before.
+        patch.setattr(status, "_of_making", lambda *_: [])
+        _bring_up_to_date(project)
+        project.run("git", "add", "--all")
+        project.run("git", "commit", "--quiet", "--allow-empty", "--message", "up to date")
+        yield project
 
 
-def _level(project: Project) -> None:
+def _bring_up_to_date(project: Project) -> None:
     """Have the lock say of each stage that it was made from what is here now.
 
     So it is of most stages; evidence that waits to be made again shall not show in the others.
     """
     with contextlib.chdir(project.folder):
         params = locks.load(composition.compose(Path("conf"), []), "conf/")
-        for stage in impact._wanted(params, impact._locked()).stages.values():
+        for stage in status.of(status.locked_here(), params).wanted.stages.values():
             for path in stage.outs:
                 if path.startswith("metrics/") and not Path(path).exists():
                     Path(path).write_text("{}")
-        wanted = impact._wanted(params, impact._locked()).stages.values()
+        wanted = status.of(status.locked_here(), params).wanted.stages.values()
         stages = {
             stage.address: {
                 "cmd": stage.cmd,
                 "deps": [{"path": path, "md5": md5} for path, md5 in stage.deps.items()],
                 "params": {"params.yaml": stage.params},
                 "outs": [
-                    {"path": path, "md5": impact._digest(path) or md5 or "0" * 32}
+                    {"path": path, "md5": _digest(path) or md5 or "0" * 32}
                     for path, md5 in stage.outs.items()
                 ],
             }
@@ -75,6 +80,10 @@ def _level(project: Project) -> None:
         }
         plain = json.loads(json.dumps({"schema": "2.0", "stages": stages}))  # without aliases
         Path("dvc.lock").write_text(yaml.safe_dump(plain))
+
+
+def _digest(path: str) -> str:
+    return lineage.digest(Path(path)) if Path(path).exists() else ""
 
 
 # --- held against DVC ----------------------------------------------------------------------------
@@ -103,14 +112,14 @@ def test_the_stages_are_those_that_dvc_would_run(overrides, file, old, new, digi
     assert themselves and themselves <= status <= set(found)
 
 
-# --- what is re-made -----------------------------------------------------------------------------
+# --- what is made again --------------------------------------------------------------------------
 
 
 def test_the_stages_say_why(clone):
     stages = {stage.address: stage for stage in of_change(clone, LR).stages}
-    told = ["experiments.digits_softmax.optimizer.lr 0.5 → 0.4"]
+    told = ["parameter experiments.digits_softmax.optimizer.lr changed: 0.5 -> 0.4"]
     assert stages[SOFTMAX].reasons == stages[GRID].reasons == told
-    assert stages[EVALUATED[0]].reasons == [f"reads {SOFTMAX}"]
+    assert stages[EVALUATED[0]].reasons == [f"reads what {SOFTMAX} made"]
     assert stages["report@digits"].reads == [*EVALUATED, SOFTMAX, GRID]
 
 
@@ -136,14 +145,14 @@ def test_the_claims_of_a_model_are_named_and_no_others(clone):
     assert all(claim.startswith("softmax-") for claim in found.claims["kmnist_linear"])
 
 
-def test_another_confidence_judges_all_claims_of_the_report_anew(clone):
+def test_another_confidence_judges_all_claims_of_the_report_again(clone):
     found = of_change(clone, "reports.kmnist_linear.confidence=0.9")
     assert states(found, "") == {"report@kmnist_linear": "changed"}
     assert len(found.claims["kmnist_linear"]) > 20
     assert found.figures == found.metrics == []
 
 
-def test_a_claim_rests_on_the_metrics_of_its_spread_too():
+def test_a_claim_depends_on_the_metrics_of_its_spread_too():
     claim = {"file": "a/test.json", "spread": "b c"}
     assert impact._sources("r", claim) == {
         f"metrics/r/{model}/test{part}.json" for model in "abc" for part in ("", "_details")
@@ -184,7 +193,7 @@ def test_without_a_lock_everything_is_new(project):
 def test_nothing_changed(overrides, clone, monkeypatch, capsys):
     monkeypatch.chdir(clone.folder)
     assert cli.main(["impact", *overrides]) == 0
-    assert capsys.readouterr().out == "no stage runs again: nothing is re-made\n"
+    assert capsys.readouterr().out == "no stage runs again\n"
     assert clone.changed() == ""
 
 
@@ -196,11 +205,11 @@ def test_the_tree_names_what_the_json_names(clone, monkeypatch, capsys):
     found = json.loads(capsys.readouterr().out)
     for stage in found["stages"]:
         assert f"─ {stage['address']}  " in shown
-    assert "experiments.digits_softmax.optimizer.lr 0.5 → 0.4" in shown
-    assert "evaluation.samples 10 → 9" in shown
-    assert f"{len(found['figures'])} figures re-made" in shown
+    assert "experiments.digits_softmax.optimizer.lr changed: 0.5 -> 0.4" in shown
+    assert "evaluation.samples changed: 10 -> 9" in shown
+    assert f"{len(found['figures'])} figures made again" in shown
     for report, claims in found["claims"].items():
-        assert f"{len(claims)} claims of {report} judged anew" in shown
+        assert f"{len(claims)} claims of {report} judged again" in shown
         assert ", ".join(claims) in shown
 
 

@@ -10,7 +10,7 @@ from support.project import STORE, Project, committed
 from support.stores import client_of, table
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.commands import diff, diff_views, export, verify
+from kmnist_pipeline.commands import diff, diff_views, export, quick, verify
 from kmnist_pipeline.commands.trace.ancestry import trace
 from kmnist_pipeline.repository import git
 from kmnist_pipeline.repository.revision import Revision
@@ -122,5 +122,5 @@ def test_verify_runs_in_the_same_folder_of_a_clone(inside):
     result = verify.rerun("preprocess@digits")
     assert (result.status, result.notes) == (0, [])
     assert [stage.address for stage in result.stages] == ["download@digits", "preprocess@digits"]
-    quick = verify.rehash("preprocess@digits")
-    assert (quick.status, quick.notes) == (0, [])
+    compared = quick.compare_here("preprocess@digits")
+    assert (compared.status, compared.notes) == (0, [])

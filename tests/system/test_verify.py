@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from support.project import Project
 
-from kmnist_pipeline.commands import clone, verify
+from kmnist_pipeline.commands import clone, quick, verify
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository.compare import Difference, Verdict
@@ -107,7 +107,7 @@ def test_a_bare_clone_gives_what_was_committed(bare):
     done = kmnist_verify(bare, "report@digits")
     first, last = done.stdout.splitlines()
     assert first.endswith("stages run in a clean clone (committed -> made again)")
-    assert last.startswith("identical: all of ")
+    assert last.startswith("identical: the committed bytes were made again (all of ")
     assert done.returncode == 0
     stages = [line for line in done.stderr.splitlines() if line.startswith("[")]
     assert stages[0] == f"[1/{len(stages)}] download@digits"
@@ -148,8 +148,9 @@ def test_a_tampered_metric_and_figure_are_different_by_how_much(tampered):
         + tampered[start + 1].partition(" in 30 of ")[2],  # the size is the figure's
         f"  {COUNTS}: n_test 361 -> 360",
     ]
-    assert tampered[-1].startswith("different: of ")
+    assert tampered[-1].startswith("different: the committed bytes were not made again (of ")
     assert ", 2 different, 3 with equal numbers in other bytes, " in tampered[-1]
+    assert tampered[-1].endswith("; the workspace is as it was")
 
 
 def test_other_numbers_within_six_digits_are_equal(tampered):
@@ -187,7 +188,7 @@ def test_the_data_come_from_the_mirror_beside_the_project_or_nothing_is_left(
         shutil.copytree(evidence.folder / "data/raw/digits", here)
     done = kmnist_verify(bare, "download@digits")
     if mirror:
-        assert (done.returncode, "identical: all of " in done.stdout) == (0, True)
+        assert (done.returncode, "identical: " in done.stdout) == (0, True)
     else:
         assert done.returncode == 1
         assert "error: download@digits fails in a clean clone:" in done.stderr
@@ -195,10 +196,10 @@ def test_the_data_come_from_the_mirror_beside_the_project_or_nothing_is_left(
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_an_unknown_target_is_told_what_there_is(quick, evidence, monkeypatch):
+@pytest.mark.parametrize("here", [True, False])
+def test_an_unknown_target_is_answered_by_a_list_of_targets(here, evidence, monkeypatch):
     monkeypatch.chdir(evidence.folder)
-    look = verify.rehash if quick else verify.rerun
+    look = quick.compare_here if here else verify.rerun
     with pytest.raises(UserError) as caught:
         look("report@digit")
     message = str(caught.value)
@@ -262,7 +263,7 @@ def test_the_first_epoch_gives_the_committed_weights(bare):
     done = kmnist_verify(bare, "--epochs", "1", "report@digits")
     first, last = done.stdout.splitlines()
     assert "1 epoch of " in first and first.endswith("in a clean clone (committed -> made again)")
-    assert last.startswith("identical: all of ")
+    assert last.startswith("identical: ")
     assert done.returncode == 0
 
 
@@ -295,12 +296,12 @@ def test_where_bits_differ_first_epochs_are_refused_with_the_way_out(evidence, m
 
 
 @pytest.fixture
-def quick(evidence: Project, monkeypatch) -> Callable[..., dict[str, Difference]]:
+def apart(evidence: Project, monkeypatch) -> Callable[..., dict[str, Difference]]:
     """What `--quick` finds that is not identical, by file."""
     monkeypatch.chdir(evidence.folder)
 
     def look(target: str = "report@digits") -> dict[str, Difference]:
-        result = verify.rehash(target)
+        result = quick.compare_here(target)
         return {
             each.path: each
             for stage in result.stages
@@ -333,10 +334,10 @@ def flipped(path: str, place: int | None = None) -> bytes:
     return bytes(content)
 
 
-def test_what_is_here_is_as_committed(evidence, quick):
-    assert quick() == {}
+def test_what_is_here_is_as_committed(evidence, apart):
+    assert apart() == {}
     done = evidence.run("kmnist", "verify", "--quick", "report@digits")
-    assert done.stdout.splitlines()[-1].startswith("identical: all of ")
+    assert done.stdout.splitlines()[-1].startswith("identical: these are the committed bytes (all ")
     assert done.returncode == 0
 
 
@@ -351,34 +352,34 @@ def test_what_is_here_is_as_committed(evidence, quick):
         ("data/raw/digits/all-images-idx3-ubyte", "1 of 115024 bytes differ"),
     ],
 )
-def test_a_flipped_byte(path, line, quick):
+def test_a_flipped_byte(path, line, apart):
     with put(path, flipped(path)):
-        found = quick()
+        found = apart()
     assert list(found) == [path]
     assert line in found[path].line
 
 
-def test_an_edited_metric_and_a_figure_with_other_text(evidence, quick):
+def test_an_edited_metric_and_a_figure_with_other_text(evidence, apart):
     metric = Path(VALIDATION).read_text()
     number = json.loads(metric)["accuracy"]
     with put(VALIDATION, metric.replace(f'"accuracy": {number}', '"accuracy": 1.5', 1).encode()):
-        assert quick()[VALIDATION].line == f"accuracy {number} -> 1.5"
+        assert apart()[VALIDATION].line == f"accuracy {number} -> 1.5"
         assert evidence.run("kmnist", "verify", "--quick").returncode == 1
     with put(CURVES, Path(CURVES).read_bytes()):
         repaint(Path(CURVES), 0)
-        assert quick()[CURVES] == Difference(CURVES, EQUAL, "no pixel differs visibly")
-        done = evidence.run("kmnist", "verify", "--quick")
+        assert apart()[CURVES] == Difference(CURVES, EQUAL, "no pixel differs visibly")
+        done = evidence.run("kmnist", "verify", "--quick", "report@digits")
         assert done.returncode == 3
         assert f"{CURVES}: no pixel differs visibly" in done.stdout
 
 
-def test_a_flipped_byte_in_the_lock(quick):
+def test_a_flipped_byte_in_the_lock(apart):
     size = Path("dvc.lock").stat().st_size
     for place in range(size // 9, size, size // 6):
         with put("dvc.lock", flipped("dvc.lock", place)):
-            assert quick(DATA)["dvc.lock"].verdict is DIFFERENT
+            assert apart(DATA)["dvc.lock"].verdict is DIFFERENT
     with put("dvc.lock", None):
-        assert quick(DATA)["dvc.lock"].line == "is gone"
+        assert apart(DATA)["dvc.lock"].line == "is gone"
 
 
 def test_a_committed_lock_that_does_not_fit_its_files(bare, monkeypatch):
@@ -386,22 +387,25 @@ def test_a_committed_lock_that_does_not_fit_its_files(bare, monkeypatch):
     code = "src/kmnist_pipeline/data/idx.py"
     change_lock(bare, DATA, **{COUNTS: "0" * 32, code: "1" * 32})
     commit(bare)
-    result = verify.rehash(DATA)
-    lines = {d.path: d.line for stage in result.stages for d in stage.differences if d.verdict}
-    assert lines[COUNTS].startswith("dvc.lock says md5 000000000000, the committed file has ")
-    assert lines[MATRIX].startswith("carries lineage key ")
-    assert any("neither in the workspace nor in its cache" in note for note in result.notes)
+    result = quick.compare_here(DATA)
+    (stage,) = [stage for stage in result.stages if stage.address == DATA]
+    (counts,) = [each.line for each in stage.differences if each.path == COUNTS]
+    assert counts.startswith("dvc.lock says md5 000000000000, the committed file has ")
+    changed, key = stage.stale
+    assert changed.startswith(f"dependency {code} changed: md5 111111111111 -> ")
+    assert key.startswith("made by another command, ") and MATRIX in key
+    assert any("as neither workspace nor cache has them" in note for note in result.notes)
 
 
-def test_what_is_gone_and_what_the_cache_spoiled(evidence, quick):
+def test_what_is_gone_and_what_the_cache_spoiled(evidence, apart):
     with put(COUNTS, None):
-        assert quick() == {COUNTS: Difference(COUNTS, DIFFERENT, "is missing")}
+        assert apart() == {COUNTS: Difference(COUNTS, DIFFERENT, "is gone")}
     with put(MODEL, None):
-        assert quick() == {}  # the cache has it
+        assert apart() == {}  # the cache has it
         md5 = lineage_of(evidence, MODEL)
         stored = f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}"
         with put(stored, flipped(stored)):
-            assert "is damaged in DVC's cache: delete " in quick()[MODEL].line
+            assert "is damaged in DVC's cache: delete " in apart()[MODEL].line
 
 
 def lineage_of(project: Project, out: str) -> str:

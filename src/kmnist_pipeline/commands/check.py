@@ -1,104 +1,388 @@
-"""Is the committed evidence what code, configuration and data give?
+"""Is the committed evidence what code, configuration and data give? If not, what mends it?
 
-The lock is held against the files, not DVC's cache, so that a fresh clone can be checked: files
-that Git tracks are hashed; files that only the cache holds are compared from lock entry to lock
-entry, and hashed too where they are there. The lineage keys that outs carry were taken when
-their stages began, so an out made from a file that was changed meanwhile is found as well.
+A view of `status` for people: what is stale, why, and the smallest commands that mend it.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
+import hashlib
 import json
-import re
+import shlex
 import textwrap
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from kmnist_pipeline import arithmetic
+from kmnist_pipeline.commands import status
+from kmnist_pipeline.commands.status import EVIDENCE, StageStatus, Status
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import changes, dvc, git, locks
 from kmnist_pipeline.repository.changes import Change
-from kmnist_pipeline.repository.locks import LockedStage
+from kmnist_pipeline.repository.compare import Verdict, compare
+from kmnist_pipeline.repository.locks import LOCK
 
-LOCK, PARAMS, PINS = Path(locks.LOCK), Path("params.yaml"), Path("requirements.lock")
-EVIDENCE = ("metrics", "figures", "reports")  # what Git keeps of the outs
-WIDTH, LONGEST = 100, 60
-Digest = Callable[[str], str | None]
+PARAMS, MENU = "params.yaml", "conf/config.yaml"
+RESTORE = "git checkout HEAD --"
+WIDTH = 100
+SHOWN = 5  # values of params.yaml that are other ones
+MADE = ("lineage", "library", "arithmetic")  # of which DVC knows nothing
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One way to mend a group of findings: what it does, and commands that run as they stand."""
+
+    purpose: str
+    commands: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([f"  {self.purpose}:", *(f"    {command}" for command in self.commands)])
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is not fresh: a stage by its address, or a file; and why."""
+    """What is not fresh: a stage by its address, or a file; why; and the ways to mend it.
+
+    There is none for what is only downstream of another finding.
+    """
 
     where: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.reason}"
+    reasons: tuple[str, ...]
+    remedies: tuple[Remedy, ...] = ()
 
 
-def findings(composed: str) -> list[Finding]:
-    """What is stale or does not belong, stage by stage; empty when all is fresh.
+def findings(found: Status, composed: str) -> list[Finding]:
+    """What is stale or does not belong; empty when all is fresh.
 
-    composed: what `params.yaml` should be. Where it is not, the stages that either makes stale
-    are named. Raises UserError where one of the files cannot be read.
+    composed: what `params.yaml` should be.
     """
-    params = locks.load(PARAMS.read_text(), PARAMS.name)
-    wanted = locks.load(composed, "conf/")
-    stages, lock = dvc.stages(params), _lock()
-    made = {out: (md5, s.address) for s in lock.stages.values() for out, md5 in s.outs.items()}
-    digest = functools.cache(_digest)  # many stages share a file
-    pins = pinned()
-
-    found = []
-    if PARAMS.read_text() != composed:
-        found.append(Finding(str(PARAMS), "is not level with conf/; run `kmnist compose`"))
-    for name, stage in sorted(stages.items()):
-        if name not in lock.stages:
-            found.append(Finding(name, f"is not in {LOCK}"))
-            continue
-        locked = lock.stages[name]
-        # A file of Git, or a folder that several stages fill, is on disk; the rest may be in the
-        # cache alone, and then its maker's lock entry speaks for it.
-        deps = {path: digest(path) or made.get(path, ("",))[0] for path in stage.get("deps", [])}
-        now = replace(locked, cmd=stage["cmd"], deps=deps, params=dvc.values(stage, params))
-        reasons = [
-            *inputs(locked, now),
-            *inputs(locked, replace(now, params=dvc.values(stage, wanted))),
-            *_of_makers(locked, now, made),
-            *_of_outs(stage, locked, digest),
-            *_of_libraries(locked, pins, digest),
-            *_of_arithmetic(locked, digest),
-        ]
-        found += [Finding(name, reason) for reason in dict.fromkeys(reasons)]
-    for name in sorted(lock.stages.keys() - stages):
-        found.append(Finding(name, f"is in {LOCK}, but not in dvc.yaml"))
-    outs = {path for stage in stages.values() for path in dvc.outs(stage)}
-    return found + [Finding(file, "no stage makes this file") for file in _strays(outs)]
+    conf = locks.load(composed, "conf/")
+    own = [stage for stage in found.stages if stage.state != "downstream"]
+    apart = _apart(conf)
+    experiment: tuple[Remedy, ...] = ()
+    if own and _edited(LOCK) and not status.of(locks.parse(_at_head(LOCK)), conf).stages:
+        ways = dict.fromkeys((stage.address for stage in own), _OF_LOCK)
+    else:
+        applied = [stage for stage in own if _is_applied(stage, apart)] if _is_after_conf() else []
+        experiment = _of_experiment(applied, apart, composed, found) if applied else ()
+        ways = _ways(own, found, experiment)
+    stages = [
+        Finding(stage.address, tuple(stage.reasons), ways.get(stage.address, ()))
+        for stage in found.stages
+    ]
+    orphans = _of_orphans(found.orphans)
+    files = [Finding(file, ("no stage makes this file",), orphans) for file in found.orphans]
+    return [*_of_params(composed, apart, experiment), *stages, *files]
 
 
-def grouped(findings: Iterable[Finding]) -> str:
-    """Findings for people: each stage with its reasons, those with the same reasons together."""
-    reasons = defaultdict(list)
+def lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """Findings for people: those that the same commands mend together, and these once."""
+    groups: dict[tuple[Remedy, ...], list[Finding]] = defaultdict(list)
     for finding in findings:
-        reasons[finding.where].append(finding.reason)
-    places = defaultdict(list)
-    for where, of_stage in reasons.items():
-        places[tuple(of_stage)].append(where)
-    lines = []
-    for shared, names in places.items():
-        count = f" ({len(names)})" if len(names) > 2 else ""
-        lines.append(_wrapped(", ".join(names) + count, ""))
-        lines += [_wrapped(reason, "  ") for reason in shared]
-    return "\n".join(lines)
+        groups[finding.remedies].append(finding)
+    downstream = groups.pop((), [])
+    for remedies, members in groups.items():
+        places = defaultdict(list)
+        for finding in members:
+            places[finding.reasons].append(finding.where)
+        for reasons, names in places.items():
+            yield _wrapped(_counted(names), "")
+            yield from (_wrapped(reason, "  ") for reason in reasons)
+        yield from map(str, remedies)
+    if downstream:
+        names = [finding.where for finding in downstream]
+        yield _wrapped(f"downstream of these: {_counted(names)}", "")
+
+
+# The smallest remedies.
+
+
+_OF_LOCK: tuple[Remedy, ...] = (
+    Remedy("bring back the committed lock, which fits", (f"{RESTORE} {LOCK}",)),
+)
+
+
+def _ways(
+    own: list[StageStatus], found: Status, experiment: tuple[Remedy, ...]
+) -> dict[str, tuple[Remedy, ...]]:
+    """How to mend each stage that is stale by itself.
+
+    experiment: what to do about the parameters of an experiment, which comes before any run.
+    """
+    before = _leaves(locks.load(_at_head(PARAMS).decode(), PARAMS))
+    undo = {stage.address: _undone(stage, before) for stage in own}
+    kinds: dict[str, list[str]] = {"restore": [], "run": [], "force": [], "gone": []}
+    for stage in own:
+        if stage.state == "gone":
+            kind = "gone"
+        elif undo[stage.address] and not any(map(_is_on_purpose, stage.changes)):
+            kind = "restore"
+        elif stage.changes and all(change.kind in MADE for change in stage.changes):
+            kind = "force"
+        else:
+            kind = "run"
+        kinds[kind].append(stage.address)
+    again = kinds["run"]
+    below = found.wanted.downstream(again)
+    roots = [name for name in again if name not in below]
+    remedies = {
+        "restore": [
+            Remedy("bring the files back", _merged(undo, kinds["restore"])),
+        ],
+        "run": [
+            Remedy("make them again", (_command("dvc repro --downstream", roots),)),
+            Remedy("or take back what is not committed", _merged(undo, again)),
+        ],
+        "force": [
+            Remedy(
+                "make them again, for which DVC alone sees no reason",
+                (_command("dvc repro --force --single-item", kinds["force"]),),
+            ),
+        ],
+        "gone": [
+            Remedy(f"delete their entries, which DVC keeps, from {LOCK}", _cut(kinds["gone"])),
+        ],
+    }
+    return {
+        name: (kind != "restore" and experiment) or tuple(way for way in ways if way.commands)
+        for kind, ways in remedies.items()
+        for name in kinds[kind]
+    }
+
+
+def _is_on_purpose(change: Change) -> bool:
+    """Whether a change is one to what people write, and no damage."""
+    if change.kind == "file":
+        return change.new != "" and not change.name.startswith(EVIDENCE)
+    return change.kind in ("command", "parameter")
+
+
+def _undone(stage: StageStatus, before: dict[str, Any]) -> list[tuple[str, str]]:
+    """What takes back all that changed, as commands with a path each; nothing if that is not all.
+
+    before: the committed parameters.
+    """
+    found: list[tuple[str, str]] = []
+    for change in stage.changes:
+        back: list[tuple[str, str]] = []
+        if change.kind == "parameter":
+            known = {change.name: before[change.name]} if change.name in before else {}
+            if changes.json_of(known, change.name) == change.old:
+                back = [(RESTORE, file) for file in _edited("conf", PARAMS)]
+        elif change.kind in ("file", "out") and change.old and change.new is not None:
+            back = _restored(change.name, change.old)
+        if not back:
+            return []
+        found += back
+    return found
+
+
+def _restored(path: str, md5: str) -> list[tuple[str, str]]:
+    """What brings a path back to this md5, where Git or DVC's cache has it."""
+    committed = _md5_at_head(path)
+    if not committed:
+        return [("dvc checkout --force", path)] if dvc.is_cached(md5) else []
+    back = [(RESTORE, name) for name in _edited(path)]
+    back += [("git clean --force --", name) for name in _untracked(path)]
+    return back if committed == md5 else []
+
+
+def _cut(addresses: list[str]) -> tuple[str, ...]:
+    """The command that deletes entries of the lock."""
+    scripts = (f"-e '/^  {name}:$/,/^  [^ ]/{{/^  {name}:$/d;/^  [^ ]/!d}}'" for name in addresses)
+    return (f"sed -i {' '.join(scripts)} {LOCK}",)
+
+
+def _of_orphans(files: list[str]) -> tuple[Remedy, ...]:
+    kept = set(git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *EVIDENCE))
+    old, new = ([f for f in files if (f in kept) is known] for known in (True, False))
+    commands = (_command("git rm --", old), _command("git rm --force --", new))
+    return (Remedy("delete them", tuple(filter(None, commands))),)
+
+
+# Where params.yaml is not what conf/ gives.
+
+
+def _of_params(
+    composed: str, apart: dict[str, Change], experiment: tuple[Remedy, ...]
+) -> list[Finding]:
+    if status.is_composed(composed):
+        return []
+    values = [
+        f"{name} is {change.old or 'not there'}, conf/ says {change.new or 'nothing of it'}"
+        for name, change in apart.items()
+    ]
+    if len(values) > SHOWN:
+        more = f"and {len(values) - SHOWN} more values; `kmnist compose --check` prints all"
+        values = [*values[:SHOWN], more]
+    reason = "is not up to date with conf/"
+    if experiment:
+        reason = f"has the parameters of an experiment, as {LOCK} has them, and conf/ has not"
+    remedies = experiment or (Remedy("compose it", ("kmnist compose",)),)
+    return [Finding(PARAMS, (reason, *values), remedies)]
+
+
+def _apart(conf: dict[str, Any]) -> dict[str, Change]:
+    """The parameters for which params.yaml and conf/ have other values, from its to theirs."""
+    try:
+        here = locks.load(Path(PARAMS).read_text(), PARAMS)
+    except (OSError, UserError):
+        here = {}
+    if not here:
+        return {}
+    found = changes.of_parameters(_leaves(here), _leaves(conf))
+    # `models` is composed from the experiments and studies.
+    return {change.name: change for change in found if not change.name.startswith("models.")}
+
+
+def _is_after_conf() -> bool:
+    """Whether params.yaml was changed later than `conf/`, as `dvc exp` does it."""
+    if _edited(PARAMS) or _edited("conf"):
+        return bool(_edited(PARAMS))
+    last = ("log", "-1", "--format=%H", "HEAD", "--", PARAMS)
+    return git.run(*last) == git.run(*last, "conf")
+
+
+def _is_applied(stage: StageStatus, apart: dict[str, Change]) -> bool:
+    """Whether the lock has parameters of a stage as params.yaml has them, and conf/ others."""
+    own = [change for change in stage.changes if change.kind == "parameter"]
+    if stage.state == "gone":
+        return any(stage.address.partition("@")[2] == name.split(".")[1] for name in apart)
+    return own != [] and all(apart.get(change.name) == change for change in own)
+
+
+def _of_experiment(
+    applied: list[StageStatus], apart: dict[str, Change], composed: str, found: Status
+) -> tuple[Remedy, ...]:
+    """How to keep the experiment whose parameters are here, and how to go back."""
+    roots = [stage.address for stage in applied]
+    below = found.wanted.downstream(roots)
+    kept = git.paths("log", "-z", "--format=%H", "HEAD", "--", PARAMS)
+    ids = git.objects(kept, PARAMS)
+    wanted = git.run("hash-object", "--stdin", stdin=composed.encode()).decode().strip()
+    found_at = [place for place, commit in enumerate(kept) if ids.get(commit) == wanted]
+    if found_at:  # up to the commit before the next one that changed it
+        since = f"{kept[found_at[0] - 1][:12]}~1" if found_at[0] else "HEAD"
+        back = [
+            f"git checkout {since} -- {PARAMS} {LOCK} {' '.join(EVIDENCE)}",
+            _command("dvc checkout --force --allow-missing", [*roots, *below]),
+        ]
+    else:
+        back = ["kmnist compose", _command("dvc repro --downstream", roots)]
+    edits = (f"# {line}" for line in dict.fromkeys(_edits(apart)))
+    keep = (*edits, "kmnist compose", "kmnist check", "git commit --all")
+    return (
+        Remedy("keep the experiment: say so in conf/, and make again what is stale then", keep),
+        Remedy("or go back to what conf/ says", tuple(back)),
+    )
+
+
+def _edits(apart: dict[str, Change]) -> Iterator[str]:
+    """What to change in which file of conf/, so that it gives what params.yaml has."""
+    here = locks.load(Path(PARAMS).read_text(), PARAMS)
+    menu = locks.load(Path(MENU).read_text(), MENU)["defaults"]
+    files = {
+        package: f"conf/{group}/{option}.yaml"
+        for line in menu
+        if isinstance(line, dict)
+        for entry, option in line.items()
+        for group, _, package in [entry.partition("@")]
+    }
+    for name in dict.fromkeys(name.partition("[")[0] for name in apart):
+        item = ".".join(name.split(".")[:2])
+        section, _, _ = item.partition(".")
+        try:
+            value = json.dumps(lineage.value(here, name), ensure_ascii=False)
+        except (KeyError, TypeError):
+            value = None
+        if item in files and value is not None:
+            yield f"in {files[item]}, set {name.removeprefix(f'{item}.')}: {value}"
+        elif item in files:
+            yield f"in {files[item]} or on the menu {MENU}, take out {name}"
+        elif any(package.startswith(f"{section}.") for package in files):
+            yield f"add {item}: a file under conf/ and a line on the menu {MENU}"
+        else:
+            yield f"in {MENU}, set {name}: {value}"
+
+
+# What Git has.
+
+
+def of_head() -> Counter[Verdict]:
+    """How the lock and the files of evidence compare with the committed ones, by their contents.
+
+    An edited lock goes with the files; where none is another, it is different by itself.
+    """
+    kept = git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *EVIDENCE)
+    apart = {*_edited(*EVIDENCE), *_untracked(*EVIDENCE)}
+    verdicts = [
+        compare(
+            path,
+            _at_head(path) if path in kept else None,
+            Path(path).read_bytes() if Path(path).exists() else None,
+        ).verdict
+        for path in apart
+    ]
+    edited = max(verdicts, default=Verdict.DIFFERENT)
+    verdicts.append(edited if _edited(LOCK) else Verdict.IDENTICAL)
+    return Counter(verdicts + [Verdict.IDENTICAL] * len(set(kept) - apart))
+
+
+def _edited(*paths: str) -> list[str]:
+    """The files that are not as HEAD has them, of those that either Git's index or HEAD knows."""
+    return git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *paths)
+
+
+def _untracked(*paths: str) -> list[str]:
+    return git.paths("ls-files", "-z", "--others", "--exclude-standard", "--", *paths)
+
+
+def _at_head(path: str) -> bytes:
+    return git.run("show", f"HEAD:./{path}")
+
+
+def _md5_at_head(path: str) -> str:
+    """The md5 that a lock would give a file or folder of HEAD; empty where there is none."""
+    names = git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", path)
+    md5s = {name: _md5(_at_head(name)) for name in names}
+    if path in md5s or not md5s:
+        return md5s.get(path, "")
+    listing = [{"md5": md5, "relpath": name[len(path) + 1 :]} for name, md5 in md5s.items()]
+    listing.sort(key=lambda entry: entry["relpath"].split("/"))
+    return _md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+# Words.
+
+
+def _leaves(params: dict[str, Any]) -> dict[str, Any]:
+    return dict(lineage.leaves("", params))
+
+
+def _command(command: str, targets: Iterable[str]) -> str:
+    """A command with its targets; empty where there are none."""
+    quoted = shlex.join(dict.fromkeys(targets))
+    return f"{command} {quoted}" if quoted else ""
+
+
+def _merged(undo: dict[str, list[tuple[str, str]]], addresses: list[str]) -> tuple[str, ...]:
+    """The commands for these stages, each once with all its paths."""
+    paths = defaultdict(list)
+    for address in addresses:
+        for command, path in undo[address]:
+            paths[command].append(path)
+    return tuple(_command(command, sorted(found)) for command, found in paths.items())
+
+
+def _counted(names: list[str]) -> str:
+    return ", ".join(names) + (f" ({len(names)})" if len(names) > 2 else "")
 
 
 def _wrapped(text: str, indent: str) -> str:
@@ -110,179 +394,3 @@ def _wrapped(text: str, indent: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def inputs(old: LockedStage, new: LockedStage) -> list[str]:
-    """What made a stage another: command, each parameter and each dependency, from what to what.
-
-    A dependency without an md5 is missing.
-    """
-    return [_reason(change) for change in changes.of_stage(old, new)]
-
-
-def _reason(change: Change) -> str:
-    old, new = change.old, change.new
-    match change.kind:
-        case "command":
-            return f"command changed: `{old}` -> `{new}`"
-        case "parameter":
-            return f"parameter {change.name} {_became(old, new)}"
-        case _ if new is None:
-            return f"dependency {change.name} is in {LOCK}, but not in dvc.yaml"
-        case _ if not new:
-            return f"dependency {change.name} is missing"
-        case _:
-            was = "is new: md5" if old is None else f"changed: md5 {_short(old)} ->"
-            return f"dependency {change.name} {was} {_short(new)}"
-
-
-def _became(old: str | None, new: str | None) -> str:
-    if new is None:
-        return f"is gone: was {_shortened(old)}"
-    return (
-        f"is new: {_shortened(new)}"
-        if old is None
-        else f"changed: {_shortened(old)} -> {_shortened(new)}"
-    )
-
-
-def _of_makers(
-    locked: LockedStage, now: LockedStage, made: dict[str, tuple[str, str]]
-) -> list[str]:
-    """Dependencies that are on disk as the stage read them, while the lock of their makers differs.
-
-    made: md5 and maker of each out, as the lock has them.
-    """
-    return [
-        f"dependency {path} is not what {made[path][1]} made, says {LOCK}: "
-        + _from_to(made[path][0], md5)
-        for path, md5 in now.deps.items()
-        if md5 == locked.deps.get(path) and path in made and made[path][0] != md5
-    ]
-
-
-def _of_outs(stage: dict[str, Any], locked: LockedStage, digest: Digest) -> list[str]:
-    reasons = []
-    others = defaultdict(list)
-    declared = dvc.outs(stage)
-    for path in sorted({**declared, **locked.outs}):
-        current = digest(path)
-        if path not in locked.outs or path not in declared:
-            reasons.append(f"out {path} is not both in dvc.yaml and {LOCK}")
-        elif current is None and declared[path]:
-            reasons.append(f"out {path} is missing")
-        elif current is not None and current != locked.outs[path]:
-            changed = _from_to(locked.outs[path], current)
-            reasons.append(f"out {path} is not what the stage made: {changed}")
-        elif current is not None:
-            for file, key in other_keys(path, locked.key):
-                others[key].append(file)
-    return reasons + [
-        f"made by another command, or from other dependencies or parameters, than {LOCK} says "
-        f"(lineage key {_short(key)} -> {_short(locked.key)}): {', '.join(files)}"
-        for key, files in others.items()
-    ]
-
-
-def other_keys(out: str, key: str) -> list[tuple[str, str]]:
-    """The JSON and PNG files of an out that carry another lineage key, each with that key."""
-    path = Path(out)
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    carried = ((file.as_posix(), _key_in(file)) for file in files)
-    return [(file, other) for file, other in carried if other not in (None, key)]
-
-
-def _key_in(file: Path) -> str | None:
-    if file.suffix == ".png":
-        with Image.open(file) as image:
-            return image.info.get("Lineage", "none")
-    if file.suffix == ".json":
-        content = json.loads(file.read_text())
-        return (content["made_by"]["lineage"] or "none") if "made_by" in content else None
-    return None
-
-
-def _of_libraries(locked: LockedStage, pins: dict[str, str], digest: Digest) -> list[str]:
-    """Libraries that made the evidence in another version than the one that is pinned now."""
-    reasons = []
-    for path, md5 in locked.outs.items():
-        if not path.endswith(".json") or digest(path) != md5:
-            continue
-        content = json.loads(Path(path).read_text())
-        environment = content.get("environment", {}) if isinstance(content, dict) else {}
-        for name, version in environment.get("libraries", {}).items():
-            wanted = pins.get(name) or installed(name)
-            if public(version) != wanted:
-                reasons.append(f"library {name} changed: {public(version)} -> {wanted}")
-    return reasons
-
-
-def _of_arithmetic(locked: LockedStage, digest: Digest) -> list[str]:
-    """Whether JSON outs were made in another arithmetic than that of evidence.
-
-    On a machine that has not got it, that of the machine will do; `arithmetic.note` says so.
-    """
-    for path, md5 in locked.outs.items():
-        if path.endswith(".json") and digest(path) == md5:
-            content = json.loads(Path(path).read_text())
-            made_in = content.get("made_by", {}).get("arithmetic", arithmetic.V3)
-            accepted = {arithmetic.V3} | ({arithmetic.name()} if arithmetic.note() else set())
-            if made_in not in accepted:
-                return [
-                    f"out {path} was made in {made_in} arithmetic, which makes no evidence: "
-                    f"`dvc repro --force --single-item {locked.address}` makes it in portable"
-                ]
-    return []
-
-
-def pinned() -> dict[str, str]:
-    """The version of each library that `requirements.lock` pins; empty where there is no file."""
-    text = PINS.read_text() if PINS.exists() else ""
-    found = re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
-    return {name.lower().replace("_", "-"): public(version) for name, version in found}
-
-
-def installed(name: str) -> str | None:
-    """The version of a library that is installed here, or None."""
-    try:
-        return public(importlib.metadata.version(name))
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def public(version: str) -> str:
-    """A version without its local part: 2.13.0+cpu is 2.13.0, built for a CPU."""
-    return version.partition("+")[0]
-
-
-def _digest(path: str) -> str | None:
-    return lineage.digest(Path(path)) if Path(path).exists() else None
-
-
-def _strays(outs: set[str]) -> list[str]:
-    """Files that Git tracks among the evidence, though no stage makes them."""
-    tracked = git.run("ls-files", "-z", "--", *EVIDENCE).decode()
-    return [
-        file.as_posix()
-        for file in map(Path, filter(None, tracked.split("\0")))
-        if file.name != ".gitignore"
-        and not any(parent.as_posix() in outs for parent in (file, *file.parents))
-    ]
-
-
-def _lock() -> locks.Graph:
-    if not LOCK.exists():
-        raise UserError(f"{LOCK} is not there: `dvc repro` makes the evidence")
-    return locks.parse(LOCK.read_bytes())
-
-
-def _from_to(old: str, new: str) -> str:
-    return f"md5 {_short(old)} -> {_short(new)}"
-
-
-def _short(digest: str) -> str:
-    return digest[:12]
-
-
-def _shortened(text: str | None) -> str:
-    return textwrap.shorten(text or "", LONGEST, placeholder=" ...")

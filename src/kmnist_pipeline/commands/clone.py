@@ -89,7 +89,7 @@ class Clone:
         (self.path / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
 
     def run(self, addresses: Sequence[str]) -> None:
-        """Run stages, and all that they rest on, whether or not anything changed.
+        """Run stages, and all that they depend on, whether or not anything changed.
 
         Shows on standard error which one runs and how much time is left. Raises UserError where a
         stage fails or was not run.

@@ -1,8 +1,7 @@
 """Does a run from scratch give what the commit holds, and if not, what differs and why?
 
-`rerun` clones HEAD into a temporary folder, with a DVC cache and an MLflow store of its own, runs
-the stages there and compares every out; `rehash` only compares what lies in the workspace and in
-its cache. Neither writes into the workspace.
+HEAD is cloned into a temporary folder, with a DVC cache and an MLflow store of its own; the stages
+run there, and every out is compared. Nothing is written into the workspace.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline import arithmetic
-from kmnist_pipeline.commands import check, clone
+from kmnist_pipeline.commands import clone, status
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers
 from kmnist_pipeline.fits.plan import name_of
-from kmnist_pipeline.repository import git, locks
+from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.compare import Difference, Verdict, compare
 from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
 from kmnist_pipeline.repository.revision import DamagedError, Revision, below
@@ -33,25 +32,35 @@ MAKE_BYTES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib", "pillow")
 
 @dataclass(frozen=True)
 class Checked:
-    """A stage, how each file of it compares, and why some differ, as far as that can be told."""
+    """A stage, how each file of it compares, and why some differ, as far as that can be told.
+
+    stale: why it would run again, or does not belong, whatever its files are.
+    """
 
     address: str
     differences: list[Difference]
     causes: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of its files."""
+        """The worst of its files; different where it is stale."""
+        if self.stale:
+            return Verdict.DIFFERENT
         return max((each.verdict for each in self.differences), default=Verdict.IDENTICAL)
 
 
 @dataclass(frozen=True)
 class Result:
-    """How the evidence of a commit compares. status: what `kmnist verify` exits with."""
+    """How the evidence of a commit compares.
+
+    run: whether a run made what is compared, or it lies in the workspace.
+    """
 
     title: str
     stages: list[Checked]
     notes: list[str] = field(default_factory=list)
+    run: bool = True
 
     @property
     def verdict(self) -> Verdict:
@@ -69,7 +78,11 @@ class Result:
         for stage in self.stages:
             if stage.verdict is Verdict.IDENTICAL:
                 continue
-            yield f"{stage.address}: {stage.verdict.words}"
+            yield from (f"{stage.address}: {reason}" for reason in stage.stale)
+            if worst := max(
+                (each.verdict for each in stage.differences), default=Verdict.IDENTICAL
+            ):
+                yield f"{stage.address}: {worst.words}"
             alike = defaultdict(list)
             for each in stage.differences:
                 if each.verdict is Verdict.DIFFERENT:
@@ -82,31 +95,19 @@ class Result:
                 yield f"  likely cause: {cause}"
         yield from self.notes
         counts = Counter(each.verdict for stage in self.stages for each in stage.differences)
-        of = f"of {_count(counts.total(), 'file')}"
-        if len(counts) == 1:
-            yield f"{self.verdict.words}: all {of}"
-        else:
-            parts = [f"{counts[verdict]} {_COUNTED[verdict]}" for verdict in sorted(counts)[::-1]]
-            yield f"{self.verdict.words}: {of}, {', '.join(parts)}"
-
-
-_COUNTED = {
-    Verdict.IDENTICAL: "identical",
-    Verdict.EQUAL: "with equal numbers in other bytes",
-    Verdict.DIFFERENT: "different",
-}
+        yield status.told(counts, self.run)
 
 
 def rerun(target: str | None = None) -> Result:
-    """Run a stage and all that it rests on, or every stage, in a clean clone of HEAD.
+    """Run a stage and all that it depends on, or every stage, in a clean clone of HEAD.
 
     target: a stage's address. Shows its progress on standard error. Raises UserError where the
     target is no stage of the committed lock, or where the run fails; KeyboardInterrupt, also when
     the process is asked to terminate. No file and no process is left then.
     """
-    old, revision, committed = _committed()
-    stages = _chosen(committed, target)
-    for note in _dirty(revision):  # at once: the run may take hours
+    old, revision, lock = committed()
+    stages = chosen(lock, target)
+    for note in dirty(revision):  # at once: the run may take hours
         print(f"note: {note}", file=sys.stderr)
     with clone.clean(revision) as project:
         project.run([stage.address for stage in stages])
@@ -119,7 +120,6 @@ def rerun(target: str | None = None) -> Result:
         f"commit {revision[:12]}, {_count(len(stages), 'stage')} run in a clean clone "
         "(committed -> made again)",
         _explained(checked, stages, made, environments),
-        _note(),
     )
 
 
@@ -135,11 +135,11 @@ def first_epochs(epochs: int, target: str | None = None) -> Result:
             f"--epochs compares weights to the last bit, and the arithmetic here is "
             f"{arithmetic.name()}, not x86-64-v3: `kmnist verify` without it compares numbers"
         )
-    old, revision, committed = _committed()
-    stages = _chosen(committed, target)
+    old, revision, lock = committed()
+    stages = chosen(lock, target)
     data = [stage for stage in stages if stage.kind in ("download", "preprocess")]
     trained = [stage for stage in stages if stage.kind in ("kfold-train", "tune")]
-    for note in _dirty(revision):
+    for note in dirty(revision):
         print(f"note: {note}", file=sys.stderr)
     with clone.clean(revision) as project:
         project.run([stage.address for stage in data])
@@ -187,35 +187,19 @@ def _weights(
     ]
 
 
-def rehash(target: str | None = None) -> Result:
-    """Compare what lies in the workspace and in its cache with the committed lock, by hashes.
-
-    target: limits it to a stage and all that it rests on. Raises UserError as `rerun` does.
-    """
-    old, revision, committed = _committed()
-    stages = _chosen(committed, target)
-    absent: list[str] = []
-    checked = [Checked(LOCK, list(_lock_here(old, committed)))]
-    checked += [Checked(stage.address, list(_here(stage, old, absent))) for stage in stages]
-    notes = _dirty(revision)
-    if absent:
-        notes.append(
-            f"{_count(len(absent), 'out')} neither in the workspace nor in its cache, not compared"
-        )
-    title = f"commit {revision[:12]}, {_count(len(stages), 'stage')} re-hashed (committed -> here)"
-    return Result(title, checked, notes)
-
-
-def _committed() -> tuple[Revision, str, Graph]:
+def committed() -> tuple[Revision, str, Graph]:
     """HEAD, its id and its lock."""
     commit = git.commit("HEAD")
     head = Revision("HEAD", commit)
-    head.files(*check.EVIDENCE, LOCK)  # all at once, by one process of git
+    head.files(*status.EVIDENCE, LOCK)  # all at once, by one process of git
     return head, commit, head.lock()
 
 
-def _chosen(committed: Graph, target: str | None) -> list[LockedStage]:
-    """The stages to look at, what they rest on first."""
+def chosen(committed: Graph, target: str | None) -> list[LockedStage]:
+    """The stages to look at, what they depend on first.
+
+    Raises UserError where the target is none of them.
+    """
     if target is None:
         return list(committed.stages.values())
     if target not in committed.stages:
@@ -232,12 +216,8 @@ def _chosen(committed: Graph, target: str | None) -> list[LockedStage]:
     return committed.upstream(target)[::-1]
 
 
-def _note() -> list[str]:
-    note = arithmetic.note()
-    return [note] if note else []
-
-
-def _dirty(revision: str) -> list[str]:
+def dirty(revision: str) -> list[str]:
+    """A sentence for people where the workspace is not what was committed."""
     changed = (
         git.run("--no-optional-locks", "status", "--porcelain", "--", ".").decode().splitlines()
     )
@@ -256,16 +236,16 @@ def _count(number: int, thing: str) -> str:
 # Each out.
 
 
-def _in_git(out: str) -> bool:
+def in_git(out: str) -> bool:
     """Whether Git keeps an out, or DVC's cache."""
-    return out.partition("/")[0] in check.EVIDENCE
+    return out.partition("/")[0] in status.EVIDENCE
 
 
 def _contents(files: Mapping[str, Path]) -> dict[str, bytes]:
     return {name: file.read_bytes() for name, file in files.items()}
 
 
-def _between(
+def between(
     out: str, locked: str, now: str, old: Revision, path: Path, unknown: Verdict
 ) -> list[Difference]:
     """How an out that lies at `path` compares, file by file.
@@ -273,7 +253,7 @@ def _between(
     locked, now: its md5s, `now` empty where nothing lies there; unknown: the verdict where the
     committed content is not here.
     """
-    if not _in_git(out):
+    if not in_git(out):
         if locked == now:
             return [Difference(out, Verdict.IDENTICAL, Verdict.IDENTICAL.words)]
         if not now:
@@ -307,7 +287,7 @@ def _made_again(stage: LockedStage, made: Graph, old: Revision, project: Path) -
     return [
         difference
         for out, md5 in stage.outs.items()
-        for difference in _between(
+        for difference in between(
             out, md5, now.get(out, ""), old, project / out, unknown=Verdict.EQUAL
         )
     ]
@@ -350,7 +330,8 @@ def _explained(
         if each.address in apart:
             now = made.stages[each.address]
             above = [maker.address for maker in made.parents(now) if maker.address in apart]
-            causes = [*check.inputs(_alone(stage, made), _alone(now, made)), *own]
+            changed = changes.of_stage(_alone(stage, made), _alone(now, made))
+            causes = [*map(str, changed), *own]
             causes += [f"follows from {', '.join(above)}"] if above else []
             causes = causes or anywhere or [_NONE]
         explained.append(replace(each, causes=causes))
@@ -371,52 +352,10 @@ def _alone(stage: LockedStage, made: Graph) -> LockedStage:
 
 def _versions() -> list[str]:
     """Libraries that are installed here in another version than the pinned one."""
-    pins = check.pinned()
-    pairs = [(name, pins.get(name), check.installed(name)) for name in MAKE_BYTES]
+    pins = status.pinned()
+    pairs = [(name, pins.get(name), status.installed(name)) for name in MAKE_BYTES]
     return [
         f"other version of {name}: {pin} is pinned, {here} is installed"
         for name, pin, here in pairs
         if pin and here and pin != here
     ]
-
-
-# What is here.
-
-
-def _here(stage: LockedStage, old: Revision, absent: list[str]) -> Iterator[Difference]:
-    """How the outs of a stage compare that are here; the names of the others go to `absent`."""
-    for out, md5 in stage.outs.items():
-        path = Path(out)
-        cached = None
-        if not _in_git(out):
-            try:
-                cached = bool(old.cached(out, md5))
-            except DamagedError as error:
-                yield Difference(out, Verdict.DIFFERENT, str(error))
-        if path.exists():
-            found = _between(out, md5, lineage.digest(path), old, path, Verdict.DIFFERENT)
-            yield from found
-            if all(each.verdict is Verdict.IDENTICAL for each in found):
-                for file, key in check.other_keys(out, stage.key):
-                    line = f"carries lineage key {key[:12]}, {LOCK} gives {stage.key[:12]}"
-                    yield Difference(file, Verdict.DIFFERENT, line)
-        elif _in_git(out):
-            yield Difference(out, Verdict.DIFFERENT, "is missing")
-        elif cached is False:
-            absent.append(out)
-
-
-def _lock_here(old: Revision, committed: Graph) -> Iterator[Difference]:
-    path = Path(LOCK)
-    here = path.read_bytes() if path.exists() else None
-    if here is None or here == old.read(LOCK):
-        yield compare(LOCK, old.read(LOCK), here)
-        return
-    try:
-        now = locks.parse(here).stages
-        apart = [a for a in {**committed.stages, **now} if committed.stages.get(a) != now.get(a)]
-        stages = ", ".join(apart) or "what is no hash, command or parameter"
-        line = f"is not the committed one, in {stages}"
-    except UserError as error:
-        line = f"cannot be read: {error}"
-    yield Difference(LOCK, Verdict.DIFFERENT, line)

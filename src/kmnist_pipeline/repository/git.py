@@ -24,6 +24,11 @@ def run(*arguments: str, stdin: bytes | None = None) -> bytes:
     return done.stdout
 
 
+def paths(*arguments: str) -> list[str]:
+    """The paths that a git command with `-z` prints."""
+    return [path for path in run(*arguments).decode().split("\0") if path]
+
+
 def commit(revision: str) -> str:
     """The full id of the commit that a revision names."""
     try:

@@ -163,7 +163,7 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
 
 def _stale(model: Candidate) -> tuple[list[str], str]:
     """What is stale of all that a model's numbers depend on, and the lineage key of its test."""
-    from kmnist_pipeline.commands import check
+    from kmnist_pipeline.commands import status
     from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.repository import locks
 
@@ -171,9 +171,14 @@ def _stale(model: Candidate) -> tuple[list[str], str]:
     if model.stage not in lock.stages:
         raise UserError(f"{model.stage} is not in {locks.LOCK}: `dvc repro {model.stage}` makes it")
     origins = {stage.address for stage in lock.upstream(model.stage)}
-    findings = check.findings(composition.compose(Path("conf"), []))
-    stale = [finding for finding in findings if finding.where in origins]
-    return [f"its evidence is stale: {finding}" for finding in stale], lock.stages[model.stage].key
+    params = locks.load(composition.compose(Path("conf"), []), "conf/")
+    stale = [
+        f"its evidence is stale: {stage.address}: {reason}"
+        for stage in status.of(lock, params).stages
+        if stage.address in origins
+        for reason in stage.reasons
+    ]
+    return stale, lock.stages[model.stage].key
 
 
 # --- the store -----------------------------------------------------------------------------------
