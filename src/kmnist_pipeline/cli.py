@@ -81,11 +81,11 @@ def _absolute(name: str) -> Path:
 
 def _params() -> dict[str, Any]:
     """The content of params.yaml. Raises UserError where it cannot be read or be right."""
-    from kmnist_pipeline.config import schema
+    from kmnist_pipeline.config import rules
     from kmnist_pipeline.repository import locks
 
     params = locks.load(PARAMS.read_text(), PARAMS.name)
-    schema.check(params)
+    rules.check(params)
     return params
 
 

@@ -17,7 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 # At import time: DVC takes the plugins' folder off sys.path afterwards.
-from kmnist_pipeline.config import schema
+from kmnist_pipeline.config import rules
 from kmnist_pipeline.errors import UserError
 
 MENU = "config"
@@ -32,9 +32,9 @@ def _models(_root_: DictConfig) -> Any:
     config = OmegaConf.create(sections)
     # Studies take keys from their base by interpolation, which would say only that it failed.
     others = OmegaConf.masked_copy(config, [str(key) for key in config if key != "studies"])
-    schema.check(_plain(others))
-    schema.check_bases(_plain(config, resolve=False))
-    return OmegaConf.create(schema.models_of(schema.check(_plain(config))))
+    rules.check(_plain(others))
+    rules.check_bases(_plain(config, resolve=False))
+    return OmegaConf.create(rules.models_of(rules.check(_plain(config))))
 
 
 def _plain(config: DictConfig, resolve: bool = True) -> dict[Any, Any]:
@@ -56,7 +56,7 @@ def _refusing(load: Any) -> Any:
             cfg = load(self, config_name, overrides, *args, **named)
             if config_name == MENU:
                 if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
-                    raise schema.ConfigError("models: is composed; must be ${kmnist.models:}")
+                    raise UserError("models: is composed; must be ${kmnist.models:}")
                 cfg.models = cfg.models  # once; whoever reads the node composes and checks again
         except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
             raise RefusedError(_explain(error, overrides)) from None
