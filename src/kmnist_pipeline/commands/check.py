@@ -23,13 +23,13 @@ from PIL import Image
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.evidence import lineage, paths
 from kmnist_pipeline.repository import changes, dvc, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.locks import LockedStage
 
 LOCK, PARAMS, PINS = Path(locks.LOCK), Path("params.yaml"), Path("requirements.lock")
-EVIDENCE = ("metrics", "figures", "reports")  # what Git keeps of the outs
+EVIDENCE = paths.TRACKED  # what Git keeps of the outs
 WIDTH, LONGEST = 100, 60
 Digest = Callable[[str], str | None]
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence.paths import TRACKED
 from kmnist_pipeline.repository import changes, compare, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.locks import Graph
 
-EVIDENCE = ("metrics", "figures", "reports", locks.LOCK)
+EVIDENCE = (*TRACKED, locks.LOCK)
 LONGEST = 60  # of a value that is text
 _LABEL = re.compile(r"\[[^\]]*\]")
 _INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)

@@ -15,6 +15,7 @@ from typing import Any
 
 from kmnist_pipeline.data import dataset
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits import plan, pool, store
 from kmnist_pipeline.fits.plan import Plan
 
@@ -53,7 +54,7 @@ def plan_of(stage: str, params: dict[str, Any], winner: str | None = None) -> Pl
     kind, _, name = stage.partition("@")
     entry = params[SECTIONS[kind]][name]
     base = entry if kind == "kfold-train" else params["experiments"][entry["base"]]
-    processed = Path(f"data/processed/{base['dataset']}.npz")
+    processed = Path(paths.processed(base["dataset"]))
     images = dataset.load(processed, "train", base["classes"])
     if kind == "kfold-train":
         return plan.of_experiment(name, base, images)

@@ -22,12 +22,12 @@ from rich.tree import Tree
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims
-from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.evidence import lineage, paths
 from kmnist_pipeline.repository import changes, dvc, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.locks import Graph, LockedStage
 
-EVIDENCE = ("metrics/", "figures/", "reports/")
+EVIDENCE = tuple(f"{folder}/" for folder in paths.TRACKED)
 STYLES = {"changed": "bold", "new": "bold green", "gone": "bold red", "downstream": ""}
 
 
@@ -187,7 +187,7 @@ def _claims(
 
 def _sources(report: str, claim: dict[str, str]) -> set[str]:
     """The files of numbers that a claim is judged by."""
-    return {f"metrics/{report}/{file}" for file in claims.files(claim)}
+    return {f"{paths.METRICS}/{report}/{file}" for file in claims.files(claim)}
 
 
 def show(impact: Impact, console: Console) -> None:

@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.evidence.paths import TRACKED
 from kmnist_pipeline.evidence.stage import Stage, group_of
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
 from kmnist_pipeline.tracking import runs
 
 PARAMS = "params.yaml"
-TRACKED = ("metrics", "figures", "reports")  # by Git; of the rest, models alone are shown
 MODELS = "models"
 
 Cache = Callable[[], Callable[[str], str]]  # opens DVC's cache, which tells the file of an md5

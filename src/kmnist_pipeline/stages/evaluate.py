@@ -15,7 +15,7 @@ from kmnist_pipeline.data import dataset, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import metrics, routing
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.families import file
 from kmnist_pipeline.families.registry import FAMILIES
@@ -33,8 +33,8 @@ class MismatchError(UserError):
 def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     """Score every trial and seed; write the numbers, the predictions and the figures."""
     about, shown_of = params["models"][stage.item], params["evaluation"]
-    model = Model(Path(f"models/{stage.item}.safetensors"), stage.item, about)
-    processed = Path(f"data/processed/{about['dataset']}.npz")
+    model = Model(Path(paths.weights(stage.item)), stage.item, about)
+    processed = Path(paths.processed(about["dataset"]))
     test = dataset.load(processed, "test", model.about["classes"])
     train = dataset.load(processed, "train", model.about["classes"])
     training, validation = model.split(train)
@@ -62,26 +62,26 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     elif model.is_network and held is not None:
         promise = shown_of["promise"]
         details["routing"] = routing.route(held, validation.labels, shown, test.labels, promise)
-    metrics_folder = f"metrics/{about['report']}/{stage.item}"
-    stage.write_numbers(f"{metrics_folder}/test.json", metrics.compared(scores), details)
+    test_numbers = paths.numbers(about["report"], stage.item, "test.json")
+    stage.write_numbers(test_numbers, metrics.compared(scores), details)
 
     arrays = _predictions("test", shown, test)
     if held is not None:
         arrays |= _predictions("validation", held, validation)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays, classes=np.array(test.classes))
-    stage.write(f"predictions/{stage.item}.npz", content.getvalue())
+    stage.write(paths.predictions(stage.item), content.getvalue())
 
     drawn = [
         *prediction_figures(test, predicted, scores, shown_of["samples"]),
         *model_insight(model, test),
-        *training_figures(Path(metrics_folder), model.trial["name"], trials),
+        *training_figures(Path(test_numbers).parent, model.trial["name"], trials),
     ]
     if about["kind"] == "study" and model.is_network:
         drawn.append(fit_figure(model, training))
     if "routing" in details and held is not None:
         drawn += routing_figures(details["routing"], held, validation.labels, shown, test.labels)
-    with stage.directory(f"figures/{about['report']}/{stage.item}") as folder:
+    with stage.directory(paths.figures(about["report"], stage.item)) as folder:
         for name, caption, figure in drawn:
             canvas.sign(figure, stage.item)
             text = stage.png_text(f"{stage.item}: {caption}", model.trial)

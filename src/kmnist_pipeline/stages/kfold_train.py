@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.data import dataset
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.fits import key, plan, results, training
 
@@ -15,22 +16,23 @@ def kfold_train(stage: Stage, params: dict[str, Any]) -> None:
     each fold's model says of the images it was not trained on."""
     experiment = params["experiments"][stage.item]
     images = dataset.load(
-        Path(f"data/processed/{experiment['dataset']}.npz"), "train", experiment["classes"]
+        Path(paths.processed(experiment["dataset"])), "train", experiment["classes"]
     )
     planned = plan.of_experiment(stage.item, experiment, images)
     ((fitted,),) = training.train(planned)
 
     model = results.model_bytes(stage.item, {"": experiment}, 0, images.classes, [fitted])
-    stage.write(f"models/{stage.item}.safetensors", model)
+    stage.write(paths.weights(stage.item), model)
     stage.write(
-        f"predictions/out_of_fold/{stage.item}.npz",
+        paths.out_of_fold(stage.item),
         results.out_of_fold(experiment["model"], planned.validated(""), fitted, images),
     )
-    seeds, metrics = experiment["seeds"], f"metrics/{experiment['report']}/{stage.item}"
-    stage.write_csv(f"{metrics}/curves.csv", results.CURVES, results.curve_rows("", seeds, fitted))
+    seeds, report = experiment["seeds"], experiment["report"]
+    curves = results.curve_rows("", seeds, fitted)
+    stage.write_csv(paths.numbers(report, stage.item, "curves.csv"), results.CURVES, curves)
     compared = results.validation_accuracy(fitted)
     stage.write_numbers(
-        f"{metrics}/validation.json",
+        paths.numbers(report, stage.item, "validation.json"),
         compared,
         {
             "seeds": compared.pop("seeds"),

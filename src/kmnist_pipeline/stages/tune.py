@@ -7,6 +7,7 @@ from typing import Any
 
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.data import dataset
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.fits import key, plan, results, training
 
@@ -15,7 +16,7 @@ def tune(stage: Stage, params: dict[str, Any]) -> None:
     """Read the training split alone; write weights and numbers of the trials, and who won."""
     study = params["studies"][stage.item]
     base = params["experiments"][study["base"]]
-    images = dataset.load(Path(f"data/processed/{base['dataset']}.npz"), "train", base["classes"])
+    images = dataset.load(Path(paths.processed(base["dataset"])), "train", base["classes"])
     fits, *again = training.train(plan.of_study(stage.item, study, base, images))
 
     trials = grid.trials(study, base)
@@ -33,14 +34,14 @@ def tune(stage: Stage, params: dict[str, Any]) -> None:
         by_trial.append((plan.RETRAINED, kept_fits[0]))
 
     model = results.model_bytes(stage.item, kept, chosen, images.classes, kept_fits)
-    stage.write(f"models/{stage.item}.safetensors", model)
-    seeds, metrics = grid.seeds(study, base), f"metrics/{study['report']}/{stage.item}"
+    stage.write(paths.weights(stage.item), model)
+    seeds, report = grid.seeds(study, base), study["report"]
     curves = [row for name, fitted in by_trial for row in results.curve_rows(name, seeds, fitted)]
-    stage.write_csv(f"{metrics}/curves.csv", results.CURVES, curves)
-    stage.write_csv(f"{metrics}/trials.csv", *_table(rows, winner))
+    stage.write_csv(paths.numbers(report, stage.item, "curves.csv"), results.CURVES, curves)
+    stage.write_csv(paths.numbers(report, stage.item, "trials.csv"), *_table(rows, winner))
     compared = results.validation_accuracy(kept_fits[chosen])
     stage.write_numbers(
-        f"{metrics}/validation.json",
+        paths.numbers(report, stage.item, "validation.json"),
         compared,
         {
             "seeds": compared.pop("seeds"),

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import numbers, paths
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -227,7 +227,7 @@ def state_of_code() -> dict[str, Any]:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    outs = [f":!{path}" for path in ("metrics", "figures", "reports", "dvc.lock")]
+    outs = [f":!{path}" for path in (*paths.TRACKED, "dvc.lock")]
     try:
         changed = git("status", "--porcelain", "--", ".", *outs)
         state: dict[str, Any] = {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
