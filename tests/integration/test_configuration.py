@@ -45,9 +45,9 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 # --- composing -----------------------------------------------------------------------------------
 
 
-def test_params_are_level_with_conf(conf, capsys):
+def test_params_are_up_to_date_with_conf(conf, capsys):
     assert cli.main(["compose", "--check"]) == 0
-    assert capsys.readouterr().out == "params.yaml is level with conf/\n"
+    assert capsys.readouterr().out == "params.yaml is up to date with conf/\n"
 
 
 def test_compose_writes_what_check_missed(conf, capsys):

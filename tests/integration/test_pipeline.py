@@ -326,7 +326,7 @@ Path(log).write_text(json.dumps(sorted(used)))
 # has itself kept.
 NO_DEPENDENCY = re.compile(
     r"params\.yaml|src/hydra_plugins/.*|.*/__init__\.py|\.kmnist/(fits|partial)/.*"
-    r"|src/kmnist_pipeline/(config/(node|rules|schema)|cli|tracking/\w+)\.py"
+    r"|src/kmnist_pipeline/(config/(node|rules|schema)|tracking/\w+)\.py"
 )
 RULES_BRING = "src/kmnist_pipeline/config/grid.py"
 FAMILIES = "src/kmnist_pipeline/families/"

@@ -373,9 +373,9 @@ def test_broken_files_are_unknown(content, project, tmp_path):
 
 
 def test_code_is_in_git_but_no_stage_made_it(run):
-    status, output, _ = run("src/kmnist_pipeline/cli.py")
+    status, output, _ = run("src/kmnist_pipeline/cli/compose.py")
     assert status == 1
-    assert f"src/kmnist_pipeline/cli.py {UNKNOWN}: Git has it as src/kmnist_pipeline" in output
+    assert f"cli/compose.py {UNKNOWN}: Git has it as src/kmnist_pipeline" in output
 
 
 def test_a_figure_that_was_edited_and_committed_is_no_evidence(project, tmp_path, monkeypatch):
@@ -684,7 +684,7 @@ def test_nothing_heavy_is_imported(project):
         "heavy = {'dvc', 'numpy', 'mlflow', 'hydra', 'matplotlib', 'pandas', 'requests'}; "
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
-    source = Path(cli.__file__).parents[1]
+    source = Path(cli.__file__).parents[2]
     for asked in ([FIGURE], ["--json", FIGURE], [PAGE]):
         done = project.run(sys.executable, "-c", code, "trace", *asked, PYTHONPATH=str(source))
         assert (done.returncode, done.stderr) == (0, "")

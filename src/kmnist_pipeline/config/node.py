@@ -1,6 +1,6 @@
 """The base of every map in the configuration, and the words in which a bad one is refused.
 
-pydantic checks types and limits. Importing it costs the process of `dvc exp run` 0.12 s.
+pydantic checks types and limits. Importing it adds 0.13 s to `dvc exp run`.
 """
 
 from __future__ import annotations
