@@ -76,7 +76,7 @@ def test_show_prints_one_experiment(conf, capsys):
 def test_show_suggests_a_name(conf, capsys):
     assert cli.main(["compose", "--show", "digit_softmax"]) == 1
     message = capsys.readouterr().err
-    assert "nothing is called digit_softmax; did you mean digits_softmax?" in message
+    assert "digit_softmax: no such name; did you mean digits_softmax?" in message
     assert "mnist_logistic" in message
 
 
@@ -249,7 +249,7 @@ REFUSED = [
     (f"{SOFTMAX}.trainer.schedule", "constant", "=constant: there is no such key; known keys: "),
     (f"{SOFTMAX}.trainer.threads", 2, "=2: there is no such key; known keys: epochs, patience, "),
     (f"{SOFTMAX}.trainer", DELETE, ": is missing; needed are report, "),
-    (f"{SKLEARN}.optimizer", {"lr": 1, "batch_size": 1}, ": must be null: sklearn brings its own"),
+    (f"{SKLEARN}.optimizer", {"lr": 1, "batch_size": 1}, ": must be null: sklearn has its own"),
     (f"{SKLEARN}.trainer.epochs", 2, "=2: there is no such key; known keys: precision"),
     (f"{CNN}.trainer.precision", "float64", "=float64: must be one of float32, bfloat16"),
     (f"{CNN}.trainer.precision", "auto", "=auto: must be one of float32, bfloat16"),

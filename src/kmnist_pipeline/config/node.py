@@ -1,4 +1,4 @@
-"""The base of every map in the configuration, and the words in which a bad one is refused.
+"""The base of every map in the configuration, and the messages for invalid ones.
 
 pydantic checks types and limits. Importing it adds 0.13 s to `dvc exp run`.
 """
@@ -32,7 +32,7 @@ WORDS = {  # what a value must be, by the type of pydantic's error
 
 
 class ConfigError(UserError, ValueError):
-    """A configuration value that cannot be; the message names key, value and what is allowed."""
+    """An invalid configuration value; the message names key, value and what is allowed."""
 
 
 class Node(BaseModel):

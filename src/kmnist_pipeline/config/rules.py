@@ -1,4 +1,4 @@
-"""What must hold between the keys of the configuration, and the trials of its studies."""
+"""The rules between the keys of the configuration, and the trials of its studies."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from kmnist_pipeline.config.schema import (
 def check(content: Mapping[Any, Any]) -> Config:
     """The typed configuration in `content`, the sections of `params.yaml`.
 
-    Raises ConfigError on the first misspelt key, wrong type, impossible value or name that
-    nothing has, naming key, value and what is allowed.
+    Raises ConfigError for the first misspelt key, wrong type, impossible value or unknown name; it
+    names key, value and what is allowed.
     """
     config = typed("", content, Config)
     for key, dataset in config.datasets.items():
@@ -40,7 +40,7 @@ def check(content: Mapping[Any, Any]) -> Config:
 
 
 def check_bases(content: Mapping[Any, Any]) -> None:
-    """Refuse a study whose base is no experiment, in a `content` that is not resolved yet."""
+    """Refuse a study whose base is not an experiment, before interpolations are resolved."""
     studies = content.get("studies")
     for name, study in studies.items() if isinstance(studies, Mapping) else ():
         if isinstance(study, Mapping):
@@ -61,7 +61,7 @@ def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Exp
     """The experiments that a study tries, by trial name such as `lr=0.1,batch_size=512`.
 
     Each is the base experiment with the values of one point in place of its own. Raises
-    ConfigError where a point names a key that the base does not have, or gives a bad value.
+    ConfigError if a point names a key that the base does not have, or has an invalid value.
     """
     content, plain = base.model_dump(), study.model_dump()
     of_study = key.rpartition(".")[0]
@@ -71,7 +71,7 @@ def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Exp
             trial = _applied(content, {dotted: value}, f"{of_study}.product")
             try:
                 typed("", trial, Experiment)
-            except ConfigError as error:  # of the value, not of the combinations it stands in
+            except ConfigError as error:  # of the value, not of its combinations
                 where = f"{of_study}.product.{dotted}[{position}]={shown(value)}"
                 raise ConfigError(f"{where}: {str(error).partition(': ')[2]}") from error
     tried: dict[str, Experiment] = {}
@@ -81,7 +81,7 @@ def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Exp
             raise ConfigError(f"{where}={{}}: must change a key, such as optimizer.lr")
         name = grid.name(point)
         if name in tried:
-            raise ConfigError(f"{where}: the point {name} stands twice")
+            raise ConfigError(f"{where}: the point {name} is listed twice")
         tried[name] = typed(where, _applied(content, point, where), Experiment)
     return tried
 

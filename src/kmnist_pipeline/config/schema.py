@@ -1,8 +1,8 @@
-"""What may stand in `conf/` and in `params.yaml`: the keys, their types and their limits.
+"""What `conf/` and `params.yaml` may contain: the keys, their types and their limits.
 
-What must hold between keys is in `rules.py`. Hydra needs nothing of these classes: it composes
-untyped maps, and the plugin `hydra_plugins/kmnist_pipeline_schema` has the result checked, because
-OmegaConf's structured configs know neither limits nor a choice between types.
+`rules.py` has the rules between keys. Hydra does not need these classes: it composes untyped maps,
+and the plugin `hydra_plugins/kmnist_pipeline_schema` has the result checked. OmegaConf's structured
+configs would not do, because they have neither limits nor a choice between types.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Part(Node):
 
 
 class Split(Node):
-    """Which images are train and test: each part as it comes, or a seeded random split of all."""
+    """Which images are for training and test: one part each, or a seeded random split of all."""
 
     method: Literal["files", "random"]
     train_size: Share | None = None
@@ -124,19 +124,19 @@ class Optimizer(Node):
 
 
 class LinearOptimizer(Optimizer):
-    """The one of the from-scratch models."""
+    """The optimizer of the from-scratch models."""
 
     name: Literal["sgd"]
 
 
 class CnnOptimizer(Optimizer):
-    """Those of the networks."""
+    """The optimizers of the networks."""
 
     name: Annotated[str, Module("optimizers")]
 
 
 class SklearnTrainer(Node):
-    """scikit-learn brings its own training; what is left is what it computes in."""
+    """scikit-learn has its own training; only its precision is set."""
 
     precision: Literal["float32", "float64"]
 
@@ -156,7 +156,7 @@ class LinearTrainer(Node):
 
 
 class CnnTrainer(LinearTrainer):
-    """The same of a network, with the modules it is trained by; bfloat16 is no evidence."""
+    """The same for a network, with its exchangeable modules; bfloat16 makes no evidence."""
 
     precision: Literal["float32", "bfloat16"]  # type: ignore[assignment]
     schedule: Annotated[str, Module("schedules")]
@@ -225,7 +225,7 @@ class Experiment(Node):
         if kind is not None:
             return kind.model_validate(value)
         if value is not None:
-            raise must(f"null: {family} brings its own")
+            raise must(f"null: {family} has its own")
         return None
 
 
@@ -253,8 +253,8 @@ class Report(Node):
 
     `claims` is a file of `conf/claims/`; `figures` gives the published number of a figure the
     file under `figures/` that reproduces it. Figures without a number are shown after those.
-    `confidence` is that of the intervals that claims are judged by; one that reaches further than
-    `margin` from its middle decides nothing.
+    `confidence` is that of the intervals that claims are judged by; an interval that is wider than
+    `margin` on each side decides nothing.
     """
 
     title: str
