@@ -57,9 +57,7 @@ def _refusing(load: Any) -> Any:
             if config_name == MENU:
                 if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
                     raise UserError("models: is composed; must be ${kmnist.models:}")
-                cfg.models = (
-                    cfg.models
-                )  # once: each read of the node composes and checks
+                cfg.models = cfg.models  # once: each read of the node composes and checks
         except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
             raise RefusedError(_explain(error, overrides)) from None
         return cfg
