@@ -49,12 +49,11 @@ def check_bases(content: Mapping[Any, Any]) -> None:
 
 def models_of(config: Config) -> dict[str, dict[str, str]]:
     """Everything that is evaluated, by name: what it is, its data set, report and model family."""
-    models = {}
-    for name, experiment in config.experiments.items():
-        models[name] = _model("experiment", experiment, experiment.report)
-    for name, study in config.studies.items():
-        models[name] = _model("study", config.experiments[study.base], study.report)
-    return models
+    experiments = config.experiments
+    return {name: _model("experiment", e, e.report) for name, e in experiments.items()} | {
+        name: _model("study", experiments[study.base], study.report)
+        for name, study in config.studies.items()
+    }
 
 
 def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Experiment]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, ValidationInfo, field_validator
 from pydantic_core import core_schema
@@ -164,42 +164,42 @@ class CnnTrainer(LinearTrainer):
     averaging: Annotated[str, Module("averaging")]
 
 
-FAMILIES: dict[str, type[Model]] = {"linear": LinearModel, "sklearn": SklearnModel, "cnn": CnnModel}
-OPTIMIZERS: dict[str, type[Node] | None] = {
-    "linear": LinearOptimizer,
-    "sklearn": None,
-    "cnn": CnnOptimizer,
-}
-TRAINERS: dict[str, type[Node]] = {
-    "linear": LinearTrainer,
-    "sklearn": SklearnTrainer,
-    "cnn": CnnTrainer,
+class Family(NamedTuple):
+    """The types of what a family of models has; without an optimizer it has its own."""
+
+    model: type[Model]
+    optimizer: type[Optimizer] | None
+    trainer: type[Node]
+
+
+FAMILIES = {
+    "linear": Family(LinearModel, LinearOptimizer, LinearTrainer),
+    "sklearn": Family(SklearnModel, None, SklearnTrainer),
+    "cnn": Family(CnnModel, CnnOptimizer, CnnTrainer),
 }
 
 
-class Validation(Node):
-    """Which training images are held out: a fold of a shuffled k-fold, a share, or none."""
+class KFold(Node):
+    """k folds, each held out once."""
+
+    method: str
+    folds: int = Field(ge=2)
+
+
+class Holdout(Node):
+    """A random share of the images, held out once."""
+
+    method: str
+    fraction: Share
+
+
+class NoValidation(Node):
+    """All training images are fitted; nothing is held out."""
 
     method: str
 
 
-class KFold(Validation):
-    """k folds, each held out once."""
-
-    folds: int = Field(ge=2)
-
-
-class Holdout(Validation):
-    """A random share of the images, held out once."""
-
-    fraction: Share
-
-
-class NoValidation(Validation):
-    """All training images are fitted; nothing is held out."""
-
-
-VALIDATIONS = {"kfold": KFold, "holdout": Holdout, "none": NoValidation}
+VALIDATIONS: dict[str, type[Node]] = {"kfold": KFold, "holdout": Holdout, "none": NoValidation}
 
 
 class Experiment(Node):
@@ -209,10 +209,10 @@ class Experiment(Node):
     dataset: str
     classes: list[Label] | None
     subset: Annotated[int, Field(ge=2)] | None
-    model: Annotated[Any, kinds("family", FAMILIES)]
-    optimizer: Any  # by the family: OPTIMIZERS
+    model: Annotated[Any, kinds("family", {n: f.model for n, f in FAMILIES.items()})]
+    optimizer: Any  # by the family
     validation: Annotated[Any, kinds("method", VALIDATIONS)]
-    trainer: Any  # by the family: TRAINERS
+    trainer: Any  # by the family
     seeds: list[Seed]
 
     @field_validator("optimizer", "trainer")
@@ -221,7 +221,7 @@ class Experiment(Node):
         if "model" not in info.data:  # is refused itself
             return value
         family = info.data["model"].family
-        kind = TRAINERS[family] if info.field_name == "trainer" else OPTIMIZERS[family]
+        kind = getattr(FAMILIES[family], str(info.field_name))
         if kind is not None:
             return kind.model_validate(value)
         if value is not None:
