@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks import INHERITED
+from kmnist_pipeline.evidence import paths
 
 ROUNDS = 3
 ALIKE = 0.005  # how far the accuracies of trainings that are compared may lie apart
 SCHEDULER = "KMNIST_SCHEDULER"  # names a cluster
-PROCESSED = Path("data/processed/kmnist.npz")
+PROCESSED = Path(paths.processed("kmnist"))
 
 Answer = dict[str, float]  # what a candidate says of one run, such as `seconds` and `accuracy`
 
@@ -107,5 +108,5 @@ def tell(text: str) -> None:
 def prepare(*datasets: str) -> None:
     """Have DVC make the processed data of these data sets, where they are not there."""
     for name in datasets:
-        if not Path(f"data/processed/{name}.npz").exists():
+        if not Path(paths.processed(name)).exists():
             run("-m", "dvc", "repro", "--quiet", f"preprocess@{name}")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.measuring import PROCESSED, interleaved, prepare, run, verdict
 from kmnist_pipeline.data import dataset
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.serving import predict
 from kmnist_pipeline.serving.classifier import Classifier
 from kmnist_pipeline.serving.inputs import Form, read
@@ -107,7 +108,7 @@ def _images() -> dataset.Images:
 
 def _predictor() -> Classifier:
     """The report's softmax regression, trained if need be."""
-    if not Path(f"models/{PREDICTED}.safetensors").exists():
+    if not Path(paths.weights(PREDICTED)).exists():
         run("-m", "dvc", "repro", f"evaluate@{PREDICTED}")
     return predict.choose(PREDICTED, "kmnist")[0]
 

@@ -14,6 +14,7 @@ from benchmarks.candidate import Candidate
 from benchmarks.measuring import in_turn, prepare, tell, unmeasured, verdict
 from kmnist_pipeline.commands import fit
 from kmnist_pipeline.config import grid
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits import plan, store
 from kmnist_pipeline.fits.plan import Plan, Task
 from kmnist_pipeline.fits.store import Store
@@ -97,7 +98,7 @@ def all_fits() -> bool:
 def _unprocessed(params: dict[str, Any]) -> list[str]:
     """The data sets of models that are not processed here."""
     datasets = sorted({about["dataset"] for about in params["models"].values()})
-    return [name for name in datasets if not Path(f"data/processed/{name}.npz").exists()]
+    return [name for name in datasets if not Path(paths.processed(name)).exists()]
 
 
 def _tasks(

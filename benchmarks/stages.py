@@ -22,6 +22,7 @@ import psutil
 
 from benchmarks.measuring import environment, interleaved, prepare, run, unmeasured, verdict
 from kmnist_pipeline.commands import fit
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits.store import VARIABLE as FITS
 
 DIGITS = "digits_softmax"
@@ -41,11 +42,11 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from kmnist_pipeline.commands import fit
-from kmnist_pipeline.config import schema
+from kmnist_pipeline.config import rules
 from kmnist_pipeline.fits import training
 with initialize_config_dir(str(Path.cwd()), version_base=None):
     params = OmegaConf.to_container(compose("params"), resolve=True)
-schema.check(params)
+rules.check(params)
 training.train(fit.plan_of("kfold-train@{DIGITS}", params))
 """
 
@@ -96,7 +97,7 @@ def stage(kind: str, name: str, folder: Path, **variables: str) -> Iterator[subp
 def evidence() -> bool:
     """A k-fold stage with lineage, outs and MLflow against its configuration and fits alone."""
     prepare("digits")
-    with workplace("data/processed/digits.npz") as folder:
+    with workplace(paths.processed("digits")) as folder:
         store, empty = folder.parent / "store.db", folder.parent / "empty.db"
         uri = {"MLFLOW_TRACKING_URI": f"sqlite:///{store}"}
         run("-c", "import mlflow; mlflow.MlflowClient().search_experiments()", variables=uri)
@@ -134,8 +135,8 @@ def tracing() -> bool:
         run("-m", "kmnist_pipeline.cli", "trace", file)
 
     figure, page = interleaved(
-        lambda: traced("figures/kmnist_linear/kmnist_softmax/curves.png"),
-        lambda: traced("reports/kmnist_linear/index.html"),
+        lambda: traced(f"{paths.figures('kmnist_linear', 'kmnist_softmax')}/curves.png"),
+        lambda: traced(f"{paths.page('kmnist_linear')}/index.html"),
     )
     detail = f"a figure {figure:.2f} s, a report {page:.2f} s"
     return verdict("kmnist trace, seconds", max(figure, page), 1, False, detail)
@@ -149,12 +150,12 @@ def memory() -> bool:
 
 def _peak(kind: str, name: str, bound: float) -> bool:
     """The most that a stage and its workers hold at once (shared pages counted twice)."""
-    what, model = f"peak memory of {kind}@{name}, GiB", f"models/{name}.safetensors"
+    what, model = f"peak memory of {kind}@{name}, GiB", paths.weights(name)
     if kind == "evaluate" and not os.path.exists(model):
         return unmeasured(what, f"{model} is not here")
     peak = 0
     with (
-        workplace("data/processed/kmnist.npz", model) as folder,
+        workplace(paths.processed("kmnist"), model) as folder,
         stage(kind, name, folder, LOKY_MAX_CPU_COUNT="2") as process,
     ):
         watched = psutil.Process(process.pid)

@@ -140,6 +140,7 @@ def test_no_cache_and_no_data_are_needed(check, digits):
         ("fits/plan.py", "fits/plan.py", {"kfold-train", "tune"}),
         ("reporting/templates/report.html", "reporting/templates", {"report"}),
         ("config/schema.py", "", set()),
+        ("config/rules.py", "", set()),
     ],
 )
 def test_an_edited_module_makes_stale_the_stages_which_use_it(

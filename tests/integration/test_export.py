@@ -190,7 +190,7 @@ def test_every_file_has_an_entity_with_its_hash(crate, entities):
         assert entities[name]["sha256"] == hashlib.sha256(content).hexdigest()
         assert entities[name]["contentSize"] == str(len(content))
     assert {"LICENSE", "dvc.lock", "params.yaml", "requirements.lock"} <= files.keys()
-    assert entities["src/kmnist_pipeline/cli.py"]["license"] == {"@id": "LICENSE"}
+    assert entities["src/kmnist_pipeline/cli/compose.py"]["license"] == {"@id": "LICENSE"}
 
 
 def test_the_original_files_are_those_of_the_configuration(committed, entities):

@@ -32,7 +32,7 @@ import yaml
 from support.project import ROOT, Project
 
 from kmnist_pipeline import arithmetic
-from kmnist_pipeline.config import schema
+from kmnist_pipeline.config import rules
 from kmnist_pipeline.data import idx
 from kmnist_pipeline.evidence import numbers
 from kmnist_pipeline.stages import preprocess
@@ -322,13 +322,13 @@ used = [path.relative_to(here).as_posix() for path in inside if path.exists()]  
 Path(log).write_text(json.dumps(sorted(used)))
 """
 
-# What changes no result, or as schema.py does by way of the parameters alone; and what a stage
+# What changes no result, or as the schema does by way of the parameters alone; and what a stage
 # has itself kept.
 NO_DEPENDENCY = re.compile(
     r"params\.yaml|src/hydra_plugins/.*|.*/__init__\.py|\.kmnist/(fits|partial)/.*"
-    r"|src/kmnist_pipeline/(config/schema|cli|tracking/\w+)\.py"
+    r"|src/kmnist_pipeline/(config/(node|rules|schema)|tracking/\w+)\.py"
 )
-SCHEMA_BRINGS = "src/kmnist_pipeline/config/grid.py"
+RULES_BRING = "src/kmnist_pipeline/config/grid.py"
 FAMILIES = "src/kmnist_pipeline/families/"
 # What is imported where fits are trained, which a run by hand that finds them known does not do.
 WORKERS_READ = {
@@ -391,8 +391,8 @@ def test_a_stage_depends_on_exactly_what_it_reads(
     if address.startswith(("kfold-train", "tune")):
         read = read | WORKERS_READ
         read |= {path for path in dependencies if path.startswith(FAMILIES)}
-    if not any(uses_trials(extended.project.folder / path) for path in read - {SCHEMA_BRINGS}):
-        read = read - {SCHEMA_BRINGS}
+    if not any(uses_trials(extended.project.folder / path) for path in read - {RULES_BRING}):
+        read = read - {RULES_BRING}
     folders = {path for path in dependencies if (extended.project.folder / path).is_dir()}
     read = {
         next((folder for folder in folders if path.startswith(f"{folder}/")), path) for path in read
@@ -401,7 +401,7 @@ def test_a_stage_depends_on_exactly_what_it_reads(
 
 
 def uses_trials(path: Path) -> bool:
-    """Whether a module uses config/grid.py itself, not by way of schema.py."""
+    """Whether a module uses config/grid.py itself, not by way of config/rules.py."""
     return path.suffix == ".py" and "config import grid" in path.read_text()
 
 
@@ -573,11 +573,11 @@ def test_without_mlflow_the_results_are_the_same(digits: Project) -> None:
 # A trial that is an experiment
 
 PLAIN = yaml.safe_load((ROOT / "params.yaml").read_text())
-PARAMS = schema.check(PLAIN)
+PARAMS = rules.check(PLAIN)
 SAME = [
     (name, trial, study.base)
     for name, study in PARAMS.studies.items()
-    for trial, settings in schema.trials(study, PARAMS.experiments[study.base]).items()
+    for trial, settings in rules.trials(study, PARAMS.experiments[study.base]).items()
     if settings == PARAMS.experiments[study.base]
 ]
 

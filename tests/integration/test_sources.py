@@ -280,7 +280,7 @@ def test_the_mirror_comes_first(
         ("t10k-images-idx3-ubyte.gz", gzip.compress(RAW["train-images-idx3-ubyte"]), "more than"),
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(bytes(68)), "has sha256 "),
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(bytes(1 << 24)), "more than the 68 bytes"),
-        ("t10k-labels-idx1-ubyte.gz", b"<html>", "is no sound gzip"),
+        ("t10k-labels-idx1-ubyte.gz", b"<html>", "is not a valid gzip file"),
         ("t10k-labels-idx1-ubyte.gz", b"", "has 0 bytes instead of 68"),
         ("t10k-labels-idx1-ubyte.gz", PACKED["/small/t10k-labels-idx1-ubyte.gz"][:-9], "truncated"),
         ("t10k-labels-idx1-ubyte", RAW["t10k-labels-idx1-ubyte"][:-1], "67 bytes instead of 68"),

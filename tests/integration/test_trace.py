@@ -281,13 +281,13 @@ def test_a_project_in_a_subfolder_of_a_repository(project, tmp_path, monkeypatch
     (folder / FIGURE).write_bytes(flipped(copy))
     commit(Project(top), "Edit it")
     monkeypatch.chdir(folder)
-    found = of(copy, FIGURE, METRIC, "src/kmnist_pipeline/cli.py")
+    found = of(copy, FIGURE, METRIC, "src/kmnist_pipeline/cli/compose.py")
     statuses = [traced.status for traced in found.files]
     assert statuses == ["exact", "altered", "exact", "unknown"]
     match = found.files[0].matches[0]
     assert (match.stage.address, match.path) == (EVALUATE, FIGURE)
     assert made in {commit.id for commit in match.commits}
-    assert "Git has it as src/kmnist_pipeline/cli.py" in found.files[3].remark
+    assert "Git has it as src/kmnist_pipeline/cli/compose.py" in found.files[3].remark
 
 
 def test_other_lineage_keys_of_equal_bytes_are_named(made, project):
@@ -398,9 +398,9 @@ def test_broken_files_are_unknown(content, project, tmp_path):
 
 
 def test_code_is_in_git_but_no_stage_made_it(run):
-    status, output, _ = run("src/kmnist_pipeline/cli.py")
+    status, output, _ = run("src/kmnist_pipeline/cli/compose.py")
     assert status == 1
-    assert f"src/kmnist_pipeline/cli.py {UNKNOWN}: Git has it as src/kmnist_pipeline" in output
+    assert f"cli/compose.py {UNKNOWN}: Git has it as src/kmnist_pipeline" in output
 
 
 def test_a_figure_that_was_edited_and_committed_is_no_evidence(project, tmp_path, monkeypatch):
@@ -738,7 +738,7 @@ def test_nothing_heavy_is_imported(project):
         "heavy = {'dvc', 'numpy', 'mlflow', 'hydra', 'matplotlib', 'pandas', 'requests'}; "
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
-    source = Path(cli.__file__).parents[1]
+    source = Path(cli.__file__).parents[2]
     for asked in ([FIGURE], ["--json", FIGURE], [PAGE]):
         done = project.run(sys.executable, "-c", code, "trace", *asked, PYTHONPATH=str(source))
         assert (done.returncode, done.stderr) == (0, "")

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.commands import status
-from kmnist_pipeline.commands.status import EVIDENCE, StageStatus, Status
+from kmnist_pipeline.commands.status import StageStatus, Status
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.evidence import lineage, paths
 from kmnist_pipeline.repository import changes, dvc, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Verdict, compare
@@ -156,7 +156,7 @@ def _ways(
 def _is_on_purpose(change: Change) -> bool:
     """Whether a change is one to what people write, and no damage."""
     if change.kind == "file":
-        return change.new != "" and not change.name.startswith(EVIDENCE)
+        return change.new != "" and not change.name.startswith(paths.TRACKED)
     return change.kind in ("command", "parameter")
 
 
@@ -197,7 +197,7 @@ def _cut(addresses: list[str]) -> tuple[str, ...]:
 
 
 def _of_orphans(files: list[str]) -> tuple[Remedy, ...]:
-    kept = set(git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *EVIDENCE))
+    kept = set(git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *paths.TRACKED))
     old, new = ([f for f in files if (f in kept) is known] for known in (True, False))
     commands = (_command("git rm --", old), _command("git rm --force --", new))
     return (Remedy("delete them", tuple(filter(None, commands))),)
@@ -267,7 +267,7 @@ def _of_experiment(
     if found_at:  # up to the commit before the next one that changed it
         since = f"{kept[found_at[0] - 1][:12]}~1" if found_at[0] else "HEAD"
         back = [
-            f"git checkout {since} -- {PARAMS} {LOCK} {' '.join(EVIDENCE)}",
+            f"git checkout {since} -- {PARAMS} {LOCK} {' '.join(paths.TRACKED)}",
             _command("dvc checkout --force --allow-missing", [*roots, *below]),
         ]
     else:
@@ -316,8 +316,8 @@ def of_head() -> Counter[Verdict]:
 
     An edited lock goes with the files; where none is another, it is different by itself.
     """
-    kept = git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *EVIDENCE)
-    apart = {*_edited(*EVIDENCE), *_untracked(*EVIDENCE)}
+    kept = git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *paths.TRACKED)
+    apart = {*_edited(*paths.TRACKED), *_untracked(*paths.TRACKED)}
     verdicts = [
         compare(
             path,

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.repository import changes, compare, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.locks import Graph
 from kmnist_pipeline.repository.revision import Revision
 
-EVIDENCE = ("metrics", "figures", "reports", locks.LOCK)
+EVIDENCE = (*paths.TRACKED, locks.LOCK)
 LONGEST = 60  # characters of a text that is shown
 _LABEL = re.compile(r"\[[^\]]*\]")
 _INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)

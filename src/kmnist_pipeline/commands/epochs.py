@@ -19,7 +19,7 @@ arithmetic.select()  # before NumPy is loaded; its caller has checked the variab
 
 from kmnist_pipeline.commands import fit  # noqa: E402
 from kmnist_pipeline.errors import UserError  # noqa: E402
-from kmnist_pipeline.evidence import numbers  # noqa: E402
+from kmnist_pipeline.evidence import numbers, paths  # noqa: E402
 from kmnist_pipeline.fits import pool  # noqa: E402
 from kmnist_pipeline.fits.plan import Plan, name_of  # noqa: E402
 from kmnist_pipeline.fits.store import Store  # noqa: E402
@@ -43,7 +43,7 @@ def _winner(stage: str, params: dict[str, Any]) -> str | None:
     kind, _, name = stage.partition("@")
     if kind != "tune":
         return None
-    path = Path(f"metrics/{params['models'][name]['report']}/{name}/validation.json")
+    path = Path(paths.numbers(params["models"][name]["report"], name, "validation.json"))
     return numbers.read(path)["winner"]
 
 

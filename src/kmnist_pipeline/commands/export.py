@@ -25,7 +25,7 @@ from rocrate.model import ComputationalWorkflow, ComputerLanguage, ContextEntity
 from rocrate.rocrate import ROCrate
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage, numbers
+from kmnist_pipeline.evidence import lineage, numbers, paths
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import Graph, LockedStage
 from kmnist_pipeline.repository.revision import Revision, check
@@ -238,7 +238,7 @@ class _Crate:
             description=about["licence"],
             url=common and f"https://creativecommons.org/licenses/{common[1].lower()}/{common[2]}/",
         )
-        raw = self._entity(f"data/raw/{name}")
+        raw = self._entity(paths.raw(name))
         raw["name"], raw["license"] = about["title"], licence
         raw["description"] = f"The original files; sources: {', '.join(about['sources'])}"
 
@@ -282,8 +282,8 @@ class _Crate:
 
     def _figures(self, numbered: dict[str, str]) -> None:
         """What a figure shows, and its number in the published report."""
-        number_of = {f"figures/{file}": number for number, file in numbered.items()}
-        for path in sorted((self.folder / "figures").rglob("*.png")):
+        number_of = {f"{paths.FIGURES}/{file}": number for number, file in numbered.items()}
+        for path in sorted((self.folder / paths.FIGURES).rglob("*.png")):
             name = path.relative_to(self.folder).as_posix()
             with Image.open(path) as image:
                 self.crate.get(name)["description"] = image.info["Caption"]
@@ -338,7 +338,7 @@ class _Crate:
         return ""
 
     def _whole_run(self, report: str, workflow: Entity, values: dict[str, Entity]) -> Entity:
-        (page,) = self._entities([f"reports/{report}/index.html"])
+        (page,) = self._entities([f"{paths.page(report)}/index.html"])
         output = self._add(
             "#output-report",
             "FormalParameter",

@@ -11,6 +11,7 @@ from typing import Any
 
 from kmnist_pipeline.commands import fit
 from kmnist_pipeline.config import grid
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits.plan import RETRAINED
 from kmnist_pipeline.fits.store import Entry, Store
 
@@ -26,7 +27,7 @@ def used(params: dict[str, Any]) -> tuple[set[str], list[str]]:
     for kind, section in fit.SECTIONS.items():
         for name in params[section]:
             data = params["models"][name]["dataset"]
-            if not Path(f"data/processed/{data}.npz").exists():
+            if not Path(paths.processed(data)).exists():
                 absent.add(data)
                 continue
             plan = fit.plan_of(f"{kind}@{name}", params)

@@ -20,6 +20,7 @@ from kmnist_pipeline.commands import status
 from kmnist_pipeline.commands.status import StageStatus
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.evaluation import claims
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.repository import locks
 
 STYLES = {"changed": "bold", "new": "bold green", "gone": "bold red", "downstream": ""}
@@ -102,7 +103,7 @@ def _claims(reports: dict[str, Any], outs: set[str], themselves: set[str]) -> di
 
 def _sources(report: str, claim: dict[str, str]) -> set[str]:
     """The files of numbers that a claim is judged by."""
-    return {f"metrics/{report}/{file}" for file in claims.files(claim)}
+    return {f"{paths.METRICS}/{report}/{file}" for file in claims.files(claim)}
 
 
 def show(impact: Impact, console: Console) -> None:

@@ -21,6 +21,7 @@ from typing import Any, cast
 from tqdm import tqdm
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
 from kmnist_pipeline.repository.revision import Revision, check
@@ -29,7 +30,7 @@ from kmnist_pipeline.tracking.content import is_read
 from kmnist_pipeline.tracking.record import Record, state_of_code
 
 PARAMS = "params.yaml"
-TRACKED = ("metrics/", "figures/", "reports/")  # by Git; of the rest, only models are shown
+TRACKED = tuple(f"{folder}/" for folder in paths.TRACKED)  # of the rest, only models are shown
 MODELS = "models/"
 
 

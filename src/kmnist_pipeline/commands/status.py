@@ -23,15 +23,14 @@ from PIL import Image
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.evidence import lineage, paths
 from kmnist_pipeline.repository import changes, dvc, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Verdict
 from kmnist_pipeline.repository.locks import Graph, LockedStage
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
-EVIDENCE = ("metrics", "figures", "reports")  # what Git keeps of the outs
-BACK = f"git checkout HEAD -- {locks.LOCK} {' '.join(EVIDENCE)}"
+BACK = f"git checkout HEAD -- {locks.LOCK} {' '.join(paths.TRACKED)}"
 Digest = Callable[[str], str]
 
 
@@ -287,7 +286,7 @@ def _orphans(wanted: Graph) -> list[str]:
     outs = {out for stage in wanted.stages.values() for out in stage.outs}
     return [
         file.as_posix()
-        for file in map(Path, git.paths("ls-files", "-z", "--", *EVIDENCE))
+        for file in map(Path, git.paths("ls-files", "-z", "--", *paths.TRACKED))
         if file.name != ".gitignore"
         and not any(parent.as_posix() in outs for parent in (file, *file.parents))
     ]

@@ -18,7 +18,7 @@ from typing import Any
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.commands import clone, status
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage, numbers
+from kmnist_pipeline.evidence import lineage, numbers, paths
 from kmnist_pipeline.fits.plan import name_of
 from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.compare import Difference, Verdict, compare
@@ -89,8 +89,8 @@ class Result:
                     yield f"  {each.path}: {each.line}"
                 elif each.verdict is Verdict.EQUAL:
                     alike[each.line].append(each.path)
-            for line, paths in alike.items():
-                yield f"  {', '.join(paths)}: {line}"
+            for line, files in alike.items():
+                yield f"  {', '.join(files)}: {line}"
             for cause in stage.causes:
                 yield f"  likely cause: {cause}"
         yield from self.notes
@@ -191,7 +191,7 @@ def committed() -> tuple[Revision, str, Graph]:
     """HEAD, its id and its lock."""
     commit = git.commit("HEAD")
     head = Revision("HEAD", commit)
-    head.files(*status.EVIDENCE, LOCK)  # all at once, by one process of git
+    head.files(*paths.TRACKED, LOCK)  # all at once, by one process of git
     return head, commit, head.lock()
 
 
@@ -238,7 +238,7 @@ def _count(number: int, thing: str) -> str:
 
 def in_git(out: str) -> bool:
     """Whether Git keeps an out, or DVC's cache."""
-    return out.partition("/")[0] in status.EVIDENCE
+    return out.partition("/")[0] in paths.TRACKED
 
 
 def _contents(files: Mapping[str, Path]) -> dict[str, bytes]:

@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from kmnist_pipeline import arithmetic
-from kmnist_pipeline.config import schema
+from kmnist_pipeline.config import rules
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers, outs
 from kmnist_pipeline.tracking.publisher import publisher
@@ -185,10 +185,10 @@ def _run(run: Callable[[Stage, Parameters], None], kind: str, items: str, cfg: D
     with publisher() as child:  # first of all: it needs two seconds to get ready
         content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         name = content.pop("name")
-        schema.check(content)
+        rules.check(content)
         known = content.get(items) or {}
         if name not in known:
-            raise schema.ConfigError(f"name={name}: not among the {items}: {', '.join(known)}")
+            raise UserError(f"name={name}: not among the {items}: {', '.join(known)}")
 
         arithmetic.require()
         stage = _stage(kind, name, content)

@@ -14,6 +14,7 @@ from kmnist_pipeline.config import grid
 from kmnist_pipeline.data import dataset, scaling, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.families.base import Data, Fit, Fitted, decode
 from kmnist_pipeline.fits import key, results
 from kmnist_pipeline.fits.results import Trial, Trials
@@ -121,7 +122,7 @@ class Plan:
 
 def training_images(experiment: Experiment) -> Images:
     """The images that an experiment draws from; its data set must be processed."""
-    processed = Path(f"data/processed/{experiment['dataset']}.npz")
+    processed = Path(paths.processed(experiment["dataset"]))
     return dataset.load(processed, "train", experiment["classes"])
 
 

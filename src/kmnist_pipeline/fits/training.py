@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits import key, pool, results, store
 from kmnist_pipeline.fits.plan import LostError, Plan
 from kmnist_pipeline.fits.results import Trials
@@ -41,10 +42,10 @@ def write(
     kept = waves[-1]
     winner = results.winner(kept)
     model = results.model_bytes(stage.item, kept, winner, classes)
-    stage.write(f"models/{stage.item}.safetensors", model)
+    stage.write(paths.weights(stage.item), model)
     trials = {name: trial for wave in waves for name, trial in wave.items()}
-    metrics = f"metrics/{report}/{stage.item}"
-    stage.write_csv(f"{metrics}/curves.csv", results.CURVES, results.curve_rows(trials))
+    curves = paths.numbers(report, stage.item, "curves.csv")
+    stage.write_csv(curves, results.CURVES, results.curve_rows(trials))
     compared, seeds = results.validation_accuracy(kept[winner])
     details = {
         **details,
@@ -52,4 +53,4 @@ def write(
         "folds": results.fold_rows(trials),
         "environment": key.environment(kept[winner].experiment["model"]["family"]),
     }
-    stage.write_numbers(f"{metrics}/validation.json", compared, details)
+    stage.write_numbers(paths.numbers(report, stage.item, "validation.json"), compared, details)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import numbers, paths
 
 PARAMS = Path("params.yaml")
 
@@ -44,7 +44,7 @@ class Candidate(Measured):
     @property
     def weights(self) -> Path:
         """Where DVC keeps the model file."""
-        return Path(f"models/{self.name}.safetensors")
+        return Path(paths.weights(self.name))
 
     @property
     def stage(self) -> str:
@@ -99,7 +99,7 @@ def _evaluated(dataset: str) -> Iterator[Candidate]:
     if dataset not in datasets:
         raise UserError(f"no data set is called {dataset}; known: {', '.join(datasets)}")
     for name, about in models.items():
-        measured = Path(f"metrics/{about['report']}/{name}/test.json").exists()
+        measured = Path(paths.numbers(about["report"], name, "test.json")).exists()
         if about["dataset"] == dataset and measured:
             yield _candidate(name, about, datasets)
 
@@ -120,7 +120,7 @@ def _params() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _metrics(report: str, name: str, part: str) -> dict[str, Any]:
-    path = Path(f"metrics/{report}/{name}/{part}.json")
+    path = Path(paths.numbers(report, name, f"{part}.json"))
     try:
         return numbers.read(path)
     except FileNotFoundError as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.serving.candidates import Candidate
 
 
 def card(model: Candidate, lineage: str) -> str:
     """The card in Markdown; lineage: the key of the stage that evaluated the model."""
     data, test = model.dataset, model.test
+    test_file = paths.numbers(model.report, model.name, "test.json")
     height, width = data["shape"]
     classes = ", ".join(data["classes"])
     rows = []
@@ -54,7 +56,7 @@ def card(model: Candidate, lineage: str) -> str:
             "## Origin",
             "",
             f"Stage `{model.stage}` of report `{model.report}`, lineage key `{lineage}`: "
-            f"`kmnist trace metrics/{model.report}/{model.name}/test.json` leads back to the data.",
+            f"`kmnist trace {test_file}` leads back to the data.",
             "",
         ]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kmnist_pipeline.data import sources
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 
 
@@ -13,7 +14,7 @@ def download(stage: Stage, params: dict[str, Any]) -> None:
     dataset = params["datasets"][stage.item]
     with stage.partial() as partial:
         content = sources.fetch(stage.item, dataset, sources.mirror_folder(), partial)
-        with stage.directory(f"data/raw/{stage.item}") as folder:
+        with stage.directory(paths.raw(stage.item)) as folder:
             for name, decoded in content.items():
                 (folder / name).write_bytes(decoded)
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from kmnist_pipeline.data import dataset, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.evaluation import metrics, routing
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.families.trained import TrainedModel
 from kmnist_pipeline.figures import canvas
@@ -27,10 +27,10 @@ SALIENT = 5  # test images whose saliency is shown
 def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     """Score every trial and seed; write the numbers, the predictions and the figures."""
     about, settings = params["models"][stage.item], params["evaluation"]
-    path = Path(f"models/{stage.item}.safetensors")
+    path = Path(paths.weights(stage.item))
     model = TrainedModel.load(path, stage.item, about["dataset"])
     is_study, is_network = about["kind"] == "study", about["family"] == "cnn"
-    processed = Path(f"data/processed/{about['dataset']}.npz")
+    processed = Path(paths.processed(about["dataset"]))
     test = dataset.load(processed, "test", model.about["classes"])
     train = dataset.load(processed, "train", model.about["classes"])
     training, validation = split(model, train)
@@ -59,26 +59,26 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     elif is_network and held is not None:
         promise = settings["promise"]
         details["routing"] = routing.route(held, validation.labels, shown, test.labels, promise)
-    metrics_folder = f"metrics/{about['report']}/{stage.item}"
-    stage.write_numbers(f"{metrics_folder}/test.json", metrics.compared(scores), details)
+    test_numbers = paths.numbers(about["report"], stage.item, "test.json")
+    stage.write_numbers(test_numbers, metrics.compared(scores), details)
 
     arrays = _predictions("test", shown, test)
     if held is not None:
         arrays |= _predictions("validation", held, validation)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays, classes=np.array(test.classes))
-    stage.write(f"predictions/{stage.item}.npz", content.getvalue())
+    stage.write(paths.predictions(stage.item), content.getvalue())
 
     drawn = [
         *prediction_figures(test, predicted, scores, settings["samples"]),
         *model_insight(model, test),
-        *training_figures(Path(metrics_folder), names[model.trial], rows),
+        *training_figures(Path(test_numbers).parent, names[model.trial], rows),
     ]
     if is_study and is_network:
         drawn.append(training_confusion(model, training))
     if "routing" in details and held is not None:
         drawn += routing_figures(details["routing"], held, validation.labels, shown, test.labels)
-    with stage.directory(f"figures/{about['report']}/{stage.item}") as folder:
+    with stage.directory(paths.figures(about["report"], stage.item)) as folder:
         for name, caption, figure in drawn:
             canvas.sign(figure, stage.item)
             text = stage.png_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.fits import plan, results, training
 
@@ -18,7 +19,7 @@ def kfold_train(stage: Stage, params: dict[str, Any]) -> None:
 
     training.write(stage, experiment["report"], images.classes, waves, {})
     out_of_fold = results.out_of_fold(trials[""], planned.validated(""), images)
-    stage.write(f"predictions/out_of_fold/{stage.item}.npz", out_of_fold)
+    stage.write(paths.out_of_fold(stage.item), out_of_fold)
 
 
 main = entrypoint(kfold_train, kind="kfold-train", items="experiments")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from kmnist_pipeline.data import dataset, idx
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import data as data_figures
@@ -26,11 +27,11 @@ class DataError(UserError):
 def preprocess(stage: Stage, params: Parameters) -> None:
     """Write the npz of images, labels and split, its counts, and the figures of the data."""
     about = params["datasets"][stage.item]
-    images, labels, parts = read(Path("data/raw") / stage.item, about)
+    images, labels, parts = read(Path(paths.raw(stage.item)), about)
     train, test = split(about["split"], parts)
 
     content = dataset.encode(images, labels, train, test, about["classes"])
-    stage.write(f"data/processed/{stage.item}.npz", content)
+    stage.write(paths.processed(stage.item), content)
 
     names = tuple(about["classes"])
     counts = {
@@ -38,7 +39,7 @@ def preprocess(stage: Stage, params: Parameters) -> None:
         for name, rows in (("train", train), ("test", test))
     }
     stage.write_details(
-        f"metrics/data/{stage.item}.json",
+        paths.data_numbers(stage.item),
         {
             "n": len(images),
             "n_train": len(train),
@@ -53,7 +54,7 @@ def preprocess(stage: Stage, params: Parameters) -> None:
             "overlap": overlap(images, train, test),
         },
     )
-    with stage.directory(f"figures/data/{stage.item}") as folder:
+    with stage.directory(paths.data_figures(stage.item)) as folder:
         for name, caption, figure in figures(images, labels, train, counts, about):
             text = stage.png_text(f"{about['title']}: {caption}", {"dataset": stage.item})
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kmnist_pipeline.config import grid
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.fits import plan, results, training
 
@@ -23,7 +24,8 @@ def tune(stage: Stage, params: dict[str, Any]) -> None:
         rows.append({"name": name, "parameters": point, **compared, "seeds": seeds})
     details = {"winner": winner, "trials": rows}
     training.write(stage, study["report"], images.classes, [trials, *retrained], details)
-    stage.write_csv(f"metrics/{study['report']}/{stage.item}/trials.csv", *_table(rows, winner))
+    table = paths.numbers(study["report"], stage.item, "trials.csv")
+    stage.write_csv(table, *_table(rows, winner))
 
 
 def _table(rows: list[dict[str, Any]], winner: str) -> tuple[list[str], list[list[Any]]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import paths
 
 DATA = "data"  # the MLflow experiment of stages that belong to no report
 
@@ -100,7 +101,7 @@ def state_of_code() -> dict[str, Any]:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    outs = [f":!{path}" for path in ("metrics", "figures", "reports", "dvc.lock")]
+    outs = [f":!{path}" for path in (*paths.TRACKED, "dvc.lock")]
     try:
         changed = git("status", "--porcelain", "--", ".", *outs)
         state: dict[str, Any] = {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
