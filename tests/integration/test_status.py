@@ -224,6 +224,7 @@ def test_how_to_keep_an_experiment_is_told_first_and_how_to_go_back_second(
     project = applied.copy(tmp_path / "project")
     place(project)
     edit, *keep, back, checkout = commands(project, "params.yaml")
+    assert commands(project, REPORT) == [edit, *keep, back, checkout]
     assert edit == f"# in {CONF}, set optimizer.lr: 0.05"
     assert keep == ["kmnist compose", "kmnist check", "git commit --all"]
 

@@ -22,10 +22,10 @@ from kmnist_pipeline.evidence import lineage, paths
 from kmnist_pipeline.repository import changes, dvc, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Verdict, compare
-from kmnist_pipeline.repository.locks import LOCK
+from kmnist_pipeline.repository.locks import LOCK, Graph
 
 PARAMS, MENU = "params.yaml", "conf/config.yaml"
-RESTORE = "git checkout HEAD --"
+RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
 WIDTH = 100
 SHOWN = 5  # values of params.yaml that are other ones
 MADE = ("lineage", "library", "arithmetic")  # of which DVC knows nothing
@@ -113,7 +113,7 @@ def _ways(
     experiment: what to do about the parameters of an experiment, which comes before any run.
     """
     before = _leaves(locks.load(_at_head(PARAMS).decode(), PARAMS))
-    undo = {stage.address: _undone(stage, before) for stage in own}
+    undo = {stage.address: _undone(stage, before, found.wanted) for stage in own}
     kinds: dict[str, list[str]] = {"restore": [], "run": [], "force": [], "gone": []}
     for stage in own:
         if stage.state == "gone":
@@ -160,7 +160,7 @@ def _is_on_purpose(change: Change) -> bool:
     return change.kind in ("command", "parameter")
 
 
-def _undone(stage: StageStatus, before: dict[str, Any]) -> list[tuple[str, str]]:
+def _undone(stage: StageStatus, before: dict[str, Any], wanted: Graph) -> list[tuple[str, str]]:
     """What takes back all that changed, as commands with a path each; nothing if that is not all.
 
     before: the committed parameters.
@@ -174,6 +174,8 @@ def _undone(stage: StageStatus, before: dict[str, Any]) -> list[tuple[str, str]]
                 back = [(RESTORE, file) for file in _edited("conf", PARAMS)]
         elif change.kind in ("file", "out") and change.old and change.new is not None:
             back = _restored(change.name, change.old)
+            if change.kind == "file" and wanted.makers(change.name):  # as stages made it since
+                back = [step for step in back if step[0] == CLEAN]
         if not back:
             return []
         found += back
@@ -186,7 +188,7 @@ def _restored(path: str, md5: str) -> list[tuple[str, str]]:
     if not committed:
         return [("dvc checkout --force", path)] if dvc.is_cached(md5) else []
     back = [(RESTORE, name) for name in _edited(path)]
-    back += [("git clean --force --", name) for name in _untracked(path)]
+    back += [(CLEAN, name) for name in _untracked(path)]
     return back if committed == md5 else []
 
 
