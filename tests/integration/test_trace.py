@@ -696,7 +696,8 @@ def test_a_server_is_asked_as_a_file_is(run, project, tmp_path, monkeypatch):
         server.send(signal.SIGSTOP)
         status, output, message = run(FIGURE)
         assert (status, message) == (0, "")
-        assert output.endswith(f"\nMLflow store: {server.uri} (no answer within {SECONDS} s)\n")
+        problem = f"no complete answer within {SECONDS} s"
+        assert output.endswith(f"\nMLflow store: {server.uri} ({problem})\n")
     finally:
         server.send(signal.SIGKILL)
         server.process.wait()

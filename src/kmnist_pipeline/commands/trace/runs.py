@@ -81,7 +81,7 @@ def _bounded(ask: Ask, uri: str, keys: list[str], found: dict[str, StageRun]) ->
     thread.start()
     thread.join(SECONDS)
     if thread.is_alive():
-        return f"no answer within {SECONDS} s"
+        return f"no complete answer within {SECONDS} s"
     if faults:
         from kmnist_pipeline.tracking.store import reason
 
