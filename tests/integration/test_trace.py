@@ -25,9 +25,9 @@ from voluptuous import All, Any, Datetime, Length, Match, Optional, Schema
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands.trace.ancestry import Trace, trace
-from kmnist_pipeline.commands.trace.history import listing_md5, md5_of
 from kmnist_pipeline.commands.trace.runs import SECONDS
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import git as repository_git
 from kmnist_pipeline.repository import locks
 
@@ -753,7 +753,7 @@ def long_history(folder: Path, count: int) -> Path:
     commands = []
     for number in range(count):
         content = f"figure {number}"
-        md5 = listing_md5({"a.png": md5_of(content.encode())})
+        md5 = lineage.digest_of_listing({"a.png": lineage.digest_of_bytes(content.encode())})
         entry = (
             f"  evaluate@x:\n    cmd: evaluate\n    params:\n      params.yaml:\n"
             f"        number: {number}\n    deps:\n    - path: data/processed/digits.npz\n"

@@ -5,7 +5,6 @@ A view of `status` for people: what is stale, why, and the smallest commands tha
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 import textwrap
@@ -19,10 +18,11 @@ from kmnist_pipeline.commands import status
 from kmnist_pipeline.commands.status import StageStatus, Status
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
-from kmnist_pipeline.repository import changes, dvc, git, locks
+from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Verdict, compare
 from kmnist_pipeline.repository.locks import LOCK, Graph
+from kmnist_pipeline.repository.revision import DamagedError, Revision
 
 PARAMS, MENU = "params.yaml", "conf/config.yaml"
 RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
@@ -63,7 +63,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
     own = [stage for stage in found.stages if stage.state != "downstream"]
     apart = _apart(conf)
     experiment: tuple[Remedy, ...] = ()
-    if own and _edited(LOCK) and not status.of(locks.parse(_at_head(LOCK)), conf).stages:
+    if own and _edited(LOCK) and not status.of(_head().lock(), conf).stages:
         ways = dict.fromkeys((stage.address for stage in own), _OF_LOCK)
     else:
         applied = [stage for stage in own if _is_applied(stage, apart)] if _is_after_conf() else []
@@ -112,8 +112,9 @@ def _ways(
 
     experiment: what to do about the parameters of an experiment, which comes before any run.
     """
-    before = _leaves(locks.load(_at_head(PARAMS).decode(), PARAMS))
-    undo = {stage.address: _undone(stage, before, found.wanted) for stage in own}
+    head = _head()
+    before = _leaves(locks.load(head.read(PARAMS).decode(), PARAMS))
+    undo = {stage.address: _undone(stage, head, before, found.wanted) for stage in own}
     kinds: dict[str, list[str]] = {"restore": [], "run": [], "force": [], "gone": []}
     for stage in own:
         if stage.state == "gone":
@@ -160,10 +161,12 @@ def _is_on_purpose(change: Change) -> bool:
     return change.kind in ("command", "parameter")
 
 
-def _undone(stage: StageStatus, before: dict[str, Any], wanted: Graph) -> list[tuple[str, str]]:
+def _undone(
+    stage: StageStatus, head: Revision, before: dict[str, Any], wanted: Graph
+) -> list[tuple[str, str]]:
     """What takes back all that changed, as commands with a path each; nothing if that is not all.
 
-    before: the committed parameters.
+    head: the committed files; before: the committed parameters.
     """
     found: list[tuple[str, str]] = []
     for change in stage.changes:
@@ -173,7 +176,7 @@ def _undone(stage: StageStatus, before: dict[str, Any], wanted: Graph) -> list[t
             if changes.json_of(known, change.name) == change.old:
                 back = [(RESTORE, file) for file in _edited("conf", PARAMS)]
         elif change.kind in ("file", "out") and change.old and change.new is not None:
-            back = _restored(change.name, change.old)
+            back = _restored(head, change.name, change.old)
             if change.kind == "file" and wanted.makers(change.name):  # as stages made it since
                 back = [step for step in back if step[0] == CLEAN]
         if not back:
@@ -182,11 +185,16 @@ def _undone(stage: StageStatus, before: dict[str, Any], wanted: Graph) -> list[t
     return found
 
 
-def _restored(path: str, md5: str) -> list[tuple[str, str]]:
+def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
     """What brings a path back to this md5, where Git or DVC's cache has it."""
-    committed = _md5_at_head(path)
-    if not committed:
-        return [("dvc checkout --force", path)] if dvc.is_cached(md5) else []
+    files = head.files(path)
+    if not files:
+        try:
+            return [("dvc checkout --force", path)] if head.cached(path, md5) else []
+        except DamagedError:
+            return []
+    md5s = {name.removeprefix(f"{path}/"): lineage.digest_of_bytes(c) for name, c in files.items()}
+    committed = md5s.get(path) or lineage.digest_of_listing(md5s)
     back = [(RESTORE, name) for name in _edited(path)]
     back += [(CLEAN, name) for name in _untracked(path)]
     return back if committed == md5 else []
@@ -199,7 +207,7 @@ def _cut(addresses: list[str]) -> tuple[str, ...]:
 
 
 def _of_orphans(files: list[str]) -> tuple[Remedy, ...]:
-    kept = set(git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *paths.TRACKED))
+    kept = _head().ids(*paths.TRACKED)
     old, new = ([f for f in files if (f in kept) is known] for known in (True, False))
     commands = (_command("git rm --", old), _command("git rm --force --", new))
     return (Remedy("delete them", tuple(filter(None, commands))),)
@@ -318,19 +326,17 @@ def of_head() -> Counter[Verdict]:
 
     An edited lock goes with the files; where none is another, it is different by itself.
     """
-    kept = git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", *paths.TRACKED)
+    kept = _head().files(*paths.TRACKED)
     apart = {*_edited(*paths.TRACKED), *_untracked(*paths.TRACKED)}
     verdicts = [
         compare(
-            path,
-            _at_head(path) if path in kept else None,
-            Path(path).read_bytes() if Path(path).exists() else None,
+            path, kept.get(path), Path(path).read_bytes() if Path(path).exists() else None
         ).verdict
         for path in apart
     ]
     edited = max(verdicts, default=Verdict.DIFFERENT)
     verdicts.append(edited if _edited(LOCK) else Verdict.IDENTICAL)
-    return Counter(verdicts + [Verdict.IDENTICAL] * len(set(kept) - apart))
+    return Counter(verdicts + [Verdict.IDENTICAL] * len(kept.keys() - apart))
 
 
 def _edited(*paths: str) -> list[str]:
@@ -342,23 +348,8 @@ def _untracked(*paths: str) -> list[str]:
     return git.paths("ls-files", "-z", "--others", "--exclude-standard", "--", *paths)
 
 
-def _at_head(path: str) -> bytes:
-    return git.run("show", f"HEAD:./{path}")
-
-
-def _md5_at_head(path: str) -> str:
-    """The md5 that a lock would give a file or folder of HEAD; empty where there is none."""
-    names = git.paths("ls-tree", "-r", "-z", "--name-only", "HEAD", "--", path)
-    md5s = {name: _md5(_at_head(name)) for name in names}
-    if path in md5s or not md5s:
-        return md5s.get(path, "")
-    listing = [{"md5": md5, "relpath": name[len(path) + 1 :]} for name, md5 in md5s.items()]
-    listing.sort(key=lambda entry: entry["relpath"].split("/"))
-    return _md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+def _head() -> Revision:
+    return Revision("HEAD", git.commit("HEAD"))
 
 
 # Words.

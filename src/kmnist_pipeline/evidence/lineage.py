@@ -26,14 +26,29 @@ def digest(path: Path) -> str:
             while chunk := file.read(CHUNK):
                 md5.update(chunk)
         return md5.hexdigest()
-    listing = [
-        {"md5": digest(file), "relpath": file.relative_to(path).as_posix()}
-        for file in path.rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
-    ]
-    listing.sort(key=lambda entry: entry["relpath"].split("/"))
-    text = json.dumps(listing, sort_keys=True)
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
+    return digest_of_listing(listing(path))
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """The md5 of each file in a folder, by its path from there."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {
+        file.relative_to(folder).as_posix(): digest(file)
+        for file in files
+        if "__pycache__" not in file.parts
+    }
+
+
+def digest_of_listing(listing: dict[str, str]) -> str:
+    """DVC's md5 of a folder, from those of its files."""
+    rows = sorted(listing.items(), key=lambda row: row[0].split("/"))
+    text = json.dumps([{"md5": md5, "relpath": path} for path, md5 in rows])
+    return digest_of_bytes(text.encode()) + ".dir"
+
+
+def digest_of_bytes(content: bytes) -> str:
+    """The md5 of a file's content."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def key(cmd: str, deps: dict[str, str], params: dict[str, Any]) -> str:

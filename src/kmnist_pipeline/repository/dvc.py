@@ -34,14 +34,6 @@ def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
         raise UserError(f"dvc.yaml: {error}") from error
 
 
-def is_cached(md5: str) -> bool:
-    """Whether the cache holds a file or a folder with all that is in it."""
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        return repo.cache.local.exists(md5)
-
-
 def outs(stage: dict[str, Any]) -> dict[str, bool]:
     """Each out, and whether Git keeps it (else DVC's cache does)."""
     found = {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmnist_pipeline.commands.trace.history import History, LockVersion, listing_md5
+from kmnist_pipeline.commands.trace.history import History, LockVersion
 from kmnist_pipeline.commands.trace.identify import (
     Digests,
     Identified,
@@ -17,6 +17,7 @@ from kmnist_pipeline.commands.trace.identify import (
 )
 from kmnist_pipeline.commands.trace.runs import StageRuns, runs_of
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import git, locks
 
 Located = tuple[LockVersion, locks.LockedStage]  # a stage, in a version of the lock that has it
@@ -181,7 +182,7 @@ def _makers(history: History, version: LockVersion, path: str, md5: str) -> list
         if md5.endswith(".dir") and not any(path in maker.outs for maker in makers):
             outs = {out: digest for maker in makers for out, digest in maker.outs.items()}
             for listing in history.listings(other, path):
-                if listing_md5(listing) == md5 and _consists(listing, path, outs):
+                if lineage.digest_of_listing(listing) == md5 and _consists(listing, path, outs):
                     return [(other, maker) for maker in makers]
     return []
 
@@ -197,6 +198,6 @@ def _consists(listing: dict[str, str], folder: str, outs: dict[str, str]) -> boo
             for path, digest in left.items()
             if path.startswith(f"{out}/")
         }
-        if names and listing_md5(names) == md5:
+        if names and lineage.digest_of_listing(names) == md5:
             left = {path: digest for path, digest in left.items() if not path.startswith(f"{out}/")}
     return not left

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,7 +72,7 @@ class History:
             for id, tree in self._objects_at(folder).items()
             if id in having
         }
-        return {listing_md5(self._listing(tree)) for tree in trees}
+        return {lineage.digest_of_listing(self._listing(tree)) for tree in trees}
 
     def listings(self, version: LockVersion, folder: str) -> Iterator[dict[str, str]]:
         """The md5 of each file in a folder beside a version of the lock, in Git and on the disk."""
@@ -82,13 +80,13 @@ class History:
             if commit.id in self._objects_at(folder):
                 yield self._listing(self._objects_at(folder)[commit.id])
         if version.here:
-            yield listing_here(folder)
+            yield lineage.listing(Path(folder))
 
     def files(self, version: LockVersion, out: str, md5: str) -> list[str]:
         """The files in an out, or the out itself where it is a file or no listing matches."""
         if md5.endswith(".dir"):
             for listing in self.listings(version, out):
-                if listing_md5(listing) == md5:
+                if lineage.digest_of_listing(listing) == md5:
                     return [f"{out}/{name}" for name in listing]
         return [out]
 
@@ -103,7 +101,9 @@ class History:
         if tree not in self._listings:
             blobs = git.tree(tree)
             new = sorted(set(blobs.values()) - self._md5_of_blob.keys())
-            self._md5_of_blob |= {name: md5_of(content) for name, content in git.blobs(new)}
+            self._md5_of_blob |= {
+                name: lineage.digest_of_bytes(content) for name, content in git.blobs(new)
+            }
             listing = {path: self._md5_of_blob[blob] for path, blob in blobs.items()}
             self._listings[tree] = listing
         return self._listings[tree]
@@ -124,24 +124,6 @@ def _versions(commits: list[git.Commit]) -> Iterator[LockVersion]:
         yield LockVersion(here, having.pop(same, []), True)
     for name, holders in having.items():
         yield LockVersion(texts[name], holders, False)
-
-
-def listing_here(folder: str) -> dict[str, str]:
-    """The md5 of each file in a folder on the disk by its path from there."""
-    files = (file for file in Path(folder).rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): lineage.digest(file) for file in files}
-
-
-def listing_md5(listing: dict[str, str]) -> str:
-    """DVC's md5 of a folder from those of its files, as `lineage.digest` has it from the disk."""
-    rows = sorted(listing.items(), key=lambda row: row[0].split("/"))
-    text = json.dumps([{"md5": md5, "relpath": path} for path, md5 in rows])
-    return md5_of(text.encode()) + ".dir"
-
-
-def md5_of(content: bytes) -> str:
-    """The md5 of a file's content."""
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def folders_above(path: str) -> list[str]:

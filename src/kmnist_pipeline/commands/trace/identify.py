@@ -21,10 +21,8 @@ from kmnist_pipeline.commands.trace.history import (
     History,
     LockVersion,
     folders_above,
-    listing_here,
-    listing_md5,
-    md5_of,
 )
+from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import git, locks
 
 Status = Literal["exact", "altered", "unknown"]
@@ -92,7 +90,9 @@ class Digests:
         held = file.read_bytes()
         blob = hashlib.new(git_hash, b"blob %d\0" % len(held), usedforsecurity=False)
         blob.update(held)
-        return cls(file, md5_of(held), hashlib.sha256(held).hexdigest(), blob.hexdigest())
+        return cls(
+            file, lineage.digest_of_bytes(held), hashlib.sha256(held).hexdigest(), blob.hexdigest()
+        )
 
 
 def shown(path: Path) -> str:
@@ -186,8 +186,8 @@ def _of_uncommitted(history: History, digests: Digests) -> list[Match]:
         for out, out_md5 in stage.outs.items()
         if out_md5.endswith(".dir")
         and size in {file.stat().st_size for file in Path(out).rglob("*") if file.is_file()}
-        for listing in [listing_here(out)]
-        if digests.md5 in listing.values() and listing_md5(listing) == out_md5
+        for listing in [lineage.listing(Path(out))]
+        if digests.md5 in listing.values() and lineage.digest_of_listing(listing) == out_md5
         for name, digest in listing.items()
         if digest == digests.md5
     )
