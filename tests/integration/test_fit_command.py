@@ -70,7 +70,7 @@ def test_an_unknown_target_and_a_bad_store_are_named(digits: Project):
     assert done.returncode == 1 and "report@nothing" in done.stderr
     (digits.folder / "file").write_text("")
     done = digits.run("kmnist", "fits", KMNIST_FITS="file/fits")
-    assert done.returncode == 1 and "KMNIST_FITS=file/fits: no folder for fits" in done.stderr
+    assert done.returncode == 1 and "KMNIST_FITS=file/fits: cannot be the folder" in done.stderr
     assert "Traceback" not in done.stderr
 
 
