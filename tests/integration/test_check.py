@@ -311,7 +311,7 @@ def test_evidence_in_native_arithmetic(check, digits):
     path.write_text(path.read_text().replace('"x86-64-v3"', '"native"'))
     change_lock(digits, lambda s: locked(s[SOFTMAX], "outs", DETAILS).update(md5=md5_of(path)))
     assert (
-        f"{SOFTMAX}: out {DETAILS} was made in native arithmetic, which makes no evidence"
+        f"{SOFTMAX}: out {DETAILS} was made in native arithmetic, so it is not evidence"
     ) in check()
     assert remedies(digits, SOFTMAX) == [f"dvc repro --force --single-item {SOFTMAX}"]
 

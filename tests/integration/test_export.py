@@ -299,7 +299,7 @@ def test_evidence_that_was_changed_by_hand_is_not_exported(path, project):
     content[len(content) // 2] ^= 1
     (project.folder / path).write_bytes(content)
     commit(project)
-    with pytest.raises(UserError, match=r"is not what dvc.lock says; `kmnist check`"):
+    with pytest.raises(UserError, match=r"is not as dvc.lock says; `kmnist check`"):
         exported(project)
     assert not list((project.folder / "crates").iterdir())
 

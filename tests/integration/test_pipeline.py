@@ -565,7 +565,7 @@ def test_without_mlflow_the_results_are_the_same(digits: Project) -> None:
     warnings = lines_with("warning", done)
     assert len(warnings) == len(stages)
     for warning, address in zip(warnings, stages, strict=True):
-        assert warning.startswith(f"warning: MLflow did not take {address} ")
+        assert warning.startswith(f"warning: {address} was not published to MLflow ")
         assert "there is no mlflow here" in warning
     assert digits.changed() == ""  # dvc.lock among the rest, with the md5 of every out
 

@@ -539,7 +539,7 @@ def test_standard_input_and_a_reader_that_has_seen_enough(digits, images):
     [
         (["--model", "digits_sofmax"], "did you mean digits_softmax?"),
         (["--model", "kmnist_softmax"], "`dvc pull models/kmnist_softmax.safetensors`"),
-        (["--dataset", "letters"], "no data set is called letters; known: digits"),
+        (["--dataset", "letters"], "no dataset is called letters; known: digits"),
         (["--model", "digits_softmax", "--to", "no/such/folder/x"], "no/such/folder/x"),
     ],
 )
