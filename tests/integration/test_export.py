@@ -317,9 +317,9 @@ def test_data_that_is_damaged_in_the_cache_is_not_exported(project):
 
 
 def test_no_folder_but_a_crate_is_replaced(project):
-    with pytest.raises(UserError, match="conf: holds something other than a crate"):
+    with pytest.raises(UserError, match="conf: has other content than a crate"):
         exported(project, to="conf")
-    with pytest.raises(UserError, match="LICENSE: holds something other than a crate"):
+    with pytest.raises(UserError, match="LICENSE: has other content than a crate"):
         exported(project, to="LICENSE")
     assert project.changed() == ""
 

@@ -119,7 +119,7 @@ def test_the_stages_say_why(clone):
     stages = {stage.address: stage for stage in of_change(clone, LR).stages}
     told = ["parameter experiments.digits_softmax.optimizer.lr changed: 0.5 -> 0.4"]
     assert stages[SOFTMAX].reasons == stages[GRID].reasons == told
-    assert stages[EVALUATED[0]].reasons == [f"reads what {SOFTMAX} made"]
+    assert stages[EVALUATED[0]].reasons == [f"reads outs of {SOFTMAX}"]
     assert stages["report@digits"].reads == [*EVALUATED, SOFTMAX, GRID]
 
 
