@@ -143,9 +143,9 @@ def _mode() -> str:
 @cache
 def _has_v3() -> bool:
     """Whether this machine has V3, as far as Linux tells."""
-    if platform.machine() != "x86_64" or not (told := Path("/proc/cpuinfo")).exists():
+    if platform.machine() != "x86_64" or not (file := Path("/proc/cpuinfo")).exists():
         return False
-    return set(told.read_text().split()) >= FLAGS
+    return set(file.read_text().split()) >= FLAGS
 
 
 def _faults() -> list[str]:

@@ -165,8 +165,8 @@ def _spread(claim: dict[str, str], entry: dict[str, Any], metrics: Path) -> Spre
     if claim["spread"] == DRAWS:
         found = entry.get(DRAWS, {}).get(claim["value"])
         if found is None:
-            told = f"{claim['file']} has no draws of {claim['value']}"
-            raise ClaimError(f"claim {claim['id']}: spread={DRAWS}: {told}")
+            problem = f"{claim['file']} has no draws of {claim['value']}"
+            raise ClaimError(f"claim {claim['id']}: spread={DRAWS}: {problem}")
         if found["sd"] is None:
             return None
         return Spread(found["mean"], found["sd"], found["df"], found["se"])

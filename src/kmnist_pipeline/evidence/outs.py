@@ -71,8 +71,8 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = Path(error.filename or "")
-        if error.filename and UNFINISHED not in told.parents and path.name not in told.name:
+        named = Path(error.filename or "")
+        if error.filename and UNFINISHED not in named.parents and path.name not in named.name:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 

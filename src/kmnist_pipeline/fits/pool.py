@@ -155,7 +155,7 @@ class _Queue:
         heapq.heappush(self.waiting, (-task.cost, task.key, task))
 
     def finish(self, task: Task) -> list[Plan]:
-        """Mark a fit as done, and continue the plans that waited for it; returns the ended plans."""
+        """Mark a fit as done and continue the plans that waited for it; returns the ended plans."""
         self._queued.remove(task.key)
         self.done.add(task.key)
         self.trained += 1

@@ -54,11 +54,9 @@ def of(record: Record) -> Content:
             content = numbers.read(file) if name != "claims.json" else json.loads(file.read_text())
             show(run, content, record)
         except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
-            fault = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error}"
             out = file.relative_to(record["root"])
-            raise UserError(
-                f"{out} does not have the form that this code writes ({fault})"
-            ) from error
+            raise UserError(f"{out} is not in the form that this code writes ({why})") from error
     _thin(run.children)
     return run
 

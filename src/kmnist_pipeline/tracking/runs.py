@@ -218,9 +218,9 @@ def _arithmetic(record: Record) -> str | None:
     """The arithmetic that made a stage's numbers, as stated in its files."""
     for file, _ in content.files(record):
         if file.suffix == ".json":
-            content = json.loads(file.read_text())
-            if isinstance(content, dict) and "made_by" in content:
-                return content["made_by"].get("arithmetic")
+            out = json.loads(file.read_text())
+            if isinstance(out, dict) and "made_by" in out:
+                return out["made_by"].get("arithmetic")
     return None
 
 
