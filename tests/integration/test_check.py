@@ -32,7 +32,7 @@ OTHER_KEY = (
     "(lineage key MD5 -> MD5)"
 )
 MD5 = "[0-9a-f]{12}"
-FRESH = "fresh: the evidence is what code, configuration and data give"
+FRESH = "up to date: the evidence is what code, configuration and data give"
 COMMITTED = "identical: these are the committed bytes (all of "
 COMPOSED = (ROOT / "params.yaml").read_text()
 
@@ -328,7 +328,7 @@ def test_stages_that_a_file_names_are_left_out(digits, before, tmp_path, monkeyp
     assert cli.main(["check", "--except", str(tolerated)]) == 0
     tolerated.write_text(f"{tolerated.read_text()}\ntune@digits_softmax_grid\n")
     assert cli.main(["check", "--except", str(tolerated)]) == 1
-    assert "stale-stages names what is not stale: tune@digits_softmax_grid" in (
+    assert "stale-stages lists stages that are not stale: tune@digits_softmax_grid" in (
         capsys.readouterr().err
     )
 

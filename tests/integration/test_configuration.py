@@ -83,7 +83,7 @@ def test_show_suggests_a_name(conf, capsys):
 def test_outside_a_project(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["compose"]) == 1
-    assert "no dvc.yaml and conf/" in capsys.readouterr().err
+    assert "a folder with dvc.yaml and conf/" in capsys.readouterr().err
 
 
 # --- mistakes in conf/ ---------------------------------------------------------------------------

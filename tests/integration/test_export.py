@@ -266,7 +266,7 @@ def test_what_is_not_committed_is_not_in_it(project, crate, monkeypatch, capsys)
     monkeypatch.chdir(project.folder)
     assert cli.main(["export", "digits"]) == 0
     shown = capsys.readouterr()
-    assert shown.err == "what is not committed is not in the crate\n"
+    assert shown.err == "note: the crate does not have the uncommitted changes\n"
     assert re.match(r"crates/digits: commit \w{7}, 11 runs, \d+ files, \d\.\d MB\n$", shown.out)
     assert files_under(project.folder / "crates/digits") == files_under(crate)
 
@@ -282,7 +282,7 @@ def test_missing_files_are_named_by_their_hash(project, web, monkeypatch, capsys
     told = capsys.readouterr().err
     lock = locks.parse((project.folder / "dvc.lock").read_text())
     md5 = lock.stages["kfold-train@digits_softmax"].outs["models/digits_softmax.safetensors"]
-    assert f"by its hash alone: models/digits_softmax.safetensors ({md5})" in told
+    assert f"models/digits_softmax.safetensors ({md5}) is not in DVC's cache" in told
     assert "data/raw/digits (" in told and "predictions" not in told
     crate = project.folder / "crates/digits"
     found = {entity["@id"]: entity for entity in metadata(crate)["@graph"]}

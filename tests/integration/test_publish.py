@@ -91,7 +91,7 @@ def test_all_stages_and_then_nothing_more(project, store, publish):
     first = publish(project, store, *stages)
     assert (first.out, first.status) == (published(len(stages), 0), 0)
     absent = [
-        f"note: {address}: {path} is not in DVC's cache: its run goes without"
+        f"note: {address}: {path} is not in DVC's cache: the run lacks it"
         for address, stage in stages.items()
         for path in stage.outs
         if path.startswith("models/") and "digits" not in path
