@@ -620,11 +620,7 @@ def without_last(count: int) -> Callable[[bytes], bytes]:
     [
         (IMAGES, at(2, 0x0D), "wrong magic 0x00000d03"),
         (LABELS, at(3, 3), "truncated: 1805 bytes"),
-        (
-            IMAGES,
-            without_last(64),
-            "has the shape (1796, 8, 8), but the dataset's parts say (1797,",
-        ),
+        (IMAGES, without_last(64), "has the shape (1796, 8, 8), but the dataset's parts say "),
         (LABELS, without_last(1), "has the shape (1796,), but the dataset's parts say (1797,)"),
         (LABELS, at(8 + 3, 10), "label 10 of image 3 is outside the 10 classes"),
         (IMAGES, at(16 + 3, 17), "has a pixel 17, but pixel_max is 16"),

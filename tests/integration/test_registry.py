@@ -99,9 +99,7 @@ def test_the_best_by_validation_of_those_that_know_all_classes_is_chosen(monkeyp
     pairs = [m for m in of_kmnist if not m.knows_all_classes]
     assert any(m.accuracy > best.accuracy for m in pairs if m.accuracy and best.accuracy)
     for pair in pairs:
-        with pytest.raises(
-            UserError, match="cannot be the champion of kmnist, which has 10 classes"
-        ):
+        with pytest.raises(UserError, match="the champion of kmnist, which has 10 classes"):
             list(registry.promote(pair, force=True))
 
 
@@ -170,7 +168,7 @@ def test_the_test_set_refuses_and_never_chooses(lost, gained, worse):
     old = champion(**measured(0.9, HALF))
     notes, objections = registry.compared(candidate(**measured(0.9, right)), old)
     assert bool(objections) == worse
-    assert f"only it classifies {gained} correctly" in notes[1]
+    assert f"{gained} are correct only for it" in notes[1]
     # However well it does on the test set, a model that is worse on validation is refused.
     assert registry.compared(candidate(**measured(0.5, right)), old)[1]
 

@@ -31,9 +31,7 @@ def run(chosen: Namespace) -> int:
     if git.run("status", "--porcelain", "--untracked-files=no", "--", "."):
         print("note: the crate does not have the uncommitted changes", file=sys.stderr)
     for path, md5 in done.missing.items():
-        print(
-            f"note: {path} ({md5}) is not in DVC's cache: only its md5 is listed", file=sys.stderr
-        )
+        print(f"note: not in DVC's cache, so only listed: {path} ({md5})", file=sys.stderr)
     print(
         f"{done.folder}: commit {done.commit[:7]}, {done.runs} runs, {done.files} files, "
         f"{done.size / 1e6:.1f} MB"

@@ -81,7 +81,7 @@ class Graph:
         return list(found.values())
 
     def downstream(self, addresses: Iterable[str]) -> dict[str, list[str]]:
-        """All stages that depend on the given ones, each with the stages among all these that it reads.
+        """All stages that depend on the given ones, each with those of these stages that it reads.
 
         A given stage is included if it reads another one.
         """

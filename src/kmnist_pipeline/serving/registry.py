@@ -151,8 +151,8 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
     )
     result = metrics.mcnemar(right, others)
     text = (
-        f"of {len(right)} test images only it classifies {result['only']} correctly, only "
-        f"{against}, {result['only_other']}; p {metrics.in_words(result['p'], '= ')} (McNemar)"
+        f"of {len(right)} test images {result['only']} are correct only for it, {result['only_other']} "
+        f"only for {against}; p {metrics.in_words(result['p'], '= ')} (McNemar)"
     )
     notes.append(text)
     if result["p"] < LEVEL and result["only"] < result["only_other"]:
