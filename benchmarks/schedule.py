@@ -88,10 +88,10 @@ def all_fits() -> bool:
     guess = f"{estimated} of them estimated by cost from known fits of their family"
     tell(
         f"{len(jobs)} fits of params.yaml, {guess if estimated else 'their durations known'}: "
-        + ", ".join(f"{_told(times[cores])} on {cores}" for cores in CORES)
+        + ", ".join(f"{_duration(times[cores])} on {cores}" for cores in CORES)
         + " cores"
     )
-    detail = f"the longest chain, {_told(chain)}, ends with {last}"
+    detail = f"the longest chain, {_duration(chain)}, ends with {last}"
     return verdict(what, times[4] / max(total / 4, chain), 1.2, False, detail)
 
 
@@ -187,7 +187,7 @@ def longest_chain(jobs: Mapping[str, Job]) -> tuple[float, str]:
     return ends[key], jobs[key].label
 
 
-def _told(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -100,7 +100,7 @@ def test_cleaning_keeps_what_stages_use(tmp_path: Path):
     os.utime(left, (0, 0))
     removed = fits.clean(store, {"ab" * 32})
     assert new.exists() and not left.exists()
-    assert fits.told(removed).startswith("1 fit, 1 checkpoint, ")
+    assert fits.summary(removed).startswith("1 fit, 1 checkpoint, ")
     assert "ab" * 32 in store and "cd" * 32 not in store
     assert list(fits.lines(store))[1].split() == (
         ["model", "1", "fit,", "0.0", "MB,", "90", "s", "of", "training"]

@@ -43,7 +43,7 @@ def run(chosen: Namespace) -> int:
         print(line)
     if not findings:
         print("up to date: the evidence is what code, configuration and data give")
-    print(status.told(check.of_head()))
+    print(status.summary(check.of_head()))
     if findings:
         print(
             f"stale: {len(found.stages)} stages and {len(findings) - len(found.stages)} files; "

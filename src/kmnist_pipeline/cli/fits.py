@@ -47,7 +47,7 @@ def run(chosen: Namespace) -> int:
                     f"data/processed lacks {', '.join(absent)}, so the used fits are unknown: "
                     f"run `dvc repro {targets}`"
                 )
-        print(f"removed: {fits.told(fits.clean(kept, keys))}")
+        print(f"removed: {fits.summary(fits.clean(kept, keys))}")
     for line in fits.lines(kept):
         print(line)
     return 0

@@ -64,13 +64,13 @@ def lines(store: Store) -> Iterator[str]:
     of_model = defaultdict(list)
     for entry in entries:
         of_model[entry.about.get("label", "unfinished").split()[0]].append(entry)
-    yield f"{store.folder}: {told(entries)}"
+    yield f"{store.folder}: {summary(entries)}"
     width = max(map(len, of_model), default=0)
     for model in sorted(of_model):
-        yield f"  {model:<{width}}  {told(of_model[model])}"
+        yield f"  {model:<{width}}  {summary(of_model[model])}"
 
 
-def told(entries: Iterable[Entry]) -> str:
+def summary(entries: Iterable[Entry]) -> str:
     """The number, size and training time of files of the store, in words."""
     entries = list(entries)
     finished = [entry for entry in entries if entry.finished]

@@ -142,7 +142,7 @@ def locked_here() -> Graph:
         raise UserError(f"{error}\n{way}") from error
 
 
-def told(counts: Counter[Verdict], run: bool = False) -> str:
+def summary(counts: Counter[Verdict], run: bool = False) -> str:
     """A sentence: whether the bytes are the committed ones, and how to restore those.
 
     counts: the number of files by verdict; run: whether a run in a clone made them, so that there

@@ -95,7 +95,7 @@ class Result:
                 yield f"  likely cause: {cause}"
         yield from self.notes
         counts = Counter(each.verdict for stage in self.stages for each in stage.differences)
-        yield status.told(counts, self.run)
+        yield status.summary(counts, self.run)
 
 
 def rerun(target: str | None = None) -> Result:

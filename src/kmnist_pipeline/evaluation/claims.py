@@ -256,5 +256,5 @@ def _compare_points(reported: str, obtained: str) -> dict[str, Any]:
     equal = stated == found
     note = "" if equal else "another point has the highest validation accuracy here"
     verdict = "exact" if equal else "differs"
-    alone = {"mean": None, "tolerance": 0.0, "interval": None}
-    return {"obtained": obtained, **alone, "verdict": verdict, "note": note}
+    shared = {"mean": None, "tolerance": 0.0, "interval": None}
+    return {"obtained": obtained, **shared, "verdict": verdict, "note": note}

@@ -72,9 +72,11 @@ def content(
     about, dataset: the report and its dataset in params.yaml; metrics: the folder
     `metrics/<report>`; figures: the folder `figures`.
     """
-    told = _order(claims, metrics)
+    order = _order(claims, metrics)
     folders = sorted(path for path in metrics.iterdir() if path.is_dir())
-    folders.sort(key=lambda folder: told.index(folder.name) if folder.name in told else len(told))
+    folders.sort(
+        key=lambda folder: order.index(folder.name) if folder.name in order else len(order)
+    )
     models = [_model(folder) for folder in folders]
     data = _read(metrics.parent / "data" / f"{about['dataset']}.json")
     drawn = [figures / "data" / about["dataset"], figures / name]
@@ -98,13 +100,13 @@ def content(
         "environments": _environments(models),
         "models": models,
         "studies": [model for model in models if model["trials"]],
-        "pairs": _pairs([model for model in models if model["name"] in told]),
+        "pairs": _pairs([model for model in models if model["name"] in order]),
         "routed": [model for model in models if "routing" in model["test"]],
         "one_shot": [model for model in models if "draws" in model["test"]],
         "pictures": pictures,
         "origins": origins,
         "origin_of": origin_of,
-        "told_in": {origin["stage"]: origin["origin"] for origin in origins},
+        "numbers_of": {origin["stage"]: origin["origin"] for origin in origins},
         "made_by": made_by,
     }
 

@@ -122,8 +122,7 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
     The model is worse if its validation accuracy is lower by more than SURE standard errors of the
     difference of two proportions. Both are measured on mostly the same images, so this
     overestimates the error and refuses fewer models. Test images never make a champion. They only
-    refuse a model with fewer correct test images than the champion, by McNemar's exact test on the
-    same images at LEVEL.
+    refuse a model that has fewer of them correct, by McNemar's exact test at LEVEL.
     """
     from kmnist_pipeline.evaluation import metrics
 
@@ -151,8 +150,9 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
     )
     result = metrics.mcnemar(right, others)
     text = (
-        f"of {len(right)} test images {result['only']} are correct only for it, {result['only_other']} "
-        f"only for {against}; p {metrics.in_words(result['p'], '= ')} (McNemar)"
+        f"of {len(right)} test images {result['only']} are correct only for it, "
+        f"{result['only_other']} only for {against}; "
+        f"p {metrics.in_words(result['p'], '= ')} (McNemar)"
     )
     notes.append(text)
     if result["p"] < LEVEL and result["only"] < result["only_other"]:
