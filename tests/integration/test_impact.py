@@ -209,7 +209,7 @@ def test_the_tree_names_what_the_json_names(clone, monkeypatch, capsys):
     assert "evaluation.samples changed: 10 -> 9" in shown
     assert f"{len(found['figures'])} figures made again" in shown
     for report, claims in found["claims"].items():
-        assert f"{len(claims)} claims of {report} judged again" in shown
+        assert f"{len(claims)} claims of {report} compared again" in shown
         assert ", ".join(claims) in shown
 
 

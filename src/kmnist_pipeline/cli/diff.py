@@ -4,8 +4,8 @@ Shows claims with another verdict or obtained value, metrics that differ beyond 
 figures with other pixels, and the parameters, code and commands that changed. Reads Git's objects:
 nothing is checked out or run.
 
-  kmnist diff main... this branch, with uncommitted changes
-  kmnist diff HEAD~3 HEAD --output diff also writes diff/index.html, with figures side by side
+  kmnist diff main...                      this branch, with uncommitted changes
+  kmnist diff HEAD~3 HEAD --output diff    also writes diff/index.html, with figures side by side
 """
 
 from argparse import ArgumentParser, Namespace

@@ -4,7 +4,7 @@ The store is a cache: deleted fits must be trained again. It is the folder .kmni
 folder that KMNIST_FITS names, such as one that a team shares.
 
   kmnist fits            list the fits by experiment and study
-  kmnist fits --clean remove the fits that no stage of params.yaml uses
+  kmnist fits --clean    remove the fits that no stage of params.yaml uses
   kmnist fits --clear    remove everything
 
 Both also remove fits that other branches use, or other people who share the folder.

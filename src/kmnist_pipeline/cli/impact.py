@@ -1,7 +1,7 @@
 """Show what a change would make again, before anything runs.
 
 Lists the stages that run again and why, the figures, metrics and reports that they write, and the
-claims that get a new verdict. A downstream stage runs again only if the outs that it reads change.
+claims that are compared again. A downstream stage runs again only if the outs that it reads change.
 Without -S: shows the impact of changes in conf/, src/ and files since the evidence was made.
 
   kmnist impact -S experiments.kmnist_softmax.optimizer.lr=0.05

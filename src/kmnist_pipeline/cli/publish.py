@@ -5,9 +5,9 @@ default mlflow.db in this folder. This includes stages that DVC restored from it
 fills a new store after the old one was lost. Runs that the store already has stay unchanged. A
 stage whose files are not as dvc.lock says is refused.
 
-  kmnist publish                                 all stages of the workspace
-  kmnist publish evaluate@kmnist_softmax only this stage
-  kmnist publish --rev HEAD~3 --rev tacky-tang   a commit, and an experiment of `dvc exp`
+  kmnist publish                                  all stages of the workspace
+  kmnist publish evaluate@kmnist_softmax          only this stage
+  kmnist publish --rev HEAD~3 --rev tacky-tang    a commit, and an experiment of `dvc exp`
 """
 
 import sys

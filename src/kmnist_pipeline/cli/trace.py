@@ -8,7 +8,7 @@ identified by the lineage key in it, and reported as altered.
   kmnist trace figures/digits/digits_softmax/curves.png
   kmnist trace --json ~/Downloads/figure.png
   kmnist trace --svg reports/digits/index.html > lineage.svg
-  kmnist trace --html > lineage.html without a FILE: the whole graph
+  kmnist trace --html > lineage.html    without a FILE: the whole graph
 
 Exit status: 0 every file is, byte for byte, what a stage made, and its whole lineage is known; 3 a
 file is altered; 1 a file was not made by any commit of this repository.

@@ -4,10 +4,10 @@ Clones HEAD into a temporary folder, runs TARGET there with all stages that it d
 compares every out with the committed one: numbers, pixels of figures, and arrays by their largest
 difference. Says the likely cause of a difference. Does not touch the workspace.
 
-  kmnist verify report@digits one small report: takes less than a minute
-  kmnist verify every stage: takes hours
-  kmnist verify --epochs 1 compare weights after one epoch of every fit: a tenth of that time
-  kmnist verify --quick run nothing: compare the workspace and the cache with HEAD
+  kmnist verify report@digits    one small report: takes less than a minute
+  kmnist verify                  every stage: takes hours
+  kmnist verify --epochs 1       compare weights after one epoch of every fit: a tenth of that time
+  kmnist verify --quick          run nothing: compare the workspace and the cache with HEAD
 
 Exit status: 0 identical; 3 other bytes, but figures that look the same and numbers that are equal
 to six digits, as on another type of machine; 1 different, or the run failed (the message says

@@ -197,7 +197,7 @@ def _figure(path: str, old: bytes | None, new: bytes | None) -> Figure | None:
 
 
 def _claims(path: str, old: bytes | None, new: bytes | None) -> Iterator[Claim]:
-    before, after = _judged(path, old), _judged(path, new)
+    before, after = _verdicts(path, old), _verdicts(path, new)
     for name in {**before, **after}:
         (verdict, obtained), (new_verdict, new_obtained) = (
             (claim.get("verdict"), claim.get("obtained"))
@@ -208,7 +208,7 @@ def _claims(path: str, old: bytes | None, new: bytes | None) -> Iterator[Claim]:
             yield Claim(report, name, verdict, new_verdict, obtained, new_obtained)
 
 
-def _judged(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
+def _verdicts(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
     if content is None:
         return {}
     try:

@@ -82,9 +82,9 @@ def _files(outs: Iterable[str], folder: str) -> list[str]:
 
 
 def _claims(reports: dict[str, Any], outs: set[str], themselves: set[str]) -> dict[str, list[str]]:
-    """The ids of the claims that get a new verdict, by report.
+    """The ids of the claims that are compared again, by report.
 
-    themselves: the stages that change by themselves; if a report's stage does, all its claims do.
+    themselves: the stages that change by themselves; if a report's stage does, all its claims are.
     """
     found = {}
     for report, about in reports.items():
@@ -125,7 +125,7 @@ def show(impact: Impact, console: Console) -> None:
     _add(tree, "metric file", "made again", impact.metrics)
     _add(tree, "report file", "made again", impact.reports)
     for report, ids in impact.claims.items():
-        branch = tree.add(f"{_count(len(ids), 'claim')} of {report} judged again")
+        branch = tree.add(f"{_count(len(ids), 'claim')} of {report} compared again")
         branch.add(Text(", ".join(ids)))
     _add(tree, "file", "that no stage makes any more", impact.orphans)
     console.print(tree)

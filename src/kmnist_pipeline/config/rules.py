@@ -116,7 +116,7 @@ def _check_dataset(key: str, dataset: Dataset) -> None:
     split = dataset.split
     for name in ("train_size", "seed"):
         if split.method == "random" and getattr(split, name) is None:
-            raise refused(f"{key}.split.{name}", None, "a number where the split is random")
+            raise refused(f"{key}.split.{name}", None, "a number, because the split is random")
     if split.method == "files" and len(dataset.parts) != 2:
         raise refused(f"{key}.split.method", "files", "random, unless there are two parts")
 

@@ -72,11 +72,9 @@ def content(
     about, dataset: the report and its dataset in params.yaml; metrics: the folder
     `metrics/<report>`; figures: the folder `figures`.
     """
-    order = _order(claims, metrics)
+    rank = _order(claims, metrics)
     folders = sorted(path for path in metrics.iterdir() if path.is_dir())
-    folders.sort(
-        key=lambda folder: order.index(folder.name) if folder.name in order else len(order)
-    )
+    folders.sort(key=lambda folder: rank.index(folder.name) if folder.name in rank else len(rank))
     models = [_model(folder) for folder in folders]
     data = _read(metrics.parent / "data" / f"{about['dataset']}.json")
     drawn = [figures / "data" / about["dataset"], figures / name]
@@ -100,7 +98,7 @@ def content(
         "environments": _environments(models),
         "models": models,
         "studies": [model for model in models if model["trials"]],
-        "pairs": _pairs([model for model in models if model["name"] in order]),
+        "pairs": _pairs([model for model in models if model["name"] in rank]),
         "routed": [model for model in models if "routing" in model["test"]],
         "one_shot": [model for model in models if "draws" in model["test"]],
         "pictures": pictures,
