@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all the set-up: Python 3.11+, make and git are enough.
+# `make demo` and `make test` install everything else: Python 3.11+, make and git are enough.
 PYTHON ?= python3
 PORT ?= 5000
 DATASET ?= kmnist
@@ -15,7 +15,7 @@ help: ## list the targets
 setup: $(READY) ## create .venv and install the packages of requirements.lock
 
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed, but $(PYTHON) is " + sys.version.split()[0] + "; use another one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -34,7 +34,7 @@ test: $(READY) ## run lint, type checks and tests
 	mypy
 	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-test-all: $(READY) ## the same with PostgreSQL, a browser and emulated CPUs; installs those that are missing
+test-all: $(READY) ## also run the tests with PostgreSQL, a browser and emulated CPUs; installs what is missing
 	tools/install-debian postgresql chromium qemu-user
 	$(MAKE) test
 
@@ -52,7 +52,7 @@ cluster: $(READY) ## start a Dask cluster on this machine, to try training on on
 ui: $(READY) ## start MLflow on this machine, to compare runs; port 5000 or PORT=...
 	@python -m kmnist_pipeline.tracking.server --port $(PORT) --store "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
-server: $(READY) ## start MLflow over PostgreSQL on this machine; port 5000 or PORT=...
+server: $(READY) ## start MLflow with PostgreSQL on this machine; port 5000 or PORT=...
 	@tools/install-debian postgresql
 	@python -m kmnist_pipeline.tracking.server --port $(PORT)
 
@@ -60,5 +60,5 @@ serve: PORT = 5001
 serve: $(READY) ## serve the champion of kmnist, or DATASET=..., over HTTP on this machine; port 5001 or PORT=...
 	@exec env MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" python -m kmnist_pipeline.serving.serve $(DATASET) $(PORT)
 
-bench: $(READY) ## measure speed on the real data, as ratios
+bench: $(READY) ## measure speed on the real data, mostly as ratios
 	python -m benchmarks.bench

@@ -1,6 +1,6 @@
-"""What stages and commands cost beside their training: evidence, DVC's own work, memory.
+"""The cost of stages and commands without training: evidence, DVC's own work, memory.
 
-Stages run in a copy of the project's files, so that the evidence here stays as it is.
+Stages run in a copy of the project's files, so that the evidence here stays unchanged.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits.store import VARIABLE as FITS
 
 DIGITS = "digits_softmax"
-WATCHED = 60  # seconds of a stage in which its memory is looked at
-# Stages, and how many GiB they may take.
+WATCHED = 60  # seconds of a stage in which its memory is measured
+# Stages, and how many GiB they may use.
 PEAKS = (
     ("kfold-train", "kmnist_softmax", 2),
     ("kfold-train", "kmnist_improved_cnn", 4),
     ("evaluate", "kmnist_tuned_cnn", 4),
 )
 
-# What `kfold-train` does but for evidence and MLflow: its configuration and its fits.
+# The work of `kfold-train` without evidence and MLflow: its configuration and its fits.
 BARE = f"""
 from kmnist_pipeline import arithmetic
 arithmetic.select()
@@ -53,9 +53,9 @@ training.train(fit.plan_of("kfold-train@{DIGITS}", params))
 
 @contextmanager
 def workplace(*ignored: str) -> Iterator[Path]:
-    """A copy of the files of this project, in a repository of its own.
+    """A copy of the files of this project, in its own repository.
 
-    ignored: files to copy that Git does not know, such as processed data.
+    ignored: untracked files to copy too, such as processed data.
     """
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     known = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
@@ -95,7 +95,7 @@ def stage(kind: str, name: str, folder: Path, **variables: str) -> Iterator[subp
 
 
 def evidence() -> bool:
-    """A k-fold stage with lineage, outs and MLflow against its configuration and fits alone."""
+    """A k-fold stage with lineage, outs and MLflow, against only its configuration and fits."""
     prepare("digits")
     with workplace(paths.processed("digits")) as folder:
         store, empty = folder.parent / "store.db", folder.parent / "empty.db"
@@ -104,7 +104,7 @@ def evidence() -> bool:
         store.rename(empty)
 
         def logged() -> None:
-            shutil.copy(empty, store)  # a store that knows the run already would have little to do
+            shutil.copy(empty, store)  # a store that has the run would have little to do
             with stage("kfold-train", DIGITS, folder, **uri) as process:
                 if process.wait():
                     raise RuntimeError(f"kfold-train@{DIGITS} fails: run it by hand to see why")
@@ -119,17 +119,17 @@ def evidence() -> bool:
 
 
 def nothing_to_do() -> bool:
-    """`dvc repro` when all is fresh."""
-    with contextlib.redirect_stdout(io.StringIO()):  # DVC says what it finds in its cache
+    """`dvc repro` when all stages are up to date."""
+    with contextlib.redirect_stdout(io.StringIO()):  # DVC prints what it finds in its cache
         stale = fit.stale([])
-    command = "status" if stale else "repro"  # which would train for hours
+    command = "status" if stale else "repro"  # repro would train for hours
     (seconds,) = interleaved(lambda: run("-m", "dvc", command))
-    detail = f"{len(stale)} stages are stale: `dvc status`" if stale else "all stages fresh"
+    detail = f"{len(stale)} stages are stale: `dvc status`" if stale else "all up to date"
     return verdict("dvc repro with nothing to do, seconds", seconds, 5, False, detail)
 
 
 def tracing() -> bool:
-    """`kmnist trace` of a figure and of the largest page, the interpreter's start included."""
+    """`kmnist trace` of a figure and of the largest page, with the start of Python."""
 
     def traced(file: str) -> None:
         run("-m", "kmnist_pipeline.cli", "trace", file)
@@ -149,10 +149,10 @@ def memory() -> bool:
 
 
 def _peak(kind: str, name: str, bound: float) -> bool:
-    """The most that a stage and its workers hold at once (shared pages counted twice)."""
+    """The peak memory of a stage with its workers (shared pages count twice)."""
     what, model = f"peak memory of {kind}@{name}, GiB", paths.weights(name)
     if kind == "evaluate" and not os.path.exists(model):
-        return unmeasured(what, f"{model} is not here")
+        return unmeasured(what, f"{model} does not exist")
     peak = 0
     with (
         workplace(paths.processed("kmnist"), model) as folder,

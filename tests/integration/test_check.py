@@ -32,7 +32,7 @@ OTHER_KEY = (
     "(lineage key MD5 -> MD5)"
 )
 MD5 = "[0-9a-f]{12}"
-FRESH = "fresh: the evidence is what code, configuration and data give"
+FRESH = "up to date: the evidence is what code, configuration and data give"
 COMMITTED = "identical: these are the committed bytes (all of "
 COMPOSED = (ROOT / "params.yaml").read_text()
 
@@ -149,7 +149,7 @@ def test_an_edited_module_makes_stale_the_stages_which_use_it(
     path = digits.folder / "src/kmnist_pipeline" / module
     before = md5_of(path)
     path.write_text(path.read_text() + "\n")
-    found = [line for line in check() if "digits" in line and ": reads what " not in line]
+    found = [line for line in check() if "digits" in line and ": reads outs of " not in line]
     assert {line.partition("@")[0] for line in found} == kinds
     changed = f"dependency src/kmnist_pipeline/{dependency or module} changed: md5 "
     assert all(changed in line for line in found)
@@ -176,13 +176,13 @@ def test_a_parameter_changed_in_conf_makes_its_stages_stale(before, digits, monk
     changed = "parameter experiments.digits_softmax.optimizer.lr changed: 0.5 -> 0.4"
     assert [line for line in findings(digits, composed) if line not in before] == [
         "params.yaml: is not up to date with conf/",
-        "params.yaml: experiments.digits_softmax.optimizer.lr is 0.5, conf/ says 0.4",
+        "params.yaml: experiments.digits_softmax.optimizer.lr is 0.5, but 0.4 in conf/",
         f"{SOFTMAX}: {changed}",
         f"{GRID}: {changed}",
-        f"evaluate@digits_softmax: reads what {SOFTMAX} made",
-        f"evaluate@digits_softmax_grid: reads what {GRID} made",
-        "report@digits: reads what evaluate@digits_softmax, evaluate@digits_softmax_grid, "
-        f"{SOFTMAX}, {GRID} made",
+        f"evaluate@digits_softmax: reads outs of {SOFTMAX}",
+        f"evaluate@digits_softmax_grid: reads outs of {GRID}",
+        "report@digits: reads outs of evaluate@digits_softmax, evaluate@digits_softmax_grid, "
+        f"{SOFTMAX}, {GRID}",
     ]
     assert remedies(digits, "params.yaml", composed=composed) == ["kmnist compose"]
     again, back = remedies(digits, SOFTMAX, GRID, composed=composed)
@@ -209,7 +209,7 @@ def test_a_parameter_changed_and_composed(before, digits):
     assert digits.run("kmnist", "compose").returncode == 0
     composed = (digits.folder / "params.yaml").read_text()
     found = [line for line in findings(digits, composed) if line not in before]
-    own = [line for line in found if ": reads what " not in line]
+    own = [line for line in found if ": reads outs of " not in line]
     assert {line.partition("@")[0] for line in own} == {"evaluate"}
     assert all(line.endswith(": parameter evaluation.samples changed: 10 -> 9") for line in own)
 
@@ -235,8 +235,8 @@ def test_a_metric_edited_by_hand(check, digits):
     same(
         check(),
         f"{SOFTMAX}: out {VALIDATION} {MADE}: md5 MD5 -> MD5",
-        f"evaluate@digits_softmax: reads what {SOFTMAX} made",
-        f"report@digits: reads what evaluate@digits_softmax, {SOFTMAX} made",
+        f"evaluate@digits_softmax: reads outs of {SOFTMAX}",
+        f"report@digits: reads outs of evaluate@digits_softmax, {SOFTMAX}",
     )
 
 
@@ -253,7 +253,7 @@ def test_a_flipped_byte_in_a_figure(check, digits):
     same(
         check(),
         f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}: md5 MD5 -> MD5",
-        "report@digits: reads what evaluate@digits_softmax made",
+        "report@digits: reads outs of evaluate@digits_softmax",
     )
 
 
@@ -311,7 +311,7 @@ def test_evidence_in_native_arithmetic(check, digits):
     path.write_text(path.read_text().replace('"x86-64-v3"', '"native"'))
     change_lock(digits, lambda s: locked(s[SOFTMAX], "outs", DETAILS).update(md5=md5_of(path)))
     assert (
-        f"{SOFTMAX}: out {DETAILS} was made in native arithmetic, which makes no evidence"
+        f"{SOFTMAX}: out {DETAILS} was made in native arithmetic, so it is not evidence"
     ) in check()
     assert remedies(digits, SOFTMAX) == [f"dvc repro --force --single-item {SOFTMAX}"]
 
@@ -328,7 +328,7 @@ def test_stages_that_a_file_names_are_left_out(digits, before, tmp_path, monkeyp
     assert cli.main(["check", "--except", str(tolerated)]) == 0
     tolerated.write_text(f"{tolerated.read_text()}\ntune@digits_softmax_grid\n")
     assert cli.main(["check", "--except", str(tolerated)]) == 1
-    assert "stale-stages names what is not stale: tune@digits_softmax_grid" in (
+    assert "stale-stages lists stages that are not stale: tune@digits_softmax_grid" in (
         capsys.readouterr().err
     )
 

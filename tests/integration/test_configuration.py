@@ -83,7 +83,7 @@ def test_show_suggests_a_name(conf, capsys):
 def test_outside_a_project(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["compose"]) == 1
-    assert "no dvc.yaml and conf/" in capsys.readouterr().err
+    assert "a folder with dvc.yaml and conf/" in capsys.readouterr().err
 
 
 # --- mistakes in conf/ ---------------------------------------------------------------------------
@@ -278,7 +278,7 @@ REFUSED = [
     ("studies.digits_softmax_grid.base", "none", "=none: must be one of digits_sklearn_logistic, "),
     ("studies.digits_softmax_grid.points", [], "=[]: must be a list of at least one point"),
     ("studies.digits_softmax_grid.points", [{"optimizer.lr": "x"}], "[0].optimizer.lr=x: must"),
-    ("studies.digits_softmax_grid.points", [{"seeds": [9]}], "[0]: report, dataset, classes,"),
+    ("studies.digits_softmax_grid.points", [{"seeds": [9]}], "[0]: must not change report, "),
     ("studies.digits_softmax_grid.points", [{"model.scaling": "zscore"}] * 2, "[1]: the point"),
     ("studies.digits_softmax", CONTENT["studies"]["digits_softmax_grid"], ": an experiment has"),
     ("datasets.digits.shape", [8, 8, 3], "=[8, 8, 3]: must be [height, width]"),
@@ -286,11 +286,11 @@ REFUSED = [
     ("datasets.digits.pixel_max", 256, "=256: must be at most 255"),
     ("datasets.digits.classes", ["a", "a"], '=["a", "a"]: must be at least two different names'),
     ("datasets.digits.classes", [True, False], "[0]=true: must be text"),
-    ("datasets.digits.parts", [], "=[]: must be one or more of different names"),
+    ("datasets.digits.parts", [], "=[]: must be one or more parts with different names"),
     (IMAGES, SHA, f"={SHA}: must be text that matches ^[0-9a-f]{{64}}$"),
     ("datasets.digits.split.method", "files", "=files: must be random, unless there are two parts"),
     ("datasets.digits.split.train_size", 1, "=1: must be less than 1"),
-    ("datasets.digits.split.seed", None, "=null: must be a number where the split is random"),
+    ("datasets.digits.split.seed", None, "=null: must be a number, because the split is random"),
     ("reports.digits.dataset", "none", "=none: must be one of digits, kmnist, mnist"),
     ("reports.digits.confidence", 95, "=95: must be less than 1"),
     ("reports.digits.claims", "../claims", "=../claims: must be lower-case words joined by '_'"),

@@ -374,7 +374,7 @@ def test_misuse(arguments, capsys):
 
 def test_claims_that_are_no_list_are_named(changed):
     (changed.folder / "reports/digits/claims.json").write_text("{}x")
-    with pytest.raises(UserError, match="is not a list of judged claims"):
+    with pytest.raises(UserError, match="is not a list of claims with verdicts"):
         between(changed, "before")
 
 

@@ -266,7 +266,7 @@ def test_what_is_not_committed_is_not_in_it(project, crate, monkeypatch, capsys)
     monkeypatch.chdir(project.folder)
     assert cli.main(["export", "digits"]) == 0
     shown = capsys.readouterr()
-    assert shown.err == "what is not committed is not in the crate\n"
+    assert shown.err == "note: the crate does not have the uncommitted changes\n"
     assert re.match(r"crates/digits: commit \w{7}, 11 runs, \d+ files, \d\.\d MB\n$", shown.out)
     assert files_under(project.folder / "crates/digits") == files_under(crate)
 
@@ -282,7 +282,7 @@ def test_missing_files_are_named_by_their_hash(project, web, monkeypatch, capsys
     told = capsys.readouterr().err
     lock = locks.parse((project.folder / "dvc.lock").read_text())
     md5 = lock.stages["kfold-train@digits_softmax"].outs["models/digits_softmax.safetensors"]
-    assert f"by its hash alone: models/digits_softmax.safetensors ({md5})" in told
+    assert f"so only listed: models/digits_softmax.safetensors ({md5})" in told
     assert "data/raw/digits (" in told and "predictions" not in told
     crate = project.folder / "crates/digits"
     found = {entity["@id"]: entity for entity in metadata(crate)["@graph"]}
@@ -299,7 +299,7 @@ def test_evidence_that_was_changed_by_hand_is_not_exported(path, project):
     content[len(content) // 2] ^= 1
     (project.folder / path).write_bytes(content)
     commit(project)
-    with pytest.raises(UserError, match=r"is not what dvc.lock says; `kmnist check`"):
+    with pytest.raises(UserError, match=r"is not as dvc.lock says; `kmnist check`"):
         exported(project)
     assert not list((project.folder / "crates").iterdir())
 
@@ -317,9 +317,9 @@ def test_data_that_is_damaged_in_the_cache_is_not_exported(project):
 
 
 def test_no_folder_but_a_crate_is_replaced(project):
-    with pytest.raises(UserError, match="conf: holds something other than a crate"):
+    with pytest.raises(UserError, match="conf: has other content than a crate"):
         exported(project, to="conf")
-    with pytest.raises(UserError, match="LICENSE: holds something other than a crate"):
+    with pytest.raises(UserError, match="LICENSE: has other content than a crate"):
         exported(project, to="LICENSE")
     assert project.changed() == ""
 

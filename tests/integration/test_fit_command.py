@@ -70,7 +70,7 @@ def test_an_unknown_target_and_a_bad_store_are_named(digits: Project):
     assert done.returncode == 1 and "report@nothing" in done.stderr
     (digits.folder / "file").write_text("")
     done = digits.run("kmnist", "fits", KMNIST_FITS="file/fits")
-    assert done.returncode == 1 and "KMNIST_FITS=file/fits: no folder for fits" in done.stderr
+    assert done.returncode == 1 and "KMNIST_FITS=file/fits: cannot be the folder" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -100,7 +100,7 @@ def test_cleaning_keeps_what_stages_use(tmp_path: Path):
     os.utime(left, (0, 0))
     removed = fits.clean(store, {"ab" * 32})
     assert new.exists() and not left.exists()
-    assert fits.told(removed).startswith("1 fit, 1 checkpoint, ")
+    assert fits.summary(removed).startswith("1 fit, 1 checkpoint, ")
     assert "ab" * 32 in store and "cd" * 32 not in store
     assert list(fits.lines(store))[1].split() == (
         ["model", "1", "fit,", "0.0", "MB,", "90", "s", "of", "training"]

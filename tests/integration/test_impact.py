@@ -119,7 +119,7 @@ def test_the_stages_say_why(clone):
     stages = {stage.address: stage for stage in of_change(clone, LR).stages}
     told = ["parameter experiments.digits_softmax.optimizer.lr changed: 0.5 -> 0.4"]
     assert stages[SOFTMAX].reasons == stages[GRID].reasons == told
-    assert stages[EVALUATED[0]].reasons == [f"reads what {SOFTMAX} made"]
+    assert stages[EVALUATED[0]].reasons == [f"reads outs of {SOFTMAX}"]
     assert stages["report@digits"].reads == [*EVALUATED, SOFTMAX, GRID]
 
 
@@ -209,7 +209,7 @@ def test_the_tree_names_what_the_json_names(clone, monkeypatch, capsys):
     assert "evaluation.samples changed: 10 -> 9" in shown
     assert f"{len(found['figures'])} figures made again" in shown
     for report, claims in found["claims"].items():
-        assert f"{len(claims)} claims of {report} judged again" in shown
+        assert f"{len(claims)} claims of {report} compared again" in shown
         assert ", ".join(claims) in shown
 
 

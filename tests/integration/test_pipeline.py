@@ -565,7 +565,7 @@ def test_without_mlflow_the_results_are_the_same(digits: Project) -> None:
     warnings = lines_with("warning", done)
     assert len(warnings) == len(stages)
     for warning, address in zip(warnings, stages, strict=True):
-        assert warning.startswith(f"warning: MLflow did not take {address} ")
+        assert warning.startswith(f"warning: {address} was not published to MLflow ")
         assert "there is no mlflow here" in warning
     assert digits.changed() == ""  # dvc.lock among the rest, with the md5 of every out
 
@@ -620,10 +620,10 @@ def without_last(count: int) -> Callable[[bytes], bytes]:
     [
         (IMAGES, at(2, 0x0D), "wrong magic 0x00000d03"),
         (LABELS, at(3, 3), "truncated: 1805 bytes"),
-        (IMAGES, without_last(64), "holds (1796, 8, 8), where the data set's parts say (1797,"),
-        (LABELS, without_last(1), "holds (1796,), where the data set's parts say (1797,)"),
+        (IMAGES, without_last(64), "has the shape (1796, 8, 8), but the dataset's parts say "),
+        (LABELS, without_last(1), "has the shape (1796,), but the dataset's parts say (1797,)"),
         (LABELS, at(8 + 3, 10), "label 10 of image 3 is outside the 10 classes"),
-        (IMAGES, at(16 + 3, 17), "a pixel of 17, where pixel_max is 16"),
+        (IMAGES, at(16 + 3, 17), "has a pixel 17, but pixel_max is 16"),
         (IMAGES, lambda content: content[:-1], "truncated: 115023 bytes"),
         (LABELS, lambda content: content + b"\0", "too long: 1806 bytes"),
     ],

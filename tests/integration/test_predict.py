@@ -230,7 +230,7 @@ BAD = {
     "nothing": (png(Image.new("RGBA", (9, 9))), "is blank"),
     "labels": (idx.encode(np.zeros(5, np.uint8)), "an array of shape (5,), not images"),
     "rows": (npz(images=np.zeros((2, 784))), "an array of shape (2, 784), not images"),
-    "no images": (npz(images=np.zeros((0, 28, 28))), "holds no images"),
+    "no images": (npz(images=np.zeros((0, 28, 28))), "has no images"),
     "cut": (idx.encode(grid(KMNIST))[:-1], "truncated"),
     "integers": (npz(images=np.ones((1, 9, 9), int)), "pixels of type int64"),
     "numbers": (npz(images=np.full((1, 9, 9), np.nan)), "pixels of type float64"),
@@ -509,7 +509,7 @@ def test_scans_are_answered_as_the_images_they_were_made_from(digits, images):
     )  # fmt: skip
     assert scans.returncode == 1
     assert "error: ./broken.png: broken image" in scans.stderr
-    assert "40 of them were brought to 8x8, white on black, 0 to 16" in scans.stderr
+    assert "40 of them were converted to 8x8, white on black, 0 to 16" in scans.stderr
     rows = json.loads((folder / "answers.json").read_text())
     labels = [[row["label"] for row in found] for found in (json.loads(native.stdout), rows)]
     assert np.mean(np.equal(labels[0], labels[1])) >= 0.95
@@ -539,7 +539,7 @@ def test_standard_input_and_a_reader_that_has_seen_enough(digits, images):
     [
         (["--model", "digits_sofmax"], "did you mean digits_softmax?"),
         (["--model", "kmnist_softmax"], "`dvc pull models/kmnist_softmax.safetensors`"),
-        (["--dataset", "letters"], "no data set is called letters; known: digits"),
+        (["--dataset", "letters"], "there is no dataset letters; known: digits"),
         (["--model", "digits_softmax", "--to", "no/such/folder/x"], "no/such/folder/x"),
     ],
 )

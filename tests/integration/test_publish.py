@@ -91,7 +91,7 @@ def test_all_stages_and_then_nothing_more(project, store, publish):
     first = publish(project, store, *stages)
     assert (first.out, first.status) == (published(len(stages), 0), 0)
     absent = [
-        f"note: {address}: {path} is not in DVC's cache: its run goes without"
+        f"note: {address}: {path} is not in DVC's cache: the run lacks it"
         for address, stage in stages.items()
         for path in stage.outs
         if path.startswith("models/") and "digits" not in path
@@ -147,7 +147,7 @@ def test_a_model_that_comes_back_later(live, changed, store, publish):
 
 # --- what is refused -----------------------------------------------------------------------------
 
-WRONG = "is not what dvc.lock says; `kmnist check` tells more"
+WRONG = "is not as dvc.lock says; `kmnist check` says more"
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_a_server_shows_the_same_and_may_hang(live, project, server, publish):
         server.send(signal.SIGCONT)
     assert time.monotonic() - start < MOST_SECONDS
     assert (hung.stdout, hung.returncode, hung.stderr.count("\n")) == ("", 1, 1)
-    assert hung.stderr.startswith("error: MLflow did not take download@digits (")
+    assert hung.stderr.startswith("error: download@digits was not published to MLflow (")
     assert publish(project, server.uri, *OF_DIGITS).out == published(0, len(OF_DIGITS))
 
 

@@ -242,7 +242,7 @@ def test_how_to_keep_an_experiment_is_told_first_and_how_to_go_back_second(
 
 # --- the last sentence ---------------------------------------------------------------------------
 
-BACK = "`git checkout HEAD -- dvc.lock metrics figures reports` brings them back"
+BACK = "`git checkout HEAD -- dvc.lock metrics figures reports` restores them"
 
 
 def last_lines(project: Project) -> list[str]:

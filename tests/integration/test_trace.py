@@ -374,7 +374,7 @@ def test_a_copy_with_an_older_figures_text_leads_to_the_older_stage(made, projec
     [
         ({}, ""),
         ({"Stage": EVALUATE, "Lineage": "by hand"}, f"it says that {EVALUATE} made it, run by"),
-        ({"Stage": EVALUATE, "Lineage": "1" * 64}, "lineage key 111111111111, which no lock holds"),
+        ({"Stage": EVALUATE, "Lineage": "1" * 64}, "lineage key 111111111111, which no lock has"),
         ({"Stage": "evaluate@other", "Lineage": "1" * 64}, "evaluate@other"),
     ],
 )
@@ -716,7 +716,7 @@ def test_a_server_is_asked_as_a_file_is(run, project, tmp_path, monkeypatch):
         ),
         ("postgresql://name:word@127.0.0.1:9/runs?a=word", "postgresql://127.0.0.1:9/runs (Prog"),
         ("file:///runs", "file:///runs (not asked: neither a server nor SQLite nor PostgreSQL)"),
-        ("sqlite:///none.db", "none.db (not there)"),
+        ("sqlite:///none.db", "none.db (does not exist)"),
         ("sqlite:///params.yaml", "params.yaml (DatabaseError: file is not a database)"),
     ],
 )

@@ -195,9 +195,9 @@ def only_warning(capfd) -> str:
     """The one line that a stage has printed."""
     out, err = capfd.readouterr()
     (line,) = (out + err).splitlines()
-    assert line.startswith("warning: MLflow did not take kfold-train@digits_softmax (")
+    assert line.startswith("warning: kfold-train@digits_softmax was not published to MLflow (")
     later = "`kmnist publish kfold-train@digits_softmax` shows them later"
-    assert line.endswith(f"); the results are on disk and complete: {later}")
+    assert line.endswith(f"); its results on disk are complete: {later}")
     return line
 
 

@@ -90,7 +90,7 @@ def artifacts(client: Any, run: Any) -> dict[str, bytes]:
 
 
 def published(new: int, kept: int, refused: int = 0) -> str:
-    return f"stages: {new} published, {kept} there already, {refused} refused\n"
+    return f"stages: {new} published, {kept} already there, {refused} refused\n"
 
 
 def free_port() -> int:

@@ -131,7 +131,7 @@ def test_a_lost_worker_costs_nothing(tmp_path, cluster, expected, number):
         cluster.workers[0].send_signal(number)
         status, _, messages = program.end()
     assert status == 0, messages
-    assert "was lost; it is trained by another worker" in messages
+    assert "was lost; another worker trains it" in messages
     assert results(store) == expected
 
 
@@ -194,7 +194,7 @@ def test_a_worker_that_is_cut_off_costs_nothing(tmp_path, expected):
             subprocess.run(["ip", "link", "set", link, "down"], check=True)
             status, _, messages = program.end()
         assert status == 0, messages
-        assert "was lost; it is trained by another worker" in messages
+        assert "was lost; another worker trains it" in messages
     assert results(store) == expected
 
 

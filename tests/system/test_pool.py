@@ -74,7 +74,7 @@ def test_a_killed_worker_costs_nothing(tmp_path, expected):
         wait_until(program.workers, "a worker")[0].kill()
         status, _, messages = program.end()
     assert status == 0, messages
-    assert "its worker died by SIGKILL; it is trained by another worker" in messages
+    assert "its worker died by SIGKILL; another worker trains it" in messages
     assert results(tmp_path) == expected
 
 

@@ -174,8 +174,8 @@ def told_of_mlflow(line: str) -> str:
 
 def assert_warned(printed: str) -> None:
     (line,) = printed.splitlines()
-    assert line.startswith(f"warning: MLflow did not take {TRAINED} (")
-    assert line.endswith(f"); the results are on disk and complete: {LATER}")
+    assert line.startswith(f"warning: {TRAINED} was not published to MLflow (")
+    assert line.endswith(f"); its results on disk are complete: {LATER}")
 
 
 @NEEDS_POSTGRESQL

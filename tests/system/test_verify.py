@@ -150,14 +150,14 @@ def test_a_tampered_metric_and_figure_are_different_by_how_much(tampered):
     ]
     assert tampered[-1].startswith("different: the committed bytes were not made again (of ")
     assert ", 2 different, 3 with equal numbers in other bytes, " in tampered[-1]
-    assert tampered[-1].endswith("; the workspace is as it was")
+    assert tampered[-1].endswith("; the workspace is unchanged")
 
 
 def test_other_numbers_within_six_digits_are_equal(tampered):
     start = tampered.index(f"{SOFTMAX}: equal numbers, other bytes")
     assert f"  {VALIDATION}, {DETAILS}: equal to six digits" in tampered[start:]
     (model,) = [line for line in tampered if line.startswith(f"  {MODEL}: md5 aaaaaaaaaaaa -> ")]
-    assert "by how much is unknown: the committed one is not in the cache" in model
+    assert "the size of the difference is unknown: the committed one is not in the cache" in model
 
 
 def test_likely_causes_are_named(tampered):
@@ -169,7 +169,7 @@ def test_likely_causes_are_named(tampered):
 
 def test_a_workspace_that_is_not_clean_is_said(tampered):
     (note,) = [line for line in tampered if line.startswith("note: ")]
-    assert "note: the workspace is not what was committed (2 files; `git status`)" in note
+    assert "note: the workspace has uncommitted changes (2 files; `git status`)" in note
     assert tampered.index(note) < tampered.index("[1/3] download@digits")
 
 
@@ -203,7 +203,7 @@ def test_an_unknown_target_is_answered_by_a_list_of_targets(here, evidence, monk
     with pytest.raises(UserError) as caught:
         look("report@digit")
     message = str(caught.value)
-    assert "report@digit is no stage of dvc.lock at HEAD; did you mean report@digits?" in message
+    assert "report@digit is not a stage of dvc.lock at HEAD; did you mean report@digits?" in message
     assert "  preprocess@: digits, kmnist, mnist\n" in message
 
 
@@ -394,7 +394,7 @@ def test_a_committed_lock_that_does_not_fit_its_files(bare, monkeypatch):
     changed, key = stage.stale
     assert changed.startswith(f"dependency {code} changed: md5 111111111111 -> ")
     assert key.startswith("made by another command, ") and MATRIX in key
-    assert any("as neither workspace nor cache has them" in note for note in result.notes)
+    assert any("outs are not compared: not in the workspace" in note for note in result.notes)
 
 
 def test_what_is_gone_and_what_the_cache_spoiled(evidence, apart):

@@ -135,12 +135,12 @@ def test_counts_are_compared_one_by_one(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"file": "other/test.json"}, "other/test.json is not there"),
+        ({"file": "other/test.json"}, "other/test.json does not exist"),
         ({"trial": "lr=9"}, r"no trial lr=9 \(lr=0.1\)"),
         ({"value": "acuracy"}, "no value acuracy"),
         ({"reported": "abc"}, "reported=abc: must be a number, as accuracy is"),
-        ({"file": "few/test.json", "spread": "draws"}, "spread=draws: few/test.json has no draws of"),
-        ({"file": "old/test.json", "value": "f1"}, "does not say how f1 spreads over seeds"),
+        ({"file": "few/test.json", "spread": "draws"}, "spread=draws: few/test.json knows no"),
+        ({"file": "old/test.json", "value": "f1"}, "has no spread of f1 over seeds"),
     ],
 )
 def test_a_claim_about_nothing_is_an_error_that_names_it(folder, changes, message):
@@ -157,7 +157,7 @@ def test_a_claims_file_with_other_columns_or_unknowns_is_refused(tmp_path):
     with pytest.raises(claims.ClaimError, match="unknown='luck'"):
         claims.read(path)
     path.write_text(",".join(claims.COLUMNS) + "\nc,,,,,0.1,f,,accuracy\n")
-    with pytest.raises(claims.ClaimError, match="c: a cell for each of 12 columns"):
+    with pytest.raises(claims.ClaimError, match="c: must have 12 cells"):
         claims.read(path)
     for same in ("c", "d", "e"):
         rows = f"c,,,,,0.1,f,,accuracy,seed,,{same}\nd,,,,,0.2,f,,accuracy,seed,,\n"

@@ -352,7 +352,7 @@ def test_settings_reach_every_choice_and_numbers_of_an_optimizer_are_resumed(mon
 
 def test_bfloat16_trains_in_native_arithmetic_alone_and_keeps_float32(monkeypatch):
     images = digits(300)
-    with pytest.raises(UserError, match=r"trainer\.precision=bfloat16: makes no evidence"):
+    with pytest.raises(UserError, match=r"trainer\.precision=bfloat16: evidence needs"):
         trained(trial(epochs=1, precision="bfloat16"), images)
     monkeypatch.setattr(arithmetic, "name", lambda: arithmetic.NATIVE)
     fitted, exact = (

@@ -114,7 +114,7 @@ def test_what_counts_as_equal(name, old, new):
         ("a.npz", {"p": WEIGHTS}, {"p": changed(WEIGHTS, (0, 0), -1.5)},
          "p differs by up to 0.5 (largest value 2)"),
         ("a.npz", {"p": WEIGHTS}, {"p": changed(WEIGHTS, (0, 0), np.nan)},
-         "p is infinite or no number on one side in 1 of 12"),
+         "p is infinite or not a number on one side in 1 of 12"),
         ("a.npz", {"k": np.arange(4)}, {"k": np.arange(4)[::-1]}, "k differs in 4 of 4"),
         ("a.npz", {"p": WEIGHTS}, {"p": WEIGHTS.T, "q": WEIGHTS},
          "p 3x4 float32 -> 4x3 float32, q is new: 3x4 float32"),

@@ -312,7 +312,7 @@ def test_what_an_editor_leaves_is_no_module_and_half_a_one_is_named(package: Pat
     (folder / ".#train.py").symlink_to("someone@somewhere")
     assert key.code("linear", SETTINGS["linear"], package) == before
     (folder / "half.py").write_text("def half(:\n")
-    with pytest.raises(UserError, match=r"linear/half.py:1: no Python: "):
+    with pytest.raises(UserError, match=r"linear/half.py:1: not valid Python: "):
         key.code("linear", SETTINGS["linear"], package)
 
 
@@ -521,7 +521,7 @@ def test_a_damaged_file_is_named_dropped_and_missed(kind, suffix, tmp_path, caps
     damaged(kind, file, tmp_path / "cd" / f"{other}{suffix}")
     read = store.read if suffix == ".fit" else lambda name: store.checkpoint(name).load()
     assert read(one) is None and not file.exists()
-    assert f"{file} is damaged: dropped" in capsys.readouterr().err
+    assert f"{file} is damaged: deleted" in capsys.readouterr().err
     assert read(other) == other.encode() * 9
 
 
@@ -563,5 +563,5 @@ def test_what_is_made_in_a_folder_is_as_open_as_the_folder(tmp_path, monkeypatch
 def test_a_folder_that_cannot_be_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KMNIST_FITS", str(tmp_path / "file/fits"))
-    with pytest.raises(Exception, match=r"KMNIST_FITS=.*file/fits: no folder for fits"):
+    with pytest.raises(Exception, match=r"KMNIST_FITS=.*file/fits: cannot be the folder"):
         default()

@@ -1,7 +1,7 @@
-"""The command `kmnist`: one module for each command, whose docstring is its help.
+"""The command `kmnist`, with a module for each subcommand; the docstring is the help text.
 
-`add` gives the parser its arguments, `run` does the work and returns the exit status. `run`
-imports what it needs, so that no command waits for the libraries of another.
+`add` adds the arguments to the parser; `run` does the work and returns the exit status. `run`
+imports what it needs, so that no command waits for another command's libraries.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ GROUPS = {
     "Explore and share the evidence": ("trace", "diff", "publish", "export"),
     "Use the models": ("predict", "promote"),
 }
-HELP = """The configuration, the evidence and the models of the pipeline in this folder.
+HELP = """Manage the configuration, the evidence and the models of the pipeline in this folder.
 
-params.yaml is composed from conf/, and DVC runs the stages of dvc.yaml with it: `dvc repro`, or
-`dvc exp run -S KEY=VALUE` to try another value.
+`kmnist compose` writes params.yaml from conf/. DVC runs the stages of dvc.yaml with it:
+`dvc repro`, or `dvc exp run -S KEY=VALUE` to try another value.
 
 {commands}
 `kmnist COMMAND --help` explains a command. Exit status: 0 success, 1 failure (the message says
-why), 2 a command line that is not understood; the help of a command names any others.
+why), 2 an invalid command line; the help of a command lists any others.
 """
 
 
@@ -73,4 +73,4 @@ def _enter_project() -> None:
         if (folder / "dvc.yaml").exists() and (folder / "conf").is_dir():
             os.chdir(folder)
             return
-    raise UserError(f"{here} is not in a project: no dvc.yaml and conf/ here or above")
+    raise UserError(f"{here}: no project (a folder with dvc.yaml and conf/) is here or above")

@@ -1,8 +1,8 @@
 """Check that the committed evidence is up to date with code, configuration and data.
 
-Names every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/,
-are older than code, configuration, data or the libraries of requirements.lock, or were changed by
-hand; says what changed from what to what, and which commands mend it. Needs neither DVC's cache
+Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/, are
+older than code, configuration, data or the libraries of requirements.lock, or were edited by hand.
+Says what changed, from which value to which, and which commands fix it. Needs neither DVC's cache
 nor the data, runs no stage and changes nothing.
 """
 
@@ -20,7 +20,7 @@ def add(parser: ArgumentParser) -> None:
         dest="tolerated",
         type=absolute,
         metavar="FILE",
-        help="leave out the stages that this file names, one a line",
+        help="leave out the stages that this file lists, one on each line",
     )
 
 
@@ -36,18 +36,18 @@ def run(chosen: Namespace) -> int:
         current = left_out - {stage.address for stage in found.stages} - {*found.orphans}
         if current:
             names = ", ".join(sorted(current))
-            raise UserError(f"{chosen.tolerated.name} names what is not stale: {names}")
+            raise UserError(f"{chosen.tolerated.name} lists stages that are not stale: {names}")
         found = found.without(left_out)
     findings = check.findings(found, composed)
     for line in check.lines(findings):
         print(line)
     if not findings:
-        print("fresh: the evidence is what code, configuration and data give")
-    print(status.told(check.of_head()))
+        print("up to date: the evidence is what code, configuration and data give")
+    print(status.summary(check.of_head()))
     if findings:
         print(
-            f"not fresh: {len(found.stages)} stages and {len(findings) - len(found.stages)} files; "
-            "see above for what mends them",
+            f"stale: {len(found.stages)} stages and {len(findings) - len(found.stages)} files; "
+            "the commands above fix them",
             file=sys.stderr,
         )
     return 1 if findings else 0

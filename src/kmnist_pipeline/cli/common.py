@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Functions that several commands share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PARAMS = Path("params.yaml")
 
 
 def absolute(name: str) -> Path:
-    """A path as the user means it, whatever folder the command goes to later."""
+    """The absolute path, because the command changes its folder later."""
     return Path(os.path.abspath(name))
 
 
 def read_params() -> dict[str, Any]:
-    """The content of params.yaml. Raises UserError where it cannot be read or is not right."""
+    """The content of params.yaml. Raises UserError if it cannot be read or is invalid."""
     from kmnist_pipeline.config import rules
     from kmnist_pipeline.repository import locks
 
@@ -32,7 +32,7 @@ def print_json(content: Any) -> None:
 
 
 def console() -> Any:
-    """A console that wraps and cuts nothing in a pipe."""
+    """A console that does not wrap or cut lines in a pipe."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)

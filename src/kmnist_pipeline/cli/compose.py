@@ -1,6 +1,6 @@
 """Compose params.yaml from conf/.
 
-Refuses a misspelt key, a wrong type and an impossible value, and says what is allowed.
+Refuses misspelt keys, wrong types and impossible values, and says what is allowed.
 
   kmnist compose                          after every change in conf/
   kmnist compose --show kmnist_softmax    one experiment, with all its values
@@ -19,13 +19,13 @@ def add(parser: ArgumentParser) -> None:
     only.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; where params.yaml is not up to date with conf/, print the "
+        help="write nothing; if params.yaml is not up to date with conf/, print the "
         "difference and exit with status 1",
     )
     only.add_argument(
         "--show",
         metavar="NAME",
-        help="write nothing; print only the data set, experiment, study or report of this name",
+        help="write nothing; print only the dataset, experiment, study or report of this name",
     )
     parser.add_argument(
         "overrides",
@@ -52,5 +52,5 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.evidence import outs
 
     outs.write_bytes(PARAMS, text.encode())
-    print(f"{PARAMS} is written")
+    print(f"{PARAMS} was written")
     return 0

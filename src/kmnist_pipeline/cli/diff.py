@@ -1,11 +1,11 @@
 """Compare the evidence of two commits, or of a commit and the workspace.
 
-Claims whose verdict or obtained value is another, metrics beyond their last digits, figures by
-their pixels, and the parameters, code and commands that changed. Read from Git's objects: nothing
-is checked out or run.
+Shows claims with another verdict or obtained value, metrics that differ beyond the last digit,
+figures with other pixels, and the parameters, code and commands that changed. Reads Git's objects:
+nothing is checked out or run.
 
-  kmnist diff main...                     this branch, with what is not committed yet
-  kmnist diff HEAD~3 HEAD --output diff   also diff/index.html, figures side by side
+  kmnist diff main...                      this branch, with uncommitted changes
+  kmnist diff HEAD~3 HEAD --output diff    also writes diff/index.html, with figures side by side
 """
 
 from argparse import ArgumentParser, Namespace
@@ -15,10 +15,10 @@ from kmnist_pipeline.cli.common import absolute, console, print_json
 
 def add(parser: ArgumentParser) -> None:
     parser.add_argument("old", metavar="REV", help="a commit, or main... as in `git diff`")
-    parser.add_argument("new", metavar="REV2", nargs="?", help="another (default: the workspace)")
     parser.add_argument(
-        "--output", type=absolute, metavar="FOLDER", help="write a page there as well"
+        "new", metavar="REV2", nargs="?", help="another commit (default: the workspace)"
     )
+    parser.add_argument("--output", type=absolute, metavar="FOLDER", help="also write a page there")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON for programs")
     form.add_argument(

@@ -1,9 +1,9 @@
 """Export a report with its data, code, parameters and runs as an RO-Crate.
 
-The folder is a Workflow Run RO-Crate of what HEAD holds, each file proved by the hash in dvc.lock,
-with metadata that says what made it from what and under which licence
-(https://www.researchobject.org/workflow-run-crate). Models and data come from DVC's cache; what
-that lacks is named by its hash alone.
+The folder is a Workflow Run RO-Crate of HEAD. Each file is checked against its hash in dvc.lock.
+The metadata say which stage made each file, from which inputs and under which licence
+(https://www.researchobject.org/workflow-run-crate). Models and data come from DVC's cache; for
+files that it lacks, only the hash is listed.
 
   kmnist export kmnist_linear                     the folder crates/kmnist_linear
   kmnist export digits --output /tmp/digits
@@ -29,9 +29,9 @@ def run(chosen: Namespace) -> int:
 
     done = export.export(chosen.report, chosen.output or Path("crates") / chosen.report)
     if git.run("status", "--porcelain", "--untracked-files=no", "--", "."):
-        print("what is not committed is not in the crate", file=sys.stderr)
+        print("note: the crate does not have the uncommitted changes", file=sys.stderr)
     for path, md5 in done.missing.items():
-        print(f"not in DVC's cache, so named by its hash alone: {path} ({md5})", file=sys.stderr)
+        print(f"note: not in DVC's cache, so only listed: {path} ({md5})", file=sys.stderr)
     print(
         f"{done.folder}: commit {done.commit[:7]}, {done.runs} runs, {done.files} files, "
         f"{done.size / 1e6:.1f} MB"

@@ -1,13 +1,13 @@
 """List or clean the store of fits.
 
-The store is a cache: what is deleted must be trained again. It is the folder .kmnist/fits, or the
-one that KMNIST_FITS names, such as a folder that a team shares.
+The store is a cache: deleted fits must be trained again. It is the folder .kmnist/fits, or the
+folder that KMNIST_FITS names, such as one that a team shares.
 
   kmnist fits            list the fits by experiment and study
-  kmnist fits --clean    remove what no stage of params.yaml uses
+  kmnist fits --clean    remove the fits that no stage of params.yaml uses
   kmnist fits --clear    remove everything
 
-Both also remove fits that other branches, or other people who share the folder, use.
+Both also remove fits that other branches use, or other people who share the folder.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -19,7 +19,7 @@ from kmnist_pipeline.errors import UserError
 def add(parser: ArgumentParser) -> None:
     only = parser.add_mutually_exclusive_group()
     only.add_argument(
-        "--clean", action="store_true", help="remove what no stage of params.yaml uses"
+        "--clean", action="store_true", help="remove the fits that no stage of params.yaml uses"
     )
     only.add_argument("--clear", action="store_true", help="remove everything")
 
@@ -44,10 +44,10 @@ def run(chosen: Namespace) -> int:
             if absent:
                 targets = " ".join(f"preprocess@{name}" for name in absent)
                 raise UserError(
-                    f"data/processed lacks {', '.join(absent)}, so it is not known which fits are "
-                    f"used: run `dvc repro {targets}`"
+                    f"data/processed lacks {', '.join(absent)}, so the used fits are unknown: "
+                    f"run `dvc repro {targets}`"
                 )
-        print(f"removed: {fits.told(fits.clean(kept, keys))}")
+        print(f"removed: {fits.summary(fits.clean(kept, keys))}")
     for line in fits.lines(kept):
         print(line)
     return 0

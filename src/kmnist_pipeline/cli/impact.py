@@ -1,8 +1,8 @@
 """Show what a change would make again, before anything runs.
 
-Names the stages that run again and why, the figures, metrics and reports that they write, and the
-claims that are judged again. A stage that only reads what others make runs again if that comes out
-different. Without -S: what changed in conf/, src/ and the files since the evidence was made.
+Lists the stages that run again and why, the figures, metrics and reports that they write, and the
+claims that are compared again. A downstream stage runs again only if the outs that it reads change.
+Without -S: shows the impact of changes in conf/, src/ and files since the evidence was made.
 
   kmnist impact -S experiments.kmnist_softmax.optimizer.lr=0.05
   kmnist impact
@@ -20,7 +20,7 @@ def add(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a value, as `dvc exp run -S KEY=VALUE` does; can be given several times",
+        help="change a value, as `dvc exp run -S KEY=VALUE` does; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 

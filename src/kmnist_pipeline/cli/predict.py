@@ -1,17 +1,17 @@
 """Classify images of characters.
 
 PATH is a PNG or JPEG, an IDX (plain or gzip) or NPZ file of images, a folder of such files, or `-`
-for one file on standard input. Images of any size, dark on light or light on dark, are brought to
-the form that the model was trained on; the column `prepared` says how. Images that cannot
-be read are named and skipped. Where the model has a confidence threshold, `decision` says which
-answers to accept and which a person should review.
+for one file on standard input. Images of any size, dark on light or light on dark, are converted to
+the form of the training images; the column `prepared` says how. Images that cannot be read are
+reported and skipped. If the model has a confidence threshold, `decision` says which answers to
+accept and which a person should review.
 
   kmnist predict scans/                                     the champion of kmnist
   kmnist predict a.png b.jpg --model kmnist_softmax --sheet sheet.png
   kmnist predict t10k-images-idx3-ubyte.gz --output parquet --to answers.parquet
 
-In CSV, a name that a spreadsheet would take for a formula begins with an apostrophe.
-Exit status: 0 every image was classified; 1 an image was skipped, or there was none.
+In CSV, a name that a spreadsheet would read as a formula gets an apostrophe in front.
+Exit status: 0 every image was classified; 1 an image was skipped, or there was no image.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from pathlib import Path
 def add(parser: ArgumentParser) -> None:
     parser.add_argument("places", nargs="+", metavar="PATH", help="a file, a folder, or -")
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", metavar="NAME", help="default: the champion of the data set")
-    model.add_argument("--dataset", default="kmnist", help="whose champion; default: %(default)s")
+    model.add_argument("--model", metavar="NAME", help="default: the champion of the dataset")
+    model.add_argument("--dataset", default="kmnist", help="use its champion; default: %(default)s")
     parser.add_argument(
         "--output", choices=["csv", "json", "parquet"], default="csv", help="default: %(default)s"
     )
@@ -46,12 +46,12 @@ def run(chosen: Namespace) -> int:
     native = "" if arithmetic.name() != arithmetic.NATIVE else ", in native arithmetic"
     print(f"model: {classifier.name} ({why}){native}", file=sys.stderr)
     try:
-        with contextlib.chdir(chosen.start):  # images are shown by the names that the user gave
+        with contextlib.chdir(chosen.start):  # so that names of images are as the user gave them
             whole = predict.predict(
                 classifier, chosen.places, chosen.output, chosen.to, chosen.sheet
             )
             sys.stdout.flush()
-    except BrokenPipeError:  # its reader has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0 if whole else 1

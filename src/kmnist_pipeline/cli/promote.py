@@ -1,14 +1,14 @@
-"""Make a model the champion of its data set, in MLflow's registry.
+"""Make a model the champion of its dataset, in MLflow's registry.
 
 Registers the model with its weights, code, evidence and model card, and gives it the alias
 `champion`, which `kmnist predict` and `make serve` use. Refuses a model whose evidence is stale,
-and one that is worse than the champion beyond sampling error: with a validation accuracy lower by
-more than 1.96 standard errors, or with fewer correct test images by McNemar's test (p < 0.05).
-The test set can only refuse a model, never choose one.
+and a model that is worse than the champion beyond sampling error: its validation accuracy is lower
+by more than 1.96 standard errors, or it has fewer correct test images by McNemar's test (p < 0.05).
+Test images can only refuse a model, never choose one.
 
   kmnist promote kmnist_softmax
-  kmnist promote --dataset kmnist    the best by validation accuracy of the models for all classes
-  kmnist promote                     the same for every data set, as `make repro` does in the end
+  kmnist promote --dataset kmnist    the model for all classes with the best validation accuracy
+  kmnist promote                     the same for every dataset; `make repro` ends with it
 """
 
 import sys
@@ -19,8 +19,8 @@ from kmnist_pipeline.errors import UserError
 
 def add(parser: ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("name", nargs="?", metavar="NAME", help="default: the best of each data set")
-    which.add_argument("--dataset", help="the best of this data set alone")
+    which.add_argument("name", nargs="?", metavar="NAME", help="default: the best of each dataset")
+    which.add_argument("--dataset", help="only the best of this dataset")
     parser.add_argument("--force", action="store_true", help="promote in spite of all objections")
 
 

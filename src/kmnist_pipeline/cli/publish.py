@@ -1,13 +1,13 @@
 """Bring the MLflow store up to date with the evidence.
 
-Shows each stage of dvc.lock, with its folds and trials, in the store of MLFLOW_TRACKING_URI, by
-default mlflow.db in this folder: also what DVC restored without running it, and after the store
-was lost. What the store shows already stays as it is. A stage whose files are not what dvc.lock
-says is refused.
+Publishes each stage of dvc.lock, with its folds and trials, to the store of MLFLOW_TRACKING_URI, by
+default mlflow.db in this folder. This includes stages that DVC restored from its cache, and it
+fills a new store after the old one was lost. Runs that the store already has stay unchanged. A
+stage whose files are not as dvc.lock says is refused.
 
-  kmnist publish                                 all stages of the workspace
-  kmnist publish evaluate@kmnist_softmax         one of them
-  kmnist publish --rev HEAD~3 --rev tacky-tang   a commit, and an experiment of `dvc exp`
+  kmnist publish                                  all stages of the workspace
+  kmnist publish evaluate@kmnist_softmax          only this stage
+  kmnist publish --rev HEAD~3 --rev tacky-tang    a commit, and an experiment of `dvc exp`
 """
 
 import sys
@@ -23,7 +23,7 @@ def add(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="REV",
-        help="the evidence of a commit or experiment, not of the workspace; may be repeated",
+        help="a commit or experiment to publish instead of the workspace; may be repeated",
     )
 
 
@@ -33,11 +33,11 @@ def run(chosen: Namespace) -> int:
     try:
         outcome = publish.stages(chosen.stages, chosen.rev)
     except KeyboardInterrupt:
-        raise UserError("interrupted; run it again to go on") from None
+        raise UserError("interrupted; run the command again to continue") from None
     for note in outcome.notes:
-        print(f"note: {note}: its run goes without", file=sys.stderr)
+        print(f"note: {note}: the run lacks it", file=sys.stderr)
     for refused in outcome.refused:
         print(f"refused: {refused}", file=sys.stderr)
     counts = (len(stages) for stages in (outcome.new, outcome.kept, outcome.refused))
-    print("stages: {} published, {} there already, {} refused".format(*counts))
+    print("stages: {} published, {} already there, {} refused".format(*counts))
     return 1 if outcome.refused else 0

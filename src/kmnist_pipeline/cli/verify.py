@@ -1,17 +1,17 @@
 """Run the pipeline from scratch and compare with the committed evidence.
 
 Clones HEAD into a temporary folder, runs TARGET there with all stages that it depends on, and
-compares every out with the committed lock: numbers, figures by their pixels, arrays by their
-largest difference; and names the likely cause of a difference. Does not touch the workspace.
+compares every out with the committed one: numbers, pixels of figures, and arrays by their largest
+difference. Says the likely cause of a difference. Does not touch the workspace.
 
-  kmnist verify report@digits     a quick look: under a minute
-  kmnist verify                   every stage: hours
-  kmnist verify --epochs 1        the first epoch of every fit: a tenth of that; compares weights
-  kmnist verify --quick           run nothing, compare the workspace and the cache with HEAD
+  kmnist verify report@digits    one small report: takes less than a minute
+  kmnist verify                  every stage: takes hours
+  kmnist verify --epochs 1       compare weights after one epoch of every fit: a tenth of that time
+  kmnist verify --quick          run nothing: compare the workspace and the cache with HEAD
 
 Exit status: 0 identical; 3 other bytes, but figures that look the same and numbers that are equal
-to six digits, as another type of machine makes them; 1 different, or the run failed (the message
-says which); 2 the command is misspelt; 130 interrupted.
+to six digits, as on another type of machine; 1 different, or the run failed (the message says
+which); 2 invalid command line; 130 interrupted.
 """
 
 import contextlib

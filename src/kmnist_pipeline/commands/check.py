@@ -1,6 +1,6 @@
-"""Is the committed evidence what code, configuration and data give? If not, what mends it?
+"""Is the evidence up to date with code, configuration and data? If not, which commands fix it?
 
-A view of `status` for people: what is stale, why, and the smallest commands that mend it.
+A view of `status` for people: what is stale, why, and the smallest commands that fix it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from kmnist_pipeline.repository.revision import DamagedError, Revision
 PARAMS, MENU = "params.yaml", "conf/config.yaml"
 RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
 WIDTH = 100
-SHOWN = 5  # values of params.yaml that are other ones
-MADE = ("lineage", "library", "arithmetic")  # of which DVC knows nothing
+SHOWN = 5  # values of params.yaml that differ from conf/
+MADE = ("lineage", "library", "arithmetic")  # changes that DVC does not notice
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """One way to mend a group of findings: what it does, and commands that run as they stand."""
+    """One way to fix a group of findings: its purpose, and commands to copy."""
 
     purpose: str
     commands: tuple[str, ...]
@@ -44,9 +44,9 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is not fresh: a stage by its address, or a file; why; and the ways to mend it.
+    """A stage (by its address) or file that is not up to date, the reasons, and the remedies.
 
-    There is none for what is only downstream of another finding.
+    There are no remedies for a stage that is only downstream of other findings.
     """
 
     where: str
@@ -55,7 +55,7 @@ class Finding:
 
 
 def findings(found: Status, composed: str) -> list[Finding]:
-    """What is stale or does not belong; empty when all is fresh.
+    """The stages and files that are stale, or not part of the evidence.
 
     composed: what `params.yaml` should be.
     """
@@ -79,7 +79,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
-    """Findings for people: those that the same commands mend together, and these once."""
+    """The findings as text, grouped by the commands that fix them."""
     groups: dict[tuple[Remedy, ...], list[Finding]] = defaultdict(list)
     for finding in findings:
         groups[finding.remedies].append(finding)
@@ -101,16 +101,16 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
 
 
 _OF_LOCK: tuple[Remedy, ...] = (
-    Remedy("bring back the committed lock, which fits", (f"{RESTORE} {LOCK}",)),
+    Remedy("restore the committed lock, which is up to date", (f"{RESTORE} {LOCK}",)),
 )
 
 
 def _ways(
     own: list[StageStatus], found: Status, experiment: tuple[Remedy, ...]
 ) -> dict[str, tuple[Remedy, ...]]:
-    """How to mend each stage that is stale by itself.
+    """The remedies for each stage that is stale by itself.
 
-    experiment: what to do about the parameters of an experiment, which comes before any run.
+    experiment: the remedies for the parameters of an experiment, which come before any run.
     """
     head = _head()
     before = _leaves(locks.load(head.read(PARAMS).decode(), PARAMS))
@@ -131,15 +131,15 @@ def _ways(
     roots = [name for name in again if name not in below]
     remedies = {
         "restore": [
-            Remedy("bring the files back", _merged(undo, kinds["restore"])),
+            Remedy("restore the files", _merged(undo, kinds["restore"])),
         ],
         "run": [
             Remedy("make them again", (_command("dvc repro --downstream", roots),)),
-            Remedy("or take back what is not committed", _merged(undo, again)),
+            Remedy("or undo the uncommitted changes", _merged(undo, again)),
         ],
         "force": [
             Remedy(
-                "make them again, for which DVC alone sees no reason",
+                "make them again; DVC would not do it by itself",
                 (_command("dvc repro --force --single-item", kinds["force"]),),
             ),
         ],
@@ -155,7 +155,7 @@ def _ways(
 
 
 def _is_on_purpose(change: Change) -> bool:
-    """Whether a change is one to what people write, and no damage."""
+    """Whether a change is in files that people edit, and is not damage."""
     if change.kind == "file":
         return change.new != "" and not change.name.startswith(paths.TRACKED)
     return change.kind in ("command", "parameter")
@@ -164,7 +164,7 @@ def _is_on_purpose(change: Change) -> bool:
 def _undone(
     stage: StageStatus, head: Revision, before: dict[str, Any], wanted: Graph
 ) -> list[tuple[str, str]]:
-    """What takes back all that changed, as commands with a path each; nothing if that is not all.
+    """Commands, each with a path, that undo all changes of a stage; empty if they cannot.
 
     head: the committed files; before: the committed parameters.
     """
@@ -177,7 +177,7 @@ def _undone(
                 back = [(RESTORE, file) for file in _edited("conf", PARAMS)]
         elif change.kind in ("file", "out") and change.old and change.new is not None:
             back = _restored(head, change.name, change.old)
-            if change.kind == "file" and wanted.makers(change.name):  # as stages made it since
+            if change.kind == "file" and wanted.makers(change.name):  # stages made it
                 back = [step for step in back if step[0] == CLEAN]
         if not back:
             return []
@@ -186,7 +186,7 @@ def _undone(
 
 
 def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
-    """What brings a path back to this md5, where Git or DVC's cache has it."""
+    """The commands that restore a path with this md5, if Git or DVC's cache has it."""
     files = head.files(path)
     if not files:
         try:
@@ -213,7 +213,7 @@ def _of_orphans(files: list[str]) -> tuple[Remedy, ...]:
     return (Remedy("delete them", tuple(filter(None, commands))),)
 
 
-# Where params.yaml is not what conf/ gives.
+# If params.yaml is not up to date with conf/.
 
 
 def _of_params(
@@ -222,21 +222,21 @@ def _of_params(
     if status.is_composed(composed):
         return []
     values = [
-        f"{name} is {change.old or 'not there'}, conf/ says {change.new or 'nothing of it'}"
+        f"{name} is {change.old or 'missing'}, but {change.new or 'missing'} in conf/"
         for name, change in apart.items()
     ]
     if len(values) > SHOWN:
-        more = f"and {len(values) - SHOWN} more values; `kmnist compose --check` prints all"
+        more = f"and {len(values) - SHOWN} more values: see `kmnist compose --check`"
         values = [*values[:SHOWN], more]
     reason = "is not up to date with conf/"
     if experiment:
-        reason = f"has the parameters of an experiment, as {LOCK} has them, and conf/ has not"
+        reason = f"has the parameters of an experiment, like {LOCK} but unlike conf/"
     remedies = experiment or (Remedy("compose it", ("kmnist compose",)),)
     return [Finding(PARAMS, (reason, *values), remedies)]
 
 
 def _apart(conf: dict[str, Any]) -> dict[str, Change]:
-    """The parameters for which params.yaml and conf/ have other values, from its to theirs."""
+    """The parameters that differ between params.yaml (old) and conf/ (new)."""
     try:
         here = locks.load(Path(PARAMS).read_text(), PARAMS)
     except (OSError, UserError):
@@ -249,7 +249,7 @@ def _apart(conf: dict[str, Any]) -> dict[str, Change]:
 
 
 def _is_after_conf() -> bool:
-    """Whether params.yaml was changed later than `conf/`, as `dvc exp` does it."""
+    """Whether params.yaml was changed after `conf/`, as `dvc exp` does."""
     if _edited(PARAMS) or _edited("conf"):
         return bool(_edited(PARAMS))
     last = ("log", "-1", "--format=%H", "HEAD", "--", PARAMS)
@@ -257,7 +257,7 @@ def _is_after_conf() -> bool:
 
 
 def _is_applied(stage: StageStatus, apart: dict[str, Change]) -> bool:
-    """Whether the lock has parameters of a stage as params.yaml has them, and conf/ others."""
+    """Whether the lock and params.yaml agree on a stage's parameters, and conf/ differs."""
     own = [change for change in stage.changes if change.kind == "parameter"]
     if stage.state == "gone":
         return any(stage.address.partition("@")[2] == name.split(".")[1] for name in apart)
@@ -267,7 +267,7 @@ def _is_applied(stage: StageStatus, apart: dict[str, Change]) -> bool:
 def _of_experiment(
     applied: list[StageStatus], apart: dict[str, Change], composed: str, found: Status
 ) -> tuple[Remedy, ...]:
-    """How to keep the experiment whose parameters are here, and how to go back."""
+    """The remedies that keep the experiment whose parameters are here, or discard it."""
     roots = [stage.address for stage in applied]
     below = found.wanted.downstream(roots)
     kept = git.paths("log", "-z", "--format=%H", "HEAD", "--", PARAMS)
@@ -285,13 +285,13 @@ def _of_experiment(
     edits = (f"# {line}" for line in dict.fromkeys(_edits(apart)))
     keep = (*edits, "kmnist compose", "kmnist check", "git commit --all")
     return (
-        Remedy("keep the experiment: say so in conf/, and make again what is stale then", keep),
-        Remedy("or go back to what conf/ says", tuple(back)),
+        Remedy("keep the experiment: edit conf/, then make the stale stages again", keep),
+        Remedy("or discard the experiment and go back to conf/", tuple(back)),
     )
 
 
 def _edits(apart: dict[str, Change]) -> Iterator[str]:
-    """What to change in which file of conf/, so that it gives what params.yaml has."""
+    """The edits of files in conf/ after which it gives the values of params.yaml."""
     here = locks.load(Path(PARAMS).read_text(), PARAMS)
     menu = locks.load(Path(MENU).read_text(), MENU)["defaults"]
     files = {
@@ -311,20 +311,20 @@ def _edits(apart: dict[str, Change]) -> Iterator[str]:
         if item in files and value is not None:
             yield f"in {files[item]}, set {name.removeprefix(f'{item}.')}: {value}"
         elif item in files:
-            yield f"in {files[item]} or on the menu {MENU}, take out {name}"
+            yield f"in {files[item]} or on the menu {MENU}, remove {name}"
         elif any(package.startswith(f"{section}.") for package in files):
             yield f"add {item}: a file under conf/ and a line on the menu {MENU}"
         else:
             yield f"in {MENU}, set {name}: {value}"
 
 
-# What Git has.
+# Comparing with HEAD.
 
 
 def of_head() -> Counter[Verdict]:
-    """How the lock and the files of evidence compare with the committed ones, by their contents.
+    """The verdicts of comparing the lock and the files of evidence with the committed ones.
 
-    An edited lock goes with the files; where none is another, it is different by itself.
+    An edited lock counts as the worst of the edited files, or as different if there are none.
     """
     kept = _head().files(*paths.TRACKED)
     apart = {*_edited(*paths.TRACKED), *_untracked(*paths.TRACKED)}
@@ -340,7 +340,7 @@ def of_head() -> Counter[Verdict]:
 
 
 def _edited(*paths: str) -> list[str]:
-    """The files that are not as HEAD has them, of those that either Git's index or HEAD knows."""
+    """The files in Git's index or HEAD that differ from HEAD."""
     return git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *paths)
 
 
@@ -360,7 +360,7 @@ def _leaves(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _command(command: str, targets: Iterable[str]) -> str:
-    """A command with its targets; empty where there are none."""
+    """A command with its targets; empty if there are none."""
     quoted = shlex.join(dict.fromkeys(targets))
     return f"{command} {quoted}" if quoted else ""
 

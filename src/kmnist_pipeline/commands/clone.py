@@ -1,7 +1,7 @@
-"""A clean clone of a commit in a temporary folder, in which stages run as on another computer.
+"""A clean clone of a commit in a temporary folder; stages run there as on another computer.
 
-DVC's cache, the MLflow store and all temporary files are the clone's own. The folder and every
-process that works in it go with the block, also when the user interrupts it.
+The clone has its own DVC cache, MLflow store and temporary files. When the block ends, also by an
+interrupt of the user, the folder is removed and all processes in it are ended.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from kmnist_pipeline.fits import pool, store
 from kmnist_pipeline.repository import git
 
 STARTING = 4.0  # seconds that DVC and the interpreter need before and after a stage
-GRACE = 5.0  # seconds that a process has to end when it is told to
-TICK = 0.5  # seconds between two looks at the clock
-LEAST_ROOM = 1 << 19  # bytes on the disk that a run goes on with
-SAID = 15  # lines of a failed stage that are shown
+GRACE = 5.0  # seconds that a process has to end after a signal
+TICK = 0.5  # seconds between two updates of the progress
+LEAST_ROOM = 1 << 19  # bytes on the disk that a run needs to continue
+SAID = 15  # lines of a failed stage's output that are shown
 OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-# Another arithmetic, and workers that have code and checkpoints of their own.
+# They would change the arithmetic, or use workers with other code and checkpoints.
 OF_OTHER_FITS = (arithmetic.VARIABLE, pool.SCHEDULER)
 _FULL = re.compile("No space left on device|Out of diskspace|disk is full")  # libc, git, SQLite
 _RUNNING = re.compile("Running stage '(.+)':")
@@ -45,10 +45,10 @@ _RUNNING = re.compile("Running stage '(.+)':")
 
 @contextmanager
 def clean(revision: str) -> Iterator[Clone]:
-    """A clone of this repository at a commit, gone when the block ends.
+    """A clone of this repository at a commit; it is removed when the block ends.
 
-    Within the block SIGTERM raises KeyboardInterrupt, as SIGINT does. Raises UserError where there
-    is no room.
+    Within the block SIGTERM raises KeyboardInterrupt, as SIGINT does. Raises UserError if the disk
+    is full.
     """
     folder = Path(tempfile.mkdtemp(prefix="kmnist-verify-"))
     terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -57,7 +57,7 @@ def clean(revision: str) -> Iterator[Clone]:
         clone.check_out(revision)
         yield clone
     finally:
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # cleaning up takes a moment
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # while cleaning up
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             clone.end()
@@ -68,7 +68,7 @@ def clean(revision: str) -> Iterator[Clone]:
 
 
 class Clone:
-    """A project at `path`, below a folder that holds all that its stages leave outside of it."""
+    """A project at `path`; its folder also has the files that stages leave outside the project."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "project"
@@ -76,7 +76,7 @@ class Clone:
         self._process: subprocess.Popen[str] | None = None
 
     def check_out(self, revision: str) -> None:
-        """Make the clone. Raises UserError with what git said where it cannot be made."""
+        """Make the clone. Raises UserError with git's message if this fails."""
         try:
             top, here = git.place()
             git.run("clone", "--quiet", "--no-checkout", "--", str(top), str(self.path))
@@ -85,13 +85,13 @@ class Clone:
             raise UserError(_with_way_out(str(error))) from error
         self.path /= here
         self._aside.mkdir()
-        # The user's own configuration may name a cache that he shares between his projects.
+        # The user's configuration may name a cache that several projects share.
         (self.path / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
 
     def run(self, addresses: Sequence[str]) -> None:
-        """Run stages, and all that they depend on, whether or not anything changed.
+        """Run stages, and all stages that they depend on, even if nothing changed.
 
-        Shows on standard error which one runs and how much time is left. Raises UserError where a
+        Shows on standard error which stage runs and how much time is left. Raises UserError if a
         stage fails or was not run.
         """
         self._process = subprocess.Popen(
@@ -103,14 +103,14 @@ class Clone:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # an interrupt is this process's to handle
+            start_new_session=True,  # so that only this process gets an interrupt
         )
         estimate = Estimate(addresses, _seconds())
         stage, said = "dvc repro", list[str]()
         with _Progress(estimate) as progress:
             for line in _lines(self._process):
                 if line is None:
-                    # On a full disk DVC's cache tries again and again, without end.
+                    # On a full disk DVC's cache would retry forever.
                     if shutil.disk_usage(self.path).free < LEAST_ROOM:
                         raise UserError(_with_way_out(f"{stage}: {os.strerror(errno.ENOSPC)}"))
                     progress.tick()
@@ -126,9 +126,9 @@ class Clone:
             raise UserError(f"DVC did not run {', '.join(missed)}, so nothing is verified")
 
     def call(self, module: str, *arguments: str) -> str:
-        """Run a module of the clone; what it prints. Its standard error is shown as it comes.
+        """Run a module of the clone; returns its output and shows its standard error.
 
-        Raises UserError where it fails.
+        Raises UserError if it fails.
         """
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -145,7 +145,7 @@ class Clone:
         return said
 
     def end(self) -> None:
-        """End DVC, its stages and their helpers, wherever they are in their work."""
+        """End DVC, its stages and their child processes."""
         if self._process is None or self._process.poll() is not None:
             return
         family = psutil.Process(self._process.pid).children(recursive=True)
@@ -172,7 +172,7 @@ class Clone:
             "TMPDIR": str(self._aside),
             "DVC_SITE_CACHE_DIR": str(self._aside / "dvc"),
             "DVC_NO_ANALYTICS": "true",
-            # Fits that are known already would verify nothing.
+            # With known fits nothing would be verified.
             store.VARIABLE: str(self._aside / "fits"),
             sources.MIRROR_VARIABLE: str(sources.mirror_folder().resolve()),
         }
@@ -184,7 +184,7 @@ def _tell(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
-    """What a process says, line by line; None whenever it has been silent for a tick."""
+    """The lines that a process prints; None whenever it has printed nothing for a tick."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     output = process.stdout
     assert output is not None
@@ -213,9 +213,9 @@ def _with_way_out(message: str) -> str:
 
 
 def _seconds() -> dict[str, float]:
-    """How long each stage took when the MLflow store of this folder last saw it, if there is one.
+    """The seconds that each stage took in its last run in the MLflow store of this folder.
 
-    Read past MLflow, whose client writes into the store and takes longer to import than this does.
+    This does not use MLflow, whose client writes into the store and is slow to import.
     """
     query = (
         "SELECT tags.value, (runs.end_time - runs.start_time) / 1000.0 "
@@ -231,10 +231,10 @@ def _seconds() -> dict[str, float]:
 
 
 class Estimate:
-    """How much of a run is done, each stage weighed by how long it may take.
+    """Estimates the progress of a run; the weight of a stage is the time that it may take.
 
-    addresses: the stages to come, in any order; seconds: how long some of them took before. The
-    others count as the mean of these; where none is known, all count alike.
+    addresses: the planned stages, in any order; seconds: how long some of them took before. The
+    other stages count as their mean; if no time is known, all stages count equally.
     """
 
     def __init__(self, addresses: Sequence[str], seconds: dict[str, float]) -> None:
@@ -248,21 +248,21 @@ class Estimate:
 
     @property
     def stages(self) -> int:
-        """How many stages are planned."""
+        """The number of planned stages."""
         return len(self._weights)
 
     def start(self, address: str) -> None:
-        """Another stage begins, and the one before has ended."""
+        """A stage begins; the stage before has ended."""
         if not self.started:
             self._begun = time.monotonic()
         self.started.append(address)
         self._last = time.monotonic()
-        if address not in self._weights:  # one that the lock does not know
+        if address not in self._weights:  # a stage that the lock does not have
             self._weights[address] = self.total / len(self._weights)
             self.total += self._weights[address]
 
     def done(self) -> float:
-        """What is done of `total`; of the stage that runs, its share of the time it may take."""
+        """The finished part of `total`; the running stage counts by its expected time."""
         if not self.started:
             return 0.0
         current = self._weights[self.started[-1]]
@@ -270,7 +270,7 @@ class Estimate:
         return self._ended() + min(running, 0.95 * current)
 
     def left(self) -> float | None:
-        """Seconds until the end, or None while there is nothing to tell by."""
+        """Seconds until the end; None while nothing is known."""
         pace = self._pace()
         return None if pace is None else pace * (self.total - self.done())
 
@@ -278,14 +278,14 @@ class Estimate:
         return sum(self._weights[address] for address in self.started[:-1])
 
     def _pace(self) -> float | None:
-        """Seconds for a unit of weight: as measured so far, else as before."""
+        """Seconds for a unit of weight: measured in this run, else from runs before."""
         if ended := self._ended():
             return (self._last - self._begun) / ended
         return 1.0 if self._known else None
 
 
 class _Progress:
-    """A bar on a terminal, and a line a stage elsewhere."""
+    """A progress bar on a terminal; elsewhere a line for each stage."""
 
     def __init__(self, estimate: Estimate) -> None:
         self._estimate = estimate

@@ -1,8 +1,8 @@
-"""How a branch changes the evidence: claims, metrics and figures that differ, and the causes.
+"""How a branch changes the evidence: the claims, metrics and figures that differ, and the causes.
 
-Both sides are read from Git's objects, without a checkout; the second may be the workspace.
-Numbers differ if they do beyond the last digit, figures if their pixels do. Every change gives a
-file another lineage key, so the key does not count.
+Both sides are read from Git's objects, without a checkout; the second side may be the workspace.
+Numbers may differ by one unit in the last digit, figures are compared by pixels. Every change gives
+a file another lineage key, so the key does not count.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from kmnist_pipeline.repository.locks import Graph
 from kmnist_pipeline.repository.revision import Revision
 
 EVIDENCE = (*paths.TRACKED, locks.LOCK)
-LONGEST = 60  # characters of a text that is shown
+LONGEST = 60  # the most characters of a text
 _LABEL = re.compile(r"\[[^\]]*\]")
 _INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim whose verdict or obtained value changed; None on the side that lacks the claim."""
+    """A claim with a changed verdict or obtained value, which are None where it is missing."""
 
     report: str
     id: str
@@ -56,13 +56,13 @@ class Metric:
 
     @property
     def depth(self) -> int:
-        """How deep the value is nested in maps."""
+        """The number of maps around the value."""
         return len(_LABEL.sub("", self.name).split("."))
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure whose pixels differ, or that is new or gone."""
+    """A figure with different pixels, or a new or deleted one."""
 
     file: str
     what: str
@@ -70,7 +70,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class ChangedStage:
-    """A stage whose command, parameters or code changed, or one that is new or gone."""
+    """A stage whose command, parameters or code changed, or a new or deleted stage."""
 
     address: str
     what: str
@@ -79,7 +79,7 @@ class ChangedStage:
 
 @dataclass(frozen=True)
 class Diff:
-    """All differences; `equal` counts the files that were made again with the same result."""
+    """All differences; `equal` counts the files that differ only in their lineage key."""
 
     old: Revision
     new: Revision
@@ -106,10 +106,10 @@ class Diff:
 
 
 def between(revision: str, other: str | None = None) -> Diff:
-    """What differs between a revision and another one, or the workspace.
+    """The differences between a revision and another one, or the workspace.
 
-    revision: also `main...` or `main...topic`, as in `git diff`: from the commit where the branch
-    left main. Raises UserError where one is not a commit of this repository.
+    revision: it may be `main...` or `main...topic`, as in `git diff`: from the commit where the
+    branch left main. Raises UserError if one is not a commit of this repository.
     """
     base, dots, tip = revision.partition("...")
     if dots and other is not None:
@@ -161,7 +161,7 @@ def _merge_base(one: str, other: str) -> str:
 
 
 def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric]:
-    """The values of a metric file that differ, those of a list or table as one."""
+    """The values of a metric file that differ; a list or table counts as one value."""
     if old is None or new is None:
         yield Metric(path, "", None, None, None, "is new" if old is None else "is gone")
         if not path.endswith(".json"):
@@ -197,7 +197,7 @@ def _figure(path: str, old: bytes | None, new: bytes | None) -> Figure | None:
 
 
 def _claims(path: str, old: bytes | None, new: bytes | None) -> Iterator[Claim]:
-    before, after = _judged(path, old), _judged(path, new)
+    before, after = _verdicts(path, old), _verdicts(path, new)
     for name in {**before, **after}:
         (verdict, obtained), (new_verdict, new_obtained) = (
             (claim.get("verdict"), claim.get("obtained"))
@@ -208,17 +208,17 @@ def _claims(path: str, old: bytes | None, new: bytes | None) -> Iterator[Claim]:
             yield Claim(report, name, verdict, new_verdict, obtained, new_obtained)
 
 
-def _judged(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
+def _verdicts(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
     if content is None:
         return {}
     try:
         return {str(claim["id"]): claim for claim in json.loads(content)}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is not a list of judged claims: {error!r}") from error
+        raise UserError(f"{path}: is not a list of claims with verdicts: {error!r}") from error
 
 
 def _stages(old: Graph, new: Graph) -> Iterator[ChangedStage]:
-    """Stages that changed themselves, and not only through the outs of other stages."""
+    """The stages with changes of their own, other than in the outs of other stages."""
     for address in {**old.stages, **new.stages}:
         before, after = old.stages.get(address), new.stages.get(address)
         if before is None or after is None:

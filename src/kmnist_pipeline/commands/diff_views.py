@@ -1,4 +1,4 @@
-"""A difference of the evidence as text, as a comment on a pull request, and as a page."""
+"""A difference of the evidence as text, as a comment on a pull request, and as an HTML page."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from kmnist_pipeline.reporting import jinja
 from kmnist_pipeline.repository import git
 from kmnist_pipeline.repository.revision import Revision
 
-MARKER = "<!-- kmnist diff -->"  # the first line of the comment, by which it is found and updated
+MARKER = "<!-- kmnist diff -->"  # the first line of the comment, to find it again and update it
 LIMIT = 65_000  # characters; GitHub refuses a comment of more than 65,536
 DEEPEST = 2  # parts of a metric's name, such as seeds.mean, that get their own row
-FEW = 4  # stages that are named and not counted
+FEW = 4  # more stages are counted instead of named
 NOTHING = "No claim, metric, figure or stage differs."
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table: its rows are as long as its header."""
+    """A table; each row has as many cells as the header."""
 
     title: str
     header: list[str]
@@ -38,7 +38,7 @@ class Section:
 
 
 def sections(diff: Diff) -> list[Section]:
-    """The differences as tables, without empty ones."""
+    """The differences as tables, without empty tables."""
     found = [
         Section(
             "Claims",
@@ -81,7 +81,7 @@ def remark(diff: Diff) -> str:
     """A sentence about the files that are not listed; empty if there are none."""
     if not diff.equal:
         return ""
-    files = "file holds" if diff.equal == 1 else "files hold"
+    files = "file has" if diff.equal == 1 else "files have"
     return f"{diff.equal} other {files} the same numbers or pixels under another lineage key."
 
 
@@ -98,13 +98,13 @@ def text(diff: Diff, console: Console) -> None:
 
 
 def markdown(diff: Diff, images: str | None) -> str:
-    """The difference in GitHub's Markdown, whose first line is MARKER, of at most LIMIT characters.
+    """The difference in GitHub's Markdown, with at most LIMIT characters; the first line is MARKER.
 
-    images: the address under which `<commit>/<path>` gives a file of the repository, such as
-    `https://github.com/<owner>/<repository>/raw`; the figures then stand side by side.
+    images: the address that, with `<commit>/<path>`, gives a file of the repository, such as
+    `https://github.com/<owner>/<repository>/raw`; shows old and new figures side by side.
     """
     if images is not None and None in (diff.old.commit, diff.new.commit):
-        raise UserError("pictures are shown from two commits: name the second one too")
+        raise UserError("--images needs two commits: name the second one too")
     head = [
         MARKER,
         "### What this changes in the evidence",
@@ -128,7 +128,7 @@ def markdown(diff: Diff, images: str | None) -> str:
 
 
 def page(diff: Diff) -> str:
-    """The difference as one HTML file, the figures old and new side by side."""
+    """The difference as one HTML file, with old and new figures side by side."""
     template = jinja.environment("kmnist_pipeline.commands").get_template("diff.html")
     files = [figure.file for figure in diff.figures]
     old, new = _pictures(diff.old, files), _pictures(diff.new, files)
@@ -164,7 +164,7 @@ def _row(metric: Metric) -> list[str]:
 
 
 def _deeper(metrics: list[Metric]) -> Iterator[list[str]]:
-    """One row for all values deep in the same map."""
+    """One row for all deeply nested values of the same map."""
     places = Counter(
         (metric.file, re.split(r"[.\[]", metric.name)[0])
         for metric in metrics
@@ -185,7 +185,7 @@ def _plain(value: Any) -> str:
 
 
 def _causes(diff: Diff) -> Iterator[list[str]]:
-    """Each cause once, with the stages that it affects."""
+    """Each cause, with the stages that it affects."""
     affected: dict[str, list[str]] = {}
     for stage in diff.stages:
         for cause in map(str, stage.changes) if stage.changes else [f"the stage {stage.what}"]:
@@ -197,7 +197,7 @@ def _causes(diff: Diff) -> Iterator[list[str]]:
 
 
 def _bounded(top: list[str], lines: list[str], limit: int, spare: int = 1) -> list[str]:
-    """The top and as many lines as fit into the limit, joined by `spare` characters."""
+    """The top and as many lines as fit into the limit; spare: the characters between lines."""
     more = "\nand {} more: `kmnist diff` shows them all."
     room = limit - sum(len(line) + spare for line in top) - len(more) - 10
     for count, line in enumerate(lines):
@@ -212,7 +212,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _code(value: str) -> str:
-    """Any text as code, in which GitHub finds no Markdown, mention or table."""
+    """Any text as code, escaped so that GitHub finds no Markdown, mention or table in it."""
     if re.fullmatch(r"[-+0-9.e]*|–", value):
         return value
     plain = "".join(char if char.isprintable() else " " for char in value)

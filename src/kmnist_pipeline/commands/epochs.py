@@ -1,8 +1,8 @@
-"""The first epochs of all fits of some stages, for `kmnist verify --epochs`.
+"""Trains the first epochs of all fits of some stages, for `kmnist verify --epochs`.
 
-Runs in the folder of a project whose data are processed:
-`python -m kmnist_pipeline.commands.epochs EPOCHS STAGE...`. Prints, by stage, the digests of the
-weights of each fit as JSON, and takes nothing from the store of fits.
+It runs in the folder of a project whose data are processed:
+`python -m kmnist_pipeline.commands.epochs EPOCHS STAGE...`. It prints JSON: the digests of the
+weights of each fit, by stage. It uses no results from the store of fits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from kmnist_pipeline import arithmetic
 
-arithmetic.select()  # before NumPy is loaded; its caller has checked the variable
+arithmetic.select()  # before NumPy is loaded; the caller has checked the variable
 
 from kmnist_pipeline.commands import fit  # noqa: E402
 from kmnist_pipeline.errors import UserError  # noqa: E402
@@ -29,7 +29,7 @@ Digests = dict[str, list[str]]  # of the weights after each epoch, by trial, see
 
 
 def first_epochs(epochs: int, stages: list[str]) -> dict[str, Digests]:
-    """Train the first epochs of every fit of the stages; their digests by stage."""
+    """Train the first epochs of every fit of the stages; returns the digests by stage."""
     params = locks.load(Path("params.yaml").read_text(), "params.yaml")
     plans = {stage: fit.plan_of(stage, params, _winner(stage, params)) for stage in stages}
     with tempfile.TemporaryDirectory(prefix="fits-") as folder:
@@ -39,7 +39,7 @@ def first_epochs(epochs: int, stages: list[str]) -> dict[str, Digests]:
 
 
 def _winner(stage: str, params: dict[str, Any]) -> str | None:
-    """The trial that a study's evidence retrained, for a few epochs might choose another."""
+    """The trial that a study's evidence retrained; a few epochs might choose another one."""
     kind, _, name = stage.partition("@")
     if kind != "tune":
         return None

@@ -1,10 +1,10 @@
 """A report as a Workflow Run RO-Crate: data, code, parameters, runs and figures in one folder.
 
-The crate holds one commit: its files in Git and those in DVC's cache that its lock names, under
-their paths in the project and checked against the hashes of the lock. Its metadata is a
-Provenance Run Crate 0.5 (https://w3id.org/ro/wfrun/provenance/0.5): `dvc.yaml` is the workflow,
-each stage a step with its run. The same commit always gives the same bytes: the only date is the
-commit's, because the evidence has no dates of its runs.
+The crate has the files of one commit, from Git and from DVC's cache, under their paths in the
+project and checked against the hashes of the lock. Its metadata is a Provenance Run Crate 0.5
+(https://w3id.org/ro/wfrun/provenance/0.5): `dvc.yaml` is the workflow, each stage is a step with
+its run. A commit always gives the same bytes: the only date is the date of the commit, because the
+evidence has no dates.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PROFILES = {
     "https://w3id.org/ro/wfrun/provenance/0.5": "Provenance Run Crate",
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
-# Of the workflow-run terms (https://w3id.org/ro/terms/workflow-run#), those used here.
+# The terms of https://w3id.org/ro/terms/workflow-run# that are used here.
 TERMS = {name: f"https://w3id.org/ro/terms/workflow-run#{name}" for name in ("md5", "sha256")}
 FORMATS = {
     ".csv": "text/csv", ".html": "text/html", ".json": "application/json",
@@ -65,7 +65,7 @@ CREATIVE_COMMONS = re.compile(r"CC (BY(?:-\w+)*) (\d\.\d)")
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and which files (md5 by path) neither DVC's cache nor the workspace has."""
+    """The written crate; missing: md5 by path of files in neither DVC's cache nor the workspace."""
 
     folder: Path
     commit: str
@@ -76,14 +76,14 @@ class Exported:
 
 
 def export(report: str, folder: Path) -> Exported:
-    """Write the crate of a report at HEAD, in place of an older crate.
+    """Write the crate of a report at HEAD; it replaces an older crate.
 
-    Raises UserError where there is no such report, where a file is not what the lock says, or
-    where the folder holds something other than a crate.
+    Raises UserError if there is no such report, if a file is not as the lock says, or if the
+    folder has other content than a crate.
     """
     is_free = (folder / METADATA).exists() or (folder.is_dir() and not any(folder.iterdir()))
     if folder.exists() and not is_free:
-        raise UserError(f"{folder}: holds something other than a crate; name another folder")
+        raise UserError(f"{folder}: has other content than a crate; name another folder")
     commit = git.commit("HEAD")
     head = Revision("HEAD", commit)
     locked = head.lock()
@@ -111,14 +111,14 @@ def export(report: str, folder: Path) -> Exported:
 
 
 def _in_order(locked: Graph, address: str) -> list[LockedStage]:
-    """A stage and all that it depends on, each after those that it reads."""
+    """A stage and all stages that it depends on, each after the stages whose outs it reads."""
     upstream = sorted(locked.upstream(address), key=lambda stage: stage.address)
     parents = {stage.address: [p.address for p in locked.parents(stage)] for stage in upstream}
     return [locked.stages[name] for name in TopologicalSorter(parents).static_order()]
 
 
 def _gather(folder: Path, head: Revision, stages: list[LockedStage]) -> dict[str, str]:
-    """Write all files, checked against the lock; the md5 of those that could not be found."""
+    """Write all files, checked against the lock; returns the md5 of files that were not found."""
     head.write(folder, *PROJECT)
     outs = {path: md5 for stage in stages for path, md5 in stage.outs.items()}
     missing = {path: md5 for path, md5 in outs.items() if not head.put(path, md5, folder)}
@@ -131,7 +131,7 @@ def _gather(folder: Path, head: Revision, stages: list[LockedStage]) -> dict[str
 
 @dataclass
 class _Crate:
-    """The metadata of a crate whose files are in place."""
+    """The metadata of a crate whose files are already written."""
 
     folder: Path
     commit: str
@@ -168,8 +168,8 @@ class _Crate:
         root["conformsTo"] = profiles
 
     def _add(self, at: str, kind: str, /, **properties: Any) -> Entity:
-        told = {name: _one(value) for name, value in properties.items() if value not in (None, [])}
-        return self.crate.add(ContextEntity(self.crate, at, properties={"@type": kind, **told}))
+        kept = {name: _one(value) for name, value in properties.items() if value not in (None, [])}
+        return self.crate.add(ContextEntity(self.crate, at, properties={"@type": kind, **kept}))
 
     def _engine(self) -> Entity:
         version = re.search(r"^dvc==(\S+)", self._text(ENVIRONMENT), re.MULTILINE)
@@ -210,9 +210,9 @@ class _Crate:
         return workflow
 
     def _licences(self, dataset: str) -> dict[str, str]:
-        """Ids of the licences of outs that hold or show a data set, by path.
+        """The ids of licences by path, for outs that contain or show a dataset.
 
-        dataset: the report's own.
+        dataset: the dataset of the report.
         """
         found = dict[str, str]()
         for stage in self.stages:
@@ -229,7 +229,7 @@ class _Crate:
         return found
 
     def _data(self, name: str, about: dict[str, Any]) -> None:
-        """A data set as it was published, and its licence."""
+        """Add a dataset as it was published, and its licence."""
         common = CREATIVE_COMMONS.search(about["licence"])
         licence = self._add(
             f"#licence-{name}",
@@ -243,7 +243,7 @@ class _Crate:
         raw["description"] = f"The original files; sources: {', '.join(about['sources'])}"
 
     def _files(self, licences: dict[str, str]) -> None:
-        """Every file but the workflow."""
+        """Add every file except the workflow."""
         tools = dict.fromkeys(map(_module, self.stages))
         for path in sorted(file for file in self.folder.rglob("*") if file.is_file()):
             name = path.relative_to(self.folder).as_posix()
@@ -281,7 +281,7 @@ class _Crate:
         }
 
     def _figures(self, numbered: dict[str, str]) -> None:
-        """What a figure shows, and its number in the published report."""
+        """Add to each figure its caption, and its number in the published report."""
         number_of = {f"{paths.FIGURES}/{file}": number for number, file in numbered.items()}
         for path in sorted((self.folder / paths.FIGURES).rglob("*.png")):
             name = path.relative_to(self.folder).as_posix()
@@ -291,7 +291,7 @@ class _Crate:
                 self.crate.get(name)["alternateName"] = f"Figure {number_of[name]}"
 
     def _parameters(self, workflow: Entity) -> dict[str, Entity]:
-        """Each parameter as a formal one and with its value; the values by name."""
+        """Add each parameter, formally and with its value; returns the values by name."""
         stated = {name: value for stage in self.stages for name, value in _values(stage).items()}
         values, inputs = {}, []
         for name, value in sorted(stated.items()):
@@ -315,7 +315,7 @@ class _Crate:
 
     def _run(self, stage: LockedStage, values: dict[str, Entity]) -> Entity:
         read = [path for path in stage.deps if not path.startswith("src/")]
-        told = [values[name] for name in sorted(_values(stage))]
+        given = [values[name] for name in sorted(_values(stage))]
         return self._add(
             f"#run-{stage.address}",
             "CreateAction",
@@ -323,13 +323,13 @@ class _Crate:
             description=f"{stage.cmd}{self._environment(stage)}",
             identifier=f"lineage key {stage.key}",
             instrument=self.crate.get(_module(stage)),
-            object=[*self._entities(read), *told],
+            object=[*self._entities(read), *given],
             result=self._entities(stage.outs),
             actionStatus="http://schema.org/CompletedActionStatus",
         )
 
     def _environment(self, stage: LockedStage) -> str:
-        """Where a model was trained and with what, if its metrics say so."""
+        """The machine and libraries that trained a model, if its metrics state them."""
         for path in stage.outs:
             if not path.endswith(("/validation.json", numbers.beside("/validation.json"))):
                 continue
@@ -355,7 +355,7 @@ class _Crate:
             "#run",
             "CreateAction",
             name=f"dvc repro report@{report}",
-            description=f"All {len(self.stages)} stages of the report, as {locks.LOCK} has them",
+            description=f"All {len(self.stages)} stages of the report, as in {locks.LOCK}",
             instrument=workflow,
             object=[*sources, *values.values()],
             result=self._entities(
@@ -407,8 +407,8 @@ class _Crate:
                 identifier,
                 "CreativeWork",
                 name=path,
-                description="Not in this crate: DVC's cache did not have it. A folder's md5 is "
-                "that of its listing, and ends in .dir.",
+                description="Not in this crate, because DVC's cache did not have it. The md5 of a "
+                "folder is the md5 of its listing, with the ending .dir.",
                 md5=self.missing[path],
             )
         if not (self.folder / path).is_dir():
@@ -428,7 +428,7 @@ class _Crate:
 
 
 def _one(value: Any) -> Any:
-    """A value, or the item of a list of one, as RO-Crate 1.1 asks for."""
+    """A value, or the only item of a list, as RO-Crate 1.1 requires."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 

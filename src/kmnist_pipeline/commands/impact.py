@@ -1,6 +1,6 @@
-"""What a change will make again, before anything runs: figures, metrics, reports, claims.
+"""The figures, metrics, reports and claims that a change affects, before anything runs.
 
-A view of `status` with the parameters that `conf/` gives with overrides.
+A view of `status`, with the parameters that `conf/` gives with overrides.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ STYLES = {"changed": "bold", "new": "bold green", "gone": "bold red", "downstrea
 
 @dataclass(frozen=True)
 class Impact:
-    """What a change makes again.
+    """The effects of a change.
 
-    figures, metrics, reports: files, or a folder (`.../`) where no file is there yet; claims: ids
-    by report; orphans: files that Git tracks and no stage makes any more; composed: whether
-    params.yaml is what `conf/` gives.
+    figures, metrics, reports: files to make again, or a folder (`.../`) that has no files yet;
+    claims: ids by report; orphans: files that Git tracks and no stage makes any more; composed:
+    whether params.yaml is up to date with `conf/`.
     """
 
     stages: list[StageStatus] = field(default_factory=list)
@@ -44,14 +44,14 @@ class Impact:
     composed: bool = True
 
     def json(self) -> dict[str, Any]:
-        """Plain values alone."""
+        """The impact as plain values."""
         return asdict(self)
 
 
 def of_change(overrides: list[str]) -> Impact:
-    """The impact of `conf/` with overrides, and of the files as they are, on the locked evidence.
+    """The impact of `conf/` with overrides, and of the current files, on the locked evidence.
 
-    Raises UserError where `conf/` or an override is refused, or `dvc.yaml` or the lock is broken.
+    Raises UserError if `conf/`, an override, `dvc.yaml` or the lock is invalid.
     """
     composed = composition.compose(Path("conf"), overrides)
     params = locks.load(composed, "conf/")
@@ -71,7 +71,7 @@ def of_change(overrides: list[str]) -> Impact:
 
 
 def _files(outs: Iterable[str], folder: str) -> list[str]:
-    """The files of those outs that lie in a folder; an out that is not there yet, as it is."""
+    """The files of the outs in a folder; an out that does not exist yet is listed itself."""
     found = []
     for out in sorted(outs):
         if out.startswith(folder):
@@ -82,9 +82,9 @@ def _files(outs: Iterable[str], folder: str) -> list[str]:
 
 
 def _claims(reports: dict[str, Any], outs: set[str], themselves: set[str]) -> dict[str, list[str]]:
-    """Ids of the claims that are judged again, by report.
+    """The ids of the claims that are compared again, by report.
 
-    themselves: the stages that change by themselves; where a report's does, all its claims are.
+    themselves: the stages that change by themselves; if a report's stage does, all its claims are.
     """
     found = {}
     for report, about in reports.items():
@@ -102,20 +102,20 @@ def _claims(reports: dict[str, Any], outs: set[str], themselves: set[str]) -> di
 
 
 def _sources(report: str, claim: dict[str, str]) -> set[str]:
-    """The files of numbers that a claim is judged by."""
+    """The files of numbers that decide a claim's verdict."""
     return {f"{paths.METRICS}/{report}/{file}" for file in claims.files(claim)}
 
 
 def show(impact: Impact, console: Console) -> None:
     """Print an impact as a tree."""
     if not impact.composed:
-        console.print("params.yaml is not up to date with conf/, which this goes by")
+        console.print("params.yaml is not up to date with conf/; this shows the impact of conf/")
     if not (impact.stages or impact.orphans):
         console.print("no stage runs again")
         return
     states = Counter(stage.state for stage in impact.stages)
-    told = ", ".join(f"{count} {state}" for state, count in states.items())
-    tree = Tree(f"{_count(len(impact.stages), 'stage')}: {told}" if told else "no stage runs again")
+    text = ", ".join(f"{count} {state}" for state, count in states.items())
+    tree = Tree(f"{_count(len(impact.stages), 'stage')}: {text}" if text else "no stage runs again")
     for stage in impact.stages:
         first, *others = stage.reasons
         branch = tree.add(Text.assemble((stage.address, STYLES[stage.state]), "  ", first))
@@ -125,14 +125,14 @@ def show(impact: Impact, console: Console) -> None:
     _add(tree, "metric file", "made again", impact.metrics)
     _add(tree, "report file", "made again", impact.reports)
     for report, ids in impact.claims.items():
-        branch = tree.add(f"{_count(len(ids), 'claim')} of {report} judged again")
+        branch = tree.add(f"{_count(len(ids), 'claim')} of {report} compared again")
         branch.add(Text(", ".join(ids)))
     _add(tree, "file", "that no stage makes any more", impact.orphans)
     console.print(tree)
 
 
 def _add(tree: Tree, noun: str, what: str, files: list[str]) -> None:
-    """A branch with the names of the files, those of one folder on one line."""
+    """Add a branch with the names of the files, one line for each folder."""
     new = sum(file.endswith("/") for file in files)
     counts = [_count(len(files) - new, noun)] if len(files) > new else []
     counts += [_count(new, "new folder")] if new else []

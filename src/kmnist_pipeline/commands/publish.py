@@ -1,8 +1,8 @@
 """Bringing an MLflow store up to date with the evidence of the workspace, or of commits.
 
-A record is what a stage hands over when it ends (`tracking.record`). Here it is made again from
-the stage's entry in a lock and the files that the entry names, as `repository/revision.py` finds
-them. What is not as the lock says is never shown.
+A stage makes a record for MLflow when it ends (`tracking.record`). This module makes the same
+record from the stage's entry in a lock and the files that the entry names
+(`repository/revision.py`). It never publishes a file that is not as the lock says.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from kmnist_pipeline.tracking.content import is_read
 from kmnist_pipeline.tracking.record import Record, state_of_code
 
 PARAMS = "params.yaml"
-TRACKED = tuple(f"{folder}/" for folder in paths.TRACKED)  # of the rest, only models are shown
+TRACKED = tuple(f"{folder}/" for folder in paths.TRACKED)  # runs show these, and models
 MODELS = "models/"
 
 
 class StoreError(UserError):
-    """A store that does not answer: no other stage would fare better."""
+    """The store does not answer, so publishing other stages would fail too."""
 
 
 @dataclass
 class Published:
-    """The stages that are new in the store, were there before, or were refused; one line each.
+    """The stages that are new in the store, were already there, or were refused; one line each.
 
-    notes: what a view lacks.
+    notes: the files that published runs lack.
     """
 
     new: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Published:
 class Evidence:
     """The evidence of a revision.
 
-    models: the map of that name in its parameters; origin: what its runs say of it.
+    models: the map of that name in its parameters; origin: the commit, as the runs state it.
     """
 
     revision: Revision
@@ -65,11 +65,11 @@ class Evidence:
 
 
 def stages(addresses: list[str], revisions: list[str]) -> Published:
-    """Show stages in MLflow: the workspace's, or those of commits and experiments.
+    """Publish stages to MLflow: of the workspace, or of commits and experiments.
 
-    addresses: such as `evaluate@digits_softmax`, or none for all. A stage whose files are not what
-    its lock says is refused, and the others go on. Raises UserError where the store fails, and for
-    a stage or a revision that is not known.
+    addresses: such as `evaluate@digits_softmax`, or empty for all. A stage whose files are not as
+    the lock says is refused, and the others continue. Raises UserError if the store fails, or for
+    an unknown stage or revision.
     """
     os.environ.update({**store.BOUNDS, **os.environ, **store.QUIET})  # before importing MLflow
     here = _workspace()
@@ -84,7 +84,7 @@ def stages(addresses: list[str], revisions: list[str]) -> Published:
         with tempfile.TemporaryDirectory(prefix="kmnist-publish-") as folder:
             try:
                 of_stage = _record(stage, evidence, Path(folder), here.graph)
-                with _asking(f"MLflow did not take {name}"):
+                with _asking(f"{name} was not published to MLflow"):
                     is_new = runs.publish(client, of_stage)
             except StoreError:
                 raise
@@ -109,12 +109,12 @@ def _asking(problem: str) -> Iterator[None]:
 
 def _workspace() -> Evidence:
     if not Path(LOCK).exists():
-        raise UserError(f"{LOCK} is not there: `dvc repro` makes the evidence")
+        raise UserError(f"{LOCK} does not exist: `dvc repro` makes the evidence")
     return _evidence(Revision("the workspace"), state_of_code())
 
 
 def _commit(name: str) -> Evidence:
-    """The evidence of a commit or of an experiment of `dvc exp`, by its id or name."""
+    """The evidence of a commit, or of an experiment of `dvc exp`, by its id or name."""
     commit, experiment = git.commit_or_experiment(name)
     origin = {"commit": commit, "dirty": False, "experiment": experiment}
     return _evidence(Revision(name, commit), state_of_code() | origin)
@@ -138,7 +138,7 @@ def _check(addresses: list[str], wanted: list[Evidence]) -> None:
 
 
 def _chosen(addresses: list[str], wanted: list[Evidence]) -> Iterator[tuple[Evidence, LockedStage]]:
-    """The stages to show, each after those it depends on, and each state of a stage once."""
+    """The stages to publish, each after the stages it depends on, and each lineage key once."""
     seen = set()
     for evidence in wanted:
         stages = evidence.graph.stages
@@ -159,9 +159,9 @@ def _chosen(addresses: list[str], wanted: list[Evidence]) -> Iterator[tuple[Evid
 
 
 def _record(locked: LockedStage, evidence: Evidence, root: Path, current: Graph) -> Record:
-    """What the stage would hand over if it had run just now, its files under `root`.
+    """The record of the stage as if it had just run, with its files under `root`.
 
-    Raises UserError where a file is not what the lock says.
+    Raises UserError if a file is not as the lock says.
     """
     missing = []
     read = {path: md5 for path, md5 in locked.deps.items() if is_read(locked.kind, path)}
@@ -187,7 +187,7 @@ def _record(locked: LockedStage, evidence: Evidence, root: Path, current: Graph)
 
 
 def _check_keys(place: Path, path: str, stage: LockedStage) -> None:
-    """Raise UserError where an out was made under another lineage key."""
+    """Raise UserError if an out was made under another lineage key."""
     for file in place.rglob("*.json") if place.is_dir() else [place]:
         if file.suffix == ".json":
             content = json.loads(file.read_bytes())

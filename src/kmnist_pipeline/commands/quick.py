@@ -1,7 +1,7 @@
-"""What differs here from what was committed, and what would run again? Nothing is run.
+"""Comparing the workspace with HEAD, and finding stages that would run again, without a run.
 
-A view of `status` for the lock of HEAD, which adds by how much files differ, and what DVC's cache
-holds.
+A view of `status` for the lock of HEAD, which adds by how much files differ, and compares the files
+in DVC's cache.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from kmnist_pipeline.repository.revision import DamagedError, Revision
 
 
 def compare_here(target: str | None = None) -> Result:
-    """Compare what lies in the workspace and in its cache with HEAD, without running anything.
+    """Compare the files of the workspace and of its cache with HEAD, without running anything.
 
-    target: limits it to a stage and all that it depends on. Raises UserError where the target is
-    no stage of the committed lock, or `conf/` or `dvc.yaml` is refused.
+    target: limits this to a stage and all stages that it depends on. Raises UserError if the
+    target is not a stage of the committed lock, or if `conf/` or `dvc.yaml` is invalid.
     """
     old, revision, lock = verify.committed()
     stages = verify.chosen(lock, target)
@@ -57,13 +57,13 @@ def compare_here(target: str | None = None) -> Result:
     if below := [stage.address for stage in of_stage.values() if stage.state == "downstream"]:
         notes.insert(0, f"downstream of these: {', '.join(below)}")
     if absent:
-        notes.append(f"not compared, as neither workspace nor cache has them: {len(absent)} outs")
+        notes.append(f"{len(absent)} outs are not compared: not in the workspace or cache")
     title = f"commit {revision[:12]}, {len(stages)} stages compared (committed -> here)"
     return Result(title, checked, notes, run=False)
 
 
 def _stale(stage: StageStatus | None) -> list[str]:
-    """Why a stage would run again, but for outs that are altered, whose files tell more."""
+    """Why a stage would run again, without altered outs, because comparing files says more."""
     if stage is None or stage.state == "downstream":
         return []
     if stage.changes:
@@ -78,7 +78,7 @@ def _here(
     here: Graph,
     absent: list[str],
 ) -> Iterator[Difference]:
-    """How the outs of a stage compare that are here; the names of the others go to `absent`.
+    """The differences of a stage's outs; the names of outs that are not here go to `absent`.
 
     here: the stages of the workspace's lock.
     """
@@ -95,7 +95,7 @@ def _here(
                 yield Difference(out, Verdict.DIFFERENT, str(error))
         if out in altered or (is_gone and path.exists()):
             now = lineage.digest(path) if path.exists() else ""
-            # Of a model that a run here made, the metrics tell what it is worth.
+            # If a run here made the model, comparing its metrics shows whether it is equal.
             unknown = Verdict.EQUAL if run_here.get(out) == now else Verdict.DIFFERENT
             yield from verify.between(out, md5, now, old, path, unknown)
         elif path.exists():
@@ -107,7 +107,7 @@ def _here(
 
 
 def _lock_here(old: Revision, committed: Graph) -> tuple[Difference, Graph]:
-    """How the workspace's lock compares with the committed one, and its stages."""
+    """The difference of the workspace's lock from the committed one, and its stages."""
     path = Path(LOCK)
     before, content = old.read(LOCK), path.read_bytes() if path.exists() else None
     try:
@@ -119,14 +119,14 @@ def _lock_here(old: Revision, committed: Graph) -> tuple[Difference, Graph]:
     was, now = committed.stages, here.stages
     apart = [address for address in {**was, **now} if was.get(address) != now.get(address)]
     if apart and all(a in was and a in now and _is_of_run(was[a], now[a]) for a in apart):
-        line = f"has the hashes of what a run here made, in {', '.join(apart)}"
+        line = f"has the hashes of a run in this workspace, in {', '.join(apart)}"
         return Difference(LOCK, Verdict.EQUAL, line), here
-    stages = ", ".join(apart) or "what is no hash, command or parameter"
-    return Difference(LOCK, Verdict.DIFFERENT, f"is not the committed one, in {stages}"), here
+    stages = ", ".join(apart) or "other text than hashes, commands and parameters"
+    return Difference(LOCK, Verdict.DIFFERENT, f"differs from the committed one, in {stages}"), here
 
 
 def _is_of_run(old: LockedStage, new: LockedStage) -> bool:
-    """Whether two entries differ in hashes alone, and the new ones are those of the files here."""
+    """Whether two entries differ only in hashes, and the files here have the new hashes."""
     before, after = ({**stage.deps, **stage.outs} for stage in (old, new))
     return (old.cmd, old.params, before.keys()) == (new.cmd, new.params, after.keys()) and all(
         Path(path).exists() and lineage.digest(Path(path)) == md5

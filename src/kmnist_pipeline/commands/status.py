@@ -1,10 +1,10 @@
-"""What would run again? The one answer that `check`, `impact` and `verify --quick` are views of.
+"""Finds the stages that would run again; `check`, `impact` and `verify --quick` show the result.
 
-A lock, of the workspace or of a commit, is held against `dvc.yaml`, the parameters that `conf/`
-gives, and the files. Not against DVC's cache, so that a fresh clone can be answered: a dependency
-that a stage makes is what the lock says of its maker, and an out that only the cache keeps may be
-away. Where such a file lies altered on the disk, its maker is changed, and its readers are
-downstream. `params.yaml` decides nothing: `kmnist compose` makes it from `conf/`.
+It compares a lock, of the workspace or of a commit, with `dvc.yaml`, the parameters that `conf/`
+gives, and the files. It does not need DVC's cache, so it works in a new clone: the md5 of a
+dependency that a stage makes is taken from the lock, and an out that is only in the cache may be
+missing. If such a file is altered on disk, the stage that makes it is changed, and the stages that
+read it are downstream. `params.yaml` does not count: `kmnist compose` makes it from `conf/`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Digest = Callable[[str], str]
 
 @dataclass(frozen=True)
 class StageStatus:
-    """A stage that runs again, or for the first time, or has none to run any more.
+    """A stage that runs again or for the first time, or that `dvc.yaml` no longer has.
 
-    state: `new`, `changed` (by itself), `downstream` or `gone`; changes: of what it reads that no
-    stage makes, and of its outs; reads: the stages among these whose outs it reads.
+    state: `new`, `changed` (by itself), `downstream` or `gone`; changes: those of dependencies
+    that no stage makes, and of its outs; reads: the other such stages whose outs it reads.
     """
 
     address: str
@@ -49,22 +49,22 @@ class StageStatus:
 
     @property
     def reasons(self) -> list[str]:
-        """Why, one reason a line."""
+        """The reasons, one on each line."""
         if self.state == "new":
             return [f"is not in {locks.LOCK}"]
         if self.state == "gone":
             return [f"is in {locks.LOCK}, but not in dvc.yaml"]
         own = [str(change) for change in self.changes]
-        return own or [f"reads what {', '.join(self.reads)} made"]
+        return own or [f"reads outs of {', '.join(self.reads)}"]
 
 
 @dataclass(frozen=True)
 class Status:
-    """What is not as the lock says.
+    """The differences from a lock.
 
-    stages: in the order of `dvc.yaml`, those that are gone last; orphans: files that Git tracks
-    among the evidence, though no stage makes them; wanted: all stages of `dvc.yaml`, each as its
-    lock entry is going to be, with the md5 that the lock gives to what they make.
+    stages: in the order of `dvc.yaml`, then stages that are gone; orphans: files among the
+    evidence that Git tracks but no stage makes; wanted: all stages of `dvc.yaml`, as their new
+    lock entries would be, with the md5 of outs from the lock.
     """
 
     stages: list[StageStatus]
@@ -72,7 +72,7 @@ class Status:
     wanted: Graph
 
     def without(self, names: Collection[str]) -> Status:
-        """The same without these stages and files."""
+        """The status without these stages and files."""
         return replace(
             self,
             stages=[stage for stage in self.stages if stage.address not in names],
@@ -81,9 +81,9 @@ class Status:
 
 
 def of(locked: Graph, params: dict[str, Any]) -> Status:
-    """How `dvc.yaml` with these parameters, and the files as they are, compare with a lock.
+    """Compare `dvc.yaml` with these parameters, and the current files, with a lock.
 
-    Raises UserError where `dvc.yaml` is broken or asks for what `params` lacks.
+    Raises UserError if `dvc.yaml` is invalid or needs a parameter that `params` lacks.
     """
     digest = functools.cache(_digest)  # many stages share a file
     pins = pinned()
@@ -100,7 +100,7 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
     }
     orphans = _orphans(wanted)
     altered = [c.name for found in own.values() for c in found if is_altered_out(c)]
-    for name, found in own.items():  # a folder that several stages fill is theirs to answer for
+    for name, found in own.items():  # the stages that fill a folder report its changes
         own[name] = [
             change
             for change in found
@@ -125,28 +125,28 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
 
 
 def is_composed(composed: str) -> bool:
-    """Whether params.yaml is what `kmnist compose` makes of `conf/`."""
+    """Whether params.yaml is up to date with `conf/`."""
     return PARAMS.exists() and PARAMS.read_text() == composed
 
 
 def locked_here() -> Graph:
-    """The stages of the workspace's lock, none where there is no lock.
+    """The stages of the workspace's lock; empty if there is no lock.
 
-    Raises UserError where it cannot be read.
+    Raises UserError if the lock cannot be read.
     """
     path = Path(locks.LOCK)
     try:
         return locks.parse(path.read_bytes()) if path.exists() else Graph({})
     except UserError as error:
-        way = f"`git checkout HEAD -- {locks.LOCK}` brings back the committed one"
+        way = f"`git checkout HEAD -- {locks.LOCK}` restores the committed one"
         raise UserError(f"{error}\n{way}") from error
 
 
-def told(counts: Counter[Verdict], run: bool = False) -> str:
-    """In one sentence: whether the committed bytes were made again, and how to go back to them.
+def summary(counts: Counter[Verdict], run: bool = False) -> str:
+    """A sentence: whether the bytes are the committed ones, and how to restore those.
 
-    counts: files of evidence by how they compare with the committed ones; run: whether a run in a
-    clone made them, so that there is nothing to go back from.
+    counts: the number of files by verdict; run: whether a run in a clone made them, so that there
+    is nothing to restore.
     """
     verdict = max(counts, default=Verdict.IDENTICAL)
     if verdict is Verdict.IDENTICAL:
@@ -157,7 +157,7 @@ def told(counts: Counter[Verdict], run: bool = False) -> str:
     line = f"{verdict.words}: {no} (of {counts.total()} files, {', '.join(parts)})"
     if verdict is Verdict.EQUAL and (note := arithmetic.note()):
         return f"{line}. {note}"
-    return f"{line}; {'the workspace is as it was' if run else f'`{BACK}` brings them back'}"
+    return f"{line}; {'the workspace is unchanged' if run else f'`{BACK}` restores them'}"
 
 
 _COUNTED = {
@@ -183,7 +183,7 @@ def _wanted(
 
 
 def _of_outs(stage: dict[str, Any], locked: LockedStage, digest: Digest) -> list[Change]:
-    """Outs that are not declared, locked and on the disk alike."""
+    """The outs that differ between `dvc.yaml`, the lock and the disk."""
     found = []
     declared = dvc.outs(stage)
     for path in sorted({**declared, **locked.outs}):
@@ -198,7 +198,7 @@ def _of_outs(stage: dict[str, Any], locked: LockedStage, digest: Digest) -> list
 
 
 def _of_making(locked: LockedStage, pins: dict[str, str], digest: Digest) -> list[Change]:
-    """Outs that are as the lock says, but that say of themselves that they were made otherwise."""
+    """The outs that have the locked md5, but whose content states another origin."""
     found = []
     others = defaultdict(list)
     for path, md5 in locked.outs.items():
@@ -213,9 +213,9 @@ def _of_making(locked: LockedStage, pins: dict[str, str], digest: Digest) -> lis
 
 
 def _of_environment(path: str, pins: dict[str, str]) -> list[Change]:
-    """Other libraries than are pinned now, or another arithmetic than that of evidence.
+    """The changes if an out was made with other libraries than pinned, or in another arithmetic.
 
-    On a machine that lacks this arithmetic its own will do; `arithmetic.note` says so.
+    A machine without the arithmetic of evidence may use its own; `arithmetic.note` says so.
     """
     content = json.loads(Path(path).read_text())
     found: list[Change] = []
@@ -232,7 +232,7 @@ def _of_environment(path: str, pins: dict[str, str]) -> list[Change]:
 
 
 def _other_keys(out: str, key: str) -> list[tuple[str, str]]:
-    """The JSON and PNG files of an out that carry another lineage key, each with that key."""
+    """The JSON and PNG files of an out that state another lineage key, each with that key."""
     path = Path(out)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     carried = ((file.as_posix(), _key_in(file)) for file in files)
@@ -250,14 +250,14 @@ def _key_in(file: Path) -> str | None:
 
 
 def pinned() -> dict[str, str]:
-    """The version of each library that `requirements.lock` pins; empty where there is no file."""
+    """The version of each library in `requirements.lock`; empty if there is no such file."""
     text = PINS.read_text() if PINS.exists() else ""
     found = re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
     return {name.lower().replace("_", "-"): public(version) for name, version in found}
 
 
 def installed(name: str) -> str | None:
-    """The version of a library that is installed here, or None."""
+    """The installed version of a library, or None."""
     try:
         return public(importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
@@ -265,7 +265,7 @@ def installed(name: str) -> str | None:
 
 
 def public(version: str) -> str:
-    """A version without its local part: 2.13.0+cpu is 2.13.0, built for a CPU."""
+    """A version without its local part, which names a build: 2.13.0+cpu becomes 2.13.0."""
     return version.partition("+")[0]
 
 
@@ -274,7 +274,7 @@ def _digest(path: str) -> str:
 
 
 def is_altered_out(change: Change) -> bool:
-    """Whether a change is that of an out that is not what its stage made, or missing."""
+    """Whether a change is an out that is missing or not what its stage made."""
     return change.kind == "out" and None not in (change.old, change.new)
 
 

@@ -1,7 +1,7 @@
-"""Does a run from scratch give what the commit holds, and if not, what differs and why?
+"""Does a run from scratch give the committed evidence? If not, what differs and why?
 
-HEAD is cloned into a temporary folder, with a DVC cache and an MLflow store of its own; the stages
-run there, and every out is compared. Nothing is written into the workspace.
+HEAD is cloned into a temporary folder that has its own DVC cache and MLflow store; the stages run
+there, and every out is compared. Nothing is written into the workspace.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
 from kmnist_pipeline.repository.revision import DamagedError, Revision, below
 
 STATUS = {Verdict.IDENTICAL: 0, Verdict.EQUAL: 3, Verdict.DIFFERENT: 1}
-# The libraries that numbers and figures go through; `environment` names only some of them.
+# The libraries that affect the bytes of the evidence; `environment` names only some of them.
 MAKE_BYTES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib", "pillow")
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A stage, how each file of it compares, and why some differ, as far as that can be told.
+    """A stage, the comparison of its files, and the likely causes of differences.
 
-    stale: why it would run again, or does not belong, whatever its files are.
+    stale: why it would run again or is not part of the evidence, whatever its files are.
     """
 
     address: str
@@ -44,7 +44,7 @@ class Checked:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of its files; different where it is stale."""
+        """The worst verdict of its files; different if it is stale."""
         if self.stale:
             return Verdict.DIFFERENT
         return max((each.verdict for each in self.differences), default=Verdict.IDENTICAL)
@@ -52,9 +52,9 @@ class Checked:
 
 @dataclass(frozen=True)
 class Result:
-    """How the evidence of a commit compares.
+    """The comparison with the evidence of a commit.
 
-    run: whether a run made what is compared, or it lies in the workspace.
+    run: whether the compared files come from a run or from the workspace.
     """
 
     title: str
@@ -64,7 +64,7 @@ class Result:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of its stages."""
+        """The worst verdict of the stages."""
         return max((stage.verdict for stage in self.stages), default=Verdict.IDENTICAL)
 
     @property
@@ -73,7 +73,7 @@ class Result:
         return STATUS[self.verdict]
 
     def lines(self) -> Iterator[str]:
-        """The result for people: what is not identical by stage, the worst first, then the sum."""
+        """The result as text: by stage what is not identical, then the counts."""
         yield self.title
         for stage in self.stages:
             if stage.verdict is Verdict.IDENTICAL:
@@ -95,19 +95,19 @@ class Result:
                 yield f"  likely cause: {cause}"
         yield from self.notes
         counts = Counter(each.verdict for stage in self.stages for each in stage.differences)
-        yield status.told(counts, self.run)
+        yield status.summary(counts, self.run)
 
 
 def rerun(target: str | None = None) -> Result:
-    """Run a stage and all that it depends on, or every stage, in a clean clone of HEAD.
+    """Run a stage and all stages that it depends on, or every stage, in a clean clone of HEAD.
 
-    target: a stage's address. Shows its progress on standard error. Raises UserError where the
-    target is no stage of the committed lock, or where the run fails; KeyboardInterrupt, also when
-    the process is asked to terminate. No file and no process is left then.
+    target: a stage's address. Shows the progress on standard error. Raises UserError if the target
+    is not a stage of the committed lock or if the run fails, and KeyboardInterrupt, also for
+    SIGTERM. Leaves no file and no process behind.
     """
     old, revision, lock = committed()
     stages = chosen(lock, target)
-    for note in dirty(revision):  # at once: the run may take hours
+    for note in dirty(revision):  # now, because the run may take hours
         print(f"note: {note}", file=sys.stderr)
     with clone.clean(revision) as project:
         project.run([stage.address for stage in stages])
@@ -124,11 +124,11 @@ def rerun(target: str | None = None) -> Result:
 
 
 def first_epochs(epochs: int, target: str | None = None) -> Result:
-    """Train only the first epochs of every fit of a target in a clean clone, and compare weights.
+    """Train only the first epochs of every fit in a clean clone, and compare the weights.
 
-    The data are made again from nothing as in `rerun`; of each fit, the digest of all weights
-    after each of these epochs is compared with the committed one. Raises UserError as `rerun`
-    does, and where this machine cannot give the same bits.
+    The data are made from scratch as in `rerun`. For each fit and each of these epochs, the digest
+    of all weights is compared with the committed one. Raises UserError as `rerun` does, and if
+    this machine cannot give the same bits.
     """
     if not arithmetic.is_portable():
         raise UserError(
@@ -166,7 +166,7 @@ def first_epochs(epochs: int, target: str | None = None) -> Result:
 def _weights(
     stage: LockedStage, old: Revision, digests: dict[str, list[str]], epochs: int
 ) -> list[Difference]:
-    """How the weights of each fit after its first epochs compare with the committed ones."""
+    """Compare the weights of each fit after its first epochs with the committed ones."""
     name = "/validation.json"
     found = [out for out in stage.outs if out.endswith((name, numbers.beside(name)))]
     path = max(found, key=len)  # older evidence has one file
@@ -191,14 +191,14 @@ def committed() -> tuple[Revision, str, Graph]:
     """HEAD, its id and its lock."""
     commit = git.commit("HEAD")
     head = Revision("HEAD", commit)
-    head.files(*paths.TRACKED, LOCK)  # all at once, by one process of git
+    head.files(*paths.TRACKED, LOCK)  # reads all in one process of git
     return head, commit, head.lock()
 
 
 def chosen(committed: Graph, target: str | None) -> list[LockedStage]:
-    """The stages to look at, what they depend on first.
+    """The stages to compare, each after the stages that it depends on.
 
-    Raises UserError where the target is none of them.
+    Raises UserError if the target is not one of them.
     """
     if target is None:
         return list(committed.stages.values())
@@ -208,24 +208,24 @@ def chosen(committed: Graph, target: str | None) -> list[LockedStage]:
         for stage in committed.stages.values():
             items[stage.kind].append(stage.item)
         raise UserError(
-            f"{target} is no stage of {LOCK} at HEAD"
+            f"{target} is not a stage of {LOCK} at HEAD"
             + (f"; did you mean {near[0]}?" if near else ".")
-            + " There are:\n"
+            + " The stages are:\n"
             + "\n".join(f"  {kind}@: {', '.join(names)}" for kind, names in items.items())
         )
     return committed.upstream(target)[::-1]
 
 
 def dirty(revision: str) -> list[str]:
-    """A sentence for people where the workspace is not what was committed."""
+    """A note for the user if the workspace has uncommitted changes."""
     changed = (
         git.run("--no-optional-locks", "status", "--porcelain", "--", ".").decode().splitlines()
     )
     if not changed:
         return []
     return [
-        f"the workspace is not what was committed ({_count(len(changed), 'file')}; `git status`): "
-        f"this is about commit {revision[:12]}"
+        f"the workspace has uncommitted changes ({_count(len(changed), 'file')}; `git status`): "
+        f"this compares with commit {revision[:12]}"
     ]
 
 
@@ -233,11 +233,11 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
-# Each out.
+# Comparing an out.
 
 
 def in_git(out: str) -> bool:
-    """Whether Git keeps an out, or DVC's cache."""
+    """Whether an out is in Git (True) or in DVC's cache."""
     return out.partition("/")[0] in paths.TRACKED
 
 
@@ -248,10 +248,10 @@ def _contents(files: Mapping[str, Path]) -> dict[str, bytes]:
 def between(
     out: str, locked: str, now: str, old: Revision, path: Path, unknown: Verdict
 ) -> list[Difference]:
-    """How an out that lies at `path` compares, file by file.
+    """Compare an out at `path` with the committed one, file by file.
 
-    locked, now: its md5s, `now` empty where nothing lies there; unknown: the verdict where the
-    committed content is not here.
+    locked, now: its md5s; `now` is empty if it does not exist; unknown: the verdict if the
+    committed content is not available.
     """
     if not in_git(out):
         if locked == now:
@@ -264,7 +264,7 @@ def between(
         except DamagedError as error:
             before, why = {}, str(error)
         if not before:
-            line = f"md5 {locked[:12]} -> {now[:12]}, by how much is unknown: {why}"
+            line = f"md5 {locked[:12]} -> {now[:12]}, the size of the difference is unknown: {why}"
             return [Difference(out, unknown, line)]
         return _each(_contents(before), _contents(below(path, out)))
     found = _each(old.files(out), _contents(below(path, out)))
@@ -278,11 +278,11 @@ def _each(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> list[Difference
     return [compare(path, old.get(path), new.get(path)) for path in sorted({**old, **new})]
 
 
-# What was made again.
+# Comparing the outs of a run.
 
 
 def _made_again(stage: LockedStage, made: Graph, old: Revision, project: Path) -> list[Difference]:
-    """How each file compares; of models that are not here, the metrics tell what they are worth."""
+    """The differences of a stage's files; the metrics of missing models show their differences."""
     now = made.stages[stage.address].outs
     return [
         difference
@@ -294,7 +294,7 @@ def _made_again(stage: LockedStage, made: Graph, old: Revision, project: Path) -
 
 
 def _environment(stage: LockedStage, old: Revision, project: Path) -> list[str]:
-    """How the machine and the libraries differ between the committed run and the one here."""
+    """The differences in machine and libraries between the committed run and this one."""
     found = []
     for out in stage.outs:
         if not out.endswith(("/validation.json", numbers.beside("/validation.json"))):
@@ -310,7 +310,7 @@ def _environment(stage: LockedStage, old: Revision, project: Path) -> list[str]:
 
 
 def _machine(validation: bytes) -> dict[str, Any]:
-    """What `environment` says, plain values by name."""
+    """The values of `environment` by name."""
     try:
         flat = dict(lineage.leaves("", json.loads(validation).get("environment", {})))
     except (ValueError, TypeError, AttributeError):  # the comparison says that it is damaged
@@ -321,7 +321,7 @@ def _machine(validation: bytes) -> dict[str, Any]:
 def _explained(
     checked: list[Checked], stages: list[LockedStage], made: Graph, environments: list[list[str]]
 ) -> list[Checked]:
-    """The same with likely causes: what a stage was given, and where and with what it ran."""
+    """Add the likely causes: changed inputs of a stage, machine and libraries."""
     anywhere = list(dict.fromkeys(line for lines in environments for line in lines)) or _versions()
     apart = {each.address for each in checked if each.verdict is not Verdict.IDENTICAL}
     explained = []
@@ -339,19 +339,19 @@ def _explained(
 
 
 _NONE = (
-    "none is known: command, parameters, code, machine and versions are the same, so the "
-    "committed files are not what this stage makes"
+    "none is known: command, parameters, code, machine and versions are the same, so this "
+    "stage did not make the committed files"
 )
 
 
 def _alone(stage: LockedStage, made: Graph) -> LockedStage:
-    """A stage with those dependencies alone that no stage makes."""
+    """A stage with only the dependencies that no stage makes."""
     deps = {path: md5 for path, md5 in stage.deps.items() if not made.makers(path)}
     return replace(stage, deps=deps)
 
 
 def _versions() -> list[str]:
-    """Libraries that are installed here in another version than the pinned one."""
+    """The libraries whose installed version is not the pinned one."""
     pins = status.pinned()
     pairs = [(name, pins.get(name), status.installed(name)) for name in MAKE_BYTES]
     return [

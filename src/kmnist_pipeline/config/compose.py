@@ -24,7 +24,7 @@ def compose(conf: Path, overrides: list[str]) -> str:
 
 
 def show(text: str, name: str) -> str:
-    """The part of `params.yaml` under `name`, a data set, experiment, study or report."""
+    """The part of `params.yaml` under `name`, a dataset, experiment, study or report."""
     from omegaconf import OmegaConf
 
     cfg: Any = OmegaConf.create(text)

@@ -1,4 +1,4 @@
-"""The base of every map in the configuration, and the messages for invalid ones.
+"""The base class of every map in the configuration, and the messages for invalid values.
 
 pydantic checks types and limits. Importing it adds 0.13 s to `dvc exp run`.
 """
@@ -36,7 +36,7 @@ class ConfigError(UserError, ValueError):
 
 
 class Node(BaseModel):
-    """A map of known keys; those without a default must be given, and no value is converted."""
+    """A map of known keys; keys without a default are required, and no value is converted."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -64,7 +64,7 @@ N = TypeVar("N", bound=Node)
 
 
 def typed(key: str, content: Any, kind: type[N]) -> N:
-    """`content`, which stands under `key`, as a `kind`. Raises ConfigError on its first mistake."""
+    """The `content` of `key`, as an object of `kind`. Raises ConfigError for the first mistake."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -72,13 +72,13 @@ def typed(key: str, content: Any, kind: type[N]) -> N:
 
 
 def kinds(key: str, known: Mapping[str, type[Node]]) -> PlainValidator:
-    """The validator of a map of one of several types, of which the value of `key` names one."""
+    """The validator of a map that has one of several types; its value of `key` names the type."""
 
     def choose(node: Any) -> Node:
         if not isinstance(node, dict):
             raise must(f"a map with the key {key}")
         name = node.get(key)
-        if name not in list(known):  # a list, for it may not be hashable
+        if name not in list(known):  # a list, because the name may not be hashable
             raise said(f"must be {one_of(known)}", key, name)
         return known[name].model_validate(node)
 
@@ -86,22 +86,22 @@ def kinds(key: str, known: Mapping[str, type[Node]]) -> PlainValidator:
 
 
 def must(allowed: str) -> PydanticCustomError:
-    """The error of a validator whose value must be what is `allowed`."""
+    """The error of a validator; `allowed` says what the value must be."""
     return PydanticCustomError("must", "{allowed}", {"allowed": allowed})
 
 
 def said(text: str, name: str, *value: Any) -> PydanticCustomError:
-    """The error of a validator whose map has, or lacks, `value` under the key `name`."""
+    """The error of a validator about the key `name` of its map, and its `value` if it has one."""
     return PydanticCustomError("said", "{text}", {"text": text, "name": name, "value": value})
 
 
 def refused(key: str, value: Any, allowed: str) -> ConfigError:
-    """The error of `value` under `key`, which must be what is `allowed`."""
+    """The error of `value` under `key`; `allowed` says what it must be."""
     return ConfigError(f"{key}={shown(value)}: must be {allowed}")
 
 
 def one_of(known: Iterable[Any]) -> str:
-    """What is allowed where a value must be one of those `known`."""
+    """What is allowed if only the `known` values are."""
     return f"one of {', '.join(map(str, known))}"
 
 

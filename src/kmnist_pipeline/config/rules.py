@@ -20,10 +20,10 @@ from kmnist_pipeline.config.schema import (
 
 
 def check(content: Mapping[Any, Any]) -> Config:
-    """The typed configuration in `content`, the sections of `params.yaml`.
+    """The typed configuration of `content`, the sections of `params.yaml`.
 
-    Raises ConfigError for the first misspelt key, wrong type, impossible value or unknown name; it
-    names key, value and what is allowed.
+    Raises ConfigError for the first misspelt key, wrong type, impossible value or unknown name.
+    Its message says the key, the value and what is allowed.
     """
     config = typed("", content, Config)
     for key, dataset in config.datasets.items():
@@ -48,7 +48,7 @@ def check_bases(content: Mapping[Any, Any]) -> None:
 
 
 def models_of(config: Config) -> dict[str, dict[str, str]]:
-    """Everything that is evaluated, by name: what it is, its data set, report and model family."""
+    """The experiments and studies by name, with their kind, dataset, report and model family."""
     experiments = config.experiments
     return {name: _model("experiment", e, e.report) for name, e in experiments.items()} | {
         name: _model("study", experiments[study.base], study.report)
@@ -59,8 +59,8 @@ def models_of(config: Config) -> dict[str, dict[str, str]]:
 def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Experiment]:
     """The experiments that a study tries, by trial name such as `lr=0.1,batch_size=512`.
 
-    Each is the base experiment with the values of one point in place of its own. Raises
-    ConfigError if a point names a key that the base does not have, or has an invalid value.
+    Each is the base experiment, changed to the values of one point. Raises ConfigError if a point
+    names a key that the base does not have, or has an invalid value.
     """
     content, plain = base.model_dump(), study.model_dump()
     of_study = key.rpartition(".")[0]
@@ -70,7 +70,7 @@ def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Exp
             trial = _applied(content, {dotted: value}, f"{of_study}.product")
             try:
                 typed("", trial, Experiment)
-            except ConfigError as error:  # of the value, not of its combinations
+            except ConfigError as error:  # an error of one value, not of a combination
                 where = f"{of_study}.product.{dotted}[{position}]={shown(value)}"
                 raise ConfigError(f"{where}: {str(error).partition(': ')[2]}") from error
     tried: dict[str, Experiment] = {}
@@ -93,7 +93,7 @@ def _applied(content: dict[str, Any], point: dict[str, Any], where: str) -> dict
 
 
 def _one_of(value: Any, known: Any, key: str) -> None:
-    if value not in list(known):  # a list, for it may not be hashable
+    if value not in list(known):  # a list, because the value may not be hashable
         raise refused(key, value, one_of(known))
 
 
@@ -112,11 +112,11 @@ def _check_dataset(key: str, dataset: Dataset) -> None:
         raise refused(f"{key}.classes", dataset.classes, "at least two different names")
     names = [part.name for part in dataset.parts]
     if not _different(names, least=1):
-        raise refused(f"{key}.parts", names, "one or more of different names")
+        raise refused(f"{key}.parts", names, "one or more parts with different names")
     split = dataset.split
     for name in ("train_size", "seed"):
         if split.method == "random" and getattr(split, name) is None:
-            raise refused(f"{key}.split.{name}", None, "a number where the split is random")
+            raise refused(f"{key}.split.{name}", None, "a number, because the split is random")
     if split.method == "files" and len(dataset.parts) != 2:
         raise refused(f"{key}.split.method", "files", "random, unless there are two parts")
 
@@ -162,11 +162,11 @@ def _check_study(key: str, study: Study, config: Config) -> None:
         _check_experiment(f"{key}.points[{position}]", trial, config)
         if isinstance(trial.validation, NoValidation):
             where = f"{key}.points[{position}]: validation.method"
-            raise refused(where, "none", "kfold or holdout, by which the winner is chosen")
+            raise refused(where, "none", "kfold or holdout, because validation chooses the winner")
         if _fixed(trial) != _fixed(base):
             raise ConfigError(
-                f"{key}.points[{position}]: report, dataset, classes, seeds and model.family are "
-                f"the base experiment's; known keys are the others ({key}.seeds sets other seeds)"
+                f"{key}.points[{position}]: must not change report, dataset, classes, seeds or "
+                f"model.family of the base experiment ({key}.seeds sets other seeds)"
             )
 
 
@@ -188,7 +188,7 @@ def _different(values: list, least: int) -> bool:
 
 
 def _fixed(experiment: Experiment) -> tuple[Any, ...]:
-    """What every trial of a study has in common."""
+    """The values that all trials of a study share."""
     return (
         experiment.report,
         experiment.dataset,

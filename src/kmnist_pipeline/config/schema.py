@@ -1,8 +1,8 @@
-"""What `conf/` and `params.yaml` may contain: the keys, their types and their limits.
+"""The keys that `conf/` and `params.yaml` may contain, their types and their limits.
 
-`rules.py` has the rules between keys. Hydra does not need these classes: it composes untyped maps,
-and the plugin `hydra_plugins/kmnist_pipeline_schema` has the result checked. OmegaConf's structured
-configs would not do, because they have neither limits nor a choice between types.
+`rules.py` has the rules between keys. Hydra does not use these classes: it composes untyped maps,
+and the plugin `hydra_plugins/kmnist_pipeline_schema` checks the result. OmegaConf's structured
+configs are not enough: they have neither limits nor a choice between types.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Part(Node):
 
 
 class Split(Node):
-    """Which images are for training and test: one part each, or a seeded random split of all."""
+    """The split into training and test images: one part each, or a seeded random split of all."""
 
     method: Literal["files", "random"]
     train_size: Share | None = None
@@ -64,11 +64,11 @@ class Split(Node):
 
 
 class Dataset(Node):
-    """A set of labelled grey images and where its files come from.
+    """A set of labelled grey images, and the sources of its files.
 
-    The order of `parts` is that of the images; a split by files takes the first for training and
-    the second for test. A list, because DVC sees when the order of a list changes, but not when
-    that of a map does.
+    The images have the order of `parts`; a split by files takes the first part for training and
+    the second for test. `parts` is a list, because DVC notices a changed order of a list, but not
+    of a map.
     """
 
     title: str
@@ -82,7 +82,7 @@ class Dataset(Node):
 
 
 class Model(Node):
-    """A classifier: `family` names the folder of `families/` that knows it."""
+    """A classifier: `family` names the folder of `families/` that has its code."""
 
     family: str
     scaling: Literal["none", "minmax", "zscore", "zscore_pixel"]
@@ -106,7 +106,7 @@ class SklearnModel(Model):
 class CnnModel(Model):
     """A convolutional network (kmnist_cnn II.C and IV).
 
-    `draws`: of support images, for a Siamese network; null for any other.
+    `draws`: how often support images are drawn, for a Siamese network; null for any other.
     """
 
     family: str = "cnn"
@@ -136,7 +136,7 @@ class CnnOptimizer(Optimizer):
 
 
 class SklearnTrainer(Node):
-    """scikit-learn has its own training; only its precision is set."""
+    """scikit-learn has its own training; only the precision is set."""
 
     precision: Literal["float32", "float64"]
 
@@ -144,8 +144,8 @@ class SklearnTrainer(Node):
 class LinearTrainer(Node):
     """How long and how exactly a model is trained.
 
-    `patience: null` never stops early; `keep` says which epoch's weights are kept, `loss` whether
-    the gradient of a batch is that of the mean or of the sum over its images.
+    `patience: null` never stops early. `keep` says which epoch's weights are kept. `loss` is the
+    mean or the sum over the images of a batch; its gradient updates the weights.
     """
 
     epochs: Count
@@ -156,7 +156,7 @@ class LinearTrainer(Node):
 
 
 class CnnTrainer(LinearTrainer):
-    """The same for a network, with its exchangeable modules; bfloat16 makes no evidence."""
+    """The same for a network, with its exchangeable modules; bfloat16 is not for evidence."""
 
     precision: Literal["float32", "bfloat16"]  # type: ignore[assignment]
     schedule: Annotated[str, Module("schedules")]
@@ -165,7 +165,7 @@ class CnnTrainer(LinearTrainer):
 
 
 class Family(NamedTuple):
-    """The types of what a family of models has; without an optimizer it has its own."""
+    """The types of a family's settings; `optimizer` is None if the family has its own."""
 
     model: type[Model]
     optimizer: type[Optimizer] | None
@@ -194,7 +194,7 @@ class Holdout(Node):
 
 
 class NoValidation(Node):
-    """All training images are fitted; nothing is held out."""
+    """The model is trained on all training images; nothing is held out."""
 
     method: str
 
@@ -203,7 +203,7 @@ VALIDATIONS: dict[str, type[Node]] = {"kfold": KFold, "holdout": Holdout, "none"
 
 
 class Experiment(Node):
-    """One model trained on one data set: everything that decides its numbers."""
+    """One model trained on one dataset: all settings that decide its numbers."""
 
     report: str
     dataset: str
@@ -218,7 +218,7 @@ class Experiment(Node):
     @field_validator("optimizer", "trainer")
     @classmethod
     def _of_family(cls, value: Any, info: ValidationInfo) -> Any:
-        if "model" not in info.data:  # is refused itself
+        if "model" not in info.data:  # then `model` is refused
             return value
         family = info.data["model"].family
         kind = getattr(FAMILIES[family], str(info.field_name))
@@ -230,11 +230,11 @@ class Experiment(Node):
 
 
 class Study(Node):
-    """A search: the points tried around a base experiment, the winner by validation accuracy.
+    """Trials of a base experiment, one a point; validation accuracy chooses the winner.
 
-    The points are listed, or all combinations of the values in `product`. `trial` changes keys of
-    every trial, such as to fewer epochs; with `retrain` the winner is then trained without that.
-    `seeds` are those of the base where the study has none of its own.
+    The points are listed, or are all combinations of the values in `product`. `trial` changes
+    every trial, such as to fewer epochs; with `retrain` the winner is then trained again without
+    these changes. `seeds: null` takes the seeds of the base.
     """
 
     report: str
@@ -249,12 +249,12 @@ class Study(Node):
 
 
 class Report(Node):
-    """One page: what it reproduces and from which data.
+    """One page: the publication that it reproduces, and the dataset.
 
-    `claims` is a file of `conf/claims/`; `figures` gives the published number of a figure the
-    file under `figures/` that reproduces it. Figures without a number are shown after those.
-    `confidence` is that of the intervals that claims are judged by; an interval that is wider than
-    `margin` on each side decides nothing.
+    `claims` is a file of `conf/claims/`. `figures` maps the published number of a figure to the
+    file under `figures/` that reproduces it; the other figures are shown after these.
+    `confidence` is the confidence of the prediction intervals that decide the verdicts; an
+    interval that is wider than `margin` on each side decides nothing.
     """
 
     title: str
@@ -268,7 +268,7 @@ class Report(Node):
 
 
 class Evaluation(Node):
-    """What `evaluate` shows of every model."""
+    """What the stage `evaluate` shows for every model."""
 
     samples: int = Field(ge=1, le=100)
     promise: Share

@@ -1,7 +1,7 @@
-"""Getting the raw files of a data set from the first source that has all of them, unchanged.
+"""Getting the raw files of a dataset from the first source that has all of them.
 
 A source is a mirror folder, a web address of gz files, OpenML's table of pixels, or scikit-learn's
-digits. All are checked alike: `conf/dataset/` has the sha256 of the decoded IDX content.
+digits. The same check covers all: `conf/dataset/` has the sha256 of the decoded IDX content.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 
 class SourceError(UserError):
-    """No source has the files; the message lists each with its answer, and what to do."""
+    """No source has the files; the message lists the answer of each, and says what to do."""
 
 
 class RefusedError(Exception):
-    """A source does not have the files; the message says in one line what it answered."""
+    """A source does not have the files; the message is one line with its answer."""
 
 
 class RepeatableError(Exception):
-    """A request that is worth repeating; the message says in one line what went wrong."""
+    """A request failed but may succeed if repeated; the message is one line with the reason."""
 
 
 @dataclass(frozen=True)
 class File:
-    """One decoded IDX file of a data set."""
+    """One decoded IDX file of a dataset."""
 
     name: str
     size: int
@@ -69,11 +69,11 @@ class File:
 
     @property
     def largest_gz(self) -> int:
-        """More bytes than any gz of this file has: gz may make content a little larger."""
+        """An upper bound of the size of this file as gz, which may be larger than the content."""
         return self.size + self.size // 100 + 4096
 
     def check(self, content: bytes) -> bytes:
-        """`content` itself; raises RefusedError where it is not the content of this file."""
+        """Returns `content`; raises RefusedError if it is not the content of this file."""
         if len(content) > self.size:
             raise RefusedError(f"{self.name} has more than the {self.size} bytes it should have")
         if len(content) < self.size:
@@ -87,7 +87,7 @@ class File:
 
 
 def files(dataset: Dataset) -> list[File]:
-    """The raw files of a data set, images before labels of each part."""
+    """The raw files of a dataset, images before labels of each part."""
     listed = []
     for part in dataset["parts"]:
         pixels = part["count"] * math.prod(dataset["shape"])
@@ -99,16 +99,16 @@ def files(dataset: Dataset) -> list[File]:
 
 
 def mirror_folder() -> Path:
-    """The folder of local copies, a folder for each data set; it is tried before the network."""
+    """The folder of local copies, a folder for each dataset; it is tried before the network."""
     return Path(os.environ.get(MIRROR_VARIABLE) or DEFAULT_MIRROR)
 
 
 def fetch(name: str, dataset: Dataset, mirror: Path, partial_folder: Path) -> dict[str, bytes]:
-    """The decoded raw files of the data set `name` by file name, every one checked.
+    """The decoded and checked raw files of the dataset `name`, by file name.
 
     mirror: is tried first; its folder `name` has the files, packed (`.gz`) or not;
-    partial_folder: keeps the part that an interrupted download received; a later call resumes it.
-    Raises SourceError if neither the mirror nor any of the data set's `sources` has all files.
+    partial_folder: keeps the received part of an interrupted download, which a later call resumes.
+    Raises SourceError if neither the mirror nor any of the dataset's `sources` has all files.
     """
     local = mirror / name
     sources = [str(local), *dataset["sources"]] if local.is_dir() else dataset["sources"]
@@ -123,7 +123,7 @@ def fetch(name: str, dataset: Dataset, mirror: Path, partial_folder: Path) -> di
     raise SourceError(
         f"no source has the raw files of {name}. Tried:\n"
         + "".join(f"  {refusal}\n" for refusal in refusals)
-        + f"To go on, put {names} (or the same files unpacked) into {local}, or into a folder "
+        + f"Put {names} (or the same files unpacked) into {local}, or into a folder "
         f"{name}/ of another mirror folder that {MIRROR_VARIABLE} names; or run `make demo`, which "
         "needs no network."
     )
@@ -173,7 +173,7 @@ def _from_openml(name: str, version: int, dataset: Dataset, cache: Path) -> dict
     from sklearn.datasets import fetch_openml
 
     try:
-        # scikit-learn's warnings (retries, a wrong digest) are repeated in the error below.
+        # The error below repeats scikit-learn's warnings (retries, a wrong digest).
         with _socket_timeout(READ_TIMEOUT), warnings.catch_warnings(action="ignore"):
             table = fetch_openml(
                 name,
@@ -187,8 +187,8 @@ def _from_openml(name: str, version: int, dataset: Dataset, cache: Path) -> dict
             return _cut(dataset, table.data, table.target)
     except RefusedError:
         raise
-    # The parsers in fetch_openml may raise any exception for unexpected content. Whichever it is,
-    # this source does not have the data set.
+    # The parsers in fetch_openml may raise any exception for unexpected content. Each of them
+    # means that this source does not have the dataset.
     except Exception as error:
         shutil.rmtree(cache, ignore_errors=True)
         raise RefusedError(_one_line(f"{type(error).__name__}: {error}")) from error
@@ -196,7 +196,7 @@ def _from_openml(name: str, version: int, dataset: Dataset, cache: Path) -> dict
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """A timeout for libraries that open connections without one, and would wait forever."""
+    """A timeout for libraries that set none, and would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -206,7 +206,7 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _cut(dataset: Dataset, pixels: np.ndarray, labels: np.ndarray) -> dict[str, bytes]:
-    """The files of a data set that comes as one table, its parts one after the other."""
+    """The files of a dataset from one table, where its parts follow one another."""
     expected = (sum(part["count"] for part in dataset["parts"]), math.prod(dataset["shape"]))
     if pixels.shape != expected or labels.shape != expected[:1]:
         raise RefusedError(f"a table of {pixels.shape} and {labels.shape} instead of {expected}")
@@ -227,16 +227,16 @@ def _from_web(base: str, dataset: Dataset, partial_folder: Path) -> dict[str, by
     found = {}
     for file in files(dataset):
         url = f"{base.rstrip('/')}/{file.name}.gz"
-        # One name for each address, so that no file mixes bytes of two servers.
+        # One file name for each address, so that no file mixes the bytes of two servers.
         server = hashlib.sha256(base.encode()).hexdigest()[:16]
         found[file.name] = _download(url, file, partial_folder / f"{server}-{file.name}.gz")
     return found
 
 
 def _download(url: str, file: File, partial: Path) -> bytes:
-    """The content of `file`; `partial` may have the beginning of it from an earlier run.
+    """The content of `file`; `partial` may have its beginning from an earlier run.
 
-    The server may have changed its file since then. The digest shows it, so no ETag is needed:
+    The server may have changed its file since then. The digest shows this, so no ETag is needed:
     a file with wrong content is downloaded once more from the start.
     """
     reason, spoiled = "", False
@@ -262,9 +262,9 @@ def _download(url: str, file: File, partial: Path) -> bytes:
 
 
 def _receive(url: str, file: File, partial: Path) -> None:
-    """Request what `partial` lacks once, and append it as it arrives."""
+    """Request the rest of `partial` once, and append what arrives."""
     have = _size(partial)
-    # Without `identity` a server may compress the gz file a second time.
+    # Without `identity` a server may compress the gz file again.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
     try:
@@ -296,7 +296,7 @@ def _store(response: requests.Response, file: File, partial: Path, have: int) ->
     if have == 0 and not chunk.startswith(GZIP_MAGIC):
         kind = response.headers.get("Content-Type", "content of no stated type")
         raise RefusedError(f"{file.name}.gz: {status}, but {kind} instead of gzip")
-    # Unbuffered, so that a killed process leaves all that it received.
+    # Unbuffered, so that a killed process leaves everything that it received.
     with (
         partial.open("ab" if have else "wb", buffering=0) as stored,
         tqdm(
@@ -329,7 +329,7 @@ def _unpacked(path: Path, file: File) -> bytes:
     """The checked content of a gz file; raises EOFError if its end is missing."""
     try:
         with gzip.open(path) as packed:
-            # One byte more than expected shows a gz bomb; no more of it is unpacked.
+            # One byte more than expected shows that the file is too large; the rest stays packed.
             return file.check(packed.read(file.size + 1))
     except (gzip.BadGzipFile, zlib.error) as error:
         raise RefusedError(f"{file.name}.gz is not a valid gzip file: {error}") from error

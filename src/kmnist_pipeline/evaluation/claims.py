@@ -1,14 +1,14 @@
-"""Claims: the number that a report states, the one obtained here, and the verdict.
+"""Claims: the number that a publication states, ours, and the verdict.
 
-A published number is taken to be one more draw from the procedure that ours come from. Over s
-seeds with mean m and standard deviation sd its prediction interval is m +- t sd sqrt(1 + 1/s),
-with Student's t for the degrees of freedom of sd; where the split or subset is unknown too, the
-sampling error of a rate over n images is added. The interval depends on what the report leaves
-unknown, never on the outcome; a deterministic fit on a fixed split has no interval.
+We treat a published number as one more draw from the procedure that gave our numbers. For s seeds
+with mean m and standard deviation sd its prediction interval is m +- t sd sqrt(1 + 1/s), with
+Student's t for the degrees of freedom of sd. If the split or subset is unknown too, the sampling
+error of a rate over n images is added. The interval depends on what the publication leaves unknown,
+never on the outcome. A deterministic fit on a fixed split has no interval.
 
-`spread` names models of the same kind whose standard deviations are pooled, where one has few
-seeds, or `draws` where a model is judged over trainings and draws of its support images. A bound
-is a number that ours must be above.
+`spread` names models of the same kind whose standard deviations are pooled, because a model has few
+seeds. Or it is `draws`: then the spread is that over trainings and draws of the support images. A
+bound is a number that ours must exceed.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ DRAWS = "draws"
 
 @dataclass(frozen=True)
 class Spread:
-    """How a number spreads: mean, standard deviation of one more draw with its degrees of freedom,
-    and standard error of the mean."""
+    """The spread of a number: mean, standard deviation of one more draw with its degrees of
+    freedom, and standard error of the mean."""
 
     mean: float
     sd: float
@@ -68,7 +68,7 @@ class Spread:
 
 
 class ClaimError(UserError):
-    """A line of a claims file that cannot be judged."""
+    """A line of a claims file for which there is no verdict."""
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -81,11 +81,11 @@ def read(path: Path) -> list[dict[str, str]]:
     reported = {claim["id"]: claim["reported"] for claim in claims}
     for claim in claims:
         if None in claim.values() or None in claim:
-            raise ClaimError(f"{path}: {claim['id']}: a cell for each of {len(COLUMNS)} columns")
+            raise ClaimError(f"{path}: {claim['id']}: must have {len(COLUMNS)} cells")
         if claim["unknown"] not in UNKNOWNS:
             allowed = ", ".join(repr(unknown) for unknown in UNKNOWNS)
             raise ClaimError(
-                f"{path}: {claim['id']}: unknown={claim['unknown']!r}: one of {allowed}"
+                f"{path}: {claim['id']}: unknown={claim['unknown']!r}: must be one of {allowed}"
             )
         same = claim["same_as"]
         if same and (same == claim["id"] or reported.get(same) != claim["reported"]):
@@ -97,16 +97,16 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float) -> dict[str, Any]:
-    """The claim with the number obtained, the interval and the verdict.
+    """The claim with our number, the interval and the verdict.
 
-    metrics: the report's folder of metrics; confidence: of the two-sided intervals; margin: the
-    largest half of an interval that decides anything.
+    metrics: the report's folder of metrics; confidence: the confidence of the two-sided
+    intervals; margin: half of the widest interval that is not inconclusive.
     """
     copied = ("id", "where", "quote", "configuration", "metric", "reported", "same_as")
     about = {key: claim[key] for key in copied}
     if not claim["file"]:
         nothing = dict.fromkeys(("obtained", "mean", "tolerance", "interval", "source"))
-        note = "no model of this report is about it"
+        note = "no model of this report measures it"
         return {**about, "verdict": "context", **nothing, "note": note}
     path = metrics / claim["file"]
     entry = _entry(path, claim)
@@ -124,7 +124,7 @@ def _compare_rates(
     claim: dict[str, str], entry: dict[str, Any], metrics: Path, confidence: float, margin: float
 ) -> dict[str, Any]:
     """A single number, compared at the printed digits, then by the interval."""
-    # The file has six digits; where it has counts beside the rate, they give all digits.
+    # A rate in the file has six digits; the counts, if there are any, give all digits.
     counted = claim["value"] == "accuracy" and "correct" in entry
     obtained = entry["correct"] / entry["n"] if counted else entry[claim["value"]]
     unknown = claim["unknown"]
@@ -161,12 +161,12 @@ def _compare_rates(
 
 
 def _spread(claim: dict[str, str], entry: dict[str, Any], metrics: Path) -> Spread | None:
-    """The spread of a claim's number; None where only one seed is known."""
+    """The spread of a claim's number; None if there is only one seed."""
     if claim["spread"] == DRAWS:
         found = entry.get(DRAWS, {}).get(claim["value"])
         if found is None:
-            told = f"{claim['file']} has no draws of {claim['value']}"
-            raise ClaimError(f"claim {claim['id']}: spread={DRAWS}: {told}")
+            problem = f"{claim['file']} has no draws of {claim['value']}"
+            raise ClaimError(f"claim {claim['id']}: spread={DRAWS}: {problem}")
         if found["sd"] is None:
             return None
         return Spread(found["mean"], found["sd"], found["df"], found["se"])
@@ -184,7 +184,7 @@ def _spread(claim: dict[str, str], entry: dict[str, Any], metrics: Path) -> Spre
 
 
 def files(claim: dict[str, str]) -> set[str]:
-    """The files of numbers that a claim is judged by, below the metrics of its report."""
+    """The files of numbers that decide a claim's verdict, by their paths in the report's folder."""
     named = {claim["file"], *_pooled(claim)} - {""}
     return named | {numbers.beside(file) for file in named}
 
@@ -204,8 +204,8 @@ def _over_seeds(claim: dict[str, str], entry: dict[str, Any]) -> dict[str, Any]:
     if value == "accuracy" and "mean" in seeds:  # validation files have accuracy only
         return seeds
     raise ClaimError(
-        f"claim {claim['id']}: {claim['file']} does not say how {value} spreads over seeds; "
-        "`dvc repro` makes it again where it is of an older form"
+        f"claim {claim['id']}: {claim['file']} has no spread of {value} over seeds; "
+        "if the file is of an older form, `dvc repro` makes it again"
     )
 
 
@@ -213,7 +213,7 @@ def _entry(path: Path, claim: dict[str, str]) -> dict[str, Any]:
     try:
         entry = numbers.read(path)
     except FileNotFoundError as error:
-        raise ClaimError(f"claim {claim['id']}: {error.filename} is not there") from error
+        raise ClaimError(f"claim {claim['id']}: {error.filename} does not exist") from error
     if claim["trial"]:
         trials = {trial["name"]: trial for trial in entry.get("trials", [])}
         if claim["trial"] not in trials:
@@ -226,7 +226,7 @@ def _entry(path: Path, claim: dict[str, str]) -> dict[str, Any]:
 
 
 def _compare_counts(reported: str, obtained: list) -> dict[str, Any]:
-    """Whole numbers, as a list `4, 5` or as rows of a matrix `1 2; 3 4`, compared one by one."""
+    """Compare whole numbers one by one: a list `4, 5` or the rows of a matrix `1 2; 3 4`."""
     stated = [int(word) for word in reported.replace(";", " ").replace(",", " ").split()]
     nested = obtained and isinstance(obtained[0], list)
     flat = [int(cell) for row in obtained for cell in row] if nested else obtained[: len(stated)]
@@ -248,7 +248,7 @@ def _compare_counts(reported: str, obtained: list) -> dict[str, Any]:
 
 
 def _compare_points(reported: str, obtained: str) -> dict[str, Any]:
-    """Points of a study, such as `lr=0.1,batch=64`, compared value by value."""
+    """Compare points of a study, such as `lr=0.1,batch=64`, value by value."""
     stated, found = (
         [float(pair.partition("=")[2]) for pair in point.split(",")]
         for point in (reported, obtained)
@@ -256,5 +256,5 @@ def _compare_points(reported: str, obtained: str) -> dict[str, Any]:
     equal = stated == found
     note = "" if equal else "another point has the highest validation accuracy here"
     verdict = "exact" if equal else "differs"
-    alone = {"mean": None, "tolerance": 0.0, "interval": None}
-    return {"obtained": obtained, **alone, "verdict": verdict, "note": note}
+    shared = {"mean": None, "tolerance": 0.0, "interval": None}
+    return {"obtained": obtained, **shared, "verdict": verdict, "note": note}

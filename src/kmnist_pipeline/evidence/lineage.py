@@ -1,9 +1,9 @@
-"""Lineage keys: the identity of a stage's command, dependencies and parameters.
+"""Lineage keys, which identify a stage's command, dependencies and parameters.
 
-The key is the sha256 of canonical JSON `{cmd, deps: {path: md5}, params}`, where the three stand
-as in the stage's entry in `dvc.lock`. A running stage takes it at its start, from the files that
-it is about to read; DVC writes the lock after the command. Where the two disagree, a file was
-changed while the stage ran, and `kmnist check` says so.
+The key is the sha256 of canonical JSON `{cmd, deps: {path: md5}, params}`, with the values of the
+stage's entry in `dvc.lock`. A stage computes it at its start, from the files that it is about to
+read; DVC writes the lock after the command. If the two disagree, a file was changed while the stage
+ran, and `kmnist check` reports it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHUNK = 1 << 20
 
 
 def digest(path: Path) -> str:
-    """DVC's md5 of a file, or of a directory as its sorted listing (then with `.dir`)."""
+    """DVC's md5 of a file, or of a directory's sorted listing (then with the ending `.dir`)."""
     if not path.is_dir():
         with path.open("rb") as file:
             md5 = hashlib.md5(usedforsecurity=False)
@@ -30,7 +30,7 @@ def digest(path: Path) -> str:
 
 
 def listing(folder: Path) -> dict[str, str]:
-    """The md5 of each file in a folder, by its path from there."""
+    """The md5 of each file in a folder, by its path in the folder."""
     files = (file for file in folder.rglob("*") if file.is_file())
     return {
         file.relative_to(folder).as_posix(): digest(file)
@@ -40,7 +40,7 @@ def listing(folder: Path) -> dict[str, str]:
 
 
 def digest_of_listing(listing: dict[str, str]) -> str:
-    """DVC's md5 of a folder, from those of its files."""
+    """DVC's md5 of a folder, from the md5 of its files."""
     rows = sorted(listing.items(), key=lambda row: row[0].split("/"))
     text = json.dumps([{"md5": md5, "relpath": path} for path, md5 in rows])
     return digest_of_bytes(text.encode()) + ".dir"
@@ -65,16 +65,16 @@ def key_of_lock(entry: dict[str, Any]) -> str:
 
 
 def of_running_stage(address: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Command, dependencies, parameters and key of the stage that DVC is running.
+    """The command, dependencies, parameters and key of the stage that DVC is running.
 
-    address: as DVC exports it in DVC_STAGE, such as `evaluate@digits_softmax`; params: all of
-    `params.yaml`, from which the values of the stage's parameters are taken.
+    address: the stage's name in DVC_STAGE, such as `evaluate@digits_softmax`; params: the whole
+    content of `params.yaml`.
     """
     from dvc.fs import LocalFileSystem
     from dvc.parsing import DataResolver
     from dvc.utils.serialize import load_yaml
 
-    # All that the resolver asks of a repository: to open one takes as long as all the rest.
+    # The resolver needs no more of a repository, and to open one takes as long as all the rest.
     repo = cast(Any, SimpleNamespace(fs=LocalFileSystem(), config={}))
     resolver = DataResolver(repo, "", load_yaml("dvc.yaml"))
     resolved = resolver.resolve_one(address)[address]
@@ -98,11 +98,11 @@ def value(params: dict[str, Any], dotted: str) -> Any:
 def leaves(
     name: str, content: Any, lists: type[object] | None = object
 ) -> Iterator[tuple[str, Any]]:
-    """The values in nested maps and lists by dotted name, all names beginning with `name`.
+    """The values in nested maps and lists, by dotted names that begin with `name`.
 
-    An item of a list goes by its place, or by its `id` or `name` if all have one. lists: the type
-    of item whose lists are opened; other lists are one value, with None all lists. So is an empty
-    map or list.
+    The name of a list item is its position, or its `id` or `name` if all items have one. lists:
+    lists with items of this type are opened, no lists if it is None; other lists are one value,
+    and so are empty maps and lists.
     """
     if isinstance(content, dict) and content:
         for key, part in content.items():

@@ -1,4 +1,4 @@
-"""Where each out of a stage lies, from the project's folder: what `dvc.yaml` declares."""
+"""The path of each out of a stage, relative to the project's folder, as in `dvc.yaml`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ TRACKED = (METRICS, FIGURES, REPORTS)  # in Git; all other outs are in DVC's cac
 
 
 def raw(dataset: str) -> str:
-    """The folder of a data set's decoded IDX files."""
+    """The folder of a dataset's decoded IDX files."""
     return f"data/raw/{dataset}"
 
 
 def processed(dataset: str) -> str:
-    """The images, labels and split of a data set."""
+    """The images, labels and split of a dataset."""
     return f"data/processed/{dataset}.npz"
 
 
 def data_numbers(dataset: str) -> str:
-    """The counts of a data set."""
+    """The counts of a dataset."""
     return f"{METRICS}/data/{dataset}.json"
 
 
 def data_figures(dataset: str) -> str:
-    """The folder of a data set's figures."""
+    """The folder of a dataset's figures."""
     return f"{FIGURES}/data/{dataset}"
 
 
@@ -32,12 +32,12 @@ def weights(model: str) -> str:
 
 
 def out_of_fold(model: str) -> str:
-    """What each fold's model says of the images that it was not trained on."""
+    """The predictions of each fold's model for the images that it was not trained on."""
     return f"predictions/out_of_fold/{model}.npz"
 
 
 def predictions(model: str) -> str:
-    """What a model says of the test and validation images."""
+    """A model's predictions for the test and validation images."""
     return f"predictions/{model}.npz"
 
 

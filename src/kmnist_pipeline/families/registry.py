@@ -1,7 +1,7 @@
-"""The families by name. A new one is a folder here, and a class and a line below.
+"""The families by name. A new family is a folder here, and a class and a line below.
 
-A family's modules are imported on first use, because torch and scikit-learn take seconds to load,
-and because what a fit depends on is known without them.
+A family's modules are imported on first use: torch and scikit-learn take seconds to load, and the
+key of a fit does not need them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 class ModelModule(Protocol):
     """`model.py` of a family.
 
-    It may also have `class_weights(tensors)`, (K, D), and `distances` with the arguments of
-    `probabilities`, (N, draws, C).
+    It may also have `class_weights(tensors)`, which returns (K, D), and `distances`, which takes
+    the arguments of `probabilities` and returns (N, draws, C).
     """
 
     def probabilities(
         self, model: dict, tensors: dict[str, np.ndarray], pixels: np.ndarray, classes: int
     ) -> np.ndarray:
-        """Class probabilities (N, C) float64 of pixels (N, ...) uint8; model: its settings."""
+        """Class probabilities (N, C) float64 for pixels (N, ...) uint8; model: its settings."""
 
 
 class TrainModule(Protocol):
@@ -39,14 +39,14 @@ class TrainModule(Protocol):
         progress: Progress,
         stop_after: int | None = None,
     ) -> Fitted:
-        """Train one model; stop_after: the epoch to end with, None for the last."""
+        """Train one model; stop_after: the last epoch to train, None for all."""
 
 
 class Family(ABC):
     """A kind of model.
 
-    libraries: those that its numbers depend on; choices: for each folder of exchangeable modules
-    in the family's folder, the setting that names one of them.
+    libraries: the libraries that its numbers depend on; choices: for each folder of exchangeable
+    modules in the family's folder, the setting that names one of them.
     """
 
     libraries: ClassVar[tuple[str, ...]]

@@ -1,4 +1,4 @@
-"""Trained models: a model file and the family that understands it, for evaluation and serving."""
+"""Trained models, for evaluation and serving: a model file, used with the code of its family."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families import file
 from kmnist_pipeline.families.registry import FAMILIES, Family
 
-BATCH = 20_000  # images; a multiple of the networks' own chunks, so that it changes no byte
+BATCH = 20_000  # images; a multiple of the networks' chunks, so that the results are the same bytes
 
 
 class MismatchError(UserError):
-    """A model file of another model or data set, or images of another size than the model's."""
+    """A model file of the wrong model or dataset, or images of the wrong size."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The weights and the scaling of one trial and one seed of a model file.
+    """The weights and the scaling of one trial and seed in a model file.
 
-    about: the metadata of the file; everything: the tensors of all its trials and seeds; trial,
-    seed: the positions of those that are used.
+    about: the metadata of the file; everything: the tensors of all its trials and seeds;
+    trial, seed: the positions of the used trial and seed.
     """
 
     path: Path
@@ -37,10 +37,10 @@ class TrainedModel:
 
     @classmethod
     def load(cls, path: Path, name: str, dataset: str) -> TrainedModel:
-        """The winner's first seed, which represents the model.
+        """The model of the winner's first seed, which represents all of them.
 
-        Raises MismatchError where the file is not of the model `name` on this data set, and
-        ModelFileError where it is no model file.
+        Raises MismatchError if the file has another model than `name` or another dataset, and
+        ModelFileError if it is not a model file.
         """
         tensors, about = file.read(path)
         if (about["name"], about["dataset"]) != (name, dataset):
@@ -51,12 +51,12 @@ class TrainedModel:
         return cls(path, about, tensors, about["winner"])
 
     def of(self, trial: int, seed: int) -> TrainedModel:
-        """The same file's model of another trial and seed, by their positions."""
+        """The model of another trial and seed in the same file, by their positions."""
         return replace(self, trial=trial, seed=seed)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The experiment that the trial is, with the trial's `name`."""
+        """The settings of the trial, which is an experiment, and its `name`."""
         return self.about["trials"][self.trial]
 
     @property
@@ -71,7 +71,7 @@ class TrainedModel:
 
     @property
     def labels(self) -> list[int]:
-        """The number of each class in its data set."""
+        """The label of each class in the dataset."""
         return self.about["classes"] or list(range(len(self.classes)))
 
     @property
@@ -81,7 +81,7 @@ class TrainedModel:
 
     @property
     def is_one_shot(self) -> bool:
-        """Whether it compares images with support images, one a class and draw."""
+        """Whether the model compares images with support images, one for each class and draw."""
         return "supports" in self.tensors
 
     @cached_property
@@ -94,16 +94,16 @@ class TrainedModel:
         return self._predict("probabilities", pixels)
 
     def distances(self, pixels: np.ndarray) -> np.ndarray:
-        """Of a one-shot model, the distances (N, draws, C) float64 to its support images."""
+        """The distances (N, draws, C) float64 to the support images of a one-shot model."""
         return self._predict("distances", pixels)
 
     def class_weights(self) -> np.ndarray | None:
-        """The weights over the scaled pixels, one row an output, (K, D); None of a network."""
+        """The weights of the scaled pixels, one row for each output, (K, D); None for a network."""
         of_family = getattr(self.family.model, "class_weights", None)
         return None if of_family is None else of_family(self.tensors)
 
     def _predict(self, function: str, pixels: np.ndarray) -> np.ndarray:
-        """What a function of the family gives, in batches; the scaling is the family's to apply."""
+        """Call a function of the family in batches; the family applies the scaling."""
         arithmetic.require()
         if self.size != (size := int(np.prod(pixels.shape[1:]))):
             raise MismatchError(

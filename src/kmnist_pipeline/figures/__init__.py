@@ -1,1 +1,1 @@
-"""Figures of data sets and models."""
+"""Figures of datasets and models."""

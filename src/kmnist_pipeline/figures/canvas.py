@@ -1,8 +1,8 @@
-"""What all figures share: type, colours, picture grids, and PNG bytes that are always the same.
+"""The common parts of all figures: fonts, colours, grids of pictures, and reproducible PNG bytes.
 
-Figures are laid out in pixels: pictures are enlarged by whole numbers and never resampled. Text
-is in DejaVu Sans, which Matplotlib carries, and in Noto Sans CJK where that has no glyph (kana,
-Han, Hangul); both come from pinned packages, never from the machine.
+The layout is in pixels: pictures are enlarged by whole numbers and never resampled. The font is
+DejaVu Sans, which is part of Matplotlib, or Noto Sans CJK for characters that it lacks (kana, Han,
+Hangul). Both come from pinned packages, never from the machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ INK = "#222222"
 FAINT = "#8c8c8c"
 RULE = "#d9d9d9"
 BLUE, ORANGE = "#0072b2", "#d55e00"  # from Okabe and Ito's set
-# Petroff's ten, made to stay apart for every kind of colour vision (arXiv:2107.02270).
+# Petroff's ten colours, which are distinct for all kinds of colour vision (arXiv:2107.02270).
 TEN = (
     "#3f90da",
     "#ffa90e",
@@ -50,7 +50,7 @@ TEN = (
     "#92dadd",
 )
 
-# Under a name of its own, so that no font of the machine is taken for it.
+# It has a name of our own, so that Matplotlib does not use a font of the machine instead.
 FONTS = ["DejaVu Sans", "Noto Sans CJK of the package"]
 fontManager.ttflist += [
     FontEntry(fname=str(noto.FONT_PATH), name=FONTS[1], weight=weight)
@@ -89,9 +89,9 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The project's look for the duration of a block or, as a decorator, of a function.
+    """The project's style, for a block or, as a decorator, for a function.
 
-    It starts from Matplotlib's defaults, so that nobody's matplotlibrc changes a figure.
+    It starts from Matplotlib's defaults, so that a user's matplotlibrc does not change figures.
     """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -100,26 +100,26 @@ def style() -> Iterator[None]:
 
 
 def blank(width: float, height: float, **options) -> Figure:
-    """An empty figure of so many pixels; options go to Matplotlib's Figure."""
+    """An empty figure of this size in pixels; options: those of Matplotlib's Figure."""
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, **options)
     FigureCanvasAgg(figure)
     return figure
 
 
 def place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Axes at exactly these pixels, counted from the bottom left corner."""
+    """Axes at exactly this place in pixels, counted from the bottom left corner."""
     full_width, full_height = figure.bbox.size
     box = (left / full_width, bottom / full_height, width / full_width, height / full_height)
     return figure.add_axes(box, facecolor="none")
 
 
 def enlarged(pixels: np.ndarray, zoom: int) -> np.ndarray:
-    """Pixels (H, W, 3), each as a square of `zoom` by `zoom`."""
+    """The pixels (H, W, 3), each enlarged to a square of `zoom` by `zoom`."""
     return pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
 def paint(figure: Figure, pixels: np.ndarray, left: int = 0, bottom: int = 0) -> None:
-    """Put RGB pixels on the figure as they are, behind its axes and texts."""
+    """Put unscaled RGB pixels on the figure, behind its axes and texts."""
     figure.figimage(pixels, left, bottom, zorder=-1)
 
 
@@ -129,18 +129,18 @@ def _known_characters() -> frozenset[int]:
 
 
 def drawable(text: str) -> str:
-    """The text, with `U+0E01` in place of each character that no font of ours can draw."""
+    """The text; each character that our fonts lack is replaced by its code, such as `U+0E01`."""
     known = _known_characters() | {ord("\n")}
     return "".join(c if ord(c) in known else f"U+{ord(c):04X}" for c in text)
 
 
 def write(figure: Figure, x: float, y: float, text: str, **options) -> None:
-    """Put text at a pixel, counted from the top left corner."""
+    """Put text at a place in pixels, counted from the top left corner."""
     figure.text(x / figure.bbox.width, 1 - y / figure.bbox.height, drawable(text), **options)
 
 
 def text_width(texts: Sequence[str], size: float) -> int:
-    """Pixels that the widest line of the texts takes at a font size in points."""
+    """The width in pixels of the widest text; size: the font size in points."""
     canvas = FigureCanvasAgg(Figure(dpi=DPI))
     font = FontProperties(family=FONTS, size=size)
     lines = [line for text in texts for line in drawable(text).split("\n")]
@@ -149,12 +149,12 @@ def text_width(texts: Sequence[str], size: float) -> int:
 
 
 def class_title(number: int, name: str) -> str:
-    """A class by number and drawable name, once where they are the same."""
+    """The number and drawable name of a class, or one of them if they are the same."""
     return name if name == str(number) else f"{number}  {drawable(name)}"
 
 
 def class_colours(count: int) -> list[tuple[float, ...]]:
-    """A colour for each class: ten distinct ones, then the same ten darkened."""
+    """A colour for each class: ten distinct colours, then the same ten darkened."""
     ten = [matplotlib.colors.to_rgb(colour) for colour in TEN]
     return [
         tuple(part * 0.6 ** (position // 10) for part in ten[position % 10])
@@ -169,7 +169,7 @@ def grey(images: np.ndarray, pixel_max: float) -> np.ndarray:
 
 
 def fewer_colours(pixels: np.ndarray, count: int) -> np.ndarray:
-    """RGB pixels (H, W, 3) uint8 in at most so many colours, without dithering."""
+    """RGB pixels (H, W, 3) uint8 reduced to at most `count` colours, without dithering."""
     return np.asarray(_quantized(Image.fromarray(pixels), count).convert("RGB"))
 
 
@@ -190,8 +190,8 @@ def tiles(
 ) -> Figure:
     """Pictures in rows and columns, enlarged by the same whole number.
 
-    pictures: (N, H, W, 3) uint8, row by row; titles: one above each; row_titles: one left of
-    each row; gap: pixels between neighbours; right: pixels to leave free on the right.
+    pictures: (N, H, W, 3) uint8, row by row; titles: one above each picture; row_titles: one to
+    the left of each row; gap: pixels between pictures; right: free pixels on the right.
     """
     count, height, width = pictures.shape[:3]
     columns = min(columns, count)
@@ -235,10 +235,10 @@ def sign(figure: Figure, name: str) -> None:
 
 
 def png_bytes(figure: Figure, text: dict[str, str]) -> bytes:
-    """The figure as a PNG with the given text entries: equal bytes for equal input.
+    """The figure as a PNG with the given text entries; equal input gives equal bytes.
 
-    No program name and no date goes in. Colours come from a palette, the largest of 256, 128,
-    64, 32 and 16 entries that keeps the file below 60 kB; the last is used if none does.
+    The PNG has no program name and no date. It has a palette: the largest of 256, 128, 64, 32
+    and 16 colours with which the file is below 60 kB, or 16 if none is.
     """
     canvas = FigureCanvasAgg(figure)
     with style():

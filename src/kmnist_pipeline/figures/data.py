@@ -1,7 +1,7 @@
-"""Figures of a data set: arrays in, Matplotlib figures out.
+"""Figures of a dataset: functions from arrays to Matplotlib figures.
 
-Images are uint8 with 0 as black and `pixel_max` as white, of any height and width; labels count
-from 0; `names` holds each class's name.
+Images are uint8 of any height and width, from 0 (black) to `pixel_max` (white). Labels count from
+0. `names` has the name of each class.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kmnist_pipeline.figures import canvas
 
 
 def sample_per_class(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows of `count` different images of each class, (C, count), drawn by `rng`."""
+    """The rows of `count` different images of each class, (C, count), drawn by `rng`."""
     classes = range(int(labels.max()) + 1)
     chosen = [rng.choice(np.flatnonzero(labels == c), count, replace=False) for c in classes]
     return np.stack(chosen)
@@ -28,10 +28,9 @@ def sample_per_class(labels: np.ndarray, count: int, rng: np.random.Generator) -
 def class_table(
     names: Sequence[str], train_counts: canvas.Numbers, test_counts: canvas.Numbers
 ) -> Figure:
-    """Class, name, train size and test size as a table (kmnist_linear Fig. 1).
+    """A table of class, name, train size and test size (kmnist_linear Fig. 1).
 
-    train_counts, test_counts: (C,). Where names only repeat the class numbers, their column is
-    left out.
+    train_counts, test_counts: (C,). There is no column of names if they are the class numbers.
     """
     header = ["class", "name", "train size", "test size"]
     rows = [
@@ -85,7 +84,7 @@ def one_per_class(images: np.ndarray, names: Sequence[str], pixel_max: int) -> F
 
 
 def ten_per_class(images: np.ndarray, names: Sequence[str], pixel_max: int) -> Figure:
-    """Samples of each class, a row a class (kmnist_linear Fig. 3).
+    """Samples of each class, one row for each class (kmnist_linear Fig. 3).
 
     images: (C, K, H, W), K of each class.
     """
@@ -108,7 +107,7 @@ def average_per_class(
 def example_grid(
     images: np.ndarray, labels: np.ndarray, names: Sequence[str], pixel_max: int, columns: int = 10
 ) -> Figure:
-    """Example images of all classes, each under its class's name (kmnist_cnn Fig. 1).
+    """Example images of all classes, each below the name of its class (kmnist_cnn Fig. 1).
 
     images: (N, H, W), row by row; labels: (N,).
     """
@@ -119,9 +118,9 @@ def example_grid(
 def first_images(
     images: np.ndarray, labels: np.ndarray, names: Sequence[str], pixel_max: int
 ) -> Figure:
-    """The first training images, titled with their label (mnist_logistic 3.1).
+    """The first training images, with their labels as titles (mnist_logistic 3.1).
 
-    images: (N, H, W), five in the notebook; labels: (N,).
+    images: (N, H, W), five in the published notebook; labels: (N,).
     """
     titles = [f"Training: {names[label]}" for label in labels]
     return canvas.tiles(canvas.grey(images, pixel_max), 5, titles, font_size=10)
@@ -129,7 +128,7 @@ def first_images(
 
 @canvas.style()
 def grey_matrix(image: np.ndarray, pixel_max: int) -> Figure:
-    """One image as the matrix of its grey values (mnist_logistic 3.2, image 9).
+    """The matrix of an image's grey values (mnist_logistic 3.2, image 9).
 
     image: (H, W).
     """
@@ -149,16 +148,16 @@ def grey_matrix(image: np.ndarray, pixel_max: int) -> Figure:
 
 
 def pca(images: np.ndarray, pixel_max: int) -> tuple[np.ndarray, np.ndarray]:
-    """The two principal components of pixels scaled to [0, 1], as (N, 2), and their shares.
+    """The first two principal components of pixels scaled to [0, 1], (N, 2), and their shares.
 
     images: (N, H, W) uint8. The shares (2,) are explained variance over total variance. The
-    second moments are exact integers, whatever the order of images and the number of threads;
-    signs make the largest loading of each component positive.
+    second moments are exact integers for any order of images and any number of threads. The
+    largest loading of each component is positive.
     """
     pixels = images.reshape(len(images), -1)
     count, features = pixels.shape
     moments = np.zeros((features, features))
-    # Products of bytes sum to less than 2**53: float64 holds them exactly, in whatever order.
+    # Sums of products of bytes are below 2**53: float64 has them exactly, in any order.
     for start in range(0, count, 4096):
         block = pixels[start : start + 4096].astype(np.float64)
         moments += block.T @ block
@@ -180,9 +179,9 @@ def pca_scatter(
 ) -> Figure:
     """Images on their first two principal components, coloured by class (kmnist_cnn Fig. 2).
 
-    components: (N, 2), labels: (N,), ratios: (2,) as `pca` gives them. Every image is a point of
-    one cell, partly transparent, and a cell blends its points. A class's name stands where it is
-    both frequent and prevalent.
+    components: (N, 2) and ratios: (2,), both from `pca`; labels: (N,). Every image is a partly
+    transparent point in one cell, and a cell blends its points. The name of a class is where the
+    class is both frequent and prevalent.
     """
     colours = np.array(canvas.class_colours(len(names)))
     crowded = len(components) > 5000
@@ -203,7 +202,7 @@ def pca_scatter(
     left, bottom, right, top = 104, 80, 80 + canvas.text_width(titles, 9), canvas.MARGIN
     width, height = columns * zoom, rows * zoom
     figure = canvas.blank(left + width + right, bottom + height + top)
-    # Reduced before the text is there, so that the palette of the file can hold all of its greys.
+    # Reduced before text is added, so that the file's palette has room for all greys of the text.
     field = canvas.fewer_colours(field, 96)
     canvas.paint(figure, canvas.enlarged(field, zoom), left, bottom)
     axes = canvas.place(figure, left, bottom, width, height)
@@ -224,9 +223,9 @@ def pca_scatter(
 
 
 def _label_places(points: np.ndarray, labels: np.ndarray, classes: int, bins: int) -> np.ndarray:
-    """A place for each class's name, (C, 2), no two of them next to each other.
+    """A place for the name of each class, (C, 2); no two places are next to each other.
 
-    points: (N, 2) within the unit square. A class without a free place gets NaN.
+    points: (N, 2) in the unit square. A class without a free place gets NaN.
     """
     x, y = (points * bins).astype(int).T
     counts = np.zeros((classes, bins, bins))

@@ -1,4 +1,4 @@
-"""Figures of trained models: arrays in, Matplotlib figures out."""
+"""Figures of trained models: functions from arrays to Matplotlib figures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kmnist_pipeline.figures import canvas
 
 
 def by_fold(rows: Iterable[Mapping[str, Any]], split: str, measure: str) -> np.ndarray:
-    """One split's accuracy or loss by fold and epoch, (folds, epochs).
+    """The accuracy or loss of a split by fold and epoch, (folds, epochs).
 
-    rows: rows of `curves.csv` (trial, seed, fold, epoch, split, loss, accuracy), numbers or their
-    text; folds of all seeds count alike. A fold that stopped early keeps its last value in the
-    epochs after: a mean over the folds still running would jump where one leaves it.
+    rows: rows of `curves.csv` (trial, seed, fold, epoch, split, loss, accuracy), as numbers or
+    text; the folds of all seeds count equally. A fold that stopped early keeps its last value in
+    later epochs: a mean over the other folds would jump when one of them stops.
 
     Raises ValueError when the rows belong to more than one trial.
     """
@@ -31,7 +31,7 @@ def by_fold(rows: Iterable[Mapping[str, Any]], split: str, measure: str) -> np.n
             fold = curves.setdefault((str(row["seed"]), str(row["fold"])), {})
             fold[int(row["epoch"])] = float(row[measure])
     if len(trials) > 1:
-        raise ValueError(f"curves of one trial are needed, not of {len(trials)}")
+        raise ValueError(f"the curves must be of one trial, not of {len(trials)}")
     last = max((max(fold) for fold in curves.values()), default=0)
     carried = np.empty((len(curves), last))
     for position, fold in enumerate(curves.values()):
@@ -43,8 +43,8 @@ def by_fold(rows: Iterable[Mapping[str, Any]], split: str, measure: str) -> np.n
 def learning_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
     """Accuracy (left) and loss (right) by epoch, train and validation (kmnist_linear Fig. 5-7).
 
-    rows: one trial's rows of `curves.csv`, as for `by_fold`. Lines are means over folds and
-    seeds, bands reach from the least to the largest; a fold that stopped early keeps its last
+    rows: rows of `curves.csv` of one trial, as for `by_fold`. Lines are means over folds and
+    seeds, bands show the range from lowest to highest; a fold that stopped early keeps its last
     value in both.
     """
     rows = list(rows)
@@ -73,8 +73,8 @@ def learning_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
 def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
     """Counts by true class (rows) and predicted class (columns).
 
-    It is kmnist_cnn's Fig. 3-5 and mnist_logistic's 4.7. counts: (C, C) integers. Colour is the
-    share of the row, on a square-root scale, on which rare confusions still show.
+    It is Fig. 3-5 in kmnist_cnn and 4.7 in mnist_logistic. counts: (C, C) integers. The colour is
+    the share of the row, on a square-root scale, so that rare confusions are visible.
     """
     classes, names = len(names), [canvas.drawable(name) for name in names]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -111,10 +111,10 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") 
 
 
 def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
-    """Each class's weights as an image (kmnist_linear Fig. 8), all on one symmetric scale.
+    """The weights of each class as an image (kmnist_linear Fig. 8), on one symmetric scale.
 
-    weights: (C, H, W), or (1, H, W) for a binary model, whose positive weights are evidence for
-    the second of its two names.
+    weights: (C, H, W), or (1, H, W) for a binary model, where positive weights are evidence for
+    the second class.
     """
     largest = float(np.abs(weights).max()) or 1.0
     binary, names = len(weights) == 1, [canvas.drawable(name) for name in names]
@@ -141,9 +141,9 @@ def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
 def labelled_images(
     images: np.ndarray, titles: Sequence[str], columns: int, pixel_max: int
 ) -> Figure:
-    """Images under their titles (mnist_logistic 4.9.1 and 4.9.2, kmnist_cnn Fig. 6).
+    """Images with titles (mnist_logistic 4.9.1 and 4.9.2, kmnist_cnn Fig. 6).
 
-    images: (N, H, W), row by row; titles: one an image, such as `Predicted: 4, Actual: 7`.
+    images: (N, H, W), row by row; titles: one for each, such as `Predicted: 4, Actual: 7`.
     """
     return canvas.tiles(canvas.grey(images, pixel_max), columns, titles, font_size=9, gap=18)
 
@@ -151,9 +151,9 @@ def labelled_images(
 def saliency(
     images: np.ndarray, slopes: np.ndarray, titles: Sequence[str], pixel_max: int
 ) -> Figure:
-    """Images (above) and their saliency (below) (kmnist_cnn Fig. 7).
+    """Images (above) and their saliency maps (below) (kmnist_cnn Fig. 7).
 
-    images: (N, H, W); slopes: (N, H, W), each image's on a scale of its own; titles: one an image.
+    images, slopes: (N, H, W); each map has its own scale; titles: one for each image.
     """
     heat = slopes / np.maximum(slopes.max(axis=(1, 2), keepdims=True), np.finfo(float).tiny)
     lower = (matplotlib.colormaps["inferno"](heat)[..., :3] * 255).round().astype(np.uint8)
@@ -166,7 +166,7 @@ def saliency(
 def reliability(bins: Mapping[str, tuple[np.ndarray, ...]]) -> Figure:
     """Accuracy by confidence (left) and the number of predictions by confidence (right).
 
-    bins: by name, the mean confidence, accuracy and count of each bin, (B,) each.
+    bins: by name, the mean confidence, accuracy and count of the bins, (B,) each.
     """
     figure = canvas.blank(canvas.WIDTH, 460, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -194,10 +194,10 @@ def risk_coverage(
     chosen: Mapping[str, tuple[float, float]],
     promised: float,
 ) -> Figure:
-    """Error rate among accepted predictions by coverage, the share of images accepted.
+    """Error rate among accepted predictions by coverage, the share of accepted images.
 
     curves: by split, coverage and error rate, (N,) each; chosen: by split, both at the threshold;
-    promised: the largest error rate allowed.
+    promised: the promised error rate.
     """
     figure = canvas.blank(canvas.WIDTH, 500, layout="constrained")
     axes = figure.add_subplot()
@@ -205,7 +205,7 @@ def risk_coverage(
     for (split, (coverage, risk)), colour in zip(
         curves.items(), (canvas.BLUE, canvas.ORANGE), strict=True
     ):
-        shown = coverage > 0.02  # of fewer images an error rate says nothing
+        shown = coverage > 0.02  # with fewer images an error rate means nothing
         axes.plot(coverage[shown], risk[shown], color=colour, label=split)
         if split in chosen:
             axes.plot(*chosen[split], "o", ms=7, color=colour)
@@ -227,11 +227,11 @@ def trials(
     test: Sequence[float | None] | np.ndarray,
     winner: int,
 ) -> Figure:
-    """A study's trials: validation accuracy (left) and, where known, test accuracy (right).
+    """The trials of a study: validation accuracy (left) and, if known, test accuracy (right).
 
-    names, validation, sd, test: one entry a trial, in the order to be drawn, None where a number
-    is missing; bars reach one `sd` to both sides; winner: position of the trial that its
-    validation accuracy chose.
+    names, validation, sd, test: an entry for each trial, in the order of drawing, None if a
+    number is missing; bars reach one `sd` to both sides; winner: the position of the trial with
+    the best validation accuracy.
     """
     count = len(names)
     mean, deviation, held = (np.array(values, float) for values in (validation, sd, test))
@@ -264,7 +264,7 @@ def class_scores(
     recall: canvas.Numbers,
     f1: canvas.Numbers,
 ) -> Figure:
-    """Precision, recall and F1 of each class; a line joins a class's precision and recall.
+    """Precision, recall and F1 of each class; a line joins precision and recall.
 
     precision, recall, f1: (C,).
     """

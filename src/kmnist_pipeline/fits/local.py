@@ -1,8 +1,8 @@
-"""Workers on this machine: processes of loky, one fit at a time each.
+"""Workers on this machine: processes of loky, each of which trains one fit at a time.
 
-Each worker is a loky executor of its own: when it dies, the others go on, and its fit is known.
-Fits and results go through files in a temporary folder, because a process that is killed while it
-writes to a pipe leaves the reader waiting for ever.
+Each worker has its own loky executor: when it dies, the others go on, and we know its fit. Files in
+a temporary folder carry fits and results, because a process that is killed while it writes to a
+pipe would leave the reader waiting forever.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from kmnist_pipeline.fits.pool import POLL, Outcome, Watch, WorkerLostError
 from kmnist_pipeline.fits.store import Store
 
 SILENCE = 60.0  # seconds without a heartbeat after which a worker is killed
-START = 60.0  # the same before the first heartbeat
+START = 60.0  # the same, before the first heartbeat
 PREFIX = "kmnist-fits-"  # of the temporary folders
 
 
 @dataclass
 class _Worker:
-    """A worker with its current fit.
+    """A worker and its current fit.
 
-    number: its row of the board; silent: seconds since its last heartbeat, `beat`.
+    number: its row of the board; beat: its last heartbeat; silent: the seconds since then.
     """
 
     number: int
@@ -54,26 +54,26 @@ class LocalWorkers:
     """Workers on the cores of this machine, started when they are needed."""
 
     def __init__(self, store: Store, fits: int, stop_after: int | None) -> None:
-        """fits: the known number of fits to train."""
+        """fits: the number of fits to train that is known now."""
         self._store, self._stop_after = store.folder.resolve(), stop_after
         self._most, self._environment = _share(loky.cpu_count(), fits)
         self._workers: list[_Worker] = []
         self._shared: set[str] = set()
         self._watch = Watch()
         self._folder, self._lock = _folder()
-        # Heartbeat and progress, a row a worker: memory without locks, because a killed worker
-        # would leave one locked.
+        # Heartbeat and progress, one row for each worker: memory without locks, because a
+        # killed worker would not release a lock.
         shape = (self._most, 2)
         self._board = np.lib.format.open_memmap(self._folder / "board.npy", "w+", float, shape)
-        # loky warns when it replaces a worker whose memory has grown.
+        # loky gives this warning when it replaces a worker whose memory has grown.
         warnings.filterwarnings("ignore", "A worker was restarted", UserWarning)
 
     def free(self) -> bool:
-        """Whether a worker is idle, or one more may be started."""
+        """Whether a worker is idle, or another can be started."""
         return len(self._workers) < self._most or any(w.task is None for w in self._workers)
 
     def start(self, task: Task, data: Data) -> None:
-        """Have a free worker train a fit."""
+        """Give a fit to a free worker."""
         self._share_data(task.data, data)
         (self._folder / task.key).write_bytes(work.encode(task.fit))
         worker = next((w for w in self._workers if w.task is None), None) or self._another()
@@ -95,7 +95,7 @@ class LocalWorkers:
         return [self._outcome(busy[future]) for future in ended]
 
     def progress(self) -> Iterator[tuple[Task, float]]:
-        """The running fits, with the share of each that is done."""
+        """The running fits, each with its finished share."""
         for worker in self._workers:
             if worker.task is not None:
                 yield worker.task, float(self._board[worker.number, 1])
@@ -115,7 +115,7 @@ class LocalWorkers:
         return self._workers[-1]
 
     def _executor(self, number: int) -> loky.ProcessPoolExecutor:
-        # A worker ends with the thread that starts it, so that must be this one.
+        # A worker ends with the thread that starts it, so this thread must start it.
         home = (os.getpid(), self._folder, self._store, number)
         return loky.ProcessPoolExecutor(
             max_workers=1, initializer=local_worker.begin, initargs=home, env=self._environment
@@ -130,7 +130,7 @@ class LocalWorkers:
             self._shared.add(digest)
 
     def _kill_silent(self, workers: Iterable[_Worker]) -> None:
-        """Kill workers without a heartbeat for too long."""
+        """Kill workers that have given no heartbeat for too long."""
         step = self._watch.step()
         for worker in workers:
             beat = float(self._board[worker.number, 0])
@@ -160,7 +160,7 @@ class LocalWorkers:
 
 
 def _share(cores: int, fits: int) -> tuple[int, dict[str, str] | None]:
-    """The number of workers, and the environment that sets the threads of each."""
+    """The number of workers, and the environment variables that set the threads of each."""
     if arithmetic.name() != arithmetic.NATIVE:
         return cores, None
     import torch
@@ -178,9 +178,9 @@ def _loss(error: BaseException) -> str:
 
 
 def _folder() -> tuple[Path, int]:
-    """A new folder on this machine, and the lock on it, which ends with this process.
+    """A new temporary folder, and its lock, which ends with this process.
 
-    Folders that killed processes have left are removed: they are no longer locked.
+    Removes the folders of killed processes, which are no longer locked.
     """
     base = Path(tempfile.gettempdir())
     for other in base.glob(f"{PREFIX}*"):
@@ -193,7 +193,7 @@ def _folder() -> tuple[Path, int]:
                 os.close(lock)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-        with contextlib.suppress(FileNotFoundError):  # another process removed it as left behind
+        with contextlib.suppress(FileNotFoundError):  # another process removed the unlocked folder
             lock = os.open(folder, os.O_RDONLY)
             fcntl.flock(lock, fcntl.LOCK_EX)
             if folder.exists():

@@ -1,4 +1,4 @@
-"""The fits of an experiment or a study, an experiment being a study of one trial."""
+"""The fits of an experiment or a study; an experiment is a study with one trial."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kmnist_pipeline.fits import key, results
 from kmnist_pipeline.fits.results import Trial, Trials
 from kmnist_pipeline.fits.store import Store
 
-RETRAINED = "retrained"  # the name of the winner trained again, beside those of the trials
+RETRAINED = "retrained"  # the trial name of the winner that is trained again
 Experiment = dict[str, Any]
 Fold = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # rows, validation, shift, scale
 Choose = Callable[[Trials], dict[str, Experiment]]
@@ -28,9 +28,9 @@ Choose = Callable[[Trials], dict[str, Experiment]]
 
 @dataclass(frozen=True)
 class Task:
-    """A fit with its key, the digest of its `Data`, its name and its cost.
+    """A fit with its key, the digest of its `Data`, its label and its cost.
 
-    cost: a rough number of floating-point operations, which orders fits and measures progress.
+    cost: roughly its floating-point operations; sets the order of fits and their share of progress.
     """
 
     fit: Fit
@@ -45,11 +45,11 @@ Wave = dict[str, list[list[Task]]]  # by trial, seed and fold
 
 @dataclass
 class Plan:
-    """The fits of an experiment or study, by trial, seed and fold, one wave after the other.
+    """The fits of an experiment or study, in waves; each wave depends on the one before.
 
-    label: the name of the experiment or study; trials: the experiments of all waves by trial name
-    ("" for that of an experiment); images: the training split, restricted to their classes;
-    choose: what is trained once the trials are, such as the winner again.
+    label: the name of the experiment or study; trials: the trials of all waves by name ("" for
+    an experiment); images: the training split, restricted to their classes; choose: returns the
+    trials of the next wave, such as the winner again, from the trained ones.
     """
 
     label: str
@@ -62,13 +62,13 @@ class Plan:
     _folds: dict[str, list[Fold]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        """Raises UserError where a trial cannot be evidence."""
+        """Raises UserError if a trial cannot be evidence."""
         self.data = Data(self.images.pixels, self.images.labels, len(self.images.classes))
         self.digest = key.digest(self.data)
         self.waves.append(self.wave(self.trials))
 
     def advance(self, store: Store) -> bool:
-        """Add the next wave, which depends on finished fits; whether there is one."""
+        """Add the next wave, which depends on finished fits; returns whether there is one."""
         if self.choose is None or len(self.waves) > 1:
             return False
         chosen = self.choose(self.trained(store, 0))
@@ -83,7 +83,7 @@ class Plan:
                 yield from folds
 
     def trained(self, store: Store, wave: int) -> Trials:
-        """The trials of a wave with their finished fits, read from the store."""
+        """The trials of a wave, with their finished fits from the store."""
         return {
             name: Trial(
                 self.trials[name], [[_fitted(store, task) for task in folds] for folds in seeds]
@@ -92,11 +92,11 @@ class Plan:
         }
 
     def validated(self, trial: str) -> list[list[np.ndarray]]:
-        """The validation rows of a trial's fits in the first wave, by seed and fold."""
+        """The validation rows of a trial in the first wave, by seed and fold."""
         return [[task.fit.validation for task in folds] for folds in self.waves[0][trial]]
 
     def wave(self, trials: dict[str, Experiment]) -> Wave:
-        """The fits of some trials."""
+        """The fits of `trials`."""
         return {
             name: [
                 [
@@ -109,7 +109,7 @@ class Plan:
         }
 
     def _folds_of(self, trial: Experiment, seed: int) -> list[Fold]:
-        """The folds of a trial and seed; most trials of a study share them."""
+        """The folds of a trial and seed, cached because most trials of a study share them."""
         decided = (trial["subset"], trial["validation"], trial["model"]["scaling"], seed)
         if str(decided) not in self._folds:
             self._folds[str(decided)] = folds(trial, self.images, seed)
@@ -121,7 +121,7 @@ class Plan:
 
 
 def training_images(experiment: Experiment) -> Images:
-    """The images that an experiment draws from; its data set must be processed."""
+    """The images that an experiment uses for training; its dataset must be processed."""
     processed = Path(paths.processed(experiment["dataset"]))
     return dataset.load(processed, "train", experiment["classes"])
 
@@ -138,9 +138,9 @@ def of_study(
     images: Images,
     winner: str | None = None,
 ) -> Plan:
-    """The fits of a study's trials and, with `retrain`, those of its winner trained again.
+    """The fits of a study's trials and, with `retrain`, of its winner trained again.
 
-    winner: its name, None where validation decides it.
+    winner: the winner's trial name; None if validation decides it.
     """
     trials = grid.trials(study, base)
 
@@ -158,7 +158,7 @@ def name_of(trial: str, seed: int, fold: int) -> str:
 
 
 class LostError(RuntimeError):
-    """A fit that is no longer in the store."""
+    """The store has lost a fit."""
 
 
 def _fitted(store: Store, task: Task) -> Fitted:
@@ -171,8 +171,8 @@ def _fitted(store: Store, task: Task) -> Fitted:
 def folds(trial: Experiment, images: Images, seed: int) -> list[Fold]:
     """Training rows, validation rows, shift and scale of each fold of one seed.
 
-    images: the training split, restricted to the trial's classes; a subset and the folds are
-    drawn from it, and the scaling is that of each fold's training images.
+    images: the training split, restricted to the trial's classes. A subset and the folds are
+    drawn from it; the training images of each fold decide its scaling.
     """
     drawn = splits.subset(len(images), trial["subset"], seed)
     found = []
@@ -186,16 +186,16 @@ def folds(trial: Experiment, images: Images, seed: int) -> list[Fold]:
 def _fit(trial: Experiment, seed: int, number: int, fold: Fold) -> Fit:
     if trial["trainer"]["precision"] == "bfloat16" and arithmetic.name() != arithmetic.NATIVE:
         raise UserError(
-            "trainer.precision=bfloat16: makes no evidence, which is in float32 or float64; "
-            f"{arithmetic.VARIABLE}={arithmetic.NATIVE} allows it for trying things"
+            "trainer.precision=bfloat16: evidence needs float32 or float64; "
+            f"set {arithmetic.VARIABLE}={arithmetic.NATIVE} to try it without making evidence"
         )
     settings = {part: trial[part] for part in ("model", "optimizer", "trainer")}
-    # Shift and scale are arrays of the fit, instead of the scaling; the family is a field.
+    # The arrays shift and scale replace the setting `scaling`; the family is a field of its own.
     model = {k: v for k, v in trial["model"].items() if k not in ("family", "scaling")}
     return Fit(trial["model"]["family"], {**settings, "model": model}, seed, number, *fold)
 
 
-# Roughly, of one training image in one epoch: floating-point operations a pixel.
+# Roughly the floating-point operations for each pixel of a training image in one epoch.
 PER_PIXEL = {
     "simple": 120_000,
     "resnet_like": 220_000,
@@ -205,13 +205,13 @@ PER_PIXEL = {
 
 
 def cost(fit: Fit, data: Data) -> float:
-    """A rough number of floating-point operations of a fit."""
+    """Roughly the number of floating-point operations of a fit."""
     model, trainer = fit.settings["model"], fit.settings["trainer"]
     pixels = data.flat.shape[1] * len(fit.training)
     if fit.family == "cnn":
         return pixels * trainer["epochs"] * PER_PIXEL.get(model["architecture"], 200_000)
     if fit.family == "linear":
-        # The overhead of a batch matters for the smallest ones.
+        # The overhead of a batch matters for small batches.
         overhead = 1_000 / fit.settings["optimizer"]["batch_size"]
         return pixels * trainer["epochs"] * (20 * data.classes + overhead)
     return pixels * 100 * 8 * data.classes

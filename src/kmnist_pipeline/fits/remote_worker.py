@@ -18,13 +18,13 @@ _verified: dict[str, weakref.ref[Data]] = {}
 
 
 class AbandonedError(RuntimeError):
-    """Nobody waits for the result any longer."""
+    """The client no longer waits for the result."""
 
 
 def identity(kinds: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     """The surroundings of this worker for fits of these families and settings.
 
-    Raises UserError where the arithmetic is not selected, ImportError where a library is missing.
+    Raises UserError if the arithmetic is not selected, ImportError if a library is missing.
     """
     found = [work.surroundings(family, settings) for family, settings in kinds]
     arithmetic.require()
@@ -34,20 +34,20 @@ def identity(kinds: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
 def train(
     content: bytes, name: str, data: Data, digest: str, topic: str, stop_after: int | None
 ) -> tuple[bytes, float]:
-    """Train an encoded fit; name: its key; topic: of Dask's events, for progress."""
+    """Train an encoded fit; name: its key; topic: the topic of Dask's events for progress."""
     known = _verified.get(digest)
     if known is None or known() is not data:
         _verified[digest] = weakref.ref(work.verified(data, digest))
     own = store.default()
     progress = _Progress(name, topic)
     result = work.train(content, name, data, digest, own.checkpoint(name), progress, stop_after)
-    # The client keeps the result, perhaps in another store than this one.
+    # The client keeps the result, and its store may be another one.
     own.checkpoint(name).drop()
     return result
 
 
 class _Progress:
-    """Reports the share of a fit that is done, and ends a fit that nobody waits for any longer."""
+    """Reports the finished share of a fit, and ends the fit if the client no longer waits."""
 
     def __init__(self, name: str, topic: str) -> None:
         self._name, self._topic = name, topic
@@ -60,7 +60,7 @@ class _Progress:
             return
         self._last = time.monotonic()
         self._worker.log_event(self._topic, [self._name, fraction])
-        # Dask forgets a task whose client cancelled it or died, but cannot stop its thread.
+        # Dask forgets a task that was cancelled or whose client died, but cannot stop its thread.
         task = self._worker.state.tasks.get(self._task)
         if task is None or task.state == "cancelled":
             raise AbandonedError(self._task)

@@ -27,7 +27,7 @@ class Trial:
     fits: list[list[Fitted]]
 
 
-Trials = dict[str, Trial]  # by name; that of an experiment is called ""
+Trials = dict[str, Trial]  # by name, which is "" for an experiment
 
 
 def kept_fold(folds: list[Fitted]) -> int:
@@ -39,8 +39,8 @@ def kept_fold(folds: list[Fitted]) -> int:
 def validation_accuracy(trial: Trial) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Validation accuracy and loss: the mean over folds of each fold's kept epoch.
 
-    First the numbers that people compare, those of the first seed, where n counts the images
-    validated; then the spread of the accuracy over seeds. None where nothing was held out.
+    Returns the numbers of the first seed, which people compare (n counts its validation images),
+    and the spread of the accuracy over seeds. They are None if nothing was held out.
     """
     kept = [[fit.kept("validation") for fit in folds] for folds in trial.fits]
     if kept[0][0] is None:
@@ -56,15 +56,15 @@ def validation_accuracy(trial: Trial) -> tuple[dict[str, Any], dict[str, Any] | 
 
 
 def winner(trials: Trials) -> str:
-    """The trial with the best validation accuracy, the mean over seeds; of equals the first."""
+    """The first trial with the best validation accuracy (the mean over seeds)."""
     spreads = {name: validation_accuracy(trial)[1] for name, trial in trials.items()}
     means = {name: spread["mean"] if spread else 0.0 for name, spread in spreads.items()}
     return max(means, key=means.__getitem__)
 
 
 def fold_rows(trials: Trials) -> list[dict[str, Any]]:
-    """One row a trial, seed and fold: sizes, epochs, the numbers of the kept epoch, and the digest
-    of the weights after each epoch."""
+    """A row for each trial, seed and fold: sizes, epochs, the numbers of the kept epoch, and the
+    digest of the weights after each epoch."""
     rows = []
     for name, seed, fold, fit, kept in _fits(trials):
         row: dict[str, Any] = {"trial": name} if name else {}
@@ -80,7 +80,7 @@ def fold_rows(trials: Trials) -> list[dict[str, Any]]:
 
 
 def curve_rows(trials: Trials) -> list[list[Any]]:
-    """The rows of `curves.csv`, in the order of CURVES."""
+    """The rows of `curves.csv`, with the columns CURVES."""
     return [
         [name, seed, fold, epoch.epoch, epoch.split, epoch.loss, epoch.accuracy]
         for name, seed, fold, fit, _ in _fits(trials)
@@ -89,7 +89,7 @@ def curve_rows(trials: Trials) -> list[list[Any]]:
 
 
 def _fits(trials: Trials) -> Iterator[tuple[str, int, int, Fitted, bool]]:
-    """Trial, seed and fold of each fit, the fit, and whether its model is kept."""
+    """The trial, seed and fold of each fit, the fit itself, and whether its model is kept."""
     for name, trial in trials.items():
         for seed, folds in zip(trial.experiment["seeds"], trial.fits, strict=True):
             kept = kept_fold(folds)
@@ -98,7 +98,7 @@ def _fits(trials: Trials) -> Iterator[tuple[str, int, int, Fitted, bool]]:
 
 
 def model_bytes(name: str, trials: Trials, winner: str, classes: tuple[str, ...]) -> bytes:
-    """The model file: of every trial and seed, the weights of the fold that is kept."""
+    """The model file: the weights of the kept fold of every trial and seed."""
     tensors = {}
     kept = [[kept_fold(folds) for folds in trial.fits] for trial in trials.values()]
     for t, trial in enumerate(trials.values()):
@@ -112,7 +112,7 @@ def model_bytes(name: str, trials: Trials, winner: str, classes: tuple[str, ...]
         "classes": first["classes"],
         "class_names": list(classes),
         "seeds": first["seeds"],
-        # Where the numbers are shown changes no model.
+        # The report that shows the numbers does not change the model.
         "trials": [
             {"name": key, **{k: v for k, v in trial.experiment.items() if k != "report"}}
             for key, trial in trials.items()
@@ -124,11 +124,11 @@ def model_bytes(name: str, trials: Trials, winner: str, classes: tuple[str, ...]
 
 
 def out_of_fold(trial: Trial, validated: list[list[np.ndarray]], images: Images) -> bytes:
-    """An npz of what each fold's model predicts for the images that it was validated with.
+    """An npz with the predictions of each fold's model for its validation images.
 
-    validated: rows of `images` by seed and fold. The arrays have an entry for each image and seed
-    that was held out: `probabilities` (M, C) float32, `seed` (position among the seeds), `fold`,
-    `index` in original file order, `labels`; and `classes`.
+    validated: validation rows of `images` by seed and fold. The npz has an entry for each of them:
+    `probabilities` (M, C) float32, `seed` (position among the seeds), `fold`, `index` in original
+    file order and `labels`. It also has `classes`.
     """
     model = trial.experiment["model"]
     family = FAMILIES[model["family"]].model

@@ -1,4 +1,4 @@
-"""Training an experiment or a study, and the outs that both have."""
+"""The training of an experiment or study, and the outs that both have."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kmnist_pipeline.fits.results import Trials
 if TYPE_CHECKING:
     from kmnist_pipeline.evidence.stage import Stage
 
-ATTEMPTS = 3  # at a store from which files vanish between writing and reading
+ATTEMPTS = 3  # if files vanish from the store between writing and reading
 
 
 def train(plan: Plan) -> list[Trials]:
-    """Train the fits of the plan that the store lacks; the trained trials of each wave."""
+    """Train the fits of the plan that the store lacks; returns the trials of each wave."""
     kept = store.default()
     for attempt in range(1, ATTEMPTS + 1):
         pool.train([plan], kept)
@@ -35,9 +35,9 @@ def write(
     waves: list[Trials],
     details: dict[str, Any],
 ) -> None:
-    """Write the model, the last wave with its winner, and the curves and numbers of all trials.
+    """Write the model file of the last wave, and the curves and numbers of all trials.
 
-    details: what only a study's `validation.json` has.
+    details: the additional content of a study's `validation.json`.
     """
     kept = waves[-1]
     winner = results.winner(kept)

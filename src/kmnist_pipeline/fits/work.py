@@ -1,4 +1,4 @@
-"""Training one fit in a worker, on this machine or another."""
+"""The training of one fit in a worker, on this machine or another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _loaded: dict[str, str] = {}
 
 
 class RefusedError(RuntimeError):
-    """A worker computes another key for a fit than the client.
+    """A worker computes another key for a fit than the client does.
 
     surroundings: the code, libraries and arithmetic of the worker.
     """
@@ -44,9 +44,9 @@ def decode(content: bytes) -> Fit:
 
 
 def surroundings(family: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Code, libraries and arithmetic of this process, as far as such a fit depends on them.
+    """The code, libraries and arithmetic of this process that a fit with these settings depends on.
 
-    As they were on first use: a change on the disk does not change what a running worker computes.
+    As on first use: a change on the disk does not change what a running worker computes.
     """
     _ = FAMILIES[family].train
     around = key.surroundings(family, settings)
@@ -56,7 +56,7 @@ def surroundings(family: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def verified(data: Data, digest: str) -> Data:
-    """The data, if they have this digest. Raises ValueError."""
+    """Returns the data. Raises ValueError if they do not have this digest."""
     if key.digest(data) != digest:
         raise ValueError("the images were damaged on their way to the worker")
     return data
@@ -71,11 +71,11 @@ def train(
     progress: Progress,
     stop_after: int | None,
 ) -> tuple[bytes, float]:
-    """Train an encoded fit; its result as bytes, and the seconds that it took.
+    """Train an encoded fit; returns the encoded result, and the seconds that it took.
 
-    expected: its key, by the client; digest: that of the data.
-    Raises RefusedError, before training, where this process computes another key, and
-    TrainingError where the weights, as they are stored, are not finite.
+    expected: the key of the fit on the client; digest: the digest of the data.
+    Raises RefusedError, before training, if this process computes another key, and
+    TrainingError if the weights, as they are stored, are not finite.
     """
     fit = decode(content)
     family = FAMILIES[fit.family].train
@@ -97,7 +97,7 @@ def train(
 
 
 def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """The differences of two surroundings, in words; mine: those of the client."""
+    """The differences between two surroundings, in words; mine: those of the client."""
     found = []
     for module in sorted(mine["code"].keys() | theirs["code"].keys()):
         if mine["code"].get(module) != theirs["code"].get(module):

@@ -1,10 +1,10 @@
-"""How the package's templates are filled in: those of reports, differences and lineages alike."""
+"""The settings of all templates: of reports, differences and lineages."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 
 def environment(package: str) -> Environment:
-    """The templates in a package's folder `templates`; text is escaped in those of HTML alone."""
+    """The templates in a package's folder `templates`; only HTML templates escape text."""
     return Environment(
         loader=PackageLoader(package),
         autoescape=select_autoescape(["html"]),

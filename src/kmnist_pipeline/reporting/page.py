@@ -1,4 +1,4 @@
-"""The page of a report, as HTML that stands alone and as Markdown for the repository's browser."""
+"""The page of a report, as one HTML file, and as Markdown for the repository's web page."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ NUMBERS = ("validation", "test")  # the files of numbers that a model has
 
 
 class PageError(UserError):
-    """A page that cannot be written as its configuration asks."""
+    """A page cannot be written as its configuration says."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its width in pixels, the text entries of its PNG, its number in the published
-    report, and the claims about it."""
+    """A figure with its width in pixels, the text entries of its PNG, its number in the
+    publication, and the claims about it."""
 
     path: Path
     width: int
@@ -42,9 +42,9 @@ class Picture:
 
     @property
     def data_uri(self) -> str:
-        """The picture itself, so that the page can be sent as one file.
+        """The picture as data, so that the page is one file.
 
-        Its text entries stay behind: the caption says the same, and a page must stay small.
+        Without its text entries: the caption says the same, and a page must stay small.
         """
         content = io.BytesIO()
         with Image.open(self.path) as image:
@@ -53,7 +53,7 @@ class Picture:
 
     @property
     def digests(self) -> list[str]:
-        """The md5 of each file of data that the figure was made from."""
+        """The md5 of each data file that the figure was made from."""
         return list(json.loads(self.text["Data"]).values())
 
 
@@ -67,14 +67,14 @@ def content(
     figures: Path,
     made_by: dict[str, Any],
 ) -> dict[str, Any]:
-    """Everything that a page shows, read from the report's files.
+    """All content of a page, read from the report's files.
 
-    about, dataset: what params.yaml says of the report and its data set; metrics: the folder
+    about, dataset: the report and its dataset in params.yaml; metrics: the folder
     `metrics/<report>`; figures: the folder `figures`.
     """
-    told = _order(claims, metrics)
+    rank = _order(claims, metrics)
     folders = sorted(path for path in metrics.iterdir() if path.is_dir())
-    folders.sort(key=lambda folder: told.index(folder.name) if folder.name in told else len(told))
+    folders.sort(key=lambda folder: rank.index(folder.name) if folder.name in rank else len(rank))
     models = [_model(folder) for folder in folders]
     data = _read(metrics.parent / "data" / f"{about['dataset']}.json")
     drawn = [figures / "data" / about["dataset"], figures / name]
@@ -84,8 +84,8 @@ def content(
     for picture in pictures:
         if picture.text["Stage"] not in origin_of:
             raise PageError(
-                f"{picture.path.as_posix()} was made by {picture.text['Stage']}, of which there "
-                f"are no numbers in {metrics.as_posix()}/: delete it, or make them too"
+                f"{picture.path.as_posix()} was made by {picture.text['Stage']}, whose numbers "
+                f"are not in {metrics.as_posix()}/: delete the figure, or run the stage"
             )
     return {
         "name": name,
@@ -98,24 +98,24 @@ def content(
         "environments": _environments(models),
         "models": models,
         "studies": [model for model in models if model["trials"]],
-        "pairs": _pairs([model for model in models if model["name"] in told]),
+        "pairs": _pairs([model for model in models if model["name"] in rank]),
         "routed": [model for model in models if "routing" in model["test"]],
         "one_shot": [model for model in models if "draws" in model["test"]],
         "pictures": pictures,
         "origins": origins,
         "origin_of": origin_of,
-        "told_in": {origin["stage"]: origin["origin"] for origin in origins},
+        "numbers_of": {origin["stage"]: origin["origin"] for origin in origins},
         "made_by": made_by,
     }
 
 
 def html(content: dict[str, Any]) -> str:
-    """The page as one HTML file that can be sent; only its links to code need the repository."""
+    """The page as one HTML file; only its links to code need the repository."""
     return _environment().get_template("report.html").render(content)
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """The page as Markdown, with the pictures where they lie in the repository."""
+    """The page as Markdown, with links to the pictures in the repository."""
     return _environment().get_template("report.md").render(content)
 
 
@@ -134,7 +134,7 @@ def _code_of(stage: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text on one line, for a table cell or paragraph of Markdown that shows it as it is."""
+    """The text on one line, escaped for a table cell or paragraph of Markdown."""
     return re.sub(r"[\\`*\[\]<>|&~$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
 
 
@@ -162,7 +162,7 @@ def _environments(models: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The origin of each file's numbers, to which numbers and figures link."""
+    """The origin of each file of numbers; numbers and figures link to it."""
     return [
         {
             "path": file["path"],
@@ -175,9 +175,9 @@ def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _model(folder: Path) -> dict[str, Any]:
-    """The numbers of one model, and for a study the rows of its trials.
+    """The numbers of a model and, for a study, the rows of its trials.
 
-    Raises PageError where a file was made for another model.
+    Raises PageError if a file was made for another model.
     """
     validation, test = (_read(folder / f"{part}.json") for part in NUMBERS)
     for measured in (validation, test):
@@ -208,7 +208,7 @@ def _model(folder: Path) -> dict[str, Any]:
 
 
 def _chosen(parameters: dict[str, Any], trials: int) -> str:
-    """What a model's validation images chose before its predictions were calibrated on them."""
+    """The choices that a model's validation images made before they calibrated its confidence."""
     ways = [f"one of {trials} trials"] if trials else []
     for name, trainer in parameters.items():
         if name.endswith(".trainer"):
@@ -226,9 +226,9 @@ def _order(claims: list[dict[str, Any]], metrics: Path) -> list[str]:
 
 
 def _pairs(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """McNemar's test of each model and the next one, where both have the same test images.
+    """McNemar's test of each model and the next one, if both have the same test images.
 
-    p is corrected by Holm's method for all pairs of the page.
+    Holm's method corrects p for all pairs of the page.
     """
     pairs = []
     for one, other in itertools.pairwise(models):
@@ -266,7 +266,7 @@ def _pictures(
 
 
 def _is_about(claim: dict[str, Any], figure: Path) -> bool:
-    """Whether a claim is about what a figure shows, or about the accuracy of its model.
+    """Whether a claim is about the content of a figure, or about the accuracy of its model.
 
     A claim about a trial of a study belongs to the figure of the trials.
     """

@@ -1,1 +1,1 @@
-"""What Git and DVC know of this project."""
+"""The commits, stages and files of this project that Git and DVC track."""

@@ -1,4 +1,4 @@
-"""What is not as a lock says of a stage: command, parameters, dependencies, outs."""
+"""Differences between a stage and its entry in a lock: command, parameters, dependencies, outs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LONGEST = 60
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that a stage is told, reads or made, before and after.
+    """A changed input or output of a stage, before and after.
 
     kind: `command`, `parameter`, `file` (a dependency), `out`, or how an out was made: `lineage`,
     `library`, `arithmetic`; name: the parameter's dotted name, the path, or the library; old, new:
-    the command, JSON of a parameter's values, md5 of a file (empty where it is missing), lineage
-    key, version or arithmetic; None where there is none.
+    the command, JSON of a parameter's value, md5 of a file (empty if it is missing), lineage key,
+    version or arithmetic; None if there is none.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Change:
             case "library":
                 return f"library {self.name} changed: {old} -> {new}"
             case "arithmetic":
-                return f"out {self.name} was made in {old} arithmetic, which makes no evidence"
+                return f"out {self.name} was made in {old} arithmetic, so it is not evidence"
             case "lineage":
                 keys = f"lineage key {old and old[:12]} -> {new and new[:12]}"
                 return (
@@ -63,7 +63,7 @@ class Change:
 
 
 def of_stage(old: LockedStage, new: LockedStage) -> list[Change]:
-    """Command, parameters (down to the innermost name) and files that differ, in this order."""
+    """The changes of the command, of parameters (by their innermost names) and of files."""
     found = [] if old.cmd == new.cmd else [Change("command", "cmd", old.cmd, new.cmd)]
     for name in sorted({**old.params, **new.params}):
         found += of_parameters(
@@ -80,7 +80,7 @@ def of_stage(old: LockedStage, new: LockedStage) -> list[Change]:
 
 
 def of_parameters(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """The parameters, by their innermost names, that differ."""
+    """The changes of parameters, by their innermost names."""
     return [
         Change("parameter", name, json_of(old, name), json_of(new, name))
         for name in {**old, **new}
@@ -89,7 +89,7 @@ def of_parameters(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change
 
 
 def json_of(known: Mapping[str, Any], name: str) -> str | None:
-    """The value of a parameter as a `Change` shows it."""
+    """The value of a parameter in a `Change`: JSON, or None if there is none."""
     return json.dumps(known[name], ensure_ascii=False, default=str) if name in known else None
 
 

@@ -1,8 +1,8 @@
-"""How two versions of an out differ, by their content and not by their bytes.
+"""Comparing two versions of an out by their content instead of their bytes.
 
-Numbers are equal if they agree to six significant digits, the precision of the evidence, within
-one unit of the last; figures if no pixel differs visibly. The lineage key and the machine type in
-an out tell its origin and are not part of the result: if only they differ, it is `EQUAL`.
+Numbers are equal if they differ by at most one unit in the sixth significant digit, which is the
+precision of the evidence; figures are equal if no pixel differs visibly. The lineage key and the
+machine type in an out state its origin. If only these differ, the outs are `EQUAL`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHOWN, LONGEST = 3, 40
 
 
 class Verdict(IntEnum):
-    """How two outs compare; the larger, the worse, so that `max` is the verdict on several."""
+    """The result of comparing two outs; larger is worse, so `max` is the verdict on several."""
 
     IDENTICAL = 0
     EQUAL = 1
@@ -48,9 +48,9 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True)
 class ChangedValue:
-    """One value that changed: its dotted name, and by how much in words.
+    """A changed value: its dotted name, and the change in words.
 
-    old, new: the values if they are plain; None for arrays, and on the side that has no value.
+    old, new: the values if they are plain; None for arrays and for a missing value.
     """
 
     name: str
@@ -64,9 +64,9 @@ class ChangedValue:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two versions of an out: the verdict, one line for people, and every value that differs.
+    """The difference of two versions of an out: the verdict, a line of text, and the values.
 
-    changes: only those beyond the tolerance, the outermost names first.
+    changes: the values that differ by more than the tolerance, the outermost names first.
     """
 
     path: str
@@ -76,10 +76,10 @@ class Difference:
 
 
 def compare(path: str, old: bytes | None, new: bytes | None) -> Difference:
-    """Compare two versions of a file in the format that its suffix names.
+    """Compare two versions of a file, in the format of its suffix.
 
-    old, new: its contents, None on a side that has no such file. Content that cannot be read is
-    compared by bytes.
+    old, new: its contents, None if there is no file. Bytes are compared if the content cannot be
+    read.
     """
     if old == new:
         return Difference(path, Verdict.IDENTICAL, Verdict.IDENTICAL.words)
@@ -104,7 +104,7 @@ def compare(path: str, old: bytes | None, new: bytes | None) -> Difference:
 
 
 def _read(read: Reader | None, content: bytes) -> dict[str, Any] | None:
-    """The values in a file by name, or None if it is damaged or of an unknown format."""
+    """The values in a file by name; None if it is damaged or of an unknown format."""
     try:
         return read(content) if read else None
     except _UNREADABLE:
@@ -112,7 +112,7 @@ def _read(read: Reader | None, content: bytes) -> dict[str, Any] | None:
 
 
 def _change(name: str, old: Any, new: Any) -> ChangedValue | None:
-    """What differs beyond the tolerance, or None."""
+    """The change of a value; None if it is within the tolerance."""
     if old is _NOTHING or new is _NOTHING:
         amount = f"is new: {_plain(new)}" if old is _NOTHING else f"is gone: {_plain(old)}"
         return ChangedValue(name, amount, _value(old), _value(new))
@@ -128,7 +128,7 @@ def _change(name: str, old: Any, new: Any) -> ChangedValue | None:
 
 
 def _close(old: Any, new: Any) -> bool:
-    """Equal, or numbers within the tolerance; of counts, only equal ones."""
+    """Whether values are equal, or numbers within the tolerance; counts must be equal."""
     if type(old) is type(new) and old == new:
         return True
     kinds = {type(old), type(new)}
@@ -146,7 +146,7 @@ def _between_arrays(old: np.ndarray, new: np.ndarray) -> str:
     finite = np.isfinite(old) & np.isfinite(new)
     odd = int((unequal & ~finite & ~(np.isnan(old) & np.isnan(new))).sum())
     if odd:
-        return f"is infinite or no number on one side in {odd} of {old.size}"
+        return f"is infinite or not a number on one side in {odd} of {old.size}"
     apart = np.abs(old[finite].astype(float) - new[finite].astype(float)).max(initial=0)
     largest = np.abs(old[finite]).max(initial=0)
     if apart <= max(RELATIVE * largest, ABSOLUTE):
@@ -186,7 +186,7 @@ def _between_values(old: Any, new: Any) -> str:
 
 
 def _between_bytes(old: bytes, new: bytes, before: Any, after: Any) -> str:
-    """before, after: the content of the one that could be read, if any."""
+    """before, after: the content, or None if it is unreadable."""
     if len(old) != len(new):
         line = f"{len(old)} -> {len(new)} bytes"
     else:
@@ -208,18 +208,18 @@ def _plain(value: Any) -> str:
 
 
 def _value(value: Any) -> Any:
-    """A value as a `ChangedValue` shows it: only plain ones."""
+    """The value for a `ChangedValue`: None if it is not plain."""
     return value if isinstance(value, str | int | float) else None
 
 
-# What is in a file, values by name.
+# The values in a file, by name.
 
 _NOTHING = object()
 
 
 @dataclass(frozen=True)
 class _Pixels:
-    pixels: np.ndarray  # H x W x 4, of 0 to 255
+    pixels: np.ndarray  # H x W x 4, from 0 to 255
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _json(content: bytes) -> dict[str, Any]:
 
 
 def _csv(content: bytes) -> dict[str, Any]:
-    """Each cell by its line and column: counts as int, other numbers as float, else as text."""
+    """Each cell by line and column: counts as int, other numbers as float, the rest as text."""
     header, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
     cells: dict[str, Any] = {"columns": ",".join(header), "rows": len(rows)}
     for line, row in enumerate(rows, 2):
@@ -275,7 +275,7 @@ def _safetensors(content: bytes) -> dict[str, Any]:
     return {**tensors, **dict(lineage.leaves("metadata", metadata))}
 
 
-# In a page: figures, which are files of their own too; the hashes of its origin; and tags.
+# Ignored in a page: its figures, which are also files; the hashes of its origin; and tags.
 _NOT_TEXT = re.compile(r"data:[\w/+.-]+;base64,[\w/+=]+|\b(?=[0-9]*[a-f])[0-9a-f]{12,}\b|<[^>]*>")
 
 
@@ -294,7 +294,7 @@ _KINDS: dict[str, tuple[Reader | None, str]] = {
     ".html": (_page, "the same text"),
     ".md": (_page, "the same text"),
 }
-# What json, numpy, zipfile and Pillow (SyntaxError) raise on damaged bytes.
+# The exceptions of json, numpy, zipfile and Pillow (SyntaxError) for damaged bytes.
 _UNREADABLE = (
     ValueError, KeyError, OSError, SyntaxError, EOFError, csv.Error, struct.error, zlib.error,
     zipfile.BadZipFile, NotImplementedError,

@@ -1,4 +1,4 @@
-"""The stages of `dvc.yaml`, with parameters filled in by DVC's own resolver."""
+"""The stages of `dvc.yaml`, where DVC's resolver has filled in the parameters."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from kmnist_pipeline.evidence import lineage
 
 
 def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every stage by address, as `dvc.yaml` describes one, without variables.
+    """Every stage by address, as in `dvc.yaml` but without variables.
 
-    params: the content of `params.yaml`, or other content for it. Raises UserError where `dvc.yaml`
-    is broken or needs a parameter that `params` lacks.
+    params: the content of `params.yaml`, or content to try instead. Raises UserError if `dvc.yaml`
+    is invalid or needs a parameter that `params` lacks.
     """
     try:
-        # All that the resolver needs of a repository, with no params.yaml in it.
+        # The resolver needs no more of a repository; this one has no params.yaml.
         repo = cast(Any, SimpleNamespace(fs=MemoryFileSystem(), config={}))
         content = COMPILED_MULTI_STAGE_SCHEMA(load_yaml("dvc.yaml"))
         resolver = DataResolver(repo, "", {**content, "vars": [params]})
@@ -35,7 +35,7 @@ def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def outs(stage: dict[str, Any]) -> dict[str, bool]:
-    """Each out, and whether Git keeps it (else DVC's cache does)."""
+    """Each out, and whether it is in Git (True) or in DVC's cache."""
     found = {}
     for kind in ("outs", "metrics", "plots"):
         for out in stage.get(kind, []):
@@ -45,7 +45,7 @@ def outs(stage: dict[str, Any]) -> dict[str, bool]:
 
 
 def values(stage: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """The values of a stage's parameters by dotted name; those that `params` lacks are left out."""
+    """The values of a stage's parameters by dotted name, without those that `params` lacks."""
     found = {}
     for name in stage.get("params", []):
         try:

@@ -1,6 +1,6 @@
 """Commits, and the files and folders in them.
 
-Paths are relative to the current folder, which may lie anywhere in a repository.
+Paths are relative to the current folder, which may be any folder of a repository.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kmnist_pipeline.errors import UserError
 
 
 def run(*arguments: str, stdin: bytes | None = None) -> bytes:
-    """The output of a git command. Raises UserError with git's message where it fails."""
+    """The output of a git command. Raises UserError with git's message if it fails."""
     try:
         done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=False)
     except FileNotFoundError as error:
@@ -38,7 +38,7 @@ def commit(revision: str) -> str:
 
 
 def hash_name() -> str:
-    """How this repository's object ids are made: sha1, or sha256."""
+    """The hash of this repository's object ids: sha1 or sha256."""
     return run("rev-parse", "--show-object-format").decode().strip()
 
 
@@ -49,7 +49,7 @@ def is_shallow() -> bool:
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit: its full id, its date (ISO 8601), the names that point at it, its first line."""
+    """A commit: full id, date (ISO 8601), the names that point at it, first line of its message."""
 
     id: str
     date: str
@@ -58,12 +58,12 @@ class Commit:
 
     @property
     def is_head(self) -> bool:
-        """Whether it is checked out."""
+        """Whether the commit is checked out."""
         return any(name.partition(" -> ")[0] == "HEAD" for name in self.names.split(", "))
 
 
 def commits() -> list[Commit]:
-    """All commits that HEAD or any ref reaches, also of DVC's experiments, the newest first."""
+    """All commits that HEAD or a ref reaches, with DVC's experiments, the newest first."""
     fields = "%H%x1f%cI%x1f%D%x1f%s"
     log = run("log", "--all", "-z", "--no-show-signature", "--encoding=UTF-8", f"--format={fields}")
     rows = log.decode(errors="replace").split("\0")
@@ -71,7 +71,7 @@ def commits() -> list[Commit]:
 
 
 def objects(revisions: Iterable[str], path: str) -> dict[str, str]:
-    """The ids of a file or folder by revision, by one git process; without those that lack it."""
+    """The ids of a file or folder by revision, without revisions that lack it."""
     wanted = list(revisions)
     asked = "".join(f"{revision}:./{path}\n" for revision in wanted)
     answers = run("cat-file", "--batch-check=%(objectname)", stdin=asked.encode()).decode()
@@ -80,7 +80,7 @@ def objects(revisions: Iterable[str], path: str) -> dict[str, str]:
 
 
 def places(blobs: Iterable[str]) -> dict[str, set[str]]:
-    """The paths that blobs have ever had, in any commit, by one git process."""
+    """The paths that blobs have ever had, in any commit."""
     found: dict[str, set[str]] = {blob: set() for blob in blobs}
     if not found:
         return {}
@@ -98,7 +98,7 @@ def places(blobs: Iterable[str]) -> dict[str, set[str]]:
 
 
 def commit_or_experiment(revision: str) -> tuple[str, str | None]:
-    """The full id of a commit, and the name of the experiment of `dvc exp` that it holds, if any.
+    """The full id of a commit, and the name of the experiment of `dvc exp` that it is, if any.
 
     revision: any name of a commit, or the name of an experiment.
     """
@@ -110,40 +110,40 @@ def commit_or_experiment(revision: str) -> tuple[str, str | None]:
     if not found:
         raise UserError(f"{revision} is neither a commit nor an experiment of this repository")
     if len(found) > 1:
-        raise UserError(f"several experiments are called {revision}: {', '.join(found)}")
+        raise UserError(f"several experiments have the name {revision}: {', '.join(found)}")
     names = run("for-each-ref", "--format=%(refname)", "--points-at", found[0], "refs/exps/*/*/*")
     return found[0], next((name.rpartition("/")[2] for name in names.decode().split()), None)
 
 
 def tree(name: str) -> dict[str, str]:
-    """Blob ids by path of all files in a tree: one by its id, or `<commit>:./`."""
+    """The blob ids by path of all files in a tree; name: the tree's id, or `<commit>:./`."""
     listing = run("ls-tree", "-r", "-z", "--full-tree", name).decode()
     rows = (row.split("\t", 1) for row in listing.split("\0") if row)
     return {path: about.split()[2] for about, path in rows}
 
 
 def workspace(*paths: str) -> dict[str, str]:
-    """Blob ids by path of files on the disk, and in folders there, that Git does not ignore."""
+    """The blob ids by path of files and of folders' files on disk, without those Git ignores."""
     kinds = ("--cached", "--others", "--exclude-standard")
     listing = run("ls-files", "-z", *kinds, "--", *paths).decode()
     files = [file for file in dict.fromkeys(listing.split("\0")) if Path(file).is_file()]
-    top, here = place()  # hash-object takes only paths from the top
+    top, here = place()  # hash-object needs paths from the top
     names = "".join(f"{here}{file}\n" for file in files).encode()
     ids = run("-C", str(top), "hash-object", "--stdin-paths", stdin=names).decode().split()
     return dict(zip(files, ids, strict=True))
 
 
 def place() -> tuple[Path, str]:
-    """The repository's top folder, and the path of the current one from there.
+    """The repository's top folder, and the path of the current folder from there.
 
-    The path ends in a slash; at the top it is empty.
+    The path ends with a slash; it is empty if the current folder is the top.
     """
     lines = run("rev-parse", "--show-toplevel", "--show-prefix").decode().split("\n")
     return Path(lines[0]), lines[1]
 
 
 def blobs(ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Contents of blobs, each with its id, in the order asked, by one git process."""
+    """The contents of blobs, each with its id, in the order of `ids`."""
     wanted = list(ids)
     output = run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in wanted).encode())
     position = 0

@@ -1,4 +1,4 @@
-"""Who made what according to a `dvc.lock`: stages, and the files between them."""
+"""The stages in a `dvc.lock`, and the files that connect them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LOCK = "dvc.lock"
 
 @dataclass(frozen=True)
 class LockedStage:
-    """A stage's entry in a lock.
+    """The entry of a stage in a lock.
 
-    deps and outs: md5 by path (a folder's is that of its listing and ends in `.dir`); params:
-    values by dotted name; key: the lineage key.
+    deps and outs: md5 by path (for a folder, the md5 of its listing with the ending `.dir`);
+    params: values by dotted name; key: the lineage key.
     """
 
     address: str
@@ -34,18 +34,18 @@ class LockedStage:
 
     @property
     def kind(self) -> str:
-        """What the stage does, such as `evaluate`."""
+        """The kind of the stage, such as `evaluate`."""
         return self.address.partition("@")[0]
 
     @property
     def item(self) -> str:
-        """The experiment, study, data set or report that it works on."""
+        """The experiment, study, dataset or report that it works on."""
         return self.address.partition("@")[2]
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The stages of one lock by address."""
+    """The stages of a lock, by address."""
 
     stages: dict[str, LockedStage]
 
@@ -54,9 +54,9 @@ class Graph:
         return {out: stage.address for stage in self.stages.values() for out in stage.outs}
 
     def makers(self, path: str) -> list[LockedStage]:
-        """The stages that made a path: the file itself, the folder it is in, or what is in it.
+        """The stages that made a path: the file, the folder that contains it, or its content.
 
-        None for code and for files that no stage makes; several for a folder that several fill.
+        Empty for code and for files that no stage makes; several for a folder that several fill.
         """
         exact = next((self._makers[out] for out in _and_above(path) if out in self._makers), None)
         if exact is not None:
@@ -70,7 +70,7 @@ class Graph:
         return list(found.values())
 
     def upstream(self, address: str) -> list[LockedStage]:
-        """A stage and all that it depends on, each once, the nearest first."""
+        """A stage and all stages that it depends on, each once, the nearest first."""
         found = {address: self.stages[address]}
         queue = [self.stages[address]]
         while queue:
@@ -81,9 +81,9 @@ class Graph:
         return list(found.values())
 
     def downstream(self, addresses: Iterable[str]) -> dict[str, list[str]]:
-        """All stages that depend on the given ones: for each, which of them and of these it reads.
+        """All stages that depend on the given ones, each with those of these stages that it reads.
 
-        A given stage is among them if it reads another one.
+        A given stage is included if it reads another one.
         """
         parents = {name: [p.address for p in self.parents(s)] for name, s in self.stages.items()}
         reached, found = set(addresses), set[str]()
@@ -98,16 +98,16 @@ class Graph:
 
 
 def parse(text: str | bytes, origin: str = LOCK) -> Graph:
-    """The graph of a lock. Raises UserError, with `origin` in it, where the text is not a lock."""
+    """The graph of a lock. Raises UserError, which names `origin`, if the text is not a lock."""
     return Graph({stage.address: stage for stage in stages(text, origin)})
 
 
 def stages(text: str | bytes, origin: str = LOCK, *needles: str) -> list[LockedStage]:
-    """The stages of a lock, or only those with a needle in their entry, and perhaps some others.
+    """The stages of a lock; with `needles`, at least those whose entry contains one of them.
 
-    YAML is slow, and the locks of a history repeat each other: only the entries that are needed
-    are parsed, and each text once. Raises UserError, with `origin` in it, where the text is not a
-    lock.
+    YAML is slow, and the locks of a history repeat each other: so only the needed entries are
+    parsed, and equal texts only once. Raises UserError, which names `origin`, if the text is not
+    a lock.
     """
     try:
         text = text if isinstance(text, str) else text.decode()
@@ -121,9 +121,9 @@ def stages(text: str | bytes, origin: str = LOCK, *needles: str) -> list[LockedS
 
 
 def load(text: str, origin: str) -> dict[str, Any]:
-    """A map in YAML 1.2, as DVC writes it; empty if the text is.
+    """The map in a text in YAML 1.2, as DVC writes it; empty if the text is empty.
 
-    Raises UserError, with `origin` in it, where the text is not YAML or not a map.
+    Raises UserError, which names `origin`, if the text is not YAML or not a map.
     """
     try:
         content = _yaml(text)
@@ -139,7 +139,7 @@ def _yaml(text: str) -> Any:
 
 
 class _EntryError(Exception):
-    """The text is not an entry of a lock."""
+    """A text is not an entry of a lock."""
 
 
 _ENTRY = re.compile(r"^  [^ \n].*\n(?:(?:   .*)?\n)*", re.MULTILINE)
@@ -147,7 +147,7 @@ _ENTRY = re.compile(r"^  [^ \n].*\n(?:(?:   .*)?\n)*", re.MULTILINE)
 
 @cache
 def _entries(text: str) -> list[str] | None:
-    """The text of each stage's entry, or None where the layout of the lock is not DVC's."""
+    """The text of each stage's entry; None if DVC has not written the lock."""
     head, _, body = text.partition("\nstages:\n")
     found = _ENTRY.findall(body)
     return found if found and head.startswith("schema:") and "".join(found) == body else None
@@ -184,7 +184,7 @@ def _stages(entries: Any) -> Iterator[LockedStage]:
 
 
 def _and_above(path: str) -> Iterator[str]:
-    """A path, the folder it is in, the folder that one is in, and so on."""
+    """A path and all folders that contain it, the innermost first."""
     parts = path.split("/")
     for count in range(len(parts), 0, -1):
         yield "/".join(parts[:count])

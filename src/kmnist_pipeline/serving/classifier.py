@@ -1,7 +1,7 @@
-"""A trained model that names the characters in images and decides which answers need a person.
+"""A trained model that classifies images and decides which answers a person should review.
 
-MLflow's registry gets a copy of this module, so it imports nothing of the pipeline but the model
-families and confidence routing.
+MLflow's registry gets a copy of this module, so it imports only the model families and confidence
+routing of the pipeline.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from kmnist_pipeline.families.trained import TrainedModel
 
-# The character of each class of these data sets; in others it is the name of the class.
+# The character of each class in these datasets; in other datasets it is the name of the class.
 CHARACTERS = {
     "kmnist": {
         **{"o": "お", "ki": "き", "su": "す", "tsu": "つ", "na": "な"},
@@ -26,10 +26,10 @@ CHARACTERS = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model predicts for one image.
+    """The prediction of a model for one image.
 
-    label: the class by its number in the data set; probability: of that class, calibrated where
-    the model has a threshold; decision: `accept` or `review`, None where it has none.
+    label: the number of the class in the dataset; probability: of that class, calibrated if the
+    model has a threshold; decision: `accept` or `review`, None without a threshold.
     """
 
     label: int
@@ -40,20 +40,20 @@ class Answer:
 
 
 class Classifier:
-    """A trained model with the classes of its data set and its confidence routing.
+    """A trained model with the classes of its dataset and its confidence routing.
 
-    shape: height and width of its images, which are white on black; pixel_max: their white.
+    shape: height and width of its images, which are white on black; pixel_max: the value of white.
     """
 
     def __init__(
         self, weights: Path, name: str, dataset: dict[str, Any], routing: dict[str, Any] | None
     ) -> None:
-        """Read the model file `weights`, which must be of the model `name` of the data set.
+        """Read the model file `weights`, which must be from the model `name` of the dataset.
 
         dataset: its `name`, `classes`, `shape` and `pixel_max`; routing: `temperature` and
-        `threshold` of the model's `test.json`, None where it has none.
+        `threshold` in the model's `test.json`, None if it has none.
 
-        Raises UserError where the file is another model's or none.
+        Raises UserError if the file is from another model or not a model file.
         """
         self._model = TrainedModel.load(weights, name, dataset["name"])
         self.name = name
@@ -63,9 +63,9 @@ class Classifier:
         self.routing = routing
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """Probabilities (N, C) of the classes that the model knows, calibrated if it routes.
+        """Probabilities (N, C) of the model's classes, calibrated if it has a threshold.
 
-        pixels: (N, H, W) uint8 of the model's shape and range, white on black.
+        pixels: (N, H, W) uint8 with the model's shape and range, white on black.
         """
         found = self._model.probabilities(pixels)
         if self.routing is None:
@@ -95,7 +95,7 @@ class Classifier:
 
 
 def of_bundle(folder: Path) -> Classifier:
-    """The classifier of a folder that `registry.promote` has registered."""
+    """The classifier in a folder that `registry.promote` has registered."""
     about = json.loads((folder / "about.json").read_text())
     test = json.loads((folder / "test.json").read_text())
     weights = folder / "model.safetensors"

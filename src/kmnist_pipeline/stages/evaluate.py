@@ -1,4 +1,4 @@
-"""Measure a model on the test set: the only stage that reads test images and labels."""
+"""Measure a model on the test images; no other stage reads test images or labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import models as model_figures
 
 Drawn = tuple[str, str, Figure]  # file name, caption, figure
-SALIENT = 5  # test images whose saliency is shown
+SALIENT = 5  # the number of test images with a saliency map
 
 
 def evaluate(stage: Stage, params: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
 
 
 def split(model: TrainedModel, images: Images) -> tuple[Images, Images]:
-    """What the fold that is kept was trained on, and what it was validated with."""
+    """The training images and the validation images of the kept fold."""
     seed, subset = model.about["seeds"][model.seed], model.parameters["subset"]
     drawn = images.take(splits.subset(len(images), subset, seed))
     fold = model.about["kept_folds"][model.trial][model.seed]
@@ -111,7 +111,7 @@ def scores_by_seed(model: TrainedModel, trial: int, test: Images) -> list[dict[s
 
 
 def draws(model: TrainedModel, test: Images) -> dict[str, Any]:
-    """Of a one-shot model, how its scores spread over trainings and draws of the supports."""
+    """The spread of a one-shot model's scores over trainings and draws of the support images."""
     measured = []
     for seed in range(len(model.about["seeds"])):
         nearest = model.of(model.trial, seed).distances(test.pixels).argmin(axis=2)
@@ -138,7 +138,7 @@ def prediction_figures(
     n = f"{len(test):,} test images"
     yield (
         "confusion",
-        f"confusion matrix of the {n}, in counts; rows are true classes, columns predicted ones.",
+        f"confusion matrix of the {n}, in counts; rows are true, columns predicted classes.",
         model_figures.confusion_matrix(scores["confusion"], test.classes),
     )
     precision, recall, f1 = (
@@ -178,7 +178,7 @@ def model_insight(model: TrainedModel, test: Images) -> Iterator[Drawn]:
         pictures = weights.reshape(len(weights), *shape)
         yield "weights", caption, model_figures.class_weights(pictures, test.classes)
     elif not model.is_one_shot:
-        from kmnist_pipeline.families.cnn.insight import saliency  # torch, for networks alone
+        from kmnist_pipeline.families.cnn.insight import saliency  # loads torch
 
         few = test.take(np.arange(SALIENT))
         slopes = saliency.saliency(
@@ -188,7 +188,7 @@ def model_insight(model: TrainedModel, test: Images) -> Iterator[Drawn]:
         titles = [test.classes[label] for label in predicted]
         caption = (
             f"the first {SALIENT} test images (above, with the predicted class) and their saliency "
-            "(below): the effect of each pixel on the logit of that class, black for none."
+            "(below): the effect of each pixel on the logit of that class; black is no effect."
         )
         top = int(test.pixels.max())
         yield "saliency", caption, model_figures.saliency(few.pixels, slopes, titles, top)
@@ -201,7 +201,7 @@ def training_confusion(model: TrainedModel, training: Images) -> Drawn:
     share = float(np.mean(predicted == training.labels))
     caption = (
         f"confusion matrix of the {len(training):,} images that the model was trained on, in "
-        f"counts; rows are true classes, columns predicted ones; accuracy {share:.4f}."
+        f"counts; rows are true, columns predicted classes; accuracy {share:.4f}."
     )
     return "confusion_train", caption, model_figures.confusion_matrix(counts, training.classes)
 
@@ -240,7 +240,7 @@ def routing_figures(
         "risk_coverage",
         "error rate among accepted images by the share accepted, highest confidence first, on "
         f"{len(validation):,} validation and {len(test):,} test images; dots mark the threshold "
-        "chosen on validation images, the dashed line the promised error rate.",
+        "chosen on validation images, the dashed line marks the promised error rate.",
         model_figures.risk_coverage(curves, chosen, 1 - routed["promise"]),
     )
 
@@ -265,7 +265,7 @@ def training_figures(folder: Path, winner: str, rows: list[dict]) -> Iterator[Dr
         yield (
             "trials",
             f"validation accuracy of each of {len(names)} trials (mean and standard deviation over "
-            "seeds), by which the winner was chosen"
+            "seeds), which chose the winner"
             + (", and test accuracy, measured afterwards." if names[0] in measured else "."),
             model_figures.trials(
                 names,

@@ -1,4 +1,4 @@
-"""Train the model of an experiment on every fold of every seed, and keep the best fold's."""
+"""Train an experiment on every fold of every seed, and keep the model of the best fold."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from kmnist_pipeline.fits import plan, results, training
 
 
 def kfold_train(stage: Stage, params: dict[str, Any]) -> None:
-    """Read the training split alone; write the model, its numbers by fold and epoch, and what
-    each fold's model predicts for the images it was not trained on."""
+    """Read only the training split. Write the model, its numbers by fold and epoch, and the
+    predictions of each fold's model for the images that it was not trained on."""
     experiment = params["experiments"][stage.item]
     images = plan.training_images(experiment)
     planned = plan.of_experiment(stage.item, experiment, images)

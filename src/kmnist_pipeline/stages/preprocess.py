@@ -1,4 +1,4 @@
-"""Check the raw files of a data set, split it into train and test, and draw its images."""
+"""Check the raw files of a dataset, split it into train and test, and draw its figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MATRIX_INDEX = 9  # mnist_logistic 3.2 prints this image
 
 
 class DataError(UserError):
-    """Raw files that are not the data set that `conf/dataset/` describes."""
+    """Raw files that do not match the description of the dataset in `conf/dataset/`."""
 
 
 def preprocess(stage: Stage, params: Parameters) -> None:
@@ -63,8 +63,8 @@ def preprocess(stage: Stage, params: Parameters) -> None:
 def read(raw: Path, about: Parameters) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """All images (N, H, W) and labels (N,) in file order, and the rows of each part.
 
-    Raises DataError, naming the file, where a file is not an IDX array, or its count, shape, pixels
-    or labels are not those of the configuration.
+    Raises DataError, which names the file, if a file is not an IDX array, or if its count, shape,
+    pixels or labels do not match the configuration.
     """
     images, labels, parts, start = [], [], [], 0
     for part in about["parts"]:
@@ -72,7 +72,7 @@ def read(raw: Path, about: Parameters) -> tuple[np.ndarray, np.ndarray, list[np.
         pixels = _decode(raw / f"{name}-images-idx3-ubyte", (part["count"], *about["shape"]))
         if pixels.max() > about["pixel_max"]:
             raise DataError(
-                f"{raw}/{name}-images-idx3-ubyte: a pixel of {pixels.max()}, where pixel_max is "
+                f"{raw}/{name}-images-idx3-ubyte: has a pixel {pixels.max()}, but pixel_max is "
                 f"{about['pixel_max']}"
             )
         of_part = _decode(raw / f"{name}-labels-idx1-ubyte", (part["count"],))
@@ -95,7 +95,7 @@ def _decode(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     except idx.FormatError as error:
         raise DataError(f"{path}: {error}") from error
     if array.shape != shape:
-        raise DataError(f"{path}: holds {array.shape}, where the data set's parts say {shape}")
+        raise DataError(f"{path}: has the shape {array.shape}, but the dataset's parts say {shape}")
     return array
 
 
@@ -103,7 +103,7 @@ def split(about: Parameters, parts: list[np.ndarray]) -> tuple[np.ndarray, np.nd
     """The train and test rows, in the order in which the split returns them."""
     if about["method"] == "files":
         return parts[0], parts[1]
-    from sklearn.model_selection import train_test_split  # 2 s that the other method need not wait
+    from sklearn.model_selection import train_test_split  # takes 2 s, only needed here
 
     everything = np.concatenate(parts)
     train, test = train_test_split(
@@ -113,7 +113,7 @@ def split(about: Parameters, parts: list[np.ndarray]) -> tuple[np.ndarray, np.nd
 
 
 def overlap(images: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, int]:
-    """How many images are in both splits, pixel for pixel."""
+    """The number of images that are in both splits, pixel for pixel."""
     rows = images.reshape(len(images), -1)
     as_bytes = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel()
     in_train = {pixels.tobytes() for pixels in as_bytes[train]}
@@ -130,7 +130,7 @@ def figures(
     about: Parameters,
 ) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure of each picture of the data (kmnist_linear 1-4, kmnist_cnn 1-2,
-    mnist_logistic 3.1-3.2), drawn from the training split or, where a report does, in file order.
+    mnist_logistic 3.1-3.2), from the training split or, if the publication does so, in file order.
     """
     names, top = about["classes"], about["pixel_max"]
     pixels, of_train = images[train], labels[train]

@@ -1,4 +1,4 @@
-"""Write the page of a report: claims with verdicts, models, studies, and every figure's origin."""
+"""Write the page of a report: claims with verdicts, models, studies, and figures with origin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train every trial of a study on every fold of every seed; the winner has the best validation."""
+"""Train every trial of a study on every fold of every seed; validation chooses the winner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kmnist_pipeline.fits import plan, results, training
 
 
 def tune(stage: Stage, params: dict[str, Any]) -> None:
-    """Read the training split alone; write the weights and numbers of the trials and the winner."""
+    """Read only the training split. Write the weights and numbers of the trials and the winner."""
     study = params["studies"][stage.item]
     base = params["experiments"][study["base"]]
     images = plan.training_images(base)
@@ -29,7 +29,7 @@ def tune(stage: Stage, params: dict[str, Any]) -> None:
 
 
 def _table(rows: list[dict[str, Any]], winner: str) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of `trials.csv`: parameters, validation over seeds, winner."""
+    """The header and rows of `trials.csv`: parameters, validation over seeds, winner."""
     keys = list(dict.fromkeys(key for row in rows for key in row["parameters"]))
     header = ["trial", *keys, "validation_accuracy", "mean", "sd", "seeds", "n", "winner"]
     table = []

@@ -1,1 +1,1 @@
-"""MLflow: a view of the evidence, which nothing reads."""
+"""MLflow: a view of the evidence, which no computation reads."""

@@ -1,4 +1,4 @@
-"""The content of a stage's run: its parameters and numbers, read from the files it has written."""
+"""The content of a stage's run: parameters and numbers from the files that the stage wrote."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers
 from kmnist_pipeline.tracking.record import Record
 
-MODEL = ("architecture", "kind", "solver")  # what tells the models of a family apart
-MOST_NUMBERS = 1000  # in the child runs of a stage: 0.25 ms each; `curves.csv` has them all
+MODEL = ("architecture", "kind", "solver")  # the setting that distinguishes the models of a family
+MOST_NUMBERS = 1000  # in the child runs of a stage: each takes 0.25 ms; `curves.csv` has all
 
 
 @dataclass
 class Content:
-    """What a run shows: parameters, numbers as (metric, value, step), and runs inside it."""
+    """The content of a run: parameters, numbers as (metric, value, step), and nested runs."""
 
     name: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -30,13 +30,13 @@ class Content:
     children: list[Content] = field(default_factory=list)
 
     def add(self, name: str, value: float | None, step: int = 0) -> None:
-        """One number, unless there is none."""
+        """Add a number, unless it is None."""
         if value is not None:
             self.numbers.append((name, float(value), step))
 
 
 def of(record: Record) -> Content:
-    """What a stage's run shows. Raises UserError where a file is not as this code writes it."""
+    """The content of a stage's run. Raises UserError if a file is not as this code writes it."""
     by_hand = "" if record["lineage"] else " " + Path(record["root"]).name
     parameters = _flat(record["parameters"], record["item"])
     run = Content(f"{record['item']} {record['kind']}{by_hand}", parameters)
@@ -54,15 +54,15 @@ def of(record: Record) -> Content:
             content = numbers.read(file) if name != "claims.json" else json.loads(file.read_text())
             show(run, content, record)
         except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
-            told = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error}"
             out = file.relative_to(record["root"])
-            raise UserError(f"{out} is not of the form that this code writes ({told})") from error
+            raise UserError(f"{out} is not in the form that this code writes ({why})") from error
     _thin(run.children)
     return run
 
 
 def files(record: Record) -> Iterator[tuple[Path, Path]]:
-    """Every file that the stage has written, each with the folder that its out begins at."""
+    """Every file that the stage has written, each with the folder that contains its out."""
     for out in record["written"]:
         path = Path(record["root"]) / out
         if path.is_dir():
@@ -72,7 +72,7 @@ def files(record: Record) -> Iterator[tuple[Path, Path]]:
 
 
 def _thin(children: list[Content]) -> None:
-    """Leave out every so many epochs where all curves together would take too long to log."""
+    """Keep only some epochs if it would take too long to log all curves."""
     stride = math.ceil(sum(len(child.numbers) for child in children) / MOST_NUMBERS)
     for child in children:
         last = max((step for _, _, step in child.numbers), default=0)
@@ -90,16 +90,16 @@ def _written(record: Record, ending: str) -> Path:
     raise UserError(f"{record['address']} has written no {ending}")
 
 
-# What describes and changes no result, and what other columns or the runs of trials show.
+# Parameters that change no result, or that other columns or the runs of trials show.
 PROSE = re.compile(
     r"(title|licence|summary|reproduces|sources|parts|figures|report|kind|family|points|product)\b"
 )
 
 
 def _flat(parameters: dict[str, Any], item: str) -> dict[str, Any]:
-    """Each value that is set, by its dotted name, short where that is unambiguous."""
+    """Each value that is not null, by its dotted name, or a shorter name if it is unambiguous."""
     flat: dict[str, Any] = {}
-    # The stage's own values come first: they have the first claim to a short name.
+    # The stage's own values come first, so that they get the short names.
     names = sorted(parameters, key=lambda n: (item not in n.split("."), n))
     own_first = {name: parameters[name] for name in names}
     for name, value in lineage.leaves("", own_first, lists=None):
@@ -144,7 +144,7 @@ def _tune(run: Content, content: dict[str, Any], record: Record) -> None:
 
 
 def _add_winner(run: Content, content: dict[str, Any]) -> None:
-    """What a study's model is, beside the base that its parameters tell."""
+    """Add the settings of a study's model that differ from the base in its parameters."""
     for trial in content.get("trials", []):
         if trial["name"] == content["winner"]:
             run.parameters |= trial["parameters"] | {"winner": trial["name"]}
@@ -154,12 +154,12 @@ VALIDATION = "/validation.json"
 
 
 def is_read(kind: str, path: str) -> bool:
-    """Whether a stage's run shows something of this dependency."""
+    """Whether a stage's run shows content of this dependency."""
     return kind == "evaluate" and path.endswith((VALIDATION, numbers.beside(VALIDATION)))
 
 
 def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
-    # The model that is measured here, so that one row tells all of it.
+    # The settings of the measured model, so that one row shows everything.
     for path in (record["lineage"] or {"deps": {}})["deps"]:
         if path.endswith(VALIDATION):
             validation = numbers.read(Path(record["root"]) / path)
@@ -168,11 +168,11 @@ def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
             for key in MODEL:
                 if f"model.{key}" in run.parameters:
                     run.parameters["model"] = run.parameters[f"model.{key}"]
-            if "draws" not in content:  # else it is that of pairs of images
+            if "draws" not in content:  # else it is measured on pairs of images
                 run.add("validation_accuracy", validation["accuracy"])
     for metric in ("accuracy", "precision", "recall", "f1"):
         run.add(f"test_{metric}", content[metric])
-    # Older evidence has the spread of accuracy alone.
+    # Older evidence has only the spread of accuracy.
     for name, spread in (("test", content["seeds"]), ("draws", content.get("draws") or {})):
         _add_spread(run, f"{name}_accuracy", spread.get("accuracy", spread))
     if "routing" in content:
@@ -189,7 +189,7 @@ def _report(run: Content, content: Any, record: Record) -> None:
         run.add(f"verdicts/{verdict}", count)
 
 
-Curve = dict[tuple[str, int], list[float]]  # metric and epoch: one value a fold
+Curve = dict[tuple[str, int], list[float]]  # by metric and epoch, one value for each fold
 
 
 def _add_validation(run: Content, content: dict[str, Any], curve: Curve) -> None:
@@ -205,7 +205,7 @@ def _add_spread(run: Content, name: str, seeds: dict[str, Any] | None) -> None:
 
 
 def _add_curves(run: Content, curve: Curve) -> None:
-    """The mean over the folds that got as far as an epoch: some stop early."""
+    """Add means over the folds that reached an epoch; some folds stop early."""
     for (metric, epoch), values in curve.items():
         run.add(metric, math.fsum(values) / len(values), epoch)
 

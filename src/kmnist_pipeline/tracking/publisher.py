@@ -1,10 +1,10 @@
-"""A stage's side of MLflow: start a child, hand it the stage's record, follow its heartbeat.
+"""Publishing from a stage: start a child process, send it the stage's record, watch its heartbeat.
 
-A stage's results are on disk first. Because importing MLflow takes longer than many stages, and
-because a server may hang, a child process (`runs`) does the talking: it starts with the stage,
-makes itself ready while the stage computes, and then reads one record from its standard input. Its
-heartbeat is a byte after each answer of the store. A child that falls silent is killed; whatever
-goes wrong is one warning, and the stage is as good. Nothing heavy is imported here.
+A stage first writes its results to disk. Importing MLflow takes longer than many stages, and a
+server may hang. So a child process (`runs`) talks to MLflow: it starts with the stage, imports
+MLflow while the stage computes, and then reads one record from its standard input. Its heartbeat is
+a byte after each answer of the store. A child without a heartbeat is killed. Every failure is only
+a warning; the stage has still succeeded. This module imports nothing slow.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from typing import IO
 from kmnist_pipeline.tracking import store
 from kmnist_pipeline.tracking.record import Record
 
-ANSWER_SECONDS = 8  # two attempts of MLFLOW_HTTP_REQUEST_TIMEOUT, and some air
+ANSWER_SECONDS = 8  # two attempts of MLFLOW_HTTP_REQUEST_TIMEOUT, and a margin
 READY_SECONDS = 60  # the same for the first answer of SQLite: migrations take up to 15 s
 
 
 @contextmanager
 def publisher() -> Iterator[Publisher]:
-    """Start the child that will log a stage's results, and end it with the block.
+    """Start the child that will publish a stage's results; it ends with the block.
 
-    Enter it as early as possible: the child needs about two seconds before it can log. A block
-    that raises logs nothing.
+    Enter the block as early as possible: the child needs about two seconds to get ready. If the
+    block raises, nothing is published.
     """
     with (
         tempfile.TemporaryFile() as complaints,
         subprocess.Popen(
             [sys.executable, "-m", "kmnist_pipeline.tracking.runs"],
-            bufsize=0,  # closing a buffered pipe to a dead child raises
+            bufsize=0,  # closing a buffered pipe to a dead child would raise
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
             env={**store.BOUNDS, **os.environ, **store.QUIET},
-            start_new_session=True,  # an interrupt of the stage is the parent's to handle
+            start_new_session=True,  # so that only the parent gets an interrupt
         ) as child,
     ):
         try:
@@ -54,28 +54,28 @@ def publisher() -> Iterator[Publisher]:
 
 
 class Publisher:
-    """The parent's end of the child that logs."""
+    """The parent's connection to the child that publishes."""
 
     def __init__(self, child: subprocess.Popen[bytes], complaints: IO[bytes]) -> None:
         self._child = child
         self._complaints = complaints
 
     def hand_over(self, record: Record) -> None:
-        """Have a stage logged whose outs are all on disk; on any failure print one warning."""
+        """Publish a stage whose outs are all on disk; on any failure print one warning."""
         if problem := self._problem(json.dumps(record, default=str).encode() + b"\n"):
             address = record["address"]
             later = f": `kmnist publish {address}` shows them later" if record["lineage"] else ""
             print(
-                f"warning: MLflow did not take {address} ({problem}); "
-                f"the results are on disk and complete{later}",
+                f"warning: {address} was not published to MLflow ({problem}); "
+                f"its results on disk are complete{later}",
                 file=sys.stderr,
             )
 
     def _problem(self, record: bytes) -> str | None:
-        """Send the record and follow the heartbeat to the end; the problem, if any."""
+        """Send the record and watch the heartbeat to the end; returns the problem, if any."""
         heartbeat = self._child.stdout
         assert heartbeat is not None
-        # A child that is not ready does not read, and a pipe may be smaller than the record.
+        # A child that is not ready does not read, and a record may be larger than a pipe's buffer.
         threading.Thread(target=self._send, args=[record], daemon=True).start()
         patience = READY_SECONDS if store.database() else ANSWER_SECONDS
         with selectors.DefaultSelector() as selector:
@@ -94,7 +94,7 @@ class Publisher:
 
     def _verdict(self, status: int) -> str | None:
         if status <= 0:
-            return f"its process was ended by signal {-status}" if status else None
+            return f"signal {-status} ended its process" if status else None
         self._complaints.seek(0)
         lines = self._complaints.read().decode(errors="replace").strip().splitlines()
         return store.without_credentials(lines[-1] if lines else f"exit status {status}")

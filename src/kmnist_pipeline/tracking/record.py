@@ -1,7 +1,7 @@
-"""What a stage hands over for MLflow when it ends: plain data, such as the files it has written.
+"""The record of a stage for MLflow: plain data, such as the names of the files it has written.
 
-The frame of the stages makes a record (`evidence/stage.py`), `kmnist publish` makes the same one
-of a stage that ran at another time, and `runs` reads it.
+A stage makes its record when it ends (`evidence/stage.py`), `kmnist publish` makes the same record
+later, and `runs` reads it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any, NotRequired, TypedDict
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
 
-DATA = "data"  # the MLflow experiment of stages that belong to no report
+DATA = "data"  # the MLflow experiment of the stages that prepare data
 
 
 class Record(TypedDict):
-    """A stage's record; the last of its keys are added where they are known.
+    """The record of a stage; the keys from `commit` on are optional.
 
-    group: the MLflow experiment; root: the folder that paths begin at; lineage: command,
+    group: the MLflow experiment; root: the folder that paths are relative to; lineage: command,
     dependencies, parameters and key, or None for a run by hand; started and ended: seconds since
     the epoch; written: outs; parameters: values by dotted name.
 
-    commit, dirty, repository: of `state_of_code`; experiment: its name, where `dvc exp` made it;
-    superseded: whether its stage has newer evidence; missing: files that cannot be had; published:
-    whether another process than the stage's own publishes it.
+    commit, dirty, repository: from `state_of_code`; experiment: the name of the experiment of
+    `dvc exp` that made it; superseded: whether its stage has newer evidence; missing: files that
+    are not available; published: whether `kmnist publish` and not the stage publishes it.
     """
 
     address: str
@@ -60,10 +60,10 @@ def of_stage(
     parameters: dict[str, Any],
     started: float | None = None,
 ) -> Record:
-    """The record of a stage that ends now.
+    """The record of a stage that has just ended.
 
-    models: the map of that name in `params.yaml`; parameters: those of a stage without lineage;
-    started: now, unless given. Raises UserError where the stage's model is not in the map.
+    models: the map of that name in `params.yaml`; parameters: used for a stage without lineage;
+    started: by default now. Raises UserError if the stage's model is not in the map.
     """
     kind, _, item = address.partition("@")
     if kind in ("download", "preprocess"):
@@ -90,9 +90,9 @@ def of_stage(
 
 
 def state_of_code() -> dict[str, Any]:
-    """Commit, whether anything but outs differs from it, and where a browser finds it.
+    """The commit, whether files other than outs differ from it, and the repository's web address.
 
-    Nothing outside a Git repository.
+    Empty outside a Git repository.
     """
 
     def git(*args: str) -> str:
@@ -113,7 +113,7 @@ def state_of_code() -> dict[str, Any]:
 
 
 def _page(remote: str) -> str | None:
-    """Where a browser finds the repository of a Git remote, without credentials; None if nowhere.
+    """The web address of a Git remote, without credentials; None if it has none.
 
     remote: as `git remote get-url` prints it.
     """

@@ -1,7 +1,7 @@
-"""The runs of stages in MLflow: how a record becomes one, and which run stands for a stage.
+"""The runs of stages in MLflow: making one from a record, and tagging those that are not current.
 
-`publish` is for `kmnist publish`, and for the child process that `publisher` starts, whose program
-this module is: it makes itself ready, reads one record from its standard input and publishes it.
+`kmnist publish` calls `publish`. This module is also the program of the child process that
+`publisher` starts: it imports MLflow, reads one record from its standard input and publishes it.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ LARGEST_MODEL = 10_000_000  # bytes
 
 
 def main() -> None:
-    """Be ready, read one record, publish it. The exit status tells whether the store took it."""
-    gc.disable()  # a fifth of the time that importing MLflow takes, and this process is short
+    """Get ready, read one record and publish it. The exit status says whether this succeeded."""
+    gc.disable()  # saves a fifth of the time of importing MLflow, and this process is short
     try:
         origin = state_of_code() | {"experiment": os.environ.get("DVC_EXP_NAME")}
         client = store.connect()
-        if text := sys.stdin.buffer.readline():  # nothing, where the stage has died
+        if text := sys.stdin.buffer.readline():  # nothing, if the stage has died
             publish(_Heartbeat(client), json.loads(text) | origin)
         status = 0
     except Exception as error:
         print(store.reason(error), file=sys.stderr, flush=True)
         status = 1
-    os._exit(status)  # all is committed; tearing the interpreter down takes 0.2 s
+    os._exit(status)  # everything is committed; a normal exit takes 0.2 s
 
 
 class _Heartbeat:
@@ -60,14 +60,14 @@ class _Heartbeat:
 
 
 def publish(client: Any, record: Record) -> bool:
-    """Show one stage from the files it has written, unless that is done already: True if not.
+    """Publish a stage from the files it has written; False if this was already done.
 
     client: an MlflowClient.
 
-    One finished run stands for one lineage key of a stage; what an interrupted attempt left, and
-    what lacks files that can be had now, is written again. Finished runs of other keys are tagged
-    as superseded, save experiments, and unless this one is superseded or an experiment itself.
-    Runs by hand are always new.
+    Each lineage key of a stage has one finished run. A run is written again if an attempt was
+    interrupted, or if files that it lacks are available now. Finished runs of other keys are
+    tagged as superseded, except experiments, and unless this run is superseded or an experiment.
+    A stage run by hand always gets a new run.
     """
     experiment = _experiment(client, record["group"])
     number = experiment.experiment_id
@@ -103,15 +103,15 @@ def _is_whole(run: Run, record: Record) -> bool:
 
 
 def _standing(record: Record) -> dict[str, str]:
-    """The tags that tell a run from one of its stage's current state, which has none of them."""
+    """The tags of a run that does not show its stage's current state."""
     if experiment := record.get("experiment"):
         return {"kmnist.experiment": experiment}
     return {"kmnist.superseded": "true"} if record.get("superseded") else {}
 
 
 def _let_stand(client: Any, run: Run, standing: dict[str, str]) -> None:
-    """Bring a finished run's standing up to date: the current state outranks an experiment's,
-    and that a superseded one's."""
+    """Update a finished run's tags if the record ranks higher: the current state outranks an
+    experiment, which outranks a superseded run."""
     if "kmnist.superseded" in standing:
         return
     had = run.data.tags
@@ -124,7 +124,7 @@ def _let_stand(client: Any, run: Run, standing: dict[str, str]) -> None:
 
 
 def _experiment(client: Any, name: str) -> Experiment:
-    """An MLflow experiment: new, or restored without its runs where somebody has deleted it."""
+    """An MLflow experiment: found, new, or, if somebody has deleted it, restored without runs."""
     found = client.get_experiment_by_name(name)
     if found is None:
         number = client.create_experiment(name, artifact_location=store.artifacts(name))
@@ -145,14 +145,14 @@ def _prepare_views(client: Any, experiment: Experiment, classes: list[int] | Non
 
 
 def delete(client: Any, run: Run) -> None:
-    """Delete a run and those inside it."""
+    """Delete a run and its nested runs."""
     of_run = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
     for part in [*client.search_runs([run.info.experiment_id], of_run), run]:
         client.delete_run(part.info.run_id)
 
 
 def _write(client: Any, experiment: str, record: Record) -> Content:
-    """The run of a stage. It is finished last, so that a finished run is a whole one."""
+    """Write the run of a stage. Its status becomes FINISHED last, when it is complete."""
     shown = content.of(record)
     started, ended = round(record["started"] * 1000), round(record["ended"] * 1000)
 
@@ -163,7 +163,7 @@ def _write(client: Any, experiment: str, record: Record) -> Content:
         numbers = [Metric(_key(name), value, ended, step) for name, value, step in shown.numbers]
         parameters = [Param(_key(name), _text(value)) for name, value in shown.parameters.items()]
         while numbers or parameters:
-            # The most parameters, and the most in all, that a store takes at once.
+            # The maximum of parameters, and of all entries, that a store accepts at once.
             some, parameters = parameters[:100], parameters[100:]
             fit = 1000 - len(some)
             client.log_batch(run.info.run_id, numbers[:fit], some, synchronous=True)
@@ -184,7 +184,7 @@ def _write(client: Any, experiment: str, record: Record) -> Content:
 
 
 def _key(name: str) -> str:
-    """`name` as MLflow allows names of metrics and parameters."""
+    """`name` in characters that MLflow allows in names of metrics and parameters."""
     return re.sub(r"[^\w.\- :/]", "_", name)[:250]
 
 
@@ -215,17 +215,17 @@ def _tags(record: Record, experiment: str) -> dict[str, str]:
 
 
 def _arithmetic(record: Record) -> str | None:
-    """What a stage's numbers say of the arithmetic that made them."""
+    """The arithmetic that made a stage's numbers, as stated in its files."""
     for file, _ in content.files(record):
         if file.suffix == ".json":
-            told = json.loads(file.read_text())
-            if isinstance(told, dict) and "made_by" in told:
-                return told["made_by"].get("arithmetic")
+            out = json.loads(file.read_text())
+            if isinstance(out, dict) and "made_by" in out:
+                return out["made_by"].get("arithmetic")
     return None
 
 
 def _inputs(record: Record) -> list[Any]:
-    """The data sets that the stage has read, with the digests of its lineage."""
+    """The datasets that the stage has read, with the digests from its lineage."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     deps = (record["lineage"] or {"deps": {}})["deps"]
@@ -241,7 +241,7 @@ def _inputs(record: Record) -> list[Any]:
 
 
 def _artifacts(record: Record) -> Iterator[tuple[Path, str]]:
-    """The files to show, each with its folder in the run: the same for every run of a kind."""
+    """The files to show, each with its folder in the run, the same for all runs of a kind."""
     for file, start in content.files(record):
         top = file.relative_to(record["root"]).parts[0]
         small_model = file.suffix == ".safetensors" and file.stat().st_size < LARGEST_MODEL

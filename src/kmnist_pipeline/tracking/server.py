@@ -1,8 +1,8 @@
-"""MLflow's server on loopback: over PostgreSQL (`make server`), or over a store (`make ui`).
+"""MLflow's server on this machine, with PostgreSQL (`make server`) or another store (`make ui`).
 
-The database is a cluster of this project's own under `.kmnist/server/`: it listens on a Unix socket
-in a folder that nobody else may enter, so that there is no password to keep or to lose. Server and
-database end with this process, and the data stay.
+The project has its own PostgreSQL cluster under `.kmnist/server/`. It listens on a Unix socket in a
+folder that nobody else may enter, so it needs no password. Server and database end with this
+process, and the data stay.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from kmnist_pipeline.tracking.store import QUIET
 
 FOLDER = Path(".kmnist/server")
 HOST = "127.0.0.1"
-START_SECONDS = 120  # a new store's migrations, on a busy machine
+START_SECONDS = 120  # for the migrations of a new store on a busy machine
 STOP_SECONDS = 30
 DEBIAN = "/usr/lib/postgresql/*/bin"
 LOCAL = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM, which is exit status 0."""
+    """Serve until SIGINT or SIGTERM; the exit status is then 0."""
     parser = argparse.ArgumentParser("tracking_server", description=__doc__)
     parser.add_argument("--port", type=int, default=5000)
-    parser.add_argument("--store", metavar="URI", help="instead of a PostgreSQL database")
+    parser.add_argument("--store", metavar="URI", help="the store to serve, instead of PostgreSQL")
     chosen = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -80,13 +80,13 @@ def _serve(port: int, store: str | None) -> None:
 
 
 class Child:
-    """A process in a session of its own, so that Ctrl-C reaches this process alone."""
+    """A process in its own session, so that Ctrl-C reaches only the parent."""
 
     def __init__(self, name: str, log: Path, process: subprocess.Popen[bytes]) -> None:
         self.name, self.log, self.process = name, log, process
 
     def check(self) -> None:
-        """Raise UserError with the last words of a child that has ended."""
+        """Raise UserError, with the last lines of the log, if the child has ended."""
         if self.process.poll() is not None:
             words = self.log.read_text(errors="replace").strip().splitlines()[-3:]
             raise UserError(f"{self.name} has ended, see {self.log}:\n" + "\n".join(words))
@@ -96,7 +96,7 @@ class Child:
 def _child(
     name: str, end: Callable[[int], None], command: list[str], **options: Any
 ) -> Iterator[Child]:
-    """Start a process whose output goes to a log, and end it with the block."""
+    """Start a process whose output goes to a log; it ends with the block."""
     log = FOLDER / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -135,10 +135,10 @@ def _database(folder: Path) -> Iterator[tuple[Child, str]]:
         made = [str(programs / "initdb"), *LOCAL, "--pgdata", str(fresh)]
         done = subprocess.run(made, cwd="/", capture_output=True, text=True, check=False, **other)
         if done.returncode:
-            raise UserError(f"initdb has failed: {done.stderr.strip()}")
+            raise UserError(f"initdb failed: {done.stderr.strip()}")
         fresh.rename(data)
 
-    # A path under the project could be too long for a socket.
+    # The path of a folder in the project could be too long for a socket.
     with tempfile.TemporaryDirectory(prefix="kmnist-server-") as place:
         if other:
             os.chown(place, other["user"], other["group"])
@@ -156,18 +156,18 @@ def _database(folder: Path) -> Iterator[tuple[Child, str]]:
 
 
 def _programs(data: Path) -> Path:
-    """PostgreSQL's programs: those of the version that made the data, or the newest."""
+    """The folder of PostgreSQL's programs, of the version that made the data or of the newest."""
     there = {path.parent.name: path for path in Path("/").glob(DEBIAN.lstrip("/"))}
     made = data / "PG_VERSION"
     version = made.read_text().strip() if made.exists() else max(there, key=int, default="")
     if version not in there:
         wanted = " ".join(["PostgreSQL", version]).strip()
-        raise UserError(f"{wanted} is not there ({DEBIAN}): `apt-get install postgresql`")
+        raise UserError(f"{wanted} is not installed ({DEBIAN}): `apt-get install postgresql`")
     return there[version]
 
 
 def _end_database(pid: int) -> None:
-    os.kill(pid, signal.SIGINT)  # the fast shutdown: sessions end, everything is written
+    os.kill(pid, signal.SIGINT)  # PostgreSQL's fast shutdown: sessions end, everything is written
 
 
 def _end_server(pid: int) -> None:
@@ -175,20 +175,20 @@ def _end_server(pid: int) -> None:
 
 
 def _other_user(folder: Path) -> dict[str, Any]:
-    """Whom PostgreSQL runs as where this is root, which it refuses; as arguments of a process."""
+    """The arguments of a process that run PostgreSQL as another user, if this user is root."""
     if os.geteuid():
         return {}
     try:
         user = pwd.getpwnam("postgres")
     except KeyError:
         raise UserError(
-            "PostgreSQL does not run as root, and there is no user postgres: "
+            "PostgreSQL refuses to run as root, and there is no user postgres: "
             "run this as another user"
         ) from None
     other: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     if subprocess.run(["test", "-x", str(folder)], check=False, cwd="/", **other).returncode:
         raise UserError(
-            f"PostgreSQL does not run as root, and its user postgres may not enter {folder}: "
+            f"PostgreSQL refuses to run as root, and the user postgres may not enter {folder}: "
             "run this as another user, or move the project"
         )
     return other
@@ -209,10 +209,10 @@ def _await_database(child: Child, place: str) -> Any:
 
 
 def _server(port: int, store: str) -> Any:
-    """MLflow's own server; it takes what names this very address alone."""
+    """MLflow's server; it accepts only requests that name exactly this address."""
     names = [f"{host}:{port}" for host in (HOST, "localhost")]
-    # One process with its threads: several take turns at being ended by uvicorn, which gives each
-    # five seconds to import MLflow.
+    # One process with threads: with several, uvicorn ends those that need more than five seconds
+    # to import MLflow.
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", HOST, "--port", str(port), "--allowed-hosts", ",".join(names)]
     command += ["--cors-allowed-origins", ",".join(f"http://{name}" for name in names)]
@@ -221,7 +221,7 @@ def _server(port: int, store: str) -> Any:
         **os.environ,
         **QUIET,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2.2 GB of workers
-        "MLFLOW_BACKEND_STORE_URI": store,  # a command line is for all to read
+        "MLFLOW_BACKEND_STORE_URI": store,  # other users could read a command line
     }
     environment.pop("MLFLOW_TRACKING_URI", None)
     return _child("mlflow", _end_server, command, env=environment)
@@ -242,7 +242,7 @@ def _get(request: str | urllib.request.Request) -> Any:
 
 
 def _greet(address: str) -> None:
-    """Say where to look: the prepared views of what is in the store."""
+    """Print the addresses of the server and of the views that the store has."""
     request = urllib.request.Request(
         f"{address}/api/2.0/mlflow/experiments/search",
         json.dumps({"max_results": 1000}).encode(),

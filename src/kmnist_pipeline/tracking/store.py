@@ -1,4 +1,4 @@
-"""MLflow's store: which one it is, a client of it, and its faults in words."""
+"""MLflow's store: its address, a client for it, and messages for its errors."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from kmnist_pipeline.errors import UserError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LONGEST = 200  # characters of a fault that are worth a line
+LONGEST = 200  # the most characters of an error in a message
 
-# MLflow's own bounds let a call to a dead server block for four minutes.
+# With MLflow's defaults a call to a dead server blocks for four minutes.
 BOUNDS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -31,16 +31,16 @@ QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "GIT_PYTHON_REFRESH": "quiet",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # each would cost two calls more
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # each print would cost two more calls
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
 }
 
 
 def connect() -> MlflowClient:
-    """A client of the store that `MLFLOW_TRACKING_URI` names, by default SQLite in this folder.
+    """A client for the store that `MLFLOW_TRACKING_URI` names, by default SQLite in this folder.
 
-    The environment says for how long a dead server may block it: BOUNDS. Raises UserError where
-    the tables are those of another version of MLflow, and whatever MLflow raises.
+    The environment limits how long a dead server may block: BOUNDS. Raises UserError if the
+    tables are from another version of MLflow, and MLflow's exceptions.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -48,7 +48,7 @@ def connect() -> MlflowClient:
     if not _uri().startswith("http"):
         from mlflow.store.db import utils
 
-        utils.MAX_RETRY_COUNT = 1  # ten attempts at a database that is down take two minutes
+        utils.MAX_RETRY_COUNT = 1  # ten attempts to reach a stopped database take two minutes
     file = database()
     if file is None:
         return MlflowClient(_uri())
@@ -60,43 +60,43 @@ def connect() -> MlflowClient:
         if "out-of-date database schema" not in str(error):
             raise
         raise UserError(
-            f"{file} is of another version of MLflow: `mlflow db upgrade sqlite:///{file}`"
+            f"{file} is from another version of MLflow: `mlflow db upgrade sqlite:///{file}`"
         ) from error
-    client.search_experiments(max_results=1)  # SQLAlchemy sets itself up at the first query
+    client.search_experiments(max_results=1)  # SQLAlchemy initialises itself at the first query
     return client
 
 
 def exists() -> bool:
-    """Whether there is a store to ask; a server is taken to be one."""
+    """Whether there is a store; True for a server, which is not asked."""
     file = database()
     return file is None or file.exists()
 
 
 def database() -> Path | None:
-    """The file of a SQLite store; absolute, because MLflow keeps one engine for each address."""
+    """The absolute path of a SQLite store; MLflow would open a second engine for a relative one."""
     scheme, _, path = _uri().partition(":///")
     return Path(path).absolute() if scheme == "sqlite" else None
 
 
 def named() -> str:
-    """The store, in messages."""
+    """The name of the store in messages."""
     return str(database() or "the server that MLFLOW_TRACKING_URI names")
 
 
 def artifacts(experiment: str) -> str | None:
-    """Where a new MLflow experiment keeps its artifacts; None where a server knows its place.
+    """The folder of a new MLflow experiment's artifacts; None if a server decides.
 
-    Without a server MLflow would choose a folder of its own.
+    Without a server MLflow would choose another folder.
     """
     file = database()
     return (file.parent / "mlartifacts" / experiment).as_uri() if file else None
 
 
 def create(file: Path) -> None:
-    """A new SQLite store, in place once it is whole.
+    """Create a SQLite store under a temporary name, and rename it when it is complete.
 
-    Its migrations are no transaction: a stage that fails meanwhile would leave a store that
-    nothing can open or mend.
+    The migrations are not a transaction: a process that dies meanwhile would leave a store that
+    nothing can open or repair.
     """
     from mlflow import MlflowClient
 
@@ -105,7 +105,7 @@ def create(file: Path) -> None:
         MlflowClient(f"sqlite:///{fresh}")
         copy = file.with_name(f"{file.name}.{os.getpid()}")
         shutil.copyfile(fresh, copy)
-    if file.exists():  # another stage was faster
+    if file.exists():  # another stage has just created it
         copy.unlink()
     else:
         copy.replace(file)
@@ -116,17 +116,17 @@ def _uri() -> str:
 
 
 def _project() -> Path:
-    """This folder, or the project whose `dvc exp run --temp` made this folder a copy of it."""
+    """This folder or, if it is a copy by `dvc exp run --temp`, the folder of the original."""
     here = Path.cwd()
     copies = next((path for path in here.parents if path.match(".dvc/tmp/exps")), None)
     return copies.parents[2] if copies else here
 
 
 def reason(error: BaseException) -> str:
-    """A fault in one line, without the credentials of addresses.
+    """An error in one line, without the credentials in addresses.
 
-    A UserError has its remedy, and stays whole. Of others it is the innermost fault of the network
-    or the files, which says more than MLflow's wrapping, with an ellipsis where it is long.
+    A UserError is not shortened. For other errors, it is the innermost error of the network or
+    the files, because it says more than MLflow's wrappers; a long one ends in an ellipsis.
     """
     if isinstance(error, UserError):
         return without_credentials(" ".join(str(error).split()))
@@ -139,5 +139,5 @@ def reason(error: BaseException) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """The text without the user and password of any address in it."""
+    """The text without the users and passwords in addresses."""
     return re.sub(r"//\S*@", "//", text)

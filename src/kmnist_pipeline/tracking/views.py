@@ -1,11 +1,11 @@
-"""What a person meets in MLflow's pages: prepared views, and texts that lead on.
+"""The prepared views and the descriptions in MLflow's pages.
 
-MLflow's page shows no column of metrics until somebody picks them. It keeps what was picked as a
-tag of its experiment, lists it under "Views", and brings it up where an address has its key. Two
-such views are written here, with the current state of each model: of `dvc exp`, by hand and
-superseded is in neither. The page sorts by one column alone, and accuracy on two classes is no
-rival of that on ten; so models of some classes have two views of their own, for each choice of
-classes.
+MLflow's page shows no columns of metrics until somebody selects them. It saves a selection as a
+view, in a tag of the experiment, lists it under "Views", and opens it for an address with its key.
+This module writes two views that show the current state of each model, without runs of `dvc exp`,
+runs by hand and superseded runs. The page sorts by only one column, and accuracy on two classes
+cannot be compared with accuracy on ten; so models of some classes have two views of their own, for
+each choice of classes.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from kmnist_pipeline.tracking.record import Record
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
-BY_HAND = "by hand"  # in place of a lineage key
+BY_HAND = "by hand"  # instead of a lineage key
 CURRENT = (
     "tags.`kmnist.superseded` IS NULL and tags.`kmnist.experiment` IS NULL "
     f"and tags.`kmnist.lineage` != '{BY_HAND}'"
 )
-MODELS, CURVES = "models", "curves"  # keys of views; of some classes, models-0-6
-SAVED = "mlflow.sharedViewState."  # then the key of a view
+MODELS, CURVES = "models", "curves"  # keys of views; for some classes, such as models-0-6
+SAVED = "mlflow.sharedViewState."  # followed by the key of a view
 
 
 def url(experiment: str, view: str) -> str:
-    """The address of a view in MLflow's page, after the server's own."""
+    """The address of a view in MLflow's page, without the server's address."""
     mode = "&compareRunsMode=CHART" if view.startswith(CURVES) else ""
     return f"{_runs(experiment)}&viewStateShareKey={view}{mode}"
 
 
 def tags_of_experiment(experiment: Experiment, classes: list[int] | None) -> dict[str, str]:
-    """The tags that give the MLflow experiment of a report its description and its views.
+    """The tags with the description and the views of a report's MLflow experiment.
 
-    experiment: its views of some classes stay; classes: the labels that the model just published
-    tells apart, None for all.
+    experiment: its views for some classes are kept; classes: the labels of the model that was
+    just published, None for all classes.
     """
     labels = re.compile(re.escape(f"{SAVED}{MODELS}-") + r"([\d-]+)")
     known = [found[1].split("-") for tag in experiment.tags if (found := labels.fullmatch(tag))]
@@ -53,8 +53,8 @@ def tags_of_experiment(experiment: Experiment, classes: list[int] | None) -> dic
             links.append(f"[{name.lower()}]({url(experiment.experiment_id, key)})")
         lines.append(f"- {_named(part)}: {', '.join(links)}")
     lines.append(
-        "\nA run stands for a stage, with its folds and trials inside it. The views leave out runs "
-        "by hand, those of `dvc exp` (tag `kmnist.experiment`), and those whose stage has newer "
+        "\nA run shows a stage; its folds and trials are nested runs. The views leave out runs by "
+        "hand, runs of `dvc exp` (tag `kmnist.experiment`), and runs whose stage has newer "
         "evidence (tag `kmnist.superseded`)."
     )
     return tags | {"mlflow.note.content": "\n".join(lines)}
@@ -65,7 +65,7 @@ def _named(part: tuple[int, ...]) -> str:
 
 
 def _saved(view: str, part: tuple[int, ...]) -> str:
-    """A view as the page saves it. The page lists the newest first, and these have no time."""
+    """A view as the page saves it, but without a time, by which the page sorts views."""
     name, kinds, shown = _VIEWS[view]
     created = 0 if part else 1 + list(reversed(_VIEWS)).index(view)
     own = f"params.`classes` = '{json.dumps(part)}'" if part else "params.`classes` IS NULL"
@@ -81,11 +81,11 @@ def _saved(view: str, part: tuple[int, ...]) -> str:
 
 
 def description(record: Record, experiment: str) -> str:
-    """What the page of a stage's run says of it, as Markdown.
+    """The description on the page of a stage's run, as Markdown.
 
     experiment: the id of the MLflow experiment in its store.
     """
-    lines = [f"A view of what `{record['address']}` has written:\n"]
+    lines = [f"A view of the outs of `{record['address']}`:\n"]
     lines += [f"- `{path}`" for path in sorted(record["written"])]
     of_item = _search(experiment, f"tags.`kmnist.item` = '{record['item']}'")
     of_report = _search(experiment, f"tags.`kmnist.kind` = 'report' and {CURRENT}")
@@ -109,7 +109,7 @@ def _commit(record: Record) -> str:
 
 
 def _runs(experiment: str) -> str:
-    # Without its workflow the page shows what there is of language models: nothing.
+    # Without this workflow the page shows its empty part for language models.
     return f"#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
@@ -162,7 +162,7 @@ _FACETS = {
     "datasetsFilter": [],
     "modelVersionFilter": "All Runs",
 }
-# By key: name, the runs of which kinds, and what the page shows of them.
+# By key: the name, the filter of runs, and the settings of the page.
 _VIEWS: dict[str, tuple[str, str, dict[str, Any]]] = {
     MODELS: (
         "Models compared",

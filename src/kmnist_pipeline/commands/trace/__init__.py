@@ -1,1 +1,1 @@
-"""`kmnist trace`: which stages made a file, from the published data on."""
+"""`kmnist trace`: the stages that made a file, back to the published data."""

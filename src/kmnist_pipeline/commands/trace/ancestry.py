@@ -1,4 +1,4 @@
-"""The stages behind a file, from the one that made it back to the published data."""
+"""The stages behind a file: from the stage that made it back to the published data."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import git, locks
 
-Located = tuple[LockVersion, locks.LockedStage]  # a stage, in a version of the lock that has it
+Located = tuple[LockVersion, locks.LockedStage]  # a stage, and a version of the lock that has it
 
 
 @dataclass(frozen=True)
 class Dependency:
-    """A file or folder that a stage read and other stages made.
+    """A file or folder that a stage read and that other stages made.
 
-    makers: their lineage keys; fits: whether they made just these bytes (if not, no version of the
-    lock tells which stage did, and they are the ones that write to the path).
+    makers: the lineage keys of these stages; fits: whether they made exactly these bytes. If not,
+    no version of the lock says which stage did, and `makers` are the stages that write to the path.
     """
 
     path: str
@@ -41,9 +41,9 @@ class Dependency:
 class Step:
     """A stage behind a file.
 
-    inputs: what it read of other stages; code: md5 by path of what it read of this repository;
-    originals: the published data that it downloaded; files: the paths of all that it made, where
-    this repository can list them.
+    inputs: the outs of other stages that it read; code: the files of this repository that it
+    read, md5 by path; originals: the published data that it downloaded; files: the paths of all
+    files that it made, if this repository can list them.
     """
 
     stage: locks.LockedStage
@@ -54,7 +54,7 @@ class Step:
 
     @property
     def makers(self) -> list[str]:
-        """The lineage keys of the stages that it read of, each once."""
+        """The lineage keys of the stages whose outs it read, each once."""
         return list(dict.fromkeys(key for source in self.inputs for key in source.makers))
 
 
@@ -62,7 +62,7 @@ class Step:
 class Trace:
     """Files and the stages behind them.
 
-    steps: by lineage key, each before those that it read of; runs: what MLflow shows of them.
+    steps: by lineage key, each before the stages whose outs it read; runs: their MLflow runs.
     """
 
     files: list[Identified]
@@ -70,7 +70,7 @@ class Trace:
     runs: StageRuns
 
     def behind(self, key: str) -> list[Step]:
-        """A stage and all that it depends on, each once, the nearest first."""
+        """A stage and all stages that it depends on, each once, the nearest first."""
         found = {key: self.steps[key]}
         queue = [key]
         while queue:
@@ -81,7 +81,7 @@ class Trace:
         return list(found.values())
 
     def is_whole(self, file: Identified) -> bool:
-        """Whether the stages behind a file lead to published data without a gap or a doubt."""
+        """Whether the stages behind a file lead back to published data without a gap or remark."""
         if not file.matches or file.remark:
             return False
         steps = self.behind(file.matches[0].stage.key)
@@ -90,9 +90,9 @@ class Trace:
 
     @property
     def exit_status(self) -> int:
-        """0 where each file and all that is behind it is known to the byte, else 1.
+        """0 if every file and everything behind it is known exactly, else 1.
 
-        3 where some file is altered and none unknown.
+        3 if a file is altered and none is unknown.
         """
         found = {file.status for file in self.files}
         if "altered" in found and "unknown" not in found:
@@ -101,10 +101,10 @@ class Trace:
 
 
 def trace(paths: Sequence[Path], unfold: bool = False) -> Trace:
-    """Find the stages behind files, given by absolute paths; a folder stands for its files.
+    """Find the stages behind files, given by absolute paths; a folder means all its files.
 
-    Without paths, all stages of this folder's lock. unfold: whether to list what is in the folders
-    that stages made. Raises UserError for a path that is not there.
+    Without paths, trace all stages of this folder's lock. unfold: whether to list the files in
+    folders that stages made. Raises UserError for a path that does not exist.
     """
     if paths:
         named = [file for path in paths for file in _files(path)]
@@ -124,7 +124,7 @@ def trace(paths: Sequence[Path], unfold: bool = False) -> Trace:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, or all files in the folder that are not hidden there."""
+    """The file, or all files in the folder that are not hidden."""
     if path.is_dir():
         inside = [
             file
@@ -141,7 +141,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _steps(roots: list[Located], history: History, unfold: bool) -> dict[str, Step]:
-    """The stages and all that they depend on, by lineage key."""
+    """The stages and all stages that they depend on, by lineage key."""
     steps: dict[str, Step] = {}
     queue = list(roots)
     while queue:
@@ -169,9 +169,9 @@ def _steps(roots: list[Located], history: History, unfold: bool) -> dict[str, St
 
 
 def _makers(history: History, version: LockVersion, path: str, md5: str) -> list[Located]:
-    """The stages that made just this content of a path, by the reader's version of the lock.
+    """The stages that made exactly this content of a path, in the reader's version of the lock.
 
-    Else by another version: a commit may hold a stage that has not run again on its new inputs.
+    Else in another version: a commit may have a stage that has not run again on its new inputs.
     """
     for other in sorted(history.versions, key=lambda candidate: candidate is not version):
         if md5 not in other.text:
@@ -188,7 +188,7 @@ def _makers(history: History, version: LockVersion, path: str, md5: str) -> list
 
 
 def _consists(listing: dict[str, str], folder: str, outs: dict[str, str]) -> bool:
-    """Whether each file of a folder is a file of these outs."""
+    """Whether every file of a folder is in these outs."""
     left = {f"{folder}/{name}": md5 for name, md5 in listing.items()}
     for out, md5 in outs.items():
         if left.get(out) == md5:

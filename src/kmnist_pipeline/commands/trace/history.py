@@ -1,4 +1,4 @@
-"""The history of the evidence: each version of the lock, and the folders that Git has beside it."""
+"""The history of the evidence: all versions of the lock, and the folders in their commits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kmnist_pipeline.repository import git, locks
 
 @dataclass(frozen=True)
 class LockVersion:
-    """A version of the lock: its text, the commits that hold it, whether this folder does."""
+    """A version of the lock: its text, the commits that have it, and whether this folder has it."""
 
     text: str
     commits: list[git.Commit]
@@ -26,7 +26,7 @@ class LockVersion:
         return locks.Graph({stage.address: stage for stage in self.stages()})
 
     def stages(self, *needles: str) -> list[locks.LockedStage]:
-        """Every stage whose entry holds one of the needles, and perhaps others; all without any."""
+        """At least the stages whose entry contains one of the needles; without needles, all."""
         if needles and not any(needle in self.text for needle in needles):
             return []
         origin = locks.LOCK if self.here else f"{locks.LOCK} at {self.commits[0].id[:12]}"
@@ -35,13 +35,13 @@ class LockVersion:
         except UserError:
             if self.here:
                 raise
-            return []  # nobody can mend a commit, so a broken lock in one must not end the trace
+            return []  # a commit cannot be fixed, so its invalid lock must not end the trace
 
 
 class History:
-    """All versions of the lock: that of this folder, that of HEAD, then the newest first.
+    """All versions of the lock: of this folder, of HEAD, then the others, the newest first.
 
-    blobs: the Git ids of the files that are traced.
+    blobs: the Git ids of the traced files.
     """
 
     def __init__(self, blobs: Sequence[str] = ()) -> None:
@@ -63,7 +63,7 @@ class History:
         return git.places(self._blobs)
 
     def folders(self, path: str, blob: str) -> set[str]:
-        """DVC's md5 of each folder above a path, in the commits that have the blob there."""
+        """DVC's md5 of each folder that contains a path, in the commits with this blob there."""
         having = {id for id, found in self._objects_at(path).items() if found == blob}
         trees = {
             tree
@@ -75,7 +75,7 @@ class History:
         return {lineage.digest_of_listing(self._listing(tree)) for tree in trees}
 
     def listings(self, version: LockVersion, folder: str) -> Iterator[dict[str, str]]:
-        """The md5 of each file in a folder beside a version of the lock, in Git and on the disk."""
+        """The listings (md5 by file) of a folder for a version of the lock, in Git and on disk."""
         for commit in version.commits[:1]:
             if commit.id in self._objects_at(folder):
                 yield self._listing(self._objects_at(folder)[commit.id])
@@ -83,7 +83,7 @@ class History:
             yield lineage.listing(Path(folder))
 
     def files(self, version: LockVersion, out: str, md5: str) -> list[str]:
-        """The files in an out, or the out itself where it is a file or no listing matches."""
+        """The files in an out, or the out itself if it is a file or no listing matches."""
         if md5.endswith(".dir"):
             for listing in self.listings(version, out):
                 if lineage.digest_of_listing(listing) == md5:
@@ -91,13 +91,13 @@ class History:
         return [out]
 
     def _objects_at(self, path: str) -> dict[str, str]:
-        """The Git object at a path by commit."""
+        """The Git object at a path, by commit."""
         if path not in self._objects:
             self._objects[path] = git.objects([commit.id for commit in self._commits], path)
         return self._objects[path]
 
     def _listing(self, tree: str) -> dict[str, str]:
-        """The md5 of each file in a Git tree by its path from there."""
+        """The md5 of each file in a Git tree, by its path in the tree."""
         if tree not in self._listings:
             blobs = git.tree(tree)
             new = sorted(set(blobs.values()) - self._md5_of_blob.keys())
@@ -127,5 +127,5 @@ def _versions(commits: list[git.Commit]) -> Iterator[LockVersion]:
 
 
 def folders_above(path: str) -> list[str]:
-    """The folders that a path is in, without the project's own."""
+    """The folders that contain a path, below the project's folder."""
     return [folder.as_posix() for folder in Path(path).parents][:-1]

@@ -1,10 +1,10 @@
-"""Whose bytes are these? The stages that made a file, as every version of the lock tells it.
+"""Identifying a file: the stages that made it, according to all versions of the lock.
 
-A file is known by its bytes, whatever it is called and wherever it lies: the lock has the md5 of
-single files, for a file in a folder the md5 of the folder's listing (and Git has the folder), and
-among the parameters the sha256 of the published data. Only where the bytes are unknown does it
-count what the file says of itself (the lineage key in a PNG, a JSON or a page), or that it lies
-where a stage writes: then it is an altered copy.
+A file is identified by its bytes, under any name and in any place. The lock has the md5 of single
+files; for a file in a folder, the md5 of the folder's listing (and Git has the folder); and among
+the parameters the sha256 of the published data. If the bytes are unknown, the lineage key in the
+file (a PNG, a JSON or a page) or its path, if a stage writes there, identifies it as an altered
+copy.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import git, locks
 
 Status = Literal["exact", "altered", "unknown"]
-BY_HAND = "by hand"  # in place of the lineage key, where a stage ran without DVC
+BY_HAND = "by hand"  # instead of a lineage key, if a stage ran without DVC
 
 
 @dataclass
 class Match:
-    """A stage that made certain bytes, the path that it wrote, the versions of the lock with it."""
+    """A stage that made the bytes, the path that it wrote, and the versions of the lock with it."""
 
     stage: locks.LockedStage
     path: str
@@ -51,10 +51,10 @@ class Match:
 
 @dataclass
 class Identified:
-    """What is known of one file.
+    """The result for one file.
 
-    file: its path as messages show it; md5: of its bytes; status: `exact` where a stage made these
-    very bytes; remark: what is wrong, if anything; matches: the likeliest first.
+    file: its path in messages; md5: of its bytes; status: `exact` if a stage made exactly these
+    bytes, `altered` or `unknown`; remark: the problem, if any; matches: the likeliest first.
     """
 
     file: str
@@ -66,7 +66,7 @@ class Identified:
 
 @dataclass(frozen=True)
 class Original:
-    """A data set as it was published: title, licence, sources, and sha256 by file name."""
+    """A dataset as it was published: title, licence, sources, and sha256 by file name."""
 
     dataset: str
     title: str
@@ -77,7 +77,7 @@ class Original:
 
 @dataclass(frozen=True)
 class Digests:
-    """A file, and the digests by which DVC, `conf/dataset` and Git know its content."""
+    """A file, and the digests of its content in DVC, `conf/dataset` and Git."""
 
     file: Path
     md5: str
@@ -86,7 +86,7 @@ class Digests:
 
     @classmethod
     def of(cls, file: Path, git_hash: str) -> Digests:
-        """Read a file. git_hash: what this repository's object ids are made with."""
+        """Read a file. git_hash: the hash of this repository's object ids."""
         held = file.read_bytes()
         blob = hashlib.new(git_hash, b"blob %d\0" % len(held), usedforsecurity=False)
         blob.update(held)
@@ -96,13 +96,13 @@ class Digests:
 
 
 def shown(path: Path) -> str:
-    """A path as messages show it: from the project's folder if it lies there."""
+    """A path in messages: relative to the project's folder if it is there."""
     here = Path.cwd()
     return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 
 
 def identify(digests: Digests, history: History) -> Identified:
-    """Find the stages that made a file; its path is absolute."""
+    """Find the stages that made a file, whose path is absolute."""
     file, place = digests.file, shown(digests.file)
     exact = (
         _of_outs(history, {digests.md5})
@@ -128,13 +128,13 @@ def identify(digests: Digests, history: History) -> Identified:
         remark = f"it says that {address} made it, but that stage made other bytes"
         return Identified(place, digests.md5, "altered", remark, [match])
     if match := _of_place(history, place):
-        remark = f"it lies where {match.stage.address} writes, but that stage made other bytes"
+        remark = f"{match.stage.address} writes to its path, but that stage made other bytes"
         return Identified(place, digests.md5, "altered", remark, [match])
     return Identified(place, digests.md5, "unknown", _hint(history, digests.blob, address, key))
 
 
 def _matches(found: Iterable[tuple[LockVersion, locks.LockedStage, str]]) -> list[Match]:
-    """One for each lineage key and path, with all versions of the lock that have it."""
+    """A match for each lineage key and path, with all versions of the lock that have it."""
     matches: dict[tuple[str, str], Match] = {}
     for version, stage, path in found:
         match = matches.setdefault((stage.key, path), Match(stage, path, []))
@@ -144,7 +144,7 @@ def _matches(found: Iterable[tuple[LockVersion, locks.LockedStage, str]]) -> lis
 
 
 def _of_outs(history: History, md5s: set[str], inside: str = "") -> list[Match]:
-    """The stages that made outs of these md5s; `inside` names the file in a folder."""
+    """The stages that made outs with these md5s; inside: the path of the file in a folder."""
     return _matches(
         (version, stage, inside or out)
         for version in history.versions
@@ -155,7 +155,7 @@ def _of_outs(history: History, md5s: set[str], inside: str = "") -> list[Match]:
 
 
 def _of_folders(history: History, digests: Digests) -> list[Match]:
-    """The stages that made the file in a folder that Git keeps."""
+    """The stages that made the file as part of a folder that is in Git."""
     return [
         match
         for path in sorted(history.places[digests.blob])
@@ -177,7 +177,7 @@ def _of_originals(history: History, sha256: str) -> list[Match]:
 
 
 def _of_uncommitted(history: History, digests: Digests) -> list[Match]:
-    """The stages that made the file in a folder here that no commit has yet."""
+    """The stages that made the file as part of a folder that is not committed yet."""
     size = digests.file.stat().st_size
     return _matches(
         (version, stage, f"{out}/{name}")
@@ -194,7 +194,7 @@ def _of_uncommitted(history: History, digests: Digests) -> list[Match]:
 
 
 def _of_key(history: History, address: str, key: str, place: str) -> Match | None:
-    """The stage of a lineage key; of its files the one at the same path or of the same name."""
+    """The stage of a lineage key, with its file at the same path or with the same name."""
     found = [
         (version, stage)
         for version in history.versions
@@ -211,7 +211,7 @@ def _of_key(history: History, address: str, key: str, place: str) -> Match | Non
 
 
 def _of_place(history: History, place: str) -> Match | None:
-    """The stage that writes to a path, by the lock of this folder."""
+    """The stage that writes to a path, according to the lock of this folder."""
     needles = [f"path: {path}\n" for path in (place, *folders_above(place))]
     found = (
         Match(stage, place, [version])
@@ -235,9 +235,9 @@ _CLAIMS = (  # in a JSON out, in a page
 
 
 def _claimed_origin(file: Path) -> tuple[str, str]:
-    """Stage and lineage key as a file itself names them; empty where it does not.
+    """The stage and lineage key that a file states; empty if it states none.
 
-    The key is `by hand` where the stage ran without DVC.
+    The key is `by hand` if the stage ran without DVC.
     """
     content = file.read_bytes()
     if content.startswith(b"\x89PNG"):
@@ -247,7 +247,7 @@ def _claimed_origin(file: Path) -> tuple[str, str]:
             with Image.open(file) as image:
                 return str(image.info.get("Stage", "")), str(image.info.get("Lineage", ""))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            return "", ""  # the damage is in the text itself
+            return "", ""  # the text itself is damaged
     for claim in _CLAIMS:
         if match := claim.search(content):
             key = match["key"].decode() if match["key"] else BY_HAND
@@ -259,12 +259,12 @@ _SHALLOW = "this clone does not have all commits: `git fetch --unshallow` gets t
 
 
 def _hint(history: History, blob: str, address: str, key: str) -> str:
-    """What may help to find out what an unknown file is."""
+    """A remark that may help to identify an unknown file."""
     shallow = _SHALLOW if git.is_shallow() else ""
     if key == BY_HAND:
         return f"it says that {address} made it, run by hand and not by DVC"
     if key:
-        said = f"it says that {address} made it under lineage key {key[:12]}, which no lock holds"
+        said = f"it says that {address} made it under lineage key {key[:12]}, which no lock has"
         return f"{said}; {shallow}" if shallow else said
     if paths := sorted(history.places[blob]):
         return f"Git has it as {', '.join(paths)}, but no stage of any lock made these bytes"
@@ -277,7 +277,7 @@ def originals(stage: locks.LockedStage) -> list[Original]:
         return []
     found = []
     for name, about in stage.params.items():
-        parts = about["parts"]  # a map in the oldest locks, then a list, which keeps its order
+        parts = about["parts"]  # a map in the oldest locks, later a list, which keeps its order
         named = parts.items() if isinstance(parts, dict) else ((p["name"], p) for p in parts)
         files = {
             f"{part}-{content}-idx{dimensions}-ubyte": digests[content]

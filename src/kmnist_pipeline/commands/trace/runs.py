@@ -1,7 +1,7 @@
 """The MLflow runs that show stages.
 
-The store is asked without MLflow, whose import takes longer than all the rest of a trace, and for
-a few seconds only: a trace must not wait for a store that is slow or gone.
+This does not use MLflow, whose import takes longer than the rest of a trace. It waits only a few
+seconds, because a trace must not wait for a store that is slow or down.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class StageRun:
 
 @dataclass(frozen=True)
 class StageRuns:
-    """What an MLflow store shows of stages: the latest finished run by lineage key.
+    """The runs of stages in an MLflow store: the latest finished run by lineage key.
 
-    store: what to call it, without credentials; problem: why it did not tell all, if anything.
+    store: its name, without credentials; problem: why the answer is incomplete, if it is.
     """
 
     store: str
@@ -52,7 +52,7 @@ def runs_of(keys: Iterable[str]) -> StageRuns:
     if scheme == "sqlite":
         uri = store = uri.partition(":///")[2]
         if not Path(uri).is_file():
-            return StageRuns(store, "not there")
+            return StageRuns(store, "does not exist")
     else:
         store = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         if scheme not in _STORES:
@@ -67,7 +67,7 @@ Ask = Callable[[str, list[str], dict[str, StageRun]], None]
 
 
 def _bounded(ask: Ask, uri: str, keys: list[str], found: dict[str, StageRun]) -> str:
-    """Let a store fill `found` until the time is up. The problem, if any."""
+    """Let a query fill `found` until the time is up; returns the problem, if any."""
     faults: list[Exception] = []
 
     def work() -> None:
@@ -76,7 +76,7 @@ def _bounded(ask: Ask, uri: str, keys: list[str], found: dict[str, StageRun]) ->
         except Exception as error:
             faults.append(error)
 
-    # No timeout of a library covers it all: looking up the name, connecting, each slow byte.
+    # No library's timeout covers everything: looking up the name, connecting, each slow byte.
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(SECONDS)
@@ -93,7 +93,7 @@ def _ask_server(uri: str, keys: list[str], found: dict[str, StageRun]) -> None:
     import requests
 
     with requests.Session() as session:
-        # As MLflow's client does; a name and a password in the address count without these.
+        # As MLflow's client does; without these variables, credentials in the address count.
         if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
             session.headers["Authorization"] = f"Bearer {token}"
         if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
@@ -134,7 +134,7 @@ order by runs.start_time
 
 def _ask_sqlite(path: str, keys: list[str], found: dict[str, StageRun]) -> None:
     address = f"{Path(path).absolute().as_uri()}?mode=ro"
-    # Without waiting: a stage that is being logged must not hold up an answer.
+    # Without waiting: a stage that is being published must not delay the answer.
     with closing(sqlite3.connect(address, uri=True, timeout=0.2)) as database:
         _add(database.execute(_QUERY.format(",".join("?" * len(keys))), keys), found)
 
@@ -142,7 +142,7 @@ def _ask_sqlite(path: str, keys: list[str], found: dict[str, StageRun]) -> None:
 def _ask_postgresql(uri: str, keys: list[str], found: dict[str, StageRun]) -> None:
     import psycopg
 
-    address = f"postgresql:{uri.partition(':')[2]}"  # without SQLAlchemy's name of a driver
+    address = f"postgresql:{uri.partition(':')[2]}"  # without the driver, for SQLAlchemy
     with psycopg.connect(address, connect_timeout=SECONDS) as database:
         _add(database.execute(_QUERY.format(",".join(["%s"] * len(keys))), keys), found)
 

@@ -28,9 +28,9 @@ def fit(
     progress: Progress,
     stop_after: int | None = None,
 ) -> Fitted:
-    """Fit the estimator. The whole of it counts as one epoch, so nothing stops or resumes it.
+    """Fit the estimator. It counts as one epoch, so it has no early stop and no checkpoint.
 
-    Raises TrainingError where a class has no training image: the estimator would not know it.
+    Raises TrainingError if a class has no training image: the estimator would not know the class.
     """
     missing = np.setdiff1d(np.arange(data.classes), data.labels[fit.training])
     if len(missing):

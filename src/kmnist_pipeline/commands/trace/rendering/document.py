@@ -10,14 +10,14 @@ from kmnist_pipeline.commands.trace.identify import Identified
 
 
 def as_json(found: Trace) -> dict[str, Any]:
-    """The document.
+    """The JSON document.
 
     files: each traced file with its `status` (exact, altered, unknown), the stages that `made` it
-    (the likeliest first; `here`: in this folder's lock; `commits`: those whose lock has the stage,
-    newest first), the lineage keys of the stages `behind` it and the `originals` that these start
-    from, `whole` where nothing is missing between; stages: by lineage key, with `code` (md5 by
-    path), `inputs` and the keys of their `makers` (`fits`: these made just this content), `outs`
-    and the `files` in them, and the MLflow `run`; mlflow: the store, and why it did not tell all.
+    (the likeliest first; `here`: in this folder's lock; `commits`: whose lock has the stage, the
+    newest first), the lineage keys of the stages `behind` it, the `originals` that these read,
+    and `whole` (nothing is missing between); stages: by lineage key, with `code` (md5 by path),
+    `inputs` and the keys of their `makers` (`fits`: they made exactly this content), `outs` and
+    the `files` in them, and the MLflow `run`; mlflow: the store, and why it is incomplete.
     """
     return {
         "files": [_file(found, file) for file in found.files],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kmnist_pipeline.commands.trace.ancestry import Trace
 from kmnist_pipeline.commands.trace.rendering.text import verdict
 
-Arrow = tuple[str, str]  # the ids of the boxes that it leaves and enters
+Arrow = tuple[str, str]  # the ids of the boxes at its start and end
 
 COLOURS = {  # fill and line by the kind of a box
     "data": ("#fdf0d5", "#a36a00"),
@@ -26,10 +26,10 @@ COLOURS = {  # fill and line by the kind of a box
 
 @dataclass(frozen=True)
 class Box:
-    """A data set, a stage or a file in a picture.
+    """A dataset, a stage or a file in a picture.
 
-    kind: of stage, or a file's status; head, name: its two lines; about: what a pointer over it
-    shows.
+    kind: the kind of stage, or a file's status; head, name: its two lines; about: the text of its
+    tooltip.
     """
 
     kind: str
@@ -39,12 +39,12 @@ class Box:
 
     @property
     def colours(self) -> tuple[str, str]:
-        """Those of its fill and its line."""
+        """The colours of its fill and its line."""
         return COLOURS.get(self.kind, COLOURS["exact"])
 
 
 def boxes(found: Trace) -> tuple[dict[str, Box], dict[Arrow, str]]:
-    """The boxes by id, and the arrows, each with the paths of the files that it stands for."""
+    """The boxes by id, and the arrows, each with the paths of its files."""
     drawn: dict[str, Box] = {}
     arrows: dict[Arrow, str] = {}
     versions = Counter(step.stage.address for step in found.steps.values())

@@ -1,4 +1,4 @@
-"""A trace as a picture, and as a page around it."""
+"""A trace as an SVG picture, and as an HTML page with it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from kmnist_pipeline.commands.trace.rendering.text import flat, history_of, verd
 from kmnist_pipeline.reporting import jinja
 
 Point = tuple[float, float]
-LETTER, HEIGHT, MARGIN = 7.3, 42, 12  # of a letter, a box, and around: pixels
+LETTER, HEIGHT, MARGIN = 7.3, 42, 12  # pixels of a letter, of a box, and around boxes
 BETWEEN_ROWS, BETWEEN_COLUMNS = 14, 80
 
 
 def svg(found: Trace) -> str:
-    """The graph as a picture, from the data on the left to the files on the right."""
+    """The graph as SVG, from the data on the left to the files on the right."""
     drawn, arrows = boxes(found)
     widths = {
         name: max(len(box.head) * 0.85, len(box.name)) * LETTER + 2 * MARGIN
@@ -53,16 +53,16 @@ def svg(found: Trace) -> str:
 def _layout(
     widths: dict[str, float], arrows: list[Arrow]
 ) -> tuple[dict[str, Point], dict[Arrow, list[Point]]]:
-    """Centres of boxes and bends of arrows, in pixels, by Sugiyama's method.
+    """The centres of boxes and bends of arrows, in pixels, by Sugiyama's method.
 
     grandalf draws downwards, so widths and heights are exchanged before and after. An arrow is
-    horizontal within a column and bends between columns, so that it crosses no box.
+    horizontal in a column and bends between columns, so that it crosses no box.
     """
     from grandalf.graphs import Edge, Graph, Vertex
     from grandalf.layouts import SugiyamaLayout, VertexViewer
 
     class Arrowed(Edge):
-        """An edge whose place in a set is the same in every run: the layout depends on it."""
+        """An edge with the same place in a set in every run, because the layout depends on it."""
 
         def __hash__(self) -> int:
             return self.data
@@ -82,7 +82,7 @@ def _layout(
     for part in whole.C:
         layout = SugiyamaLayout(part)
         layout.xspace, layout.yspace = BETWEEN_ROWS, BETWEEN_COLUMNS
-        layout.dw = layout.dh = 2  # of an arrow in a column that it passes
+        layout.dw = layout.dh = 2  # the size of an arrow in a column that it passes
         layout.init_all(roots=[vertex for vertex in part.sV if not vertex.e_in()], optimize=True)
         layout.draw(8)
         placed = [vertex for layer in layout.layers for vertex in layer]
@@ -147,7 +147,7 @@ def _box(picture: ElementTree.Element, name: str, box: Box, centre: Point, width
 
 
 def html(found: Trace) -> str:
-    """The graph as one page that refers to no other; a stage in it unfolds when it is clicked."""
+    """The graph as one HTML page without references; a click on a stage unfolds it."""
     page = jinja.environment("kmnist_pipeline.commands").get_template("lineage.html")
     return page.render(
         found=found,

@@ -1,4 +1,4 @@
-"""A trace as trees of text, and the sentences about a file that other forms share."""
+"""A trace as trees of text, and the sentences about a file for all forms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GAP = "  (NO VERSION OF dvc.lock SAYS WHAT MADE THIS; the stage below writes to 
 
 
 def show(found: Trace) -> None:
-    """Print the trees; into a pipe without colours, and without breaking lines."""
+    """Print the trees; in a pipe without colours and line breaks."""
     from rich.console import Console
     from rich.text import Text
 
@@ -34,7 +34,7 @@ def show(found: Trace) -> None:
 
 
 def verdict(file: Identified) -> str:
-    """What is known of a file, in one line."""
+    """The result for a file, in one line."""
     remark = f": {file.remark}" if file.remark else ""
     if file.status == "unknown":
         return f"was not made by any commit of this repository{remark} (md5 {file.md5})"
@@ -46,7 +46,7 @@ def verdict(file: Identified) -> str:
 
 
 def history_of(file: Identified) -> Iterator[str]:
-    """In which locks the stage that made a file stands, and what else has the same bytes."""
+    """The locks that have the stage that made a file, and other paths with the same bytes."""
     match, *others = file.matches
     yield from _locks_with(match)
     keys = {other.stage.key for other in others} - {match.stage.key}
@@ -71,13 +71,13 @@ def _locks_with(match: Match) -> Iterator[str]:
 
 
 def flat(params: dict[str, Any]) -> list[str]:
-    """Each parameter by its dotted name, one `name: value` a row."""
+    """Each parameter by its dotted name, as rows `name: value`."""
     rows = lineage.leaves("", params, lists=dict)
     return [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in rows]
 
 
 def _trees(found: Trace) -> Iterator[Tree]:
-    """A tree for each stage that made some of the files, with these files on top."""
+    """A tree for each stage that made some of the files; these files are at the top."""
     from rich.text import Text
     from rich.tree import Tree
 
@@ -100,7 +100,7 @@ def _trees(found: Trace) -> Iterator[Tree]:
 
 @dataclass
 class _Seen:
-    """What a tree shows already, and need not repeat."""
+    """The items that a tree already shows and does not repeat."""
 
     keys: set[str] = field(default_factory=set)
     rows: set[str] = field(default_factory=set)
@@ -137,7 +137,7 @@ def _add_step(tree: Tree, found: Trace, key: str, seen: _Seen) -> None:
 
 
 def _add_rows(tree: Tree, name: str, rows: list[str], seen: _Seen) -> None:
-    """Those rows that the tree does not show yet, and how many it does."""
+    """Add the rows that the tree does not show yet, and the number of the others."""
     from rich.text import Text
 
     new = [row for row in rows if row not in seen.rows]
