@@ -139,7 +139,7 @@ def test_counts_are_compared_one_by_one(folder):
         ({"trial": "lr=9"}, r"no trial lr=9 \(lr=0.1\)"),
         ({"value": "acuracy"}, "no value acuracy"),
         ({"reported": "abc"}, "reported=abc: must be a number, as accuracy is"),
-        ({"file": "few/test.json", "spread": "draws"}, "spread=draws: few/test.json has no draws of"),
+        ({"file": "few/test.json", "spread": "draws"}, "few/test.json has no draws of accuracy"),
         ({"file": "old/test.json", "value": "f1"}, "has no spread of f1 over seeds"),
     ],
 )
