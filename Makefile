@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all the set-up: Python 3.11+, make and git are enough.
+# `make demo` and `make test` install everything else: Python 3.11+, make and git are enough.
 PYTHON ?= python3
 PORT ?= 5000
 DATASET ?= kmnist
@@ -9,13 +9,13 @@ READY := .venv/.ready
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all repro cluster ui server serve bench
 
-help: ## say what there is
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-setup: $(READY) ## make .venv and install requirements.lock
+setup: $(READY) ## create .venv and install the packages of requirements.lock
 
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed, but $(PYTHON) is " + sys.version.split()[0] + "; use another one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -26,19 +26,19 @@ demo: $(READY) ## run the whole pipeline on scikit-learn's digits, in a minute o
 	dvc repro --force report@digits
 	-kmnist promote --dataset digits
 	@echo "The report: reports/digits/index.html"
-	@python -c 'from kmnist_pipeline import arithmetic as a; (note := a.note()) and print(note)'
+	@kmnist verify --quick report@digits || true
 
-test: $(READY) ## lint, types, tests
+test: $(READY) ## run lint, type checks and tests
 	ruff check .
 	ruff format --check .
 	mypy
 	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-test-all: $(READY) ## the same with PostgreSQL, a browser and emulated CPUs, installed where missing
+test-all: $(READY) ## also run the tests with PostgreSQL, a browser and emulated CPUs; installs what is missing
 	tools/install-debian postgresql chromium qemu-user
 	$(MAKE) test
 
-repro: $(READY) ## make every report again, as far as something changed
+repro: $(READY) ## run every stage that is stale, and make the best models champions
 	kmnist compose
 	kmnist fit
 	dvc repro
@@ -46,19 +46,19 @@ repro: $(READY) ## make every report again, as far as something changed
 	@echo "The reports: reports/*/index.html"
 
 cluster: PORT = 8786
-cluster: $(READY) ## workers for fits on loopback, as a Dask cluster for trying it out; PORT=...
+cluster: $(READY) ## start a Dask cluster on this machine, to try training on one; port 8786 or PORT=...
 	@exec python -m kmnist_pipeline.fits.cluster --port $(PORT)
 
-ui: $(READY) ## compare runs in MLflow on loopback, port 5000 or PORT=...
-	@python -m kmnist_pipeline.tracking_server --port $(PORT) --store "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+ui: $(READY) ## start MLflow on this machine, to compare runs; port 5000 or PORT=...
+	@python -m kmnist_pipeline.tracking.server --port $(PORT) --store "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
-server: $(READY) ## a server for MLflow on loopback, over PostgreSQL; PORT=...
+server: $(READY) ## start MLflow with PostgreSQL on this machine; port 5000 or PORT=...
 	@tools/install-debian postgresql
-	@python -m kmnist_pipeline.tracking_server --port $(PORT)
+	@python -m kmnist_pipeline.tracking.server --port $(PORT)
 
 serve: PORT = 5001
-serve: $(READY) ## the champion of kmnist, or DATASET=..., over HTTP on loopback, port 5001 or PORT=...
+serve: $(READY) ## serve the champion of kmnist, or DATASET=..., over HTTP on this machine; port 5001 or PORT=...
 	@exec env MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" python -m kmnist_pipeline.serving.serve $(DATASET) $(PORT)
 
-bench: $(READY) ## measure speed as ratios, on the real data
+bench: $(READY) ## measure speed on the real data, mostly as ratios
 	python -m benchmarks.bench

@@ -4,5 +4,5 @@ import os
 
 from kmnist_pipeline import arithmetic
 
-INHERITED = dict(os.environ)  # what other processes are to start with: without the variables below
+INHERITED = dict(os.environ)  # for other processes: the environment without the variables below
 arithmetic.select()  # before any measurement loads NumPy

@@ -1,7 +1,7 @@
-"""Speed as ratios on the real KMNIST: ours and the textbook's loop in turn, the fastest of three.
+"""Speed on the real KMNIST, as ratios of our loops and a textbook's; they take turns three times.
 
-Absolute seconds are printed for orientation; they are the machine's as much as the code's. The
-exit status is 1 where a bound is missed.
+Absolute seconds are printed for orientation; they depend on the machine as much as on the code. The
+exit status is 1 if a bound is missed.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ PARTS: dict[str, Callable[[], bool]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the measurements that are named, or all, each with its bound."""
+    """Print the named measurements, or all, each with its bound."""
     described = [f"  {name:<15} {_first_line(part)}" for name, part in PARTS.items()]
     parser = argparse.ArgumentParser(
         "python -m benchmarks.bench",
         description=f"{__doc__}\nparts:\n" + "\n".join(described),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="*", metavar="NAME", help="a part; all, where none is named")
+    parser.add_argument("parts", nargs="*", metavar="NAME", help="a part; default: all parts")
     chosen = parser.parse_args(arguments).parts
     if unknown := [name for name in chosen if name not in PARTS]:
-        parser.error(f"no part is called {', '.join(unknown)}; known: {', '.join(PARTS)}")
+        parser.error(f"there is no part {', '.join(unknown)}; known: {', '.join(PARTS)}")
     if not Path("dvc.yaml").exists():
         parser.error("no dvc.yaml here; run this from the folder of the project")
     if arithmetic.name() == "native":
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _holds(name: str) -> bool:
-    """Whether the bounds of a part hold; a part that fails costs no other its measurement."""
+    """Whether the bounds of a part hold; if a part fails, the others are still measured."""
     try:
         return PARTS[name]()
     except Exception as error:

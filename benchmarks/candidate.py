@@ -1,11 +1,11 @@
-"""A process that lives as long as a measurement, and computes in an arithmetic of its own.
+"""A process for the time of a measurement, with its own arithmetic.
 
-The arithmetic and the number of threads must be chosen before NumPy and torch are loaded, so that
-one process cannot have two of them. `python -m benchmarks.candidate MODULE` loads that module of
-this package, calls its `load` and says `ready`. Each line of standard input is then a question, as
+The arithmetic and the number of threads must be chosen before NumPy and torch are loaded, so one
+process cannot have two of them. `python -m benchmarks.candidate MODULE` loads that module of this
+package, calls its `load` and prints `ready`. Then each line of standard input is a question in
 JSON: the `call`, a function of the module, and its arguments. The answer is a line of JSON.
 
-Little is imported here: workers of a pool that a candidate starts import this module as well.
+This module imports little, because workers of a pool that a candidate starts import it too.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from benchmarks.measuring import Answer, environment
 
 THREADS = "BENCH_THREADS"
 READY = "ready"
-ENOUGH = 60  # seconds for a process to end that has nothing more to do
+ENOUGH = 60  # seconds that a process has to end when its work is done
 
 
 class Candidate:
-    """The parent's end of such a process."""
+    """The parent's connection to such a process."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Candidate:
         """module: of this package; arithmetic: `portable` or `native`."""
         native = {
             "KMNIST_ARITHMETIC": "native",
-            "CUDA_VISIBLE_DEVICES": "",  # cores are compared here
+            "CUDA_VISIBLE_DEVICES": "",  # only cores are compared
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)),
         }
         self._name = f"{module}, {arithmetic}, {threads} threads"
@@ -76,11 +76,11 @@ class Candidate:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        """End the process, which does so when its standard input is closed."""
+        """End the process by closing its standard input."""
         if kind is not None:
             self._process.kill()
         assert self._process.stdin is not None and self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended by itself
+        with contextlib.suppress(BrokenPipeError):  # the process has already ended
             self._process.stdin.close()
         try:
             self._process.wait(ENOUGH)
@@ -91,18 +91,18 @@ class Candidate:
         self._complaints.close()
 
     def ask(self, call: str, **arguments: Any) -> Answer:
-        """Have it call a function, and wait for what this gives."""
+        """Call a function in the process, and wait for its answer."""
         self.start(call, **arguments)
         return self.answer()
 
     def start(self, call: str, **arguments: Any) -> None:
-        """Have it call a function."""
+        """Call a function in the process."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"call": call, **arguments}) + "\n")
         self._process.stdin.flush()
 
     def answer(self) -> Answer:
-        """What the function gives that was called last."""
+        """The answer of the last call."""
         return json.loads(self._line())
 
     def _line(self) -> str:
@@ -114,7 +114,7 @@ class Candidate:
 
 
 def side_by_side(candidates: Sequence[Candidate], call: str, **arguments: Any) -> Answer:
-    """Have all call a function at the same time: the most that any says of each value."""
+    """Call a function in all candidates at the same time; returns the largest of each value."""
     for candidate in candidates:
         candidate.start(call, **arguments)
     answers = [candidate.answer() for candidate in candidates]
@@ -122,9 +122,9 @@ def side_by_side(candidates: Sequence[Candidate], call: str, **arguments: Any) -
 
 
 def main() -> None:
-    """Answer questions until there are no more."""
+    """Answer questions until standard input is closed."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what else is printed is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # other prints are not answers
     module = importlib.import_module(f"benchmarks.{sys.argv[1]}")
     module.load()
     print(READY, file=answers, flush=True)

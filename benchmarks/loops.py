@@ -1,7 +1,7 @@
-"""Training loops to be timed in a process of their own: ours, and those of a textbook.
+"""Our training loops and those of a textbook, to be timed in their own processes.
 
-Each function trains once and answers the `seconds` from the arrays to the trained weights and the
-`accuracy` on images that were held out, which is measured off the clock where that takes long.
+Each function trains once. It returns the `seconds` from the arrays to the trained weights, and the
+`accuracy` on held-out images; measuring this is not timed if it takes long.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from kmnist_pipeline.families.cnn import model as networks
 from kmnist_pipeline.families.cnn import train as cnn
 from kmnist_pipeline.families.linear import train as linear
 from kmnist_pipeline.fits import plan
-from kmnist_pipeline.provenance import graph
+from kmnist_pipeline.repository import locks
 
-# The networks, on so many images of kmnist for one epoch, as many as show the throughput.
+# The networks, and how many images of kmnist in one epoch are enough to measure the throughput.
 TRAINED, HELD_OUT = 9600, 5000
-MATRIX = 2048  # rows of the matrices whose product shows what the machine computes at most
+MATRIX = 2048  # rows of the matrices whose product shows the machine's maximum speed
 CNNS = {"simple": "kmnist_simple_cnn", "improved": "kmnist_improved_cnn"}
 SOFTMAX, PAIR = "kmnist_softmax", "kmnist_logistic_0_6"
 SINGLE = {"optimizer": {"name": "sgd", "lr": 0.001, "batch_size": 1}, "epochs": 2}
@@ -50,14 +50,14 @@ def _images() -> dataset.Images:
 
 @cache
 def _few() -> dataset.Images:
-    """The images of the networks: first those to train on, then those that are held out."""
+    """The images for the networks: first training images, then held-out images."""
     chosen = np.random.default_rng(0).permutation(len(_images()))[: TRAINED + HELD_OUT]
     return _images().take(chosen)
 
 
 def _experiment(name: str) -> dict[str, Any]:
     """An experiment of params.yaml, as a map to change."""
-    params = graph.load(Path("params.yaml").read_text(), "params.yaml")
+    params = locks.load(Path("params.yaml").read_text(), "params.yaml")
     return copy.deepcopy(params["experiments"][name])
 
 
@@ -76,7 +76,7 @@ def _settings(architecture: str, precision: str) -> dict[str, Any]:
 
 
 def network(architecture: str, precision: str, seed: int) -> Answer:
-    """One epoch of ours."""
+    """One epoch of our loop."""
     images, settings = _few(), _settings(architecture, precision)
     training, held_out = np.arange(TRAINED), slice(TRAINED, None)
     features = images.flat.shape[1]
@@ -93,9 +93,9 @@ def network(architecture: str, precision: str, seed: int) -> Answer:
 
 
 def textbook_network(architecture: str, seed: int) -> Answer:
-    """The same as a tutorial would write it: DataLoader, NCHW, float32, Adam.
+    """The same in the style of a tutorial: DataLoader, NCHW, float32, Adam.
 
-    From our first weights and in our batches, so that only rounding and dropout differ.
+    It has our first weights and our batches, so that only rounding and dropout differ.
     """
     images, settings = _few(), _settings(architecture, "float32")
     optimizer_settings = settings["optimizer"]
@@ -127,8 +127,8 @@ def textbook_network(architecture: str, seed: int) -> Answer:
 
 
 def operations(architecture: str) -> Answer:
-    """Floating-point `operations` of one image's training step: forward, and twice that backward;
-    and the `images` of one call of `network`."""
+    """The floating-point `operations` of a training step for one image: forward, and twice that
+    backward; and the number of `images` in a call of `network`."""
     count = 0.0
 
     def hear(layer: torch.nn.Module, _: object, out: torch.Tensor) -> None:
@@ -158,7 +158,7 @@ def matrix() -> Answer:
 
 
 def softmax() -> Answer:
-    """Our fits of one seed of the report's softmax regression, fold by fold."""
+    """Our softmax regression of the report: the fits of one seed, fold by fold."""
     experiment = {**_experiment(SOFTMAX), "seeds": [0]}
     began = time.perf_counter()
     planned = plan.of_experiment("bench", experiment, _images())
@@ -172,7 +172,7 @@ def softmax() -> Answer:
 
 
 def textbook_softmax() -> Answer:
-    """The same training as a tutorial would write it in torch (float32)."""
+    """The same training in the style of a tutorial, in torch (float32)."""
     experiment, images = _experiment(SOFTMAX), _images()
     optimizer_settings = experiment["optimizer"]
     torch.manual_seed(0)
@@ -216,7 +216,7 @@ def _single() -> tuple[Fit, Data]:
 
 
 def single() -> Answer:
-    """Our training in batches of one image, and the number of `steps`."""
+    """Our training in batches of one image; also returns the number of `steps`."""
     fit, data = _single()
     began = time.perf_counter()
     fitted = linear.fit(fit, data, NoCheckpoint(), lambda _: None)
@@ -227,7 +227,7 @@ def single() -> Answer:
 
 
 def textbook_single() -> Answer:
-    """The same as a tutorial would write it in torch (float32), from our first weights."""
+    """The same in the style of a tutorial, in torch (float32), from our first weights."""
     fit, data = _single()
     began = time.perf_counter()
     x = torch.tensor((data.flat - fit.shift) / fit.scale, dtype=torch.float32)

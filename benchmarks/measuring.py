@@ -1,4 +1,4 @@
-"""What all measurements share: taking turns, the verdict, and the data."""
+"""The common parts of all measurements: taking turns, the verdict, and the data."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks import INHERITED
+from kmnist_pipeline.evidence import paths
 
 ROUNDS = 3
-ALIKE = 0.005  # how far the accuracies of trainings that are compared may lie apart
+ALIKE = 0.005  # the largest difference of accuracies between compared trainings
 SCHEDULER = "KMNIST_SCHEDULER"  # names a cluster
-PROCESSED = Path("data/processed/kmnist.npz")
+PROCESSED = Path(paths.processed("kmnist"))
 
-Answer = dict[str, float]  # what a candidate says of one run, such as `seconds` and `accuracy`
+Answer = dict[str, float]  # of a candidate about one run, such as `seconds` and `accuracy`
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a command as `make` starts it: this interpreter and this code first, and
-    workers on this machine alone."""
+    only workers on this machine."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{INHERITED.get('PATH', '')}"
     chosen = {"PATH": path, "PYTHONPATH": "src", SCHEDULER: ""}
     return {**INHERITED, **chosen, **(changes or {})}
@@ -30,7 +31,7 @@ def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
 def run(
     *command: str, folder: Path | None = None, variables: Mapping[str, str] | None = None
 ) -> None:
-    """Run a Python module with its arguments, without its output. Raises where it fails."""
+    """Run a Python module with its arguments, without its output. Raises if it fails."""
     try:
         subprocess.run(
             [sys.executable, *command],
@@ -46,7 +47,7 @@ def run(
 
 
 def interleaved(*candidates: Callable[[], object]) -> list[float]:
-    """The fastest of ROUNDS runs of each candidate, the candidates taking turns, in seconds."""
+    """The seconds of the fastest of ROUNDS runs of each candidate; candidates take turns."""
     fastest = [float("inf")] * len(candidates)
     for _ in range(ROUNDS):
         for position, candidate in enumerate(candidates):
@@ -57,10 +58,10 @@ def interleaved(*candidates: Callable[[], object]) -> list[float]:
 
 
 def in_turn(candidates: Mapping[str, Callable[[int], Answer]]) -> dict[str, Answer]:
-    """ROUNDS runs of each candidate, the candidates taking turns: of each the fastest `seconds`,
-    and the means of what else it answers.
+    """ROUNDS runs of each candidate, which take turns: returns for each the fastest `seconds`, and
+    the means of its other values.
 
-    A candidate is told the number of the round and takes its own time.
+    A candidate gets the number of the round and measures its time itself.
     """
     answers: dict[str, list[Answer]] = {name: [] for name in candidates}
     for number in range(ROUNDS):
@@ -79,9 +80,9 @@ def in_turn(candidates: Mapping[str, Callable[[int], Answer]]) -> dict[str, Answ
 def verdict(
     what: str, value: float, bound: float, least: bool, detail: str, *accuracies: float
 ) -> bool:
-    """Print one line; whether the bound holds, and any accuracies lie within half a point.
+    """Print a line; returns whether the bound holds, and accuracies are within half a point.
 
-    least: whether the bound is the smallest value that is allowed, or the largest.
+    least: whether the bound is the smallest allowed value, or the largest.
     """
     alike = not accuracies or max(accuracies) - min(accuracies) <= ALIKE
     holds = alike and (value >= bound if least else value <= bound)
@@ -94,7 +95,7 @@ def verdict(
 
 
 def unmeasured(what: str, why: str) -> bool:
-    """Print that something could not be measured, which holds no bound."""
+    """Print that something could not be measured, which counts as a missed bound."""
     print(f"MISS {what}: not measured; {why}", flush=True)
     return False
 
@@ -105,7 +106,7 @@ def tell(text: str) -> None:
 
 
 def prepare(*datasets: str) -> None:
-    """Have DVC make the processed data of these data sets, where they are not there."""
+    """Make the missing processed data of these datasets with DVC."""
     for name in datasets:
-        if not Path(f"data/processed/{name}.npz").exists():
+        if not Path(paths.processed(name)).exists():
             run("-m", "dvc", "repro", "--quiet", f"preprocess@{name}")

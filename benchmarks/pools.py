@@ -1,4 +1,4 @@
-"""The pool of fits, to be timed in a process of its own."""
+"""The pool of fits, to be timed in its own process."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.fits import plan, pool
 from kmnist_pipeline.fits.plan import Plan
 from kmnist_pipeline.fits.store import Store
-from kmnist_pipeline.provenance import graph
+from kmnist_pipeline.repository import locks
 
 REPORT = "kmnist_linear"
-EPOCHS, SEEDS = 10, [0]  # in place of 50 and five: a round is to stay below 2 minutes
-SIDE, IMAGES = 2, 8  # of the images that empty fits train on, and how many
+EPOCHS, SEEDS = 10, [0]  # instead of 50 and five: a round must take less than 2 minutes
+SIDE, IMAGES = 2, 8  # the side and number of the images that empty fits train on
 
 
 def load() -> None:
-    """Nothing, so that workers are all that is timed."""
+    """Do nothing, so that only workers are timed."""
 
 
 @cache
 def _plans() -> list[Plan]:
-    """The plans of all stages of a report that train, with fewer epochs and seeds."""
-    params = graph.load(Path("params.yaml").read_text(), "params.yaml")
+    """The plans of a report's stages that train, with fewer epochs and seeds."""
+    params = locks.load(Path("params.yaml").read_text(), "params.yaml")
     for experiment in params["experiments"].values():
         experiment["seeds"] = SEEDS
         if "epochs" in experiment["trainer"]:
@@ -43,7 +43,7 @@ def _plans() -> list[Plan]:
 
 
 def plan_report() -> Answer:
-    """Make the plans, off the clock; the number of different `fits`."""
+    """Make the plans, which is not timed; returns the number of different `fits`."""
     return {"fits": len({task.key for planned in _plans() for task in planned.tasks()})}
 
 
@@ -56,7 +56,7 @@ def report() -> Answer:
 
 
 def empty(fits: int) -> Answer:
-    """So many fits that have next to nothing to compute: `planned` and `seconds` in all."""
+    """Train fits that compute almost nothing; returns the total seconds `planned` and `seconds`."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(256, size=(IMAGES, SIDE, SIDE)).astype(np.uint8)
     labels = np.arange(IMAGES) % 2

@@ -1,4 +1,4 @@
-"""What predictions cost: of a whole test set, of a folder, of one image, and of a command."""
+"""The time of predictions: of a whole test set, a folder, one image, and a command."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.measuring import PROCESSED, interleaved, prepare, run, verdict
 from kmnist_pipeline.data import dataset
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.serving import predict
 from kmnist_pipeline.serving.classifier import Classifier
 from kmnist_pipeline.serving.inputs import Form, read
@@ -49,7 +50,7 @@ def evaluation() -> bool:
 
 
 def in_batch() -> bool:
-    """Images a second from a folder of PNG files and from one NPZ, reading to writing."""
+    """Images a second from a folder of PNG files and from one NPZ, with reading and writing."""
     classifier, images, count = _predictor(), _images(), 2000
     with tempfile.TemporaryDirectory() as name:
         folder, array = Path(name) / "scans", Path(name) / "images.npz"
@@ -69,7 +70,7 @@ def in_batch() -> bool:
 
 
 def one() -> bool:
-    """Latency of one image in a process that is ready, from the PNG file to its answer."""
+    """The latency of one image in a running process, from the PNG file to its answer."""
     classifier, count = _predictor(), 50
     form = Form(classifier.shape, classifier.pixel_max)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +87,7 @@ def one() -> bool:
 
 
 def start_up() -> bool:
-    """`kmnist predict` of one image, from the shell's prompt to the next."""
+    """`kmnist predict` of one image, from start to exit."""
     _predictor()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "one.png"
@@ -96,7 +97,7 @@ def start_up() -> bool:
             run("-m", "kmnist_pipeline.cli", "predict", str(path), *options)
 
         named, champion = interleaved(lambda: command("--model", PREDICTED), command)
-    detail = f"one image by {PREDICTED}; by the champion, or the best where none is, {champion:.2f}"
+    detail = f"one image by {PREDICTED}; by the champion, or else the best model, {champion:.2f}"
     return verdict("kmnist predict, seconds", named, 1.5, False, detail)
 
 
@@ -106,8 +107,8 @@ def _images() -> dataset.Images:
 
 
 def _predictor() -> Classifier:
-    """The report's softmax regression, trained if need be."""
-    if not Path(f"models/{PREDICTED}.safetensors").exists():
+    """The softmax regression of the report, trained if necessary."""
+    if not Path(paths.weights(PREDICTED)).exists():
         run("-m", "dvc", "repro", f"evaluate@{PREDICTED}")
     return predict.choose(PREDICTED, "kmnist")[0]
 

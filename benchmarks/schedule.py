@@ -1,5 +1,5 @@
-"""The pool of fits: two workers against one, what a fit costs beside its training, and how long
-all fits of params.yaml take on more cores, computed from the durations that the store keeps."""
+"""The pool of fits: two workers against one, the overhead of a fit, and the time of all fits of
+params.yaml on more cores, computed from the durations in the store."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from benchmarks.candidate import Candidate
 from benchmarks.measuring import in_turn, prepare, tell, unmeasured, verdict
 from kmnist_pipeline.commands import fit
 from kmnist_pipeline.config import grid
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits import plan, store
 from kmnist_pipeline.fits.plan import Plan, Task
 from kmnist_pipeline.fits.store import Store
-from kmnist_pipeline.provenance import graph
+from kmnist_pipeline.repository import locks
 
 WORKERS = "LOKY_MAX_CPU_COUNT"
-EMPTY, TRIED, LONGEST = 10_000, 500, 60.0  # fits, those that tell how many, seconds for them
+EMPTY, TRIED, LONGEST = 10_000, 500, 60.0  # fits, fits to estimate from, their seconds
 CORES = (1, 2, 4, 16, 64)
 
 
 def two_workers() -> bool:
-    """All fits of kmnist_linear, of few epochs and one seed, on one worker and on two."""
+    """All fits of kmnist_linear, with few epochs and one seed, on one worker and on two."""
     prepare("kmnist")
     with (
         Candidate("pools", "portable", variables={WORKERS: "1"}) as one,
@@ -39,13 +40,13 @@ def two_workers() -> bool:
 
 
 def empty_fits() -> bool:
-    """What a fit costs beside its training: 10,000 of them that compute next to nothing."""
+    """The overhead of a fit: 10,000 fits that compute almost nothing."""
     with Candidate("pools", "portable") as candidate:
         each = candidate.ask("empty", fits=TRIED)["seconds"] / TRIED
         fits = min(EMPTY, max(TRIED, round(LONGEST / each / TRIED) * TRIED))
         taken = candidate.ask("empty", fits=fits)
     planned, each = (1000 * taken[name] / fits for name in ("planned", "seconds"))
-    detail = f"{fits} empty fits in one plan, {planned:.1f} ms each of it to plan them"
+    detail = f"{fits} empty fits in one plan, of which planning takes {planned:.1f} ms each"
     if fits < EMPTY:
         detail += f"; {EMPTY} would take more than {LONGEST:.0f} s"
     return verdict("overhead of a fit, ms", each, 50, False, detail)
@@ -55,8 +56,8 @@ def empty_fits() -> bool:
 class Job:
     """A fit in a schedule.
 
-    seconds: how long it takes; cost: by which the pool orders what is ready; after: the keys of
-    the fits that must be done before.
+    seconds: its duration; cost: the pool starts the most costly fit first; after: the keys of the
+    fits that must end before it.
     """
 
     label: str
@@ -69,41 +70,41 @@ def all_fits() -> bool:
     """The time of all fits of params.yaml on 1 to 64 cores, from the durations in the store."""
     what = "all fits on 4 cores / the least possible"
     prepare("kmnist")
-    params = graph.load(Path("params.yaml").read_text(), "params.yaml")
+    params = locks.load(Path("params.yaml").read_text(), "params.yaml")
     kept = store.default()
     known = {e.key: e.about["seconds"] for e in kept.entries() if e.finished and e.about}
     absent = _unprocessed(params)
     tasks = _tasks(params, kept, known, absent)
     jobs, estimated, unknown = _jobs(tasks, known)
     if absent:
-        tell(f"all fits but those of {', '.join(absent)}, whose data are not processed here")
+        tell(f"without the fits of {', '.join(absent)}, whose data are not processed here")
     for family, count in unknown.items():
-        tell(f"left out: {count} fits of {family}, of which {kept.folder} knows none")
+        tell(f"left out: {count} fits of {family}, because {kept.folder} has none of them")
     if not jobs:
-        return unmeasured(what, f"{kept.folder} knows none of {len(tasks)} fits")
+        return unmeasured(what, f"{kept.folder} has none of {len(tasks)} fits")
 
     total, (chain, last) = sum(job.seconds for job in jobs.values()), longest_chain(jobs)
     times = {cores: makespan(jobs, cores) for cores in CORES}
-    guess = f"{estimated} of them estimated by what known fits of their family take for their cost"
+    guess = f"{estimated} of them estimated by cost from known fits of their family"
     tell(
         f"{len(jobs)} fits of params.yaml, {guess if estimated else 'their durations known'}: "
-        + ", ".join(f"{_told(times[cores])} on {cores}" for cores in CORES)
+        + ", ".join(f"{_duration(times[cores])} on {cores}" for cores in CORES)
         + " cores"
     )
-    detail = f"the longest chain, {_told(chain)}, ends with {last}"
+    detail = f"the longest chain, {_duration(chain)}, ends with {last}"
     return verdict(what, times[4] / max(total / 4, chain), 1.2, False, detail)
 
 
 def _unprocessed(params: dict[str, Any]) -> list[str]:
-    """The data sets of models that are not processed here."""
+    """The datasets of models whose data are not processed here."""
     datasets = sorted({about["dataset"] for about in params["models"].values()})
-    return [name for name in datasets if not Path(f"data/processed/{name}.npz").exists()]
+    return [name for name in datasets if not Path(paths.processed(name)).exists()]
 
 
 def _tasks(
     params: dict[str, Any], kept: Store, known: Mapping[str, float], absent: list[str]
 ) -> dict[str, tuple[Task, frozenset[str]]]:
-    """All fits by key, each with the keys of those that it waits for."""
+    """All fits by key, each with the keys of the fits that it waits for."""
     found: dict[str, tuple[Task, frozenset[str]]] = {}
     for kind, section in fit.SECTIONS.items():
         for name in params[section]:
@@ -111,14 +112,14 @@ def _tasks(
                 continue
             planned = fit.plan_of(f"{kind}@{name}", params)
             first = {task.key: task for task in planned.tasks()}
-            # What several stages need waits for nothing that one of them can do without.
+            # A fit that several stages need waits only for fits that all of them wait for.
             found |= {key: (task, frozenset()) for key, task in first.items()}
             if planned.choose is None:
                 continue
             if first.keys() <= known.keys():
                 planned.advance(kept)
                 again = planned
-            else:  # whoever wins, it costs about the same
+            else:  # it costs about the same for every winner
                 study = params["studies"][name]
                 trial = grid.retrained(study, params["experiments"][study["base"]], 0)
                 again = Plan(name, {plan.RETRAINED: trial}, planned.images)
@@ -130,8 +131,8 @@ def _tasks(
 def _jobs(
     tasks: Mapping[str, tuple[Task, frozenset[str]]], known: Mapping[str, float]
 ) -> tuple[dict[str, Job], int, Counter[str]]:
-    """The fits with their durations, how many of these are estimated, and how many fits of which
-    families cannot be: no fit of theirs is known."""
+    """The fits with durations, the number of estimated durations, and the number of fits by family
+    that cannot be estimated, because no fit of the family is known."""
     seconds: dict[str, float] = defaultdict(float)
     cost: dict[str, float] = defaultdict(float)
     for key, (task, _) in tasks.items():
@@ -151,7 +152,7 @@ def _jobs(
 
 
 def makespan(jobs: Mapping[str, Job], cores: int) -> float:
-    """Seconds until all are done, where a free core takes the most costly that is ready."""
+    """Seconds until all jobs are done, if a free core takes the most costly job that is ready."""
     waits = {key: {other for other in job.after if other in jobs} for key, job in jobs.items()}
     ready = [(-job.cost, key) for key, job in jobs.items() if not waits[key]]
     heapq.heapify(ready)
@@ -186,7 +187,7 @@ def longest_chain(jobs: Mapping[str, Job]) -> tuple[float, str]:
     return ends[key], jobs[key].label
 
 
-def _told(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,6 +1,6 @@
-"""What stages and commands cost beside their training: evidence, DVC's own work, memory.
+"""The cost of stages and commands without training: evidence, DVC's own work, memory.
 
-Stages run in a copy of the project's files, so that the evidence here stays as it is.
+Stages run in a copy of the project's files, so that the evidence here stays unchanged.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ import psutil
 
 from benchmarks.measuring import environment, interleaved, prepare, run, unmeasured, verdict
 from kmnist_pipeline.commands import fit
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits.store import VARIABLE as FITS
 
 DIGITS = "digits_softmax"
-WATCHED = 60  # seconds of a stage in which its memory is looked at
-# Stages, and how many GiB they may take.
+WATCHED = 60  # seconds of a stage in which its memory is measured
+# Stages, and how many GiB they may use.
 PEAKS = (
     ("kfold-train", "kmnist_softmax", 2),
     ("kfold-train", "kmnist_improved_cnn", 4),
     ("evaluate", "kmnist_tuned_cnn", 4),
 )
 
-# What `kfold-train` does but for evidence and MLflow: its configuration and its fits.
+# The work of `kfold-train` without evidence and MLflow: its configuration and its fits.
 BARE = f"""
 from kmnist_pipeline import arithmetic
 arithmetic.select()
@@ -41,20 +42,20 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from kmnist_pipeline.commands import fit
-from kmnist_pipeline.config import schema
+from kmnist_pipeline.config import rules
 from kmnist_pipeline.fits import training
 with initialize_config_dir(str(Path.cwd()), version_base=None):
     params = OmegaConf.to_container(compose("params"), resolve=True)
-schema.check(params)
+rules.check(params)
 training.train(fit.plan_of("kfold-train@{DIGITS}", params))
 """
 
 
 @contextmanager
 def workplace(*ignored: str) -> Iterator[Path]:
-    """A copy of the files of this project, in a repository of its own.
+    """A copy of the files of this project, in its own repository.
 
-    ignored: files to copy that Git does not know, such as processed data.
+    ignored: untracked files to copy too, such as processed data.
     """
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     known = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
@@ -94,16 +95,16 @@ def stage(kind: str, name: str, folder: Path, **variables: str) -> Iterator[subp
 
 
 def evidence() -> bool:
-    """A k-fold stage with lineage, outs and MLflow against its configuration and fits alone."""
+    """A k-fold stage with lineage, outs and MLflow, against only its configuration and fits."""
     prepare("digits")
-    with workplace("data/processed/digits.npz") as folder:
+    with workplace(paths.processed("digits")) as folder:
         store, empty = folder.parent / "store.db", folder.parent / "empty.db"
         uri = {"MLFLOW_TRACKING_URI": f"sqlite:///{store}"}
         run("-c", "import mlflow; mlflow.MlflowClient().search_experiments()", variables=uri)
         store.rename(empty)
 
         def logged() -> None:
-            shutil.copy(empty, store)  # a store that knows the run already would have little to do
+            shutil.copy(empty, store)  # a store that has the run would have little to do
             with stage("kfold-train", DIGITS, folder, **uri) as process:
                 if process.wait():
                     raise RuntimeError(f"kfold-train@{DIGITS} fails: run it by hand to see why")
@@ -118,24 +119,24 @@ def evidence() -> bool:
 
 
 def nothing_to_do() -> bool:
-    """`dvc repro` when all is fresh."""
-    with contextlib.redirect_stdout(io.StringIO()):  # DVC says what it finds in its cache
+    """`dvc repro` when all stages are up to date."""
+    with contextlib.redirect_stdout(io.StringIO()):  # DVC prints what it finds in its cache
         stale = fit.stale([])
-    command = "status" if stale else "repro"  # which would train for hours
+    command = "status" if stale else "repro"  # repro would train for hours
     (seconds,) = interleaved(lambda: run("-m", "dvc", command))
-    detail = f"{len(stale)} stages are stale: `dvc status`" if stale else "all stages fresh"
+    detail = f"{len(stale)} stages are stale: `dvc status`" if stale else "all up to date"
     return verdict("dvc repro with nothing to do, seconds", seconds, 5, False, detail)
 
 
 def tracing() -> bool:
-    """`kmnist trace` of a figure and of the largest page, the interpreter's start included."""
+    """`kmnist trace` of a figure and of the largest page, with the start of Python."""
 
     def traced(file: str) -> None:
         run("-m", "kmnist_pipeline.cli", "trace", file)
 
     figure, page = interleaved(
-        lambda: traced("figures/kmnist_linear/kmnist_softmax/curves.png"),
-        lambda: traced("reports/kmnist_linear/index.html"),
+        lambda: traced(f"{paths.figures('kmnist_linear', 'kmnist_softmax')}/curves.png"),
+        lambda: traced(f"{paths.page('kmnist_linear')}/index.html"),
     )
     detail = f"a figure {figure:.2f} s, a report {page:.2f} s"
     return verdict("kmnist trace, seconds", max(figure, page), 1, False, detail)
@@ -148,13 +149,13 @@ def memory() -> bool:
 
 
 def _peak(kind: str, name: str, bound: float) -> bool:
-    """The most that a stage and its workers hold at once (shared pages counted twice)."""
-    what, model = f"peak memory of {kind}@{name}, GiB", f"models/{name}.safetensors"
+    """The peak memory of a stage with its workers (shared pages count twice)."""
+    what, model = f"peak memory of {kind}@{name}, GiB", paths.weights(name)
     if kind == "evaluate" and not os.path.exists(model):
-        return unmeasured(what, f"{model} is not here")
+        return unmeasured(what, f"{model} does not exist")
     peak = 0
     with (
-        workplace("data/processed/kmnist.npz", model) as folder,
+        workplace(paths.processed("kmnist"), model) as folder,
         stage(kind, name, folder, LOKY_MAX_CPU_COUNT="2") as process,
     ):
         watched = psutil.Process(process.pid)

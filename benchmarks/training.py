@@ -1,7 +1,7 @@
-"""How fast the training loops are, beside those that a tutorial would write in torch.
+"""The speed of our training loops, compared with loops in the style of a tutorial in torch.
 
-Each of them runs in a process of its own (`candidate`), because the arithmetic must be chosen
-before NumPy and torch are loaded; the processes take turns.
+Each loop runs in its own process (`candidate`), because the arithmetic must be chosen before NumPy
+and torch are loaded; the processes take turns.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from benchmarks.measuring import Answer, in_turn, prepare, tell, verdict
 
 TWICE, TEXTBOOK = "two portable fits side by side", "textbook on two threads"
 PORTABLE, NATIVE, BFLOAT16 = "portable float32", "native float32", "native bfloat16"
-CORES = {TEXTBOOK: 2}  # that a candidate keeps busy with one fit, where it is not 1
+CORES = {TEXTBOOK: 2}  # that one fit of a candidate uses, if it is not 1
 IN_SILICON = {"avx512_bf16", "amx_bf16"}
-# What bfloat16 in silicon is worth against the textbook's loop, core by core.
+# The least gain of bfloat16 in hardware over the textbook's loop, for each core.
 BFLOAT16_BOUNDS = {"simple": 2.2, "improved": 2.5}
 
 
 def networks() -> bool:
-    """Images a second and core of the Simple and the Improved CNN in each arithmetic."""
+    """Images a second and core for the Simple and the Improved CNN in each arithmetic."""
     prepare("kmnist")
     with ExitStack() as stack:
         twins = [stack.enter_context(Candidate("loops", "portable")) for _ in range(2)]
@@ -77,7 +77,7 @@ def _network(
     for name, images in speed.items():
         share = images * size["operations"] / matrix["native"]
         tell(
-            f"  {name}: {images:.0f} images/s and core, {share:.0%} of the latter; "
+            f"  {name}: {images:.0f} images/s and core, {share:.0%} of the matrix product; "
             f"accuracy {accuracy[name]:.4f}"
         )
     if not able:
@@ -102,7 +102,7 @@ def _network(
 
 
 def _has_bfloat16() -> bool:
-    """Whether the CPU has bfloat16 in silicon; others compute it eleven times more slowly."""
+    """Whether the CPU has bfloat16 in hardware; others compute it eleven times more slowly."""
     described = Path("/proc/cpuinfo")
     return described.exists() and bool(IN_SILICON & set(described.read_text().split()))
 

@@ -1,5 +1,5 @@
-"""The one base of all faults that a user can mend: shown as a message, without a traceback."""
+"""The base class of all errors that a user can fix; shown as a message, without a traceback."""
 
 
 class UserError(Exception):
-    """Its message names the file, the key or the value at fault, and the way out."""
+    """Its message names the wrong file, key or value, and says what to do."""

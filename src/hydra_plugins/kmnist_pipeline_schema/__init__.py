@@ -1,8 +1,7 @@
 """Hydra plugin: checks the composed configuration and composes its `models` map.
 
-DVC loads it from `hydra.plugins_path` when `dvc exp run` composes `conf/`, and `kmnist compose`
-loads it the same way, so that both refuse the same mistakes, in the same words, before any stage
-runs.
+DVC loads it from `hydra.plugins_path` when `dvc exp run` composes `conf/`. `kmnist compose` loads
+it the same way. So both refuse the same mistakes with the same message, before any stage runs.
 """
 
 import functools
@@ -16,25 +15,25 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-# At import time: DVC takes the plugins' folder off sys.path afterwards.
-from kmnist_pipeline.config import schema
+# At import time, because DVC removes the plugins' folder from sys.path afterwards.
+from kmnist_pipeline.config import rules
 from kmnist_pipeline.errors import UserError
 
 MENU = "config"
 
 
 class RefusedError(UserError, ConfigCompositionException, DvcException):
-    """A configuration that cannot be: `kmnist`, Hydra and DVC all print the bare message."""
+    """An invalid configuration: `kmnist`, Hydra and DVC print only the message."""
 
 
 def _models(_root_: DictConfig) -> Any:
     sections = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "models")}
     config = OmegaConf.create(sections)
-    # Studies take keys from their base by interpolation, which would say only that it failed.
+    # Studies interpolate keys of their base; an error of the interpolation would not name it.
     others = OmegaConf.masked_copy(config, [str(key) for key in config if key != "studies"])
-    schema.check(_plain(others))
-    schema.check_bases(_plain(config, resolve=False))
-    return OmegaConf.create(schema.models_of(schema.check(_plain(config))))
+    rules.check(_plain(others))
+    rules.check_bases(_plain(config, resolve=False))
+    return OmegaConf.create(rules.models_of(rules.check(_plain(config))))
 
 
 def _plain(config: DictConfig, resolve: bool = True) -> dict[Any, Any]:
@@ -42,10 +41,10 @@ def _plain(config: DictConfig, resolve: bool = True) -> dict[Any, Any]:
 
 
 def _refusing(load: Any) -> Any:
-    """`load_configuration` that says what is allowed where Hydra says only what is not.
+    """Wrap `load_configuration`, so that its errors say what is allowed, which Hydra's do not.
 
-    Hydra offers plugins no place between reading a configuration and applying overrides to it,
-    and DVC presents errors of Hydra as unexpected errors of its own.
+    Hydra's plugins cannot act between reading a configuration and applying overrides to it, and
+    DVC reports an error of Hydra as an unexpected error in DVC.
     """
 
     @functools.wraps(load)
@@ -56,8 +55,8 @@ def _refusing(load: Any) -> Any:
             cfg = load(self, config_name, overrides, *args, **named)
             if config_name == MENU:
                 if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
-                    raise schema.ConfigError("models: is composed; must be ${kmnist.models:}")
-                cfg.models = cfg.models  # once; whoever reads the node composes and checks again
+                    raise UserError("models: is composed; must be ${kmnist.models:}")
+                cfg.models = cfg.models  # keep it: each read of the node composes and checks
         except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
             raise RefusedError(_explain(error, overrides)) from None
         return cfg

@@ -1,1 +1,1 @@
-"""What the subcommands of `kmnist` do, one module each."""
+"""The work of the subcommands of `kmnist`: a module or a package for each."""

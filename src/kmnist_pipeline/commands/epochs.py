@@ -1,8 +1,8 @@
-"""The first epochs of all fits of some stages, for `kmnist verify --epochs`.
+"""Trains the first epochs of all fits of some stages, for `kmnist verify --epochs`.
 
-Runs in the folder of a project whose data are processed:
-`python -m kmnist_pipeline.commands.epochs EPOCHS STAGE...`. Prints, by stage, the digests of the
-weights of each fit as JSON, and takes nothing from the store of fits.
+It runs in the folder of a project whose data are processed:
+`python -m kmnist_pipeline.commands.epochs EPOCHS STAGE...`. It prints JSON: the digests of the
+weights of each fit, by stage. It uses no results from the store of fits.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Any
 
 from kmnist_pipeline import arithmetic
 
-arithmetic.select()  # before NumPy is loaded; its caller has checked the variable
+arithmetic.select()  # before NumPy is loaded; the caller has checked the variable
 
 from kmnist_pipeline.commands import fit  # noqa: E402
 from kmnist_pipeline.errors import UserError  # noqa: E402
-from kmnist_pipeline.evidence import numbers  # noqa: E402
+from kmnist_pipeline.evidence import numbers, paths  # noqa: E402
 from kmnist_pipeline.fits import pool  # noqa: E402
 from kmnist_pipeline.fits.plan import Plan, name_of  # noqa: E402
 from kmnist_pipeline.fits.store import Store  # noqa: E402
-from kmnist_pipeline.provenance import graph  # noqa: E402
+from kmnist_pipeline.repository import locks  # noqa: E402
 
 Digests = dict[str, list[str]]  # of the weights after each epoch, by trial, seed and fold
 
 
 def first_epochs(epochs: int, stages: list[str]) -> dict[str, Digests]:
-    """Train the first epochs of every fit of the stages; their digests by stage."""
-    params = graph.load(Path("params.yaml").read_text(), "params.yaml")
+    """Train the first epochs of every fit of the stages; returns the digests by stage."""
+    params = locks.load(Path("params.yaml").read_text(), "params.yaml")
     plans = {stage: fit.plan_of(stage, params, _winner(stage, params)) for stage in stages}
     with tempfile.TemporaryDirectory(prefix="fits-") as folder:
         store = Store(Path(folder))
@@ -39,21 +39,21 @@ def first_epochs(epochs: int, stages: list[str]) -> dict[str, Digests]:
 
 
 def _winner(stage: str, params: dict[str, Any]) -> str | None:
-    """The trial that a study's evidence retrained, for a few epochs might choose another."""
+    """The trial that a study's evidence retrained; a few epochs might choose another one."""
     kind, _, name = stage.partition("@")
     if kind != "tune":
         return None
-    path = Path(f"metrics/{params['models'][name]['report']}/{name}/validation.json")
+    path = Path(paths.numbers(params["models"][name]["report"], name, "validation.json"))
     return numbers.read(path)["winner"]
 
 
 def _digests(plan: Plan, store: Store) -> Digests:
     found = {}
-    for wave, trials in enumerate(plan.waves):
-        for (trial, tasks), seeds in zip(trials.items(), plan.fits(store, wave), strict=True):
-            for own, folds in zip(tasks, seeds, strict=True):
-                for task, fitted in zip(own, folds, strict=True):
-                    found[name_of(trial, task.fit.seed, task.fit.fold)] = fitted.digests
+    for wave in range(len(plan.waves)):
+        for name, trial in plan.trained(store, wave).items():
+            for seed, folds in zip(trial.experiment["seeds"], trial.fits, strict=True):
+                for fold, fitted in enumerate(folds):
+                    found[name_of(name, seed, fold)] = fitted.digests
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the store of fits holds, and cleaning it: `kmnist fits`."""
+"""Listing and cleaning the store of fits: `kmnist fits`."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from typing import Any
 
 from kmnist_pipeline.commands import fit
 from kmnist_pipeline.config import grid
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits.plan import RETRAINED
 from kmnist_pipeline.fits.store import Entry, Store
 
-LEFT = 3600  # seconds after which a file that is not yet whole has no process that writes it
+LEFT = 3600  # seconds after which no process writes an incomplete file any more
 
 
 def used(params: dict[str, Any]) -> tuple[set[str], list[str]]:
-    """The keys of all fits that the stages of `params.yaml` are made of, or may be.
+    """The keys of all fits that the stages of `params.yaml` use or may use.
 
-    Also the data sets that are not processed here, of whose stages nothing can be told.
+    Also returns the datasets that are not processed here: the fits of their stages are unknown.
     """
     keys, absent = set(), set()
     for kind, section in fit.SECTIONS.items():
         for name in params[section]:
             data = params["models"][name]["dataset"]
-            if not Path(f"data/processed/{data}.npz").exists():
+            if not Path(paths.processed(data)).exists():
                 absent.add(data)
                 continue
             plan = fit.plan_of(f"{kind}@{name}", params)
             keys |= {task.key for task in plan.tasks()}
             if plan.choose is None:
                 continue
-            study = params["studies"][name]  # each of its trials may win yet, and be trained again
+            study = params["studies"][name]  # each of its trials may win and be trained again
             base = params["experiments"][study["base"]]
             for position in range(len(plan.trials)):
                 again = grid.retrained(study, base, position)
@@ -43,9 +44,9 @@ def used(params: dict[str, Any]) -> tuple[set[str], list[str]]:
 
 
 def clean(store: Store, keys: set[str] | None) -> list[Entry]:
-    """Remove the fits and checkpoints of other keys, or all where None is given.
+    """Remove fits and checkpoints with other keys than `keys`, or all if it is None.
 
-    And what killed processes have left half-written.
+    Also remove incomplete files of killed processes.
     """
     for path in store.folder.glob("??/.*"):
         with suppress(FileNotFoundError):
@@ -58,19 +59,19 @@ def clean(store: Store, keys: set[str] | None) -> list[Entry]:
 
 
 def lines(store: Store) -> Iterator[str]:
-    """What the store holds, by experiment and study, for people."""
+    """The content of the store as text, by experiment and study."""
     entries = list(store.entries())
     of_model = defaultdict(list)
     for entry in entries:
         of_model[entry.about.get("label", "unfinished").split()[0]].append(entry)
-    yield f"{store.folder}: {told(entries)}"
+    yield f"{store.folder}: {summary(entries)}"
     width = max(map(len, of_model), default=0)
     for model in sorted(of_model):
-        yield f"  {model:<{width}}  {told(of_model[model])}"
+        yield f"  {model:<{width}}  {summary(of_model[model])}"
 
 
-def told(entries: Iterable[Entry]) -> str:
-    """Number, size and duration of some files of the store."""
+def summary(entries: Iterable[Entry]) -> str:
+    """The number, size and training time of files of the store, in words."""
     entries = list(entries)
     finished = [entry for entry in entries if entry.finished]
     seconds = sum(entry.about.get("seconds", 0) for entry in finished)

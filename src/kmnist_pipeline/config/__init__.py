@@ -1,1 +1,1 @@
-"""What may stand in conf/ and params.yaml, and the trials of a study."""
+"""What conf/ and params.yaml may contain, and the trials of a study."""

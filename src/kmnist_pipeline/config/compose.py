@@ -12,7 +12,7 @@ from kmnist_pipeline.errors import UserError
 def compose(conf: Path, overrides: list[str]) -> str:
     """The text of `params.yaml` for the menu `conf/config.yaml` with `overrides` applied.
 
-    Raises UserError with the key, the value and what is allowed: the Hydra plugin's words.
+    Raises UserError with the key, the value and what is allowed: the message of the Hydra plugin.
     """
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
@@ -24,7 +24,7 @@ def compose(conf: Path, overrides: list[str]) -> str:
 
 
 def show(text: str, name: str) -> str:
-    """The part of `params.yaml` that stands under `name` in one of its sections."""
+    """The part of `params.yaml` under `name`, a dataset, experiment, study or report."""
     from omegaconf import OmegaConf
 
     cfg: Any = OmegaConf.create(text)
@@ -37,12 +37,12 @@ def show(text: str, name: str) -> str:
         known = [str(key) for section in cfg if section != "evaluation" for key in cfg[section]]
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]}?" if close else "."
-        raise UserError(f"nothing is called {name}{hint} Known: {', '.join(sorted(set(known)))}")
+        raise UserError(f"{name}: no such name{hint} Known: {', '.join(sorted(set(known)))}")
     return "".join(f"# {key}\n{OmegaConf.to_yaml(part)}" for key, part in found.items())
 
 
 def difference(path: Path, text: str) -> str:
-    """What `path` lacks of `text`, as a unified diff."""
+    """The changes that turn the file `path` into `text`, as a unified diff."""
     old = path.read_text() if path.exists() else ""
     return "".join(
         difflib.unified_diff(

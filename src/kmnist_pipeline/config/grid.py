@@ -1,6 +1,6 @@
-"""The trials of a study: its base experiment with the values of one point in place of its own.
+"""The trials of a study: each is the base experiment, changed to the values of one point.
 
-Experiments are plain maps here, as they stand in `params.yaml`.
+Here an experiment is a plain map, as in `params.yaml`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ Experiment = dict[str, Any]
 
 
 class PointError(UserError, KeyError):
-    """A point that names a key which the base experiment does not have."""
+    """A point names a key that the base experiment does not have."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 def points(study: dict[str, Any]) -> list[dict[str, Any]]:
-    """The points of a study: those listed, or every combination of the values of `product`.
+    """The points of a study: the listed ones, or every combination of the values in `product`.
 
-    The values of the key that stands last change fastest.
+    The values of the last key change fastest.
     """
     product = study.get("product")
     if not product:
@@ -40,28 +40,28 @@ def name(point: dict[str, Any]) -> str:
 
 
 def trials(study: dict[str, Any], base: Experiment) -> dict[str, Experiment]:
-    """The experiments that a study tries, by trial name; those of equal name only once.
+    """The experiments that a study tries, by trial name; points of equal name give one trial.
 
-    Raises PointError where a point names a key that the base does not have.
+    Raises PointError if a point names a key that the base does not have.
     """
     shortened = apply({**base, "seeds": seeds(study, base)}, study.get("trial") or {})
     return {name(point): apply(shortened, point) for point in points(study)}
 
 
 def seeds(study: dict[str, Any], base: Experiment) -> list[int]:
-    """The seeds of a study: its own, or those of its base."""
+    """The seeds of a study, by default those of its base."""
     return study.get("seeds") or base["seeds"]
 
 
 def retrained(study: dict[str, Any], base: Experiment, position: int) -> Experiment:
-    """The base experiment with the point at `position` in place, without the study's `trial`."""
+    """The base experiment, changed to the point at `position` but not to the values of `trial`."""
     return apply({**base, "seeds": seeds(study, base)}, points(study)[position])
 
 
 def apply(base: Experiment, point: dict[str, Any]) -> Experiment:
     """`base` with the value of every dotted key of `point` replaced.
 
-    Raises PointError for a key that is not there.
+    Raises PointError for a key that `base` does not have.
     """
     trial = copy.deepcopy(base)
     for dotted, value in point.items():

@@ -1,1 +1,1 @@
-"""Data sets: sources, file formats, splits and scaling."""
+"""Datasets: sources, file formats, splits and scaling."""

@@ -1,4 +1,4 @@
-"""A processed data set: one npz of images, labels and the train/test split."""
+"""A processed dataset: one npz of images, labels and the train/test split."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Images:
         return Images(self.pixels[rows], self.labels[rows], self.index[rows], self.classes)
 
     def of_classes(self, classes: list[int] | None) -> Images:
-        """The images of the given classes, relabelled 0, 1, ... in the order given; None: all."""
+        """The images of `classes`, relabelled 0, 1, ... in that order; all images if it is None."""
         if classes is None:
             return self
         position = np.full(len(self.classes), -1)
@@ -52,7 +52,7 @@ def encode(
     test: np.ndarray,
     classes: list[str],
 ) -> bytes:
-    """The npz of the data set; the same content gives the same bytes."""
+    """The npz of the dataset; the same content gives the same bytes."""
     content = io.BytesIO()
     np.savez(
         content,
@@ -66,7 +66,7 @@ def encode(
 
 
 def load(path: Path, split: str, classes: list[int] | None = None) -> Images:
-    """The `train` or `test` images of the data set at `path`, restricted to `classes`."""
+    """The `train` or `test` images of the dataset at `path`, restricted to `classes`."""
     with np.load(path) as arrays:
         rows = arrays[split]
         names = tuple(str(name) for name in arrays["classes"])

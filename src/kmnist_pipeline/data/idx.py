@@ -12,11 +12,11 @@ UNSIGNED_BYTE = 0x08
 
 
 class FormatError(UserError, ValueError):
-    """Bytes that are not the IDX array they should be; the message says what was found."""
+    """Bytes that are not a valid IDX array; the message says why."""
 
 
 def decode(content: bytes) -> np.ndarray:
-    """The array in `content`, uint8, of the shape its header states.
+    """The array in `content`, uint8, of the shape that its header states.
 
     Raises FormatError on a wrong magic number and on content that is too short or too long.
     """

@@ -1,4 +1,4 @@
-"""Feature scaling x' = (x - shift) / scale, fitted on training images alone (kmnist_linear III)."""
+"""Feature scaling x' = (x - shift) / scale, fitted on training images only (kmnist_linear III)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 def fit(method: str, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The shift and scale of each of the D features, both (D,) float64.
 
-    images: (N, D) uint8, the training images and no others. `minmax` and `zscore` take one
-    minimum, maximum, mean and deviation over all pixels, as the report writes them;
-    `zscore_pixel` takes those of each pixel, as scikit-learn's StandardScaler does. A feature
-    that never varies is left unscaled.
+    images: (N, D) uint8, only training images. `minmax` and `zscore` take one minimum and maximum,
+    or mean and deviation, over all pixels, as the report writes them; `zscore_pixel` takes a mean
+    and deviation for each pixel, as scikit-learn's StandardScaler does. A feature that never
+    varies is left unscaled.
     """
     features = images.shape[1]
     if method == "none":
@@ -19,7 +19,7 @@ def fit(method: str, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if method == "minmax":
         low, high = float(images.min()), float(images.max())
         return np.full(features, low), np.full(features, (high - low) or 1.0)
-    # Sums of integers are exact: no order of summation shows, and a constant pixel has variance 0.
+    # Sums of integers are exact in any order, and a constant pixel has the variance 0.
     total = images.sum(axis=0, dtype=np.int64)
     squares = np.einsum("nd,nd->d", images, images, dtype=np.int64, casting="unsafe")
     if method == "zscore_pixel":

@@ -1,7 +1,7 @@
-"""The raw files of a data set, from the first source that has them all with the right content.
+"""Getting the raw files of a dataset from the first source that has all of them.
 
-What the sha256 of `conf/dataset/` pin is the decoded IDX content, so that every source counts as
-equal: a mirror folder, a web address of gz files, OpenML's table of pixels, scikit-learn's digits.
+A source is a mirror folder, a web address of gz files, OpenML's table of pixels, or scikit-learn's
+digits. The same check covers all: `conf/dataset/` has the sha256 of the decoded IDX content.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ READ_TIMEOUT = 30.0
 ATTEMPTS = 4
 BACKOFF = 1.0
 CHUNK = 1 << 16
-# Pixels and labels as bytes take an eighth of the memory of the default, and keep clear of the
-# default's categories, on which scikit-learn 1.9.1 with pandas 3.1 fails (scikit-learn 34902).
+# Pixels and labels as bytes take an eighth of the memory of the default, and avoid the default's
+# categories, with which scikit-learn 1.9.1 and pandas 3.1 fail (scikit-learn 34902).
 OPENML_CSV = {"dtype": "uint8", "quotechar": "'"}
 GZIP_MAGIC = b"\x1f\x8b"
 
 
 class SourceError(UserError):
-    """No source has the files; the message lists each, what it answered, and the ways out."""
+    """No source has the files; the message lists the answer of each, and says what to do."""
 
 
 class RefusedError(Exception):
-    """A source does not have the files; the message says in one line what it answered."""
+    """A source does not have the files; the message is one line with its answer."""
 
 
 class RepeatableError(Exception):
-    """A request that is worth repeating; the message says in one line what went wrong."""
+    """A request failed but may succeed if repeated; the message is one line with the reason."""
 
 
 @dataclass(frozen=True)
 class File:
-    """One decoded IDX file of a data set."""
+    """One decoded IDX file of a dataset."""
 
     name: str
     size: int
@@ -69,11 +69,11 @@ class File:
 
     @property
     def largest_gz(self) -> int:
-        """More bytes than any honest gz of this file has: what cannot be packed grows a little."""
+        """An upper bound of the size of this file as gz, which may be larger than the content."""
         return self.size + self.size // 100 + 4096
 
     def check(self, content: bytes) -> bytes:
-        """`content` itself; raises RefusedError where it is not the content of this file."""
+        """Returns `content`; raises RefusedError if it is not the content of this file."""
         if len(content) > self.size:
             raise RefusedError(f"{self.name} has more than the {self.size} bytes it should have")
         if len(content) < self.size:
@@ -87,7 +87,7 @@ class File:
 
 
 def files(dataset: Dataset) -> list[File]:
-    """The raw files of a data set, images before labels of each part."""
+    """The raw files of a dataset, images before labels of each part."""
     listed = []
     for part in dataset["parts"]:
         pixels = part["count"] * math.prod(dataset["shape"])
@@ -99,16 +99,16 @@ def files(dataset: Dataset) -> list[File]:
 
 
 def mirror_folder() -> Path:
-    """The folder of local copies, one folder a data set, that is asked before any network."""
+    """The folder of local copies, a folder for each dataset; it is tried before the network."""
     return Path(os.environ.get(MIRROR_VARIABLE) or DEFAULT_MIRROR)
 
 
 def fetch(name: str, dataset: Dataset, mirror: Path, partial_folder: Path) -> dict[str, bytes]:
-    """The decoded raw files of the data set `name` by file name, every one checked.
+    """The decoded and checked raw files of the dataset `name`, by file name.
 
-    mirror: is asked first, its folder `name` holding the files, packed (`.gz`) or not;
-    partial_folder: keeps what an interrupted download has got, and a later call goes on from it.
-    Raises SourceError where neither the mirror nor any of the data set's `sources` has all files.
+    mirror: is tried first; its folder `name` has the files, packed (`.gz`) or not;
+    partial_folder: keeps the received part of an interrupted download, which a later call resumes.
+    Raises SourceError if neither the mirror nor any of the dataset's `sources` has all files.
     """
     local = mirror / name
     sources = [str(local), *dataset["sources"]] if local.is_dir() else dataset["sources"]
@@ -123,9 +123,9 @@ def fetch(name: str, dataset: Dataset, mirror: Path, partial_folder: Path) -> di
     raise SourceError(
         f"no source has the raw files of {name}. Tried:\n"
         + "".join(f"  {refusal}\n" for refusal in refusals)
-        + f"Ways out: put {names} (or the same files unpacked) into {local}, or into a folder "
-        f"{name}/ of any mirror folder and name that one in {MIRROR_VARIABLE}; or run `make demo`, "
-        "which needs no network."
+        + f"Put {names} (or the same files unpacked) into {local}, or into a folder "
+        f"{name}/ of another mirror folder that {MIRROR_VARIABLE} names; or run `make demo`, which "
+        "needs no network."
     )
 
 
@@ -173,7 +173,7 @@ def _from_openml(name: str, version: int, dataset: Dataset, cache: Path) -> dict
     from sklearn.datasets import fetch_openml
 
     try:
-        # What scikit-learn warns of (retries, a wrong digest) comes back as the error below.
+        # The error below repeats scikit-learn's warnings (retries, a wrong digest).
         with _socket_timeout(READ_TIMEOUT), warnings.catch_warnings(action="ignore"):
             table = fetch_openml(
                 name,
@@ -187,8 +187,8 @@ def _from_openml(name: str, version: int, dataset: Dataset, cache: Path) -> dict
             return _cut(dataset, table.data, table.target)
     except RefusedError:
         raise
-    # Foreign content makes the parsers under fetch_openml raise nearly anything, and whatever it
-    # is, this source has no data set for us.
+    # The parsers in fetch_openml may raise any exception for unexpected content. Each of them
+    # means that this source does not have the dataset.
     except Exception as error:
         shutil.rmtree(cache, ignore_errors=True)
         raise RefusedError(_one_line(f"{type(error).__name__}: {error}")) from error
@@ -196,7 +196,7 @@ def _from_openml(name: str, version: int, dataset: Dataset, cache: Path) -> dict
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """A timeout for libraries that open connections without one, and would wait for ever."""
+    """A timeout for libraries that set none, and would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -206,7 +206,7 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _cut(dataset: Dataset, pixels: np.ndarray, labels: np.ndarray) -> dict[str, bytes]:
-    """The files of a data set that comes as one table, its parts one after the other."""
+    """The files of a dataset from one table, where its parts follow one another."""
     expected = (sum(part["count"] for part in dataset["parts"]), math.prod(dataset["shape"]))
     if pixels.shape != expected or labels.shape != expected[:1]:
         raise RefusedError(f"a table of {pixels.shape} and {labels.shape} instead of {expected}")
@@ -227,17 +227,17 @@ def _from_web(base: str, dataset: Dataset, partial_folder: Path) -> dict[str, by
     found = {}
     for file in files(dataset):
         url = f"{base.rstrip('/')}/{file.name}.gz"
-        # One name for each address: bytes of two servers never meet in one file.
+        # One file name for each address, so that no file mixes the bytes of two servers.
         server = hashlib.sha256(base.encode()).hexdigest()[:16]
         found[file.name] = _download(url, file, partial_folder / f"{server}-{file.name}.gz")
     return found
 
 
 def _download(url: str, file: File, partial: Path) -> bytes:
-    """The content of `file`, of which `partial` may hold a beginning from an earlier run.
+    """The content of `file`; `partial` may have its beginning from an earlier run.
 
-    The server may have changed its file since then. That needs no ETag: the digest finds out,
-    and whatever has the wrong content is fetched once more from the start.
+    The server may have changed its file since then. The digest shows this, so no ETag is needed:
+    a file with wrong content is downloaded once more from the start.
     """
     reason, spoiled = "", False
     for attempt in range(ATTEMPTS + 1):
@@ -245,7 +245,7 @@ def _download(url: str, file: File, partial: Path) -> bytes:
             try:
                 return _unpacked(partial, file)
             except EOFError:
-                reason = reason or f"{partial.stat().st_size} bytes, then nothing more"
+                reason = reason or f"{partial.stat().st_size} bytes, then the connection ended"
             except RefusedError as refused:
                 partial.unlink()
                 if spoiled:
@@ -262,9 +262,9 @@ def _download(url: str, file: File, partial: Path) -> bytes:
 
 
 def _receive(url: str, file: File, partial: Path) -> None:
-    """One request for what `partial` lacks, written to it as it comes."""
+    """Request the rest of `partial` once, and append what arrives."""
     have = _size(partial)
-    # Without `identity` a server may pack the gz file once more.
+    # Without `identity` a server may compress the gz file again.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
     try:
@@ -292,11 +292,11 @@ def _store(response: requests.Response, file: File, partial: Path, have: int) ->
     chunk = next(chunks, b"")
     if not chunk:
         raise RepeatableError(f"{status}, but an empty body")
-    # Before anything is written: the page of a login or an outage must not cost what is there.
+    # Checked before writing: a login or error page must not overwrite what was received before.
     if have == 0 and not chunk.startswith(GZIP_MAGIC):
         kind = response.headers.get("Content-Type", "content of no stated type")
         raise RefusedError(f"{file.name}.gz: {status}, but {kind} instead of gzip")
-    # Unbuffered, so that a killed process leaves all it got.
+    # Unbuffered, so that a killed process leaves everything that it received.
     with (
         partial.open("ab" if have else "wb", buffering=0) as stored,
         tqdm(
@@ -326,17 +326,17 @@ def _size(path: Path) -> int:
 
 
 def _unpacked(path: Path, file: File) -> bytes:
-    """The checked content of a gz file; raises EOFError where its end is missing."""
+    """The checked content of a gz file; raises EOFError if its end is missing."""
     try:
         with gzip.open(path) as packed:
-            # One byte too many tells a gz bomb from the file, and is all of it that is unpacked.
+            # One byte more than expected shows that the file is too large; the rest stays packed.
             return file.check(packed.read(file.size + 1))
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise RefusedError(f"{file.name}.gz is no sound gzip: {error}") from error
+        raise RefusedError(f"{file.name}.gz is not a valid gzip file: {error}") from error
 
 
 def _cause(error: BaseException) -> str:
-    """What was at the bottom of an error that `requests` wraps several times."""
+    """The original cause of an error that `requests` wraps several times."""
     while deeper := error.__cause__ or error.__context__:
         error = deeper
     return _one_line(str(error) or type(error).__name__)

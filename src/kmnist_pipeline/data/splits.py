@@ -12,11 +12,11 @@ from kmnist_pipeline.errors import UserError
 
 
 class SplitError(UserError, ValueError):
-    """A split that the number of images does not allow."""
+    """A split that needs more images than there are."""
 
 
 def subset(n: int, size: int | None, seed: int) -> np.ndarray:
-    """`size` of the rows 0..n-1 without repetition, in random order; None: all, in order."""
+    """`size` different rows of 0..n-1 in random order; all rows in order if it is None."""
     if size is None:
         return np.arange(n)
     if size > n:
@@ -25,10 +25,10 @@ def subset(n: int, size: int | None, seed: int) -> np.ndarray:
 
 
 def folds(n: int, validation: Mapping[str, Any], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The (training, validation) rows of each fold; a holdout is one fold, as is no validation.
+    """The (training, validation) rows of each fold; `holdout` and `none` have one fold.
 
-    validation: `method` and what it needs: `kfold` and `folds`, `holdout` and `fraction`, or
-    `none`, where all rows are trained on.
+    validation: its `method` is `kfold` with `folds`, `holdout` with `fraction`, or `none`, where
+    all rows are training rows.
     """
     if validation["method"] == "kfold":
         return list(kfold(n, validation["folds"], seed))
@@ -49,8 +49,8 @@ def holdout(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]
 def kfold(n: int, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The (training, validation) rows of each of `folds` folds of a shuffled k-fold.
 
-    Every row is validated once; fold sizes differ by at most one. Rows come sorted, so that
-    their order tells nothing about the shuffle that training makes of them.
+    Every row is a validation row once; fold sizes differ by at most one. The rows are sorted, so
+    that their order does not affect how training shuffles them.
     """
     if folds > n:
         raise SplitError(f"{folds} folds need at least {folds} images, and there are {n}")

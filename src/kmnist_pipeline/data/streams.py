@@ -1,4 +1,4 @@
-"""Random streams: one of its own for each seed and purpose."""
+"""Random streams, one for each seed and purpose."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import numpy as np
 
 
 def generator(seed: int, *purpose: int) -> np.random.Generator:
-    """A random stream of its own for each seed and purpose, so that no use shifts another."""
+    """The random stream of a seed and purpose; streams do not affect each other."""
     return np.random.default_rng((seed, *purpose))

@@ -1,1 +1,1 @@
-"""Metrics and figures: functions from arrays."""
+"""Metrics, confidence routing and verdicts: functions of arrays and numbers."""

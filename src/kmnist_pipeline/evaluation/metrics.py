@@ -11,15 +11,15 @@ SCORES = ("accuracy", "precision", "recall", "f1")  # the last three are means o
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Counts (C, C) int64: rows are true classes, columns predicted ones."""
+    """Counts (C, C) int64: rows are true classes, columns are predicted classes."""
     cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
     return cells.reshape(classes, classes)
 
 
 def scores(counts: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
-    """Accuracy and macro precision, recall and F1, with the same per class.
+    """Accuracy and macro precision, recall and F1, and these three for each class.
 
-    A class that is never predicted has precision 0, as one without images has recall 0.
+    A class that is never predicted has precision 0; a class without images has recall 0.
     """
     right = np.diag(counts).astype(float)
     support, chosen = counts.sum(axis=1), counts.sum(axis=0)
@@ -48,7 +48,7 @@ def scores(counts: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def pack_bits(right: np.ndarray) -> str:
-    """Which of N predictions are right, as hexadecimal digits (eight predictions a pair)."""
+    """Which of N predictions are correct, as hexadecimal digits (two for eight predictions)."""
     return np.packbits(right).tobytes().hex()
 
 
@@ -58,7 +58,7 @@ def unpack_bits(text: str, n: int) -> np.ndarray:
 
 
 def compared(scores: dict[str, Any]) -> dict[str, Any]:
-    """Of `scores`, what one compares between models."""
+    """The part of `scores` that people compare between models."""
     return {name: scores[name] for name in (*SCORES, "n", "correct")}
 
 
@@ -70,17 +70,17 @@ def spreads(seeds: list[dict[str, Any]]) -> dict[str, Any]:
 def nested(values: list[list[float]]) -> dict[str, Any]:
     """The spread of a number over groups, and over draws in each group.
 
-    values: (groups, draws). `sd` is that of one draw in a new group, from the analysis of
-    variance with random groups; `se` the standard error of the mean; `df` the degrees of freedom
-    of both together by Satterthwaite's approximation. Of one group, its draws are all that is
-    known; sd, se and df are None where that is one draw.
+    values: (groups, draws). `sd` is the standard deviation of one draw in a new group, from the
+    analysis of variance with random groups. `se` is the standard error of the mean. `df` is the
+    degrees of freedom of both together, by Satterthwaite's approximation. One group has only the
+    spread of its draws; with one draw all three are None.
     """
     table = np.asarray(values, float)
     groups, draws = table.shape
-    # Parts of the variance: what each adds to one draw in a new group and to the mean, with its
+    # Each part of the variance: its share in one draw in a new group and in the mean, and its
     # degrees of freedom.
     parts = []
-    if groups > 1:  # the means of groups vary by their own variance and a part of the draws'
+    if groups > 1:  # the means of groups vary by the groups' variance and a part of the draws'
         between = float(table.mean(axis=1).var(ddof=1))
         parts.append((between, between / groups, groups - 1))
     if draws > 1:
@@ -106,7 +106,7 @@ def nested(values: list[list[float]]) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """n, mean, standard deviation (n - 1; None for one value) and the values themselves."""
+    """n, mean, standard deviation (n - 1; None for one value) and the values."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"n": len(values), "mean": float(np.mean(values)), "sd": sd, "values": values}
 
@@ -114,9 +114,9 @@ def spread(values: list[float]) -> dict[str, Any]:
 def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
     """McNemar's exact test of two models on the same images.
 
-    right, other: which of N predictions are right. `only` and `only_other` count the images that
-    one model alone gets right; p is the probability of so uneven a division, or more, of these
-    if either model were as likely to be the one.
+    right, other: which of N predictions are correct. `only` and `only_other` count the images that
+    only one of the two models classifies correctly; p is the two-sided p-value for equal error
+    rates.
     """
     only, only_other = int((right & ~other).sum()), int((other & ~right).sum())
     discordant = only + only_other
@@ -125,7 +125,7 @@ def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
 
 
 def holm(p: list[float]) -> list[float]:
-    """The same probabilities after Holm's correction for so many tests, in the order given."""
+    """The p-values after Holm's correction for their number, in the given order."""
     order = sorted(range(len(p)), key=lambda position: p[position])
     corrected, largest = [0.0] * len(p), 0.0
     for rank, position in enumerate(order):
@@ -135,8 +135,8 @@ def holm(p: list[float]) -> list[float]:
 
 
 def in_words(p: float, equal: str = "") -> str:
-    """A probability at two digits; one too small for a float is said to be so, not impossible.
+    """A p-value with two digits, or a bound if it is too small for a float.
 
-    equal: what stands before a number that is no bound.
+    equal: the prefix of a number that is not a bound.
     """
     return f"{equal}{p:.2g}" if p > 0 else "< 1e-300"

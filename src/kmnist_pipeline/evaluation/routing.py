@@ -1,8 +1,8 @@
-"""Confidence routing: accept what the model is sure of, send the rest to a person.
+"""Confidence routing: accept predictions with high confidence; a person reviews the others.
 
-kmnist_cnn III.D.2 proposes it. Confidences are calibrated by temperature scaling (Guo et al.,
-arXiv:1706.04599) and the threshold is chosen, both on validation images; test images only show
-whether the promise holds.
+kmnist_cnn III.D.2 proposes it. Validation images calibrate the confidence by temperature scaling
+(Guo et al., arXiv:1706.04599) and choose the threshold. Test images only show whether the promised
+accuracy holds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import betaincinv, log_softmax
 
 BINS = 15
-TINY = 1e-300  # below it a probability has no logarithm worth having
+TINY = 1e-300  # smaller probabilities count as this one in logarithms
 
 
 def route(
@@ -25,11 +25,11 @@ def route(
     promise: float,
     confidence: float = 0.95,
 ) -> dict[str, Any]:
-    """Temperature and threshold from validation, and what they do on validation and test.
+    """The temperature and threshold from validation, and their results on validation and test.
 
-    validation, test: class probabilities (N, C); promise: the share of accepted predictions that
-    shall be right; confidence: of the intervals. The threshold is None where no threshold keeps
-    the promise on validation.
+    validation, test: class probabilities (N, C); promise: the promised accuracy of accepted
+    predictions; confidence: the confidence of the intervals. The threshold is None if none gives
+    the promised accuracy on validation.
     """
     t = temperature(validation, validation_labels)
     splits = {"validation": (validation, validation_labels), "test": (test, test_labels)}
@@ -51,7 +51,7 @@ def route(
 
 
 def temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The T > 0 whose softmax(log p / T) has the least mean cross-entropy."""
+    """The T > 0 for which softmax(log p / T) has the lowest mean cross-entropy."""
     loss = minimize_scalar(
         lambda log_t: nll(calibrated(probabilities, float(np.exp(log_t))), labels),
         bounds=(-3, 3),
@@ -62,15 +62,15 @@ def temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibrated(probabilities: np.ndarray, t: float) -> np.ndarray:
-    """softmax(log p / T): the same order of classes with more (T < 1) or less confidence."""
+    """softmax(log p / T): the same order of classes, with more (T < 1) or less confidence."""
     return np.exp(log_softmax(np.log(np.maximum(probabilities, TINY)) / t, axis=1))
 
 
 def threshold(sure: np.ndarray, right: np.ndarray, promise: float) -> float | None:
-    """The confidence from which on predictions are accepted: as many as keep the promise.
+    """The lowest confidence that accepts predictions with the promised accuracy.
 
-    sure: confidences (N,); right: which predictions are right (N,). None where not even the
-    surest ones keep it.
+    sure: confidences (N,); right: which predictions are correct (N,). None if no threshold gives
+    that accuracy.
     """
     order = np.argsort(-sure, kind="stable")
     sorted_sure = sure[order]
@@ -82,7 +82,7 @@ def threshold(sure: np.ndarray, right: np.ndarray, promise: float) -> float | No
 
 
 def risk_coverage(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage (N,) and the error rate (N,) among the so many surest predictions."""
+    """Coverage (N,), and the error rate (N,) among as many predictions of highest confidence."""
     order = np.argsort(-sure, kind="stable")
     count = np.arange(1, len(order) + 1)
     return count / len(order), np.cumsum(~right[order]) / count
@@ -100,7 +100,7 @@ def bins(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Expected calibration error: |accuracy - confidence| averaged over predictions, by bins."""
+    """Expected calibration error: mean |accuracy - confidence| of bins, weighted by count."""
     mean, accuracy, count = bins(probabilities, labels)
     return float((np.abs(accuracy - mean) * count).sum() / count.sum())
 

@@ -1,1 +1,1 @@
-"""Writing outs, lineage, claims, and publishing to MLflow."""
+"""The frame of the stages, the files that they write, and lineage."""

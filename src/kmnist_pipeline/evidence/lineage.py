@@ -1,15 +1,16 @@
-"""Lineage keys: the identity of a stage's command, dependencies and parameters.
+"""Lineage keys, which identify a stage's command, dependencies and parameters.
 
-The key is the sha256 of canonical JSON `{cmd, deps: {path: md5}, params}`, where the three stand
-as in the stage's entry in `dvc.lock`. A running stage takes it at its start, from the files that
-it is about to read; DVC writes the lock after the command. Where the two disagree, a file was
-changed while the stage ran, and `kmnist check` says so.
+The key is the sha256 of canonical JSON `{cmd, deps: {path: md5}, params}`, with the values of the
+stage's entry in `dvc.lock`. A stage computes it at its start, from the files that it is about to
+read; DVC writes the lock after the command. If the two disagree, a file was changed while the stage
+ran, and `kmnist check` reports it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,21 +19,36 @@ CHUNK = 1 << 20
 
 
 def digest(path: Path) -> str:
-    """DVC's md5 of a file, or of a directory as its sorted listing (then with `.dir`)."""
+    """DVC's md5 of a file, or of a directory's sorted listing (then with the ending `.dir`)."""
     if not path.is_dir():
         with path.open("rb") as file:
             md5 = hashlib.md5(usedforsecurity=False)
             while chunk := file.read(CHUNK):
                 md5.update(chunk)
         return md5.hexdigest()
-    listing = [
-        {"md5": digest(file), "relpath": file.relative_to(path).as_posix()}
-        for file in path.rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
-    ]
-    listing.sort(key=lambda entry: entry["relpath"].split("/"))
-    text = json.dumps(listing, sort_keys=True)
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
+    return digest_of_listing(listing(path))
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """The md5 of each file in a folder, by its path in the folder."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {
+        file.relative_to(folder).as_posix(): digest(file)
+        for file in files
+        if "__pycache__" not in file.parts
+    }
+
+
+def digest_of_listing(listing: dict[str, str]) -> str:
+    """DVC's md5 of a folder, from the md5 of its files."""
+    rows = sorted(listing.items(), key=lambda row: row[0].split("/"))
+    text = json.dumps([{"md5": md5, "relpath": path} for path, md5 in rows])
+    return digest_of_bytes(text.encode()) + ".dir"
+
+
+def digest_of_bytes(content: bytes) -> str:
+    """The md5 of a file's content."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def key(cmd: str, deps: dict[str, str], params: dict[str, Any]) -> str:
@@ -49,16 +65,16 @@ def key_of_lock(entry: dict[str, Any]) -> str:
 
 
 def of_running_stage(address: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Command, dependencies, parameters and key of the stage that DVC is running.
+    """The command, dependencies, parameters and key of the stage that DVC is running.
 
-    address: as DVC exports it in DVC_STAGE, such as `evaluate@digits_softmax`; params: all of
-    `params.yaml`, from which the values of the stage's parameters are taken.
+    address: the stage's name in DVC_STAGE, such as `evaluate@digits_softmax`; params: the whole
+    content of `params.yaml`.
     """
     from dvc.fs import LocalFileSystem
     from dvc.parsing import DataResolver
     from dvc.utils.serialize import load_yaml
 
-    # All that the resolver asks of a repository: to open one takes as long as all the rest.
+    # The resolver needs no more of a repository, and to open one takes as long as all the rest.
     repo = cast(Any, SimpleNamespace(fs=LocalFileSystem(), config={}))
     resolver = DataResolver(repo, "", load_yaml("dvc.yaml"))
     resolved = resolver.resolve_one(address)[address]
@@ -77,3 +93,30 @@ def value(params: dict[str, Any], dotted: str) -> Any:
     for part in dotted.split("."):
         params = params[part]
     return params
+
+
+def leaves(
+    name: str, content: Any, lists: type[object] | None = object
+) -> Iterator[tuple[str, Any]]:
+    """The values in nested maps and lists, by dotted names that begin with `name`.
+
+    The name of a list item is its position, or its `id` or `name` if all items have one. lists:
+    lists with items of this type are opened, no lists if it is None; other lists are one value,
+    and so are empty maps and lists.
+    """
+    if isinstance(content, dict) and content:
+        for key, part in content.items():
+            yield from leaves(f"{name}.{key}" if name else key, part, lists)
+    elif lists and isinstance(content, list) and content and isinstance(content[0], lists):
+        for label, part in zip(_labels(content), content, strict=True):
+            yield from leaves(f"{name}[{label}]", part, lists)
+    else:
+        yield name, content
+
+
+def _labels(items: list[Any]) -> Iterable[Any]:
+    for key in ("id", "name"):
+        labels = [item.get(key) for item in items if isinstance(item, dict)]
+        if len(items) == len(labels) == len(set(map(str, labels))) and all(labels):
+            return labels
+    return range(len(items))

@@ -1,9 +1,9 @@
-"""The numbers of a model in two files: what people compare, and the details beside it.
+"""The numbers of a model, in two files: the numbers that people compare, and the details.
 
-DVC shows each value of a metrics file as a column, so `test.json` holds only what one compares,
-and `test_details.json` the rest. DVC keeps the details as it keeps plots, because a plain file
-that Git tracks would turn its run cache off; it draws every list of maps in them, so that such
-lists are written as maps by position, `#0`, `#1` and so on, and an empty list as `{"#": 0}`.
+DVC shows each value of a metrics file as a column, so `test.json` has only what people compare, and
+`test_details.json` has the rest. The details are a DVC plot, because a plain file in Git would turn
+off DVC's run cache. DVC draws every list of maps in a plot, so such lists are written as maps by
+position, `#0`, `#1` and so on, and an empty list as `{"#": 0}`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ EMPTY = {"#": 0}
 
 
 class NumbersError(UserError, ValueError):
-    """A file of numbers that is damaged, or of another form."""
+    """A file of numbers is damaged, or of another form."""
 
 
 def beside(path: str) -> str:
-    """The path of the details: `test_details.json` of `test.json`."""
+    """The path of the details: `test_details.json` for `test.json`."""
     return f"{path.removesuffix('.json')}{SUFFIX}.json"
 
 
 def read(path: Path) -> dict[str, Any]:
     """The content of a file of numbers and of its details, as one map.
 
-    A file of details alone, such as that of a data set, has none beside it. Raises
-    FileNotFoundError, and NumbersError which names the file that is not of this form.
+    A dataset has only a file of details. Raises FileNotFoundError, or NumbersError, which names
+    the file that is not of this form.
     """
     content = _read(path)
     if "made_by" in content:
@@ -45,12 +45,12 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError) as error:
         raise NumbersError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
-        raise NumbersError(f"{path} holds no map of numbers")
+        raise NumbersError(f"{path} has no map of numbers")
     return content
 
 
 def encode(value: Any) -> Any:
-    """The value with each list of maps, and each empty list, as a map by position."""
+    """The value, with each list of maps and each empty list as a map by position."""
     if isinstance(value, dict):
         return {key: encode(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple) and all(isinstance(v, dict) for v in value):
@@ -59,7 +59,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The inverse of `encode`; what was never encoded stays as it is."""
+    """The inverse of `encode`; a value that was not encoded stays unchanged."""
     if not isinstance(value, dict):
         return value
     if value == EMPTY:

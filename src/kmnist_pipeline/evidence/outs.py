@@ -1,4 +1,4 @@
-"""Writing results: whole or not at all, and the same content always as the same bytes."""
+"""Writing results: complete or not at all, and equal content as equal bytes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from typing import Any
 
 import numpy as np
 
-# On the project's file system, so that renaming is atomic, and ignored by Git: what a killed run
-# leaves half-written stays out of sight.
+# On the project's file system, so that renaming is atomic. Ignored by Git, because a killed run
+# leaves unfinished files here.
 UNFINISHED = Path(".kmnist/unfinished")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write an out by way of a temporary name, so that it is never half there."""
+    """Write an out under a temporary name and rename it, so that it is never incomplete."""
     with _named(path):
         UNFINISHED.mkdir(parents=True, exist_ok=True)
         _replace(path, content, UNFINISHED)
 
 
 def write_beside(path: Path, content: bytes) -> None:
-    """The same for a file that may be on another disk than the project."""
-    _replace(path, content, path.parent)
+    """The same, for a file that may be on another disk than the project."""
+    with _named(path):
+        _replace(path, content, path.parent)
 
 
 def _replace(path: Path, content: bytes, folder: Path) -> None:
@@ -49,7 +50,7 @@ def _replace(path: Path, content: bytes, folder: Path) -> None:
 
 @contextmanager
 def fresh_directory(path: Path) -> Iterator[Path]:
-    """A new directory that takes the place of `path` when the block ends without an error."""
+    """A new directory that replaces `path` when the block ends without an error."""
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         UNFINISHED.mkdir(parents=True, exist_ok=True)
@@ -66,21 +67,22 @@ def fresh_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """A fault of the disk names the out that it hinders, not a temporary file, or none."""
+    """Make a disk error name the out, instead of a temporary file or no file."""
     try:
         yield
     except OSError as error:
-        if error.filename and not str(error.filename).startswith(str(UNFINISHED)):
+        named = Path(error.filename or "")
+        if error.filename and UNFINISHED not in named.parents and path.name not in named.name:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-# How a row of a table stands on one line.
+# The format of a table's row on one line.
 ROW: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
 
 
 def rounded(value: Any) -> Any:
-    """`value` with every float at six significant digits, numpy's scalars and arrays plain."""
+    """`value` with floats of six significant digits, and plain values for NumPy's."""
     if isinstance(value, dict):
         return {str(key): rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -99,7 +101,7 @@ def _lay_out(value: Any, indent: str) -> str:
     inner = indent + "  "
     if isinstance(value, dict) and value:
         rows = [f"{json.dumps(k)}: {_lay_out(value[k], inner)}" for k in sorted(value, key=_order)]
-        if all(key.startswith("#") for key in value):  # the rows of a table, one a line
+        if all(key.startswith("#") for key in value):  # the rows of a table, one on each line
             rows = [
                 f"{json.dumps(k)}: {json.dumps(value[k], **ROW)}" for k in sorted(value, key=_order)
             ]
@@ -111,12 +113,12 @@ def _lay_out(value: Any, indent: str) -> str:
 
 
 def _order(key: str) -> tuple[int, str]:
-    """Keys by name, and those of positions (`#2`, `#10`) by number."""
+    """Sort keys by name, and positions (`#2`, `#10`) by number."""
     return (len(key) if key.startswith("#") else 0, key)
 
 
 def csv_bytes(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> bytes:
-    """A CSV table with floats at six significant digits."""
+    """A CSV table with floats of six significant digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

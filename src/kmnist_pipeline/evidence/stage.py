@@ -1,8 +1,8 @@
-"""The frame of every entrypoint: configuration in, evidence out, tracking last.
+"""The frame of every stage: it reads the configuration, writes the evidence, then publishes it.
 
-`entrypoint(run)` makes the `main` of a stage module. Under DVC the outs go where `dvc.yaml` says
-and carry the stage's lineage key; by hand (`python -m kmnist_pipeline.stages.<stage> name=...`)
-they go under `multirun/`, so that only DVC writes evidence.
+`entrypoint(run)` makes the `main` of a stage module. If DVC runs it, the outs go where `dvc.yaml`
+says and contain the stage's lineage key. By hand (`python -m kmnist_pipeline.stages.<stage>
+name=...`) they go under `multirun/`, so that only DVC writes evidence.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from kmnist_pipeline import arithmetic
-from kmnist_pipeline.config import schema
+from kmnist_pipeline.config import rules
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage, numbers, outs, tracking
+from kmnist_pipeline.evidence import lineage, numbers, outs
+from kmnist_pipeline.tracking.publisher import publisher
+from kmnist_pipeline.tracking.record import Record, of_stage
 
 Parameters = dict[str, Any]  # the content of params.yaml
 
 
 @dataclass
 class Stage:
-    """One run of one stage: its name, its lineage, and where its outs go."""
+    """One execution of a stage: its name, its lineage, and the folder of its outs."""
 
     kind: str
     item: str
@@ -45,12 +47,12 @@ class Stage:
 
     @property
     def address(self) -> str:
-        """The name that DVC knows the stage by."""
+        """The stage's name in DVC."""
         return f"{self.kind}@{self.item}"
 
     @property
     def made_by(self) -> dict[str, Any]:
-        """What every JSON out says of its origin."""
+        """The origin of the outs, as every JSON out states it."""
         known = self.lineage or {"key": None, "params": {}, "deps": {}}
         data = {path: md5 for path, md5 in known["deps"].items() if path.startswith("data/")}
         return {
@@ -63,7 +65,7 @@ class Stage:
         }
 
     def png_text(self, caption: str, parameters: dict[str, Any]) -> dict[str, str]:
-        """What a figure says of itself: caption, origin, and the parameters that made it."""
+        """The text entries of a figure: caption, origin, and the parameters that made it."""
         origin = self.made_by
         return {
             "Caption": caption,
@@ -92,19 +94,31 @@ class Stage:
         """Write a table."""
         self.write(path, outs.csv_bytes(header, rows))
 
+    def record(self, models: dict[str, Any], parameters: dict[str, Any]) -> Record:
+        """The record for MLflow, once all outs are on disk; see `tracking.record.of_stage`."""
+        return of_stage(
+            self.address,
+            self.root,
+            self.lineage,
+            self.written,
+            models,
+            parameters,
+            self.started,
+        )
+
     @contextmanager
     def directory(self, path: str) -> Iterator[Path]:
-        """A directory out, in place once the block ends."""
+        """A directory out, which is complete when the block ends."""
         with outs.fresh_directory(self.root / path) as temporary:
             yield temporary
         self.written.append(path)
 
     @contextmanager
     def partial(self) -> Iterator[Path]:
-        """A folder that outlives a killed run of the same lineage key, and goes on success."""
+        """A folder that the next run with the same lineage key reuses; removed on success."""
         partial = Path(".kmnist/partial")
         partial.mkdir(parents=True, exist_ok=True)
-        if self.lineage is None:  # a run by hand is never taken up again
+        if self.lineage is None:  # a run by hand is never resumed
             with tempfile.TemporaryDirectory(prefix=f"{self.kind}-", dir=partial) as folder:
                 yield Path(folder)
             return
@@ -138,7 +152,7 @@ def entrypoint(
     """The `main` of a stage module.
 
     run: does the work; kind: the stage's name in `dvc.yaml`; items: the section of `params.yaml`
-    whose keys `name` may take.
+    whose keys are the allowed values of `name`.
     """
     module = kind.replace("-", "_")
     usage = (
@@ -146,7 +160,7 @@ def entrypoint(
         f"usage: python -m kmnist_pipeline.stages.{module} name=NAME [key=value ...]\n\n"
         f"name is a key of `{items}` in params.yaml. DVC runs this as `dvc repro {kind}@NAME`.\n"
         "By hand, its results go under multirun/, and any key of params.yaml can be changed:\n"
-        "experiments.kmnist_softmax.optimizer.lr=0.05, and with -m to several values, 0.05,0.1\n"
+        "experiments.kmnist_softmax.optimizer.lr=0.05, or with -m to several values: 0.05,0.1\n"
     )
     primary = {**PRIMARY, "hydra": {**PRIMARY["hydra"], "help": {"template": usage}}}
     ConfigStore.instance().store(name=kind, node=primary)
@@ -167,26 +181,20 @@ def entrypoint(
     return start
 
 
-def group_of(stage: Stage, params: Parameters) -> str:
-    """The MLflow experiment that a stage's runs belong to: a report, or `data`."""
-    if stage.kind in ("download", "preprocess"):
-        return "data"
-    return stage.item if stage.kind == "report" else params["models"][stage.item]["report"]
-
-
 def _run(run: Callable[[Stage, Parameters], None], kind: str, items: str, cfg: DictConfig) -> None:
-    with tracking.publisher() as publisher:  # first of all: it needs two seconds to get ready
+    with publisher() as child:  # first, because it needs two seconds to get ready
         content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         name = content.pop("name")
-        schema.check(content)
+        rules.check(content)
         known = content.get(items) or {}
         if name not in known:
-            raise schema.ConfigError(f"name={name}: not among the {items}: {', '.join(known)}")
+            raise UserError(f"name={name}: must be one of the {items}: {', '.join(known)}")
 
         arithmetic.require()
         stage = _stage(kind, name, content)
         run(stage, content)
-        publisher.publish(stage, group_of(stage, content), {f"{items}.{name}": known[name]})
+        own = {f"{items}.{name}": known[name]}
+        child.hand_over(stage.record(content.get("models", {}), own))
     if stage.lineage is None:
         print(f"{stage.address}: results are under {stage.root}")
 

@@ -1,4 +1,4 @@
-"""What a fit is given and what it gives, whatever the family of its model."""
+"""The input and the result of a fit, the same for every family."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families import file
 
-Progress = Callable[[float], object]  # is told how much of a fit is done, from 0 to 1
+Progress = Callable[[float], object]  # gets the finished share of a fit, from 0 to 1
 
 
-FORMAT = 1  # to be raised when `Fitted`, its bytes or `digest` change
+FORMAT = 1  # increase it when `Fitted`, its bytes or `digest` change
 
 
 class TrainingError(UserError, RuntimeError):
-    """Training that cannot go on; the message says where it stopped and what may help."""
+    """Training failed; the message says where and what may help."""
 
 
 class Epoch(NamedTuple):
-    """Mean loss (nats) and accuracy of one split in one epoch (counted from 1)."""
+    """Mean loss (nats) and accuracy of one split in one epoch; epochs count from 1."""
 
     epoch: int
     split: str
@@ -33,7 +33,7 @@ class Epoch(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """The images that all fits of an experiment draw their rows from.
+    """The images from which all fits of an experiment draw their rows.
 
     pixels: (N, H, W) or (N, H, W, C) uint8; labels: (N,) int64 from 0 to classes - 1.
     """
@@ -50,11 +50,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Fit:
-    """The training of one trial on one seed and fold: all that decides its result, but for `Data`.
+    """The training of one trial on one seed and fold: with `Data`, it decides the result.
 
-    settings: `model`, `optimizer` and `trainer` of the trial, as far as they act on the training;
-    training, validation: rows of the data, of which the latter may be none; shift, scale: those
-    of the features, (D,) float64.
+    settings: those of `model`, `optimizer` and `trainer` that affect the training;
+    training, validation: rows of the data, without validation rows if nothing is held out;
+    shift, scale: the scaling of the features, (D,) float64.
     """
 
     family: str
@@ -69,9 +69,9 @@ class Fit:
 
 @dataclass
 class Fitted:
-    """What a fit gives: its history, and the weights of the epoch that is kept.
+    """The result of a fit: its history, and the weights of the kept epoch.
 
-    digests: of all weights after each epoch; n_validation: 0 where nothing was held out.
+    digests: of all weights, after each epoch; n_validation: 0 if nothing was held out.
     """
 
     history: list[Epoch]
@@ -82,7 +82,7 @@ class Fitted:
     tensors: dict[str, np.ndarray]
 
     def kept(self, split: str) -> Epoch | None:
-        """The measurements of `split` in the epoch that is kept."""
+        """The loss and accuracy of `split` in the kept epoch; None if there are none."""
         at = (e for e in self.history if e.epoch == self.kept_epoch and e.split == split)
         return next(at, None)
 
@@ -92,14 +92,14 @@ class Fitted:
 
 
 def decode(content: bytes) -> Fitted:
-    """The inverse of `Fitted.encode`. Raises ModelFileError where the bytes are not of it."""
+    """The inverse of `Fitted.encode`. Raises ModelFileError for other bytes."""
     tensors, about = file.decode(content)
     history = [Epoch(*epoch) for epoch in about["history"]]
     return Fitted(**{**about, "history": history, "tensors": tensors})
 
 
 def digest(tensors: dict[str, np.ndarray]) -> str:
-    """16 hexadecimal digits that tell these arrays from others."""
+    """A digest of named arrays, as 16 hexadecimal digits."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(name.encode())
@@ -108,13 +108,13 @@ def digest(tensors: dict[str, np.ndarray]) -> str:
 
 
 class Checkpoint(Protocol):
-    """Where an unfinished fit keeps its state."""
+    """Keeps the state of an unfinished fit."""
 
     def load(self) -> bytes | None:
-        """The state that was saved last, or None."""
+        """The last state, or None."""
 
     def save(self, state: bytes) -> None:
-        """Keep a state in place of the one before."""
+        """Replace the last state."""
 
 
 class NoCheckpoint:

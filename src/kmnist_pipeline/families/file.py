@@ -30,7 +30,7 @@ def encode(tensors: dict[str, np.ndarray], metadata: dict) -> bytes:
 def decode(content: bytes) -> tuple[dict[str, np.ndarray], dict]:
     """The tensors and metadata of a model file.
 
-    Raises ModelFileError where the bytes are not one.
+    Raises ModelFileError if the bytes are not a model file.
     """
     try:
         tensors = load(content)
@@ -41,7 +41,7 @@ def decode(content: bytes) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """The tensors and metadata of the model file at `path`; ModelFileError names it."""
+    """The tensors and metadata of the model file at `path`. Raises ModelFileError with the path."""
     try:
         return decode(path.read_bytes())
     except ModelFileError as error:
@@ -49,7 +49,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def name(trial: int, seed: int, tensor: str) -> str:
-    """The name under which a trial's tensor of one seed is kept."""
+    """The name in the file of a trial's tensor of one seed."""
     return f"trial{trial}.seed{seed}.{tensor}"
 
 

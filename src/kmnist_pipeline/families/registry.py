@@ -1,89 +1,127 @@
-"""The families by name. A new one is a folder here and an entry below.
+"""The families by name. A new family is a folder here, and a class and a line below.
 
-The modules of a family are imported when they are asked for, because torch and scikit-learn take
-seconds, and because what a fit depends on is known without them.
+A family's modules are imported on first use: torch and scikit-learn take seconds to load, and the
+key of a fit does not need them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import ModuleType
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Fitted, Progress
 
 
-def _linear_model() -> ModuleType:
-    from kmnist_pipeline.families.linear import model
+class ModelModule(Protocol):
+    """`model.py` of a family.
 
-    return model
-
-
-def _linear_train() -> ModuleType:
-    from kmnist_pipeline.families.linear import train
-
-    return train
-
-
-def _sklearn_model() -> ModuleType:
-    from kmnist_pipeline.families.sklearn import model
-
-    return model
-
-
-def _sklearn_train() -> ModuleType:
-    from kmnist_pipeline.families.sklearn import train
-
-    return train
-
-
-def _cnn_model() -> ModuleType:
-    from kmnist_pipeline.families.cnn import model
-
-    return model
-
-
-def _cnn_train() -> ModuleType:
-    from kmnist_pipeline.families.cnn import train
-
-    return train
-
-
-@dataclass(frozen=True)
-class Family:
-    """A kind of model.
-
-    libraries: those that its numbers depend on; choices: for each folder of exchangeable modules
-    in the family's folder, the setting that names one of them.
+    It may also have `class_weights(tensors)`, which returns (K, D), and `distances`, which takes
+    the arguments of `probabilities` and returns (N, draws, C).
     """
 
-    load_model: Callable[[], ModuleType]
-    load_train: Callable[[], ModuleType]
-    libraries: tuple[str, ...]
-    choices: dict[str, str] = field(default_factory=dict)
+    def probabilities(
+        self, model: dict, tensors: dict[str, np.ndarray], pixels: np.ndarray, classes: int
+    ) -> np.ndarray:
+        """Class probabilities (N, C) float64 for pixels (N, ...) uint8; model: its settings."""
+
+
+class TrainModule(Protocol):
+    """`train.py` of a family."""
+
+    def fit(
+        self,
+        fit: Fit,
+        data: Data,
+        checkpoint: Checkpoint,
+        progress: Progress,
+        stop_after: int | None = None,
+    ) -> Fitted:
+        """Train one model; stop_after: the last epoch to train, None for all."""
+
+
+class Family(ABC):
+    """A kind of model.
+
+    libraries: the libraries that its numbers depend on; choices: for each folder of exchangeable
+    modules in the family's folder, the setting that names one of them.
+    """
+
+    libraries: ClassVar[tuple[str, ...]]
+    choices: ClassVar[dict[str, str]] = {}
 
     @property
-    def model(self) -> ModuleType:
-        """The module that predicts: `probabilities`."""
-        return self.load_model()
+    @abstractmethod
+    def model(self) -> ModelModule:
+        """The module that predicts."""
 
     @property
-    def train(self) -> ModuleType:
-        """The module that trains: `fit`."""
-        return self.load_train()
+    @abstractmethod
+    def train(self) -> TrainModule:
+        """The module that trains."""
 
 
-FAMILIES = {
-    "linear": Family(_linear_model, _linear_train, ("numpy",)),
-    "sklearn": Family(_sklearn_model, _sklearn_train, ("numpy", "scipy", "scikit-learn")),
-    "cnn": Family(
-        _cnn_model,
-        _cnn_train,
-        ("numpy", "torch"),
-        {
-            "architectures": "model.architecture",
-            "optimizers": "optimizer.name",
-            "schedules": "trainer.schedule",
-            "augmentations": "trainer.augmentation",
-            "averaging": "trainer.averaging",
-        },
-    ),
-}
+class _Linear(Family):
+    """Logistic and softmax regression in NumPy."""
+
+    libraries = ("numpy",)
+
+    @property
+    def model(self) -> ModelModule:
+        from kmnist_pipeline.families.linear import model
+
+        return model
+
+    @property
+    def train(self) -> TrainModule:
+        from kmnist_pipeline.families.linear import train
+
+        return train
+
+
+class _Sklearn(Family):
+    """Logistic regression of scikit-learn."""
+
+    libraries = ("numpy", "scipy", "scikit-learn")
+
+    @property
+    def model(self) -> ModelModule:
+        from kmnist_pipeline.families.sklearn import model
+
+        return model
+
+    @property
+    def train(self) -> TrainModule:
+        from kmnist_pipeline.families.sklearn import train
+
+        return train
+
+
+class _Cnn(Family):
+    """Convolutional networks in torch."""
+
+    libraries = ("numpy", "torch")
+    choices: ClassVar[dict[str, str]] = {
+        "architectures": "model.architecture",
+        "optimizers": "optimizer.name",
+        "schedules": "trainer.schedule",
+        "augmentations": "trainer.augmentation",
+        "averaging": "trainer.averaging",
+    }
+
+    @property
+    def model(self) -> ModelModule:
+        from kmnist_pipeline.families.cnn import model
+
+        return model
+
+    @property
+    def train(self) -> TrainModule:
+        from kmnist_pipeline.families.cnn import train
+
+        return train
+
+
+FAMILIES: dict[str, Family] = {"linear": _Linear(), "sklearn": _Sklearn(), "cnn": _Cnn()}

@@ -1,4 +1,4 @@
-"""Which epoch's weights are kept, and when a training stops early."""
+"""The choice of the epoch whose weights are kept, and early stopping."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Selection:
     """Follows the validation of a training, epoch by epoch.
 
-    keep: `last`, `best_accuracy` (of equals the lower loss) or `best_loss` (of equals the higher
-    accuracy); patience: so many epochs without a better one end the training, None: never. What
-    is better goes by accuracy where the last epoch is kept. Without validation the last is best.
+    keep: `last`, `best_accuracy` (then the lower loss) or `best_loss` (then the higher accuracy);
+    with `last`, accuracy decides which epoch is best; without validation the last epoch is best;
+    patience: the training ends after so many epochs without a better one; None: never.
     """
 
     keep: str
@@ -20,7 +20,7 @@ class Selection:
     best: tuple[float, float] | None = None
 
     def keeps(self, epoch: int, validation: tuple[float, float] | None) -> bool:
-        """Whether the weights of this epoch are to be kept; validation: its loss and accuracy."""
+        """Whether to keep the weights of this epoch; validation: its loss and accuracy."""
         if validation is None:
             self.best_epoch = epoch
             return True

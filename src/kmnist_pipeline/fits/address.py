@@ -1,6 +1,6 @@
-"""Addresses of Dask schedulers, and which of them are safe to use.
+"""Addresses of Dask schedulers, and the check that they are safe to use.
 
-Dask executes what it receives, so that whoever reaches a scheduler or a worker runs code there.
+Dask executes what it receives: anyone who reaches a scheduler or worker can run code there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ INSECURE = "KMNIST_SCHEDULER_INSECURE"
 
 
 def checked(address: str) -> str:
-    """The address with its scheme. Raises UserError where it is none, or is not safe."""
+    """The address with its scheme. Raises UserError if it is invalid or not safe."""
     full = address if "://" in address else f"tcp://{address}"
     try:
         parts = urlsplit(full)
@@ -24,20 +24,20 @@ def checked(address: str) -> str:
         port = None
     if not port or not parts.hostname or parts.scheme not in ("tcp", "tls"):
         raise UserError(
-            f"{address}: not the address of a scheduler, which looks like tcp://127.0.0.1:8786 "
-            "or tls://cluster.example.org:8786"
+            f"{address}: not the address of a scheduler. Set KMNIST_SCHEDULER to one, such as "
+            "tcp://127.0.0.1:8786 or tls://cluster.example.org:8786"
         )
     if parts.scheme == "tcp" and not is_loopback(full) and os.environ.get(INSECURE) != "1":
         raise UserError(
-            f"{address}: refused, because Dask executes what it receives, and beyond this "
-            "machine anybody could send it. Use tls:// with certificates (docs/cluster.md), or "
-            f"set {INSECURE}=1 in a network that you trust"
+            f"{address}: refused, because Dask executes what it receives, and anyone in the "
+            "network could send it code. Set KMNIST_SCHEDULER to a tls:// address, with "
+            f"certificates (docs/cluster.md), or set {INSECURE}=1 if you trust the network"
         )
     return full
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address with a scheme is one of this machine only."""
+    """Whether only this machine can reach an address (with a scheme)."""
     host = urlsplit(address).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

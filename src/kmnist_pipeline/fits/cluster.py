@@ -1,7 +1,7 @@
-"""A Dask cluster on loopback, for trying it out: `make cluster`.
+"""A Dask cluster on this machine, to try one out: `make cluster`.
 
-Scheduler and workers, one a core, listen on 127.0.0.1 only and end with this process. Other users
-of this machine could reach them, and Dask executes what it receives.
+The scheduler and one worker for each core listen only on 127.0.0.1 and end with this process. Other
+users of this machine can reach them, and Dask executes what it receives.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
 
 HOST = "127.0.0.1"
-TTL = "60s"  # without a sign of life a worker is replaced
+TTL = "60s"  # a worker without a heartbeat for so long is replaced
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run until SIGINT, SIGTERM or SIGHUP, which is exit status 0."""
+    """Run until SIGINT, SIGTERM or SIGHUP; the exit status is then 0."""
     parser = argparse.ArgumentParser("cluster", description=__doc__)
     parser.add_argument("--port", type=int, default=8786)
     parser.add_argument("--workers", type=int, default=loky.cpu_count())
@@ -65,7 +65,7 @@ def _serve(port: int, workers: int) -> None:
             signal.pause()
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)  # a second one would leave workers behind
+                signal.signal(number, signal.SIG_IGN)  # a second signal would leave workers behind
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What a fit depends on, as one key: equal keys mean equal results.
+"""The key of a fit, computed from everything it depends on: equal keys mean equal results.
 
-A key is the sha256 of canonical JSON of: the digests of the fit's arrays (so that the code which
-makes them need not count), its settings, seed and fold, the code of its family, the versions of
-its numeric libraries, and the arithmetic. A setting that is null is not among them, so that one can
-be added to a family and no fit without it is trained again.
+A key is the sha256 of canonical JSON. Its parts are the digests of the fit's arrays (so the code
+that makes them does not count), its settings, seed and fold, the code of its family, the versions
+of its numeric libraries, and the arithmetic. A setting that is null does not count. So a family can
+get a new setting, and the fits without it are not trained again.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kmnist_pipeline import arithmetic
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families.base import FORMAT, Data, Fit
 from kmnist_pipeline.families.registry import FAMILIES
 
 PACKAGE = Path(__file__).parents[1]
-# Modules that carry and keep numbers and compute none.
+# Modules that do not count, because they compute none of a fit's numbers.
 NEUTRAL = {
+    "__init__.py",
     "arithmetic.py",
     "errors.py",
     "families/registry.py",
@@ -38,13 +40,13 @@ NEUTRAL = {
 def key(fit: Fit, data: str, around: dict[str, Any] | None = None) -> str:
     """The key of a fit.
 
-    data: the digest of its `Data`; around: the `surroundings` to count, those of now by default.
+    data: the digest of its `Data`; around: its `surroundings`, by default the current ones.
     """
     return hashlib.sha256(_canonical(parts(fit, data, around)).encode()).hexdigest()
 
 
 def parts(fit: Fit, data: str, around: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What the key is made of, by name."""
+    """The parts of the key, by name."""
     arrays = {
         name: digest_of_array(getattr(fit, name))
         for name in ("training", "validation", "shift", "scale")
@@ -61,7 +63,7 @@ def parts(fit: Fit, data: str, around: dict[str, Any] | None = None) -> dict[str
 
 
 def surroundings(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Code, libraries and arithmetic as they are here now, as far as such a fit depends on them."""
+    """The current code, libraries and arithmetic that a fit with these settings depends on."""
     return {
         "code": code(family, settings),
         "libraries": libraries(FAMILIES[family].libraries),
@@ -70,7 +72,7 @@ def surroundings(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def environment(family: str) -> dict[str, Any]:
-    """What evidence says of the numbers of a family, beside their parameters."""
+    """The libraries and the arithmetic that a family computes with, for the evidence."""
     return {
         "arithmetic": arithmetic.name(),
         "libraries": libraries(FAMILIES[family].libraries),
@@ -78,12 +80,12 @@ def environment(family: str) -> dict[str, Any]:
 
 
 def libraries(names: Iterable[str]) -> dict[str, str]:
-    """The versions of libraries, without what tells one build from another: 2.13.0, not +cpu."""
+    """The versions of libraries, without the build: 2.13.0, not 2.13.0+cpu."""
     return {name: importlib.metadata.version(name).partition("+")[0] for name in names}
 
 
 def digest(data: Data) -> str:
-    """The digest of the images and labels that fits draw their rows from."""
+    """The digest of the images and labels from which fits draw their rows."""
     both = digest_of_array(data.pixels) + digest_of_array(data.labels) + str(data.classes)
     return hashlib.sha256(both.encode()).hexdigest()
 
@@ -96,13 +98,14 @@ def digest_of_array(array: np.ndarray) -> str:
 
 
 def code(family: str, settings: Mapping[str, Any], package: Path = PACKAGE) -> dict[str, str]:
-    """The digest of each module that a fit computes with, by its path in the package.
+    """The digest of each module that a fit uses, by its path in the package.
 
-    The modules of the family's folder, of its exchangeable ones those that the settings name, and
-    what these import of the package.
+    These are the modules in the family's folder, the exchangeable modules that the settings name,
+    and the modules of the package that they import.
     """
     folder = package / "families" / family
-    waiting = sorted(folder.glob("*.py"))
+    # A hidden file, such as an editor's backup, is not a module.
+    waiting = sorted(file for file in folder.glob("*.py") if not file.name.startswith("."))
     for choices, setting in FAMILIES[family].choices.items():
         named = functools.reduce(lambda node, part: node[part], setting.split("."), settings)
         waiting.append(folder / choices / f"{named}.py")
@@ -118,40 +121,58 @@ def code(family: str, settings: Mapping[str, Any], package: Path = PACKAGE) -> d
 
 @functools.cache
 def _read(module: Path, package: Path, changed: int) -> tuple[str, list[Path]]:
-    """The digest of a module's code, and the modules of the package that it imports."""
-    tree = ast.parse(module.read_bytes())
-    imported = [
-        file
-        for node in ast.walk(tree)
-        for name in _imports(node)
-        if name.split(".")[0] == package.name and (file := _file(name, package))
-    ]
-    text = ast.unparse(_Bare().visit(tree))
+    """The digest of a module's code, and the modules of the package that it imports.
+
+    Only imports of names that the code uses count. Raises UserError if it is not valid Python.
+    """
+    try:
+        tree = ast.parse(module.read_bytes())
+    except SyntaxError as error:
+        raise UserError(f"{module}:{error.lineno}: not valid Python: {error.msg}") from error
+    bound = dict(pair for node in ast.walk(tree) for pair in _bound(node, module, package))
+    imported = [file for name in bound.values() for file in _files(name, package)]
+    bare = _Bare().visit(tree)
+    used = {node.id for node in ast.walk(bare) if isinstance(node, ast.Name)}
+    names = {name: origin for name, origin in sorted(bound.items()) if name in used}
+    text = f"{names} {ast.unparse(bare)}"
     return hashlib.sha256(text.encode()).hexdigest(), imported
 
 
-def _imports(node: ast.AST) -> list[str]:
+def _bound(node: ast.AST, module: Path, package: Path) -> Iterator[tuple[str, str]]:
+    """The names that an import defines in a module, each with the full name of its object."""
     if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom) and node.module:
-        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return []
+        for alias in node.names:
+            whole = alias.asname or alias.name.split(".")[0]
+            yield whole, alias.name if alias.asname else whole
+            yield f"import {alias.name}", alias.name  # `import a.b` also loads a.b
+    elif isinstance(node, ast.ImportFrom):
+        origin = node.module or ""
+        if node.level:
+            above = (package.name, *module.relative_to(package).parts[: -node.level])
+            origin = ".".join([*above, *filter(None, [node.module])])
+        for alias in node.names:
+            yield alias.asname or alias.name, f"{origin}.{alias.name}"
 
 
-def _file(name: str, package: Path) -> Path | None:
-    path = package.joinpath(*name.split(".")[1:])
-    plain = path.with_suffix(".py")
-    return plain if plain.is_file() else None
+def _files(name: str, package: Path) -> list[Path]:
+    """The modules of the package that a full name, of a module or of an object, may refer to."""
+    first, *parts = name.split(".")
+    if first != package.name:
+        return []
+    found = []
+    for path in (package.joinpath(*parts), package.joinpath(*parts[:-1])):
+        found += [path.with_suffix(".py"), path / "__init__.py"]
+    return [file for file in found if file.is_file() and file.parent != package.parent]
 
 
 class _Bare(ast.NodeTransformer):
-    """Takes docstrings and imports out of a syntax tree; comments are not in it."""
+    """Removes docstrings and imports from a syntax tree, which has no comments."""
 
     def visit_Import(self, node: ast.Import) -> None:
-        """Gone: what is imported counts by its own code or version."""
+        """Remove it: the names that it defines count where the code uses them."""
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        """As `visit_Import`."""
+        """Remove it, as `visit_Import` does."""
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         """The node without a docstring."""

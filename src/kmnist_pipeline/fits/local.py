@@ -1,8 +1,8 @@
-"""Workers on this machine: processes of loky, one fit at a time each.
+"""Workers on this machine: processes of loky, each of which trains one fit at a time.
 
-Each worker is a loky executor of its own, so that the death of one disturbs no other and it is
-known which fit it had. Fits and results go through files in a temporary folder, because a process
-that is killed while it writes to a pipe leaves the reader waiting for ever.
+Each worker has its own loky executor: when it dies, the others go on, and we know its fit. Files in
+a temporary folder carry fits and results, because a process that is killed while it writes to a
+pipe would leave the reader waiting forever.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from kmnist_pipeline import arithmetic
 from kmnist_pipeline.families.base import Data
 from kmnist_pipeline.fits import local_worker, work
 from kmnist_pipeline.fits.plan import Task
-from kmnist_pipeline.fits.pool import LOOK, Outcome, Watch, WorkerLostError
+from kmnist_pipeline.fits.pool import POLL, Outcome, Watch, WorkerLostError
 from kmnist_pipeline.fits.store import Store
 
-SILENCE = 60.0  # seconds without a sign of life after which a worker is ended
-START = 60.0  # the same for its first one
+SILENCE = 60.0  # seconds without a heartbeat after which a worker is killed
+START = 60.0  # the same, before the first heartbeat
 PREFIX = "kmnist-fits-"  # of the temporary folders
 
 
 @dataclass
 class _Worker:
-    """A worker and what it does.
+    """A worker and its current fit.
 
-    number: its row of the board; silent: seconds since its last sign of life, `beat`.
+    number: its row of the board; beat: its last heartbeat; silent: the seconds since then.
     """
 
     number: int
@@ -51,29 +51,29 @@ class _Worker:
 
 
 class LocalWorkers:
-    """Workers on the cores of this machine; no more of them than are needed are started."""
+    """Workers on the cores of this machine, started when they are needed."""
 
     def __init__(self, store: Store, fits: int, stop_after: int | None) -> None:
-        """fits: how many are to be trained, as far as is known."""
+        """fits: the number of fits to train that is known now."""
         self._store, self._stop_after = store.folder.resolve(), stop_after
         self._most, self._environment = _share(loky.cpu_count(), fits)
         self._workers: list[_Worker] = []
         self._shared: set[str] = set()
         self._watch = Watch()
         self._folder, self._lock = _folder()
-        # Signs of life and progress, a row a worker: memory that needs no locks, so that a
-        # killed worker cannot leave one locked.
+        # Heartbeat and progress, one row for each worker: memory without locks, because a
+        # killed worker would not release a lock.
         shape = (self._most, 2)
         self._board = np.lib.format.open_memmap(self._folder / "board.npy", "w+", float, shape)
-        # loky replaces a worker whose memory has grown, and says so.
+        # loky gives this warning when it replaces a worker whose memory has grown.
         warnings.filterwarnings("ignore", "A worker was restarted", UserWarning)
 
     def free(self) -> bool:
-        """Whether a worker has nothing to do, or one more may be started."""
+        """Whether a worker is idle, or another can be started."""
         return len(self._workers) < self._most or any(w.task is None for w in self._workers)
 
     def start(self, task: Task, data: Data) -> None:
-        """Have a free worker train a fit."""
+        """Give a fit to a free worker."""
         self._share_data(task.data, data)
         (self._folder / task.key).write_bytes(work.encode(task.fit))
         worker = next((w for w in self._workers if w.task is None), None) or self._another()
@@ -82,20 +82,20 @@ class LocalWorkers:
         call = (local_worker.train, task.key, task.data, self._stop_after)
         try:
             worker.future = worker.executor.submit(*call)
-        except (BrokenProcessPool, ShutdownExecutorError):  # it died with nothing to do
+        except (BrokenProcessPool, ShutdownExecutorError):  # it died while it was idle
             worker.executor.shutdown(wait=True, kill_workers=True)
             worker.executor = self._executor(worker.number)
             worker.future = worker.executor.submit(*call)
 
     def wait(self) -> list[Outcome]:
-        """The fits that ended; ends workers that give no sign of life."""
+        """The fits that ended; kills workers without a heartbeat."""
         busy = {w.future: w for w in self._workers if w.future is not None}
-        ended = wait(busy, LOOK, FIRST_COMPLETED).done
-        self._end_silent(busy[future] for future in busy.keys() - ended)
+        ended = wait(busy, POLL, FIRST_COMPLETED).done
+        self._kill_silent(busy[future] for future in busy.keys() - ended)
         return [self._outcome(busy[future]) for future in ended]
 
     def progress(self) -> Iterator[tuple[Task, float]]:
-        """The fits in work, with how much of each is done."""
+        """The running fits, each with its finished share."""
         for worker in self._workers:
             if worker.task is not None:
                 yield worker.task, float(self._board[worker.number, 1])
@@ -115,22 +115,22 @@ class LocalWorkers:
         return self._workers[-1]
 
     def _executor(self, number: int) -> loky.ProcessPoolExecutor:
-        # The parent's death is that of the thread which starts the process: this one.
+        # A worker ends with the thread that starts it, so this thread must start it.
         home = (os.getpid(), self._folder, self._store, number)
         return loky.ProcessPoolExecutor(
             max_workers=1, initializer=local_worker.begin, initargs=home, env=self._environment
         )
 
     def _share_data(self, digest: str, data: Data) -> None:
-        """Put data where workers find them, once."""
+        """Write data to the folder for the workers, once."""
         if digest not in self._shared:
             np.save(self._folder / f"{digest}.pixels.npy", data.pixels)
             np.save(self._folder / f"{digest}.labels.npy", data.labels)
             (self._folder / f"{digest}.classes").write_text(str(data.classes))
             self._shared.add(digest)
 
-    def _end_silent(self, workers: Iterable[_Worker]) -> None:
-        """Kill workers that were silent for too long."""
+    def _kill_silent(self, workers: Iterable[_Worker]) -> None:
+        """Kill workers that have given no heartbeat for too long."""
         step = self._watch.step()
         for worker in workers:
             beat = float(self._board[worker.number, 0])
@@ -140,7 +140,7 @@ class LocalWorkers:
                 worker.executor.shutdown(wait=False, kill_workers=True)
 
     def _outcome(self, worker: _Worker) -> Outcome:
-        """What came of the fit of a worker, which is free again."""
+        """The outcome of a worker's fit; the worker is idle again."""
         task, future = worker.task, worker.future
         assert task is not None and future is not None
         worker.task = worker.future = None
@@ -150,7 +150,7 @@ class LocalWorkers:
             if isinstance(error, BrokenProcessPool | ShutdownExecutorError):
                 worker.executor.shutdown(wait=True, kill_workers=True)
                 worker.executor = self._executor(worker.number)
-                return Outcome(task, error=WorkerLostError(_told(error)))
+                return Outcome(task, error=WorkerLostError(_loss(error)))
             if isinstance(error, Exception):
                 return Outcome(task, error=error)
             return Outcome(task, result.read_bytes(), future.result())
@@ -160,7 +160,7 @@ class LocalWorkers:
 
 
 def _share(cores: int, fits: int) -> tuple[int, dict[str, str] | None]:
-    """The number of workers, and the environment that gives each its threads."""
+    """The number of workers, and the environment variables that set the threads of each."""
     if arithmetic.name() != arithmetic.NATIVE:
         return cores, None
     import torch
@@ -169,18 +169,18 @@ def _share(cores: int, fits: int) -> tuple[int, dict[str, str] | None]:
     return workers, dict.fromkeys(arithmetic.THREADS, str(cores // workers))
 
 
-def _told(error: BaseException) -> str:
+def _loss(error: BaseException) -> str:
     """How a worker was lost, in words."""
     if isinstance(error, ShutdownExecutorError):
-        return f"its worker gave no sign of life for {SILENCE:g} s and was ended"
+        return f"its worker gave no heartbeat for {SILENCE:g} s and was killed"
     how = re.search(r"SIG[A-Z]+", str(error))
     return f"its worker died{f' by {how.group()}' if how else ''}"
 
 
 def _folder() -> tuple[Path, int]:
-    """A new folder on this machine, and the lock on it, which ends with this process.
+    """A new temporary folder, and its lock, which ends with this process.
 
-    What killed processes have left is removed: it is no longer locked.
+    Removes the folders of killed processes, which are no longer locked.
     """
     base = Path(tempfile.gettempdir())
     for other in base.glob(f"{PREFIX}*"):
@@ -193,7 +193,7 @@ def _folder() -> tuple[Path, int]:
                 os.close(lock)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-        with contextlib.suppress(FileNotFoundError):  # another process took it for left
+        with contextlib.suppress(FileNotFoundError):  # another process removed the unlocked folder
             lock = os.open(folder, os.O_RDONLY)
             fcntl.flock(lock, fcntl.LOCK_EX)
             if folder.exists():

@@ -1,4 +1,4 @@
-"""What runs in a worker process of `local`: little is imported here, so that it starts quickly."""
+"""The code of a worker process of `local`; it imports little, so that it starts quickly."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from kmnist_pipeline.families.base import Data
 from kmnist_pipeline.fits import work
 from kmnist_pipeline.fits.store import Store
 
-BEAT = 0.5  # seconds between two signs of life
+BEAT = 0.5  # seconds between two heartbeats
 
 
 class _Home:
-    """What this worker was told when it began."""
+    """The files of this worker, set when it starts."""
 
     folder: Path
     store: Store
-    row: np.ndarray  # of the board: signs of life, and how much of the fit is done
+    row: np.ndarray  # of the board: heartbeat, and the finished share of the fit
 
 
 _data: dict[str, Data] = {}  # by digest
 
 
 def begin(parent: int, folder: Path, store: Path, number: int) -> None:
-    """Make this process a worker, which ends with its parent and gives signs of life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
+    """Make this process a worker that gives a heartbeat and ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent kills its workers
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # prctl(2)
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -44,10 +44,10 @@ def begin(parent: int, folder: Path, store: Path, number: int) -> None:
 
 
 def train(name: str, digest: str, stop_after: int | None) -> float:
-    """Train the fit of this key on the data of this digest; gives the seconds."""
+    """Train the fit with the key `name` on the data of this digest; returns the seconds."""
     folder = _Home.folder
     if digest not in _data:
-        # Mapped, so that all workers share the memory; "c": torch wants to be able to write.
+        # Mapped, so that workers share the memory; "c", because torch needs writable arrays.
         pixels, labels = (
             np.asarray(np.load(folder / f"{digest}.{part}.npy", "c"))
             for part in ("pixels", "labels")
@@ -75,4 +75,4 @@ def _beat(parent: int) -> None:
     while os.getppid() == parent:
         _Home.row[0] += 1
         time.sleep(BEAT)
-    os._exit(1)  # where no prctl has done it
+    os._exit(1)  # on systems without prctl

@@ -1,34 +1,36 @@
-"""Which fits an experiment or a study is made of."""
+"""The fits of an experiment or a study; an experiment is a study with one trial."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import grid
-from kmnist_pipeline.data import scaling, splits
+from kmnist_pipeline.data import dataset, scaling, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.families.base import Data, Fit, Fitted, decode
 from kmnist_pipeline.fits import key, results
+from kmnist_pipeline.fits.results import Trial, Trials
 from kmnist_pipeline.fits.store import Store
 
-RETRAINED = "retrained"  # the name of the winner trained again, beside those of the trials
+RETRAINED = "retrained"  # the trial name of the winner that is trained again
 Experiment = dict[str, Any]
 Fold = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # rows, validation, shift, scale
-Choose = Callable[[list[list[list[Fitted]]]], dict[str, Experiment]]
+Choose = Callable[[Trials], dict[str, Experiment]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A fit with its key, the data it draws on, and what it is called and costs.
+    """A fit with its key, the digest of its `Data`, its label and its cost.
 
-    data: the digest of its `Data`; cost: a rough number of floating-point operations, by which
-    long fits go first and progress is told.
+    cost: roughly its floating-point operations; sets the order of fits and their share of progress.
     """
 
     fit: Fit
@@ -43,11 +45,11 @@ Wave = dict[str, list[list[Task]]]  # by trial, seed and fold
 
 @dataclass
 class Plan:
-    """The fits of an experiment or study, by trial, seed and fold, one wave after the other.
+    """The fits of an experiment or study, in waves; each wave depends on the one before.
 
-    label: whose they are; trials: the experiments by trial name ("" for that of an experiment);
-    images: the training split, restricted to their classes; choose: what is trained once the
-    trials are, such as the winner again.
+    label: the name of the experiment or study; trials: the trials of all waves by name ("" for
+    an experiment); images: the training split, restricted to their classes; choose: returns the
+    trials of the next wave, such as the winner again, from the trained ones.
     """
 
     label: str
@@ -60,16 +62,18 @@ class Plan:
     _folds: dict[str, list[Fold]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        """Raises UserError where a trial asks for what makes no evidence."""
+        """Raises UserError if a trial cannot be evidence."""
         self.data = Data(self.images.pixels, self.images.labels, len(self.images.classes))
         self.digest = key.digest(self.data)
         self.waves.append(self.wave(self.trials))
 
     def advance(self, store: Store) -> bool:
-        """Add the wave that follows from finished fits, if there is another."""
+        """Add the next wave, which depends on finished fits; returns whether there is one."""
         if self.choose is None or len(self.waves) > 1:
             return False
-        self.waves.append(self.wave(self.choose(self.fits(store, 0))))
+        chosen = self.choose(self.trained(store, 0))
+        self.trials = {**self.trials, **chosen}
+        self.waves.append(self.wave(chosen))
         return True
 
     def tasks(self) -> Iterator[Task]:
@@ -78,19 +82,21 @@ class Plan:
             for folds in seeds:
                 yield from folds
 
-    def fits(self, store: Store, wave: int = -1) -> list[list[list[Fitted]]]:
-        """Finished fits of a wave by trial, seed and fold, read from the store."""
-        return [
-            [[_fitted(store, task) for task in folds] for folds in seeds]
-            for seeds in self.waves[wave].values()
-        ]
+    def trained(self, store: Store, wave: int) -> Trials:
+        """The trials of a wave, with their finished fits from the store."""
+        return {
+            name: Trial(
+                self.trials[name], [[_fitted(store, task) for task in folds] for folds in seeds]
+            )
+            for name, seeds in self.waves[wave].items()
+        }
 
     def validated(self, trial: str) -> list[list[np.ndarray]]:
-        """The validation rows of a trial's fits in the first wave, by seed and fold."""
+        """The validation rows of a trial in the first wave, by seed and fold."""
         return [[task.fit.validation for task in folds] for folds in self.waves[0][trial]]
 
     def wave(self, trials: dict[str, Experiment]) -> Wave:
-        """The fits of some trials."""
+        """The fits of `trials`."""
         return {
             name: [
                 [
@@ -103,7 +109,7 @@ class Plan:
         }
 
     def _folds_of(self, trial: Experiment, seed: int) -> list[Fold]:
-        """The folds of a trial and seed; most trials of a study share them."""
+        """The folds of a trial and seed, cached because most trials of a study share them."""
         decided = (trial["subset"], trial["validation"], trial["model"]["scaling"], seed)
         if str(decided) not in self._folds:
             self._folds[str(decided)] = folds(trial, self.images, seed)
@@ -112,6 +118,12 @@ class Plan:
     def _task(self, trial: str, fit: Fit) -> Task:
         label = f"{self.label} {name_of(trial, fit.seed, fit.fold)}"
         return Task(fit, key.key(fit, self.digest), self.digest, label, cost(fit, self.data))
+
+
+def training_images(experiment: Experiment) -> Images:
+    """The images that an experiment uses for training; its dataset must be processed."""
+    processed = Path(paths.processed(experiment["dataset"]))
+    return dataset.load(processed, "train", experiment["classes"])
 
 
 def of_experiment(name: str, experiment: Experiment, images: Images) -> Plan:
@@ -126,26 +138,27 @@ def of_study(
     images: Images,
     winner: str | None = None,
 ) -> Plan:
-    """The fits of a study's trials and, where it says so, of its winner trained again.
+    """The fits of a study's trials and, with `retrain`, of its winner trained again.
 
-    winner: its name, where it is not to be found by validation.
+    winner: the winner's trial name; None if validation decides it.
     """
     trials = grid.trials(study, base)
 
-    def again(fits: list[list[list[Fitted]]]) -> dict[str, Experiment]:
-        position = results.winner(fits) if winner is None else list(trials).index(winner)
+    def again(trained: Trials) -> dict[str, Experiment]:
+        chosen = results.winner(trained) if winner is None else winner
+        position = list(trials).index(chosen)
         return {RETRAINED: grid.retrained(study, base, position)}
 
     return Plan(name, trials, images, again if study["retrain"] else None)
 
 
 def name_of(trial: str, seed: int, fold: int) -> str:
-    """What a fit is called within its stage; trial: "" in an experiment."""
+    """The name of a fit within its stage; trial: "" in an experiment."""
     return f"{trial} seed {seed} fold {fold}".strip()
 
 
 class LostError(RuntimeError):
-    """A fit that the store no longer has."""
+    """The store has lost a fit."""
 
 
 def _fitted(store: Store, task: Task) -> Fitted:
@@ -158,8 +171,8 @@ def _fitted(store: Store, task: Task) -> Fitted:
 def folds(trial: Experiment, images: Images, seed: int) -> list[Fold]:
     """Training rows, validation rows, shift and scale of each fold of one seed.
 
-    images: the training split, restricted to the trial's classes; a subset and the folds are
-    drawn from it, and the scaling is that of each fold's training images.
+    images: the training split, restricted to the trial's classes. A subset and the folds are
+    drawn from it; the training images of each fold decide its scaling.
     """
     drawn = splits.subset(len(images), trial["subset"], seed)
     found = []
@@ -173,16 +186,16 @@ def folds(trial: Experiment, images: Images, seed: int) -> list[Fold]:
 def _fit(trial: Experiment, seed: int, number: int, fold: Fold) -> Fit:
     if trial["trainer"]["precision"] == "bfloat16" and arithmetic.name() != arithmetic.NATIVE:
         raise UserError(
-            "trainer.precision=bfloat16: makes no evidence, which is in float32 or float64; "
-            f"{arithmetic.VARIABLE}={arithmetic.NATIVE} allows it for trying things"
+            "trainer.precision=bfloat16: evidence needs float32 or float64; "
+            f"set {arithmetic.VARIABLE}={arithmetic.NATIVE} to try it without making evidence"
         )
     settings = {part: trial[part] for part in ("model", "optimizer", "trainer")}
-    # What becomes of the scaling, shift and scale, is given; the family stands beside.
+    # The arrays shift and scale replace the setting `scaling`; the family is a field of its own.
     model = {k: v for k, v in trial["model"].items() if k not in ("family", "scaling")}
     return Fit(trial["model"]["family"], {**settings, "model": model}, seed, number, *fold)
 
 
-# Roughly, of one training image in one epoch: floating-point operations a pixel.
+# Roughly the floating-point operations for each pixel of a training image in one epoch.
 PER_PIXEL = {
     "simple": 120_000,
     "resnet_like": 220_000,
@@ -192,19 +205,13 @@ PER_PIXEL = {
 
 
 def cost(fit: Fit, data: Data) -> float:
-    """A rough number of floating-point operations of a fit."""
+    """Roughly the number of floating-point operations of a fit."""
     model, trainer = fit.settings["model"], fit.settings["trainer"]
     pixels = data.flat.shape[1] * len(fit.training)
     if fit.family == "cnn":
         return pixels * trainer["epochs"] * PER_PIXEL.get(model["architecture"], 200_000)
     if fit.family == "linear":
-        # What a batch costs beside its mathematics counts for the smallest.
+        # The overhead of a batch matters for small batches.
         overhead = 1_000 / fit.settings["optimizer"]["batch_size"]
         return pixels * trainer["epochs"] * (20 * data.classes + overhead)
     return pixels * 100 * 8 * data.classes
-
-
-def unique(tasks: Sequence[Task]) -> list[Task]:
-    """The tasks, those of equal key once, the most costly first."""
-    by_key = {task.key: task for task in reversed(tasks)}
-    return sorted(by_key.values(), key=lambda task: -task.cost)

@@ -1,8 +1,8 @@
-"""One pool of fits: what plans lack is trained by workers, the most costly first.
+"""One pool for all fits: workers train the fits that the store lacks, the most costly first.
 
-Workers are processes of this machine (`local`), or those of a Dask cluster (`remote`) where
-KMNIST_SCHEDULER names one. They only compute; this process alone writes results to the store, as
-they arrive, so that whatever happens costs no finished fit.
+Workers are processes on this machine (`local`) or on the Dask cluster that KMNIST_SCHEDULER names
+(`remote`). They only compute. Only this process writes results to the store, as soon as they
+arrive, so that a failure never costs a finished fit.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from kmnist_pipeline.fits.plan import LostError, Plan, Task
 from kmnist_pipeline.fits.store import Store
 
 SCHEDULER = "KMNIST_SCHEDULER"
-DEATHS = 3  # workers that one fit may take with it
-LOOK = 0.2  # seconds between two looks at the workers
+DEATHS = 3  # so many workers lost with the same fit are an error
+POLL = 0.2  # seconds between two polls of the workers
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 class RefusingWorkerError(RuntimeError):
-    """A worker would have computed something else; another one may do."""
+    """A worker's code, libraries or arithmetic differ; another worker may train the fit."""
 
 
 class WorkerLostError(RuntimeError):
-    """A worker was lost with the fit it had; the message says how."""
+    """A worker was lost with its fit; the message says how."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a fit ended: with its result, or with an error.
 
-    WorkerLostError, RefusingWorkerError: it can be tried again; any other error is its own.
+    After WorkerLostError and RefusingWorkerError it is tried again; other errors are the fit's own.
     """
 
     task: Task
@@ -55,42 +55,42 @@ class Outcome:
 
 
 class Watch:
-    """Measures the time in which this process looked: it may itself have been stopped, or busy."""
+    """Measures time, but not the time in which this process was stopped or busy."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def step(self) -> float:
-        """The seconds since the last step, at most a few looks."""
+        """The seconds since the last step, at most a few polls."""
         passed, self._last = time.monotonic() - self._last, time.monotonic()
-        return min(passed, 5 * LOOK)
+        return min(passed, 5 * POLL)
 
 
 class Workers(Protocol):
     """Processes that train fits."""
 
     def free(self) -> bool:
-        """Whether a worker has nothing to do."""
+        """Whether a worker is idle."""
 
     def start(self, task: Task, data: Data) -> None:
-        """Have a free worker train a fit."""
+        """Give a fit to a free worker."""
 
     def wait(self) -> list[Outcome]:
-        """The fits that ended since the last call; waits a moment where none did."""
+        """The outcomes since the last call; waits for a moment if there are none."""
 
     def progress(self) -> Iterator[tuple[Task, float]]:
-        """The fits in work, with how much of each is done, from 0 to 1."""
+        """The running fits, each with its finished share from 0 to 1."""
 
     def close(self) -> None:
-        """End the workers at once, whatever they do."""
+        """End the workers at once."""
 
 
 def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) -> None:
-    """Train all fits of all waves of the plans that the store lacks.
+    """Train the fits of the plans, in all waves, that the store lacks.
 
-    stop_after: an epoch to end with, None for the last.
-    Raises UserError, TrainingError and what else a fit may raise, with the fit's label; finished
-    fits are kept then, and the others given up.
+    stop_after: the last epoch to train, None for all.
+    Raises the error of a fit, with the fit's label; finished fits are kept, the others are
+    abandoned.
     """
     queue = _Queue(plans, store)
     if not queue.waiting:
@@ -103,7 +103,7 @@ def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) ->
             while queue.waiting and workers.free():
                 task = queue.next()
                 workers.start(task, queue.data[task.data])
-            # Errors come last, so that they cost none of the results that came with them.
+            # Errors come last, so that the results that arrived with them are kept.
             for outcome in sorted(workers.wait(), key=lambda outcome: outcome.error is not None):
                 task = outcome.task
                 if isinstance(outcome.error, WorkerLostError):
@@ -123,23 +123,23 @@ def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) ->
 
 
 class _Queue:
-    """The fits of plans that are to be trained."""
+    """The fits of the plans that must be trained."""
 
     def __init__(self, plans: Sequence[Plan], store: Store) -> None:
         self.data = {plan.digest: plan.data for plan in plans}
-        self.waiting: list[tuple[float, str, Task]] = []  # a heap, the most costly first
+        self.waiting: list[tuple[float, str, Task]] = []  # a heap, the most costly fit first
         self.done: set[str] = set()
         self.cost = 0.0  # of all fits that were ever missing
         self.trained, self.cost_trained = 0, 0.0
         self._store, self._plans = store, list(plans)
-        self._queued: set[str] = set()  # waiting or in work
-        self._missing: dict[int, set[str]] = {}  # for each unfinished plan, of its last wave
+        self._queued: set[str] = set()  # waiting or running
+        self._missing: dict[int, set[str]] = {}  # by unfinished plan, in its last wave
         self._lost: set[int] = set()
         for number in range(len(self._plans)):
             self._enter(number)
 
     def is_open(self) -> bool:
-        """Whether a fit is waiting or in work."""
+        """Whether a fit is waiting or running."""
         return bool(self._queued)
 
     def count(self) -> int:
@@ -147,15 +147,15 @@ class _Queue:
         return self.trained + len(self._queued)
 
     def next(self) -> Task:
-        """The most costly of the fits that wait, which no longer waits."""
+        """Take the most costly waiting fit."""
         return heapq.heappop(self.waiting)[2]
 
     def again(self, task: Task) -> None:
-        """Have a fit wait once more."""
+        """Return a fit to the waiting ones."""
         heapq.heappush(self.waiting, (-task.cost, task.key, task))
 
     def finish(self, task: Task) -> list[Plan]:
-        """Take a fit as done and go on with the plans that waited for it; those that ended."""
+        """Mark a fit as done and continue the plans that waited for it; returns the ended plans."""
         self._queued.remove(task.key)
         self.done.add(task.key)
         self.trained += 1
@@ -172,7 +172,7 @@ class _Queue:
         return ended
 
     def _enter(self, number: int) -> None:
-        """Queue what is missing of a plan's last wave; where nothing is, of the next one."""
+        """Queue the missing fits of a plan's last wave, or of the next wave if none is missing."""
         while True:
             missing = [t for t in self._plans[number].tasks() if not self._has(t.key)]
             for task in missing:
@@ -187,18 +187,18 @@ class _Queue:
                 return
 
     def _has(self, name: str) -> bool:
-        """Whether a fit is done; looks into the store once for each."""
+        """Whether a fit is done; asks the store only once for each fit."""
         if name not in self.done and name not in self._queued and name in self._store:
             self.done.add(name)
         return name in self.done
 
     def _advance(self, number: int) -> bool:
-        """Whether the last wave of a plan must be looked at, because it is new or lost a fit."""
+        """Whether a plan has a wave to queue: a new one, or one that lost a fit."""
         plan = self._plans[number]
         try:
             return plan.advance(self._store)
         except LostError:
-            # A file was damaged since it was looked at. Twice would be no accident.
+            # A file was damaged after it was read. A second time would not be an accident.
             if number in self._lost:
                 raise
             self._lost.add(number)
@@ -208,7 +208,7 @@ class _Queue:
 
 @contextmanager
 def _orderly_end() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the process by SystemExit, so that nothing is left behind."""
+    """Make SIGTERM and SIGHUP raise SystemExit, so that the process cleans up when it ends."""
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
@@ -238,7 +238,7 @@ def _workers(queue: _Queue, store: Store, stop_after: int | None) -> Workers:
 
 
 def _about(outcome: Outcome) -> dict[str, Any]:
-    """What the store is told of a finished fit."""
+    """The description of a finished fit for the store."""
     fit = outcome.task.fit
     return {
         "label": outcome.task.label,
@@ -251,14 +251,14 @@ def _about(outcome: Outcome) -> dict[str, Any]:
 
 
 def _check_deaths(number: int, outcome: Outcome) -> None:
-    """Say that a worker was lost. Raises UserError where the fit is the likely cause."""
+    """Report that a worker was lost. Raises UserError if the fit is the likely cause."""
     label = outcome.task.label
     if number < DEATHS:
-        say(f"{label}: {outcome.error}; it is trained by another worker")
+        say(f"{label}: {outcome.error}; another worker trains it")
         return
     raise UserError(
-        f"{label}: {outcome.error}, for the {number}rd time. The likely cause is too little "
-        "memory for as many workers; finished fits are kept"
+        f"{label}: {outcome.error}, for the {number}rd time. There is probably too little "
+        "memory for so many workers; finished fits are kept"
     )
 
 
@@ -266,7 +266,7 @@ def _named(error: Exception, task: Task) -> Exception:
     """The error of a fit, with the fit's label."""
     if isinstance(error, work.RefusedError):
         return UserError(
-            f"{task.label}: a worker refuses it, because it would compute something else: "
+            f"{task.label}: a worker refuses it, because its result would differ: "
             f"{work.reasons(task.fit, error)}. Run the command again; finished fits are kept"
         )
     if isinstance(error, UserError):
@@ -277,7 +277,7 @@ def _named(error: Exception, task: Task) -> Exception:
 
 
 def _show(bar: tqdm, queue: _Queue, workers: Workers) -> None:
-    """Bring the progress bar up to date."""
+    """Update the progress bar."""
     partly = sum(task.cost * fraction for task, fraction in workers.progress())
     bar.total = queue.cost
     bar.set_description_str(f"{queue.trained} of {queue.count()} fits", refresh=False)
@@ -285,5 +285,5 @@ def _show(bar: tqdm, queue: _Queue, workers: Workers) -> None:
 
 
 def say(text: str) -> None:
-    """Print a message beside the progress bar."""
+    """Print a message above the progress bar."""
     tqdm.write(text, file=sys.stderr)

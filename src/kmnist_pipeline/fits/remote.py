@@ -1,8 +1,8 @@
-"""Workers of a Dask cluster, named by KMNIST_SCHEDULER.
+"""Workers of the Dask cluster that KMNIST_SCHEDULER names.
 
-Each fit is sent to one worker that has nothing to do and whose code, libraries and arithmetic are
-those of this process. Dask says which workers there are, and carries data, results and progress;
-a fit whose worker has gone goes to another one.
+Each fit is sent to an idle worker with the same code, libraries and arithmetic as this process.
+Dask lists the workers, and carries data, results and progress. A fit whose worker is lost goes to
+another worker.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kmnist_pipeline.fits import key, remote_worker, work
 from kmnist_pipeline.fits.address import checked
 from kmnist_pipeline.fits.plan import Task
 from kmnist_pipeline.fits.pool import (
-    LOOK,
+    POLL,
     SCHEDULER,
     Outcome,
     RefusingWorkerError,
@@ -38,11 +38,11 @@ from kmnist_pipeline.fits.pool import (
     say,
 )
 
-CONNECT = 10.0  # seconds for the scheduler to answer at first
-SILENCE = 60.0  # seconds without an answer after which it is taken as gone
-WITHOUT = 60.0  # seconds without a worker that can be used
+CONNECT = 10.0  # seconds for the scheduler's first answer
+SILENCE = 60.0  # seconds without an answer after which the scheduler counts as gone
+WITHOUT = 60.0  # seconds without a usable worker after which the run ends
 ASK = 1.0  # seconds between two questions to the scheduler
-KEPT = "Finished fits are kept; a second run trains only the rest"
+KEPT = "Finished fits are kept; run the command again to train the rest"
 CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)
 
 
@@ -50,8 +50,7 @@ CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)
 class _Worker:
     """A worker that the scheduler knows.
 
-    identity: its answer to what it is, None when it has been judged; data: what it was sent, by
-    digest.
+    identity: its surroundings, None after they are compared; data: what it has received, by digest.
     """
 
     address: str
@@ -62,7 +61,7 @@ class _Worker:
 
 @dataclass(eq=False)
 class _Running:
-    """A fit on its way."""
+    """A fit that a worker trains."""
 
     task: Task
     worker: _Worker
@@ -71,24 +70,24 @@ class _Running:
 
 
 class RemoteWorkers:
-    """Workers of the Dask cluster at an address."""
+    """Workers of the Dask cluster at `address`."""
 
     def __init__(self, address: str, tasks: list[Task], stop_after: int | None) -> None:
-        """tasks: those that are known to be trained.
+        """tasks: the known tasks.
 
-        Raises UserError where the address cannot be used or nothing answers there.
+        Raises UserError if the address cannot be used or nothing answers there.
         """
         self._address, self._stop_after = checked(address), stop_after
-        # What happens to scheduler and workers is told here, in fewer words.
+        # This module reports the state of scheduler and workers in fewer words.
         for handler in logging.getLogger("distributed").handlers:
             handler.setLevel(logging.CRITICAL)
         self._client = _connected(self._address)
         self._kinds = _kinds(tasks)
         self._mine = [key.surroundings(family, settings) for family, settings in self._kinds]
         self._workers: dict[str, _Worker] = {}
-        self._refused: dict[str, str] = {}  # why, by address
+        self._refused: dict[str, str] = {}  # the reason, by address
         self._running: dict[str, _Running] = {}  # by key
-        self._lost: list[_Running] = []  # about which the scheduler is to be asked
+        self._lost: list[_Running] = []  # until the scheduler answers about their workers
         self._asked_about: list[_Running] = []
         self._topic = f"kmnist-{uuid.uuid4().hex}"
         self._client.subscribe_topic(self._topic, self._hear)
@@ -98,38 +97,38 @@ class RemoteWorkers:
         self._answer: Future | None = self._ask()
 
     def free(self) -> bool:
-        """Whether a worker that can be used has nothing to do."""
+        """Whether a usable worker is idle."""
         return self._fault is None and self._idle() is not None
 
     def start(self, task: Task, data: Data) -> None:
-        """Have a free worker train a fit."""
+        """Give a fit to a free worker."""
         worker = self._idle()
         assert worker is not None
         future = self._run(self._train(worker, task, data))
         self._running[task.key] = _Running(task, worker, future)
 
     def wait(self) -> list[Outcome]:
-        """The fits that ended. Raises UserError where scheduler or workers are gone."""
+        """The fits that ended. Raises UserError if the scheduler or all workers are gone."""
         doubtful = [*self._lost, *self._asked_about]
         running = {r.future: r for r in self._running.values() if r not in doubtful}
         if running:
-            ended = concurrent.futures.wait(running, LOOK, FIRST_COMPLETED).done
+            ended = concurrent.futures.wait(running, POLL, FIRST_COMPLETED).done
         else:
             ended = set()
-            time.sleep(LOOK)
+            time.sleep(POLL)
         outcomes = [o for future in ended if (o := self._outcome(running[future]))]
         if self._fault is not None and not outcomes:
             raise self._fault
         return outcomes + self._look()
 
     def progress(self) -> Iterator[tuple[Task, float]]:
-        """The fits in work, with how much of each is done."""
+        """The running fits, each with its finished share."""
         for running in list(self._running.values()):
             yield running.task, running.done
 
     def close(self) -> None:
-        """Give up what is in work: workers notice by `remote_worker.GivenUpError`."""
-        with suppress(Exception):  # also where the scheduler is gone
+        """Abandon the running fits: they end on the workers by `remote_worker.AbandonedError`."""
+        with suppress(Exception):  # also if the scheduler is gone
             self._client.close(timeout=5)
 
     def _run(self, coroutine: Coroutine) -> Future:
@@ -141,13 +140,13 @@ class RemoteWorkers:
         return self._run(scheduler.identity(n_workers=-1))
 
     def _idle(self) -> _Worker | None:
-        """An accepted worker that has nothing to do."""
+        """An accepted worker that is idle."""
         busy = {running.worker.address for running in self._running.values()}
         free = [w for w in self._workers.values() if w.accepted and w.address not in busy]
         return free[0] if free else None
 
     async def _train(self, worker: _Worker, task: Task, data: Data) -> tuple[bytes, float]:
-        """Send a fit, and its data where the worker does not have them; the result."""
+        """Send a fit, and its data if the worker lacks them; returns the result and the seconds."""
         if task.data not in worker.data:
             name = f"{self._topic}-{task.data}-{worker.address}"
             worker.data[task.data] = asyncio.ensure_future(
@@ -184,7 +183,7 @@ class RemoteWorkers:
             running.done = done
 
     def _outcome(self, running: _Running) -> Outcome | None:
-        """What came of a fit; None where that is open until the scheduler answers."""
+        """The outcome of a fit; None if it is unknown until the scheduler answers."""
         task, worker = running.task, running.worker
         try:
             result, seconds = running.future.result()
@@ -202,7 +201,7 @@ class RemoteWorkers:
         return Outcome(task, result, seconds)
 
     def _look(self) -> list[Outcome]:
-        """Take up what the scheduler says of its workers; the fits of those that have gone."""
+        """Read the scheduler's list of workers; returns the outcomes of lost workers' fits."""
         passed = self._watch.step()
         if self._client.status != "running":
             self._fault = self._gone("is gone")
@@ -241,7 +240,7 @@ class RemoteWorkers:
         for address in known:
             if address not in self._workers:
                 identity = self._run(self._identify(address))
-                # One fit a process, for torch's random stream is one for all its threads.
+                # One fit for each process, because its threads share torch's random stream.
                 self._workers[address] = _Worker(address, identity)
         for worker in self._workers.values():
             self._judge(worker)
@@ -252,7 +251,7 @@ class RemoteWorkers:
         ]
 
     def _judge(self, worker: _Worker) -> None:
-        """Accept or refuse a worker that has said what it is."""
+        """Accept or refuse a worker by its surroundings."""
         if worker.identity is None or not worker.identity.done():
             return
         identity, worker.identity = worker.identity, None
@@ -264,7 +263,7 @@ class RemoteWorkers:
             self._refuse(worker, str(error) or type(error).__name__)
             return
         pairs = zip(self._mine, theirs, strict=True)
-        differs = dict.fromkeys(told for pair in pairs for told in work.difference(*pair))
+        differs = dict.fromkeys(text for pair in pairs for text in work.differences(*pair))
         if differs:
             self._refuse(worker, ", ".join(differs))
         else:
@@ -276,19 +275,19 @@ class RemoteWorkers:
         say(f"{SCHEDULER}: the worker {worker.address} is not used: {why}")
 
     def _check_workers(self) -> None:
-        """Set the fault where no worker can be used: at once where all are refused."""
+        """Set the fault if no worker can be used: at once if all workers are refused."""
         if any(worker.accepted for worker in self._workers.values()):
             self._without = 0.0
             return
         if self._without == 0.0 and not self._workers:
             say(f"{SCHEDULER}={self._address}: waiting for workers")
-        self._without += ASK  # between two answers
+        self._without += ASK  # the seconds since the last answer
         hopeless = self._workers and self._refused.keys() >= self._workers.keys()
         if hopeless or self._without > WITHOUT:
             why = "; ".join(f"{a}: {w}" for a, w in self._refused.items() if a in self._workers)
             self._fault = UserError(
                 f"{SCHEDULER}={self._address}: no worker can be used: "
-                f"{why or f'none has come within {WITHOUT:g} s'}. Start workers with this "
+                f"{why or f'none has connected within {WITHOUT:g} s'}. Start workers with this "
                 f"project's code: python -m kmnist_pipeline.fits.worker {self._address}. {KEPT}"
             )
 
@@ -303,22 +302,22 @@ def _connected(address: str) -> distributed.Client:
         arguments = distributed.Security().get_connection_args("client")
         if arguments.get("ssl_context") is None:
             raise UserError(
-                f"{SCHEDULER}={address}: tls:// needs certificates, and Dask's configuration "
-                "names none: docs/cluster.md says how"
+                f"{SCHEDULER}={address}: tls:// needs certificates, but Dask's configuration names "
+                "none; see docs/cluster.md"
             )
     try:
-        # Dask would try for long where nobody listens.
+        # Dask would retry for a long time if nothing listens.
         socket.create_connection((parts.hostname, parts.port), CONNECT).close()
         return distributed.Client(address, timeout=CONNECT, set_as_default=False, name="kmnist")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{SCHEDULER}={address}: no scheduler answers: {error}. Start one (`make cluster` "
-            "does on this machine), or unset the variable to train on the cores of this machine"
+            "starts one on this machine), or unset the variable to train without a cluster"
         ) from error
 
 
 def _kinds(tasks: list[Task]) -> list[tuple[str, dict[str, Any]]]:
-    """The families and settings of fits, each once."""
+    """The different families and settings of fits."""
     found = {
         json.dumps([task.fit.family, task.fit.settings], sort_keys=True): task.fit for task in tasks
     }

@@ -1,4 +1,4 @@
-"""What runs in a Dask worker for `remote`."""
+"""The code that a Dask worker runs for `remote`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from kmnist_pipeline import arithmetic
 from kmnist_pipeline.families.base import Data
 from kmnist_pipeline.fits import store, work
 
-TELL = 1.0  # seconds between two reports of progress
+REPORT = 1.0  # seconds between two reports of progress
 
 _verified: dict[str, weakref.ref[Data]] = {}
 
 
-class GivenUpError(RuntimeError):
-    """Nobody wants the result any longer."""
+class AbandonedError(RuntimeError):
+    """The client no longer waits for the result."""
 
 
 def identity(kinds: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     """The surroundings of this worker for fits of these families and settings.
 
-    Raises UserError where they are no good, ImportError where something is missing.
+    Raises UserError if the arithmetic is not selected, ImportError if a library is missing.
     """
     found = [work.surroundings(family, settings) for family, settings in kinds]
     arithmetic.require()
@@ -34,20 +34,20 @@ def identity(kinds: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
 def train(
     content: bytes, name: str, data: Data, digest: str, topic: str, stop_after: int | None
 ) -> tuple[bytes, float]:
-    """Train an encoded fit; name: its key; topic: where progress is told."""
+    """Train an encoded fit; name: its key; topic: the topic of Dask's events for progress."""
     known = _verified.get(digest)
     if known is None or known() is not data:
         _verified[digest] = weakref.ref(work.verified(data, digest))
     own = store.default()
-    told = _Progress(name, topic)
-    result = work.train(content, name, data, digest, own.checkpoint(name), told, stop_after)
-    # Whoever asked keeps the result, perhaps in another store than this one.
+    progress = _Progress(name, topic)
+    result = work.train(content, name, data, digest, own.checkpoint(name), progress, stop_after)
+    # The client keeps the result, and its store may be another one.
     own.checkpoint(name).drop()
     return result
 
 
 class _Progress:
-    """Tells how much of a fit is done, and ends a fit that nobody wants any longer."""
+    """Reports the finished share of a fit, and ends the fit if the client no longer waits."""
 
     def __init__(self, name: str, topic: str) -> None:
         self._name, self._topic = name, topic
@@ -56,11 +56,11 @@ class _Progress:
         self._last = 0.0
 
     def __call__(self, fraction: float) -> None:
-        if time.monotonic() - self._last < TELL:
+        if time.monotonic() - self._last < REPORT:
             return
         self._last = time.monotonic()
         self._worker.log_event(self._topic, [self._name, fraction])
-        # Dask forgets a task that its client gave up or died with, but cannot stop its thread.
+        # Dask forgets a task that was cancelled or whose client died, but cannot stop its thread.
         task = self._worker.state.tasks.get(self._task)
         if task is None or task.state == "cancelled":
-            raise GivenUpError(self._task)
+            raise AbandonedError(self._task)

@@ -1,11 +1,10 @@
-"""What the fits of an experiment or study come to: numbers, tables and the model file.
-
-Fits stand here by trial, seed and fold.
-"""
+"""The results of trained trials: numbers, tables and the model file."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,117 +19,121 @@ OF_FIT = ("seed", "fold")
 CURVES = ["trial", "seed", "fold", "epoch", "split", "loss", "accuracy"]
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A trained trial: its experiment, and its fits by seed and fold."""
+
+    experiment: dict[str, Any]
+    fits: list[list[Fitted]]
+
+
+Trials = dict[str, Trial]  # by name, which is "" for an experiment
+
+
 def kept_fold(folds: list[Fitted]) -> int:
     """The fold whose model is kept: the highest validation accuracy, then the lowest loss."""
     scores = [(e.accuracy, -e.loss) if (e := f.kept("validation")) else (0.0, 0.0) for f in folds]
     return scores.index(max(scores))
 
 
-def validation_accuracy(seeds: list[list[Fitted]]) -> dict[str, Any]:
+def validation_accuracy(trial: Trial) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Validation accuracy and loss: the mean over folds of each fold's kept epoch.
 
-    The first seed's numbers, with mean, standard deviation and values over seeds; n counts the
-    images validated in one seed. None where nothing was held out.
+    Returns the numbers of the first seed, which people compare (n counts its validation images),
+    and the spread of the accuracy over seeds. They are None if nothing was held out.
     """
-    kept = [[fit.kept("validation") for fit in folds] for folds in seeds]
+    kept = [[fit.kept("validation") for fit in folds] for folds in trial.fits]
     if kept[0][0] is None:
-        return {"accuracy": None, "loss": None, "n": 0, "seeds": None}
+        return {"accuracy": None, "loss": None, "n": 0}, None
     accuracies = [float(np.mean([e.accuracy for e in folds if e])) for folds in kept]
     losses = [float(np.mean([e.loss for e in folds if e])) for folds in kept]
-    return {
+    compared = {
         "accuracy": accuracies[0],
         "loss": losses[0],
-        "n": sum(fit.n_validation for fit in seeds[0]),
-        "seeds": metrics.spread(accuracies),
+        "n": sum(fit.n_validation for fit in trial.fits[0]),
     }
+    return compared, metrics.spread(accuracies)
 
 
-def winner(fits: list[list[list[Fitted]]]) -> int:
-    """The trial with the best validation accuracy, the mean over seeds; of equals the first."""
-    means = [validation_accuracy(seeds)["seeds"]["mean"] for seeds in fits]
-    return means.index(max(means))
+def winner(trials: Trials) -> str:
+    """The first trial with the best validation accuracy (the mean over seeds)."""
+    spreads = {name: validation_accuracy(trial)[1] for name, trial in trials.items()}
+    means = {name: spread["mean"] if spread else 0.0 for name, spread in spreads.items()}
+    return max(means, key=means.__getitem__)
 
 
-def fold_rows(trial: str, seeds: list[int], fits: list[list[Fitted]]) -> list[dict[str, Any]]:
-    """One row a seed and fold: sizes, epochs, the numbers of the kept epoch, and the digest of
-    the weights after each epoch."""
+def fold_rows(trials: Trials) -> list[dict[str, Any]]:
+    """A row for each trial, seed and fold: sizes, epochs, the numbers of the kept epoch, and the
+    digest of the weights after each epoch."""
     rows = []
-    for seed, folds in zip(seeds, fits, strict=True):
-        for k, fit in enumerate(folds):
-            row: dict[str, Any] = {"trial": trial} if trial else {}
-            row |= {"seed": seed, "fold": k, "kept": k == kept_fold(folds)}
-            row |= {"kept_epoch": fit.kept_epoch, "epochs": fit.history[-1].epoch}
-            row |= {"n_train": fit.n_train, "n_validation": fit.n_validation}
-            for prefix, split in (("train_", "train"), ("", "validation")):
-                kept = fit.kept(split)
-                row |= {
-                    f"{prefix}accuracy": kept and kept.accuracy,
-                    f"{prefix}loss": kept and kept.loss,
-                }
-            rows.append(row | {"weights": fit.digests})
+    for name, seed, fold, fit, kept in _fits(trials):
+        row: dict[str, Any] = {"trial": name} if name else {}
+        row |= {"seed": seed, "fold": fold, "kept": kept}
+        row |= {"kept_epoch": fit.kept_epoch, "epochs": fit.history[-1].epoch}
+        row |= {"n_train": fit.n_train, "n_validation": fit.n_validation}
+        for prefix, split in (("train_", "train"), ("", "validation")):
+            epoch = fit.kept(split)
+            row[f"{prefix}accuracy"] = epoch and epoch.accuracy
+            row[f"{prefix}loss"] = epoch and epoch.loss
+        rows.append(row | {"weights": fit.digests})
     return rows
 
 
-def curve_rows(trial: str, seeds: list[int], fits: list[list[Fitted]]) -> list[list[Any]]:
-    """The rows of `curves.csv`, in the order of CURVES."""
+def curve_rows(trials: Trials) -> list[list[Any]]:
+    """The rows of `curves.csv`, with the columns CURVES."""
     return [
-        [trial, seed, k, epoch.epoch, epoch.split, epoch.loss, epoch.accuracy]
-        for seed, folds in zip(seeds, fits, strict=True)
-        for k, fit in enumerate(folds)
+        [name, seed, fold, epoch.epoch, epoch.split, epoch.loss, epoch.accuracy]
+        for name, seed, fold, fit, _ in _fits(trials)
         for epoch in fit.history
     ]
 
 
-def model_bytes(
-    name: str,
-    trials: dict[str, dict[str, Any]],
-    winner: int,
-    classes: tuple[str, ...],
-    fits: list[list[list[Fitted]]],
-) -> bytes:
-    """The model file: of every trial and seed, the weights of the fold that is kept.
+def _fits(trials: Trials) -> Iterator[tuple[str, int, int, Fitted, bool]]:
+    """The trial, seed and fold of each fit, the fit itself, and whether its model is kept."""
+    for name, trial in trials.items():
+        for seed, folds in zip(trial.experiment["seeds"], trial.fits, strict=True):
+            kept = kept_fold(folds)
+            for fold, fit in enumerate(folds):
+                yield name, seed, fold, fit, fold == kept
 
-    trials: the experiments by trial name.
-    """
+
+def model_bytes(name: str, trials: Trials, winner: str, classes: tuple[str, ...]) -> bytes:
+    """The model file: the weights of the kept fold of every trial and seed."""
     tensors = {}
-    kept = [[kept_fold(folds) for folds in seeds] for seeds in fits]
-    for t, seeds in enumerate(fits):
-        for s, folds in enumerate(seeds):
+    kept = [[kept_fold(folds) for folds in trial.fits] for trial in trials.values()]
+    for t, trial in enumerate(trials.values()):
+        for s, folds in enumerate(trial.fits):
             for tensor, array in folds[kept[t][s]].tensors.items():
                 tensors[file.name(t, s, tensor)] = array
-    first = next(iter(trials.values()))
+    first = next(iter(trials.values())).experiment
     metadata = {
         "name": name,
         "dataset": first["dataset"],
         "classes": first["classes"],
         "class_names": list(classes),
         "seeds": first["seeds"],
-        # Where the numbers are shown changes no model.
+        # The report that shows the numbers does not change the model.
         "trials": [
-            {"name": key, **{k: v for k, v in trial.items() if k != "report"}}
+            {"name": key, **{k: v for k, v in trial.experiment.items() if k != "report"}}
             for key, trial in trials.items()
         ],
         "kept_folds": kept,
-        "winner": winner,
+        "winner": list(trials).index(winner),
     }
     return file.encode(tensors, metadata)
 
 
-def out_of_fold(
-    model: dict[str, Any],
-    validated: list[list[np.ndarray]],
-    fits: list[list[Fitted]],
-    images: Images,
-) -> bytes:
-    """An npz of what each fold's model says of the images that it was validated with.
+def out_of_fold(trial: Trial, validated: list[list[np.ndarray]], images: Images) -> bytes:
+    """An npz with the predictions of each fold's model for its validation images.
 
-    validated: rows of `images` by seed and fold; fits: by seed and fold. The arrays have an entry
-    for each image and seed that was held out: `probabilities` (M, C) float32, `seed` (position
-    among the seeds), `fold`, `index` in original file order, `labels`; and `classes`.
+    validated: validation rows of `images` by seed and fold. The npz has an entry for each of them:
+    `probabilities` (M, C) float32, `seed` (position among the seeds), `fold`, `index` in original
+    file order and `labels`. It also has `classes`.
     """
+    model = trial.experiment["model"]
     family = FAMILIES[model["family"]].model
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("probabilities", "rows", *OF_FIT)}
-    for seed, folds in enumerate(fits):
+    for seed, folds in enumerate(trial.fits):
         for fold, fit in enumerate(folds):
             rows = validated[seed][fold]
             found = np.zeros((0, len(images.classes)))

@@ -1,9 +1,8 @@
-"""The store of fits: results by key, and checkpoints of unfinished fits beside them.
+"""The store of fits: results of fits and checkpoints of unfinished fits, by key.
 
-Only a cache: deleting it costs time. Each file begins with the sha256 of its key and of all that
-follows, so that a damaged file, or one that took the place of another, is found, named, dropped
-and computed again. KMNIST_FITS names another folder than `.kmnist/fits`, such as one that a team
-shares.
+It is a cache: deleting it only costs time. Each file begins with the sha256 of its key and content,
+so that a damaged or misplaced file is detected, reported, deleted and computed again. KMNIST_FITS
+can name another folder than `.kmnist/fits`, such as one that a team shares.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ FINISHED, UNFINISHED = ".fit", ".checkpoint"
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the store: the key it is kept by, whether the fit is finished, its size, and what
-    `write` was told of it (nothing for checkpoints and damaged files)."""
+    """A file of the store: its key, whether the fit is finished, its size, and the `about` of
+    `write` (empty for checkpoints and damaged files)."""
 
     path: Path
     key: str
@@ -47,21 +46,21 @@ class Store:
         self.folder = folder
 
     def __contains__(self, key: str) -> bool:
-        """Whether a finished fit is here and undamaged."""
+        """Whether the store has the finished fit, undamaged."""
         return self.read(key) is not None
 
     def read(self, key: str) -> bytes | None:
-        """The result of a fit, None where it is not here; a damaged one is dropped."""
+        """The result of a fit, None if the store lacks it; deletes a damaged file."""
         found = self._read(self._path(key, FINISHED), key)
         return None if found is None else found[1]
 
     def about(self, key: str) -> dict[str, Any] | None:
-        """What `write` was told of a fit."""
+        """The `about` that was passed to `write` for a fit."""
         found = self._read(self._path(key, FINISHED), key)
         return None if found is None else found[0]
 
     def write(self, key: str, result: bytes, about: dict[str, Any]) -> None:
-        """Keep the result of a fit, and drop its checkpoint.
+        """Store the result of a fit, and delete its checkpoint.
 
         about: plain values that describe the fit to people, such as its `seconds`.
         """
@@ -69,14 +68,15 @@ class Store:
         self.checkpoint(key).drop()
 
     def checkpoint(self, key: str) -> FileCheckpoint:
-        """Where an unfinished fit keeps its state."""
+        """The checkpoint of an unfinished fit."""
         return FileCheckpoint(self, key)
 
     def entries(self) -> Iterator[Entry]:
         """All files of the store, by key."""
         for path in sorted(self.folder.glob("??/*")):
             if path.suffix in (FINISHED, UNFINISHED):
-                with suppress(FileNotFoundError):  # another process has just dropped it
+                # Skips what another process has just deleted, and what is not a readable file.
+                with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
                     size, about = path.stat().st_size, _about(path)
                     yield Entry(path, path.stem, path.suffix == FINISHED, size, about)
 
@@ -88,9 +88,13 @@ class Store:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read: {error.strerror}. Remove it to compute the fit again"
+            ) from error
         digest, _, rest = content.partition(b"\n")
         if digest != _digest(key, rest):
-            tqdm.write(f"{path} is damaged: dropped, and computed again", file=sys.stderr)
+            tqdm.write(f"{path} is damaged: deleted, the fit is computed again", file=sys.stderr)
             path.unlink(missing_ok=True)
             return None
         about, _, result = rest.partition(b"\n")
@@ -98,7 +102,7 @@ class Store:
 
     def _write(self, path: Path, key: str, content: bytes, about: dict[str, Any]) -> None:
         rest = json.dumps(about, sort_keys=True).encode() + b"\n" + content
-        if not path.parent.exists():  # as open to a team as the store itself, whatever the umask
+        if not path.parent.exists():  # with the store's permissions, whatever the umask
             path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(PermissionError):
                 path.parent.chmod(self.folder.stat().st_mode & 0o7777)
@@ -113,33 +117,34 @@ class FileCheckpoint:
         self._path = store._path(key, UNFINISHED)
 
     def load(self) -> bytes | None:
-        """The state that was saved last, None where there is none or it is damaged."""
+        """The last state, None if there is none or it is damaged."""
         found = self._store._read(self._path, self._key)
         return None if found is None else found[1]
 
     def save(self, state: bytes) -> None:
-        """Keep a state in place of the one before."""
+        """Replace the last state."""
         self._store._write(self._path, self._key, state, {})
 
     def drop(self) -> None:
-        """Remove it."""
+        """Delete the checkpoint."""
         self._path.unlink(missing_ok=True)
 
 
 def default() -> Store:
-    """The store of this project, or of KMNIST_FITS. Raises UserError where it cannot be used."""
+    """The store that KMNIST_FITS names, or this project's. Raises UserError if it is unusable."""
     named = os.environ.get(VARIABLE)
     folder = Path(named or DEFAULT)
-    told = f"{VARIABLE}={named}" if named else str(folder)
+    place = f"{VARIABLE}={named}" if named else str(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{told}: no folder for fits: {error.strerror}") from error
-    closed = [f for f in (folder, *folder.glob("??")) if not os.access(f, os.W_OK | os.X_OK)]
+        raise UserError(f"{place}: cannot be the folder of fits: {error.strerror}") from error
+    folders = [folder, *(part for part in folder.glob("??") if part.is_dir())]
+    closed = [part for part in folders if not os.access(part, os.W_OK | os.X_OK)]
     if closed:
         raise UserError(
-            f"{told}: you may not write to {closed[0]}, where fits are kept. Its owner opens it to "
-            f"a group by `chmod -R g+ws {folder}`"
+            f"{place}: you may not write to {closed[0]}, where fits are stored. Its owner can "
+            f"allow it to a group: `chmod -R g+ws {folder}`"
         )
     return Store(folder)
 
@@ -148,9 +153,10 @@ def _about(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         file.readline()
         try:
-            return json.loads(file.readline())
+            about = json.loads(file.readline())
         except ValueError:
             return {}
+    return about if isinstance(about, dict) else {}
 
 
 def _digest(key: str, rest: bytes) -> bytes:

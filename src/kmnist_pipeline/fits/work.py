@@ -1,24 +1,26 @@
-"""What a worker does with a fit, wherever it runs."""
+"""The training of one fit in a worker, on this machine or another."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
+import numpy as np
+
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.families import file
-from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Progress
+from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Progress, TrainingError
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.fits import key
 
 ARRAYS = ("training", "validation", "shift", "scale")
 
-# Of each module and library, what this process has loaded of it.
+# The digest of each module and the version of each library that this process has loaded.
 _loaded: dict[str, str] = {}
 
 
 class RefusedError(RuntimeError):
-    """A worker's own key of a fit is another one.
+    """A worker computes another key for a fit than the client does.
 
     surroundings: the code, libraries and arithmetic of the worker.
     """
@@ -29,7 +31,7 @@ class RefusedError(RuntimeError):
 
 
 def encode(fit: Fit) -> bytes:
-    """A fit as bytes, on its way to a worker."""
+    """A fit as bytes, for a worker."""
     about = {name: getattr(fit, name) for name in ("family", "settings", "seed", "fold")}
     return file.encode({name: getattr(fit, name) for name in ARRAYS}, about)
 
@@ -42,10 +44,9 @@ def decode(content: bytes) -> Fit:
 
 
 def surroundings(family: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Code, libraries and arithmetic of this process, as far as such a fit depends on them.
+    """The code, libraries and arithmetic of this process that a fit with these settings depends on.
 
-    They are as they were when it first used them: what changes on the disk of a worker that lives
-    long does not change what it computes.
+    As on first use: a change on the disk does not change what a running worker computes.
     """
     _ = FAMILIES[family].train
     around = key.surroundings(family, settings)
@@ -55,7 +56,7 @@ def surroundings(family: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def verified(data: Data, digest: str) -> Data:
-    """The data, if their digest is this one. Raises ValueError."""
+    """Returns the data. Raises ValueError if they do not have this digest."""
     if key.digest(data) != digest:
         raise ValueError("the images were damaged on their way to the worker")
     return data
@@ -70,10 +71,11 @@ def train(
     progress: Progress,
     stop_after: int | None,
 ) -> tuple[bytes, float]:
-    """Train an encoded fit; its result as bytes, and the seconds that it took.
+    """Train an encoded fit; returns the encoded result, and the seconds that it took.
 
-    expected: its key, as whoever asks for it knows it; digest: that of the data.
-    Raises RefusedError before it computes, where this process would compute something else.
+    expected: the key of the fit on the client; digest: the digest of the data.
+    Raises RefusedError, before training, if this process computes another key, and
+    TrainingError if the weights, as they are stored, are not finite.
     """
     fit = decode(content)
     family = FAMILIES[fit.family].train
@@ -85,28 +87,34 @@ def train(
         stop_after = min(stop_after, fit.settings["trainer"].get("epochs", 1))
     began = time.monotonic()
     fitted = family.fit(fit, data, checkpoint, progress, stop_after)
+    for tensor, values in fitted.tensors.items():
+        if not np.isfinite(values).all():
+            raise TrainingError(
+                f"{tensor} is not finite in the weights of epoch {fitted.kept_epoch}, as they are "
+                "stored; a smaller optimizer.lr may help"
+            )
     return fitted.encode(), round(time.monotonic() - began, 3)
 
 
-def difference(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """What differs between two surroundings, in words; mine: those of whoever asks."""
-    told = []
+def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """The differences between two surroundings, in words; mine: those of the client."""
+    found = []
     for module in sorted(mine["code"].keys() | theirs["code"].keys()):
         if mine["code"].get(module) != theirs["code"].get(module):
-            told.append(f"another {module}")
+            found.append(f"another {module}")
     for name in sorted(mine["libraries"].keys() | theirs["libraries"].keys()):
         here, there = mine["libraries"].get(name), theirs["libraries"].get(name)
         if here != there:
-            told.append(f"{name} {there} instead of {here}")
+            found.append(f"{name} {there} instead of {here}")
     for name in sorted(mine["arithmetic"].keys() | theirs["arithmetic"].keys()):
         here, there = mine["arithmetic"].get(name), theirs["arithmetic"].get(name)
         if here != there:
             label = "arithmetic" if name == "name" else name
-            told.append(f"{label} {there} instead of {here}")
-    return told
+            found.append(f"{label} {there} instead of {here}")
+    return found
 
 
 def reasons(fit: Fit, refused: RefusedError) -> str:
     """Why a worker refused a fit, in words."""
     mine = key.surroundings(fit.family, fit.settings)
-    return ", ".join(difference(mine, refused.surroundings) or ["code has just changed"])
+    return ", ".join(differences(mine, refused.surroundings) or ["code has just changed"])

@@ -1,8 +1,7 @@
 """Workers for fits on a Dask cluster: `python -m kmnist_pipeline.fits.worker tls://HOST:8786`.
 
-Dask's own worker command with its options, after the arithmetic has been selected: one process a
-core and one thread each, where no option says otherwise. It does for dask-jobqueue's
-`worker_command`.
+This selects the arithmetic and runs Dask's worker command with its options. The default is one
+process for each core, with one thread. It can be the `worker_command` of dask-jobqueue.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from kmnist_pipeline.fits.address import checked, is_loopback
 
 
 def main(arguments: list[str]) -> int:
-    """Work until the scheduler goes or a signal comes; exit status 1 where that cannot begin."""
+    """Work until the scheduler ends or a signal comes; the exit status is 1 if it cannot start."""
     try:
         arithmetic.select()
         command = arguments if "--help" in arguments else _options(arguments)
@@ -29,7 +28,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _options(arguments: list[str]) -> list[str]:
-    """Dask's options: those given, and what follows where they leave it open."""
+    """The given options for Dask, and our defaults for the others."""
     import click
     import loky
     from distributed.cli import dask_worker
@@ -55,7 +54,7 @@ def _options(arguments: list[str]) -> list[str]:
     if "n_workers" not in given and context.params["nanny"]:
         added += ["--nworkers", str(max(1, loky.cpu_count() // threads))]
     if not given & {"host", "listen_address", "interface"} and is_loopback(address):
-        added += ["--host", "127.0.0.1"]  # Dask's default is every interface
+        added += ["--host", "127.0.0.1"]  # Dask's default is all network interfaces
     if "dashboard_address" not in given:
         added += ["--dashboard-address", "127.0.0.1:0"]
     return [*arguments, *added]

@@ -1,49 +1,59 @@
-"""The page of a report, as HTML that stands alone and as Markdown for the repository's browser."""
+"""The page of a report, as one HTML file, and as Markdown for the repository's web page."""
 
 from __future__ import annotations
 
 import base64
 import csv
+import io
 import itertools
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation import claims as judged
 from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
-from kmnist_pipeline.evidence import claims as judged
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import lineage, numbers
+from kmnist_pipeline.reporting import jinja
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
 
 
 class PageError(UserError):
-    """A page that cannot be written as its configuration asks."""
+    """A page cannot be written as its configuration says."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with what its PNG says of itself, its number in the published report, and the
-    claims about it."""
+    """A figure with its width in pixels, the text entries of its PNG, its number in the
+    publication, and the claims about it."""
 
     path: Path
+    width: int
     number: str | None
     text: dict[str, str]
     claims: list[dict[str, Any]]
 
     @property
     def data_uri(self) -> str:
-        """The picture itself, so that the page can be sent as one file."""
-        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
+        """The picture as data, so that the page is one file.
+
+        Without its text entries: the caption says the same, and a page must stay small.
+        """
+        content = io.BytesIO()
+        with Image.open(self.path) as image:
+            image.save(content, "png", optimize=True)
+        return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
     @property
     def digests(self) -> list[str]:
-        """The md5 of each file of data that the figure was made from."""
+        """The md5 of each data file that the figure was made from."""
         return list(json.loads(self.text["Data"]).values())
 
 
@@ -57,14 +67,14 @@ def content(
     figures: Path,
     made_by: dict[str, Any],
 ) -> dict[str, Any]:
-    """Everything that a page shows, read from the report's files.
+    """All content of a page, read from the report's files.
 
-    about, dataset: what params.yaml says of the report and its data set; metrics: the folder
+    about, dataset: the report and its dataset in params.yaml; metrics: the folder
     `metrics/<report>`; figures: the folder `figures`.
     """
-    told = _order(claims, metrics)
+    rank = _order(claims, metrics)
     folders = sorted(path for path in metrics.iterdir() if path.is_dir())
-    folders.sort(key=lambda folder: told.index(folder.name) if folder.name in told else len(told))
+    folders.sort(key=lambda folder: rank.index(folder.name) if folder.name in rank else len(rank))
     models = [_model(folder) for folder in folders]
     data = _read(metrics.parent / "data" / f"{about['dataset']}.json")
     drawn = [figures / "data" / about["dataset"], figures / name]
@@ -74,8 +84,8 @@ def content(
     for picture in pictures:
         if picture.text["Stage"] not in origin_of:
             raise PageError(
-                f"{picture.path.as_posix()} was made by {picture.text['Stage']}, of which there "
-                f"are no numbers in {metrics.as_posix()}/: delete it, or make them too"
+                f"{picture.path.as_posix()} was made by {picture.text['Stage']}, whose numbers "
+                f"are not in {metrics.as_posix()}/: delete the figure, or run the stage"
             )
     return {
         "name": name,
@@ -88,46 +98,44 @@ def content(
         "environments": _environments(models),
         "models": models,
         "studies": [model for model in models if model["trials"]],
-        "pairs": _pairs([model for model in models if model["name"] in told]),
+        "pairs": _pairs([model for model in models if model["name"] in rank]),
         "routed": [model for model in models if "routing" in model["test"]],
         "one_shot": [model for model in models if "draws" in model["test"]],
         "pictures": pictures,
         "origins": origins,
         "origin_of": origin_of,
-        "told_in": {origin["stage"]: origin["origin"] for origin in origins},
+        "numbers_of": {origin["stage"]: origin["origin"] for origin in origins},
         "made_by": made_by,
     }
 
 
 def html(content: dict[str, Any]) -> str:
-    """The page as one HTML file that can be sent; only its links to code need the repository."""
-    return _environment(escape=True).get_template("report.html").render(content)
+    """The page as one HTML file; only its links to code need the repository."""
+    return _environment().get_template("report.html").render(content)
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """The page as Markdown, with the pictures where they lie in the repository."""
-    return _environment(escape=False).get_template("report.md").render(content)
+    """The page as Markdown, with links to the pictures in the repository."""
+    return _environment().get_template("report.md").render(content)
 
 
-def _environment(escape: bool) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("kmnist_pipeline.reporting"),
-        autoescape=escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+def _environment() -> Environment:
+    environment = jinja.environment("kmnist_pipeline.reporting")
     environment.filters["number"] = _number
     environment.globals["code_of"] = _code_of
     environment.filters["probability"] = in_words
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    environment.filters["plain"] = _plain
     return environment
 
 
 def _code_of(stage: str) -> str:
     """The module of a stage."""
     return f"src/kmnist_pipeline/stages/{stage.partition('@')[0].replace('-', '_')}.py"
+
+
+def _plain(text: str) -> str:
+    """The text on one line, escaped for a table cell or paragraph of Markdown."""
+    return re.sub(r"[\\`*\[\]<>|&~$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
 
 
 def _number(value: Any, digits: int = 4) -> str:
@@ -154,22 +162,22 @@ def _environments(models: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Where the numbers of each file come from, for numbers and figures to lead to."""
+    """The origin of each file of numbers; numbers and figures link to it."""
     return [
         {
             "path": file["path"],
             "origin": file["origin"],
             **file["made_by"],
-            "parameters": "\n".join(_flatten(file["made_by"]["parameters"])),
+            "parameters": "\n".join(_rows(file["made_by"]["parameters"])),
         }
         for file in files
     ]
 
 
 def _model(folder: Path) -> dict[str, Any]:
-    """The numbers of one model, and for a study the rows of its trials.
+    """The numbers of a model and, for a study, the rows of its trials.
 
-    Raises PageError where a file was made for another model.
+    Raises PageError if a file was made for another model.
     """
     validation, test = (_read(folder / f"{part}.json") for part in NUMBERS)
     for measured in (validation, test):
@@ -200,7 +208,7 @@ def _model(folder: Path) -> dict[str, Any]:
 
 
 def _chosen(parameters: dict[str, Any], trials: int) -> str:
-    """What a model's validation images had chosen before its predictions were calibrated."""
+    """The choices that a model's validation images made before they calibrated its confidence."""
     ways = [f"one of {trials} trials"] if trials else []
     for name, trainer in parameters.items():
         if name.endswith(".trainer"):
@@ -212,15 +220,15 @@ def _chosen(parameters: dict[str, Any], trials: int) -> str:
 
 
 def _order(claims: list[dict[str, Any]], metrics: Path) -> list[str]:
-    """The models in the order in which the published report speaks of them."""
+    """The models in the order of the claims about them."""
     sources = [Path(claim["source"].partition(":")[0]) for claim in claims if claim["source"]]
     return list(dict.fromkeys(path.relative_to(metrics).parts[0] for path in sources))
 
 
 def _pairs(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """McNemar's test of each two neighbours that were measured on the same images.
+    """McNemar's test of each model and the next one, if both have the same test images.
 
-    p is that after Holm's correction for all pairs of the page.
+    Holm's method corrects p for all pairs of the page.
     """
     pairs = []
     for one, other in itertools.pairwise(models):
@@ -246,9 +254,10 @@ def _pictures(
         for path in sorted(folder.rglob("*.png")):
             file = path.relative_to(root).as_posix()
             with Image.open(path) as image:
+                width = image.width
                 text = {str(key): str(value) for key, value in image.info.items()}
             own = [claim for claim in claims if _is_about(claim, path)]
-            found[file] = Picture(path, number_of.get(file), text, own)
+            found[file] = Picture(path, width, number_of.get(file), text, own)
     for file, number in number_of.items():
         if file not in found:
             raise PageError(f"reports.{report}.figures.{number}={file}: there is no such figure")
@@ -257,8 +266,10 @@ def _pictures(
 
 
 def _is_about(claim: dict[str, Any], figure: Path) -> bool:
-    """Whether a claim states what a figure shows, or the accuracy of its model; of the trials of
-    a study, whether the figure shows them."""
+    """Whether a claim is about the content of a figure, or about the accuracy of its model.
+
+    A claim about a trial of a study belongs to the figure of the trials.
+    """
     file, _, value = (claim["source"] or "").partition(": ")
     trial, _, value = value.rpartition(": ")
     wanted = {figure.stem} if not trial else set()
@@ -267,8 +278,6 @@ def _is_about(claim: dict[str, Any], figure: Path) -> bool:
     return Path(file).parent.name == figure.parent.name and value in wanted
 
 
-def _flatten(value: Any, prefix: str = "") -> list[str]:
-    if isinstance(value, dict) and value:
-        rows = (_flatten(item, f"{prefix}.{key}" if prefix else key) for key, item in value.items())
-        return [row for inner in rows for row in inner]
-    return [f"{prefix}: {json.dumps(value, ensure_ascii=False)}"]
+def _rows(parameters: dict[str, Any]) -> list[str]:
+    values = lineage.leaves("", parameters, lists=None)
+    return [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values]

@@ -1,4 +1,4 @@
-"""The models that the evidence knows, and how well each has done."""
+"""The models that have evidence, and their numbers."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from typing import Any
 import yaml
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import numbers, paths
 
 PARAMS = Path("params.yaml")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a model: the numbers of its validation and test with their details."""
+    """The numbers of a model's validation and test, with details."""
 
     validation: dict[str, Any]
     test: dict[str, Any]
 
     @property
     def accuracy(self) -> float | None:
-        """Validation accuracy over the classes of the data set, None where it was not measured.
+        """Validation accuracy over the classes of the dataset; None if it was not measured.
 
-        A one-shot model was validated on pairs of images, which is another task.
+        A one-shot model was validated on pairs of images instead.
         """
         return None if "draws" in self.test else self.validation["accuracy"]
 
 
 @dataclass(frozen=True)
 class Candidate(Measured):
-    """A model of the workspace; dataset: its data set in `params.yaml`, with its `name`."""
+    """A model of the workspace; dataset: its dataset in `params.yaml`, with the `name`."""
 
     name: str
     report: str
@@ -43,8 +43,8 @@ class Candidate(Measured):
 
     @property
     def weights(self) -> Path:
-        """Where DVC keeps the model file."""
-        return Path(f"models/{self.name}.safetensors")
+        """The path of the model file."""
+        return Path(paths.weights(self.name))
 
     @property
     def stage(self) -> str:
@@ -53,25 +53,25 @@ class Candidate(Measured):
 
     @property
     def knows_all_classes(self) -> bool:
-        """Whether it tells all classes of its data set apart."""
+        """Whether the model was trained on all classes of its dataset."""
         return set(self.test["per_class"]) == set(self.dataset["classes"])
 
 
 def read(name: str) -> Candidate:
-    """A model by its name. Raises UserError where there is none, or none that was evaluated."""
+    """A model by its name. Raises UserError if there is no such model or it was not evaluated."""
     models, datasets = _params()
     if name not in models:
         close = difflib.get_close_matches(name, models, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(models)}"
-        raise UserError(f"no model is called {name}; {hint}")
+        raise UserError(f"there is no model {name}; {hint}")
     return _candidate(name, models[name], datasets)
 
 
 def best(dataset: str) -> Candidate:
-    """The model with the best validation accuracy among those that know all classes of a data set.
+    """The model with the best validation accuracy among those that know all classes of a dataset.
 
-    Those without one come last; of equals the first on the menu wins. Raises UserError where there
-    is none.
+    Models without one come last; of equals the first on the menu wins. Raises UserError if there
+    is no model.
     """
     known = [model for model in _evaluated(dataset) if model.knows_all_classes]
     if not known:
@@ -80,16 +80,16 @@ def best(dataset: str) -> Candidate:
 
 
 def datasets() -> list[str]:
-    """The data sets of which a model that knows all classes has been evaluated."""
+    """The datasets with an evaluated model that knows all their classes."""
     known = _params()[1]
     return [name for name in known if any(m.knows_all_classes for m in _evaluated(name))]
 
 
 def require(weights: Path, name: str) -> None:
-    """Raise UserError with the ways out where a model file is not here: Git does not keep it."""
+    """Raise UserError with the remedies if a model file is missing, because it is not in Git."""
     if not weights.exists():
         raise UserError(
-            f"{weights} is not here: `dvc checkout {weights}` takes it from the cache, "
+            f"{weights} does not exist: `dvc checkout {weights}` takes it from the cache, "
             f"`dvc pull {weights}` from a remote, `dvc repro evaluate@{name}` makes it"
         )
 
@@ -97,9 +97,9 @@ def require(weights: Path, name: str) -> None:
 def _evaluated(dataset: str) -> Iterator[Candidate]:
     models, datasets = _params()
     if dataset not in datasets:
-        raise UserError(f"no data set is called {dataset}; known: {', '.join(datasets)}")
+        raise UserError(f"there is no dataset {dataset}; known: {', '.join(datasets)}")
     for name, about in models.items():
-        measured = Path(f"metrics/{about['report']}/{name}/test.json").exists()
+        measured = Path(paths.numbers(about["report"], name, "test.json")).exists()
         if about["dataset"] == dataset and measured:
             yield _candidate(name, about, datasets)
 
@@ -120,12 +120,12 @@ def _params() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _metrics(report: str, name: str, part: str) -> dict[str, Any]:
-    path = Path(f"metrics/{report}/{name}/{part}.json")
+    path = Path(paths.numbers(report, name, f"{part}.json"))
     try:
         return numbers.read(path)
     except FileNotFoundError as error:
         raise UserError(
-            f"{error.filename} is not there: `dvc repro evaluate@{name}` makes it"
+            f"{error.filename} does not exist: `dvc repro evaluate@{name}` makes it"
         ) from error
     except ValueError as error:
         raise UserError(f"{path}: {error}; `dvc repro evaluate@{name}` makes it") from error

@@ -1,15 +1,17 @@
-"""The model card: what a registered model is for, what it rests on, and where it fails."""
+"""The model card: the intended use of a registered model, its evidence and its limits."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.serving.candidates import Candidate
 
 
 def card(model: Candidate, lineage: str) -> str:
     """The card in Markdown; lineage: the key of the stage that evaluated the model."""
     data, test = model.dataset, model.test
+    test_file = paths.numbers(model.report, model.name, "test.json")
     height, width = data["shape"]
     classes = ", ".join(data["classes"])
     rows = []
@@ -21,20 +23,20 @@ def card(model: Candidate, lineage: str) -> str:
         [
             f"# {model.name}",
             "",
-            f"Tells the {len(data['classes'])} classes of {data['title']} apart: {classes}.",
+            f"Classifies the {len(data['classes'])} classes of {data['title']}: {classes}.",
             "",
             "## Intended use",
             "",
             f"One character in an image of {height}x{width} pixels, white (up to "
-            f"{data['pixel_max']}) on black (0), that fills the image as it does in the data set. "
-            "For comparing methods and for sorting characters that were cut out already.",
+            f"{data['pixel_max']}) on black (0), that fills the image as it does in the dataset. "
+            "For comparing methods, and for sorting images of single characters.",
             "",
             "## Limits",
             "",
             f"- It knows no other classes than these {len(data['classes'])}, and always names one "
-            "of them, also for an image that holds none.",
+            "of them, also for an image that has none.",
             *(f"- {limit}" for limit in _limits(test)),
-            "- The test images come from the same sources as the training images; other hands, "
+            "- The test images come from the same sources as the training images; other writers, "
             "scanners and crops were not measured.",
             "",
             "## Results",
@@ -54,7 +56,7 @@ def card(model: Candidate, lineage: str) -> str:
             "## Origin",
             "",
             f"Stage `{model.stage}` of report `{model.report}`, lineage key `{lineage}`: "
-            f"`kmnist trace metrics/{model.report}/{model.name}/test.json` leads back to the data.",
+            f"`kmnist trace {test_file}` shows the way back to the data.",
             "",
         ]
     )
@@ -63,18 +65,18 @@ def card(model: Candidate, lineage: str) -> str:
 def _limits(test: dict[str, Any]) -> list[str]:
     weakest = min(test["per_class"], key=lambda name: test["per_class"][name]["recall"])
     recall = test["per_class"][weakest]["recall"]
-    limits = [f"Weakest on `{weakest}`, of which it finds {recall:.1%} in the test images."]
+    limits = [f"Weakest on class `{weakest}`, with a recall of {recall:.1%} on test images."]
     routed = test.get("routing")
     if routed is None:
         return [*limits, "It has no confidence threshold: its probabilities are not calibrated."]
     if routed["threshold"] is None:
-        return [*limits, f"No threshold keeps {routed['promise']:.1%}: every answer is for review."]
+        return [*limits, f"No threshold keeps {routed['promise']:.1%}: review every answer."]
     accuracy, share = routed["test"]["accuracy"], routed["test"]["accepted"] / routed["test"]["n"]
-    kept = "none" if accuracy is None else f"{accuracy:.2%} of them rightly"
+    kept = "none" if accuracy is None else f"{accuracy:.2%} of them correct"
     return [
         *limits,
-        f"Answers of probability {routed['threshold']:.4f} or more are accepted, for a promise of "
-        f"{routed['promise']:.1%} right on validation images; of the test images it accepts "
+        f"Answers with a confidence of {routed['threshold']:.4f} or more are accepted: "
+        f"{routed['promise']:.1%} are correct on validation images. Of the test images it accepts "
         f"{share:.1%}, {kept}.",
     ]
 

@@ -1,7 +1,7 @@
-"""A trained model that names the characters in images, and says which answers need a person.
+"""A trained model that classifies images and decides which answers a person should review.
 
-It goes into MLflow's registry as it stands here, so it needs nothing of the pipeline but the model
-families.
+MLflow's registry gets a copy of this module, so it imports only the model families and confidence
+routing of the pipeline.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from kmnist_pipeline import arithmetic
-from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.families import file
-from kmnist_pipeline.families.registry import FAMILIES
+from kmnist_pipeline.families.trained import TrainedModel
 
-# What a class of these data sets stands for; in others the name of the class says it.
+# The character of each class in these datasets; in other datasets it is the name of the class.
 CHARACTERS = {
     "kmnist": {
         **{"o": "お", "ki": "き", "su": "す", "tsu": "つ", "na": "な"},
@@ -29,10 +26,10 @@ CHARACTERS = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of one image.
+    """The prediction of a model for one image.
 
-    label: the class by its number in the data set; probability: of that class, calibrated where
-    the model has a threshold; decision: `accept` or `review`, None where it has none.
+    label: the number of the class in the dataset; probability: of that class, calibrated if the
+    model has a threshold; decision: `accept` or `review`, None without a threshold.
     """
 
     label: int
@@ -43,46 +40,34 @@ class Answer:
 
 
 class Classifier:
-    """The weights of a model with all that is needed to use them.
+    """A trained model with the classes of its dataset and its confidence routing.
 
-    shape: height and width of its images, which are white on black; pixel_max: their white.
+    shape: height and width of its images, which are white on black; pixel_max: the value of white.
     """
 
     def __init__(
         self, weights: Path, name: str, dataset: dict[str, Any], routing: dict[str, Any] | None
     ) -> None:
-        """Read the model file `weights`, which must be of the model `name` of the data set.
+        """Read the model file `weights`, which must be from the model `name` of the dataset.
 
         dataset: its `name`, `classes`, `shape` and `pixel_max`; routing: `temperature` and
-        `threshold` of the model's `test.json`, None where it has none.
+        `threshold` in the model's `test.json`, None if it has none.
 
-        Raises UserError where the file is another model's or none.
+        Raises UserError if the file is from another model or not a model file.
         """
-        tensors, about = file.read(weights)
-        if (about["name"], about["dataset"]) != (name, dataset["name"]):
-            raise UserError(
-                f"{weights} holds {about['name']} of {about['dataset']}, not {name} of "
-                f"{dataset['name']}: `dvc repro evaluate@{name}` makes it again"
-            )
-        trial = about["trials"][about["winner"]]
+        self._model = TrainedModel.load(weights, name, dataset["name"])
         self.name = name
         self.dataset: str = dataset["name"]
         self.shape: tuple[int, int] = tuple(dataset["shape"])
         self.pixel_max: int = dataset["pixel_max"]
         self.routing = routing
-        self._labels = about["classes"] or list(range(len(dataset["classes"])))
-        self._names = tuple(dataset["classes"][label] for label in self._labels)
-        self._family = FAMILIES[trial["model"]["family"]].model
-        self._model = trial["model"]
-        self._tensors = file.select(tensors, about["winner"], 0)  # as in the stage evaluate
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """Probabilities (N, C) of the classes that the model knows, calibrated if it routes.
+        """Probabilities (N, C) of the model's classes, calibrated if it has a threshold.
 
-        pixels: (N, H, W) uint8 of the model's shape and range, white on black.
+        pixels: (N, H, W) uint8 with the model's shape and range, white on black.
         """
-        arithmetic.require()
-        found = self._family.probabilities(self._model, self._tensors, pixels, len(self._names))
+        found = self._model.probabilities(pixels)
         if self.routing is None:
             return found
         from kmnist_pipeline.evaluation import routing
@@ -96,8 +81,8 @@ class Classifier:
         kana = CHARACTERS.get(self.dataset, {})
         answers = []
         for position, probability in zip(best, found.max(axis=1), strict=True):
-            name = self._names[position]
-            label, character = self._labels[position], kana.get(name, name)
+            name = self._model.classes[position]
+            label, character = self._model.labels[position], kana.get(name, name)
             sure = float(probability)
             answers.append(Answer(label, name, character, sure, self._decision(sure)))
         return answers
@@ -110,7 +95,7 @@ class Classifier:
 
 
 def of_bundle(folder: Path) -> Classifier:
-    """The classifier of a folder that `registry.promote` has registered."""
+    """The classifier in a folder that `registry.promote` has registered."""
     about = json.loads((folder / "about.json").read_text())
     test = json.loads((folder / "test.json").read_text())
     weights = folder / "model.safetensors"

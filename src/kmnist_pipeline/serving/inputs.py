@@ -1,9 +1,9 @@
-"""Images from files, folders and standard input, brought to what a model was trained on.
+"""Reading images from files, folders and standard input, and converting them for a model.
 
-Formats are known by their first bytes, never by names. All that is read is untrusted: no pickle
-is loaded, no format but PNG, JPEG, IDX (plain or gzip) and NPZ is tried, sizes are bounded before
-memory is taken, and a folder's links are not followed out of it. A file that cannot be used is
-reported, and the next one is read.
+The first bytes of a file decide its format, never its name. All input is untrusted: no pickle is
+loaded, only PNG, JPEG, IDX (plain or gzip) and NPZ are read, sizes are limited before memory is
+allocated, and links in a folder are not followed out of it. A file that cannot be used is reported,
+and the next one is read.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from kmnist_pipeline.errors import UserError
 STDIN = "-"
 LARGEST = 1 << 29  # bytes of one file, packed or unpacked
 WHITE = 255
-RESAMPLE = Image.Resampling.BILINEAR  # costs no accuracy on validation images, the box does
+RESAMPLE = Image.Resampling.BILINEAR  # keeps the accuracy on validation images; BOX does not
 
-Fault = Callable[[str, str], object]  # told of the name of a file and what is wrong with it
+Fault = Callable[[str, str], object]  # gets the name of a file and the problem
 
 
 class InputError(UserError):
-    """A file that is no image, or none that can be used; the message says what was found."""
+    """A file that is not a usable image; the message says what was found."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a model was trained on: white on black, of this shape, with this white."""
+    """The form of a model's training images: white on black, their shape and the value of white."""
 
     shape: tuple[int, int]
     pixel_max: int
@@ -51,8 +51,8 @@ class Form:
 class Picture:
     """One image in a model's form.
 
-    name: of its file, and its number in it where the file holds several, fit for every display;
-    pixels: (H, W) uint8; prepared: what was done to bring it there, empty for nothing.
+    name: the file's name, and the image's number if the file has several, without unprintable
+    characters; pixels: (H, W) uint8; prepared: the conversions, empty if there were none.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Picture:
 def read(places: Iterable[str], form: Form, fault: Fault) -> Iterator[Picture]:
     """The images of files, folders and `-` (standard input), one after the other, in order.
 
-    A folder gives all files in it and below, sorted by name, without hidden ones. What cannot be
-    used is told to `fault`.
+    A folder means all files in it and in its subfolders, sorted by name, without hidden ones.
+    `fault` is called for files that cannot be used.
     """
     for place in places:
         for path in _files(place, fault):
@@ -75,7 +75,7 @@ def read(places: Iterable[str], form: Form, fault: Fault) -> Iterator[Picture]:
 
 
 def shown(path: str) -> str:
-    """A file name that is safe on every display: what cannot be printed is escaped."""
+    """A file name with escaped unprintable characters, safe to print."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in ("stdin" if path == STDIN else path)
@@ -89,7 +89,7 @@ def _words(error: BaseException) -> str:
 
 
 def _files(place: str, fault: Fault) -> Iterator[str]:
-    """A place itself, or the files of a folder."""
+    """The place itself, or the files of a folder."""
     if place == STDIN or not os.path.isdir(place):
         yield place
         return
@@ -112,18 +112,18 @@ def _files(place: str, fault: Fault) -> Iterator[str]:
 
 
 def _confined(path: str, root: str) -> str | None:
-    """Why a file found in a folder is not to be opened, if so."""
+    """Why a file found in a folder must not be opened; None if it may be."""
     try:
         target = os.path.realpath(path, strict=True) if os.path.islink(path) else path
         if target is not path and os.path.commonpath([target, root]) != root:
             return "is a link out of the folder; it is not followed"
-        return None if stat.S_ISREG(os.stat(target).st_mode) else "is no regular file"
+        return None if stat.S_ISREG(os.stat(target).st_mode) else "is not a regular file"
     except OSError as error:
         return _words(error)
 
 
 def _content(path: str) -> bytes:
-    """The bytes of a file or of standard input, as far as they are not too many."""
+    """The bytes of a file or of standard input. Raises InputError if there are too many."""
     if path == STDIN:
         return _bounded(sys.stdin.buffer.read(LARGEST + 1))
     with open(path, "rb") as file:
@@ -160,21 +160,21 @@ def _unzipped(content: bytes) -> bytes:
 
 
 def _broken(what: str, error: Exception) -> UserError:
-    """Decoders raise whatever comes, from struct.error to SyntaxError, on a broken file."""
+    """The error for a broken file, on which decoders raise anything, even SyntaxError."""
     return error if isinstance(error, UserError) else InputError(f"broken {what}: {_words(error)}")
 
 
 def _of_npz(content: bytes) -> np.ndarray:
-    """The array `images` of an NPZ, or its only one."""
+    """The array `images` of an NPZ, or its only array."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(member.file_size for member in archive.infolist()) > LARGEST:
-                raise InputError(f"holds more than {LARGEST >> 20} MiB; split it")
+                raise InputError(f"has more than {LARGEST >> 20} MiB; split it")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             names = arrays.files
             if "images" not in names and len(names) != 1:
                 found = shown(", ".join(names)) or "none"
-                raise InputError(f"holds no array `images`, nor a single one; it holds {found}")
+                raise InputError(f"has no array `images` and not exactly one array, but {found}")
             return np.asarray(arrays["images" if "images" in names else names[0]])
     except Exception as error:
         raise _broken("NPZ", error) from error
@@ -183,9 +183,9 @@ def _of_npz(content: bytes) -> np.ndarray:
 def _of_array(name: str, array: np.ndarray, form: Form, fault: Fault) -> Iterator[Picture]:
     """The images of an array (N, H, W), which all have the same polarity and range."""
     if array.ndim != 3:
-        raise InputError(f"holds an array of shape {array.shape}, not images (N, height, width)")
+        raise InputError(f"has an array of shape {array.shape}, not images (N, height, width)")
     if not array.size:
-        raise InputError(f"holds no images: its shape is {array.shape}")
+        raise InputError(f"has no images: its shape is {array.shape}")
     white = _white(array, form)
     inverted = _is_dark_on_light(array, white)
     for number, image in enumerate(array):
@@ -196,9 +196,9 @@ def _of_array(name: str, array: np.ndarray, form: Form, fault: Fault) -> Iterato
 
 
 def _white(array: np.ndarray, form: Form) -> int:
-    """The number that stands for white in an array: of masks and fractions 1, else of bytes.
+    """The value of white in an array: 1 for masks and fractions, else the white of bytes.
 
-    Data sets with a white of 16 keep it so in their files.
+    Files of datasets with a white of 16 use 16.
     """
     if array.dtype in (np.uint8, np.bool_):
         brightest = int(array.max())
@@ -206,12 +206,12 @@ def _white(array: np.ndarray, form: Form) -> int:
     if np.issubdtype(array.dtype, np.floating) and array.min() >= 0 and array.max() <= 1:
         return 1
     raise InputError(
-        f"holds pixels of type {array.dtype}; bytes are needed, or fractions from 0 to 1"
+        f"has pixels of type {array.dtype}; they must be bytes or fractions from 0 to 1"
     )
 
 
 def _decoded(content: bytes) -> np.ndarray:
-    """A PNG or JPEG in grey, (H, W) uint8, turned as its camera was held."""
+    """A PNG or JPEG in grey, (H, W) uint8, rotated as its metadata says."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -230,7 +230,7 @@ def _grey(image: Image.Image) -> np.ndarray:
         return np.rint(np.clip(np.asarray(image, np.float32), 0, 65535) / 257).astype(np.uint8)
     if not image.has_transparency_data:
         return np.asarray(image.convert("L"))
-    # Ink may be drawn on nothing: what is under it becomes the opposite of the ink.
+    # Ink may be drawn on a transparent ground, which becomes the opposite of the ink.
     ink, opacity = image.convert("RGBA").convert("LA").split()
     seen = ImageStat.Stat(ink, opacity)
     light = seen.count[0] and seen.mean[0] > WHITE / 2
@@ -241,7 +241,7 @@ def _grey(image: Image.Image) -> np.ndarray:
 def _fitted(
     name: str, pixels: np.ndarray, form: Form, white: int, inverted: bool | None = None
 ) -> Picture:
-    """An image (h, w) in the model's form. inverted: whether it is dark on light, if known."""
+    """An image (h, w), converted to the model's form. inverted: dark on light, None: unknown."""
     if pixels.min() == pixels.max():
         raise InputError("is blank: all its pixels are alike")
     height, width = pixels.shape
@@ -270,9 +270,9 @@ def _scaled(pixels: np.ndarray, white: int, to: int) -> np.ndarray:
 
 
 def _is_dark_on_light(pixels: np.ndarray, white: int) -> bool:
-    """Whether images (N, H, W) are brighter than half along their edges, where paper is.
+    """Whether images (N, H, W) are brighter than half along their edges, where only paper is.
 
-    So none of the 141,797 images of digits, KMNIST and MNIST is, and each is when inverted.
+    None of the 141,797 images of digits, KMNIST and MNIST is, and each is when inverted.
     """
     rows, columns = pixels[:, [0, -1]], pixels[:, 1:-1, [0, -1]]
     edge = rows.sum(dtype=np.float64) + columns.sum(dtype=np.float64)

@@ -1,7 +1,7 @@
-"""Naming the characters in images: `kmnist predict`.
+"""Classifying images of characters: `kmnist predict`.
 
-Images are read, answered and written in batches, so that a million files take the memory of one
-batch (and of the names in one folder).
+Images are read, classified and written in batches, so that a million files need only the memory of
+one batch (and of the names in one folder).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ Write = Callable[[list[Row]], object]
 
 
 def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
-    """The model to predict with, and why it is this one.
+    """The model to use, and the reason for the choice.
 
-    name: a model; without one the champion of the data set, and where none is registered, the
-    model with the best validation accuracy.
+    name: a model; None for the champion of the dataset or, if there is no champion, the model with
+    the best validation accuracy.
     """
     if name is not None:
         return _of_candidate(candidates.read(name)), "chosen by name"
@@ -51,7 +51,7 @@ def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
     try:
         champion = registry.champion(dataset)
     except UserError as error:
-        raise UserError(f"{error}; with `--model NAME` none is asked") from error
+        raise UserError(f"{error}; `--model NAME` does not need the store") from error
     if champion is not None:
         return champion.classifier, f"champion of {dataset}, version {champion.version}"
     best = candidates.best(dataset)
@@ -73,10 +73,10 @@ def predict(
     to: Path | None,
     sheet: Path | None,
 ) -> bool:
-    """Answer every image of `places` in the format `output`; whether all could be answered.
+    """Classify every image of `places`; returns whether no image was skipped.
 
-    to: the file to write, standard output for None; sheet: where to draw the first images with
-    their answers. Faults of single files, and what was done to images, go to standard error.
+    to: the file to write, None for standard output; sheet: the file for a picture of the first
+    images with their answers. Errors of single files and a summary go to standard error.
     """
     form = Form(classifier.shape, classifier.pixel_max)
     faults, done = 0, Counter[str]()
@@ -130,11 +130,11 @@ def answered(classifier: Classifier, pictures: Sequence[Picture]) -> list[Row]:
 def _summarise(
     classifier: Classifier, form: Form, count: int, done: Counter[str], faults: int, on_sheet: int
 ) -> None:
-    lines = [f"{count} images answered, {faults} faults"]
+    lines = [f"{count} images classified, {faults} skipped"]
     if done["prepared"]:
-        lines.append(f"{done['prepared']} of them were brought to {form}: see `prepared`")
+        lines.append(f"{done['prepared']} of them were converted to {form}: see `prepared`")
     if classifier.routing is None:
-        lines.append(f"{classifier.name} has no threshold: nothing says which answers to review")
+        lines.append(f"{classifier.name} has no threshold, so no answer is marked for review")
     else:
         lines.append(f"{done['accept']} to accept, {done['review']} to review")
     if 0 < on_sheet < count:
@@ -158,7 +158,7 @@ def _opened(to: Path | None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` once it is whole; it may lie outside the project."""
+    """A file that replaces `path` when it is complete; it may be outside the project."""
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -185,7 +185,7 @@ def _csv(file: BinaryIO) -> Iterator[Write]:
 
 
 def _cell(value: Any) -> Any:
-    """A value for a table: a spreadsheet takes what begins like a formula for one, but for `'`."""
+    """A value for a table; an apostrophe keeps a spreadsheet from reading text as a formula."""
     if value is None:
         return NO_DECISION
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
@@ -213,7 +213,7 @@ def _parquet(file: BinaryIO) -> Iterator[Write]:
     from pyarrow import parquet
 
     if file is sys.stdout.buffer and sys.stdout.isatty():
-        raise UserError("parquet is no text: name a file with --to")
+        raise UserError("parquet is not text: name a file with --to")
     kinds = {"label": pa.int64(), "probability": pa.float64()}
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
     with parquet.ParquetWriter(file, schema) as table:
@@ -231,8 +231,8 @@ WRITERS: dict[str, Callable[[BinaryIO], contextlib.AbstractContextManager[Write]
 
 
 def drawn(first: Sequence[tuple[Picture, Row]], classifier: Classifier) -> bytes:
-    """A PNG of pictures as the model saw them, each under its file name and its answer."""
-    from kmnist_pipeline.evaluation import canvas
+    """A PNG of pictures as the model got them, each below its file name and its answer."""
+    from kmnist_pipeline.figures import canvas
 
     pictures = canvas.grey(np.stack([p.pixels for p, _ in first]), classifier.pixel_max)
     titles = [
@@ -250,6 +250,6 @@ def drawn(first: Sequence[tuple[Picture, Row]], classifier: Classifier) -> bytes
 
 
 def shortened(name: str) -> str:
-    """The end of a file name, which tells files apart, in letters that the figures' font has."""
+    """The end of a file name, where names differ, in characters that the figures' font has."""
     plain = Path(name).name.encode("ascii", "replace").decode()
     return plain if len(plain) <= LONGEST_ON_SHEET else f"…{plain[1 - LONGEST_ON_SHEET :]}"

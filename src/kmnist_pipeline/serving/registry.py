@@ -1,9 +1,8 @@
-"""The champion of a data set in MLflow's registry: which model to use, and `kmnist promote`.
+"""The champion of a dataset in MLflow's registry: reading it, and `kmnist promote`.
 
-A registered version stands alone: weights in safetensors, the code that reads them, the evidence
-they were judged by and a model card. It is named for the data set, carries the lineage key of the
-stage that evaluated it, and belongs to that stage's run. One alias, `champion`, says which version
-is in use.
+A registered version is complete: it has the weights in safetensors, the code that reads them, their
+evidence and a model card. It has the name of the dataset and the lineage key of the stage that
+evaluated it, and belongs to the run of that stage. The alias `champion` marks the version in use.
 """
 
 from __future__ import annotations
@@ -25,11 +24,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import outs, tracking
+from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.serving import candidates, classifier
 from kmnist_pipeline.serving.candidates import Candidate, Measured
 from kmnist_pipeline.serving.card import card
 from kmnist_pipeline.serving.classifier import Answer, Classifier
+from kmnist_pipeline.tracking import store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,9 +40,9 @@ ALIAS = "champion"
 LINEAGE = "kmnist.lineage"
 BUNDLE = "bundle"
 SURE = 1.96  # standard errors: two-sided 95 %
-LEVEL = 0.05  # of McNemar's test
+LEVEL = 0.05  # of significance in McNemar's test
 PACKAGE = Path(__file__).parents[1]
-# What a version runs with, beside the model families.
+# The modules that a version needs, besides the model families.
 CODE = (
     "arithmetic.py",
     "errors.py",
@@ -51,6 +51,7 @@ CODE = (
     "families/__init__.py",
     "families/registry.py",
     "families/file.py",
+    "families/trained.py",
     "serving/__init__.py",
     "serving/classifier.py",
 )
@@ -63,18 +64,18 @@ LIBRARIES = {
 
 @dataclass(frozen=True)
 class Champion(Measured):
-    """A registered model in use, with the evidence that it was registered with."""
+    """The registered model in use, with the evidence at its registration."""
 
     version: str
     classifier: Classifier
 
 
 def champion(dataset: str) -> Champion | None:
-    """The champion of a data set, None where there is none, nor a store.
+    """The champion of a dataset; None if there is no champion or no store.
 
-    Raises UserError where the store does not answer.
+    Raises UserError if the store does not answer.
     """
-    if not tracking.store_exists():
+    if not store.exists():
         return None
     with _store() as client:
         version = _champion(client, dataset)
@@ -82,16 +83,16 @@ def champion(dataset: str) -> Champion | None:
 
 
 def promote(model: Candidate, force: bool) -> Iterator[str]:
-    """Register a model and make it the champion of its data set; yields what to tell the user.
+    """Register a model and make it the champion of its dataset; yields messages for the user.
 
-    Raises UserError with all objections where its evidence is stale, where it is worse than the
-    champion, or cannot be compared with it, unless forced.
+    Raises UserError with all objections if its evidence is stale, or if it is worse than the
+    champion or cannot be compared with it, unless `force`.
     """
     if not model.knows_all_classes:
         known = ", ".join(model.test["per_class"])
         raise UserError(
-            f"{model.name} knows only {known}: no champion of {model.dataset['name']}, which has "
-            f"{len(model.dataset['classes'])} classes"
+            f"{model.name} knows only {known}, so it cannot be the champion of "
+            f"{model.dataset['name']}, which has {len(model.dataset['classes'])} classes"
         )
     candidates.require(model.weights, model.name)
     objections, lineage = _stale(model)
@@ -105,36 +106,35 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
         if objections and not force:
             reasons = "\n".join(f"  {objection}" for objection in objections)
             raise UserError(f"{model.name} is not promoted (--force does it anyway):\n{reasons}")
-        yield from (f"forced although {objection}" for objection in objections)
+        yield from (f"forced, although {objection}" for objection in objections)
         version = _version(client, model, lineage) or _register(client, model, lineage, objections)
         name = f"{version.name} version {version.version}, {model.name}"
         if current is not None and current.version == version.version:
-            yield f"{name}, is the champion already"
+            yield f"{name}, is already the champion"
             return
         client.set_registered_model_alias(version.name, ALIAS, version.version)
         yield f"{name}, is the champion"
 
 
 def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
-    """What was compared with the champion, and what speaks against the model.
+    """The comparisons with the champion, and the objections to the model.
 
-    Validation accuracy speaks first: the model is worse where it is lower by more than SURE
-    standard errors of the difference of two proportions. As both are measured on much the same
-    images, this takes the error for larger than it is, and refuses the less. The test set has a
-    veto and no vote: it never makes a champion, but refuses a model that gets fewer test images
-    right than the champion by McNemar's exact test on the same images, at LEVEL.
+    The model is worse if its validation accuracy is lower by more than SURE standard errors of the
+    difference of two proportions. Both are measured on mostly the same images, so this
+    overestimates the error and refuses fewer models. Test images never make a champion. They only
+    refuse a model that has fewer of them correct, by McNemar's exact test at LEVEL.
     """
     from kmnist_pipeline.evaluation import metrics
 
     against = f"the champion, version {rival.version} ({rival.classifier.name})"
     if model.test["made_by"]["data"] != rival.test["made_by"]["data"]:
-        return [], [f"it was measured on other data than {against}: they cannot be compared"]
+        return [], [f"it was measured on other data than {against}, so they cannot be compared"]
 
     notes, worse = [], []
     own, other = model.accuracy, rival.accuracy
     if own is None or other is None:
         who = model.name if own is None else against
-        notes.append(f"validation does not compare: {who} has no validation accuracy of classes")
+        notes.append(f"validation is not compared: {who} has no validation accuracy of classes")
     else:
         n, m = model.validation["n"], rival.validation["n"]
         error = SURE * sqrt(own * (1 - own) / n + other * (1 - other) / m)
@@ -150,8 +150,9 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
     )
     result = metrics.mcnemar(right, others)
     text = (
-        f"of {len(right)} test images it alone gets {result['only']} right, {against}, alone "
-        f"{result['only_other']}; p {metrics.in_words(result['p'], '= ')} (McNemar)"
+        f"of {len(right)} test images {result['only']} are correct only for it, "
+        f"{result['only_other']} only for {against}; "
+        f"p {metrics.in_words(result['p'], '= ')} (McNemar)"
     )
     notes.append(text)
     if result["p"] < LEVEL and result["only"] < result["only_other"]:
@@ -160,24 +161,30 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
 
 
 def _stale(model: Candidate) -> tuple[list[str], str]:
-    """What is stale of all that a model's numbers rest on, and the lineage key of its test."""
+    """The stale stages that a model's numbers depend on, and the lineage key of its evaluation."""
+    from kmnist_pipeline.commands import status
     from kmnist_pipeline.config import compose as composition
-    from kmnist_pipeline.provenance import check, graph
+    from kmnist_pipeline.repository import locks
 
-    lock = graph.parse(Path(graph.LOCK).read_text())
+    lock = locks.parse(Path(locks.LOCK).read_text())
     if model.stage not in lock.stages:
-        raise UserError(f"{model.stage} is not in {graph.LOCK}: `dvc repro {model.stage}` makes it")
+        raise UserError(f"{model.stage} is not in {locks.LOCK}: `dvc repro {model.stage}` makes it")
     origins = {stage.address for stage in lock.upstream(model.stage)}
-    findings = check.findings(composition.compose(Path("conf"), []))
-    stale = [finding for finding in findings if finding.where in origins]
-    return [f"its evidence is stale: {finding}" for finding in stale], lock.stages[model.stage].key
+    params = locks.load(composition.compose(Path("conf"), []), "conf/")
+    stale = [
+        f"its evidence is stale: {stage.address}: {reason}"
+        for stage in status.of(lock, params).stages
+        if stage.address in origins
+        for reason in stage.reasons
+    ]
+    return stale, lock.stages[model.stage].key
 
 
 # --- the store -----------------------------------------------------------------------------------
 
 PATIENCE = {
-    **tracking.BOUNDS,
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds that a person may wait, unlike a stage
+    **store.BOUNDS,
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds; a person may wait longer than a stage
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
@@ -185,18 +192,18 @@ PATIENCE = {
 
 @contextmanager
 def _store() -> Iterator[MlflowClient]:
-    """A client whose faults are a user's, without the credentials of its address."""
+    """A client whose errors become UserErrors without the credentials of its address."""
     os.environ.update({**PATIENCE, **os.environ})
-    gc.disable()  # a fifth of the time that importing MLflow takes
+    gc.disable()  # saves a fifth of the time of importing MLflow
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        client = tracking.connect()
+        client = store.connect()
         gc.enable()
         yield client
     except (MlflowException, SQLAlchemyError) as error:
-        raise UserError(f"the MLflow store fails: {tracking.reason(error)}") from error
+        raise UserError(f"the MLflow store fails: {store.reason(error)}") from error
 
 
 def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:
@@ -206,18 +213,18 @@ def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:
         version = client.get_model_version_by_alias(dataset, ALIAS)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None  # no such registered model; no such alias
+            return None  # no such registered model or alias
         raise
     if LINEAGE not in version.tags:
         raise UserError(
             f"the champion of {dataset}, version {version.version}, was not registered by `kmnist "
-            f"promote`: take the alias `{ALIAS}` from it, or name a model"
+            f"promote`: remove its alias `{ALIAS}`, or name a model"
         )
     return version
 
 
 def _load(client: MlflowClient, version: ModelVersion) -> Champion:
-    """The registered weights and evidence. No code of the store is run for it."""
+    """The registered weights and evidence. This runs no code from the store."""
     from mlflow.artifacts import download_artifacts
 
     place = client.get_model_version_download_uri(version.name, version.version)
@@ -236,7 +243,7 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
 
 
 def _version(client: MlflowClient, model: Candidate, lineage: str) -> ModelVersion | None:
-    """The version that was registered under this lineage key, if there is one."""
+    """The version with this lineage key, if it is registered."""
     name = model.dataset["name"]
     found = client.search_model_versions(f"name = '{name}' and tags.`{LINEAGE}` = '{lineage}'")
     return found[0] if found else None
@@ -245,7 +252,7 @@ def _version(client: MlflowClient, model: Candidate, lineage: str) -> ModelVersi
 def _register(
     client: MlflowClient, model: Candidate, lineage: str, objections: list[str]
 ) -> ModelVersion:
-    """A new version, whole before it has a name."""
+    """Register a new version, which gets its name only when it is complete."""
     from mlflow.entities import LoggedModelOutput
 
     run = _run(client, model, lineage)
@@ -272,10 +279,10 @@ def _register(
 
 
 def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
-    """The run of the stage that evaluated the model, to which the version belongs."""
-    from kmnist_pipeline.provenance import publish
+    """The run of the stage that evaluated the model; the version belongs to it."""
+    from kmnist_pipeline.commands import publish
 
-    refused = publish.publish([model.stage], []).refused  # nothing new where the stage logged it
+    refused = publish.stages([model.stage], []).refused  # nothing, if already published
     if refused:
         raise UserError(f"the MLflow store lacks the run that evaluated the model: {refused[0]}")
     experiment = client.get_experiment_by_name(model.report)
@@ -286,13 +293,13 @@ def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
 
 
 def _numbers(model: Candidate) -> dict[str, float]:
-    """The metrics that a version is compared by."""
+    """The metrics of a version, for comparison in MLflow's pages."""
     numbers = {f"test_{metric}": model.test[metric] for metric in ("accuracy", "f1")}
     return numbers if model.accuracy is None else {"validation_accuracy": model.accuracy, **numbers}
 
 
 def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: LoggedModel) -> Path:
-    """The pyfunc in a folder: code as files, weights as safetensors, nothing pickled."""
+    """Write the pyfunc to a folder: code as files, weights as safetensors, nothing pickled."""
     from mlflow.models import Model, ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema, TensorSpec
@@ -316,12 +323,10 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
     ]
     saved = folder / "saved"
     versions = {
-        name: importlib.metadata.version(name).partition("+")[
-            0
-        ]  # no `+cpu`: a build, not a version
+        name: importlib.metadata.version(name).partition("+")[0]  # without `+cpu`, which is a build
         for name in LIBRARIES[model.family]
     }
-    with warnings.catch_warnings(record=True):  # MLflow wants type hints; the signature is given
+    with warnings.catch_warnings(record=True):  # MLflow asks for type hints, not needed
         save_model(
             str(saved),
             python_model=str(PACKAGE / "serving/served.py"),
@@ -338,7 +343,7 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
 
 
 def _code(folder: Path, family: str) -> Path:
-    """A copy of the package with what a version runs with, and nothing else."""
+    """A copy of the package with only the modules that a version needs."""
     copy = folder / PACKAGE.name
     for name in (*CODE, f"families/{family}"):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -347,12 +352,12 @@ def _code(folder: Path, family: str) -> Path:
             shutil.copytree(PACKAGE / name, copy / name, ignore=ignored)
         else:
             shutil.copy(PACKAGE / name, copy / name)
-    (copy / "__init__.py").write_text('"""What a registered model runs with."""\n')
+    (copy / "__init__.py").write_text('"""The code of a registered model."""\n')
     return copy
 
 
 def _example(dataset: dict[str, Any]) -> np.ndarray:
-    """An image in the form that the model takes: a ring."""
+    """An example image in the model's form: a ring."""
     y, x = (np.linspace(-1, 1, size) for size in dataset["shape"])
     distance = np.hypot(y[:, None], x[None])
     return np.where(np.abs(distance - 0.6) < 0.2, dataset["pixel_max"], 0).astype(np.uint8)[None]

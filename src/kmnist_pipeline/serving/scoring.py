@@ -1,6 +1,6 @@
-"""MLflow's scoring server of one model on loopback, which answers to its own name alone.
+"""MLflow's scoring server for one model on this machine; it answers only under its own host name.
 
-It runs as a file and imports nothing of this project: a registered version brings its own code.
+It runs as a script and imports nothing from this project: a registered version has its own code.
 """
 
 import sys
@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def guarded(app: ASGIApp, names: list[str]) -> ASGIApp:
-    """Refuse requests under other host names, and those that pages of other origins send.
+    """Refuse requests under other host names, and requests from pages of other origins.
 
-    MLflow's server of runs does the same; its scoring server does not.
+    MLflow's tracking server does the same; its scoring server does not.
     """
     origins = [None, *(f"http://{name}" for name in names)]
 
@@ -32,7 +32,7 @@ def guarded(app: ASGIApp, names: list[str]) -> ASGIApp:
 
 
 def main(uri: str, host: str, port: str) -> None:
-    """Serve the model at a URI of MLflow's until SIGINT or SIGTERM."""
+    """Serve the model with this MLflow URI until SIGINT or SIGTERM."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*type hints")  # the version has a signature
         app = scoring_server.init(load_model(uri))

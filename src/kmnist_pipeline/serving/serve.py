@@ -1,4 +1,4 @@
-"""Put the champion of a data set behind HTTP, on loopback: `make serve`."""
+"""Serve the champion of a dataset over HTTP on this machine: `make serve`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ HOST = "127.0.0.1"
 
 
 def serve(dataset: str, port: str) -> None:
-    """Become MLflow's scoring server of the champion; does not return.
+    """Become MLflow's scoring server for the champion; does not return.
 
-    Raises UserError where there is no champion.
+    Raises UserError if there is no champion.
     """
     champion = registry.champion(dataset)
     if champion is None:
         raise UserError(
             f"no champion of {dataset} is registered: `kmnist promote --dataset {dataset}` "
-            "makes the best model one"
+            "makes the best model the champion"
         )
     print(
         f"{champion.classifier.name}, version {champion.version} of {dataset}: "
@@ -30,7 +30,7 @@ def serve(dataset: str, port: str) -> None:
         flush=True,
     )
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    arithmetic.select()  # for the process that this one becomes
+    arithmetic.select()  # for the server that this process becomes
     server = str(Path(__file__).with_name("scoring.py"))
     version = f"models:/{dataset}/{champion.version}"
     os.execv(sys.executable, [sys.executable, "-P", server, version, HOST, port])

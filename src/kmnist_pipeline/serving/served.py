@@ -1,4 +1,4 @@
-"""What MLflow runs when a registered model is loaded: models-from-code, without pickle."""
+"""The code with which MLflow loads a registered model: models-from-code, without pickle."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from kmnist_pipeline.serving import classifier
 
 
 class Served(PythonModel):
-    """A registered classifier: images (N, H, W) in, one answer a row out."""
+    """A registered classifier: it takes images (N, H, W) and returns a row for each."""
 
     def load_context(self, context):
         """Read the weights, once."""
@@ -21,11 +21,11 @@ class Served(PythonModel):
         self._classifier = classifier.of_bundle(Path(context.artifacts["bundle"]))
 
     def predict(self, context, model_input, params=None):
-        """Answers to images uint8, white on black, as a table."""
+        """The answers for images, uint8 and white on black, as a table."""
         pixels = np.asarray(model_input)
         if pixels.size and pixels.max() > self._classifier.pixel_max:
             raise MlflowException.invalid_parameter_value(
-                f"the white of this model is {self._classifier.pixel_max}, and there is a pixel of "
+                f"the white of this model is {self._classifier.pixel_max}, but a pixel is "
                 f"{pixels.max()}"
             )
         return pd.DataFrame([vars(answer) for answer in self._classifier.answers(pixels)])

@@ -1,4 +1,4 @@
-"""The six stages: each reads like the line in dvc.yaml that runs it."""
+"""The six stages that dvc.yaml runs, one a module."""
 
 import sys
 
@@ -6,6 +6,6 @@ from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
 
 try:
-    arithmetic.select()  # before any stage loads NumPy
+    arithmetic.select()  # before a stage loads NumPy
 except UserError as error:
     sys.exit(f"error: {error}")

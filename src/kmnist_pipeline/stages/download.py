@@ -1,19 +1,20 @@
-"""Get the raw files of a data set from the first source that works."""
+"""Get the raw files of a dataset from the first source that works."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from kmnist_pipeline.data import sources
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 
 
 def download(stage: Stage, params: dict[str, Any]) -> None:
-    """Write the decoded raw files, all of them checked, or none."""
+    """Write the decoded and checked raw files: all or none."""
     dataset = params["datasets"][stage.item]
     with stage.partial() as partial:
         content = sources.fetch(stage.item, dataset, sources.mirror_folder(), partial)
-        with stage.directory(f"data/raw/{stage.item}") as folder:
+        with stage.directory(paths.raw(stage.item)) as folder:
             for name, decoded in content.items():
                 (folder / name).write_bytes(decoded)
 

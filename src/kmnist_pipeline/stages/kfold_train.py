@@ -1,43 +1,25 @@
-"""Train the model of an experiment on every fold of every seed, and keep the best fold's."""
+"""Train an experiment on every fold of every seed, and keep the model of the best fold."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.data import dataset
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
-from kmnist_pipeline.fits import key, plan, results, training
+from kmnist_pipeline.fits import plan, results, training
 
 
 def kfold_train(stage: Stage, params: dict[str, Any]) -> None:
-    """Read the training split alone; write the model, its numbers by fold and epoch, and what
-    each fold's model says of the images it was not trained on."""
+    """Read only the training split. Write the model, its numbers by fold and epoch, and the
+    predictions of each fold's model for the images that it was not trained on."""
     experiment = params["experiments"][stage.item]
-    images = dataset.load(
-        Path(f"data/processed/{experiment['dataset']}.npz"), "train", experiment["classes"]
-    )
+    images = plan.training_images(experiment)
     planned = plan.of_experiment(stage.item, experiment, images)
-    ((fitted,),) = training.train(planned)
+    (trials,) = waves = training.train(planned)
 
-    model = results.model_bytes(stage.item, {"": experiment}, 0, images.classes, [fitted])
-    stage.write(f"models/{stage.item}.safetensors", model)
-    stage.write(
-        f"predictions/out_of_fold/{stage.item}.npz",
-        results.out_of_fold(experiment["model"], planned.validated(""), fitted, images),
-    )
-    seeds, metrics = experiment["seeds"], f"metrics/{experiment['report']}/{stage.item}"
-    stage.write_csv(f"{metrics}/curves.csv", results.CURVES, results.curve_rows("", seeds, fitted))
-    compared = results.validation_accuracy(fitted)
-    stage.write_numbers(
-        f"{metrics}/validation.json",
-        compared,
-        {
-            "seeds": compared.pop("seeds"),
-            "folds": results.fold_rows("", seeds, fitted),
-            "environment": key.environment(experiment["model"]["family"]),
-        },
-    )
+    training.write(stage, experiment["report"], images.classes, waves, {})
+    out_of_fold = results.out_of_fold(trials[""], planned.validated(""), images)
+    stage.write(paths.out_of_fold(stage.item), out_of_fold)
 
 
 main = entrypoint(kfold_train, kind="kfold-train", items="experiments")

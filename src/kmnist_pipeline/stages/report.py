@@ -1,11 +1,12 @@
-"""Write the page of a report: claims with verdicts, models, studies, and every figure's origin."""
+"""Write the page of a report: claims with verdicts, models, studies, and figures with origin."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.evidence import claims, outs
+from kmnist_pipeline.evaluation import claims
+from kmnist_pipeline.evidence import outs, paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.reporting import page
 
@@ -13,7 +14,7 @@ from kmnist_pipeline.reporting import page
 def report(stage: Stage, params: dict[str, Any]) -> None:
     """Judge the claims and write `claims.json`, `index.html` and `README.md`."""
     about = params["reports"][stage.item]
-    metrics = Path("metrics") / stage.item
+    metrics = Path(paths.METRICS) / stage.item
     stated = claims.read(Path(f"conf/claims/{about['claims']}.csv"))
     judged = [
         claims.judge(claim, metrics, about["confidence"], about["margin"]) for claim in stated
@@ -24,10 +25,10 @@ def report(stage: Stage, params: dict[str, Any]) -> None:
         dataset=params["datasets"][about["dataset"]],
         claims=judged,
         metrics=metrics,
-        figures=Path("figures"),
+        figures=Path(paths.FIGURES),
         made_by=stage.made_by,
     )
-    with stage.directory(f"reports/{stage.item}") as folder:
+    with stage.directory(paths.page(stage.item)) as folder:
         (folder / "claims.json").write_bytes(outs.json_bytes(judged))
         (folder / "index.html").write_bytes(page.html(content).encode())
         (folder / "README.md").write_bytes(page.markdown(content).encode())

@@ -1,69 +1,43 @@
-"""Train every trial of a study on every fold of every seed; the winner has the best validation."""
+"""Train every trial of a study on every fold of every seed; validation chooses the winner."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.config import grid
-from kmnist_pipeline.data import dataset
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
-from kmnist_pipeline.fits import key, plan, results, training
+from kmnist_pipeline.fits import plan, results, training
 
 
 def tune(stage: Stage, params: dict[str, Any]) -> None:
-    """Read the training split alone; write weights and numbers of the trials, and who won."""
+    """Read only the training split. Write the weights and numbers of the trials and the winner."""
     study = params["studies"][stage.item]
     base = params["experiments"][study["base"]]
-    images = dataset.load(Path(f"data/processed/{base['dataset']}.npz"), "train", base["classes"])
-    fits, *again = training.train(plan.of_study(stage.item, study, base, images))
+    images = plan.training_images(base)
+    trials, *retrained = training.train(plan.of_study(stage.item, study, base, images))
 
-    trials = grid.trials(study, base)
-    numbers = [results.validation_accuracy(seeds) for seeds in fits]
-    rows = [
-        {"name": name, "parameters": point, **measured}
-        for name, point, measured in zip(trials, grid.points(study), numbers, strict=True)
-    ]
-    winner = results.winner(fits)
-    kept, kept_fits, chosen = trials, fits, winner
-    by_trial = list(zip(trials, fits, strict=True))
-    if again:
-        (kept_fits,) = again
-        kept, chosen = {plan.RETRAINED: grid.retrained(study, base, winner)}, 0
-        by_trial.append((plan.RETRAINED, kept_fits[0]))
-
-    model = results.model_bytes(stage.item, kept, chosen, images.classes, kept_fits)
-    stage.write(f"models/{stage.item}.safetensors", model)
-    seeds, metrics = grid.seeds(study, base), f"metrics/{study['report']}/{stage.item}"
-    curves = [row for name, fitted in by_trial for row in results.curve_rows(name, seeds, fitted)]
-    stage.write_csv(f"{metrics}/curves.csv", results.CURVES, curves)
-    stage.write_csv(f"{metrics}/trials.csv", *_table(rows, winner))
-    compared = results.validation_accuracy(kept_fits[chosen])
-    stage.write_numbers(
-        f"{metrics}/validation.json",
-        compared,
-        {
-            "seeds": compared.pop("seeds"),
-            "winner": rows[winner]["name"],
-            "trials": rows,
-            "folds": [
-                row for name, fitted in by_trial for row in results.fold_rows(name, seeds, fitted)
-            ],
-            "environment": key.environment(base["model"]["family"]),
-        },
-    )
+    winner = results.winner(trials)
+    rows = []
+    for (name, trial), point in zip(trials.items(), grid.points(study), strict=True):
+        compared, seeds = results.validation_accuracy(trial)
+        rows.append({"name": name, "parameters": point, **compared, "seeds": seeds})
+    details = {"winner": winner, "trials": rows}
+    training.write(stage, study["report"], images.classes, [trials, *retrained], details)
+    table = paths.numbers(study["report"], stage.item, "trials.csv")
+    stage.write_csv(table, *_table(rows, winner))
 
 
-def _table(rows: list[dict[str, Any]], winner: int) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of `trials.csv`: parameters, then validation over seeds, then who won."""
+def _table(rows: list[dict[str, Any]], winner: str) -> tuple[list[str], list[list[Any]]]:
+    """The header and rows of `trials.csv`: parameters, validation over seeds, winner."""
     keys = list(dict.fromkeys(key for row in rows for key in row["parameters"]))
     header = ["trial", *keys, "validation_accuracy", "mean", "sd", "seeds", "n", "winner"]
     table = []
-    for number, row in enumerate(rows):
+    for row in rows:
         seeds = row["seeds"]
         measured = [row["accuracy"], seeds["mean"], seeds["sd"], seeds["n"], row["n"]]
         values = [row["parameters"].get(key) for key in keys]
-        table.append([row["name"], *values, *measured, number == winner])
+        table.append([row["name"], *values, *measured, row["name"] == winner])
     return header, table
 
 

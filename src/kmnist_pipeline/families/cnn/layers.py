@@ -1,4 +1,4 @@
-"""Parts that several networks are made of."""
+"""Layers that several networks share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trained networks predict, and how images and weights get into and out of them."""
+"""The predictions of trained networks, and the conversion of images and weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
 
-CHUNK = 250  # images at once where nothing is learnt
-MOST_THREADS = 8  # that predict side by side: each holds the activations of a chunk
+CHUNK = 250  # images at once in prediction
+MOST_THREADS = 8  # in prediction; each holds the activations of a chunk
 
 
 class ArchitectureError(UserError):
-    """Weights that do not fit the network they are said to belong to."""
+    """Weights that do not fit the network that the model file names."""
 
 
 def choice(folder: str, name: str) -> ModuleType:
@@ -41,9 +41,9 @@ def build(model: dict, shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def device() -> torch.device:
-    """The CPU, for whose portable arithmetic alone there are equal bytes everywhere.
+    """The CPU, because only its portable arithmetic gives equal bytes on all machines.
 
-    In native arithmetic the GPU where there is one, set to give the same bytes each time.
+    In native arithmetic the GPU if there is one, set to give the same bytes each time.
     """
     if arithmetic.name() != "native" or not torch.cuda.is_available():
         return torch.device("cpu")
@@ -62,7 +62,7 @@ def inputs(tensors: dict[str, np.ndarray], pixels: np.ndarray) -> Tensor:
 
 
 def to_tensors(network: nn.Module) -> dict[str, np.ndarray]:
-    """The network's weights and running moments by name, as arrays of their own."""
+    """Copies of the network's weights and running moments, by name."""
     state = network.state_dict()
     return {f"network.{name}": tensor.cpu().numpy().copy() for name, tensor in state.items()}
 
@@ -72,7 +72,7 @@ def from_tensors(
 ) -> nn.Module:
     """The network with the given weights, ready to predict.
 
-    Raises ArchitectureError where the weights are another network's.
+    Raises ArchitectureError if the weights belong to another network.
     """
     network = build(model, shape, classes)
     state = {
@@ -94,10 +94,10 @@ def from_tensors(
 def probabilities(
     model: dict, tensors: dict[str, np.ndarray], pixels: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Class probabilities (N, C) float64 of pixels (N, H, W[, C]) uint8.
+    """Class probabilities (N, C) float64 for pixels (N, H, W[, C]) uint8.
 
-    A Siamese network's are the softmax of the negative Euclidean distances to the one support
-    image of each class (IV) in its first draw.
+    For a Siamese network, the softmax of the negative Euclidean distances to the support image
+    of each class (IV) in the first draw.
     """
     if "supports" in tensors:
         nearness = torch.from_numpy(-distances(model, tensors, pixels, classes)[:, 0])
@@ -110,9 +110,9 @@ def probabilities(
 def distances(
     model: dict, tensors: dict[str, np.ndarray], pixels: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Euclidean distances (N, draws, C) float64 of images to the support images, in embedding.
+    """Euclidean distances (N, draws, C) float64 between embeddings of images and support images.
 
-    tensors: those of a Siamese network, with `supports` (draws, C, ...) uint8.
+    tensors: the weights of a Siamese network, with `supports` (draws, C, ...) uint8.
     """
     supports = tensors["supports"]
     shape = pixels.shape[1:]
@@ -129,9 +129,9 @@ def distances(
 def _by_chunk(
     network: Callable[[Tensor], Tensor], tensors: dict[str, np.ndarray], pixels: np.ndarray
 ) -> Iterator[Tensor]:
-    """What a network says of images, chunk by chunk.
+    """The outputs of a network for images, chunk by chunk.
 
-    Each chunk is computed by one thread, so that nothing depends on how many there are.
+    One thread computes each chunk, so that the result does not depend on the number of threads.
     """
     arithmetic.require()
 

@@ -1,9 +1,9 @@
-"""Training of the convolutional networks: one loop, with the images as plain tensors.
+"""The training loop of the convolutional networks.
 
-All images lie on the device once, scaled, channels-last and in the precision of the training,
-so that a batch is one indexing. Every epoch draws its batches and its dropout from random
-streams of its own: a checkpoint after each epoch needs no random state, and a training that was
-killed ends with the bytes of an undisturbed one.
+The device holds all images, scaled, channels-last and in the precision of the training, so that a
+batch is one indexing. Every epoch has its own random streams for batches and dropout. So a
+checkpoint after each epoch needs no random state, and a training that was killed and resumed gives
+the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kmnist_pipeline.families.base import (
 from kmnist_pipeline.families.cnn import model
 from kmnist_pipeline.families.selection import Selection
 
-# The purposes of random streams, beside those in data/splits.py.
+# The purposes of random streams; data/splits.py has others.
 SHUFFLE, WEIGHTS, DROPOUT, PARTNERS, SUPPORTS, AUGMENTATION = 2, 3, 4, 5, 6, 7
 TOLD = 10  # updates between two reports of progress
 Examples = tuple[list[Tensor], Tensor]  # rows of each input, and targets
@@ -40,7 +40,7 @@ Examples = tuple[list[Tensor], Tensor]  # rows of each input, and targets
 
 @dataclass
 class _State:
-    """What an epoch leaves to the next, beside network, optimizer and average."""
+    """The state of a training between two epochs, without network, optimizer and average."""
 
     selection: Selection
     epoch: int = 0
@@ -59,9 +59,9 @@ def fit(
 ) -> Fitted:
     """Train one network on the cross-entropy of each batch.
 
-    The gradient is that of the mean or the sum over the batch, as `trainer.loss` says; reported
-    losses are means. Training loss and accuracy are those of each batch before its update,
-    averaged over the epoch. stop_after: an epoch to end with, None for the last.
+    `trainer.loss` says whether the gradient is that of the mean or of the sum over the batch;
+    reported losses are means. Training loss and accuracy are measured on each batch before its
+    update, and averaged over the epoch. stop_after: the last epoch to train, None for all.
 
     Raises TrainingError when a loss is not finite.
     """
@@ -122,8 +122,8 @@ def fit(
 
 
 class _Loop:
-    """One pass over examples, with updates or without; x: all images, in the number format to
-    compute in."""
+    """One pass over examples, with or without updates; x: all images, in the precision of the
+    training."""
 
     def __init__(self, settings: dict, network: nn.Module, average, x: Tensor) -> None:
         optimizer, trainer = settings["optimizer"], settings["trainer"]
@@ -137,7 +137,7 @@ class _Loop:
     def train(
         self, examples: Examples, rng: np.random.Generator, epochs: int, progress: Progress
     ) -> tuple[float, float]:
-        """Mean loss (nats) and accuracy of each batch before its update; epochs: done before.
+        """Mean loss (nats) and accuracy of each batch before its update; epochs: finished ones.
 
         Raises FloatingPointError when a loss is not finite, before the update.
         """
@@ -169,7 +169,7 @@ class _Loop:
 
     @torch.no_grad()
     def measure(self, examples: Examples) -> tuple[float, float]:
-        """Mean loss (nats) and accuracy of the weights that are kept.
+        """Mean loss (nats) and accuracy of the weights that would be kept.
 
         Raises FloatingPointError when the loss is not finite.
         """
@@ -195,9 +195,9 @@ class _Loop:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed: every step asks for the same megabytes again.
+    """Make glibc keep freed memory, because every step asks for the same megabytes again.
 
-    It would give them back to the system, which clears each page anew: a tenth of a training.
+    Otherwise the system gets and clears each page again: a tenth of the time of a training.
     """
     trim_threshold, mmap_threshold = -1, -3  # mallopt(3)
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
@@ -212,10 +212,10 @@ def _singles(labels: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> 
 
 
 def _pairs(labels: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> Examples:
-    """Every row once, in random order, paired with another: half of the pairs of one class.
+    """Every row once, in random order, paired with another; half of the pairs have one class.
 
-    The partner of a pair is drawn uniformly from the row's class, or from another class, drawn
-    uniformly. Targets are 1 for one class and 0 for two.
+    The partner is drawn uniformly from the row's class, or from another class, which is drawn
+    uniformly too. The target is 1 if both have the same class, else 0.
     """
     order = rows[np.argsort(labels[rows], kind="stable")]
     _, position, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
@@ -235,9 +235,9 @@ def _pairs(labels: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> Ex
 
 
 def _supports(data: Data, rows: np.ndarray, draws: int, stream: tuple[int, int]) -> np.ndarray:
-    """Pixels (draws, C, D) uint8 of one random image a class, drawn from `rows`.
+    """Pixels (draws, C, D) uint8 of one random image for each class, drawn from `rows`.
 
-    Raises TrainingError where a class has none.
+    Raises TrainingError if a class has no image there.
     """
     rng = streams.generator(*stream, SUPPORTS)
     labels = data.labels[rows]
@@ -298,7 +298,7 @@ def _recall(checkpoint: Checkpoint, loop: _Loop, selection: Selection) -> _State
 
 
 def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
-    """The numbers of each group of parameters, some of which an optimizer changes as it goes."""
+    """The numeric options of each parameter group, some of which change during the training."""
     return [
         {name: value for name, value in group.items() if isinstance(value, int | float)}
         for group in optimizer.param_groups
@@ -310,8 +310,8 @@ def _below(prefix: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A value of the optimizer on the parameter's device and, where it is one for each weight, in
-    the parameter's layout, on which a fused update relies."""
+    """A value of the optimizer on the parameter's device. If it has one number for each weight, it
+    also gets the parameter's layout, which a fused update needs."""
     if value.shape != parameter.shape:
         return value.to(parameter.device)
     return torch.empty_like(parameter).copy_(value)

@@ -1,8 +1,8 @@
-"""Logistic and softmax regression: their probabilities, their loss, their weights.
+"""Logistic and softmax regression: probabilities, loss and weights.
 
-A model is (D + 1, K) weights over inputs with a leading 1 (kmnist_linear IV, VI), so row 0 is the
-bias. Softmax regression has a column for each class; logistic regression has one, the log-odds
-of class 1.
+A model is (D + 1, K) weights for inputs with a leading 1 (kmnist_linear IV, VI), so row 0 is the
+bias. Softmax regression has one column for each class; logistic regression has one column, for
+the log-odds of class 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def activate(kind: str, logits: np.ndarray) -> np.ndarray:
-    """What the model puts out for its logits (..., K): sigmoid or softmax."""
+    """The output of the model for logits (..., K): sigmoid or softmax."""
     return sigmoid(logits) if kind == "logistic" else softmax(logits)
 
 
@@ -62,8 +62,8 @@ def probabilities(
 ) -> np.ndarray:
     """Class probabilities (N, C) float64.
 
-    model: its settings, of which `kind` is used; tensors: `weights` (D + 1, K), `shift` and
-    `scale` (D,); pixels: (N, ...) uint8, D of them an image.
+    model: its settings, only `kind` is used; tensors: `weights` (D + 1, K), `shift` and `scale`
+    (D,); pixels: (N, ...) uint8, D for each image.
     """
     weights = tensors["weights"].astype(np.float64)
     folded = weights[1:] / tensors["scale"][:, None]
@@ -80,5 +80,5 @@ def flat(pixels: np.ndarray) -> np.ndarray:
 
 
 def class_weights(tensors: dict[str, np.ndarray]) -> np.ndarray:
-    """The weights over the scaled pixels, one row an output: (K, D)."""
+    """The weights of the scaled pixels, one row for each output: (K, D)."""
     return tensors["weights"][1:].T

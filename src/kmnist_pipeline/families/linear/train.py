@@ -1,9 +1,9 @@
-"""Logistic and softmax regression by mini-batch SGD, from scratch (kmnist_linear IV to VII).
+"""Training of logistic and softmax regression by mini-batch SGD (kmnist_linear IV to VII).
 
-Two things make it fast. Pixels stay bytes: a batch is gathered from the uint8 matrix, and the
-affine scaling x' = (x - shift) / scale is folded into the weights and the gradient, which is the
-same mathematics. Batches of one image are bound by the interpreter instead, so there the scaled
-images are kept, and a step is two vector operations.
+Two things make it fast. Pixels stay bytes: a batch is read from the uint8 matrix, and the affine
+scaling x' = (x - shift) / scale is applied to the weights and the gradient instead, which gives
+the same result. For batches of one image Python's overhead dominates, so there the scaled images
+are kept, and a step is two vector operations.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kmnist_pipeline.families.base import (
 from kmnist_pipeline.families.linear import model
 from kmnist_pipeline.families.selection import Selection
 
-SHUFFLE = 2  # the purpose of the random stream, beside those in data/splits.py
+SHUFFLE = 2  # the purpose of the random stream; data/splits.py has others
 STORED = "float32"
 
 
@@ -35,14 +35,14 @@ def fit(
     progress: Progress,
     stop_after: int | None = None,
 ) -> Fitted:
-    """Train by SGD on the cross-entropy of each batch, with a fresh shuffle each epoch.
+    """Train by SGD on the cross-entropy of each batch, with a new shuffle each epoch.
 
-    The gradient is that of the mean or the sum over the batch, as `trainer.loss` says; reported
-    losses are means. Training loss and accuracy are those of each batch before its update,
-    averaged over the epoch. stop_after: an epoch to end with, None for the last. A fit takes
-    seconds, so that `checkpoint` is not needed.
+    `trainer.loss` says whether the gradient is that of the mean or of the sum over the batch;
+    reported losses are means. Training loss and accuracy are measured on each batch before its
+    update, and averaged over the epoch. stop_after: the last epoch to train, None for all. A fit
+    takes seconds, so `checkpoint` is not used.
 
-    Raises TrainingError when a loss stops being finite.
+    Raises TrainingError when a loss is not finite.
     """
     settings, trainer = fit.settings["model"], fit.settings["trainer"]
     kind, precision = settings["kind"], trainer["precision"]
@@ -54,7 +54,7 @@ def fit(
     history: list[Epoch] = []
     digests: list[str] = []
 
-    # Overflow is found in the loss, and reported with the learning rate.
+    # Overflow shows in the loss; the error names the learning rate.
     with np.errstate(over="ignore", invalid="ignore"):
         for epoch in range(1, (stop_after or trainer["epochs"]) + 1):
             order = rng.permutation(len(fit.training))
@@ -80,10 +80,10 @@ def fit(
 
 
 class _Batches:
-    """SGD in batches, with weights over raw pixels.
+    """SGD in batches, with weights for raw pixels.
 
-    Scaling is the matrix T of x' = x T, over x with a leading 1; the weights here are T W, so the
-    step of W by its gradient is a step of T W by T T' times the gradient over raw pixels.
+    Scaling is a matrix T: x' = x T, where x has a leading 1. The weights here are T W, so a step
+    of W along its gradient is a step of T W along T T' times the gradient for raw pixels.
     """
 
     def __init__(self, fit: Fit, data: Data, targets: np.ndarray) -> None:
@@ -123,11 +123,11 @@ class _Batches:
         return seen
 
     def over_pixels(self) -> np.ndarray:
-        """The weights (D + 1, K) over pixels, row 0 the bias."""
+        """The weights (D + 1, K) for raw pixels; row 0 is the bias."""
         return self.weights
 
     def over_scaled(self) -> np.ndarray:
-        """The weights (D + 1, K) float64 over scaled pixels."""
+        """The weights (D + 1, K) float64 for scaled pixels."""
         weights = self.weights.astype(np.float64)
         weights[0] += self._shift @ weights[1:]
         weights[1:] *= self._scale[:, None]
@@ -135,7 +135,7 @@ class _Batches:
 
 
 class _Single:
-    """SGD in batches of one, with weights over scaled pixels."""
+    """SGD in batches of one image, with weights for scaled pixels."""
 
     def __init__(self, fit: Fit, data: Data, targets: np.ndarray) -> None:
         self._inputs = np.ones((len(fit.training), len(fit.shift) + 1), targets.dtype)

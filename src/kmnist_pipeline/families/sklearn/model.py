@@ -12,7 +12,7 @@ def build(solver: str, max_iter: int) -> LogisticRegression:
 
 
 def to_tensors(estimator: LogisticRegression) -> dict[str, np.ndarray]:
-    """What a fitted estimator has learnt: `coef` (K, D), `intercept` (K,), `classes` (C,)."""
+    """The arrays of a fitted estimator: `coef` (K, D), `intercept` (K,), `classes` (C,)."""
     learnt = {"coef": estimator.coef_, "intercept": estimator.intercept_}
     return {**learnt, "classes": estimator.classes_.astype(np.int64)}
 
@@ -20,7 +20,7 @@ def to_tensors(estimator: LogisticRegression) -> dict[str, np.ndarray]:
 def probabilities(
     model: dict, tensors: dict[str, np.ndarray], pixels: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Class probabilities (N, C) float64, by the estimator itself; pixels: (N, ...) uint8."""
+    """Class probabilities (N, C) float64, computed by scikit-learn; pixels: (N, ...) uint8."""
     estimator = build(model["solver"], model["max_iter"])
     estimator.coef_ = tensors["coef"]
     estimator.intercept_ = tensors["intercept"]
@@ -30,5 +30,5 @@ def probabilities(
 
 
 def class_weights(tensors: dict[str, np.ndarray]) -> np.ndarray:
-    """The weights over the scaled pixels, one row an output: (K, D)."""
+    """The weights of the scaled pixels, one row for each output: (K, D)."""
     return tensors["coef"]

@@ -28,9 +28,9 @@ def fit(
     progress: Progress,
     stop_after: int | None = None,
 ) -> Fitted:
-    """Fit the estimator. The whole of it counts as one epoch, so nothing stops or resumes it.
+    """Fit the estimator. It counts as one epoch, so it has no early stop and no checkpoint.
 
-    Raises TrainingError where a class has no training image: the estimator would not know it.
+    Raises TrainingError if a class has no training image: the estimator would not know the class.
     """
     missing = np.setdiff1d(np.arange(data.classes), data.labels[fit.training])
     if len(missing):
@@ -42,8 +42,8 @@ def fit(
     estimator = model.build(settings["solver"], settings["max_iter"])
 
     def scaled(rows: np.ndarray) -> np.ndarray:
-        inputs = data.flat[rows].astype(fit.settings["trainer"]["precision"])
-        return (inputs - fit.shift) / fit.scale
+        inputs = (data.flat[rows] - fit.shift) / fit.scale
+        return inputs.astype(fit.settings["trainer"]["precision"])
 
     with warnings.catch_warnings():
         # The published fit stops at its iteration limit too.

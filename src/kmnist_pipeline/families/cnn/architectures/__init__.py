@@ -1,1 +1,1 @@
-"""The networks: each module builds one, and says whether it takes pairs of images."""
+"""The networks, one a module; PAIRED says whether a network takes pairs of images."""

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from kmnist_pipeline.families.cnn.layers import head
 
 PAIRED = True
-EMBEDDING = 64  # numbers that the encoder makes of an image
+EMBEDDING = 64  # numbers that the encoder computes for an image
 
 
 class Siamese(nn.Module):
-    """A shared encoder, and a linear classifier of the distance of two embeddings.
+    """A shared encoder, and a linear classifier of the difference of two embeddings.
 
-    The text names the two parts and leaves their sizes open: the encoder is the Simple CNN with
-    a second pooling, and the classifier sees the absolute differences, as in Koch et al.
+    The paper names the two parts but not their sizes. Here the encoder is the Simple CNN with a
+    second pooling, and the classifier gets the absolute differences, as in Koch et al.
     """
 
     def __init__(self, shape: tuple[int, int, int], dropout: float) -> None:
@@ -33,7 +33,7 @@ class Siamese(nn.Module):
         self.classifier = nn.Linear(EMBEDDING, 1)
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        """Logits (N, 2) of `different` and `same`, whose difference is g of IV's equation 1."""
+        """Logits (N, 2) of `different` and `same`; their difference is g in equation 1 of IV."""
         embedded = self.encoder(torch.cat([left, right]))
         first, second = embedded.chunk(2)
         same = self.classifier((first - second).abs())

@@ -1,1 +1,1 @@
-"""How training images are varied, one a module."""
+"""Augmentations of training images, one a module."""

@@ -1,4 +1,4 @@
-"""Training images as they are."""
+"""No augmentation."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def augment(images: Tensor, rng: np.random.Generator, settings: dict[str, Any]) -> Tensor:
-    """A batch (N, C, H, W) of scaled images, varied.
+    """The augmented batch (N, C, H, W) of scaled images.
 
-    rng: the epoch's own random stream; settings: `trainer`.
+    rng: the random stream of the epoch; settings: `trainer`.
     """
     return images

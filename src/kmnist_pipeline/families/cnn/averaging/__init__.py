@@ -1,1 +1,1 @@
-"""Which weights are validated and kept in place of the trained ones, one a module."""
+"""Averages of the weights that are validated and kept, one a module."""

@@ -1,4 +1,4 @@
-"""The trained weights themselves."""
+"""No averaging: the trained weights."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Average:
-    """Follows the weights of `trained`; `network` is what is validated and kept.
+    """Follows the weights of `trained`; `network` is validated and kept.
 
     settings: `trainer`.
     """
@@ -16,10 +16,10 @@ class Average:
         self.network = trained
 
     def update(self) -> None:
-        """Take note of the weights after an update."""
+        """Include the weights after an update."""
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """What a checkpoint needs beside the trained weights."""
+        """The tensors that a checkpoint needs in addition to the trained weights."""
         return {}
 
     def restore(self, tensors: dict[str, np.ndarray]) -> None:

@@ -1,1 +1,1 @@
-"""What networks look at; none of it is part of a training."""
+"""Explanations of a network's predictions; training does not use them."""

@@ -1,4 +1,4 @@
-"""What a network looks at: how each pixel would change what it says."""
+"""Saliency maps: how strongly each pixel affects the output of a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kmnist_pipeline.families.cnn import model as networks
 def saliency(
     model: dict, tensors: dict[str, np.ndarray], pixels: np.ndarray, classes: int
 ) -> np.ndarray:
-    """|d logit of the predicted class / d pixel| of each image, (N, H, W) float32.
+    """|d logit of the predicted class / d pixel| for each image, (N, H, W) float32.
 
     kmnist_cnn III.D.1 after Simonyan et al., with the maximum over channels.
     """

@@ -1,1 +1,1 @@
-"""The algorithms that update weights, one a module."""
+"""Optimizers, one a module."""

@@ -1,4 +1,4 @@
-"""Adam with torch's defaults but for the learning rate (kmnist_cnn II.A)."""
+"""Adam with torch's defaults except the learning rate (kmnist_cnn II.A)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How the learning rate changes in the course of a training, one a module."""
+"""Schedules of the learning rate during a training, one a module."""

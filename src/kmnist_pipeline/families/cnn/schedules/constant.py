@@ -1,11 +1,11 @@
-"""The same learning rate all the time."""
+"""A constant learning rate."""
 
 from typing import Any
 
 
 def factor(done: float, settings: dict[str, Any]) -> float:
-    """What the learning rate is multiplied by.
+    """The factor of the learning rate.
 
-    done: the share of the updates made, 0 to 1; settings: `trainer`.
+    done: the finished share of the updates, 0 to 1; settings: `trainer`.
     """
     return 1.0

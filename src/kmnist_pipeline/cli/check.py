@@ -1,0 +1,53 @@
+"""Check that the committed evidence is up to date with code, configuration and data.
+
+Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/, are
+older than code, configuration, data or the libraries of requirements.lock, or were edited by hand.
+Says what changed, from which value to which, and which commands fix it. Needs neither DVC's cache
+nor the data, runs no stage and changes nothing.
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from kmnist_pipeline.cli.common import absolute
+from kmnist_pipeline.errors import UserError
+
+
+def add(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--except",
+        dest="tolerated",
+        type=absolute,
+        metavar="FILE",
+        help="leave out the stages that this file lists, one on each line",
+    )
+
+
+def run(chosen: Namespace) -> int:
+    from kmnist_pipeline.commands import check, status
+    from kmnist_pipeline.config import compose as composition
+    from kmnist_pipeline.repository import locks
+
+    composed = composition.compose(Path("conf"), [])
+    found = status.of(status.locked_here(), locks.load(composed, "conf/"))
+    if chosen.tolerated is not None:
+        left_out = set(chosen.tolerated.read_text().split())
+        current = left_out - {stage.address for stage in found.stages} - {*found.orphans}
+        if current:
+            names = ", ".join(sorted(current))
+            raise UserError(f"{chosen.tolerated.name} lists stages that are not stale: {names}")
+        found = found.without(left_out)
+    findings = check.findings(found, composed)
+    for line in check.lines(findings):
+        print(line)
+    if not findings:
+        print("up to date: the evidence is what code, configuration and data give")
+    print(status.summary(check.of_head()))
+    if findings:
+        print(
+            f"stale: {len(found.stages)} stages and {len(findings) - len(found.stages)} files; "
+            "the commands above fix them",
+            file=sys.stderr,
+        )
+    return 1 if findings else 0

@@ -1,0 +1,56 @@
+"""Compose params.yaml from conf/.
+
+Refuses misspelt keys, wrong types and impossible values, and says what is allowed.
+
+  kmnist compose                          after every change in conf/
+  kmnist compose --show kmnist_softmax    one experiment, with all its values
+  kmnist compose experiments.digits_softmax.optimizer.lr=0.4
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from kmnist_pipeline.cli.common import PARAMS
+
+
+def add(parser: ArgumentParser) -> None:
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; if params.yaml is not up to date with conf/, print the "
+        "difference and exit with status 1",
+    )
+    only.add_argument(
+        "--show",
+        metavar="NAME",
+        help="write nothing; print only the dataset, experiment, study or report of this name",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="change a value, as `dvc exp run -S KEY=VALUE` does",
+    )
+
+
+def run(chosen: Namespace) -> int:
+    from kmnist_pipeline.config import compose as composition
+
+    text = composition.compose(Path("conf"), chosen.overrides)
+    if chosen.show is not None:
+        print(composition.show(text, chosen.show), end="")
+        return 0
+    if PARAMS.exists() and PARAMS.read_text() == text:
+        print(f"{PARAMS} is up to date with conf/")
+        return 0
+    if chosen.check:
+        print(composition.difference(PARAMS, text), end="")
+        print(f"{PARAMS} is not up to date with conf/: run `kmnist compose`", file=sys.stderr)
+        return 1
+    from kmnist_pipeline.evidence import outs
+
+    outs.write_bytes(PARAMS, text.encode())
+    print(f"{PARAMS} was written")
+    return 0

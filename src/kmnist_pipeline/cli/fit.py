@@ -1,0 +1,35 @@
+"""Train the missing fits of all stale stages in parallel.
+
+A fit is the training of one trial on one seed and fold. DVC runs one stage after the other; this
+command trains the fits of all stale stages together, each on one core of this machine or of a
+cluster, the longest first. Fits that the store has are not trained again. `dvc repro` then writes
+the evidence. An interrupted run continues with the fits that are not finished.
+
+  kmnist fit                          what `dvc repro` needs
+  kmnist fit report@kmnist_linear     what `dvc repro report@kmnist_linear` needs
+  KMNIST_SCHEDULER=tcp://127.0.0.1:8786 kmnist fit     on the workers of a Dask scheduler
+"""
+
+from argparse import ArgumentParser, Namespace
+
+from kmnist_pipeline.cli.common import read_params
+
+
+def add(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "targets", nargs="*", metavar="TARGET", help="a stage; default: every stage"
+    )
+
+
+def run(chosen: Namespace) -> int:
+    from kmnist_pipeline import arithmetic
+
+    arithmetic.select()  # before NumPy is loaded
+    from kmnist_pipeline.commands import fit
+
+    names = fit.train_missing(chosen.targets, read_params())
+    if names:
+        print(f"all fits are trained: {', '.join(names)}; `dvc repro` writes the evidence")
+    else:
+        print("no stage that trains is stale")
+    return 0

@@ -1,0 +1,36 @@
+"""Show what a change would make again, before anything runs.
+
+Lists the stages that run again and why, the figures, metrics and reports that they write, and the
+claims that are compared again. A downstream stage runs again only if the outs that it reads change.
+Without -S: shows the impact of changes in conf/, src/ and files since the evidence was made.
+
+  kmnist impact -S experiments.kmnist_softmax.optimizer.lr=0.05
+  kmnist impact
+"""
+
+from argparse import ArgumentParser, Namespace
+
+from kmnist_pipeline.cli.common import console, print_json
+
+
+def add(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "-S",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a value, as `dvc exp run -S KEY=VALUE` does; may be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def run(chosen: Namespace) -> int:
+    from kmnist_pipeline.commands import impact
+
+    found = impact.of_change(chosen.overrides)
+    if chosen.json:
+        print_json(found.json())
+    else:
+        impact.show(found, console())
+    return 0

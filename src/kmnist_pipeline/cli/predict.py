@@ -1,0 +1,57 @@
+"""Classify images of characters.
+
+PATH is a PNG or JPEG, an IDX (plain or gzip) or NPZ file of images, a folder of such files, or `-`
+for one file on standard input. Images of any size, dark on light or light on dark, are converted to
+the form of the training images; the column `prepared` says how. Images that cannot be read are
+reported and skipped. If the model has a confidence threshold, `decision` says which answers to
+accept and which a person should review.
+
+  kmnist predict scans/                                     the champion of kmnist
+  kmnist predict a.png b.jpg --model kmnist_softmax --sheet sheet.png
+  kmnist predict t10k-images-idx3-ubyte.gz --output parquet --to answers.parquet
+
+In CSV, a name that a spreadsheet would read as a formula gets an apostrophe in front.
+Exit status: 0 every image was classified; 1 an image was skipped, or there was no image.
+"""
+
+import contextlib
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+
+def add(parser: ArgumentParser) -> None:
+    parser.add_argument("places", nargs="+", metavar="PATH", help="a file, a folder, or -")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--model", metavar="NAME", help="default: the champion of the dataset")
+    model.add_argument("--dataset", default="kmnist", help="use its champion; default: %(default)s")
+    parser.add_argument(
+        "--output", choices=["csv", "json", "parquet"], default="csv", help="default: %(default)s"
+    )
+    parser.add_argument("--to", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE.png", help="draw the first images with their answers"
+    )
+    parser.set_defaults(start=Path.cwd())
+
+
+def run(chosen: Namespace) -> int:
+    from kmnist_pipeline import arithmetic
+
+    arithmetic.select()
+    from kmnist_pipeline.serving import predict
+
+    classifier, why = predict.choose(chosen.model, chosen.dataset)
+    native = "" if arithmetic.name() != arithmetic.NATIVE else ", in native arithmetic"
+    print(f"model: {classifier.name} ({why}){native}", file=sys.stderr)
+    try:
+        with contextlib.chdir(chosen.start):  # so that names of images are as the user gave them
+            whole = predict.predict(
+                classifier, chosen.places, chosen.output, chosen.to, chosen.sheet
+            )
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0 if whole else 1

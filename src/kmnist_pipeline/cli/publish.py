@@ -1,0 +1,43 @@
+"""Bring the MLflow store up to date with the evidence.
+
+Publishes each stage of dvc.lock, with its folds and trials, to the store of MLFLOW_TRACKING_URI, by
+default mlflow.db in this folder. This includes stages that DVC restored from its cache, and it
+fills a new store after the old one was lost. Runs that the store already has stay unchanged. A
+stage whose files are not as dvc.lock says is refused.
+
+  kmnist publish                                  all stages of the workspace
+  kmnist publish evaluate@kmnist_softmax          only this stage
+  kmnist publish --rev HEAD~3 --rev tacky-tang    a commit, and an experiment of `dvc exp`
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+
+from kmnist_pipeline.errors import UserError
+
+
+def add(parser: ArgumentParser) -> None:
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help="only this stage")
+    parser.add_argument(
+        "--rev",
+        action="append",
+        default=[],
+        metavar="REV",
+        help="a commit or experiment to publish instead of the workspace; may be repeated",
+    )
+
+
+def run(chosen: Namespace) -> int:
+    from kmnist_pipeline.commands import publish
+
+    try:
+        outcome = publish.stages(chosen.stages, chosen.rev)
+    except KeyboardInterrupt:
+        raise UserError("interrupted; run the command again to continue") from None
+    for note in outcome.notes:
+        print(f"note: {note}: the run lacks it", file=sys.stderr)
+    for refused in outcome.refused:
+        print(f"refused: {refused}", file=sys.stderr)
+    counts = (len(stages) for stages in (outcome.new, outcome.kept, outcome.refused))
+    print("stages: {} published, {} already there, {} refused".format(*counts))
+    return 1 if outcome.refused else 0

@@ -1,0 +1,57 @@
+"""Show which stage made a file, and from what, back to the original data.
+
+FILE is a figure, metric, model, prediction, report or data file, in any place and under any name;
+a folder means the files in it. A file is identified by its bytes, with the dvc.lock of this folder
+and of every commit, and the folders in Git. A PNG, a JSON metric or a page that was changed is
+identified by the lineage key in it, and reported as altered.
+
+  kmnist trace figures/digits/digits_softmax/curves.png
+  kmnist trace --json ~/Downloads/figure.png
+  kmnist trace --svg reports/digits/index.html > lineage.svg
+  kmnist trace --html > lineage.html    without a FILE: the whole graph
+
+Exit status: 0 every file is, byte for byte, what a stage made, and its whole lineage is known; 3 a
+file is altered; 1 a file was not made by any commit of this repository.
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+
+from kmnist_pipeline.cli.common import absolute, print_json
+
+
+def add(parser: ArgumentParser) -> None:
+    form = parser.add_mutually_exclusive_group()
+    for name, text in {
+        "json": "print everything as JSON for programs",
+        "dot": "print the graph for graphviz",
+        "svg": "print the graph as an SVG picture",
+        "html": "print the graph as one HTML page, whose boxes unfold",
+    }.items():
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=text)
+    parser.add_argument("files", nargs="*", metavar="FILE", type=absolute)
+    parser.set_defaults(misuse=parser.error)
+
+
+def run(chosen: Namespace) -> int:
+    if not (chosen.files or chosen.form):
+        chosen.misuse("name a FILE; only --json, --dot, --svg and --html show the whole graph")
+    from kmnist_pipeline.commands.trace.ancestry import trace
+    from kmnist_pipeline.commands.trace.rendering import document, text
+
+    found = trace(chosen.files, unfold=chosen.form in ("json", "html"))
+    if chosen.form == "json":
+        print_json(document.as_json(found))
+        return found.exit_status
+    if chosen.form is None:
+        text.show(found)
+        return found.exit_status
+
+    from kmnist_pipeline.commands.trace.rendering import graph, picture
+
+    draw = {"dot": graph.dot, "svg": picture.svg, "html": picture.html}[chosen.form]
+    print(draw(found), end="")
+    for file in found.files:
+        if file.status != "exact":
+            print(f"{file.file} {text.verdict(file)}", file=sys.stderr)
+    return found.exit_status

@@ -1,0 +1,389 @@
+"""Is the evidence up to date with code, configuration and data? If not, which commands fix it?
+
+A view of `status` for people: what is stale, why, and the smallest commands that fix it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kmnist_pipeline.commands import status
+from kmnist_pipeline.commands.status import StageStatus, Status
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage, paths
+from kmnist_pipeline.repository import changes, git, locks
+from kmnist_pipeline.repository.changes import Change
+from kmnist_pipeline.repository.compare import Verdict, compare
+from kmnist_pipeline.repository.locks import LOCK, Graph
+from kmnist_pipeline.repository.revision import DamagedError, Revision
+
+PARAMS, MENU = "params.yaml", "conf/config.yaml"
+RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
+WIDTH = 100
+SHOWN = 5  # values of params.yaml that differ from conf/
+MADE = ("lineage", "library", "arithmetic")  # changes that DVC does not notice
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One way to fix a group of findings: its purpose, and commands to copy."""
+
+    purpose: str
+    commands: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([f"  {self.purpose}:", *(f"    {command}" for command in self.commands)])
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A stage (by its address) or file that is not up to date, the reasons, and the remedies.
+
+    There are no remedies for a stage that is only downstream of other findings.
+    """
+
+    where: str
+    reasons: tuple[str, ...]
+    remedies: tuple[Remedy, ...] = ()
+
+
+def findings(found: Status, composed: str) -> list[Finding]:
+    """The stages and files that are stale, or not part of the evidence.
+
+    composed: what `params.yaml` should be.
+    """
+    conf = locks.load(composed, "conf/")
+    own = [stage for stage in found.stages if stage.state != "downstream"]
+    apart = _apart(conf)
+    experiment: tuple[Remedy, ...] = ()
+    if own and _edited(LOCK) and not status.of(_head().lock(), conf).stages:
+        ways = dict.fromkeys((stage.address for stage in own), _OF_LOCK)
+    else:
+        applied = [stage for stage in own if _is_applied(stage, apart)] if _is_after_conf() else []
+        experiment = _of_experiment(applied, apart, composed, found) if applied else ()
+        ways = _ways(own, found, experiment)
+    stages = [
+        Finding(stage.address, tuple(stage.reasons), ways.get(stage.address, ()))
+        for stage in found.stages
+    ]
+    orphans = _of_orphans(found.orphans)
+    files = [Finding(file, ("no stage makes this file",), orphans) for file in found.orphans]
+    return [*_of_params(composed, apart, experiment), *stages, *files]
+
+
+def lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """The findings as text, grouped by the commands that fix them."""
+    groups: dict[tuple[Remedy, ...], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        groups[finding.remedies].append(finding)
+    downstream = groups.pop((), [])
+    for remedies, members in groups.items():
+        places = defaultdict(list)
+        for finding in members:
+            places[finding.reasons].append(finding.where)
+        for reasons, names in places.items():
+            yield _wrapped(_counted(names), "")
+            yield from (_wrapped(reason, "  ") for reason in reasons)
+        yield from map(str, remedies)
+    if downstream:
+        names = [finding.where for finding in downstream]
+        yield _wrapped(f"downstream of these: {_counted(names)}", "")
+
+
+# The smallest remedies.
+
+
+_OF_LOCK: tuple[Remedy, ...] = (
+    Remedy("restore the committed lock, which is up to date", (f"{RESTORE} {LOCK}",)),
+)
+
+
+def _ways(
+    own: list[StageStatus], found: Status, experiment: tuple[Remedy, ...]
+) -> dict[str, tuple[Remedy, ...]]:
+    """The remedies for each stage that is stale by itself.
+
+    experiment: the remedies for the parameters of an experiment, which come before any run.
+    """
+    head = _head()
+    before = _leaves(locks.load(head.read(PARAMS).decode(), PARAMS))
+    undo = {stage.address: _undone(stage, head, before, found.wanted) for stage in own}
+    kinds: dict[str, list[str]] = {"restore": [], "run": [], "force": [], "gone": []}
+    for stage in own:
+        if stage.state == "gone":
+            kind = "gone"
+        elif undo[stage.address] and not any(map(_is_on_purpose, stage.changes)):
+            kind = "restore"
+        elif stage.changes and all(change.kind in MADE for change in stage.changes):
+            kind = "force"
+        else:
+            kind = "run"
+        kinds[kind].append(stage.address)
+    again = kinds["run"]
+    below = found.wanted.downstream(again)
+    roots = [name for name in again if name not in below]
+    remedies = {
+        "restore": [
+            Remedy("restore the files", _merged(undo, kinds["restore"])),
+        ],
+        "run": [
+            Remedy("make them again", (_command("dvc repro --downstream", roots),)),
+            Remedy("or undo the uncommitted changes", _merged(undo, again)),
+        ],
+        "force": [
+            Remedy(
+                "make them again; DVC would not do it by itself",
+                (_command("dvc repro --force --single-item", kinds["force"]),),
+            ),
+        ],
+        "gone": [
+            Remedy(f"delete their entries, which DVC keeps, from {LOCK}", _cut(kinds["gone"])),
+        ],
+    }
+    return {
+        name: (kind != "restore" and experiment) or tuple(way for way in ways if way.commands)
+        for kind, ways in remedies.items()
+        for name in kinds[kind]
+    }
+
+
+def _is_on_purpose(change: Change) -> bool:
+    """Whether a change is in files that people edit, and is not damage."""
+    if change.kind == "file":
+        return change.new != "" and not change.name.startswith(paths.TRACKED)
+    return change.kind in ("command", "parameter")
+
+
+def _undone(
+    stage: StageStatus, head: Revision, before: dict[str, Any], wanted: Graph
+) -> list[tuple[str, str]]:
+    """Commands, each with a path, that undo all changes of a stage; empty if they cannot.
+
+    head: the committed files; before: the committed parameters.
+    """
+    found: list[tuple[str, str]] = []
+    for change in stage.changes:
+        back: list[tuple[str, str]] = []
+        if change.kind == "parameter":
+            known = {change.name: before[change.name]} if change.name in before else {}
+            if changes.json_of(known, change.name) == change.old:
+                back = [(RESTORE, file) for file in _edited("conf", PARAMS)]
+        elif change.kind in ("file", "out") and change.old and change.new is not None:
+            back = _restored(head, change.name, change.old)
+            if change.kind == "file" and wanted.makers(change.name):  # stages made it
+                back = [step for step in back if step[0] == CLEAN]
+        if not back:
+            return []
+        found += back
+    return found
+
+
+def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
+    """The commands that restore a path with this md5, if Git or DVC's cache has it."""
+    files = head.files(path)
+    if not files:
+        try:
+            return [("dvc checkout --force", path)] if head.cached(path, md5) else []
+        except DamagedError:
+            return []
+    md5s = {name.removeprefix(f"{path}/"): lineage.digest_of_bytes(c) for name, c in files.items()}
+    committed = md5s.get(path) or lineage.digest_of_listing(md5s)
+    back = [(RESTORE, name) for name in _edited(path)]
+    back += [(CLEAN, name) for name in _untracked(path)]
+    return back if committed == md5 else []
+
+
+def _cut(addresses: list[str]) -> tuple[str, ...]:
+    """The command that deletes entries of the lock."""
+    scripts = (f"-e '/^  {name}:$/,/^  [^ ]/{{/^  {name}:$/d;/^  [^ ]/!d}}'" for name in addresses)
+    return (f"sed -i {' '.join(scripts)} {LOCK}",)
+
+
+def _of_orphans(files: list[str]) -> tuple[Remedy, ...]:
+    kept = _head().ids(*paths.TRACKED)
+    old, new = ([f for f in files if (f in kept) is known] for known in (True, False))
+    commands = (_command("git rm --", old), _command("git rm --force --", new))
+    return (Remedy("delete them", tuple(filter(None, commands))),)
+
+
+# If params.yaml is not up to date with conf/.
+
+
+def _of_params(
+    composed: str, apart: dict[str, Change], experiment: tuple[Remedy, ...]
+) -> list[Finding]:
+    if status.is_composed(composed):
+        return []
+    values = [
+        f"{name} is {change.old or 'missing'}, but {change.new or 'missing'} in conf/"
+        for name, change in apart.items()
+    ]
+    if len(values) > SHOWN:
+        more = f"and {len(values) - SHOWN} more values: see `kmnist compose --check`"
+        values = [*values[:SHOWN], more]
+    reason = "is not up to date with conf/"
+    if experiment:
+        reason = f"has the parameters of an experiment, like {LOCK} but unlike conf/"
+    remedies = experiment or (Remedy("compose it", ("kmnist compose",)),)
+    return [Finding(PARAMS, (reason, *values), remedies)]
+
+
+def _apart(conf: dict[str, Any]) -> dict[str, Change]:
+    """The parameters that differ between params.yaml (old) and conf/ (new)."""
+    try:
+        here = locks.load(Path(PARAMS).read_text(), PARAMS)
+    except (OSError, UserError):
+        here = {}
+    if not here:
+        return {}
+    found = changes.of_parameters(_leaves(here), _leaves(conf))
+    # `models` is composed from the experiments and studies.
+    return {change.name: change for change in found if not change.name.startswith("models.")}
+
+
+def _is_after_conf() -> bool:
+    """Whether params.yaml was changed after `conf/`, as `dvc exp` does."""
+    if _edited(PARAMS) or _edited("conf"):
+        return bool(_edited(PARAMS))
+    last = ("log", "-1", "--format=%H", "HEAD", "--", PARAMS)
+    return git.run(*last) == git.run(*last, "conf")
+
+
+def _is_applied(stage: StageStatus, apart: dict[str, Change]) -> bool:
+    """Whether the lock and params.yaml agree on a stage's parameters, and conf/ differs."""
+    own = [change for change in stage.changes if change.kind == "parameter"]
+    if stage.state == "gone":
+        return any(stage.address.partition("@")[2] == name.split(".")[1] for name in apart)
+    return own != [] and all(apart.get(change.name) == change for change in own)
+
+
+def _of_experiment(
+    applied: list[StageStatus], apart: dict[str, Change], composed: str, found: Status
+) -> tuple[Remedy, ...]:
+    """The remedies that keep the experiment whose parameters are here, or discard it."""
+    roots = [stage.address for stage in applied]
+    below = found.wanted.downstream(roots)
+    kept = git.paths("log", "-z", "--format=%H", "HEAD", "--", PARAMS)
+    ids = git.objects(kept, PARAMS)
+    wanted = git.run("hash-object", "--stdin", stdin=composed.encode()).decode().strip()
+    found_at = [place for place, commit in enumerate(kept) if ids.get(commit) == wanted]
+    if found_at:  # up to the commit before the next one that changed it
+        since = f"{kept[found_at[0] - 1][:12]}~1" if found_at[0] else "HEAD"
+        back = [
+            f"git checkout {since} -- {PARAMS} {LOCK} {' '.join(paths.TRACKED)}",
+            _command("dvc checkout --force --allow-missing", [*roots, *below]),
+        ]
+    else:
+        back = ["kmnist compose", _command("dvc repro --downstream", roots)]
+    edits = (f"# {line}" for line in dict.fromkeys(_edits(apart)))
+    keep = (*edits, "kmnist compose", "kmnist check", "git commit --all")
+    return (
+        Remedy("keep the experiment: edit conf/, then make the stale stages again", keep),
+        Remedy("or discard the experiment and go back to conf/", tuple(back)),
+    )
+
+
+def _edits(apart: dict[str, Change]) -> Iterator[str]:
+    """The edits of files in conf/ after which it gives the values of params.yaml."""
+    here = locks.load(Path(PARAMS).read_text(), PARAMS)
+    menu = locks.load(Path(MENU).read_text(), MENU)["defaults"]
+    files = {
+        package: f"conf/{group}/{option}.yaml"
+        for line in menu
+        if isinstance(line, dict)
+        for entry, option in line.items()
+        for group, _, package in [entry.partition("@")]
+    }
+    for name in dict.fromkeys(name.partition("[")[0] for name in apart):
+        item = ".".join(name.split(".")[:2])
+        section, _, _ = item.partition(".")
+        try:
+            value = json.dumps(lineage.value(here, name), ensure_ascii=False)
+        except (KeyError, TypeError):
+            value = None
+        if item in files and value is not None:
+            yield f"in {files[item]}, set {name.removeprefix(f'{item}.')}: {value}"
+        elif item in files:
+            yield f"in {files[item]} or on the menu {MENU}, remove {name}"
+        elif any(package.startswith(f"{section}.") for package in files):
+            yield f"add {item}: a file under conf/ and a line on the menu {MENU}"
+        else:
+            yield f"in {MENU}, set {name}: {value}"
+
+
+# Comparing with HEAD.
+
+
+def of_head() -> Counter[Verdict]:
+    """The verdicts of comparing the lock and the files of evidence with the committed ones.
+
+    An edited lock counts as the worst of the edited files, or as different if there are none.
+    """
+    kept = _head().files(*paths.TRACKED)
+    apart = {*_edited(*paths.TRACKED), *_untracked(*paths.TRACKED)}
+    verdicts = [
+        compare(
+            path, kept.get(path), Path(path).read_bytes() if Path(path).exists() else None
+        ).verdict
+        for path in apart
+    ]
+    edited = max(verdicts, default=Verdict.DIFFERENT)
+    verdicts.append(edited if _edited(LOCK) else Verdict.IDENTICAL)
+    return Counter(verdicts + [Verdict.IDENTICAL] * len(kept.keys() - apart))
+
+
+def _edited(*paths: str) -> list[str]:
+    """The files in Git's index or HEAD that differ from HEAD."""
+    return git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *paths)
+
+
+def _untracked(*paths: str) -> list[str]:
+    return git.paths("ls-files", "-z", "--others", "--exclude-standard", "--", *paths)
+
+
+def _head() -> Revision:
+    return Revision("HEAD", git.commit("HEAD"))
+
+
+# Words.
+
+
+def _leaves(params: dict[str, Any]) -> dict[str, Any]:
+    return dict(lineage.leaves("", params))
+
+
+def _command(command: str, targets: Iterable[str]) -> str:
+    """A command with its targets; empty if there are none."""
+    quoted = shlex.join(dict.fromkeys(targets))
+    return f"{command} {quoted}" if quoted else ""
+
+
+def _merged(undo: dict[str, list[tuple[str, str]]], addresses: list[str]) -> tuple[str, ...]:
+    """The commands for these stages, each once with all its paths."""
+    paths = defaultdict(list)
+    for address in addresses:
+        for command, path in undo[address]:
+            paths[command].append(path)
+    return tuple(_command(command, sorted(found)) for command, found in paths.items())
+
+
+def _counted(names: list[str]) -> str:
+    return ", ".join(names) + (f" ({len(names)})" if len(names) > 2 else "")
+
+
+def _wrapped(text: str, indent: str) -> str:
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=2 * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,322 @@
+"""A clean clone of a commit in a temporary folder; stages run there as on another computer.
+
+The clone has its own DVC cache, MLflow store and temporary files. When the block ends, also by an
+interrupt of the user, the folder is removed and all processes in it are ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+from tqdm import tqdm
+
+from kmnist_pipeline import arithmetic
+from kmnist_pipeline.data import sources
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.fits import pool, store
+from kmnist_pipeline.repository import git
+
+STARTING = 4.0  # seconds that DVC and the interpreter need before and after a stage
+GRACE = 5.0  # seconds that a process has to end after a signal
+TICK = 0.5  # seconds between two updates of the progress
+LEAST_ROOM = 1 << 19  # bytes on the disk that a run needs to continue
+SAID = 15  # lines of a failed stage's output that are shown
+OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+# They would change the arithmetic, or use workers with other code and checkpoints.
+OF_OTHER_FITS = (arithmetic.VARIABLE, pool.SCHEDULER)
+_FULL = re.compile("No space left on device|Out of diskspace|disk is full")  # libc, git, SQLite
+_RUNNING = re.compile("Running stage '(.+)':")
+
+
+@contextmanager
+def clean(revision: str) -> Iterator[Clone]:
+    """A clone of this repository at a commit; it is removed when the block ends.
+
+    Within the block SIGTERM raises KeyboardInterrupt, as SIGINT does. Raises UserError if the disk
+    is full.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="kmnist-verify-"))
+    terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    clone = Clone(folder)
+    try:
+        clone.check_out(revision)
+        yield clone
+    finally:
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # while cleaning up
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            clone.end()
+            shutil.rmtree(folder)
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGTERM, terminate)
+
+
+class Clone:
+    """A project at `path`; its folder also has the files that stages leave outside the project."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "project"
+        self._aside = folder / "aside"
+        self._process: subprocess.Popen[str] | None = None
+
+    def check_out(self, revision: str) -> None:
+        """Make the clone. Raises UserError with git's message if this fails."""
+        try:
+            top, here = git.place()
+            git.run("clone", "--quiet", "--no-checkout", "--", str(top), str(self.path))
+            git.run("-C", str(self.path), "checkout", "--quiet", "--detach", revision)
+        except UserError as error:
+            raise UserError(_with_way_out(str(error))) from error
+        self.path /= here
+        self._aside.mkdir()
+        # The user's configuration may name a cache that several projects share.
+        (self.path / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
+
+    def run(self, addresses: Sequence[str]) -> None:
+        """Run stages, and all stages that they depend on, even if nothing changed.
+
+        Shows on standard error which stage runs and how much time is left. Raises UserError if a
+        stage fails or was not run.
+        """
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dvc", "repro", "--force", *addresses],
+            cwd=self.path,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # so that only this process gets an interrupt
+        )
+        estimate = Estimate(addresses, _seconds())
+        stage, said = "dvc repro", list[str]()
+        with _Progress(estimate) as progress:
+            for line in _lines(self._process):
+                if line is None:
+                    # On a full disk DVC's cache would retry forever.
+                    if shutil.disk_usage(self.path).free < LEAST_ROOM:
+                        raise UserError(_with_way_out(f"{stage}: {os.strerror(errno.ENOSPC)}"))
+                    progress.tick()
+                elif named := _RUNNING.match(line):
+                    stage, said = named[1], []
+                    progress.start(stage)
+                else:
+                    said.append(line.rstrip())
+        if self._process.wait():
+            shown = "\n".join(f"  {line}" for line in said[-SAID:] if line)
+            raise UserError(_with_way_out(f"{stage} fails in a clean clone:\n{shown}"))
+        if missed := [address for address in addresses if address not in estimate.started]:
+            raise UserError(f"DVC did not run {', '.join(missed)}, so nothing is verified")
+
+    def call(self, module: str, *arguments: str) -> str:
+        """Run a module of the clone; returns its output and shows its standard error.
+
+        Raises UserError if it fails.
+        """
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=self.path,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        said, _ = self._process.communicate()
+        if self._process.returncode:
+            raise UserError(f"{module} fails in a clean clone: see above")
+        return said
+
+    def end(self) -> None:
+        """End DVC, its stages and their child processes."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        family.append(psutil.Process(self._process.pid))
+        for process in family:
+            _tell(process, signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=GRACE)
+        for process in alive:
+            _tell(process, signal.SIGKILL)
+        psutil.wait_procs(alive, timeout=GRACE)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("DVC_", "MLFLOW_"))
+            and name not in (*OF_ANOTHER_REPOSITORY, *OF_OTHER_FITS)
+        }
+        return {
+            **kept,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PYTHONPATH": str(self.path / "src"),
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self._aside),
+            "DVC_SITE_CACHE_DIR": str(self._aside / "dvc"),
+            "DVC_NO_ANALYTICS": "true",
+            # With known fits nothing would be verified.
+            store.VARIABLE: str(self._aside / "fits"),
+            sources.MIRROR_VARIABLE: str(sources.mirror_folder().resolve()),
+        }
+
+
+def _tell(process: psutil.Process, number: signal.Signals) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
+    """The lines that a process prints; None whenever it has printed nothing for a tick."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    output = process.stdout
+    assert output is not None
+
+    def read() -> None:
+        for line in output:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=TICK)
+        except queue.Empty:
+            yield None
+            continue
+        if line is None:
+            return
+        yield line
+
+
+def _with_way_out(message: str) -> str:
+    if not _FULL.search(message):
+        return message
+    return f"{message}\nThe temporary folder is full; TMPDIR=<folder> names one on another disk."
+
+
+def _seconds() -> dict[str, float]:
+    """The seconds that each stage took in its last run in the MLflow store of this folder.
+
+    This does not use MLflow, whose client writes into the store and is slow to import.
+    """
+    query = (
+        "SELECT tags.value, (runs.end_time - runs.start_time) / 1000.0 "
+        "FROM runs JOIN tags USING (run_uuid) "
+        "WHERE tags.key = 'kmnist.stage' AND runs.status = 'FINISHED' ORDER BY runs.start_time"
+    )
+    store = f"{Path('mlflow.db').absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(store, uri=True)) as database:
+            return dict(database.execute(query))
+    except sqlite3.Error:
+        return {}
+
+
+class Estimate:
+    """Estimates the progress of a run; the weight of a stage is the time that it may take.
+
+    addresses: the planned stages, in any order; seconds: how long some of them took before. The
+    other stages count as their mean; if no time is known, all stages count equally.
+    """
+
+    def __init__(self, addresses: Sequence[str], seconds: dict[str, float]) -> None:
+        known = [seconds[address] for address in addresses if address in seconds]
+        usual = sum(known) / len(known) if known else 0.0
+        self._weights = {a: seconds.get(a, usual) + STARTING for a in addresses}
+        self._known = bool(known)
+        self._begun = self._last = time.monotonic()
+        self.started: list[str] = []
+        self.total = sum(self._weights.values())
+
+    @property
+    def stages(self) -> int:
+        """The number of planned stages."""
+        return len(self._weights)
+
+    def start(self, address: str) -> None:
+        """A stage begins; the stage before has ended."""
+        if not self.started:
+            self._begun = time.monotonic()
+        self.started.append(address)
+        self._last = time.monotonic()
+        if address not in self._weights:  # a stage that the lock does not have
+            self._weights[address] = self.total / len(self._weights)
+            self.total += self._weights[address]
+
+    def done(self) -> float:
+        """The finished part of `total`; the running stage counts by its expected time."""
+        if not self.started:
+            return 0.0
+        current = self._weights[self.started[-1]]
+        running = (time.monotonic() - self._last) / (self._pace() or float("inf"))
+        return self._ended() + min(running, 0.95 * current)
+
+    def left(self) -> float | None:
+        """Seconds until the end; None while nothing is known."""
+        pace = self._pace()
+        return None if pace is None else pace * (self.total - self.done())
+
+    def _ended(self) -> float:
+        return sum(self._weights[address] for address in self.started[:-1])
+
+    def _pace(self) -> float | None:
+        """Seconds for a unit of weight: measured in this run, else from runs before."""
+        if ended := self._ended():
+            return (self._last - self._begun) / ended
+        return 1.0 if self._known else None
+
+
+class _Progress:
+    """A progress bar on a terminal; elsewhere a line for each stage."""
+
+    def __init__(self, estimate: Estimate) -> None:
+        self._estimate = estimate
+        self._bar = tqdm(
+            total=estimate.total,
+            bar_format="{desc} |{bar:20}| {elapsed}{postfix}",
+            disable=None,
+            leave=False,
+        )
+        self._bar.set_description_str("starting")
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def start(self, address: str) -> None:
+        self._estimate.start(address)
+        count = len(self._estimate.started)
+        label = f"[{count}/{self._estimate.stages}] {address}"
+        if self._bar.disable:
+            print(label + self._left(), file=sys.stderr, flush=True)
+        self._bar.set_description_str(label, refresh=False)
+        self.tick()
+
+    def tick(self) -> None:
+        if not self._bar.disable:
+            self._bar.n = self._estimate.done()
+            self._bar.set_postfix_str(self._left().removeprefix(", "))
+
+    def _left(self) -> str:
+        seconds = self._estimate.left()
+        return "" if seconds is None else f", about {tqdm.format_interval(seconds)} left"

@@ -1,0 +1,247 @@
+"""How a branch changes the evidence: the claims, metrics and figures that differ, and the causes.
+
+Both sides are read from Git's objects, without a checkout; the second side may be the workspace.
+Numbers may differ by one unit in the last digit, figures are compared by pixels. Every change gives
+a file another lineage key, so the key does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import paths
+from kmnist_pipeline.repository import changes, compare, git, locks
+from kmnist_pipeline.repository.changes import Change
+from kmnist_pipeline.repository.locks import Graph
+from kmnist_pipeline.repository.revision import Revision
+
+EVIDENCE = (*paths.TRACKED, locks.LOCK)
+LONGEST = 60  # the most characters of a text
+_LABEL = re.compile(r"\[[^\]]*\]")
+_INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim with a changed verdict or obtained value, which are None where it is missing."""
+
+    report: str
+    id: str
+    old_verdict: str | None
+    new_verdict: str | None
+    old_obtained: Any
+    new_obtained: Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value in a metric file, or all values of one list or table.
+
+    name: dotted, empty for a whole table; delta: new minus old, for numbers; what: in words.
+    """
+
+    file: str
+    name: str
+    old: Any
+    new: Any
+    delta: float | None
+    what: str
+
+    @property
+    def depth(self) -> int:
+        """The number of maps around the value."""
+        return len(_LABEL.sub("", self.name).split("."))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with different pixels, or a new or deleted one."""
+
+    file: str
+    what: str
+
+
+@dataclass(frozen=True)
+class ChangedStage:
+    """A stage whose command, parameters or code changed, or a new or deleted stage."""
+
+    address: str
+    what: str
+    changes: list[Change]
+
+
+@dataclass(frozen=True)
+class Diff:
+    """All differences; `equal` counts the files that differ only in their lineage key."""
+
+    old: Revision
+    new: Revision
+    claims: list[Claim]
+    metrics: list[Metric]
+    figures: list[Figure]
+    stages: list[ChangedStage]
+    equal: int
+
+    def __bool__(self) -> bool:
+        return bool(self.claims or self.metrics or self.figures or self.stages)
+
+    def json(self) -> dict[str, Any]:
+        """As plain values."""
+        sides = {
+            name: {"name": side.name, "commit": side.commit}
+            for name, side in (("old", self.old), ("new", self.new))
+        }
+        lists = {
+            name: [asdict(entry) for entry in getattr(self, name)]
+            for name in ("claims", "metrics", "figures", "stages")
+        }
+        return {**sides, **lists, "equal": self.equal}
+
+
+def between(revision: str, other: str | None = None) -> Diff:
+    """The differences between a revision and another one, or the workspace.
+
+    revision: it may be `main...` or `main...topic`, as in `git diff`: from the commit where the
+    branch left main. Raises UserError if one is not a commit of this repository.
+    """
+    base, dots, tip = revision.partition("...")
+    if dots and other is not None:
+        raise UserError(f"{revision} {other}: names three commits; `{base}...{other}` names two")
+    old = _at(_merge_base(base, tip or "HEAD") if dots else revision)
+    named = tip or other
+    new = _at(named) if named else Revision("the workspace")
+    ids = old.ids(*EVIDENCE), new.ids(*EVIDENCE)
+    paths = sorted({path for path, _ in ids[0].items() ^ ids[1].items()})
+    before, after = (
+        side.files(*(path for path in paths if path in known))
+        for side, known in zip((old, new), ids, strict=True)
+    )
+
+    claims, metrics, figures = list[Claim](), list[Metric](), list[Figure]()
+    stages, equal = list[ChangedStage](), 0
+    for path in paths:
+        sides = before.get(path), after.get(path)
+        match path.split("/")[0], Path(path).suffix:
+            case "metrics", _:
+                values = list(_metrics(path, *sides))
+                metrics += values
+                equal += not values
+            case "figures", ".png":
+                figure = _figure(path, *sides)
+                figures += [figure] if figure else []
+                equal += not figure
+            case "reports", ".json":
+                claims += _claims(path, *sides)
+            case locks.LOCK, _:
+                versions = zip((old, new), sides, strict=True)
+                graphs = (locks.parse(text or "", side.called(path)) for side, text in versions)
+                stages += _stages(*graphs)
+    metrics.sort(key=lambda metric: (metric.delta is None, metric.depth, metric.file))
+    return Diff(old, new, claims, metrics, figures, stages, equal)
+
+
+def _at(name: str) -> Revision:
+    commit = git.commit(name)
+    return Revision(commit[:7] if commit.startswith(name) else f"{name} ({commit[:7]})", commit)
+
+
+def _merge_base(one: str, other: str) -> str:
+    ids = git.commit(one), git.commit(other)
+    try:
+        return git.run("merge-base", *ids).decode().strip()
+    except UserError as error:
+        raise UserError(f"{one} and {other} have no commit in common") from error
+
+
+def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric]:
+    """The values of a metric file that differ; a list or table counts as one value."""
+    if old is None or new is None:
+        yield Metric(path, "", None, None, None, "is new" if old is None else "is gone")
+        if not path.endswith(".json"):
+            return
+        found = compare.compare(path, old or b"{}", new or b"{}").changes
+        found = tuple(change for change in found if change.name.isidentifier())  # headlines
+    else:
+        difference = compare.compare(path, old, new)
+        found = difference.changes
+        if difference.verdict is compare.Verdict.DIFFERENT and not found:  # unreadable
+            yield Metric(path, "", None, None, None, difference.line)
+    lists: dict[str, int] = {}
+    for change in found:
+        name = _INDEXED.sub("", change.name)
+        if name != change.name:
+            lists[name] = lists.get(name, 0) + 1
+        elif _is_number(change.old) and _is_number(change.new):
+            delta = float(f"{change.new - change.old:.6g}")
+            yield Metric(path, name, change.old, change.new, delta, change.amount)
+        elif _is_long(change.old) or _is_long(change.new):
+            yield Metric(path, name, None, None, None, "other text")
+        else:
+            yield Metric(path, name, change.old, change.new, None, change.amount)
+    for name, count in lists.items():
+        what = f"{count} {'value differs' if count == 1 else 'values differ'}"
+        yield Metric(path, name, None, None, None, what)
+
+
+def _figure(path: str, old: bytes | None, new: bytes | None) -> Figure | None:
+    difference = compare.compare(path, old, new)
+    different = difference.verdict is compare.Verdict.DIFFERENT
+    return Figure(path, difference.line) if different else None
+
+
+def _claims(path: str, old: bytes | None, new: bytes | None) -> Iterator[Claim]:
+    before, after = _verdicts(path, old), _verdicts(path, new)
+    for name in {**before, **after}:
+        (verdict, obtained), (new_verdict, new_obtained) = (
+            (claim.get("verdict"), claim.get("obtained"))
+            for claim in (before.get(name, {}), after.get(name, {}))
+        )
+        if verdict != new_verdict or not _equal(obtained, new_obtained):
+            report = path.split("/")[1]
+            yield Claim(report, name, verdict, new_verdict, obtained, new_obtained)
+
+
+def _verdicts(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
+    if content is None:
+        return {}
+    try:
+        return {str(claim["id"]): claim for claim in json.loads(content)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is not a list of claims with verdicts: {error!r}") from error
+
+
+def _stages(old: Graph, new: Graph) -> Iterator[ChangedStage]:
+    """The stages with changes of their own, other than in the outs of other stages."""
+    for address in {**old.stages, **new.stages}:
+        before, after = old.stages.get(address), new.stages.get(address)
+        if before is None or after is None:
+            yield ChangedStage(address, "is new" if before is None else "is gone", [])
+            continue
+        own = [
+            change
+            for change in changes.of_stage(before, after)
+            if change.kind != "file" or not (old.makers(change.name) or new.makers(change.name))
+        ]
+        if own:
+            yield ChangedStage(address, "; ".join(map(str, own)), own)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _equal(old: Any, new: Any) -> bool:
+    if _is_number(old) and _is_number(new):
+        return math.isclose(old, new, rel_tol=compare.RELATIVE, abs_tol=compare.ABSOLUTE)
+    return old == new
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, str) and len(value) > LONGEST

@@ -1,0 +1,232 @@
+"""A difference of the evidence as text, as a comment on a pull request, and as an HTML page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kmnist_pipeline.commands.diff import Claim, Diff, Metric
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.reporting import jinja
+from kmnist_pipeline.repository import git
+from kmnist_pipeline.repository.revision import Revision
+
+MARKER = "<!-- kmnist diff -->"  # the first line of the comment, to find it again and update it
+LIMIT = 65_000  # characters; GitHub refuses a comment of more than 65,536
+DEEPEST = 2  # parts of a metric's name, such as seeds.mean, that get their own row
+FEW = 4  # more stages are counted instead of named
+NOTHING = "No claim, metric, figure or stage differs."
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table; each row has as many cells as the header."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def sections(diff: Diff) -> list[Section]:
+    """The differences as tables, without empty tables."""
+    found = [
+        Section(
+            "Claims",
+            ["report", "claim", "verdict", "obtained"],
+            [
+                [claim.report, claim.id, *map(_arrow, *_verdict_and_value(claim))]
+                for claim in diff.claims
+            ],
+        ),
+        Section(
+            "Metrics",
+            ["file", "metric", "old", "new", "delta"],
+            [_row(metric) for metric in diff.metrics if metric.depth <= DEEPEST]
+            + list(_deeper(diff.metrics)),
+        ),
+        Section("Figures", ["figure", "what"], [[f.file, f.what] for f in diff.figures]),
+        Section("Causes", ["what changed", "stages"], list(_causes(diff))),
+    ]
+    return [section for section in found if section.rows]
+
+
+def summary(diff: Diff) -> str:
+    """The counts in a sentence."""
+    if not diff:
+        return NOTHING
+    counts = ", ".join(
+        f"{len(entries)} {noun if len(entries) == 1 else noun + 's'}"
+        for noun, entries in (
+            ("claim", diff.claims),
+            ("metric", diff.metrics),
+            ("figure", diff.figures),
+            ("stage", diff.stages),
+        )
+        if entries
+    )
+    return f"Different: {counts}."
+
+
+def remark(diff: Diff) -> str:
+    """A sentence about the files that are not listed; empty if there are none."""
+    if not diff.equal:
+        return ""
+    files = "file has" if diff.equal == 1 else "files have"
+    return f"{diff.equal} other {files} the same numbers or pixels under another lineage key."
+
+
+def text(diff: Diff, console: Console) -> None:
+    """Print the difference as tables."""
+    console.print(Text(f"{diff.old.name} → {diff.new.name}: {summary(diff)}"))
+    for section in sections(diff):
+        table = Table(*section.header, title=section.title, title_justify="left")
+        for row in section.rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+    if diff.equal:
+        console.print(remark(diff))
+
+
+def markdown(diff: Diff, images: str | None) -> str:
+    """The difference in GitHub's Markdown, with at most LIMIT characters; the first line is MARKER.
+
+    images: the address that, with `<commit>/<path>`, gives a file of the repository, such as
+    `https://github.com/<owner>/<repository>/raw`; shows old and new figures side by side.
+    """
+    if images is not None and None in (diff.old.commit, diff.new.commit):
+        raise UserError("--images needs two commits: name the second one too")
+    head = [
+        MARKER,
+        "### What this changes in the evidence",
+        "",
+        f"{_code(diff.old.name)} → {_code(diff.new.name)}: {summary(diff)} {remark(diff)}".rstrip(),
+    ]
+    tables = sections(diff)
+    share = (LIMIT - len("\n".join(head))) // max(len(tables), 1)
+    blocks = ["\n".join(head)]
+    for section in tables:
+        title = f"#### {section.title}"
+        if section.title == "Figures" and images is not None:
+            lines = [_side_by_side(diff, images, *row) for row in section.rows]
+            blocks.append("\n\n".join(_bounded([title], lines, share, spare=2)))
+            continue
+        rule = ["---:" if name in ("old", "new", "delta") else "---" for name in section.header]
+        top = [title, "", _line(section.header), _line(rule)]
+        lines = [_line(map(_code, row)) for row in section.rows]
+        blocks.append("\n".join(_bounded(top, lines, share)))
+    return "\n\n".join(blocks) + "\n"
+
+
+def page(diff: Diff) -> str:
+    """The difference as one HTML file, with old and new figures side by side."""
+    template = jinja.environment("kmnist_pipeline.commands").get_template("diff.html")
+    files = [figure.file for figure in diff.figures]
+    old, new = _pictures(diff.old, files), _pictures(diff.new, files)
+    return template.render(
+        diff=diff,
+        summary=summary(diff),
+        remark=remark(diff),
+        tables=[section for section in sections(diff) if section.title != "Figures"],
+        figures=[(figure, old.get(figure.file), new.get(figure.file)) for figure in diff.figures],
+    )
+
+
+def _pictures(side: Revision, files: list[str]) -> dict[str, str]:
+    return {
+        file: f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        for file, content in side.files(*files).items()
+    }
+
+
+def _verdict_and_value(claim: Claim) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    return (claim.old_verdict, claim.old_obtained), (claim.new_verdict, claim.new_obtained)
+
+
+def _arrow(old: Any, new: Any) -> str:
+    return _plain(old) if old == new else f"{_plain(old)} → {_plain(new)}"
+
+
+def _row(metric: Metric) -> list[str]:
+    values = [metric.file, metric.name, _plain(metric.old), _plain(metric.new)]
+    if metric.delta is not None:
+        return [*values, f"{metric.delta:+.6g}"]
+    return [*values, "" if metric.old is not None and metric.new is not None else metric.what]
+
+
+def _deeper(metrics: list[Metric]) -> Iterator[list[str]]:
+    """One row for all deeply nested values of the same map."""
+    places = Counter(
+        (metric.file, re.split(r"[.\[]", metric.name)[0])
+        for metric in metrics
+        if metric.depth > DEEPEST
+    )
+    for (file, name), count in places.items():
+        yield [
+            file,
+            name,
+            "–",
+            "–",
+            f"{count} {'value differs' if count == 1 else 'values differ'}",
+        ]
+
+
+def _plain(value: Any) -> str:
+    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _causes(diff: Diff) -> Iterator[list[str]]:
+    """Each cause, with the stages that it affects."""
+    affected: dict[str, list[str]] = {}
+    for stage in diff.stages:
+        for cause in map(str, stage.changes) if stage.changes else [f"the stage {stage.what}"]:
+            affected.setdefault(cause, []).append(stage.address)
+    for cause, addresses in affected.items():
+        kinds = Counter(address.partition("@")[0] for address in addresses)
+        many = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        yield [cause, ", ".join(addresses) if len(addresses) <= FEW else many]
+
+
+def _bounded(top: list[str], lines: list[str], limit: int, spare: int = 1) -> list[str]:
+    """The top and as many lines as fit into the limit; spare: the characters between lines."""
+    more = "\nand {} more: `kmnist diff` shows them all."
+    room = limit - sum(len(line) + spare for line in top) - len(more) - 10
+    for count, line in enumerate(lines):
+        room -= len(line) + spare
+        if room < 0:
+            return [*top, *lines[:count], more.format(len(lines) - count)]
+    return [*top, *lines]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _code(value: str) -> str:
+    """Any text as code, escaped so that GitHub finds no Markdown, mention or table in it."""
+    if re.fullmatch(r"[-+0-9.e]*|–", value):
+        return value
+    plain = "".join(char if char.isprintable() else " " for char in value)
+    special = r"[^\w\s.,;=/→–-]|_"
+    return f"<code>{re.sub(special, lambda char: f'&#{ord(char[0])};', plain)}</code>"
+
+
+def _side_by_side(diff: Diff, images: str, file: str, what: str) -> str:
+    cells, (_, here) = "", git.place()
+    for side, absent in ((diff.old, "is new"), (diff.new, "is gone")):
+        source = html.escape(f"{images}/{side.commit}/{quote(here + file)}")
+        shown = "–" if what == absent else f'<img src="{source}" width="420">'
+        cells += f"<td>{shown}</td>"
+    return (
+        f"<details><summary>{_code(file)} {_code(what)}</summary>\n"
+        f"<table><tr><th>old</th><th>new</th></tr><tr>{cells}</tr></table>\n</details>"
+    )

@@ -1,0 +1,292 @@
+"""Finds the stages that would run again; `check`, `impact` and `verify --quick` show the result.
+
+It compares a lock, of the workspace or of a commit, with `dvc.yaml`, the parameters that `conf/`
+gives, and the files. It does not need DVC's cache, so it works in a new clone: the md5 of a
+dependency that a stage makes is taken from the lock, and an out that is only in the cache may be
+missing. If such a file is altered on disk, the stage that makes it is changed, and the stages that
+read it are downstream. `params.yaml` does not count: `kmnist compose` makes it from `conf/`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from kmnist_pipeline import arithmetic
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage, paths
+from kmnist_pipeline.repository import changes, dvc, git, locks
+from kmnist_pipeline.repository.changes import Change
+from kmnist_pipeline.repository.compare import Verdict
+from kmnist_pipeline.repository.locks import Graph, LockedStage
+
+PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
+BACK = f"git checkout HEAD -- {locks.LOCK} {' '.join(paths.TRACKED)}"
+Digest = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """A stage that runs again or for the first time, or that `dvc.yaml` no longer has.
+
+    state: `new`, `changed` (by itself), `downstream` or `gone`; changes: those of dependencies
+    that no stage makes, and of its outs; reads: the other such stages whose outs it reads.
+    """
+
+    address: str
+    state: str
+    changes: list[Change]
+    reads: list[str]
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reasons, one on each line."""
+        if self.state == "new":
+            return [f"is not in {locks.LOCK}"]
+        if self.state == "gone":
+            return [f"is in {locks.LOCK}, but not in dvc.yaml"]
+        own = [str(change) for change in self.changes]
+        return own or [f"reads outs of {', '.join(self.reads)}"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """The differences from a lock.
+
+    stages: in the order of `dvc.yaml`, then stages that are gone; orphans: files among the
+    evidence that Git tracks but no stage makes; wanted: all stages of `dvc.yaml`, as their new
+    lock entries would be, with the md5 of outs from the lock.
+    """
+
+    stages: list[StageStatus]
+    orphans: list[str]
+    wanted: Graph
+
+    def without(self, names: Collection[str]) -> Status:
+        """The status without these stages and files."""
+        return replace(
+            self,
+            stages=[stage for stage in self.stages if stage.address not in names],
+            orphans=[file for file in self.orphans if file not in names],
+        )
+
+
+def of(locked: Graph, params: dict[str, Any]) -> Status:
+    """Compare `dvc.yaml` with these parameters, and the current files, with a lock.
+
+    Raises UserError if `dvc.yaml` is invalid or needs a parameter that `params` lacks.
+    """
+    digest = functools.cache(_digest)  # many stages share a file
+    pins = pinned()
+    described = dvc.stages(params)
+    wanted = _wanted(described, params, locked, digest)
+    own = {
+        name: [
+            *changes.of_stage(locked.stages[name], stage),
+            *_of_outs(described[name], locked.stages[name], digest),
+            *_of_making(locked.stages[name], pins, digest),
+        ]
+        for name, stage in wanted.stages.items()
+        if name in locked.stages
+    }
+    orphans = _orphans(wanted)
+    altered = [c.name for found in own.values() for c in found if is_altered_out(c)]
+    for name, found in own.items():  # the stages that fill a folder report its changes
+        own[name] = [
+            change
+            for change in found
+            if change.kind != "file" or not _is_any_in(change.name, [*altered, *orphans])
+        ]
+    gone = [name for name in locked.stages if name not in wanted.stages]
+    lost = locked.downstream(gone)
+    again = [name for name in wanted.stages if own.get(name) != [] or name in lost]
+    below = wanted.downstream(again)
+    stages = [
+        StageStatus(
+            name,
+            "new" if name not in own else "changed" if own[name] else "downstream",
+            own.get(name, []),
+            list(dict.fromkeys([*lost.get(name, []), *below.get(name, [])])),
+        )
+        for name in wanted.stages
+        if name in again or name in below
+    ]
+    stages += [StageStatus(name, "gone", [], []) for name in gone]
+    return Status(stages, orphans, wanted)
+
+
+def is_composed(composed: str) -> bool:
+    """Whether params.yaml is up to date with `conf/`."""
+    return PARAMS.exists() and PARAMS.read_text() == composed
+
+
+def locked_here() -> Graph:
+    """The stages of the workspace's lock; empty if there is no lock.
+
+    Raises UserError if the lock cannot be read.
+    """
+    path = Path(locks.LOCK)
+    try:
+        return locks.parse(path.read_bytes()) if path.exists() else Graph({})
+    except UserError as error:
+        way = f"`git checkout HEAD -- {locks.LOCK}` restores the committed one"
+        raise UserError(f"{error}\n{way}") from error
+
+
+def summary(counts: Counter[Verdict], run: bool = False) -> str:
+    """A sentence: whether the bytes are the committed ones, and how to restore those.
+
+    counts: the number of files by verdict; run: whether a run in a clone made them, so that there
+    is nothing to restore.
+    """
+    verdict = max(counts, default=Verdict.IDENTICAL)
+    if verdict is Verdict.IDENTICAL:
+        again = "the committed bytes were made again" if run else "these are the committed bytes"
+        return f"{verdict.words}: {again} (all of {counts.total()} files)"
+    no = "the committed bytes were not made again" if run else "these are not the committed bytes"
+    parts = [f"{counts[each]} {_COUNTED[each]}" for each in sorted(counts, reverse=True)]
+    line = f"{verdict.words}: {no} (of {counts.total()} files, {', '.join(parts)})"
+    if verdict is Verdict.EQUAL and (note := arithmetic.note()):
+        return f"{line}. {note}"
+    return f"{line}; {'the workspace is unchanged' if run else f'`{BACK}` restores them'}"
+
+
+_COUNTED = {
+    Verdict.IDENTICAL: "identical",
+    Verdict.EQUAL: "with equal numbers in other bytes",
+    Verdict.DIFFERENT: "different",
+}
+
+
+def _wanted(
+    described: dict[str, dict[str, Any]], params: dict[str, Any], locked: Graph, digest: Digest
+) -> Graph:
+    made = {out: md5 for stage in locked.stages.values() for out, md5 in stage.outs.items()}
+    stages = {}
+    for name, stage in described.items():
+        used = dvc.values(stage, params)
+        for missing in set(stage.get("params", [])) - used.keys():
+            raise UserError(f"dvc.yaml: {name}: there is no parameter {missing}")
+        outs = {path: made.get(path, "") for path in dvc.outs(stage)}
+        deps = {path: made.get(path) or digest(path) for path in stage.get("deps", [])}
+        stages[name] = LockedStage(name, stage["cmd"], deps, used, outs, key="")
+    return Graph(stages)
+
+
+def _of_outs(stage: dict[str, Any], locked: LockedStage, digest: Digest) -> list[Change]:
+    """The outs that differ between `dvc.yaml`, the lock and the disk."""
+    found = []
+    declared = dvc.outs(stage)
+    for path in sorted({**declared, **locked.outs}):
+        here = digest(path)
+        if path not in locked.outs:
+            found.append(Change("out", path, None, here))
+        elif path not in declared:
+            found.append(Change("out", path, locked.outs[path], None))
+        elif here != locked.outs[path] and (here or declared[path]):
+            found.append(Change("out", path, locked.outs[path], here))
+    return found
+
+
+def _of_making(locked: LockedStage, pins: dict[str, str], digest: Digest) -> list[Change]:
+    """The outs that have the locked md5, but whose content states another origin."""
+    found = []
+    others = defaultdict(list)
+    for path, md5 in locked.outs.items():
+        if digest(path) != md5:
+            continue
+        for file, key in _other_keys(path, locked.key):
+            others[key].append(file)
+        if path.endswith(".json"):
+            found += _of_environment(path, pins)
+    carried = [Change("lineage", ", ".join(f), key, locked.key) for key, f in others.items()]
+    return carried + list(dict.fromkeys(found))
+
+
+def _of_environment(path: str, pins: dict[str, str]) -> list[Change]:
+    """The changes if an out was made with other libraries than pinned, or in another arithmetic.
+
+    A machine without the arithmetic of evidence may use its own; `arithmetic.note` says so.
+    """
+    content = json.loads(Path(path).read_text())
+    found: list[Change] = []
+    if not isinstance(content, dict):
+        return found
+    for name, version in content.get("environment", {}).get("libraries", {}).items():
+        made, now = public(version), pins.get(name) or installed(name)
+        if made != now:
+            found.append(Change("library", name, made, now))
+    made_in = content.get("made_by", {}).get("arithmetic", arithmetic.V3)
+    if made_in not in {arithmetic.V3} | ({arithmetic.name()} if arithmetic.note() else set()):
+        found.append(Change("arithmetic", path, made_in, arithmetic.V3))
+    return found
+
+
+def _other_keys(out: str, key: str) -> list[tuple[str, str]]:
+    """The JSON and PNG files of an out that state another lineage key, each with that key."""
+    path = Path(out)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    carried = ((file.as_posix(), _key_in(file)) for file in files)
+    return [(file, other) for file, other in carried if other not in (None, key)]
+
+
+def _key_in(file: Path) -> str | None:
+    if file.suffix == ".png":
+        with Image.open(file) as image:
+            return image.info.get("Lineage", "none")
+    if file.suffix == ".json":
+        content = json.loads(file.read_text())
+        return (content["made_by"]["lineage"] or "none") if "made_by" in content else None
+    return None
+
+
+def pinned() -> dict[str, str]:
+    """The version of each library in `requirements.lock`; empty if there is no such file."""
+    text = PINS.read_text() if PINS.exists() else ""
+    found = re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
+    return {name.lower().replace("_", "-"): public(version) for name, version in found}
+
+
+def installed(name: str) -> str | None:
+    """The installed version of a library, or None."""
+    try:
+        return public(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def public(version: str) -> str:
+    """A version without its local part, which names a build: 2.13.0+cpu becomes 2.13.0."""
+    return version.partition("+")[0]
+
+
+def _digest(path: str) -> str:
+    return lineage.digest(Path(path)) if Path(path).exists() else ""
+
+
+def is_altered_out(change: Change) -> bool:
+    """Whether a change is an out that is missing or not what its stage made."""
+    return change.kind == "out" and None not in (change.old, change.new)
+
+
+def _is_any_in(folder: str, paths: list[str]) -> bool:
+    return any(path.startswith(f"{folder}/") for path in paths)
+
+
+def _orphans(wanted: Graph) -> list[str]:
+    outs = {out for stage in wanted.stages.values() for out in stage.outs}
+    return [
+        file.as_posix()
+        for file in map(Path, git.paths("ls-files", "-z", "--", *paths.TRACKED))
+        if file.name != ".gitignore"
+        and not any(parent.as_posix() in outs for parent in (file, *file.parents))
+    ]

@@ -1,0 +1,291 @@
+"""Identifying a file: the stages that made it, according to all versions of the lock.
+
+A file is identified by its bytes, under any name and in any place. The lock has the md5 of single
+files; for a file in a folder, the md5 of the folder's listing (and Git has the folder); and among
+the parameters the sha256 of the published data. If the bytes are unknown, the lineage key in the
+file (a PNG, a JSON or a page) or its path, if a stage writes there, identifies it as an altered
+copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from kmnist_pipeline.commands.trace.history import (
+    History,
+    LockVersion,
+    folders_above,
+)
+from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.repository import git, locks
+
+Status = Literal["exact", "altered", "unknown"]
+BY_HAND = "by hand"  # instead of a lineage key, if a stage ran without DVC
+
+
+@dataclass
+class Match:
+    """A stage that made the bytes, the path that it wrote, and the versions of the lock with it."""
+
+    stage: locks.LockedStage
+    path: str
+    versions: list[LockVersion]
+
+    @property
+    def here(self) -> bool:
+        """Whether the lock of this folder has the stage."""
+        return self.versions[0].here
+
+    @property
+    def commits(self) -> list[git.Commit]:
+        """The commits whose lock has the stage, the newest first."""
+        found = [commit for version in self.versions for commit in version.commits]
+        return sorted(found, key=lambda commit: datetime.fromisoformat(commit.date), reverse=True)
+
+
+@dataclass
+class Identified:
+    """The result for one file.
+
+    file: its path in messages; md5: of its bytes; status: `exact` if a stage made exactly these
+    bytes, `altered` or `unknown`; remark: the problem, if any; matches: the likeliest first.
+    """
+
+    file: str
+    md5: str
+    status: Status
+    remark: str = ""
+    matches: list[Match] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Original:
+    """A dataset as it was published: title, licence, sources, and sha256 by file name."""
+
+    dataset: str
+    title: str
+    licence: str
+    sources: list[str]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Digests:
+    """A file, and the digests of its content in DVC, `conf/dataset` and Git."""
+
+    file: Path
+    md5: str
+    sha256: str
+    blob: str
+
+    @classmethod
+    def of(cls, file: Path, git_hash: str) -> Digests:
+        """Read a file. git_hash: the hash of this repository's object ids."""
+        held = file.read_bytes()
+        blob = hashlib.new(git_hash, b"blob %d\0" % len(held), usedforsecurity=False)
+        blob.update(held)
+        return cls(
+            file, lineage.digest_of_bytes(held), hashlib.sha256(held).hexdigest(), blob.hexdigest()
+        )
+
+
+def shown(path: Path) -> str:
+    """A path in messages: relative to the project's folder if it is there."""
+    here = Path.cwd()
+    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
+
+
+def identify(digests: Digests, history: History) -> Identified:
+    """Find the stages that made a file, whose path is absolute."""
+    file, place = digests.file, shown(digests.file)
+    exact = (
+        _of_outs(history, {digests.md5})
+        or _of_folders(history, digests)
+        or _of_originals(history, digests.sha256)
+        or _of_uncommitted(history, digests)
+    )
+    address, key = _claimed_origin(file)
+    if exact:
+        exact.sort(
+            key=lambda match: (
+                match.stage.key != key,
+                match.path != place,
+                Path(match.path).name != file.name,
+            )
+        )
+        remark = ""
+        if key not in ("", exact[0].stage.key):
+            remark = f"a file was changed while the stage ran: it began under lineage key {key}"
+        return Identified(place, digests.md5, "exact", remark, exact)
+
+    if key and (match := _of_key(history, address, key, place)):
+        remark = f"it says that {address} made it, but that stage made other bytes"
+        return Identified(place, digests.md5, "altered", remark, [match])
+    if match := _of_place(history, place):
+        remark = f"{match.stage.address} writes to its path, but that stage made other bytes"
+        return Identified(place, digests.md5, "altered", remark, [match])
+    return Identified(place, digests.md5, "unknown", _hint(history, digests.blob, address, key))
+
+
+def _matches(found: Iterable[tuple[LockVersion, locks.LockedStage, str]]) -> list[Match]:
+    """A match for each lineage key and path, with all versions of the lock that have it."""
+    matches: dict[tuple[str, str], Match] = {}
+    for version, stage, path in found:
+        match = matches.setdefault((stage.key, path), Match(stage, path, []))
+        if version not in match.versions:
+            match.versions.append(version)
+    return list(matches.values())
+
+
+def _of_outs(history: History, md5s: set[str], inside: str = "") -> list[Match]:
+    """The stages that made outs with these md5s; inside: the path of the file in a folder."""
+    return _matches(
+        (version, stage, inside or out)
+        for version in history.versions
+        for stage in version.stages(*md5s)
+        for out, md5 in stage.outs.items()
+        if md5 in md5s and (not inside or inside.startswith(f"{out}/"))
+    )
+
+
+def _of_folders(history: History, digests: Digests) -> list[Match]:
+    """The stages that made the file as part of a folder that is in Git."""
+    return [
+        match
+        for path in sorted(history.places[digests.blob])
+        if (md5s := history.folders(path, digests.blob))
+        for match in _of_outs(history, md5s, path)
+    ]
+
+
+def _of_originals(history: History, sha256: str) -> list[Match]:
+    """The stages that downloaded the file."""
+    return _matches(
+        (version, stage, f"{next(iter(stage.outs))}/{name}")
+        for version in history.versions
+        for stage in version.stages(sha256)
+        for original in originals(stage)
+        for name, digest in original.files.items()
+        if digest == sha256
+    )
+
+
+def _of_uncommitted(history: History, digests: Digests) -> list[Match]:
+    """The stages that made the file as part of a folder that is not committed yet."""
+    size = digests.file.stat().st_size
+    return _matches(
+        (version, stage, f"{out}/{name}")
+        for version in history.here
+        for stage in version.stages(".dir\n")
+        for out, out_md5 in stage.outs.items()
+        if out_md5.endswith(".dir")
+        and size in {file.stat().st_size for file in Path(out).rglob("*") if file.is_file()}
+        for listing in [lineage.listing(Path(out))]
+        if digests.md5 in listing.values() and lineage.digest_of_listing(listing) == out_md5
+        for name, digest in listing.items()
+        if digest == digests.md5
+    )
+
+
+def _of_key(history: History, address: str, key: str, place: str) -> Match | None:
+    """The stage of a lineage key, with its file at the same path or with the same name."""
+    found = [
+        (version, stage)
+        for version in history.versions
+        for stage in version.stages(f"  {address}:\n")
+        if (stage.address, stage.key) == (address, key)
+    ]
+    if not found:
+        return None
+    version, stage = found[0]
+    files = [file for out, md5 in stage.outs.items() for file in history.files(version, out, md5)]
+    alike = [file for file in files if Path(file).name == Path(place).name]
+    path = place if place in files else (alike or list(stage.outs))[0]
+    return Match(stage, path, [version for version, _ in found])
+
+
+def _of_place(history: History, place: str) -> Match | None:
+    """The stage that writes to a path, according to the lock of this folder."""
+    needles = [f"path: {path}\n" for path in (place, *folders_above(place))]
+    found = (
+        Match(stage, place, [version])
+        for version in history.here
+        for stage in version.stages(*needles)
+        for out in stage.outs
+        if place == out or place.startswith(f"{out}/")
+    )
+    return next(found, None)
+
+
+_CLAIMS = (  # in a JSON out, in a page
+    re.compile(
+        rb'"lineage": (?:null|"(?P<key>[0-9a-f]{64})").*?"stage": "(?P<stage>[^"]+)"', re.DOTALL
+    ),
+    re.compile(
+        rb"Made by (?:<code>|`)(?P<stage>[^<`]+)(?:</code>|`), "
+        rb"lineage key (?:<code>|`)(?P<key>[0-9a-f]{64})(?:</code>|`)"
+    ),
+)
+
+
+def _claimed_origin(file: Path) -> tuple[str, str]:
+    """The stage and lineage key that a file states; empty if it states none.
+
+    The key is `by hand` if the stage ran without DVC.
+    """
+    content = file.read_bytes()
+    if content.startswith(b"\x89PNG"):
+        from PIL import Image
+
+        try:
+            with Image.open(file) as image:
+                return str(image.info.get("Stage", "")), str(image.info.get("Lineage", ""))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return "", ""  # the text itself is damaged
+    for claim in _CLAIMS:
+        if match := claim.search(content):
+            key = match["key"].decode() if match["key"] else BY_HAND
+            return match["stage"].decode(errors="replace"), key
+    return "", ""
+
+
+_SHALLOW = "this clone does not have all commits: `git fetch --unshallow` gets them"
+
+
+def _hint(history: History, blob: str, address: str, key: str) -> str:
+    """A remark that may help to identify an unknown file."""
+    shallow = _SHALLOW if git.is_shallow() else ""
+    if key == BY_HAND:
+        return f"it says that {address} made it, run by hand and not by DVC"
+    if key:
+        said = f"it says that {address} made it under lineage key {key[:12]}, which no lock has"
+        return f"{said}; {shallow}" if shallow else said
+    if paths := sorted(history.places[blob]):
+        return f"Git has it as {', '.join(paths)}, but no stage of any lock made these bytes"
+    return shallow
+
+
+def originals(stage: locks.LockedStage) -> list[Original]:
+    """The published data that a stage downloaded; only `download` does that."""
+    if stage.kind != "download":
+        return []
+    found = []
+    for name, about in stage.params.items():
+        parts = about["parts"]  # a map in the oldest locks, later a list, which keeps its order
+        named = parts.items() if isinstance(parts, dict) else ((p["name"], p) for p in parts)
+        files = {
+            f"{part}-{content}-idx{dimensions}-ubyte": digests[content]
+            for part, digests in named
+            for content, dimensions in (("images", 3), ("labels", 1))
+        }
+        known = {key: about.get(key, "") for key in ("title", "licence")}
+        found.append(
+            Original(name.partition(".")[2], **known, sources=about["sources"], files=files)
+        )
+    return found

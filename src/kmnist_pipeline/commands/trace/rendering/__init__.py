@@ -1,0 +1,1 @@
+"""A trace as text, as a graph and as a JSON document."""

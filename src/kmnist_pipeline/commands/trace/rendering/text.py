@@ -1,0 +1,149 @@
+"""A trace as trees of text, and the sentences about a file for all forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kmnist_pipeline.commands.trace.ancestry import Trace
+from kmnist_pipeline.commands.trace.identify import Identified, Match
+from kmnist_pipeline.evidence import lineage
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+UNBROKEN = 10_000  # characters in a line
+STYLES = {"exact": "bold green", "altered": "bold yellow", "unknown": "bold red"}
+GAP = "  (NO VERSION OF dvc.lock SAYS WHAT MADE THIS; the stage below writes to this path)"
+
+
+def show(found: Trace) -> None:
+    """Print the trees; in a pipe without colours and line breaks."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = UNBROKEN
+    for tree in _trees(found):
+        console.print(tree)
+    if found.runs.problem:
+        console.print(Text(f"MLflow store: {found.runs}", "dim"))
+
+
+def verdict(file: Identified) -> str:
+    """The result for a file, in one line."""
+    remark = f": {file.remark}" if file.remark else ""
+    if file.status == "unknown":
+        return f"was not made by any commit of this repository{remark} (md5 {file.md5})"
+    match = file.matches[0]
+    if file.status == "altered":
+        return f"is ALTERED{remark}, see {match.path} (md5 {file.md5})"
+    name = f" as {match.path}" if match.path != file.file else ""
+    return f"is, byte for byte, what {match.stage.address} made{name}{remark} (md5 {file.md5})"
+
+
+def history_of(file: Identified) -> Iterator[str]:
+    """The locks that have the stage that made a file, and other paths with the same bytes."""
+    match, *others = file.matches
+    yield from _locks_with(match)
+    keys = {other.stage.key for other in others} - {match.stage.key}
+    names = sorted({other.path for other in others} - {match.path})
+    if keys:
+        yield f"the same bytes were also made under {len(keys)} other lineage key(s)"
+    if names:
+        yield f"the same bytes are also {', '.join(names)}"
+
+
+def _locks_with(match: Match) -> Iterator[str]:
+    commits = match.commits
+    if commits:
+        named = [f"{c.id[:12]} {c.date[:10]} {c.subject!r}" for c in commits]
+        ends = named[0] if len(named) == 1 else f"{named[-1]} to {named[0]}"
+        count = "1 commit" if len(named) == 1 else f"{len(named)} commits"
+        yield f"in dvc.lock of {count}: {ends}"
+    if not match.here:
+        yield "no longer in dvc.lock of this folder"
+    elif not commits:
+        yield "in dvc.lock of this folder, not committed yet"
+
+
+def flat(params: dict[str, Any]) -> list[str]:
+    """Each parameter by its dotted name, as rows `name: value`."""
+    rows = lineage.leaves("", params, lists=dict)
+    return [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in rows]
+
+
+def _trees(found: Trace) -> Iterator[Tree]:
+    """A tree for each stage that made some of the files; these files are at the top."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    groups: dict[str, list[Identified]] = {}
+    for file in found.files:
+        key = file.matches[0].stage.key if file.matches else file.file
+        groups.setdefault(key, []).append(file)
+    for key, files in groups.items():
+        heads = [
+            Text.assemble((file.file, "bold"), " ", (verdict(file), STYLES[file.status]))
+            for file in files
+        ]
+        tree = Tree(Text("\n").join(heads), guide_style="dim")
+        if match := next(iter(files[0].matches), None):
+            for line in history_of(files[0]) if len(files) == 1 else _locks_with(match):
+                tree.add(Text(line))
+            _add_step(tree, found, key, _Seen())
+        yield tree
+
+
+@dataclass
+class _Seen:
+    """The items that a tree already shows and does not repeat."""
+
+    keys: set[str] = field(default_factory=set)
+    rows: set[str] = field(default_factory=set)
+
+
+def _add_step(tree: Tree, found: Trace, key: str, seen: _Seen) -> None:
+    from rich.text import Text
+
+    step = found.steps[key]
+    if key in seen.keys:
+        tree.add(Text.assemble((step.stage.address, "cyan"), (" as above", "dim")))
+        return
+    seen.keys.add(key)
+    branch = tree.add(Text.assemble((step.stage.address, "bold cyan"), f"  lineage key {key}"))
+    branch.add(Text.assemble(("command  ", "dim"), step.stage.cmd))
+    _add_rows(branch, "parameters", flat(step.stage.params), seen)
+    _add_rows(branch, "code", [f"{path}  md5 {md5}" for path, md5 in step.code.items()], seen)
+    if run := found.runs.by_key.get(key):
+        place = f"run {run.id} of experiment {run.experiment}"
+        branch.add(Text.assemble(("MLflow  ", "dim"), place))
+    for original in step.originals:
+        data = branch.add(Text.assemble(("original data  ", "dim"), (original.title, "bold")))
+        for name, digest in original.files.items():
+            data.add(Text(f"{name}  sha256 {digest}"))
+        data.add(Text(f"licence: {original.licence}"))
+        data.add(Text(f"from: {', '.join(original.sources)}"))
+    if step.inputs:
+        read = branch.add(Text("read", "dim"))
+        for source in step.inputs:
+            gap = "" if source.fits else GAP
+            read.add(Text.assemble(f"{source.path}  md5 {source.md5}", (gap, "bold red")))
+    for maker in step.makers:
+        _add_step(branch, found, maker, seen)
+
+
+def _add_rows(tree: Tree, name: str, rows: list[str], seen: _Seen) -> None:
+    """Add the rows that the tree does not show yet, and the number of the others."""
+    from rich.text import Text
+
+    new = [row for row in rows if row not in seen.rows]
+    seen.rows |= set(new)
+    repeated = f"  {len(rows) - len(new)} as above" if len(rows) > len(new) else ""
+    if rows:
+        branch = tree.add(Text(name + repeated, "dim"))
+        for row in new:
+            branch.add(Text(row))

@@ -1,0 +1,361 @@
+"""Does a run from scratch give the committed evidence? If not, what differs and why?
+
+HEAD is cloned into a temporary folder that has its own DVC cache and MLflow store; the stages run
+there, and every out is compared. Nothing is written into the workspace.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kmnist_pipeline import arithmetic
+from kmnist_pipeline.commands import clone, status
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage, numbers, paths
+from kmnist_pipeline.fits.plan import name_of
+from kmnist_pipeline.repository import changes, git, locks
+from kmnist_pipeline.repository.compare import Difference, Verdict, compare
+from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
+from kmnist_pipeline.repository.revision import DamagedError, Revision, below
+
+STATUS = {Verdict.IDENTICAL: 0, Verdict.EQUAL: 3, Verdict.DIFFERENT: 1}
+# The libraries that affect the bytes of the evidence; `environment` names only some of them.
+MAKE_BYTES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib", "pillow")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A stage, the comparison of its files, and the likely causes of differences.
+
+    stale: why it would run again or is not part of the evidence, whatever its files are.
+    """
+
+    address: str
+    differences: list[Difference]
+    causes: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of its files; different if it is stale."""
+        if self.stale:
+            return Verdict.DIFFERENT
+        return max((each.verdict for each in self.differences), default=Verdict.IDENTICAL)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The comparison with the evidence of a commit.
+
+    run: whether the compared files come from a run or from the workspace.
+    """
+
+    title: str
+    stages: list[Checked]
+    notes: list[str] = field(default_factory=list)
+    run: bool = True
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of the stages."""
+        return max((stage.verdict for stage in self.stages), default=Verdict.IDENTICAL)
+
+    @property
+    def status(self) -> int:
+        """0 identical, 3 equal numbers but other bytes, 1 different."""
+        return STATUS[self.verdict]
+
+    def lines(self) -> Iterator[str]:
+        """The result as text: by stage what is not identical, then the counts."""
+        yield self.title
+        for stage in self.stages:
+            if stage.verdict is Verdict.IDENTICAL:
+                continue
+            yield from (f"{stage.address}: {reason}" for reason in stage.stale)
+            if worst := max(
+                (each.verdict for each in stage.differences), default=Verdict.IDENTICAL
+            ):
+                yield f"{stage.address}: {worst.words}"
+            alike = defaultdict(list)
+            for each in stage.differences:
+                if each.verdict is Verdict.DIFFERENT:
+                    yield f"  {each.path}: {each.line}"
+                elif each.verdict is Verdict.EQUAL:
+                    alike[each.line].append(each.path)
+            for line, files in alike.items():
+                yield f"  {', '.join(files)}: {line}"
+            for cause in stage.causes:
+                yield f"  likely cause: {cause}"
+        yield from self.notes
+        counts = Counter(each.verdict for stage in self.stages for each in stage.differences)
+        yield status.summary(counts, self.run)
+
+
+def rerun(target: str | None = None) -> Result:
+    """Run a stage and all stages that it depends on, or every stage, in a clean clone of HEAD.
+
+    target: a stage's address. Shows the progress on standard error. Raises UserError if the target
+    is not a stage of the committed lock or if the run fails, and KeyboardInterrupt, also for
+    SIGTERM. Leaves no file and no process behind.
+    """
+    old, revision, lock = committed()
+    stages = chosen(lock, target)
+    for note in dirty(revision):  # now, because the run may take hours
+        print(f"note: {note}", file=sys.stderr)
+    with clone.clean(revision) as project:
+        project.run([stage.address for stage in stages])
+        made = locks.parse((project.path / LOCK).read_bytes(), f"{LOCK} of the run")
+        checked = [
+            Checked(stage.address, _made_again(stage, made, old, project.path)) for stage in stages
+        ]
+        environments = [_environment(stage, old, project.path) for stage in stages]
+    return Result(
+        f"commit {revision[:12]}, {_count(len(stages), 'stage')} run in a clean clone "
+        "(committed -> made again)",
+        _explained(checked, stages, made, environments),
+    )
+
+
+def first_epochs(epochs: int, target: str | None = None) -> Result:
+    """Train only the first epochs of every fit in a clean clone, and compare the weights.
+
+    The data are made from scratch as in `rerun`. For each fit and each of these epochs, the digest
+    of all weights is compared with the committed one. Raises UserError as `rerun` does, and if
+    this machine cannot give the same bits.
+    """
+    if not arithmetic.is_portable():
+        raise UserError(
+            f"--epochs compares weights to the last bit, and the arithmetic here is "
+            f"{arithmetic.name()}, not x86-64-v3: `kmnist verify` without it compares numbers"
+        )
+    old, revision, lock = committed()
+    stages = chosen(lock, target)
+    data = [stage for stage in stages if stage.kind in ("download", "preprocess")]
+    trained = [stage for stage in stages if stage.kind in ("kfold-train", "tune")]
+    for note in dirty(revision):
+        print(f"note: {note}", file=sys.stderr)
+    with clone.clean(revision) as project:
+        project.run([stage.address for stage in data])
+        made = locks.parse((project.path / LOCK).read_bytes(), f"{LOCK} of the run")
+        checked = [
+            Checked(stage.address, _made_again(stage, made, old, project.path)) for stage in data
+        ]
+        addresses = [stage.address for stage in trained]
+        digests = json.loads(
+            project.call("kmnist_pipeline.commands.epochs", str(epochs), *addresses)
+            if addresses
+            else "{}"
+        )
+    fits = sum(len(found) for found in digests.values())
+    for stage in trained:
+        checked.append(Checked(stage.address, _weights(stage, old, digests[stage.address], epochs)))
+    return Result(
+        f"commit {revision[:12]}, {_count(epochs, 'epoch')} of {_count(fits, 'fit')} trained in a "
+        "clean clone (committed -> made again)",
+        checked,
+    )
+
+
+def _weights(
+    stage: LockedStage, old: Revision, digests: dict[str, list[str]], epochs: int
+) -> list[Difference]:
+    """Compare the weights of each fit after its first epochs with the committed ones."""
+    name = "/validation.json"
+    found = [out for out in stage.outs if out.endswith((name, numbers.beside(name)))]
+    path = max(found, key=len)  # older evidence has one file
+    committed = old.files(path).get(path)
+    if committed is None:
+        return [Difference(path, Verdict.DIFFERENT, "is missing in the commit")]
+    before = {
+        name_of(row.get("trial", ""), row["seed"], row["fold"]): row.get("weights", [])[:epochs]
+        for row in numbers.decode(json.loads(committed))["folds"]
+    }
+    return [
+        Difference(
+            f"{path} {name}",
+            Verdict.IDENTICAL if before.get(name) == digests.get(name) else Verdict.DIFFERENT,
+            f"weights by epoch {before.get(name)} -> {digests.get(name)}",
+        )
+        for name in {**before, **digests}
+    ]
+
+
+def committed() -> tuple[Revision, str, Graph]:
+    """HEAD, its id and its lock."""
+    commit = git.commit("HEAD")
+    head = Revision("HEAD", commit)
+    head.files(*paths.TRACKED, LOCK)  # reads all in one process of git
+    return head, commit, head.lock()
+
+
+def chosen(committed: Graph, target: str | None) -> list[LockedStage]:
+    """The stages to compare, each after the stages that it depends on.
+
+    Raises UserError if the target is not one of them.
+    """
+    if target is None:
+        return list(committed.stages.values())
+    if target not in committed.stages:
+        near = difflib.get_close_matches(target, committed.stages, 1)
+        items = defaultdict(list)
+        for stage in committed.stages.values():
+            items[stage.kind].append(stage.item)
+        raise UserError(
+            f"{target} is not a stage of {LOCK} at HEAD"
+            + (f"; did you mean {near[0]}?" if near else ".")
+            + " The stages are:\n"
+            + "\n".join(f"  {kind}@: {', '.join(names)}" for kind, names in items.items())
+        )
+    return committed.upstream(target)[::-1]
+
+
+def dirty(revision: str) -> list[str]:
+    """A note for the user if the workspace has uncommitted changes."""
+    changed = (
+        git.run("--no-optional-locks", "status", "--porcelain", "--", ".").decode().splitlines()
+    )
+    if not changed:
+        return []
+    return [
+        f"the workspace has uncommitted changes ({_count(len(changed), 'file')}; `git status`): "
+        f"this compares with commit {revision[:12]}"
+    ]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+# Comparing an out.
+
+
+def in_git(out: str) -> bool:
+    """Whether an out is in Git (True) or in DVC's cache."""
+    return out.partition("/")[0] in paths.TRACKED
+
+
+def _contents(files: Mapping[str, Path]) -> dict[str, bytes]:
+    return {name: file.read_bytes() for name, file in files.items()}
+
+
+def between(
+    out: str, locked: str, now: str, old: Revision, path: Path, unknown: Verdict
+) -> list[Difference]:
+    """Compare an out at `path` with the committed one, file by file.
+
+    locked, now: its md5s; `now` is empty if it does not exist; unknown: the verdict if the
+    committed content is not available.
+    """
+    if not in_git(out):
+        if locked == now:
+            return [Difference(out, Verdict.IDENTICAL, Verdict.IDENTICAL.words)]
+        if not now:
+            return [Difference(out, Verdict.DIFFERENT, "is no longer made")]
+        try:
+            before = old.cached(out, locked)
+            why = "the committed one is not in the cache (`dvc pull`)"
+        except DamagedError as error:
+            before, why = {}, str(error)
+        if not before:
+            line = f"md5 {locked[:12]} -> {now[:12]}, the size of the difference is unknown: {why}"
+            return [Difference(out, unknown, line)]
+        return _each(_contents(before), _contents(below(path, out)))
+    found = _each(old.files(out), _contents(below(path, out)))
+    if locked != now and all(each.verdict is Verdict.IDENTICAL for each in found):
+        line = f"{LOCK} says md5 {locked[:12]}, the committed file has {now[:12]}"
+        found.append(Difference(out, Verdict.DIFFERENT, line))
+    return found
+
+
+def _each(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> list[Difference]:
+    return [compare(path, old.get(path), new.get(path)) for path in sorted({**old, **new})]
+
+
+# Comparing the outs of a run.
+
+
+def _made_again(stage: LockedStage, made: Graph, old: Revision, project: Path) -> list[Difference]:
+    """The differences of a stage's files; the metrics of missing models show their differences."""
+    now = made.stages[stage.address].outs
+    return [
+        difference
+        for out, md5 in stage.outs.items()
+        for difference in between(
+            out, md5, now.get(out, ""), old, project / out, unknown=Verdict.EQUAL
+        )
+    ]
+
+
+def _environment(stage: LockedStage, old: Revision, project: Path) -> list[str]:
+    """The differences in machine and libraries between the committed run and this one."""
+    found = []
+    for out in stage.outs:
+        if not out.endswith(("/validation.json", numbers.beside("/validation.json"))):
+            continue
+        before = _machine(old.files(out).get(out, b"{}"))
+        after = _machine((project / out).read_bytes())
+        found += [
+            f"other {name}: {before.get(name)} -> {after.get(name)}"
+            for name in {**before, **after}
+            if before.get(name) != after.get(name)
+        ]
+    return found
+
+
+def _machine(validation: bytes) -> dict[str, Any]:
+    """The values of `environment` by name."""
+    try:
+        flat = dict(lineage.leaves("", json.loads(validation).get("environment", {})))
+    except (ValueError, TypeError, AttributeError):  # the comparison says that it is damaged
+        return {}
+    return {name.replace("libraries.", "version of "): value for name, value in flat.items()}
+
+
+def _explained(
+    checked: list[Checked], stages: list[LockedStage], made: Graph, environments: list[list[str]]
+) -> list[Checked]:
+    """Add the likely causes: changed inputs of a stage, machine and libraries."""
+    anywhere = list(dict.fromkeys(line for lines in environments for line in lines)) or _versions()
+    apart = {each.address for each in checked if each.verdict is not Verdict.IDENTICAL}
+    explained = []
+    for each, stage, own in zip(checked, stages, environments, strict=True):
+        causes: list[str] = []
+        if each.address in apart:
+            now = made.stages[each.address]
+            above = [maker.address for maker in made.parents(now) if maker.address in apart]
+            changed = changes.of_stage(_alone(stage, made), _alone(now, made))
+            causes = [*map(str, changed), *own]
+            causes += [f"follows from {', '.join(above)}"] if above else []
+            causes = causes or anywhere or [_NONE]
+        explained.append(replace(each, causes=causes))
+    return explained
+
+
+_NONE = (
+    "none is known: command, parameters, code, machine and versions are the same, so this "
+    "stage did not make the committed files"
+)
+
+
+def _alone(stage: LockedStage, made: Graph) -> LockedStage:
+    """A stage with only the dependencies that no stage makes."""
+    deps = {path: md5 for path, md5 in stage.deps.items() if not made.makers(path)}
+    return replace(stage, deps=deps)
+
+
+def _versions() -> list[str]:
+    """The libraries whose installed version is not the pinned one."""
+    pins = status.pinned()
+    pairs = [(name, pins.get(name), status.installed(name)) for name in MAKE_BYTES]
+    return [
+        f"other version of {name}: {pin} is pinned, {here} is installed"
+        for name, pin, here in pairs
+        if pin and here and pin != here
+    ]

@@ -1,0 +1,136 @@
+"""The base class of every map in the configuration, and the messages for invalid values.
+
+pydantic checks types and limits. Importing it adds 0.13 s to `dvc exp run`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from omegaconf import MISSING
+from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from kmnist_pipeline.errors import UserError
+
+WORDS = {  # what a value must be, by the type of pydantic's error
+    "bool_type": "true or false",
+    "dict_type": "a map",
+    "finite_number": "a number",
+    "float_type": "a number",
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "int_type": "a whole number",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "list_type": "a list",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_type": "text (in quotes, if it looks like something else)",
+}
+
+
+class ConfigError(UserError, ValueError):
+    """An invalid configuration value; the message names key, value and what is allowed."""
+
+
+class Node(BaseModel):
+    """A map of known keys; keys without a default are required, and no value is converted."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys(cls, node: Any) -> dict[str, Any]:
+        known = ", ".join(cls.model_fields)
+        if not isinstance(node, dict):
+            raise must(f"a map of {known}")
+        for name in node:
+            if name not in cls.model_fields:
+                raise said(f"there is no such key; known keys: {known}", name, node[name])
+        given = {name: value for name, value in node.items() if value != MISSING}
+        for name, field in cls.model_fields.items():
+            if field.is_required() and name not in given:
+                raise said(
+                    f"is missing; needed are {known} "
+                    "(does its file start with `defaults: [base, _self_]`?)",
+                    name,
+                )
+        return given
+
+
+N = TypeVar("N", bound=Node)
+
+
+def typed(key: str, content: Any, kind: type[N]) -> N:
+    """The `content` of `key`, as an object of `kind`. Raises ConfigError for the first mistake."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise _refusal(key, error.errors(include_url=False)[0]) from None
+
+
+def kinds(key: str, known: Mapping[str, type[Node]]) -> PlainValidator:
+    """The validator of a map that has one of several types; its value of `key` names the type."""
+
+    def choose(node: Any) -> Node:
+        if not isinstance(node, dict):
+            raise must(f"a map with the key {key}")
+        name = node.get(key)
+        if name not in list(known):  # a list, because the name may not be hashable
+            raise said(f"must be {one_of(known)}", key, name)
+        return known[name].model_validate(node)
+
+    return PlainValidator(choose)
+
+
+def must(allowed: str) -> PydanticCustomError:
+    """The error of a validator; `allowed` says what the value must be."""
+    return PydanticCustomError("must", "{allowed}", {"allowed": allowed})
+
+
+def said(text: str, name: str, *value: Any) -> PydanticCustomError:
+    """The error of a validator about the key `name` of its map, and its `value` if it has one."""
+    return PydanticCustomError("said", "{text}", {"text": text, "name": name, "value": value})
+
+
+def refused(key: str, value: Any, allowed: str) -> ConfigError:
+    """The error of `value` under `key`; `allowed` says what it must be."""
+    return ConfigError(f"{key}={shown(value)}: must be {allowed}")
+
+
+def one_of(known: Iterable[Any]) -> str:
+    """What is allowed if only the `known` values are."""
+    return f"one of {', '.join(map(str, known))}"
+
+
+def shown(value: Any) -> str:
+    """`value` as a message shows it, in one line."""
+    if isinstance(value, str) and value and value.isprintable():
+        return value
+    return json.dumps(value, default=str)
+
+
+def _refusal(key: str, found: ErrorDetails) -> ConfigError:
+    context, path = found.get("ctx", {}), found["loc"]
+    is_name = path[-1:] == ("[key]",)
+    if is_name:
+        path = path[:-1]
+    elif found["type"] == "said":
+        path = (*path, context["name"])
+    where = key + "".join(f"[{p}]" if isinstance(p, int) else f".{shown(p)}" for p in path)
+    where = where.lstrip(".")
+    match found["type"]:
+        case "said":
+            value = "".join(f"={shown(value)}" for value in context["value"])
+            return ConfigError(f"{where}{value}: {context['text']}")
+        case "must":
+            allowed = context["allowed"]
+        case "literal_error":
+            allowed = f"one of {context['expected']}".replace("'", "").replace(" or ", ", ")
+        case other:
+            allowed = WORDS[other].format(**context) if other in WORDS else found["msg"]
+    if is_name:
+        return ConfigError(f"{where}: the name must be {allowed}")
+    return refused(where, found["input"], allowed)

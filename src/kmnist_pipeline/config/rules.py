@@ -1,0 +1,198 @@
+"""The rules between the keys of the configuration, and the trials of its studies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kmnist_pipeline.config import grid
+from kmnist_pipeline.config.node import ConfigError, one_of, refused, shown, typed
+from kmnist_pipeline.config.schema import (
+    CnnModel,
+    Config,
+    Dataset,
+    Experiment,
+    LinearModel,
+    NoValidation,
+    Report,
+    Study,
+)
+
+
+def check(content: Mapping[Any, Any]) -> Config:
+    """The typed configuration of `content`, the sections of `params.yaml`.
+
+    Raises ConfigError for the first misspelt key, wrong type, impossible value or unknown name.
+    Its message says the key, the value and what is allowed.
+    """
+    config = typed("", content, Config)
+    for key, dataset in config.datasets.items():
+        _check_dataset(f"datasets.{key}", dataset)
+    for key, experiment in config.experiments.items():
+        _check_experiment(f"experiments.{key}", experiment, config)
+    for key, study in config.studies.items():
+        _check_study(f"studies.{key}", study, config)
+        if key in config.experiments:
+            raise ConfigError(f"studies.{key}: an experiment has this name already")
+    for key, report in config.reports.items():
+        _check_report(f"reports.{key}", report, config)
+    return config
+
+
+def check_bases(content: Mapping[Any, Any]) -> None:
+    """Refuse a study whose base is not an experiment, before interpolations are resolved."""
+    studies = content.get("studies")
+    for name, study in studies.items() if isinstance(studies, Mapping) else ():
+        if isinstance(study, Mapping):
+            _one_of(study.get("base"), content.get("experiments", ()), f"studies.{name}.base")
+
+
+def models_of(config: Config) -> dict[str, dict[str, str]]:
+    """The experiments and studies by name, with their kind, dataset, report and model family."""
+    experiments = config.experiments
+    return {name: _model("experiment", e, e.report) for name, e in experiments.items()} | {
+        name: _model("study", experiments[study.base], study.report)
+        for name, study in config.studies.items()
+    }
+
+
+def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Experiment]:
+    """The experiments that a study tries, by trial name such as `lr=0.1,batch_size=512`.
+
+    Each is the base experiment, changed to the values of one point. Raises ConfigError if a point
+    names a key that the base does not have, or has an invalid value.
+    """
+    content, plain = base.model_dump(), study.model_dump()
+    of_study = key.rpartition(".")[0]
+    content = _applied(content, study.trial, f"{of_study}.trial")
+    for dotted, values in study.product.items():
+        for position, value in enumerate(values):
+            trial = _applied(content, {dotted: value}, f"{of_study}.product")
+            try:
+                typed("", trial, Experiment)
+            except ConfigError as error:  # an error of one value, not of a combination
+                where = f"{of_study}.product.{dotted}[{position}]={shown(value)}"
+                raise ConfigError(f"{where}: {str(error).partition(': ')[2]}") from error
+    tried: dict[str, Experiment] = {}
+    for position, point in enumerate(grid.points(plain)):
+        where = f"{key}[{position}]"
+        if not point:
+            raise ConfigError(f"{where}={{}}: must change a key, such as optimizer.lr")
+        name = grid.name(point)
+        if name in tried:
+            raise ConfigError(f"{where}: the point {name} is listed twice")
+        tried[name] = typed(where, _applied(content, point, where), Experiment)
+    return tried
+
+
+def _applied(content: dict[str, Any], point: dict[str, Any], where: str) -> dict[str, Any]:
+    try:
+        return grid.apply(content, point)
+    except grid.PointError as error:
+        raise ConfigError(f"{where}: {error}; known keys: {_dotted(content)}") from error
+
+
+def _one_of(value: Any, known: Any, key: str) -> None:
+    if value not in list(known):  # a list, because the value may not be hashable
+        raise refused(key, value, one_of(known))
+
+
+def _dotted(content: Mapping[str, Any]) -> str:
+    """The keys that a point may change, such as `optimizer.lr`."""
+    keys = []
+    for name, value in content.items():
+        keys += [f"{name}.{key}" for key in value] if isinstance(value, Mapping) else [name]
+    return ", ".join(keys)
+
+
+def _check_dataset(key: str, dataset: Dataset) -> None:
+    if len(dataset.shape) != 2:
+        raise refused(f"{key}.shape", dataset.shape, "[height, width]")
+    if not _different(dataset.classes, least=2):
+        raise refused(f"{key}.classes", dataset.classes, "at least two different names")
+    names = [part.name for part in dataset.parts]
+    if not _different(names, least=1):
+        raise refused(f"{key}.parts", names, "one or more parts with different names")
+    split = dataset.split
+    for name in ("train_size", "seed"):
+        if split.method == "random" and getattr(split, name) is None:
+            raise refused(f"{key}.split.{name}", None, "a number, because the split is random")
+    if split.method == "files" and len(dataset.parts) != 2:
+        raise refused(f"{key}.split.method", "files", "random, unless there are two parts")
+
+
+def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
+    _one_of(experiment.dataset, config.datasets, f"{key}.dataset")
+    _one_of(experiment.report, config.reports, f"{key}.report")
+    known = len(config.datasets[experiment.dataset].classes)
+    classes = experiment.classes
+    if classes is not None and not (_different(classes, least=2) and max(classes) < known):
+        allowed = f"at least two different labels of 0 to {known - 1}, or null for all"
+        raise refused(f"{key}.classes", classes, allowed)
+    if not _different(experiment.seeds, least=1):
+        raise refused(f"{key}.seeds", experiment.seeds, "one or more different seeds")
+    model, validation = experiment.model, experiment.validation
+    count = known if classes is None else len(classes)
+    if isinstance(model, LinearModel) and model.kind == "logistic" and count != 2:
+        raise refused(f"{key}.model.kind", "logistic", "softmax, unless there are two classes")
+    if isinstance(model, CnnModel) and (model.draws is None) == (model.architecture == "siamese"):
+        allowed = "a whole number for a siamese network, and null for any other"
+        raise refused(f"{key}.model.draws", model.draws, allowed)
+    if isinstance(validation, NoValidation):
+        for name, only in (("patience", None), ("keep", "last")):
+            value = getattr(experiment.trainer, name, only)
+            if value != only:
+                allowed = f"{shown(only)} without validation"
+                raise refused(f"{key}.trainer.{name}", value, allowed)
+
+
+def _check_study(key: str, study: Study, config: Config) -> None:
+    _one_of(study.base, config.experiments, f"{key}.base")
+    _one_of(study.report, config.reports, f"{key}.report")
+    base = config.experiments[study.base]
+    _one_of(study.dataset, [base.dataset], f"{key}.dataset")
+    _one_of(study.family, [base.model.family], f"{key}.family")
+    if bool(study.points) == bool(study.product) or not all(study.product.values()):
+        allowed = "a list of at least one point, or instead a product of lists of values"
+        raise refused(f"{key}.points", study.points, allowed)
+    if study.seeds is not None and not _different(study.seeds, least=1):
+        raise refused(f"{key}.seeds", study.seeds, "one or more different seeds, or null")
+    tried = trials(study, base, f"{key}.points")
+    for position, trial in enumerate(tried.values()):
+        _check_experiment(f"{key}.points[{position}]", trial, config)
+        if isinstance(trial.validation, NoValidation):
+            where = f"{key}.points[{position}]: validation.method"
+            raise refused(where, "none", "kfold or holdout, because validation chooses the winner")
+        if _fixed(trial) != _fixed(base):
+            raise ConfigError(
+                f"{key}.points[{position}]: must not change report, dataset, classes, seeds or "
+                f"model.family of the base experiment ({key}.seeds sets other seeds)"
+            )
+
+
+def _check_report(key: str, report: Report, config: Config) -> None:
+    _one_of(report.dataset, config.datasets, f"{key}.dataset")
+    folders = (f"data/{report.dataset}/", f"{key.removeprefix('reports.')}/")
+    for number, file in report.figures.items():
+        if not file.startswith(folders):
+            raise refused(f"{key}.figures.{number}", file, f"under {' or '.join(folders)}")
+
+
+def _model(kind: str, experiment: Experiment, report: str) -> dict[str, str]:
+    family = experiment.model.family
+    return {"kind": kind, "dataset": experiment.dataset, "report": report, "family": family}
+
+
+def _different(values: list, least: int) -> bool:
+    return len(values) >= least and len(set(values)) == len(values)
+
+
+def _fixed(experiment: Experiment) -> tuple[Any, ...]:
+    """The values that all trials of a study share."""
+    return (
+        experiment.report,
+        experiment.dataset,
+        experiment.classes,
+        experiment.seeds,
+        experiment.model.family,
+    )

@@ -1,0 +1,260 @@
+"""Claims: the number that a publication states, ours, and the verdict.
+
+We treat a published number as one more draw from the procedure that gave our numbers. For s seeds
+with mean m and standard deviation sd its prediction interval is m +- t sd sqrt(1 + 1/s), with
+Student's t for the degrees of freedom of sd. If the split or subset is unknown too, the sampling
+error of a rate over n images is added. The interval depends on what the publication leaves unknown,
+never on the outcome. A deterministic fit on a fixed split has no interval.
+
+`spread` names models of the same kind whose standard deviations are pooled, because a model has few
+seeds. Or it is `draws`: then the spread is that over trainings and draws of the support images. A
+bound is a number that ours must exceed.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from scipy.special import ndtri, stdtrit
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import numbers
+
+COLUMNS = [
+    "id",
+    "where",
+    "quote",
+    "configuration",
+    "metric",
+    "reported",
+    "file",
+    "trial",
+    "value",
+    "unknown",
+    "spread",
+    "same_as",
+]
+UNKNOWNS = ("", "nothing", "seed", "seed and split", "bound")
+VERDICTS = {
+    "exact": "equal at the printed digits",
+    "reproduced": "inside the interval",
+    "differs": "outside the interval",
+    "inconclusive": "inside an interval too wide to decide",
+    "beaten": "above the bound",
+    "missed": "not above the bound",
+    "context": "nothing to reproduce",
+}
+DRAWS = "draws"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The spread of a number: mean, standard deviation of one more draw with its degrees of
+    freedom, and standard error of the mean."""
+
+    mean: float
+    sd: float
+    df: float
+    se: float
+
+    def half_width(self, confidence: float) -> float:
+        """Half the prediction interval of one more draw."""
+        t = stdtrit(self.df, (1 + confidence) / 2)
+        return float(t * sqrt(self.sd**2 + self.se**2))
+
+
+class ClaimError(UserError):
+    """A line of a claims file for which there is no verdict."""
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The claims of one report, as `conf/claims/<report>.csv` lists them."""
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != COLUMNS:
+            raise ClaimError(f"{path}: the columns must be {','.join(COLUMNS)}")
+        claims = list(reader)
+    reported = {claim["id"]: claim["reported"] for claim in claims}
+    for claim in claims:
+        if None in claim.values() or None in claim:
+            raise ClaimError(f"{path}: {claim['id']}: must have {len(COLUMNS)} cells")
+        if claim["unknown"] not in UNKNOWNS:
+            allowed = ", ".join(repr(unknown) for unknown in UNKNOWNS)
+            raise ClaimError(
+                f"{path}: {claim['id']}: unknown={claim['unknown']!r}: must be one of {allowed}"
+            )
+        same = claim["same_as"]
+        if same and (same == claim["id"] or reported.get(same) != claim["reported"]):
+            raise ClaimError(
+                f"{path}: {claim['id']}: same_as={same}: must be another claim with the same "
+                "reported number"
+            )
+    return claims
+
+
+def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float) -> dict[str, Any]:
+    """The claim with our number, the interval and the verdict.
+
+    metrics: the report's folder of metrics; confidence: the confidence of the two-sided
+    intervals; margin: half of the widest interval that is not inconclusive.
+    """
+    copied = ("id", "where", "quote", "configuration", "metric", "reported", "same_as")
+    about = {key: claim[key] for key in copied}
+    if not claim["file"]:
+        nothing = dict.fromkeys(("obtained", "mean", "tolerance", "interval", "source"))
+        note = "no model of this report measures it"
+        return {**about, "verdict": "context", **nothing, "note": note}
+    path = metrics / claim["file"]
+    entry = _entry(path, claim)
+    value = entry[claim["value"]]
+    trial = f"{claim['trial']}: " if claim["trial"] else ""
+    about["source"] = f"{path.as_posix()}: {trial}{claim['value']}"
+    if isinstance(value, list):
+        return {**about, **_compare_counts(claim["reported"], value)}
+    if isinstance(value, str):
+        return {**about, **_compare_points(claim["reported"], value)}
+    return {**about, **_compare_rates(claim, entry, metrics, confidence, margin)}
+
+
+def _compare_rates(
+    claim: dict[str, str], entry: dict[str, Any], metrics: Path, confidence: float, margin: float
+) -> dict[str, Any]:
+    """A single number, compared at the printed digits, then by the interval."""
+    # A rate in the file has six digits; the counts, if there are any, give all digits.
+    counted = claim["value"] == "accuracy" and "correct" in entry
+    obtained = entry["correct"] / entry["n"] if counted else entry[claim["value"]]
+    unknown = claim["unknown"]
+    try:
+        reported = float(claim["reported"])
+    except ValueError as error:
+        problem = f"reported={claim['reported']}: must be a number, as {claim['value']} is"
+        raise ClaimError(f"claim {claim['id']}: {problem}") from error
+    spread = _spread(claim, entry, metrics) if "seed" in unknown else None
+    mean = spread.mean if spread else obtained
+    half = spread.half_width(confidence) if spread else 0.0
+    if "split" in unknown:
+        half += float(ndtri((1 + confidence) / 2) * sqrt(mean * (1 - mean) / entry["n"]))
+    digits = len(claim["reported"].partition(".")[2])
+    if unknown == "bound":
+        verdict = "beaten" if obtained > reported else "missed"
+    elif round(obtained, digits) == reported:
+        verdict = "exact"
+    elif abs(mean - reported) > half:
+        verdict = "differs"
+    else:
+        verdict = "reproduced" if half <= margin else "inconclusive"
+    notes = [f"{entry['correct']} of {entry['n']} correct"] if counted else []
+    if spread:
+        notes.append(f"mean {mean:.4f}, standard deviation {spread.sd:.4f} ({spread.df:.3g} df)")
+    return {
+        "obtained": obtained,
+        "mean": mean if spread else None,
+        "tolerance": half,
+        "interval": [mean - half, mean + half] if half else None,
+        "verdict": verdict,
+        "note": "; ".join(notes),
+    }
+
+
+def _spread(claim: dict[str, str], entry: dict[str, Any], metrics: Path) -> Spread | None:
+    """The spread of a claim's number; None if there is only one seed."""
+    if claim["spread"] == DRAWS:
+        found = entry.get(DRAWS, {}).get(claim["value"])
+        if found is None:
+            problem = f"{claim['file']} has no draws of {claim['value']}"
+            raise ClaimError(f"claim {claim['id']}: spread={DRAWS}: {problem}")
+        if found["sd"] is None:
+            return None
+        return Spread(found["mean"], found["sd"], found["df"], found["se"])
+    own = _over_seeds(claim, entry)
+    pool = [own]
+    if claim["spread"]:
+        others = [_entry(metrics / file, {**claim, "trial": ""}) for file in _pooled(claim)]
+        pool = [_over_seeds(claim, other) for other in others]
+    known = [(seeds["sd"], seeds["n"] - 1) for seeds in pool if seeds["n"] > 1]
+    if not known:
+        return None
+    df = sum(freedom for _, freedom in known)
+    sd = sqrt(sum(sd**2 * freedom for sd, freedom in known) / df)
+    return Spread(own["mean"], sd, df, sd / sqrt(own["n"]))
+
+
+def files(claim: dict[str, str]) -> set[str]:
+    """The files of numbers that decide a claim's verdict, by their paths in the report's folder."""
+    named = {claim["file"], *_pooled(claim)} - {""}
+    return named | {numbers.beside(file) for file in named}
+
+
+def _pooled(claim: dict[str, str]) -> list[str]:
+    """The files of the models whose standard deviations are pooled."""
+    if claim["spread"] in ("", DRAWS):
+        return []
+    return [f"{model}/{Path(claim['file']).name}" for model in claim["spread"].split()]
+
+
+def _over_seeds(claim: dict[str, str], entry: dict[str, Any]) -> dict[str, Any]:
+    """n, mean, standard deviation and values over seeds."""
+    seeds, value = entry.get("seeds") or {}, claim["value"]
+    if value in seeds:
+        return seeds[value]
+    if value == "accuracy" and "mean" in seeds:  # validation files have accuracy only
+        return seeds
+    raise ClaimError(
+        f"claim {claim['id']}: {claim['file']} has no spread of {value} over seeds; "
+        "if the file is of an older form, `dvc repro` makes it again"
+    )
+
+
+def _entry(path: Path, claim: dict[str, str]) -> dict[str, Any]:
+    try:
+        entry = numbers.read(path)
+    except FileNotFoundError as error:
+        raise ClaimError(f"claim {claim['id']}: {error.filename} does not exist") from error
+    if claim["trial"]:
+        trials = {trial["name"]: trial for trial in entry.get("trials", [])}
+        if claim["trial"] not in trials:
+            known = ", ".join(trials) or "none"
+            raise ClaimError(f"claim {claim['id']}: {path} has no trial {claim['trial']} ({known})")
+        entry = trials[claim["trial"]]
+    if entry.get(claim["value"]) is None:
+        raise ClaimError(f"claim {claim['id']}: {path} has no value {claim['value']}")
+    return entry
+
+
+def _compare_counts(reported: str, obtained: list) -> dict[str, Any]:
+    """Compare whole numbers one by one: a list `4, 5` or the rows of a matrix `1 2; 3 4`."""
+    stated = [int(word) for word in reported.replace(";", " ").replace(",", " ").split()]
+    nested = obtained and isinstance(obtained[0], list)
+    flat = [int(cell) for row in obtained for cell in row] if nested else obtained[: len(stated)]
+    different = sum(a != b for a, b in zip(stated, flat, strict=False)) + abs(
+        len(stated) - len(flat)
+    )
+    return {
+        "obtained": (
+            "; ".join(" ".join(map(str, row)) for row in obtained)
+            if nested
+            else ", ".join(map(str, flat))
+        ),
+        "mean": None,
+        "tolerance": 0.0,
+        "interval": None,
+        "verdict": "exact" if different == 0 else "differs",
+        "note": f"{len(stated) - different} of {len(stated)} numbers are equal",
+    }
+
+
+def _compare_points(reported: str, obtained: str) -> dict[str, Any]:
+    """Compare points of a study, such as `lr=0.1,batch=64`, value by value."""
+    stated, found = (
+        [float(pair.partition("=")[2]) for pair in point.split(",")]
+        for point in (reported, obtained)
+    )
+    equal = stated == found
+    note = "" if equal else "another point has the highest validation accuracy here"
+    verdict = "exact" if equal else "differs"
+    shared = {"mean": None, "tolerance": 0.0, "interval": None}
+    return {"obtained": obtained, **shared, "verdict": verdict, "note": note}

@@ -1,0 +1,255 @@
+"""The common parts of all figures: fonts, colours, grids of pictures, and reproducible PNG bytes.
+
+The layout is in pixels: pictures are enlarged by whole numbers and never resampled. The font is
+DejaVu Sans, which is part of Matplotlib, or Noto Sans CJK for characters that it lacks (kana, Han,
+Hangul). Both come from pinned packages, never from the machine.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import matplotlib
+import noto_cjk_sans_jp_regular as noto
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager, get_font
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+Numbers = Sequence[float] | np.ndarray
+
+DPI = 144
+WIDTH, HEIGHT = 1200, 1300
+LEAST_HEIGHT = 304
+LARGEST_TILE = 224
+MARGIN = 24
+MAX_BYTES = 60_000
+
+INK = "#222222"
+FAINT = "#8c8c8c"
+RULE = "#d9d9d9"
+BLUE, ORANGE = "#0072b2", "#d55e00"  # from Okabe and Ito's set
+# Petroff's ten colours, which are distinct for all kinds of colour vision (arXiv:2107.02270).
+TEN = (
+    "#3f90da",
+    "#ffa90e",
+    "#bd1f01",
+    "#94a4a2",
+    "#832db6",
+    "#a96b59",
+    "#e76300",
+    "#b9ac70",
+    "#717581",
+    "#92dadd",
+)
+
+# It has a name of our own, so that Matplotlib does not use a font of the machine instead.
+FONTS = ["DejaVu Sans", "Noto Sans CJK of the package"]
+fontManager.ttflist += [
+    FontEntry(fname=str(noto.FONT_PATH), name=FONTS[1], weight=weight)
+    for weight in ("normal", "bold")
+]
+
+STYLE: dict[Any, Any] = {
+    "figure.dpi": DPI,
+    "figure.constrained_layout.h_pad": MARGIN / DPI,
+    "figure.constrained_layout.w_pad": MARGIN / DPI,
+    "font.family": FONTS,
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlepad": 8,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The project's style, for a block or, as a decorator, for a function.
+
+    It starts from Matplotlib's defaults, so that a user's matplotlibrc does not change figures.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def blank(width: float, height: float, **options) -> Figure:
+    """An empty figure of this size in pixels; options: those of Matplotlib's Figure."""
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at exactly this place in pixels, counted from the bottom left corner."""
+    full_width, full_height = figure.bbox.size
+    box = (left / full_width, bottom / full_height, width / full_width, height / full_height)
+    return figure.add_axes(box, facecolor="none")
+
+
+def enlarged(pixels: np.ndarray, zoom: int) -> np.ndarray:
+    """The pixels (H, W, 3), each enlarged to a square of `zoom` by `zoom`."""
+    return pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def paint(figure: Figure, pixels: np.ndarray, left: int = 0, bottom: int = 0) -> None:
+    """Put unscaled RGB pixels on the figure, behind its axes and texts."""
+    figure.figimage(pixels, left, bottom, zorder=-1)
+
+
+@cache
+def _known_characters() -> frozenset[int]:
+    return frozenset().union(*(get_font(findfont(family)).get_charmap() for family in FONTS))
+
+
+def drawable(text: str) -> str:
+    """The text; each character that our fonts lack is replaced by its code, such as `U+0E01`."""
+    known = _known_characters() | {ord("\n")}
+    return "".join(c if ord(c) in known else f"U+{ord(c):04X}" for c in text)
+
+
+def write(figure: Figure, x: float, y: float, text: str, **options) -> None:
+    """Put text at a place in pixels, counted from the top left corner."""
+    figure.text(x / figure.bbox.width, 1 - y / figure.bbox.height, drawable(text), **options)
+
+
+def text_width(texts: Sequence[str], size: float) -> int:
+    """The width in pixels of the widest text; size: the font size in points."""
+    canvas = FigureCanvasAgg(Figure(dpi=DPI))
+    font = FontProperties(family=FONTS, size=size)
+    lines = [line for text in texts for line in drawable(text).split("\n")]
+    measure = canvas.get_renderer().get_text_width_height_descent
+    return max((int(np.ceil(measure(line, font, False)[0])) for line in lines), default=0)
+
+
+def class_title(number: int, name: str) -> str:
+    """The number and drawable name of a class, or one of them if they are the same."""
+    return name if name == str(number) else f"{number}  {drawable(name)}"
+
+
+def class_colours(count: int) -> list[tuple[float, ...]]:
+    """A colour for each class: ten distinct colours, then the same ten darkened."""
+    ten = [matplotlib.colors.to_rgb(colour) for colour in TEN]
+    return [
+        tuple(part * 0.6 ** (position // 10) for part in ten[position % 10])
+        for position in range(count)
+    ]
+
+
+def grey(images: np.ndarray, pixel_max: float) -> np.ndarray:
+    """Images of any shape as grey RGB pixels, 0 black and `pixel_max` white."""
+    levels = np.rint(np.asarray(images, float) * (255 / pixel_max)).astype(np.uint8)
+    return np.repeat(levels[..., None], 3, axis=-1)
+
+
+def fewer_colours(pixels: np.ndarray, count: int) -> np.ndarray:
+    """RGB pixels (H, W, 3) uint8 reduced to at most `count` colours, without dithering."""
+    return np.asarray(_quantized(Image.fromarray(pixels), count).convert("RGB"))
+
+
+def _quantized(image: Image.Image, colours: int) -> Image.Image:
+    return image.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+
+
+@style()
+def tiles(
+    pictures: np.ndarray,
+    columns: int,
+    titles: Sequence[str] = (),
+    *,
+    row_titles: Sequence[str] = (),
+    font_size: float = 9,
+    gap: int = 12,
+    right: int = 0,
+) -> Figure:
+    """Pictures in rows and columns, enlarged by the same whole number.
+
+    pictures: (N, H, W, 3) uint8, row by row; titles: one above each picture; row_titles: one to
+    the left of each row; gap: pixels between pictures; right: free pixels on the right.
+    """
+    count, height, width = pictures.shape[:3]
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    line = round(1.25 * font_size * DPI / 72)
+    head = 9 + line * max(title.count("\n") + 1 for title in titles) if titles else 0
+    room = min(LARGEST_TILE, (WIDTH - 2 * MARGIN) // columns - gap)
+    zoom = max(1, min(room // width, (HEIGHT // rows - head - gap) // height))
+    tile_width, tile_height = zoom * width, zoom * height
+
+    step_x = max(tile_width, text_width(titles, font_size)) + gap
+    step_y = head + tile_height + gap
+    left = MARGIN + (text_width(row_titles, font_size) + 16 if row_titles else 0)
+    full_width = left + columns * step_x - gap + MARGIN + right
+    content = rows * step_y - gap
+    full_height = max(LEAST_HEIGHT, content + 2 * MARGIN)
+    top = (full_height - content) // 2
+
+    figure = blank(full_width, full_height)
+    mosaic = np.full((full_height, full_width, 3), 255, np.uint8)
+    for position, picture in enumerate(pictures):
+        row, column = divmod(position, columns)
+        middle = left + column * step_x + (step_x - gap) // 2
+        x, y = middle - tile_width // 2, top + row * step_y + head
+        mosaic[y : y + tile_height, x : x + tile_width] = enlarged(picture, zoom)
+        lines = titles[position].split("\n") if titles else []
+        for above, text in enumerate(reversed(lines)):
+            write(figure, middle, y - 9 - above * line, text, ha="center", size=font_size)
+        if row_titles and column == 0:
+            options = {"ha": "right", "va": "center", "size": font_size}
+            write(figure, x - 16, y + tile_height / 2, row_titles[row], **options)
+    paint(figure, mosaic)
+    return figure
+
+
+def sign(figure: Figure, name: str) -> None:
+    """Write the name of the model into the lower left corner."""
+    with style():
+        x, y = 6 / figure.bbox.width, 5 / figure.bbox.height
+        figure.text(x, y, name, ha="left", va="bottom", size=7, color=FAINT)
+
+
+def png_bytes(figure: Figure, text: dict[str, str]) -> bytes:
+    """The figure as a PNG with the given text entries; equal input gives equal bytes.
+
+    The PNG has no program name and no date. It has a palette: the largest of 256, 128, 64, 32
+    and 16 colours with which the file is below 60 kB, or 16 if none is.
+    """
+    canvas = FigureCanvasAgg(figure)
+    with style():
+        canvas.draw()
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    entries = PngInfo()
+    for key, value in text.items():
+        entries.add_text(key, value)
+    for colours in (256, 128, 64, 32, 16):
+        content = io.BytesIO()
+        _quantized(drawn, colours).save(content, "png", optimize=True, pnginfo=entries)
+        if content.tell() < MAX_BYTES:
+            break
+    return content.getvalue()

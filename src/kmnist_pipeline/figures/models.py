@@ -1,0 +1,288 @@
+"""Figures of trained models: functions from arrays to Matplotlib figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+
+from kmnist_pipeline.figures import canvas
+
+
+def by_fold(rows: Iterable[Mapping[str, Any]], split: str, measure: str) -> np.ndarray:
+    """The accuracy or loss of a split by fold and epoch, (folds, epochs).
+
+    rows: rows of `curves.csv` (trial, seed, fold, epoch, split, loss, accuracy), as numbers or
+    text; the folds of all seeds count equally. A fold that stopped early keeps its last value in
+    later epochs: a mean over the other folds would jump when one of them stops.
+
+    Raises ValueError when the rows belong to more than one trial.
+    """
+    curves: dict[tuple[str, str], dict[int, float]] = {}
+    trials = set()
+    for row in rows:
+        trials.add(row.get("trial"))
+        if row["split"] == split:
+            fold = curves.setdefault((str(row["seed"]), str(row["fold"])), {})
+            fold[int(row["epoch"])] = float(row[measure])
+    if len(trials) > 1:
+        raise ValueError(f"the curves must be of one trial, not of {len(trials)}")
+    last = max((max(fold) for fold in curves.values()), default=0)
+    carried = np.empty((len(curves), last))
+    for position, fold in enumerate(curves.values()):
+        carried[position] = [fold[min(epoch, max(fold))] for epoch in range(1, last + 1)]
+    return carried
+
+
+@canvas.style()
+def learning_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
+    """Accuracy (left) and loss (right) by epoch, train and validation (kmnist_linear Fig. 5-7).
+
+    rows: rows of `curves.csv` of one trial, as for `by_fold`. Lines are means over folds and
+    seeds, bands show the range from lowest to highest; a fold that stopped early keeps its last
+    value in both.
+    """
+    rows = list(rows)
+    figure = canvas.blank(canvas.WIDTH, 460, layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, measure in zip(panels, ("accuracy", "loss"), strict=True):
+        for split, colour in (("train", canvas.BLUE), ("validation", canvas.ORANGE)):
+            values = by_fold(rows, split, measure)
+            if not values.size:
+                continue
+            epochs = np.arange(1, values.shape[1] + 1)
+            marker = "o" if len(epochs) <= 15 else ""
+            axes.plot(epochs, values.mean(axis=0), color=colour, marker=marker, ms=3.5, label=split)
+            axes.fill_between(
+                epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0
+            )
+        axes.set_xlabel("epoch")
+        axes.set_title(measure, loc="left")
+        axes.grid(axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    panels[0].legend(loc="lower right")
+    return figure
+
+
+@canvas.style()
+def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
+    """Counts by true class (rows) and predicted class (columns).
+
+    It is Fig. 3-5 in kmnist_cnn and 4.7 in mnist_logistic. counts: (C, C) integers. The colour is
+    the share of the row, on a square-root scale, so that rare confusions are visible.
+    """
+    classes, names = len(names), [canvas.drawable(name) for name in names]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cell = 110 if classes <= 4 else 70 if classes <= 12 else 54
+    label = canvas.text_width(names, 9)
+    side = cell * classes
+    left, top = 76 + label, 66 if title else canvas.MARGIN
+    upright = label < cell - 8
+    bottom = 84 if upright else 64 + label
+    figure = canvas.blank(left + side + 130, top + side + bottom)
+    axes = canvas.place(figure, left, bottom, side, side)
+    scale = PowerNorm(0.5, 0, 1)
+    image = axes.imshow(shares, cmap="Blues", norm=scale, aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.35 else canvas.INK if count else canvas.FAINT
+        size = 8 if classes <= 12 else 7
+        options: dict[str, Any] = {"ha": "center", "va": "center_baseline", "size": size}
+        axes.text(column, row, str(count), color=colour, **options)
+    axes.set_xticks(range(classes), names, rotation=0 if upright else 90)
+    axes.set_yticks(range(classes), names)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, loc="left")
+    bar = canvas.place(figure, left + side + 24, bottom, 16, side)
+    figure.colorbar(image, cax=bar, format=PercentFormatter(1, 0))
+    bar.set_yticks([0, 0.01, 0.05, 0.2, 0.5, 1])
+    bar.set_yticks([], minor=True)
+    bar.tick_params(length=3)
+    bar.set_ylabel("share of the true class")
+    bar.spines[:].set_visible(False)
+    return figure
+
+
+def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
+    """The weights of each class as an image (kmnist_linear Fig. 8), on one symmetric scale.
+
+    weights: (C, H, W), or (1, H, W) for a binary model, where positive weights are evidence for
+    the second class.
+    """
+    largest = float(np.abs(weights).max()) or 1.0
+    binary, names = len(weights) == 1, [canvas.drawable(name) for name in names]
+    scale = Normalize(-largest, largest)
+    colours = matplotlib.colormaps["RdBu_r"]
+    pictures = (colours(scale(weights))[..., :3] * 255).round().astype(np.uint8)
+    titles = [canvas.class_title(number, name) for number, name in enumerate(names)]
+    right = 190 if binary else 130
+    figure = canvas.tiles(pictures, 5, () if binary else titles, font_size=10, gap=18, right=right)
+    with canvas.style():
+        height = canvas.LARGEST_TILE if binary else figure.bbox.height - 2 * canvas.MARGIN
+        bottom = (figure.bbox.height - height) / 2
+        bar = canvas.place(figure, figure.bbox.width - right, bottom, 16, height)
+        mappable = matplotlib.cm.ScalarMappable(scale, colours)
+        figure.colorbar(mappable, cax=bar).outline.set_visible(False)
+        bar.tick_params(length=3)
+        if binary:
+            bar.set_yticks([-largest, 0, largest], [f"for {names[0]}", "0", f"for {names[1]}"])
+        else:
+            bar.set_ylabel("weight")
+    return figure
+
+
+def labelled_images(
+    images: np.ndarray, titles: Sequence[str], columns: int, pixel_max: int
+) -> Figure:
+    """Images with titles (mnist_logistic 4.9.1 and 4.9.2, kmnist_cnn Fig. 6).
+
+    images: (N, H, W), row by row; titles: one for each, such as `Predicted: 4, Actual: 7`.
+    """
+    return canvas.tiles(canvas.grey(images, pixel_max), columns, titles, font_size=9, gap=18)
+
+
+def saliency(
+    images: np.ndarray, slopes: np.ndarray, titles: Sequence[str], pixel_max: int
+) -> Figure:
+    """Images (above) and their saliency maps (below) (kmnist_cnn Fig. 7).
+
+    images, slopes: (N, H, W); each map has its own scale; titles: one for each image.
+    """
+    heat = slopes / np.maximum(slopes.max(axis=(1, 2), keepdims=True), np.finfo(float).tiny)
+    lower = (matplotlib.colormaps["inferno"](heat)[..., :3] * 255).round().astype(np.uint8)
+    pictures = np.concatenate([canvas.grey(images, pixel_max), lower])
+    lines = [*titles, *[""] * len(titles)]
+    return canvas.tiles(pictures, len(images), lines, row_titles=("image", "saliency"))
+
+
+@canvas.style()
+def reliability(bins: Mapping[str, tuple[np.ndarray, ...]]) -> Figure:
+    """Accuracy by confidence (left) and the number of predictions by confidence (right).
+
+    bins: by name, the mean confidence, accuracy and count of the bins, (B,) each.
+    """
+    figure = canvas.blank(canvas.WIDTH, 460, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color=canvas.FAINT, lw=0.8)
+    for (name, (mean, accuracy, count)), colour in zip(
+        bins.items(), (canvas.BLUE, canvas.ORANGE), strict=True
+    ):
+        some = count > 0
+        left.plot(mean[some], accuracy[some], "o-", ms=4, color=colour, label=name)
+        right.plot(mean[some], count[some], "o-", ms=4, color=colour, label=name)
+    left.set_title("accuracy", loc="left")
+    right.set_title("predictions", loc="left")
+    right.set_yscale("log")
+    right.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    for axes in (left, right):
+        axes.set_xlabel("confidence")
+        axes.grid(axis="y")
+    left.legend(loc="upper left")
+    return figure
+
+
+@canvas.style()
+def risk_coverage(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    chosen: Mapping[str, tuple[float, float]],
+    promised: float,
+) -> Figure:
+    """Error rate among accepted predictions by coverage, the share of accepted images.
+
+    curves: by split, coverage and error rate, (N,) each; chosen: by split, both at the threshold;
+    promised: the promised error rate.
+    """
+    figure = canvas.blank(canvas.WIDTH, 500, layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(promised, color=canvas.FAINT, lw=0.9, ls="--")
+    for (split, (coverage, risk)), colour in zip(
+        curves.items(), (canvas.BLUE, canvas.ORANGE), strict=True
+    ):
+        shown = coverage > 0.02  # with fewer images an error rate means nothing
+        axes.plot(coverage[shown], risk[shown], color=colour, label=split)
+        if split in chosen:
+            axes.plot(*chosen[split], "o", ms=7, color=colour)
+    axes.set_title("error rate among accepted images", loc="left")
+    axes.set_xlabel("share of images accepted")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y")
+    axes.legend(loc="upper left")
+    return figure
+
+
+@canvas.style()
+def trials(
+    names: Sequence[str],
+    validation: canvas.Numbers,
+    sd: Sequence[float | None] | np.ndarray,
+    test: Sequence[float | None] | np.ndarray,
+    winner: int,
+) -> Figure:
+    """The trials of a study: validation accuracy (left) and, if known, test accuracy (right).
+
+    names, validation, sd, test: an entry for each trial, in the order of drawing, None if a
+    number is missing; bars reach one `sd` to both sides; winner: the position of the trial with
+    the best validation accuracy.
+    """
+    count = len(names)
+    mean, deviation, held = (np.array(values, float) for values in (validation, sd, test))
+    height = max(canvas.LEAST_HEIGHT, 140 + 38 * count)
+    figure = canvas.blank(canvas.WIDTH, height, layout="constrained")
+    panels = figure.subplots(1, 2 if np.isfinite(held).any() else 1, sharey=True, squeeze=False)[0]
+    rows = np.arange(count)
+    for which, colour in ((rows != winner, canvas.BLUE), (rows == winner, canvas.ORANGE)):
+        spread = np.nan_to_num(deviation[which])
+        bars: dict[str, Any] = {"fmt": "o", "ms": 5.5, "capsize": 3, "elinewidth": 1.2}
+        panels[0].errorbar(mean[which], rows[which], xerr=spread, color=colour, **bars)
+        panels[-1].plot(held[which], rows[which], "o", ms=5.5, mfc="white", mec=colour, mew=1.4)
+    for axes, title in zip(panels, ("validation accuracy", "test accuracy"), strict=False):
+        axes.set_title(title, loc="left")
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.margins(x=0.08)
+    panels[0].set_yticks(rows, names)
+    panels[0].set_ylim(count - 0.5, -0.5)
+    panels[0].get_yticklabels()[winner].set(weight="bold", color=canvas.ORANGE)
+    return figure
+
+
+@canvas.style()
+def class_scores(
+    names: Sequence[str],
+    precision: canvas.Numbers,
+    recall: canvas.Numbers,
+    f1: canvas.Numbers,
+) -> Figure:
+    """Precision, recall and F1 of each class; a line joins precision and recall.
+
+    precision, recall, f1: (C,).
+    """
+    label = canvas.text_width(names, 9)
+    upright = label < (canvas.WIDTH - 120) / len(names) - 8
+    height = 440 if upright else 420 + label
+    figure = canvas.blank(canvas.WIDTH, height, layout="constrained")
+    axes = figure.add_subplot()
+    x = np.arange(len(names))
+    low, high = np.minimum(precision, recall), np.maximum(precision, recall)
+    axes.vlines(x, low, high, color=canvas.RULE, lw=3)
+    axes.plot(x, precision, "^", color=canvas.BLUE, ms=7, label="precision")
+    axes.plot(x, recall, "v", color=canvas.ORANGE, ms=7, label="recall")
+    axes.plot(x, f1, "_", color=canvas.INK, ms=12, mew=1.8, label="F1")
+    axes.set_xticks(x, map(canvas.drawable, names), rotation=0 if upright else 90)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="y")
+    axes.set_title("score by class", loc="left")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2)
+    return figure

@@ -1,0 +1,1 @@
+"""The commits, stages and files of this project that Git and DVC track."""

@@ -1,0 +1,301 @@
+"""Comparing two versions of an out by their content instead of their bytes.
+
+Numbers are equal if they differ by at most one unit in the sixth significant digit, which is the
+precision of the evidence; figures are equal if no pixel differs visibly. The lineage key and the
+machine type in an out state its origin. If only these differ, the outs are `EQUAL`.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import math
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from kmnist_pipeline.evidence import lineage, numbers
+
+RELATIVE = 1e-5  # one unit in the sixth digit
+ABSOLUTE = 1e-9  # rounding errors around zero
+LEVELS = 2  # of 255: the effect of a sixth digit on antialiasing
+ORIGIN = ("made_by", "environment")
+SHOWN, LONGEST = 3, 40
+
+
+class Verdict(IntEnum):
+    """The result of comparing two outs; larger is worse, so `max` is the verdict on several."""
+
+    IDENTICAL = 0
+    EQUAL = 1
+    DIFFERENT = 2
+
+    @property
+    def words(self) -> str:
+        """The verdict in words."""
+        return ("identical", "equal numbers, other bytes", "different")[self]
+
+
+@dataclass(frozen=True)
+class ChangedValue:
+    """A changed value: its dotted name, and the change in words.
+
+    old, new: the values if they are plain; None for arrays and for a missing value.
+    """
+
+    name: str
+    amount: str
+    old: Any = None
+    new: Any = None
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.amount}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference of two versions of an out: the verdict, a line of text, and the values.
+
+    changes: the values that differ by more than the tolerance, the outermost names first.
+    """
+
+    path: str
+    verdict: Verdict
+    line: str
+    changes: tuple[ChangedValue, ...] = ()
+
+
+def compare(path: str, old: bytes | None, new: bytes | None) -> Difference:
+    """Compare two versions of a file, in the format of its suffix.
+
+    old, new: its contents, None if there is no file. Bytes are compared if the content cannot be
+    read.
+    """
+    if old == new:
+        return Difference(path, Verdict.IDENTICAL, Verdict.IDENTICAL.words)
+    if old is None or new is None:
+        return Difference(path, Verdict.DIFFERENT, "is new" if old is None else "is gone")
+    read, equal = _KINDS.get(PurePosixPath(path).suffix, (None, ""))
+    before, after = (_read(read, content) for content in (old, new))
+    if before is None or after is None:
+        return Difference(path, Verdict.DIFFERENT, _between_bytes(old, new, before, after))
+    changes = [
+        change
+        for name in {**before, **after}
+        if (change := _change(name, before.get(name, _NOTHING), after.get(name, _NOTHING)))
+    ]
+    if not changes:
+        return Difference(path, Verdict.EQUAL, equal)
+    changes.sort(key=lambda change: change.name.count(".") + change.name.count("["))
+    line = ", ".join(map(str, changes[:SHOWN]))
+    if len(changes) > SHOWN:
+        line += f" and {len(changes) - SHOWN} more"
+    return Difference(path, Verdict.DIFFERENT, line, tuple(changes))
+
+
+def _read(read: Reader | None, content: bytes) -> dict[str, Any] | None:
+    """The values in a file by name; None if it is damaged or of an unknown format."""
+    try:
+        return read(content) if read else None
+    except _UNREADABLE:
+        return None
+
+
+def _change(name: str, old: Any, new: Any) -> ChangedValue | None:
+    """The change of a value; None if it is within the tolerance."""
+    if old is _NOTHING or new is _NOTHING:
+        amount = f"is new: {_plain(new)}" if old is _NOTHING else f"is gone: {_plain(old)}"
+        return ChangedValue(name, amount, _value(old), _value(new))
+    if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
+        amount = _between_arrays(old, new)
+    elif isinstance(old, _Pixels) and isinstance(new, _Pixels):
+        amount = _between_pixels(old, new)
+    elif isinstance(old, _Text) and isinstance(new, _Text):
+        amount = _between_texts(old, new)
+    else:
+        amount = "" if _close(old, new) else _between_values(old, new)
+    return ChangedValue(name, amount, _value(old), _value(new)) if amount else None
+
+
+def _close(old: Any, new: Any) -> bool:
+    """Whether values are equal, or numbers within the tolerance; counts must be equal."""
+    if type(old) is type(new) and old == new:
+        return True
+    kinds = {type(old), type(new)}
+    if not kinds <= {int, float} or kinds == {int}:
+        return False
+    return math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+
+
+def _between_arrays(old: np.ndarray, new: np.ndarray) -> str:
+    if old.shape != new.shape or old.dtype != new.dtype:
+        return f"{_plain(old)} -> {_plain(new)}"
+    unequal = old != new
+    if old.dtype.kind != "f":
+        return f"differs in {unequal.sum()} of {old.size}" if unequal.any() else ""
+    finite = np.isfinite(old) & np.isfinite(new)
+    odd = int((unequal & ~finite & ~(np.isnan(old) & np.isnan(new))).sum())
+    if odd:
+        return f"is infinite or not a number on one side in {odd} of {old.size}"
+    apart = np.abs(old[finite].astype(float) - new[finite].astype(float)).max(initial=0)
+    largest = np.abs(old[finite]).max(initial=0)
+    if apart <= max(RELATIVE * largest, ABSOLUTE):
+        return ""
+    return f"differs by up to {apart:.2g} (largest value {largest:.3g})"
+
+
+def _between_pixels(old: _Pixels, new: _Pixels) -> str:
+    if old.pixels.shape != new.pixels.shape:
+        return f"{_plain(old)} -> {_plain(new)}"
+    apart = np.abs(old.pixels.astype(int) - new.pixels.astype(int)).max(axis=-1)
+    if apart.max() <= LEVELS:
+        return ""
+    count = np.count_nonzero(apart)
+    return f"differ in {count} of {apart.size} by up to {apart.max()} of 255 levels"
+
+
+def _between_texts(old: _Text, new: _Text) -> str:
+    matcher = difflib.SequenceMatcher(None, old.lines, new.lines, autojunk=False)
+    blocks = [block[1:] for block in matcher.get_opcodes() if block[0] != "equal"]
+    if not blocks:
+        return ""
+    count = sum(max(a_end - a, b_end - b) for a, a_end, b, b_end in blocks)
+    a, a_end, b, b_end = blocks[0]
+    first = _between_values(" ".join(old.lines[a:a_end]), " ".join(new.lines[b:b_end]))
+    return f"differs in {count} {'line' if count == 1 else 'lines'}, first: {first}"
+
+
+def _between_values(old: Any, new: Any) -> str:
+    before, after = _plain(old), _plain(new)
+    if isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) > LONGEST:
+        pairs = enumerate(zip(old, new, strict=False))
+        same = next((place for place, (a, b) in pairs if a != b), min(len(old), len(new)))
+        start = max(old.rfind(" ", 0, same) + 1, same - LONGEST // 2)
+        before, after = (f"...{_plain(text[start:])}" for text in (old, new))
+    return f"{before} -> {after}"
+
+
+def _between_bytes(old: bytes, new: bytes, before: Any, after: Any) -> str:
+    """before, after: the content, or None if it is unreadable."""
+    if len(old) != len(new):
+        line = f"{len(old)} -> {len(new)} bytes"
+    else:
+        count = np.count_nonzero(np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8))
+        line = f"{count} of {len(old)} bytes differ"
+    if before is not None or after is not None:
+        line += f", and the {'old' if before is None else 'new'} is unreadable"
+    return line
+
+
+def _plain(value: Any) -> str:
+    """A value in a few words."""
+    if isinstance(value, np.ndarray):
+        return f"{'x'.join(map(str, value.shape))} {value.dtype}"
+    if isinstance(value, _Pixels):
+        return f"{value.pixels.shape[1]}x{value.pixels.shape[0]}"
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _value(value: Any) -> Any:
+    """The value for a `ChangedValue`: None if it is not plain."""
+    return value if isinstance(value, str | int | float) else None
+
+
+# The values in a file, by name.
+
+_NOTHING = object()
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    pixels: np.ndarray  # H x W x 4, from 0 to 255
+
+
+@dataclass(frozen=True)
+class _Text:
+    lines: list[str]
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    value = numbers.decode(json.loads(content))
+    if isinstance(value, dict):
+        value = {name: part for name, part in value.items() if name not in ORIGIN}
+    return dict(lineage.leaves("", value))
+
+
+def _csv(content: bytes) -> dict[str, Any]:
+    """Each cell by line and column: counts as int, other numbers as float, the rest as text."""
+    header, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
+    cells: dict[str, Any] = {"columns": ",".join(header), "rows": len(rows)}
+    for line, row in enumerate(rows, 2):
+        for column, cell in zip(header, row, strict=True):
+            cells[f"line {line}.{column}"] = _number(cell)
+    return cells
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _png(content: bytes) -> dict[str, Any]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return {"pixels": _Pixels(np.asarray(image.convert("RGBA")))}
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+
+
+def _npz(content: bytes) -> dict[str, Any]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _safetensors(content: bytes) -> dict[str, Any]:
+    from kmnist_pipeline.families import file
+
+    tensors, metadata = file.decode(content)
+    return {**tensors, **dict(lineage.leaves("metadata", metadata))}
+
+
+# Ignored in a page: its figures, which are also files; the hashes of its origin; and tags.
+_NOT_TEXT = re.compile(r"data:[\w/+.-]+;base64,[\w/+=]+|\b(?=[0-9]*[a-f])[0-9a-f]{12,}\b|<[^>]*>")
+
+
+def _page(content: bytes) -> dict[str, Any]:
+    lines = (" ".join(_NOT_TEXT.sub(" ", line).split()) for line in content.decode().splitlines())
+    return {"text": _Text([line for line in lines if line])}
+
+
+Reader = Callable[[bytes], dict[str, Any]]
+_KINDS: dict[str, tuple[Reader | None, str]] = {
+    ".json": (_json, "equal to six digits"),
+    ".csv": (_csv, "equal to six digits"),
+    ".npz": (_npz, "equal to six digits"),
+    ".safetensors": (_safetensors, "equal to six digits"),
+    ".png": (_png, "no pixel differs visibly"),
+    ".html": (_page, "the same text"),
+    ".md": (_page, "the same text"),
+}
+# The exceptions of json, numpy, zipfile and Pillow (SyntaxError) for damaged bytes.
+_UNREADABLE = (
+    ValueError, KeyError, OSError, SyntaxError, EOFError, csv.Error, struct.error, zlib.error,
+    zipfile.BadZipFile, NotImplementedError,
+)  # fmt: skip

@@ -1,0 +1,55 @@
+"""The stages of `dvc.yaml`, where DVC's resolver has filled in the parameters."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from dvc.exceptions import DvcException
+from dvc.fs import MemoryFileSystem
+from dvc.parsing import DataResolver
+from dvc.schema import COMPILED_MULTI_STAGE_SCHEMA
+from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
+from voluptuous import MultipleInvalid
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage
+
+
+def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every stage by address, as in `dvc.yaml` but without variables.
+
+    params: the content of `params.yaml`, or content to try instead. Raises UserError if `dvc.yaml`
+    is invalid or needs a parameter that `params` lacks.
+    """
+    try:
+        # The resolver needs no more of a repository; this one has no params.yaml.
+        repo = cast(Any, SimpleNamespace(fs=MemoryFileSystem(), config={}))
+        content = COMPILED_MULTI_STAGE_SCHEMA(load_yaml("dvc.yaml"))
+        resolver = DataResolver(repo, "", {**content, "vars": [params]})
+        return {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
+    except YAMLFileCorruptedError as error:
+        raise UserError(f"dvc.yaml: {error.__cause__ or error}") from error
+    except (DvcException, MultipleInvalid) as error:
+        raise UserError(f"dvc.yaml: {error}") from error
+
+
+def outs(stage: dict[str, Any]) -> dict[str, bool]:
+    """Each out, and whether it is in Git (True) or in DVC's cache."""
+    found = {}
+    for kind in ("outs", "metrics", "plots"):
+        for out in stage.get(kind, []):
+            path, flags = next(iter(out.items())) if isinstance(out, dict) else (out, {})
+            found[path] = flags.get("cache") is False
+    return found
+
+
+def values(stage: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """The values of a stage's parameters by dotted name, without those that `params` lacks."""
+    found = {}
+    for name in stage.get("params", []):
+        try:
+            found[name] = lineage.value(params, name)
+        except (KeyError, TypeError):
+            continue
+    return found

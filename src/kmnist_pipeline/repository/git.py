@@ -1,0 +1,157 @@
+"""Commits, and the files and folders in them.
+
+Paths are relative to the current folder, which may be any folder of a repository.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmnist_pipeline.errors import UserError
+
+
+def run(*arguments: str, stdin: bytes | None = None) -> bytes:
+    """The output of a git command. Raises UserError with git's message if it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise UserError("git is not installed, or not in PATH") from error
+    if done.returncode:
+        raise UserError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
+
+
+def paths(*arguments: str) -> list[str]:
+    """The paths that a git command with `-z` prints."""
+    return [path for path in run(*arguments).decode().split("\0") if path]
+
+
+def commit(revision: str) -> str:
+    """The full id of the commit that a revision names."""
+    try:
+        return run("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").decode().strip()
+    except UserError as error:
+        raise UserError(f"{revision} is not a commit of this repository") from error
+
+
+def hash_name() -> str:
+    """The hash of this repository's object ids: sha1 or sha256."""
+    return run("rev-parse", "--show-object-format").decode().strip()
+
+
+def is_shallow() -> bool:
+    """Whether this clone lacks commits that the repository has."""
+    return run("rev-parse", "--is-shallow-repository").strip() == b"true"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit: full id, date (ISO 8601), the names that point at it, first line of its message."""
+
+    id: str
+    date: str
+    names: str
+    subject: str
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the commit is checked out."""
+        return any(name.partition(" -> ")[0] == "HEAD" for name in self.names.split(", "))
+
+
+def commits() -> list[Commit]:
+    """All commits that HEAD or a ref reaches, with DVC's experiments, the newest first."""
+    fields = "%H%x1f%cI%x1f%D%x1f%s"
+    log = run("log", "--all", "-z", "--no-show-signature", "--encoding=UTF-8", f"--format={fields}")
+    rows = log.decode(errors="replace").split("\0")
+    return [Commit(*row.split("\x1f", 3)) for row in rows if row]
+
+
+def objects(revisions: Iterable[str], path: str) -> dict[str, str]:
+    """The ids of a file or folder by revision, without revisions that lack it."""
+    wanted = list(revisions)
+    asked = "".join(f"{revision}:./{path}\n" for revision in wanted)
+    answers = run("cat-file", "--batch-check=%(objectname)", stdin=asked.encode()).decode()
+    pairs = zip(wanted, answers.splitlines(), strict=True)
+    return {revision: answer for revision, answer in pairs if " " not in answer}
+
+
+def places(blobs: Iterable[str]) -> dict[str, set[str]]:
+    """The paths that blobs have ever had, in any commit."""
+    found: dict[str, set[str]] = {blob: set() for blob in blobs}
+    if not found:
+        return {}
+    log = run(
+        *("log", "--all", "--root", "-m", "-z", "--no-show-signature", "--no-renames"),
+        *("--format=", "--raw", "--no-abbrev", "--relative"),
+        *(f"--find-object={blob}" for blob in found),
+    )
+    fields = [field for field in log.decode().split("\0") if field]
+    for about, path in zip(fields[::2], fields[1::2], strict=True):
+        for blob in about.split()[2:4]:
+            if blob in found:
+                found[blob].add(path)
+    return found
+
+
+def commit_or_experiment(revision: str) -> tuple[str, str | None]:
+    """The full id of a commit, and the name of the experiment of `dvc exp` that it is, if any.
+
+    revision: any name of a commit, or the name of an experiment.
+    """
+    try:
+        found = [commit(revision)]
+    except UserError:
+        listing = run("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}")
+        found = listing.decode().split()
+    if not found:
+        raise UserError(f"{revision} is neither a commit nor an experiment of this repository")
+    if len(found) > 1:
+        raise UserError(f"several experiments have the name {revision}: {', '.join(found)}")
+    names = run("for-each-ref", "--format=%(refname)", "--points-at", found[0], "refs/exps/*/*/*")
+    return found[0], next((name.rpartition("/")[2] for name in names.decode().split()), None)
+
+
+def tree(name: str) -> dict[str, str]:
+    """The blob ids by path of all files in a tree; name: the tree's id, or `<commit>:./`."""
+    listing = run("ls-tree", "-r", "-z", "--full-tree", name).decode()
+    rows = (row.split("\t", 1) for row in listing.split("\0") if row)
+    return {path: about.split()[2] for about, path in rows}
+
+
+def workspace(*paths: str) -> dict[str, str]:
+    """The blob ids by path of files and of folders' files on disk, without those Git ignores."""
+    kinds = ("--cached", "--others", "--exclude-standard")
+    listing = run("ls-files", "-z", *kinds, "--", *paths).decode()
+    files = [file for file in dict.fromkeys(listing.split("\0")) if Path(file).is_file()]
+    top, here = place()  # hash-object needs paths from the top
+    names = "".join(f"{here}{file}\n" for file in files).encode()
+    ids = run("-C", str(top), "hash-object", "--stdin-paths", stdin=names).decode().split()
+    return dict(zip(files, ids, strict=True))
+
+
+def place() -> tuple[Path, str]:
+    """The repository's top folder, and the path of the current folder from there.
+
+    The path ends with a slash; it is empty if the current folder is the top.
+    """
+    lines = run("rev-parse", "--show-toplevel", "--show-prefix").decode().split("\n")
+    return Path(lines[0]), lines[1]
+
+
+def blobs(ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """The contents of blobs, each with its id, in the order of `ids`."""
+    wanted = list(ids)
+    output = run("cat-file", "--batch", stdin="".join(f"{name}\n" for name in wanted).encode())
+    position = 0
+    for name in wanted:
+        end = output.index(b"\n", position)
+        header = output[position:end].split()
+        if len(header) != 3:
+            raise UserError(f"git has no object {name}")
+        size = int(header[2])
+        yield name, output[end + 1 : end + 1 + size]
+        position = end + 1 + size + 1

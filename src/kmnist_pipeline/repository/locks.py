@@ -1,0 +1,190 @@
+"""The stages in a `dvc.lock`, and the files that connect them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage
+
+LOCK = "dvc.lock"
+
+
+@dataclass(frozen=True)
+class LockedStage:
+    """The entry of a stage in a lock.
+
+    deps and outs: md5 by path (for a folder, the md5 of its listing with the ending `.dir`);
+    params: values by dotted name; key: the lineage key.
+    """
+
+    address: str
+    cmd: str
+    deps: dict[str, str]
+    params: dict[str, Any]
+    outs: dict[str, str]
+    key: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of the stage, such as `evaluate`."""
+        return self.address.partition("@")[0]
+
+    @property
+    def item(self) -> str:
+        """The experiment, study, dataset or report that it works on."""
+        return self.address.partition("@")[2]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The stages of a lock, by address."""
+
+    stages: dict[str, LockedStage]
+
+    @cached_property
+    def _makers(self) -> dict[str, str]:
+        return {out: stage.address for stage in self.stages.values() for out in stage.outs}
+
+    def makers(self, path: str) -> list[LockedStage]:
+        """The stages that made a path: the file, the folder that contains it, or its content.
+
+        Empty for code and for files that no stage makes; several for a folder that several fill.
+        """
+        exact = next((self._makers[out] for out in _and_above(path) if out in self._makers), None)
+        if exact is not None:
+            return [self.stages[exact]]
+        inside = {stage for out, stage in self._makers.items() if out.startswith(f"{path}/")}
+        return [self.stages[address] for address in sorted(inside)]
+
+    def parents(self, stage: LockedStage) -> list[LockedStage]:
+        """The stages whose outs a stage reads, each once, in the order of its dependencies."""
+        found = {maker.address: maker for path in stage.deps for maker in self.makers(path)}
+        return list(found.values())
+
+    def upstream(self, address: str) -> list[LockedStage]:
+        """A stage and all stages that it depends on, each once, the nearest first."""
+        found = {address: self.stages[address]}
+        queue = [self.stages[address]]
+        while queue:
+            for parent in self.parents(queue.pop(0)):
+                if parent.address not in found:
+                    found[parent.address] = parent
+                    queue.append(parent)
+        return list(found.values())
+
+    def downstream(self, addresses: Iterable[str]) -> dict[str, list[str]]:
+        """All stages that depend on the given ones, each with those of these stages that it reads.
+
+        A given stage is included if it reads another one.
+        """
+        parents = {name: [p.address for p in self.parents(s)] for name, s in self.stages.items()}
+        reached, found = set(addresses), set[str]()
+        while new := {name for name in parents if reached & {*parents[name]}} - found:
+            found |= new
+            reached |= new
+        return {
+            name: [parent for parent in parents[name] if parent in reached]
+            for name in parents
+            if name in found
+        }
+
+
+def parse(text: str | bytes, origin: str = LOCK) -> Graph:
+    """The graph of a lock. Raises UserError, which names `origin`, if the text is not a lock."""
+    return Graph({stage.address: stage for stage in stages(text, origin)})
+
+
+def stages(text: str | bytes, origin: str = LOCK, *needles: str) -> list[LockedStage]:
+    """The stages of a lock; with `needles`, at least those whose entry contains one of them.
+
+    YAML is slow, and the locks of a history repeat each other: so only the needed entries are
+    parsed, and equal texts only once. Raises UserError, which names `origin`, if the text is not
+    a lock.
+    """
+    try:
+        text = text if isinstance(text, str) else text.decode()
+        entries = _entries(text)
+        if entries is None:
+            return list(_stages(load(text, origin).get("stages", {})))
+        matter = (e for e in entries if not needles or any(needle in e for needle in needles))
+        return [stage for entry in matter for stage in _parsed(entry)]
+    except (_EntryError, UnicodeDecodeError) as error:
+        raise UserError(f"{origin}: {error}") from error
+
+
+def load(text: str, origin: str) -> dict[str, Any]:
+    """The map in a text in YAML 1.2, as DVC writes it; empty if the text is empty.
+
+    Raises UserError, which names `origin`, if the text is not YAML or not a map.
+    """
+    try:
+        content = _yaml(text)
+    except YAMLError as error:
+        raise UserError(f"{origin}: {error}") from error
+    if not isinstance(content, dict | None):
+        raise UserError(f"{origin}: must be a map")
+    return content or {}
+
+
+def _yaml(text: str) -> Any:
+    return YAML(typ="safe").load(text)
+
+
+class _EntryError(Exception):
+    """A text is not an entry of a lock."""
+
+
+_ENTRY = re.compile(r"^  [^ \n].*\n(?:(?:   .*)?\n)*", re.MULTILINE)
+
+
+@cache
+def _entries(text: str) -> list[str] | None:
+    """The text of each stage's entry; None if DVC has not written the lock."""
+    head, _, body = text.partition("\nstages:\n")
+    found = _ENTRY.findall(body)
+    return found if found and head.startswith("schema:") and "".join(found) == body else None
+
+
+@cache
+def _parsed(entry: str) -> tuple[LockedStage, ...]:
+    try:
+        return tuple(_stages(_yaml(entry)))
+    except YAMLError as error:
+        raise _EntryError(str(error)) from error
+
+
+def _stages(entries: Any) -> Iterator[LockedStage]:
+    if not isinstance(entries, dict):
+        raise _EntryError("stages: must be a map")
+    for address, entry in entries.items():
+        try:
+            files = [*entry.get("deps", []), *entry.get("outs", [])]
+            if bare := [file["path"] for file in files if "md5" not in file]:
+                raise _EntryError(f"{address}: {bare[0]} has no md5")
+            yield LockedStage(
+                address=address,
+                cmd=entry["cmd"],
+                deps={dep["path"]: dep["md5"] for dep in entry.get("deps", [])},
+                params=entry.get("params", {}).get("params.yaml", {}),
+                outs={out["path"]: out["md5"] for out in entry.get("outs", [])},
+                key=lineage.key_of_lock(entry),
+            )
+        except KeyError as error:
+            raise _EntryError(f"{address}: {error} is missing") from error
+        except (AttributeError, TypeError) as error:
+            raise _EntryError(f"{address}: is not as DVC writes it: {error}") from error
+
+
+def _and_above(path: str) -> Iterator[str]:
+    """A path and all folders that contain it, the innermost first."""
+    parts = path.split("/")
+    for count in range(len(parts), 0, -1):
+        yield "/".join(parts[:count])

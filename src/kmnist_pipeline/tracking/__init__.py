@@ -1,0 +1,1 @@
+"""MLflow: a view of the evidence, which no computation reads."""

@@ -1,0 +1,230 @@
+"""The content of a stage's run: parameters and numbers from the files that the stage wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage, numbers
+from kmnist_pipeline.tracking.record import Record
+
+MODEL = ("architecture", "kind", "solver")  # the setting that distinguishes the models of a family
+MOST_NUMBERS = 1000  # in the child runs of a stage: each takes 0.25 ms; `curves.csv` has all
+
+
+@dataclass
+class Content:
+    """The content of a run: parameters, numbers as (metric, value, step), and nested runs."""
+
+    name: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    numbers: list[tuple[str, float, int]] = field(default_factory=list)
+    children: list[Content] = field(default_factory=list)
+
+    def add(self, name: str, value: float | None, step: int = 0) -> None:
+        """Add a number, unless it is None."""
+        if value is not None:
+            self.numbers.append((name, float(value), step))
+
+
+def of(record: Record) -> Content:
+    """The content of a stage's run. Raises UserError if a file is not as this code writes it."""
+    by_hand = "" if record["lineage"] else " " + Path(record["root"]).name
+    parameters = _flat(record["parameters"], record["item"])
+    run = Content(f"{record['item']} {record['kind']}{by_hand}", parameters)
+    shows = {
+        "preprocess": ("json", _preprocess),
+        "kfold-train": ("validation.json", _kfold_train),
+        "tune": ("validation.json", _tune),
+        "evaluate": ("test.json", _evaluate),
+        "report": ("claims.json", _report),
+    }
+    if record["kind"] in shows:
+        name, show = shows[record["kind"]]
+        file = _written(record, name)
+        try:
+            content = numbers.read(file) if name != "claims.json" else json.loads(file.read_text())
+            show(run, content, record)
+        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+            why = f"{type(error).__name__}: {error}"
+            out = file.relative_to(record["root"])
+            raise UserError(f"{out} is not in the form that this code writes ({why})") from error
+    _thin(run.children)
+    return run
+
+
+def files(record: Record) -> Iterator[tuple[Path, Path]]:
+    """Every file that the stage has written, each with the folder that contains its out."""
+    for out in record["written"]:
+        path = Path(record["root"]) / out
+        if path.is_dir():
+            yield from ((file, path) for file in sorted(path.rglob("*")) if file.is_file())
+        elif path.exists():
+            yield path, path.parent
+
+
+def _thin(children: list[Content]) -> None:
+    """Keep only some epochs if it would take too long to log all curves."""
+    stride = math.ceil(sum(len(child.numbers) for child in children) / MOST_NUMBERS)
+    for child in children:
+        last = max((step for _, _, step in child.numbers), default=0)
+        child.numbers = [
+            (name, value, step)
+            for name, value, step in child.numbers
+            if step in (0, last) or step % stride == 1 % stride
+        ]
+
+
+def _written(record: Record, ending: str) -> Path:
+    for file, _ in files(record):
+        if file.name.endswith(ending):
+            return file
+    raise UserError(f"{record['address']} has written no {ending}")
+
+
+# Parameters that change no result, or that other columns or the runs of trials show.
+PROSE = re.compile(
+    r"(title|licence|summary|reproduces|sources|parts|figures|report|kind|family|points|product)\b"
+)
+
+
+def _flat(parameters: dict[str, Any], item: str) -> dict[str, Any]:
+    """Each value that is not null, by its dotted name, or a shorter name if it is unambiguous."""
+    flat: dict[str, Any] = {}
+    # The stage's own values come first, so that they get the short names.
+    names = sorted(parameters, key=lambda n: (item not in n.split("."), n))
+    own_first = {name: parameters[name] for name in names}
+    for name, value in lineage.leaves("", own_first, lists=None):
+        short = re.sub(r"^(datasets|experiments|studies|models|reports)\.[^.]+\.", "", name)
+        if value != {} and not PROSE.match(short):
+            flat[short if flat.get(short, value) == value else name] = value
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+def _preprocess(run: Content, content: dict[str, Any], record: Record) -> None:
+    for name, number in {**content, **content.get("overlap", {})}.items():
+        if isinstance(number, int | float):
+            run.add(name, number)
+
+
+def _kfold_train(run: Content, content: dict[str, Any], record: Record) -> None:
+    curves = _read_curves(record)
+    _add_validation(run, content, _merged(curves.values()))
+    for fold in content["folds"]:
+        place = {"seed": fold["seed"], "fold": fold["fold"]}
+        child = Content(" ".join(f"{name} {value}" for name, value in place.items()), place)
+        for split in ("", "train_"):
+            for metric in ("accuracy", "loss"):
+                child.add(f"{split or 'validation_'}{metric}", fold[split + metric])
+        for count in ("kept_epoch", "epochs"):
+            child.add(count, fold.get(count))  # older evidence has another name for the first
+        _add_curves(child, curves.get(("", str(fold["seed"]), str(fold["fold"])), {}))
+        run.children.append(child)
+
+
+def _tune(run: Content, content: dict[str, Any], record: Record) -> None:
+    of_trial = defaultdict(list)
+    for (trial, _, _), curve in _read_curves(record).items():
+        of_trial[trial].append(curve)
+    kept = "retrained" if "retrained" in of_trial else content["winner"]
+    _add_validation(run, content, _merged(of_trial[kept]))
+    _add_winner(run, content)
+    for trial in content["trials"]:
+        child = Content(trial["name"], trial["parameters"])
+        _add_validation(child, trial, _merged(of_trial[trial["name"]]))
+        run.children.append(child)
+
+
+def _add_winner(run: Content, content: dict[str, Any]) -> None:
+    """Add the settings of a study's model that differ from the base in its parameters."""
+    for trial in content.get("trials", []):
+        if trial["name"] == content["winner"]:
+            run.parameters |= trial["parameters"] | {"winner": trial["name"]}
+
+
+VALIDATION = "/validation.json"
+
+
+def is_read(kind: str, path: str) -> bool:
+    """Whether a stage's run shows content of this dependency."""
+    return kind == "evaluate" and path.endswith((VALIDATION, numbers.beside(VALIDATION)))
+
+
+def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
+    # The settings of the measured model, so that one row shows everything.
+    for path in (record["lineage"] or {"deps": {}})["deps"]:
+        if path.endswith(VALIDATION):
+            validation = numbers.read(Path(record["root"]) / path)
+            run.parameters |= _flat(validation["made_by"]["parameters"], record["item"])
+            _add_winner(run, validation)
+            for key in MODEL:
+                if f"model.{key}" in run.parameters:
+                    run.parameters["model"] = run.parameters[f"model.{key}"]
+            if "draws" not in content:  # else it is measured on pairs of images
+                run.add("validation_accuracy", validation["accuracy"])
+    for metric in ("accuracy", "precision", "recall", "f1"):
+        run.add(f"test_{metric}", content[metric])
+    # Older evidence has only the spread of accuracy.
+    for name, spread in (("test", content["seeds"]), ("draws", content.get("draws") or {})):
+        _add_spread(run, f"{name}_accuracy", spread.get("accuracy", spread))
+    if "routing" in content:
+        for number in ("temperature", "threshold"):
+            run.add(f"routing/{number}", content["routing"][number])
+        for number in ("accepted", "review", "accuracy"):
+            run.add(f"routing/test_{number}", content["routing"]["test"][number])
+
+
+def _report(run: Content, content: Any, record: Record) -> None:
+    claims = content if isinstance(content, list) else content["claims"]
+    counted = [claim["verdict"] for claim in claims if not claim.get("same_as")]
+    for verdict, count in Counter(counted).items():
+        run.add(f"verdicts/{verdict}", count)
+
+
+Curve = dict[tuple[str, int], list[float]]  # by metric and epoch, one value for each fold
+
+
+def _add_validation(run: Content, content: dict[str, Any], curve: Curve) -> None:
+    run.add("validation_accuracy", content["accuracy"])
+    run.add("validation_loss", content.get("loss"))
+    _add_spread(run, "validation_accuracy", content["seeds"])
+    _add_curves(run, curve)
+
+
+def _add_spread(run: Content, name: str, seeds: dict[str, Any] | None) -> None:
+    for number in ("mean", "sd"):
+        run.add(f"{name}_{number}", (seeds or {}).get(number))
+
+
+def _add_curves(run: Content, curve: Curve) -> None:
+    """Add means over the folds that reached an epoch; some folds stop early."""
+    for (metric, epoch), values in curve.items():
+        run.add(metric, math.fsum(values) / len(values), epoch)
+
+
+def _merged(curves: Iterable[Curve]) -> Curve:
+    merged: Curve = defaultdict(list)
+    for curve in curves:
+        for point, values in curve.items():
+            merged[point] += values
+    return merged
+
+
+def _read_curves(record: Record) -> dict[tuple[str, str, str], Curve]:
+    """The rows of `curves.csv` by trial, seed and fold."""
+    curves: dict[tuple[str, str, str], Curve] = defaultdict(lambda: defaultdict(list))
+    with _written(record, "curves.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            curve = curves[row["trial"], row["seed"], row["fold"]]
+            for metric in ("loss", "accuracy"):
+                if row[metric]:
+                    curve[f"{row['split']}/{metric}", int(row["epoch"])].append(float(row[metric]))
+    return curves

@@ -1,0 +1,253 @@
+"""The runs of stages in MLflow: making one from a record, and tagging those that are not current.
+
+`kmnist publish` calls `publish`. This module is also the program of the child process that
+`publisher` starts: it imports MLflow, reads one record from its standard input and publishes it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kmnist_pipeline.tracking import content, store, views
+from kmnist_pipeline.tracking.content import Content
+from kmnist_pipeline.tracking.record import DATA, Record, state_of_code
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+SHOWN = {".json", ".csv", ".png", ".html"}
+LARGEST_MODEL = 10_000_000  # bytes
+
+
+def main() -> None:
+    """Get ready, read one record and publish it. The exit status says whether this succeeded."""
+    gc.disable()  # saves a fifth of the time of importing MLflow, and this process is short
+    try:
+        origin = state_of_code() | {"experiment": os.environ.get("DVC_EXP_NAME")}
+        client = store.connect()
+        if text := sys.stdin.buffer.readline():  # nothing, if the stage has died
+            publish(_Heartbeat(client), json.loads(text) | origin)
+        status = 0
+    except Exception as error:
+        print(store.reason(error), file=sys.stderr, flush=True)
+        status = 1
+    os._exit(status)  # everything is committed; a normal exit takes 0.2 s
+
+
+class _Heartbeat:
+    """An MLflow client that writes a byte after each answer of the store."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            answer = method(*args, **kwargs)
+            os.write(sys.stdout.fileno(), b".")
+            return answer
+
+        return call
+
+
+def publish(client: Any, record: Record) -> bool:
+    """Publish a stage from the files it has written; False if this was already done.
+
+    client: an MlflowClient.
+
+    Each lineage key of a stage has one finished run. A run is written again if an attempt was
+    interrupted, or if files that it lacks are available now. Finished runs of other keys are
+    tagged as superseded, except experiments, and unless this run is superseded or an experiment.
+    A stage run by hand always gets a new run.
+    """
+    experiment = _experiment(client, record["group"])
+    number = experiment.experiment_id
+    if record["lineage"] is None:
+        _write(client, number, record)
+        _prepare_views(client, experiment, None)
+        return True
+
+    of_stage = f"tags.`kmnist.stage` = '{record['address']}'"
+    key = record["lineage"]["key"]
+    same = client.search_runs([number], f"{of_stage} and tags.`kmnist.lineage` = '{key}'")
+    done = [run for run in same if _is_whole(run, record)]
+    for run in same:
+        if run not in done:
+            delete(client, run)
+    if done:
+        classes = json.loads(done[0].data.params.get("classes", "null"))
+    else:
+        classes = _write(client, number, record).parameters.get("classes")
+    _prepare_views(client, experiment, classes if record["kind"] == "evaluate" else None)
+    for run in done:
+        _let_stand(client, run, _standing(record))
+    if not _standing(record):
+        others = f"{of_stage} and tags.`kmnist.lineage` != '{key}' and {views.CURRENT}"
+        for run in client.search_runs([number], others):
+            client.set_tag(run.info.run_id, "kmnist.superseded", "true")
+    return not done
+
+
+def _is_whole(run: Run, record: Record) -> bool:
+    lacks = set(run.data.tags.get("kmnist.missing", "").split())
+    return run.info.status == "FINISHED" and lacks <= set(record.get("missing", []))
+
+
+def _standing(record: Record) -> dict[str, str]:
+    """The tags of a run that does not show its stage's current state."""
+    if experiment := record.get("experiment"):
+        return {"kmnist.experiment": experiment}
+    return {"kmnist.superseded": "true"} if record.get("superseded") else {}
+
+
+def _let_stand(client: Any, run: Run, standing: dict[str, str]) -> None:
+    """Update a finished run's tags if the record ranks higher: the current state outranks an
+    experiment, which outranks a superseded run."""
+    if "kmnist.superseded" in standing:
+        return
+    had = run.data.tags
+    if "kmnist.superseded" in had:
+        client.delete_tag(run.info.run_id, "kmnist.superseded")
+        for tag, value in standing.items():
+            client.set_tag(run.info.run_id, tag, value)
+    elif "kmnist.experiment" in had and not standing:
+        client.delete_tag(run.info.run_id, "kmnist.experiment")
+
+
+def _experiment(client: Any, name: str) -> Experiment:
+    """An MLflow experiment: found, new, or, if somebody has deleted it, restored without runs."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        number = client.create_experiment(name, artifact_location=store.artifacts(name))
+        return client.get_experiment(number)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+        while runs := client.search_runs([found.experiment_id], max_results=100):
+            for run in runs:
+                client.delete_run(run.info.run_id)
+    return found
+
+
+def _prepare_views(client: Any, experiment: Experiment, classes: list[int] | None) -> None:
+    if experiment.name != DATA:
+        for tag, value in views.tags_of_experiment(experiment, classes).items():
+            if experiment.tags.get(tag) != value:
+                client.set_experiment_tag(experiment.experiment_id, tag, value)
+
+
+def delete(client: Any, run: Run) -> None:
+    """Delete a run and its nested runs."""
+    of_run = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    for part in [*client.search_runs([run.info.experiment_id], of_run), run]:
+        client.delete_run(part.info.run_id)
+
+
+def _write(client: Any, experiment: str, record: Record) -> Content:
+    """Write the run of a stage. Its status becomes FINISHED last, when it is complete."""
+    shown = content.of(record)
+    started, ended = round(record["started"] * 1000), round(record["ended"] * 1000)
+
+    def write(shown: Content, tags: dict[str, str]) -> str:
+        from mlflow.entities import Metric, Param
+
+        run = client.create_run(experiment, started, tags, shown.name)
+        numbers = [Metric(_key(name), value, ended, step) for name, value, step in shown.numbers]
+        parameters = [Param(_key(name), _text(value)) for name, value in shown.parameters.items()]
+        while numbers or parameters:
+            # The maximum of parameters, and of all entries, that a store accepts at once.
+            some, parameters = parameters[:100], parameters[100:]
+            fit = 1000 - len(some)
+            client.log_batch(run.info.run_id, numbers[:fit], some, synchronous=True)
+            numbers = numbers[fit:]
+        return run.info.run_id
+
+    run_id = write(shown, _tags(record, experiment))
+    inputs = _inputs(record)
+    if inputs:
+        client.log_inputs(run_id, inputs)
+    for child in shown.children:
+        child_id = write(child, {"mlflow.parentRunId": run_id})
+        client.set_terminated(child_id, "FINISHED", ended)
+    for path, folder in _artifacts(record):
+        client.log_artifact(run_id, str(path), folder)
+    client.set_terminated(run_id, "FINISHED", ended)
+    return shown
+
+
+def _key(name: str) -> str:
+    """`name` in characters that MLflow allows in names of metrics and parameters."""
+    return re.sub(r"[^\w.\- :/]", "_", name)[:250]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _tags(record: Record, experiment: str) -> dict[str, str]:
+    tags = {
+        "kmnist.stage": record["address"],
+        "kmnist.kind": record["kind"],
+        "kmnist.item": record["item"],
+        "kmnist.lineage": record["lineage"]["key"] if record["lineage"] else views.BY_HAND,
+        "mlflow.source.name": f"src/kmnist_pipeline/stages/{record['kind'].replace('-', '_')}.py",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.note.content": views.description(record, experiment),
+    }
+    if made_in := _arithmetic(record):
+        tags["kmnist.arithmetic"] = made_in
+    if "commit" in record:
+        tags["mlflow.source.git.commit"] = record["commit"]
+        tags["kmnist.dirty"] = str(record["dirty"]).lower()
+    if record.get("missing"):
+        tags["kmnist.missing"] = " ".join(record["missing"])
+    if record.get("published"):
+        tags["kmnist.times"] = "of publishing"
+    return tags | _standing(record)
+
+
+def _arithmetic(record: Record) -> str | None:
+    """The arithmetic that made a stage's numbers, as stated in its files."""
+    for file, _ in content.files(record):
+        if file.suffix == ".json":
+            out = json.loads(file.read_text())
+            if isinstance(out, dict) and "made_by" in out:
+                return out["made_by"].get("arithmetic")
+    return None
+
+
+def _inputs(record: Record) -> list[Any]:
+    """The datasets that the stage has read, with the digests from its lineage."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    deps = (record["lineage"] or {"deps": {}})["deps"]
+    context = {"preprocess": "raw", "evaluate": "evaluation"}.get(record["kind"], "training")
+    return [
+        DatasetInput(
+            Dataset(Path(path).stem, md5.removesuffix(".dir"), "local", json.dumps({"uri": path})),
+            [InputTag("mlflow.data.context", context)],
+        )
+        for path, md5 in sorted(deps.items())
+        if path.startswith("data/")
+    ]
+
+
+def _artifacts(record: Record) -> Iterator[tuple[Path, str]]:
+    """The files to show, each with its folder in the run, the same for all runs of a kind."""
+    for file, start in content.files(record):
+        top = file.relative_to(record["root"]).parts[0]
+        small_model = file.suffix == ".safetensors" and file.stat().st_size < LARGEST_MODEL
+        if top not in ("data", "predictions") and (file.suffix in SHOWN or small_model):
+            yield file, (top / file.parent.relative_to(start)).as_posix()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""MLflow's server on this machine, with PostgreSQL (`make server`) or another store (`make ui`).
+
+The project has its own PostgreSQL cluster under `.kmnist/server/`. It listens on a Unix socket in a
+folder that nobody else may enter, so it needs no password. Server and database end with this
+process, and the data stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.tracking import views
+from kmnist_pipeline.tracking.store import QUIET
+
+FOLDER = Path(".kmnist/server")
+HOST = "127.0.0.1"
+START_SECONDS = 120  # for the migrations of a new store on a busy machine
+STOP_SECONDS = 30
+DEBIAN = "/usr/lib/postgresql/*/bin"
+LOCAL = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM; the exit status is then 0."""
+    parser = argparse.ArgumentParser("tracking_server", description=__doc__)
+    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--store", metavar="URI", help="the store to serve, instead of PostgreSQL")
+    chosen = parser.parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        _serve(chosen.port, chosen.store)
+    except KeyboardInterrupt:
+        return 0
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    return 1
+
+
+def _serve(port: int, store: str | None) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise UserError(f"port {port}: {error.strerror}; choose another: PORT=...") from error
+    if store and store.startswith("http"):
+        raise UserError("MLFLOW_TRACKING_URI names a server: open its address in a browser")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as running:
+        children = []
+        if store is None:
+            database, store = running.enter_context(_database(FOLDER.absolute()))
+            children.append(database)
+        server = running.enter_context(_server(port, store))
+        _await_health(server, port)
+        _greet(f"http://{HOST}:{port}")
+        children.append(server)
+        while all(child.process.poll() is None for child in children):
+            time.sleep(0.2)
+        for child in children:
+            child.check()
+
+
+class Child:
+    """A process in its own session, so that Ctrl-C reaches only the parent."""
+
+    def __init__(self, name: str, log: Path, process: subprocess.Popen[bytes]) -> None:
+        self.name, self.log, self.process = name, log, process
+
+    def check(self) -> None:
+        """Raise UserError, with the last lines of the log, if the child has ended."""
+        if self.process.poll() is not None:
+            words = self.log.read_text(errors="replace").strip().splitlines()[-3:]
+            raise UserError(f"{self.name} has ended, see {self.log}:\n" + "\n".join(words))
+
+
+@contextmanager
+def _child(
+    name: str, end: Callable[[int], None], command: list[str], **options: Any
+) -> Iterator[Child]:
+    """Start a process whose output goes to a log; it ends with the block."""
+    log = FOLDER / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
+        )
+    try:
+        yield Child(name, log, process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            end(process.pid)
+        try:
+            process.wait(STOP_SECONDS)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def _database(folder: Path) -> Iterator[tuple[Child, str]]:
+    """The project's own PostgreSQL, and the address of MLflow's database in it."""
+    other = _other_user(folder)
+    data = folder / "postgres"
+    programs = _programs(data)
+    if not data.exists():
+        fresh = folder / "postgres.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        if other:
+            os.chown(fresh, other["user"], other["group"])
+        made = [str(programs / "initdb"), *LOCAL, "--pgdata", str(fresh)]
+        done = subprocess.run(made, cwd="/", capture_output=True, text=True, check=False, **other)
+        if done.returncode:
+            raise UserError(f"initdb failed: {done.stderr.strip()}")
+        fresh.rename(data)
+
+    # The path of a folder in the project could be too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="kmnist-server-") as place:
+        if other:
+            os.chown(place, other["user"], other["group"])
+        settings = {"listen_addresses": "", "unix_socket_directories": place}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        command = [str(programs / "postgres"), "-D", str(data), *options]
+        with _child("postgres", _end_database, command, cwd="/", **other) as child:
+            with _await_database(child, place) as connection:
+                known = "select 1 from pg_database where datname = 'mlflow'"
+                if not connection.execute(known).fetchone():
+                    connection.execute("drop role if exists mlflow")
+                    connection.execute("create role mlflow login")
+                    connection.execute("create database mlflow owner mlflow")
+            yield child, f"postgresql+psycopg://mlflow@/mlflow?host={place}"
+
+
+def _programs(data: Path) -> Path:
+    """The folder of PostgreSQL's programs, of the version that made the data or of the newest."""
+    there = {path.parent.name: path for path in Path("/").glob(DEBIAN.lstrip("/"))}
+    made = data / "PG_VERSION"
+    version = made.read_text().strip() if made.exists() else max(there, key=int, default="")
+    if version not in there:
+        wanted = " ".join(["PostgreSQL", version]).strip()
+        raise UserError(f"{wanted} is not installed ({DEBIAN}): `apt-get install postgresql`")
+    return there[version]
+
+
+def _end_database(pid: int) -> None:
+    os.kill(pid, signal.SIGINT)  # PostgreSQL's fast shutdown: sessions end, everything is written
+
+
+def _end_server(pid: int) -> None:
+    os.killpg(pid, signal.SIGTERM)  # the command and its workers
+
+
+def _other_user(folder: Path) -> dict[str, Any]:
+    """The arguments of a process that run PostgreSQL as another user, if this user is root."""
+    if os.geteuid():
+        return {}
+    try:
+        user = pwd.getpwnam("postgres")
+    except KeyError:
+        raise UserError(
+            "PostgreSQL refuses to run as root, and there is no user postgres: "
+            "run this as another user"
+        ) from None
+    other: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    if subprocess.run(["test", "-x", str(folder)], check=False, cwd="/", **other).returncode:
+        raise UserError(
+            f"PostgreSQL refuses to run as root, and the user postgres may not enter {folder}: "
+            "run this as another user, or move the project"
+        )
+    return other
+
+
+def _await_database(child: Child, place: str) -> Any:
+    import psycopg
+
+    give_up = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return psycopg.connect(host=place, user="postgres", dbname="postgres", autocommit=True)
+        except psycopg.OperationalError:
+            child.check()
+            if time.monotonic() > give_up:
+                raise UserError(f"PostgreSQL does not answer, see {child.log}") from None
+            time.sleep(0.1)
+
+
+def _server(port: int, store: str) -> Any:
+    """MLflow's server; it accepts only requests that name exactly this address."""
+    names = [f"{host}:{port}" for host in (HOST, "localhost")]
+    # One process with threads: with several, uvicorn ends those that need more than five seconds
+    # to import MLflow.
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--host", HOST, "--port", str(port), "--allowed-hosts", ",".join(names)]
+    command += ["--cors-allowed-origins", ",".join(f"http://{name}" for name in names)]
+    command += ["--artifacts-destination", str(FOLDER.absolute() / "artifacts")]
+    environment = {
+        **os.environ,
+        **QUIET,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2.2 GB of workers
+        "MLFLOW_BACKEND_STORE_URI": store,  # other users could read a command line
+    }
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return _child("mlflow", _end_server, command, env=environment)
+
+
+def _await_health(server: Child, port: int) -> None:
+    give_up = time.monotonic() + START_SECONDS
+    while time.monotonic() < give_up:
+        with contextlib.suppress(OSError), _get(f"http://{HOST}:{port}/health"):
+            return
+        server.check()
+        time.sleep(0.2)
+    raise UserError(f"MLflow does not answer, see {server.log}")
+
+
+def _get(request: str | urllib.request.Request) -> Any:
+    return urllib.request.urlopen(request, timeout=START_SECONDS / 4)
+
+
+def _greet(address: str) -> None:
+    """Print the addresses of the server and of the views that the store has."""
+    request = urllib.request.Request(
+        f"{address}/api/2.0/mlflow/experiments/search",
+        json.dumps({"max_results": 1000}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with _get(request) as answer:
+        experiments = json.load(answer).get("experiments", [])
+    print(f"MLflow: {address}   (Ctrl-C ends it)")
+    print(f"Stages log there with MLFLOW_TRACKING_URI={address}")
+    for experiment in experiments:
+        if views.SAVED + views.MODELS in {tag["key"] for tag in experiment.get("tags", [])}:
+            page = views.url(experiment["experiment_id"], views.MODELS)
+            print(f"{experiment['name']}: {address}/{page}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""MLflow's store: its address, a client for it, and messages for its errors."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kmnist_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LONGEST = 200  # the most characters of an error in a message
+
+# With MLflow's defaults a call to a dead server blocks for four minutes.
+BOUNDS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "PGCONNECT_TIMEOUT": "3",
+}
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # each print would cost two more calls
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+}
+
+
+def connect() -> MlflowClient:
+    """A client for the store that `MLFLOW_TRACKING_URI` names, by default SQLite in this folder.
+
+    The environment limits how long a dead server may block: BOUNDS. Raises UserError if the
+    tables are from another version of MLflow, and MLflow's exceptions.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    if not _uri().startswith("http"):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = 1  # ten attempts to reach a stopped database take two minutes
+    file = database()
+    if file is None:
+        return MlflowClient(_uri())
+    if not file.exists():
+        create(file)
+    try:
+        client = MlflowClient(f"sqlite:///{file}")
+    except MlflowException as error:
+        if "out-of-date database schema" not in str(error):
+            raise
+        raise UserError(
+            f"{file} is from another version of MLflow: `mlflow db upgrade sqlite:///{file}`"
+        ) from error
+    client.search_experiments(max_results=1)  # SQLAlchemy initialises itself at the first query
+    return client
+
+
+def exists() -> bool:
+    """Whether there is a store; True for a server, which is not asked."""
+    file = database()
+    return file is None or file.exists()
+
+
+def database() -> Path | None:
+    """The absolute path of a SQLite store; MLflow would open a second engine for a relative one."""
+    scheme, _, path = _uri().partition(":///")
+    return Path(path).absolute() if scheme == "sqlite" else None
+
+
+def named() -> str:
+    """The name of the store in messages."""
+    return str(database() or "the server that MLFLOW_TRACKING_URI names")
+
+
+def artifacts(experiment: str) -> str | None:
+    """The folder of a new MLflow experiment's artifacts; None if a server decides.
+
+    Without a server MLflow would choose another folder.
+    """
+    file = database()
+    return (file.parent / "mlartifacts" / experiment).as_uri() if file else None
+
+
+def create(file: Path) -> None:
+    """Create a SQLite store under a temporary name, and rename it when it is complete.
+
+    The migrations are not a transaction: a process that dies meanwhile would leave a store that
+    nothing can open or repair.
+    """
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder) / "mlflow.db"
+        MlflowClient(f"sqlite:///{fresh}")
+        copy = file.with_name(f"{file.name}.{os.getpid()}")
+        shutil.copyfile(fresh, copy)
+    if file.exists():  # another stage has just created it
+        copy.unlink()
+    else:
+        copy.replace(file)
+
+
+def _uri() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_project() / 'mlflow.db'}"
+
+
+def _project() -> Path:
+    """This folder or, if it is a copy by `dvc exp run --temp`, the folder of the original."""
+    here = Path.cwd()
+    copies = next((path for path in here.parents if path.match(".dvc/tmp/exps")), None)
+    return copies.parents[2] if copies else here
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line, without the credentials in addresses.
+
+    A UserError is not shortened. For other errors, it is the innermost error of the network or
+    the files, because it says more than MLflow's wrappers; a long one ends in an ellipsis.
+    """
+    if isinstance(error, UserError):
+        return without_credentials(" ".join(str(error).split()))
+    chain = [error]
+    while inner := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(inner)
+    telling = [fault for fault in chain if isinstance(fault, OSError)] or chain[:1]
+    text = f"{type(telling[-1]).__name__}: {telling[-1]}".partition("\n")[0]
+    return textwrap.shorten(without_credentials(text), LONGEST, placeholder=" …")
+
+
+def without_credentials(text: str) -> str:
+    """The text without the users and passwords in addresses."""
+    return re.sub(r"//\S*@", "//", text)

@@ -1,0 +1,482 @@
+"""`kmnist check`: evidence that is fresh passes, and every way to be stale is named."""
+
+import contextlib
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.project import ROOT, STORE, Project, fresh
+
+from kmnist_pipeline import cli
+from kmnist_pipeline.commands import check as checking
+from kmnist_pipeline.commands import status
+from kmnist_pipeline.config import compose as composition
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository import locks
+
+SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
+CURVES = "figures/digits/digits_softmax/curves.png"
+VALIDATION = "metrics/digits/digits_softmax/validation.json"
+DETAILS = "metrics/digits/digits_softmax/validation_details.json"
+MADE = "is not what the stage made"
+
+
+OTHER_KEY = (
+    "made by another command, or from other dependencies or parameters, than dvc.lock says "
+    "(lineage key MD5 -> MD5)"
+)
+MD5 = "[0-9a-f]{12}"
+FRESH = "up to date: the evidence is what code, configuration and data give"
+COMMITTED = "identical: these are the committed bytes (all of "
+COMPOSED = (ROOT / "params.yaml").read_text()
+
+
+def found_in(project: Project, composed: str = COMPOSED) -> list[checking.Finding]:
+    with contextlib.chdir(project.folder):
+        found = status.of(status.locked_here(), locks.load(composed, "conf/"))
+        return checking.findings(found, composed)
+
+
+def findings(project: Project, composed: str = COMPOSED) -> list[str]:
+    """Each reason with its place."""
+    return [
+        f"{each.where}: {reason}" for each in found_in(project, composed) for reason in each.reasons
+    ]
+
+
+def remedies(project: Project, *places: str, composed: str = COMPOSED) -> list[str]:
+    """The commands that are told for these places."""
+    ways = {each.where: each.remedies for each in found_in(project, composed)}
+    told = dict.fromkeys(remedy for place in places for remedy in ways[place])
+    return [command for remedy in told for command in remedy.commands]
+
+
+def copied(digits_run: tuple[Project, str], folder: Path) -> Project:
+    """A copy after `make demo`, without the caches that no check reads."""
+    return digits_run[0].copy(folder, without=("cache", ".kmnist", *STORE))
+
+
+@pytest.fixture(scope="module")
+def before(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What is stale in other reports than `digits`, before a test does anything."""
+    lines = findings(copied(digits_run, tmp_path_factory.mktemp("before") / "project"))
+    assert not [line for line in lines if "digits" in line]
+    return lines
+
+
+@pytest.fixture
+def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+    """A copy for a test to change."""
+    return copied(digits_run, tmp_path / "project")
+
+
+@pytest.fixture
+def check(digits: Project, before: list[str]) -> Callable[[], list[str]]:
+    """What a test made stale, where it does not touch conf/."""
+    return lambda: [line for line in findings(digits) if line not in before]
+
+
+def same(lines: list[str], *patterns: str) -> None:
+    """The lines are these, in which `MD5` stands for any."""
+    assert len(lines) == len(patterns), lines
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(re.escape(pattern).replace("MD5", MD5), line), line
+
+
+def md5_of(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def change_lock(project: Project, change: Callable[[dict[str, Any]], object]) -> None:
+    path = project.folder / "dvc.lock"
+    lock = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+    change(lock["stages"])
+    path.write_text(yaml.dump(lock, Dumper=yaml.CSafeDumper, sort_keys=False))
+
+
+def locked(stage: dict[str, Any], kind: str, path: str) -> dict[str, Any]:
+    return next(entry for entry in stage[kind] if entry["path"] == path)
+
+
+# --- fresh ---------------------------------------------------------------------------------------
+
+
+def test_a_clone_of_the_committed_evidence_is_fresh(project):
+    """But for the stages that CI tolerates, which are all stale."""
+    tolerated = ".ci/stale-stages"
+    there = (project.folder / tolerated).exists()
+    done = project.run("kmnist", "check", *(["--except", tolerated] if there else []))
+    fresh, last = done.stdout.splitlines()
+    assert (fresh, last.startswith(COMMITTED), done.returncode) == (FRESH, True, 0)
+    assert done.stderr == ""
+
+
+def test_no_cache_and_no_data_are_needed(check, digits):
+    for folder in ("data", "models", "predictions"):
+        shutil.rmtree(digits.folder / folder)
+    assert not (digits.folder / ".dvc/cache").exists()
+    assert check() == []
+
+
+# --- stale ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "dependency", "kinds"),
+    [
+        ("figures/models.py", "", {"evaluate"}),
+        ("stages/kfold_train.py", "", {"kfold-train"}),
+        ("stages/tune.py", "", {"tune"}),
+        ("config/grid.py", "", {"kfold-train", "tune"}),
+        ("data/splits.py", "", {"kfold-train", "tune", "evaluate"}),
+        ("families/base.py", "", {"kfold-train", "tune"}),
+        ("families/linear/train.py", "families/linear", {"kfold-train", "tune", "evaluate"}),
+        ("fits/plan.py", "fits/plan.py", {"kfold-train", "tune"}),
+        ("reporting/templates/report.html", "reporting/templates", {"report"}),
+        ("config/schema.py", "", set()),
+        ("config/rules.py", "", set()),
+    ],
+)
+def test_an_edited_module_makes_stale_the_stages_which_use_it(
+    module, dependency, kinds, check, digits
+):
+    path = digits.folder / "src/kmnist_pipeline" / module
+    before = md5_of(path)
+    path.write_text(path.read_text() + "\n")
+    found = [line for line in check() if "digits" in line and ": reads outs of " not in line]
+    assert {line.partition("@")[0] for line in found} == kinds
+    changed = f"dependency src/kmnist_pipeline/{dependency or module} changed: md5 "
+    assert all(changed in line for line in found)
+    if not dependency:  # of a folder, the md5 is that of its list
+        assert all(line.endswith(f"{before[:12]} -> {md5_of(path)[:12]}") for line in found)
+
+
+def test_a_module_of_one_family_makes_no_other_stale(check, digits):
+    path = digits.folder / "src/kmnist_pipeline/families/sklearn/train.py"
+    path.write_text(path.read_text() + "\n")
+    found = [line for line in check() if "digits" in line]
+    models = {line.partition(":")[0] for line in found} - {"report@digits"}
+    assert {model.partition("@")[2] for model in models} == {"digits_sklearn_logistic"}
+    assert remedies(digits, *models)[1:] == [
+        "git checkout HEAD -- src/kmnist_pipeline/families/sklearn/train.py"
+    ]
+
+
+def test_a_parameter_changed_in_conf_makes_its_stages_stale(before, digits, monkeypatch):
+    file = "conf/experiment/digits_softmax.yaml"
+    digits.replace(file, "lr: 0.5\n", "lr: 0.4\n")
+    monkeypatch.chdir(digits.folder)
+    composed = composition.compose(Path("conf"), [])
+    changed = "parameter experiments.digits_softmax.optimizer.lr changed: 0.5 -> 0.4"
+    assert [line for line in findings(digits, composed) if line not in before] == [
+        "params.yaml: is not up to date with conf/",
+        "params.yaml: experiments.digits_softmax.optimizer.lr is 0.5, but 0.4 in conf/",
+        f"{SOFTMAX}: {changed}",
+        f"{GRID}: {changed}",
+        f"evaluate@digits_softmax: reads outs of {SOFTMAX}",
+        f"evaluate@digits_softmax_grid: reads outs of {GRID}",
+        "report@digits: reads outs of evaluate@digits_softmax, evaluate@digits_softmax_grid, "
+        f"{SOFTMAX}, {GRID}",
+    ]
+    assert remedies(digits, "params.yaml", composed=composed) == ["kmnist compose"]
+    again, back = remedies(digits, SOFTMAX, GRID, composed=composed)
+    assert again.startswith("dvc repro --downstream ") and f"{SOFTMAX} " in again
+    assert f" {file}" in back
+
+
+@pytest.mark.parametrize("text", ["another value", "", "experiments: [", None])
+def test_params_yaml_is_only_composed_and_makes_no_stage_stale(text, before, digits):
+    file = digits.folder / "params.yaml"
+    if text is None:
+        file.unlink()
+    elif text == "another value":
+        digits.replace("params.yaml", "lr: 0.5\n", "lr: 0.4\n")
+    else:
+        file.write_text(text)
+    found = [line for line in findings(digits) if line not in before]
+    assert {line.partition(":")[0] for line in found} == {"params.yaml"}
+    assert remedies(digits, "params.yaml") == ["kmnist compose"]
+
+
+def test_a_parameter_changed_and_composed(before, digits):
+    digits.replace("conf/config.yaml", "samples: 10", "samples: 9")
+    assert digits.run("kmnist", "compose").returncode == 0
+    composed = (digits.folder / "params.yaml").read_text()
+    found = [line for line in findings(digits, composed) if line not in before]
+    own = [line for line in found if ": reads outs of " not in line]
+    assert {line.partition("@")[0] for line in own} == {"evaluate"}
+    assert all(line.endswith(": parameter evaluation.samples changed: 10 -> 9") for line in own)
+
+
+def test_parameters_in_a_list_and_ones_that_come_and_go(check, digits):
+    def change(stages):
+        params = stages[GRID]["params"]["params.yaml"]
+        params["studies.digits_softmax_grid"]["points"][1]["optimizer.lr"] = 7
+        del params["experiments.digits_softmax.subset"]
+        params["experiments.digits_softmax.colour"] = {"of": "ink"}
+
+    change_lock(digits, change)
+    same(
+        [line for line in check() if "parameter " in line and "made by" not in line],
+        f'{GRID}: parameter experiments.digits_softmax.colour.of is gone: was "ink"',
+        f"{GRID}: parameter experiments.digits_softmax.subset is new: null",
+        f"{GRID}: parameter studies.digits_softmax_grid.points[1].optimizer.lr changed: 7 -> 0.5",
+    )
+
+
+def test_a_metric_edited_by_hand(check, digits):
+    digits.replace(VALIDATION, '"accuracy": 0.9', '"accuracy": 1.9')
+    same(
+        check(),
+        f"{SOFTMAX}: out {VALIDATION} {MADE}: md5 MD5 -> MD5",
+        f"evaluate@digits_softmax: reads outs of {SOFTMAX}",
+        f"report@digits: reads outs of evaluate@digits_softmax, {SOFTMAX}",
+    )
+
+
+def test_half_a_metric(check, digits):
+    path = digits.folder / VALIDATION
+    path.write_text(path.read_text()[:30])
+    assert any(line.startswith(f"{SOFTMAX}: out {VALIDATION} {MADE}") for line in check())
+
+
+def test_a_flipped_byte_in_a_figure(check, digits):
+    content = bytearray((digits.folder / CURVES).read_bytes())
+    content[len(content) // 2] ^= 1
+    (digits.folder / CURVES).write_bytes(content)
+    same(
+        check(),
+        f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}: md5 MD5 -> MD5",
+        "report@digits: reads outs of evaluate@digits_softmax",
+    )
+
+
+def test_a_deleted_figure_and_a_deleted_folder(check, digits):
+    (digits.folder / CURVES).unlink()
+    shutil.rmtree(digits.folder / "reports/digits")
+    same(
+        check(),
+        f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}: md5 MD5 -> MD5",
+        "report@digits: out reports/digits is missing",
+    )
+
+
+def test_a_changed_command(check, digits):
+    digits.replace("dvc.yaml", "stages.kfold_train name", "stages.kfold_train  name")
+    cmd = "PYTHONPATH=src python -m kmnist_pipeline.stages.kfold_train{}name=digits_softmax"
+    changed = f"command changed: `{cmd.format(' ')}` -> `{cmd.format('  ')}`"
+    assert f"{SOFTMAX}: {changed}" in check()
+
+
+def test_a_new_dependency(check, digits):
+    raw = "        - data/raw/${key}\n"
+    digits.replace("dvc.yaml", f"{raw}        - src", f"{raw}        - LICENSE\n        - src")
+    md5 = md5_of(digits.folder / "LICENSE")
+    assert f"preprocess@digits: dependency LICENSE is new: md5 {md5[:12]}" in check()
+
+
+def test_a_dependency_and_a_parameter_that_dvc_yaml_dropped(check, digits):
+    digits.replace("dvc.yaml", "        - src/kmnist_pipeline/stages/report.py\n", "")
+    digits.replace("dvc.yaml", "        - evaluation\n", "")
+    found = check()
+    module = "src/kmnist_pipeline/stages/report.py"
+    assert f"report@digits: dependency {module} is no longer in dvc.yaml" in found
+    gone = "parameter evaluation.samples is gone: was 10"
+    assert f"evaluate@digits_softmax: {gone}" in found
+
+
+def test_evidence_that_another_version_of_a_library_made(check, digits):
+    pins = (digits.folder / "requirements.lock").read_text()
+    made = digits.json(VALIDATION)["environment"]["libraries"]["numpy"]
+    digits.replace("requirements.lock", f"numpy=={made}", "numpy==1.26.4")
+    changed = f"library numpy changed: {made} -> 1.26.4"
+    assert {f"{SOFTMAX}: {changed}", f"{GRID}: {changed}"} <= set(check())
+    # A build for other hardware is no other version.
+    (digits.folder / "requirements.lock").write_text(
+        pins.replace(f"numpy=={made}", f"numpy=={made}+cpu ; python_version > '3'")
+    )
+    assert check() == []
+    (digits.folder / "requirements.lock").unlink()  # then what is installed counts
+    assert check() == []
+
+
+def test_evidence_in_native_arithmetic(check, digits):
+    path = digits.folder / DETAILS
+    path.write_text(path.read_text().replace('"x86-64-v3"', '"native"'))
+    change_lock(digits, lambda s: locked(s[SOFTMAX], "outs", DETAILS).update(md5=md5_of(path)))
+    assert (
+        f"{SOFTMAX}: out {DETAILS} was made in native arithmetic, so it is not evidence"
+    ) in check()
+    assert remedies(digits, SOFTMAX) == [f"dvc repro --force --single-item {SOFTMAX}"]
+
+
+def test_stages_that_a_file_names_are_left_out(digits, before, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(digits.folder)
+    stale = [line.partition(": ")[0] for line in before]
+    digits.replace(VALIDATION, '"accuracy": 0.9', '"accuracy": 1.9')
+    tolerated = tmp_path / "stale-stages"
+    tolerated.write_text("\n".join([*stale, SOFTMAX, "evaluate@digits_softmax"]))
+    assert cli.main(["check", "--except", str(tolerated)]) == 1
+    assert capsys.readouterr().out.startswith("downstream of these: report@digits\n")
+    tolerated.write_text(f"{tolerated.read_text()}\nreport@digits\n")
+    assert cli.main(["check", "--except", str(tolerated)]) == 0
+    tolerated.write_text(f"{tolerated.read_text()}\ntune@digits_softmax_grid\n")
+    assert cli.main(["check", "--except", str(tolerated)]) == 1
+    assert "stale-stages lists stages that are not stale: tune@digits_softmax_grid" in (
+        capsys.readouterr().err
+    )
+
+
+def test_findings_that_the_same_commands_mend_stand_together_and_commands_are_whole():
+    command = f"dvc repro --downstream {' '.join(f'kfold-train@experiment_{n}' for n in range(30))}"
+    again = (checking.Remedy("make them again", (command,)),)
+    shared = checking.Finding("", ("dependency src/a.py changed: md5 0 -> 1",), again)
+    alike = [replace(shared, where=f"kfold-train@experiment_{number}") for number in range(30)]
+    alone = checking.Finding(
+        "tune@study", (f"command changed: `{'x' * 60}` -> `{'y' * 60}`",), again
+    )
+    other = checking.Finding("params.yaml", ("is not up to date with conf/",))
+    text = "\n".join(checking.lines([*alike, other, alone]))
+    lines = text.splitlines()
+    names = " ".join(line for line in lines if not line.startswith(" "))
+    assert names == (
+        f"{', '.join(finding.where for finding in alike)} (30) tune@study "
+        "downstream of these: params.yaml"
+    )
+    assert lines.count(f"  {shared.reasons[0]}") == 1
+    assert lines[-5:-1] == [
+        f"  command changed: `{'x' * 60}` ->",
+        f"    `{'y' * 60}`",
+        "  make them again:",
+        f"    {command}",
+    ]
+    assert max(len(line) for line in lines if "dvc repro" not in line) <= 100
+
+
+def test_stages_that_the_lock_lacks_or_has_too_many(check, digits):
+    change_lock(digits, lambda stages: stages.update({"evaluate@gone": stages.pop(SOFTMAX)}))
+    found = check()
+    assert f"{SOFTMAX}: is not in dvc.lock" in found
+    assert "evaluate@gone: is in dvc.lock, but not in dvc.yaml" in found
+    assert digits.run("sh", "-c", *remedies(digits, "evaluate@gone")).returncode == 0
+    assert not [line for line in check() if "evaluate@gone" in line]
+
+
+@pytest.mark.parametrize("data", ["here", "in the cache alone"])
+@pytest.mark.parametrize("maker", [True, False])
+def test_lock_entries_that_do_not_fit_together(data, maker, check, digits):
+    path = "data/processed/digits.npz"
+    if data != "here":
+        shutil.rmtree(digits.folder / "data")
+    stage, kind = ("preprocess@digits", "outs") if maker else (SOFTMAX, "deps")
+    change_lock(digits, lambda s: locked(s[stage], kind, path).update(md5="0" * 32))
+    found = check()
+    assert any(line.startswith(f"{SOFTMAX}: dependency {path} changed: md5 ") for line in found)
+    if maker and data == "here":
+        assert any(line.startswith(f"{stage}: out {path} {MADE}: md5 ") for line in found)
+
+
+def test_a_file_that_was_edited_while_its_stage_ran(check, digits):
+    """Hashes agree everywhere, but the outs say from what they were made."""
+    module = "src/kmnist_pipeline/families/base.py"
+    content = (digits.folder / module).read_bytes() + b"\n"
+    (digits.folder / module).write_bytes(content)
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    change_lock(digits, lambda s: locked(s[SOFTMAX], "deps", module).update(md5=digest))
+    (found,) = [line for line in check() if line.startswith(SOFTMAX)]
+    same([found], f"{SOFTMAX}: {OTHER_KEY}: {DETAILS}")
+    assert remedies(digits, SOFTMAX) == [f"dvc repro --force --single-item {SOFTMAX}"]
+
+
+def test_the_key_in_a_figure_is_read_too(check, digits):
+    change_lock(digits, lambda s: s["evaluate@digits_softmax"].update(cmd="another"))
+    digits.replace("dvc.yaml", "stages.evaluate name=${key}", "stages.evaluate name=${key} ")
+    found = check()
+    (line,) = [line for line in found if "evaluate@digits_softmax: made by another" in line]
+    assert CURVES in line
+    assert "metrics/digits/digits_softmax/test_details.json" in line
+
+
+def test_files_that_no_stage_makes(check, digits):
+    for file in ("metrics/old.json", "figures/data/old/a.png", "reports/digits.html"):
+        path = digits.folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+        digits.run("git", "add", "--force", file)
+    assert check() == [
+        "figures/data/old/a.png: no stage makes this file",
+        "metrics/old.json: no stage makes this file",
+        "reports/digits.html: no stage makes this file",
+    ]
+
+
+def test_damaged_data(check, digits):
+    path = digits.folder / "models/digits_softmax.safetensors"
+    path.unlink()  # DVC may have linked it to its cache
+    path.write_bytes(b"damaged")
+    out = f"{SOFTMAX}: out models/digits_softmax.safetensors {MADE}"
+    assert any(line.startswith(out) for line in check())
+
+
+# --- what cannot be read -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return fresh(tmp_path_factory.mktemp("clone") / "project")
+
+
+@contextlib.contextmanager
+def broken(path: Path, content: str | None) -> Iterator[None]:
+    kept = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        (
+            "dvc.lock",
+            "<<<<<<< HEAD\nstages: {",
+            ["dvc.lock", "line 2", "`git checkout HEAD -- dvc.lock` brings"],
+        ),
+        ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: stages: must be a map"]),
+        ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: a: 'cmd' is missing"]),
+        ("dvc.lock", "[]", ["dvc.lock: must be a map"]),
+        (
+            "dvc.lock",
+            "schema: '2.0'\nstages: {a: {cmd: b, outs: [{path: c}]}}",
+            ["a: c has no md5"],
+        ),
+        ("dvc.yaml", "stages: [", ["dvc.yaml", "line 2"]),
+        ("dvc.yaml", "stages: {a: {cmdd: x}}\n", ["dvc.yaml"]),
+        (".git/HEAD", "nonsense", ["git"]),
+    ],
+)
+def test_a_broken_file_is_named(file, content, words, clone):
+    with broken(clone.folder / file, content), pytest.raises((UserError, OSError)) as caught:
+        findings(clone)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["dvc.lock", "conf/config.yaml"])
+def test_a_broken_file_gives_one_message(file, clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone.folder)
+    with broken(clone.folder / file, "stages: ["):
+        assert cli.main(["check"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert file in message

@@ -1,0 +1,588 @@
+"""The configuration: composed alike by everyone, and refused in words before anything runs."""
+
+import copy
+import json
+import re
+import shlex
+import shutil
+import timeit
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from support.project import ROOT, STALE, Project, fresh
+
+from kmnist_pipeline import cli
+from kmnist_pipeline.config import node, rules, schema
+from kmnist_pipeline.families import registry
+
+LR = "experiments.digits_softmax.optimizer.lr"
+SMALL = ["experiments.digits_softmax.trainer.epochs=2", "experiments.digits_softmax.seeds=[0]"]
+
+COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())
+NETWORK_GRID = yaml.safe_load("""
+{dataset: digits, family: cnn, report: digits, base: digits_cnn, trial: {trainer.epochs: 3},
+points: [], product: {optimizer.lr: [0.001, 0.0005], model.dropout: [0.3, 0.4]}, retrain: true,
+seeds: null}
+""")
+CONTENT = COMMITTED | {"studies": COMMITTED["studies"] | {"digits_cnn_grid": NETWORK_GRID}}
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """What `kmnist compose` reads and writes, for a test to change, in the current folder."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    for file in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path)
+
+
+# --- composing -----------------------------------------------------------------------------------
+
+
+def test_params_are_up_to_date_with_conf(conf, capsys):
+    assert cli.main(["compose", "--check"]) == 0
+    assert capsys.readouterr().out == "params.yaml is up to date with conf/\n"
+
+
+def test_compose_writes_what_check_missed(conf, capsys):
+    conf.replace("conf/experiment/digits_softmax.yaml", "lr: 0.5", "lr: 0.4")
+    assert cli.main(["compose", "--check"]) == 1
+    shown = capsys.readouterr()
+    assert "-      lr: 0.5\n+      lr: 0.4\n" in shown.out
+    assert "run `kmnist compose`" in shown.err
+    assert (conf.folder / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+    assert cli.main(["compose"]) == 0
+    assert cli.main(["compose", "--check"]) == 0
+    changed = yaml.safe_load((conf.folder / "params.yaml").read_text())
+    assert changed["experiments"]["digits_softmax"]["optimizer"]["lr"] == 0.4
+
+
+def test_show_prints_one_experiment(conf, capsys):
+    assert cli.main(["compose", "--show", "digits_softmax", f"{LR}=0.4"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("# experiments.digits_softmax\n")
+    wanted = copy.deepcopy(CONTENT["experiments"]["digits_softmax"])
+    wanted["optimizer"]["lr"] = 0.4
+    assert yaml.safe_load(shown) == wanted
+
+
+def test_show_suggests_a_name(conf, capsys):
+    assert cli.main(["compose", "--show", "digit_softmax"]) == 1
+    message = capsys.readouterr().err
+    assert "digit_softmax: no such name; did you mean digits_softmax?" in message
+    assert "mnist_logistic" in message
+
+
+def test_outside_a_project(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compose"]) == 1
+    assert "a folder with dvc.yaml and conf/" in capsys.readouterr().err
+
+
+# --- mistakes in conf/ ---------------------------------------------------------------------------
+
+KMNIST, DIGITS = "conf/experiment/kmnist_softmax.yaml", "conf/experiment/digits_softmax.yaml"
+NETWORK = "conf/experiment/digits_cnn.yaml"
+GRID, MENU = "conf/study/digits_softmax_grid.yaml", "conf/config.yaml"
+MISTAKES = [
+    # file, text, its replacement, what the message must say
+    (KMNIST, "lr: 0.075", "lrr: 0.075", "kmnist_softmax.optimizer.lrr=0.075: ", "lr, batch_size"),
+    (KMNIST, "lr: 0.075", "lr: [1", KMNIST, "line 11"),
+    (KMNIST, "report: kmnist_linear", "", "kmnist_softmax.report: is missing", "dataset, classes"),
+    (
+        KMNIST,
+        "model: softmax",
+        "model: sofmax",
+        "'model/sofmax'",
+        "siamese, simple_cnn, sklearn_logistic, so",
+    ),
+    (NETWORK, "/optimizer: adam", "/optimizer: sgd", "digits_cnn.optimizer.name=sgd: ", "of adam"),
+    (
+        NETWORK,
+        "keep: best_accuracy",
+        "schedule: cosine",
+        "experiments.digits_cnn.trainer.schedule=cosine: must be one of constant",
+    ),
+    (DIGITS, "epochs: 60", "threads: 1", "digits_softmax.trainer.threads=1: ", "epochs, patience"),
+    (KMNIST, "- base", "- bass", "In 'experiment/kmnist_softmax'", "'experiment/bass'"),
+    ("conf/validation/kfold.yaml", "folds: 5", "folds: 1", "validation.folds=1: ", "at least 2"),
+    (
+        GRID,
+        "base: digits",
+        "base: digit",
+        "digits_softmax_grid.base=digit_softmax: ",
+        "digits_softm",
+    ),
+    (GRID, "optimizer.lr:", "optimizer.lrr:", "points[0]: ", "'optimizer.lrr'", "optimizer.lr, "),
+    (
+        GRID,
+        "{optimizer.lr: 0.1, optimizer.batch_size: 32}",
+        "{}",
+        "points[0]={}: must change a key",
+    ),
+    (
+        MENU,
+        "digits_softmax: digits",
+        "Digits: digits",
+        "experiments.Digits: the name must be lower-case",
+    ),
+    (MENU, ": mnist\n", ": emnist\n", "'dataset/emnist'", "digits, kmnist, mnist"),
+    (
+        MENU,
+        "evaluation:",
+        "evalution:",
+        'evalution={"samples": 10, "promise": 0.995}: ',
+        "reports, evaluation",
+    ),
+    (MENU, "models: ${kmnist.models:}", "", "models", "must be ${kmnist.models:}"),
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"), [(f, o, n, w) for f, o, n, *w in MISTAKES]
+)
+def test_a_mistake_in_conf_is_named(file, old, new, words, conf, capsys):
+    conf.replace(file, old, new)
+    assert cli.main(["compose"]) == 1
+    message = capsys.readouterr().err
+    for word in words:
+        assert word in message
+    assert message.startswith("error: ")
+    assert "Traceback" not in message
+    assert (conf.folder / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+OVERRIDES = [
+    ("experimens.digits_softmax.optimizer.lr=1", "experimens.digits_soft", "datasets, experiments"),
+    ("+typo=1", "typo=1: there is no such key", "datasets, experiments, studies"),
+    (f"++{LR}=-1", f"{LR}=-1: must be greater than 0"),
+    ("experiments.digits_softmax=5", "experiments.digits_softmax=5: must be a map of report, "),
+    ("experiments.digits_softmax.report=${reports.no}", "digits_softmax.report: ", "'reports.no'"),
+    ("studies=5", "studies=5: must be a map"),
+    ("~experiments", "studies.digits_softmax_grid.base=digits_softmax: must be one of"),
+    ("models=5", "models: is composed"),
+    (f"{LR}=1,2", f"'{LR}=1,2'"),
+    ("abc", "'abc'"),
+]
+
+
+@pytest.mark.parametrize(("override", "words"), [(o, w) for o, *w in OVERRIDES])
+def test_a_mistake_on_the_command_line_is_named(override, words, conf, capsys):
+    assert cli.main(["compose", override]) == 1
+    message = capsys.readouterr().err
+    for word in words:
+        assert word in message
+    assert (conf.folder / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+# --- the schema itself ---------------------------------------------------------------------------
+
+
+def changed(dotted: str | tuple, value: Any) -> dict:
+    """The committed parameters with one value changed; DELETE takes it out."""
+    content = copy.deepcopy(CONTENT)
+    path = tuple(dotted.split(".")) if isinstance(dotted, str) else dotted
+    node = at(content, path[:-1])
+    if value is DELETE:
+        del node[path[-1]]
+    else:
+        node[path[-1]] = value
+    return content
+
+
+def at(content: Any, path: tuple) -> Any:
+    for key in path:
+        content = content[key]
+    return content
+
+
+DELETE = object()
+IMAGES = ("datasets", "digits", "parts", 0, "images")
+SHA, SOFTMAX = "0" * 63 + "g", "experiments.digits_softmax"
+CNN, GRID = "experiments.digits_cnn", "studies.digits_cnn_grid"
+SKLEARN = "experiments.digits_sklearn_logistic"
+
+
+def unvalidated(experiment: str = SOFTMAX, **trainer: Any) -> dict:
+    """An experiment without validation, and with other values of its trainer."""
+    content = at(CONTENT, tuple(experiment.split(".")))
+    return content | {"validation": {"method": "none"}, "trainer": content["trainer"] | trainer}
+
+
+REFUSED = [
+    # key, value, what the message says after the key
+    (f"{SOFTMAX}.dataset", "digitz", "=digitz: must be one of digits, kmnist, mnist"),
+    (f"{SOFTMAX}.report", "none", "=none: must be one of digits, kmnist_cnn, kmnist_linear, mnist"),
+    (f"{SOFTMAX}.classes", [1, 11], "=[1, 11]: must be at least two different labels of 0 to 9"),
+    (f"{SOFTMAX}.classes", [1], "=[1]: must be at least two different labels"),
+    (f"{SOFTMAX}.classes", [1, -1], "[1]=-1: must be at least 0"),
+    (f"{SOFTMAX}.seeds", [1, 1], "=[1, 1]: must be one or more different seeds"),
+    (f"{SOFTMAX}.seeds", [], "=[]: must be one or more different seeds"),
+    (f"{SOFTMAX}.subset", 1, "=1: must be at least 2"),
+    (f"{SOFTMAX}.optimizer", None, "=null: must be a map of name, lr, batch_size"),
+    (f"{SOFTMAX}.optimizer.name", "adam", "=adam: must be one of sgd"),
+    (f"{SOFTMAX}.optimizer.lr", 0, "=0: must be greater than 0"),
+    (f"{SOFTMAX}.optimizer.lr", float("nan"), "=NaN: must be a number"),
+    (f"{SOFTMAX}.optimizer.lr", "1e-3", "=1e-3: must be a number"),
+    (f"{SOFTMAX}.optimizer.batch_size", 0.5, "=0.5: must be a whole number"),
+    (f"{SOFTMAX}.optimizer.momentum", 0.9, "=0.9: there is no such key; known keys: name, lr"),
+    (f"{SOFTMAX}.model.family", "cubic", "=cubic: must be one of linear, sklearn"),
+    (f"{SOFTMAX}.model.family", ["linear"], '=["linear"]: must be one of linear, sklearn'),
+    (f"{SOFTMAX}.model.scaling", "max", "=max: must be one of none, minmax, zscore, zscore_pixel"),
+    (f"{SOFTMAX}.model.kind", "logistic", "=logistic: must be softmax, unless there are two"),
+    (SOFTMAX, unvalidated(), ".trainer.patience=10: must be null without validation"),
+    (SOFTMAX, unvalidated(patience=None), ".trainer.keep=best_accuracy: must be last without"),
+    (CNN, unvalidated(CNN, keep="last"), ".trainer.patience=4: must be null without validation"),
+    (f"{SOFTMAX}.trainer.epochs", None, "=null: must be a whole number"),
+    (f"{SOFTMAX}.trainer.patience", True, "=true: must be a whole number"),
+    (f"{SOFTMAX}.trainer.precision", "bf16", "=bf16: must be one of float32, float64"),
+    (f"{SOFTMAX}.trainer.precision", "auto", "=auto: must be one of float32, float64"),
+    (f"{SOFTMAX}.trainer.loss", "median", "=median: must be one of mean, sum"),
+    (f"{SOFTMAX}.trainer.loss", DELETE, ": is missing; needed are epochs, patience, "),
+    (f"{SOFTMAX}.trainer.schedule", "constant", "=constant: there is no such key; known keys: "),
+    (f"{SOFTMAX}.trainer.threads", 2, "=2: there is no such key; known keys: epochs, patience, "),
+    (f"{SOFTMAX}.trainer", DELETE, ": is missing; needed are report, "),
+    (f"{SKLEARN}.optimizer", {"lr": 1, "batch_size": 1}, ": must be null: sklearn has its own"),
+    (f"{SKLEARN}.trainer.epochs", 2, "=2: there is no such key; known keys: precision"),
+    (f"{CNN}.trainer.precision", "float64", "=float64: must be one of float32, bfloat16"),
+    (f"{CNN}.trainer.precision", "auto", "=auto: must be one of float32, bfloat16"),
+    (f"{CNN}.trainer.keep", "best", "=best: must be one of last, best_accuracy, best_loss"),
+    (f"{CNN}.trainer.epochs", None, "=null: must be a whole number"),
+    (f"{CNN}.trainer.schedule", "cosine", "=cosine: must be one of constant"),
+    (f"{CNN}.trainer.augmentation", "flip", "=flip: must be one of none"),
+    (f"{CNN}.trainer.averaging", None, "=null: must be one of none"),
+    (f"{CNN}.optimizer", None, "=null: must be a map of name, lr, batch_size"),
+    (f"{CNN}.optimizer.name", "sgd", "=sgd: must be one of adam"),
+    (f"{CNN}.optimizer", CONTENT["experiments"]["digits_softmax"]["optimizer"], ".name=sgd: must"),
+    (f"{CNN}.model.dropout", 1, "=1: must be less than 1"),
+    (f"{CNN}.model.architecture", "lenet", "=lenet: must be one of improved, resnet_like, siamese"),
+    (f"{CNN}.model.draws", 5, "=5: must be a whole number for a siamese network, and null for"),
+    (f"{CNN}.validation", {"method": "holdout", "fraction": 1}, ".fraction=1: must be less than 1"),
+    (f"{GRID}.product", {"optimizer.lr": [0.1, -1]}, ".optimizer.lr[1]=-1: must be greater than 0"),
+    (f"{GRID}.product", {"optimizer.name": ["adam", "sgd"]}, ".optimizer.name[1]=sgd: must be one"),
+    (f"{GRID}.points", [{"optimizer.lr": 1}], ": must be a list of at least one point, or instead"),
+    (f"{GRID}.points", DELETE, ": is missing; needed are report, base, "),
+    (f"{GRID}.product", {"optimizer.lrr": [1]}, ": the base experiment has no key 'optimizer.lrr'"),
+    (f"{GRID}.trial", {"trainer.epoch": 1}, ": the base experiment has no key 'trainer.epoch'"),
+    (f"{GRID}.retrain", 1, "=1: must be true or false"),
+    (f"{GRID}.seeds", [2, 2], "=[2, 2]: must be one or more different seeds, or null"),
+    (f"{GRID}.seeds", [-1], "[0]=-1: must be at least 0"),
+    ("evaluation.promise", 0, "=0: must be greater than 0"),
+    ("studies.digits_softmax_grid.base", "none", "=none: must be one of digits_sklearn_logistic, "),
+    ("studies.digits_softmax_grid.points", [], "=[]: must be a list of at least one point"),
+    ("studies.digits_softmax_grid.points", [{"optimizer.lr": "x"}], "[0].optimizer.lr=x: must"),
+    ("studies.digits_softmax_grid.points", [{"seeds": [9]}], "[0]: must not change report, "),
+    ("studies.digits_softmax_grid.points", [{"model.scaling": "zscore"}] * 2, "[1]: the point"),
+    ("studies.digits_softmax", CONTENT["studies"]["digits_softmax_grid"], ": an experiment has"),
+    ("datasets.digits.shape", [8, 8, 3], "=[8, 8, 3]: must be [height, width]"),
+    ("datasets.digits.shape", [8, 0], "[1]=0: must be at least 1"),
+    ("datasets.digits.pixel_max", 256, "=256: must be at most 255"),
+    ("datasets.digits.classes", ["a", "a"], '=["a", "a"]: must be at least two different names'),
+    ("datasets.digits.classes", [True, False], "[0]=true: must be text"),
+    ("datasets.digits.parts", [], "=[]: must be one or more parts with different names"),
+    (IMAGES, SHA, f"={SHA}: must be text that matches ^[0-9a-f]{{64}}$"),
+    ("datasets.digits.split.method", "files", "=files: must be random, unless there are two parts"),
+    ("datasets.digits.split.train_size", 1, "=1: must be less than 1"),
+    ("datasets.digits.split.seed", None, "=null: must be a number, because the split is random"),
+    ("reports.digits.dataset", "none", "=none: must be one of digits, kmnist, mnist"),
+    ("reports.digits.confidence", 95, "=95: must be less than 1"),
+    ("reports.digits.claims", "../claims", "=../claims: must be lower-case words joined by '_'"),
+    ("reports.digits.figures", {"1": "data/mnist/a.png"}, ".1=data/mnist/a.png: must be under"),
+    ("reports.digits.figures", {1: "data/digits/a.png"}, "[1]: the name must be text"),
+    ("evaluation.samples", 0, "=0: must be at least 1"),
+    ("studies", 5, "=5: must be a map"),
+    ("typo", {}, "={}: there is no such key; known keys: datasets, experiments, studies, "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "words"), REFUSED)
+def test_an_impossible_value_is_refused(key, value, words):
+    with pytest.raises(node.ConfigError) as caught:
+        rules.check(changed(key, value))
+    assert str(caught.value).startswith(key)
+    assert words in str(caught.value)
+
+
+def test_the_committed_parameters_are_accepted_as_they_are():
+    config = rules.check(COMMITTED)
+    assert rules.models_of(config) == COMMITTED["models"]
+    model = schema.LinearModel(kind="softmax", scaling="minmax")
+    assert config.experiments["digits_softmax"].model == model
+
+
+def test_a_linear_model_may_have_any_validation():
+    for validation in ({"method": "none"}, {"method": "holdout", "fraction": 0.2}):
+        content = unvalidated(keep="last", patience=None) | {"validation": validation}
+        params = changed(SOFTMAX, content)
+        # A study that builds on it would need the validation to choose its winner.
+        for section in ("studies", "models"):
+            del params[section]["digits_softmax_grid"]
+        rules.check(params)
+
+
+def test_schema_and_registry_know_the_same_families_and_choices():
+    assert registry.FAMILIES.keys() == schema.FAMILIES.keys()
+    named = {
+        f"{part}.{name}": limit.names
+        for part, kind in schema.FAMILIES["cnn"]._asdict().items()
+        for name, field in kind.model_fields.items()
+        for limit in field.metadata
+        if isinstance(limit, schema.Module)
+    }
+    for folder, setting in registry.FAMILIES["cnn"].choices.items():
+        modules = (ROOT / "src/kmnist_pipeline/families/cnn" / folder).glob("[!_]*.py")
+        assert named[setting] == sorted(file.stem for file in modules) != []
+
+
+def paths(node: Any, path: tuple = ()) -> Iterator[tuple]:
+    """The paths of all values in `node`, maps and lists themselves included."""
+    if path:
+        yield path
+    for key in (
+        node if isinstance(node, dict) else range(len(node) if isinstance(node, list) else 0)
+    ):
+        yield from paths(node[key], (*path, key))
+
+
+PATHS = [path for path in paths(CONTENT) if path[0] != "models"]
+FREE = {"points", "product", "trial", "retrain"}  # refused in the words of the keys they change
+TYPED = [path for path in PATHS if len(path) > 2 and not FREE & set(path)]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda part: (
+        st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=5), part, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(PATHS), VALUES)
+def test_any_value_is_accepted_or_refused_in_one_line(path, value):
+    try:
+        rules.check(changed(path, value))
+    except node.ConfigError as error:
+        assert re.fullmatch(r"[^\n]+: [^\n]+", str(error))
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(TYPED), st.booleans())
+def test_a_wrong_type_is_refused_with_key_and_value(path, nested):
+    wrong: Any = {"a": 1} if nested else True
+    assume(not nested or not isinstance(at(CONTENT, path), dict | None))
+    dotted = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)[1:]
+    with pytest.raises(node.ConfigError) as caught:
+        rules.check(changed(path, wrong))
+    assert str(caught.value).startswith(f"{dotted}={json.dumps(wrong)}: must be ")
+
+
+@settings(max_examples=60)
+@given(st.sampled_from([path for path in TYPED if path[-2] not in ("parts", "figures")]))
+def test_a_misspelt_key_is_refused_with_the_known_ones(path):
+    # `family` and `method` say which keys are known beside them.
+    assume(isinstance(path[-1], str) and path[-1] not in ("family", "method"))
+    content = changed(path, DELETE)
+    at(content, path[:-1])[f"{path[-1]}x"] = at(CONTENT, path)
+    with pytest.raises(node.ConfigError, match=rf"{path[-1]}x=.*no such key.*\b{path[-1]}\b"):
+        rules.check(content)
+
+
+def test_checking_is_fast():
+    """Every stage pays for it at its start."""
+    assert min(timeit.repeat(lambda: rules.check(CONTENT), number=1, repeat=5)) < 0.1
+
+
+# --- mistakes in DVC's own process ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A fresh clone which no test may leave changed."""
+    return fresh(tmp_path_factory.mktemp("clone") / "project")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("experiments.kmnist_softmax.optimizer.lrr=1", ["optimizer.lrr=1: ", "lr, batch_size"]),
+        ("+experiments.kmnist_softmax.optimizer.lrr=1", ["optimizer.lrr=1: ", "lr, batch_size"]),
+        (f"{LR}=fast", [f"{LR}=fast: must be a number"]),
+        (f"{LR}=-1", [f"{LR}=-1: must be greater than 0"]),
+        ("experiments.digits_softmax.validation.folds=1", ["folds=1: must be at least 2"]),
+        ("experiments.kmnist_logistic_0_6.classes=[0,11]", ["classes=[0, 11]: ", "0 to 9"]),
+        ("experiments.digits_softmax.dataset=digitz", ["dataset=digitz: ", "digits, kmnist, mni"]),
+        ("studies.digits_softmax_grid.base=no", ["digits_softmax_grid.base=no: ", "digits_so"]),
+        ("dataset@datasets.digits=digitz", ["'dataset/digitz'", "digits, kmnist, mnist"]),
+    ],
+)  # fmt: skip
+def test_dvc_refuses_a_mistake_before_any_stage_runs(override, words, clone):
+    done = clone.run("dvc", "exp", "run", "-S", override, "report@digits")
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    for word in words:
+        assert word in said
+    assert "Running stage" not in said
+    assert "Traceback" not in said
+    assert "unexpected" not in said
+    assert clone.changed() == ""
+
+
+def test_dvc_refuses_a_mistake_in_conf(clone):
+    file = "conf/experiment/digits_softmax.yaml"
+    clone.replace(file, "lr: 0.5", "lrr: 0.5")
+    done = clone.run("dvc", "exp", "run", "report@digits")
+    assert clone.changed() == f" M {file}\n"
+    clone.replace(file, "lrr: 0.5", "lr: 0.5")
+    assert done.returncode != 0
+    assert (
+        "optimizer.lrr=0.5: there is no such key; known keys: name, lr, batch_size" in done.stderr
+    )
+    assert "Running stage" not in done.stdout
+
+
+def test_a_stage_refuses_what_was_written_by_hand(clone):
+    clone.replace("params.yaml", "epochs: 60", "epochs: 0")
+    done = clone.run("dvc", "repro", "kfold-train@digits_softmax")
+    assert clone.changed() == " M params.yaml\n"
+    clone.replace("params.yaml", "epochs: 0", "epochs: 60")
+    assert done.returncode != 0
+    assert "experiments.digits_softmax.trainer.epochs=0: must be at least 1" in done.stderr
+    assert "Traceback" not in done.stderr
+    # The first stage to run is the one that refuses.
+    assert done.stdout.count("Running stage") == 1
+
+
+# --- experiments ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tried(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The digits after three experiments: in a temporary copy, queued, and in the workspace."""
+    project = digits_run[0].copy(tmp_path_factory.mktemp("experiments") / "project")
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--allow-empty", "--message", "made on this machine")
+
+    def dvc(*arguments: str) -> None:
+        store = f"sqlite:///{project.folder}/mlflow.db"  # one that is there saves its making
+        done = project.run("dvc", "exp", "run", *arguments, MLFLOW_TRACKING_URI=store)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def experiment(name: str, lr: float, *flags: str, stage: str = "kfold-train") -> None:
+        values = [part for value in (*SMALL, f"{LR}={lr}") for part in ("-S", value)]
+        dvc("-n", name, *values, *flags, f"{stage}@digits_softmax")
+
+    experiment("temporary", 0.3, "--temp")
+    experiment("queued", 0.2, "--queue")
+    composed = project.run("git", "show", "refs/exps/celery/stash:params.yaml").stdout
+    assert project.changed() == ""
+    dvc("--run-all")
+    assert project.changed() == ""
+    experiment("here", 0.4, stage="evaluate")
+    (project.folder / "queued.yaml").write_text(composed)
+    return project
+
+
+@pytest.mark.parametrize(("file", "lr"), [("params.yaml", 0.4), ("queued.yaml", 0.2)])
+def test_kmnist_composes_the_very_bytes_of_dvc(file, lr, tried, conf):
+    assert cli.main(["compose", f"{LR}={lr}", *SMALL]) == 0
+    assert (conf.folder / "params.yaml").read_bytes() == (tried.folder / file).read_bytes()
+
+
+def test_experiments_are_shown_with_parameter_and_metric(tried):
+    shown = json.loads(tried.run("dvc", "exp", "show", "--json").stdout)
+    found = {}
+    for baseline in shown:
+        for listed in baseline["experiments"] or []:
+            data = listed["revs"][0]["data"]
+            params = data["params"]["params.yaml"]["data"]["experiments"]["digits_softmax"]
+            numbers = data["metrics"]["metrics/digits/digits_softmax/validation.json"]["data"]
+            found[listed["name"]] = (params["optimizer"]["lr"], 0.5 < numbers["accuracy"] < 1)
+    assert found == {"temporary": (0.3, True), "queued": (0.2, True), "here": (0.4, True)}
+    assert "Success" in tried.run("dvc", "queue", "status").stdout
+
+
+def test_what_dvc_shows_fits_a_terminal(tried):
+    """As docs/experiments.md says it; all columns of 48 stages fit none."""
+    page = (ROOT / "docs/experiments.md").read_text()
+    (show,) = re.findall(r"^(dvc exp show .*)$", page, re.MULTILINE)
+    show = show.replace("--drop '", "--drop '.*(epochs|seeds)$|")  # only one parameter there
+    commands = [shlex.split(show), ["dvc", "metrics", "show"]]
+    if STALE:
+        commands.pop()  # older evidence keeps what one compares and its details in one file
+    for command in commands:
+        lines = tried.run(*command).stdout.splitlines()
+        assert len(lines) > 3, command
+        assert max(map(len, lines)) <= 200, command
+    assert all(name in tried.run(*shlex.split(show)).stdout for name in ("temporary", "here"))
+
+
+def test_differences_of_parameters_and_metrics(tried):
+    params = json.loads(tried.run("dvc", "params", "diff", "--json").stdout)["params.yaml"]
+    assert (params[LR]["old"], params[LR]["new"]) == (0.5, 0.4)
+    assert params["experiments.digits_softmax.trainer.epochs"]["new"] == 2
+
+    file = "metrics/digits/digits_softmax/test.json"
+    metrics = json.loads(tried.run("dvc", "metrics", "diff", "--json").stdout)[file]
+    assert metrics["accuracy"]["diff"] < 0  # two epochs do not suffice
+    assert tried.json(file)["accuracy"] == metrics["accuracy"]["new"]
+
+    table = tried.run("dvc", "metrics", "show", "--md").stdout
+    row = next(line for line in table.splitlines() if f"| {file} " in line)
+    assert f"{metrics['accuracy']['new']:.5g}" in row
+
+
+def specs(page: Path) -> list[dict]:
+    """The Vega-Lite specifications of a page that `dvc plots` wrote."""
+    found = re.findall(r"var spec = (\{.*?\});\s*vegaEmbed", page.read_text(), re.DOTALL)
+    return [json.loads(spec) for spec in found]
+
+
+@pytest.mark.parametrize(
+    ("command", "revs"), [("show", {"workspace"}), ("diff --targets", {"workspace", "HEAD"})]
+)
+def test_plots_have_axes_and_data(command, revs, tried, tmp_path):
+    targets = [
+        "metrics/digits/digits_softmax/curves.csv",
+        "metrics/digits/digits_softmax_grid/trials.csv",
+        "figures/digits/digits_softmax",
+    ]
+    page = tmp_path / "out/index.html"
+    done = tried.run("dvc", "plots", *command.split(), *targets, "-o", str(page.parent))
+    assert done.returncode == 0, done.stderr
+    curves, trials = specs(page)
+
+    assert curves["title"]["text"] == "digits_softmax"
+    encoding = curves["spec"]["encoding"]
+    band, line, _ = (layer["encoding"] for layer in curves["spec"]["layer"])
+    assert (encoding["x"]["title"], band["y"]["title"]) == ("epoch", "accuracy")
+    assert set(encoding["color"]["scale"]["domain"]) == revs
+    assert "DVC_METRIC" not in json.dumps(curves)
+    values = curves["data"]["values"]
+    assert {row["rev"] for row in values} == revs
+    assert {row["split"] for row in values} == set(line["strokeDash"]["scale"]["domain"])
+    assert {"trial", "epoch", "accuracy"} <= values[0].keys()
+
+    assert trials["encoding"]["x"]["title"] == "mean validation accuracy"
+    assert trials["encoding"]["x"]["field"] == "mean"
+    assert trials["encoding"]["y"]["title"] == "trial"
+    assert {row["trial"] for row in trials["data"]["values"]} == {
+        f"lr={lr},batch_size={size}" for lr in (0.1, 0.5) for size in (32, 128)
+    }
+    pictures = {path.name.split("_")[-1] for path in (page.parent / "static").iterdir()}
+    assert {"confusion.png", "curves.png", "weights.png"} <= pictures
+
+
+def test_the_graph_names_the_six_kinds_of_stage(tried):
+    graph = tried.run("dvc", "dag", "--dot", "report@digits").stdout
+    stages = ["download@digits", "preprocess@digits", "kfold-train@digits_softmax"]
+    stages += ["tune@digits_softmax_grid", "evaluate@digits_softmax", "report@digits"]
+    for stage in stages:
+        assert f'"{stage}"' in graph
+    assert '"preprocess@digits" -> "kfold-train@digits_softmax"' in graph

@@ -1,0 +1,203 @@
+"""Every shell command in README.md and docs/ runs in a copy of the project, or by another test.
+
+A page is run from top to bottom, in a project whose menu has the digits alone. YAML blocks that
+begin with the path of a file are put there.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from support.project import ROOT, Project, copied
+
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+LANGUAGES = {"sh", "yaml", "python", "text"}
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(r"(^|\s+)#\s.*$", re.MULTILINE)
+
+# What is run in place of a command: the digits for data that must be downloaded, a folder of the
+# test for one of a team, the options for a program that runs until it is stopped.
+INSTEAD = {
+    "KMNIST_PIPELINE_MIRROR=$HOME/datasets dvc repro preprocess@kmnist": (
+        "KMNIST_PIPELINE_MIRROR=$HOME/datasets dvc repro --force preprocess@digits"
+    ),
+    "dvc remote add --default team s3://bucket/kmnist": "dvc remote add --default team ../remote",
+    "kmnist predict scans/ --sheet sheet.png": (
+        "kmnist predict scans/ --sheet sheet.png --dataset digits"
+    ),
+    "mkdir -p /shared/fits": "mkdir -p shared/fits",
+    "chgrp -R team /shared/fits && chmod -R g+ws /shared/fits": (
+        "chgrp -R $(id -g) shared/fits && chmod -R g+ws shared/fits"
+    ),
+    "make bench": "python -m benchmarks.bench --help",
+    "mlflow server --host 127.0.0.1 --artifacts-destination s3://bucket/mlflow "
+    "--allowed-hosts mlflow.example.org --cors-allowed-origins https://mlflow.example.org "
+    "--app-name basic-auth": (
+        "mlflow server --help > options; for option in --host --artifacts-destination "
+        "--allowed-hosts --cors-allowed-origins --app-name; do grep -e $option options; done"
+    ),
+}
+
+# Commands that are not run here, and what runs them.
+REGISTRY = "tests/integration/test_registry.py::test_a_served_champion_comes_through_a_server"
+TLS = "tests/system/test_cluster.py::test_tls"
+WORKER = "python -m kmnist_pipeline.fits.worker tls://head.example.org:8786"
+ELSEWHERE = {
+    "make demo": ".ci/run::make demo",
+    "make test": ".ci/run::make test-all",
+    "make ui": "tests/system/test_page.py::test_one_row_tells_all_of_a_model",
+    "make server": "tests/system/test_server.py::test_it_keeps_what_it_has_shown_and_ends_cleanly",
+    "MLFLOW_TRACKING_URI=http://127.0.0.1:5000 make demo": (
+        "tests/system/test_server.py::test_a_stage_logs_there"
+    ),
+    'pip install "mlflow[auth]"': "nothing: it downloads packages",
+    "make serve": REGISTRY,
+    "python -c 'import json, numpy as np; from PIL import Image "
+    'print(json.dumps({"inputs": [np.asarray(Image.open("28x28.png").convert("L")).tolist()]}))\' '
+    "| curl -H 'Content-Type: application/json' --data @- http://127.0.0.1:5001/invocations": (
+        REGISTRY
+    ),
+    "make cluster": "tests/system/test_cluster.py::test_the_cluster_to_try_gives_the_bytes",
+    "dask scheduler --protocol tls --port 8786 --dashboard-address 127.0.0.1:8787": TLS,
+    WORKER: TLS,
+    "KMNIST_SCHEDULER=tls://head.example.org:8786 kmnist fit": TLS,
+    f"for host in node1 node2 node3; do ssh $host 'cd kmnist && .venv/bin/{WORKER}' & done": TLS,
+    "kmnist verify report@digits": (
+        "tests/system/test_verify.py::test_a_bare_clone_gives_what_was_committed"
+    ),
+    "kmnist verify --epochs 1 report@digits": (
+        "tests/system/test_verify.py::test_the_first_epoch_gives_the_committed_weights"
+    ),
+}
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and content of every fenced block."""
+    return FENCE.findall((ROOT / page).read_text())
+
+
+def commands(block: str) -> Iterator[str]:
+    """The commands of a shell block in one line each; a command ends where bash can parse it."""
+    lines: list[str] = []
+    for line in COMMENT.sub("", block).splitlines():
+        lines.append(line)
+        if line.endswith("\\"):
+            continue
+        parsed = subprocess.run(
+            ["bash", "-n", "-c", "\n".join(lines)], capture_output=True, check=False
+        )
+        if parsed.returncode == 0:
+            if text := "\n".join(lines).strip():
+                yield text
+            lines = []
+    assert not lines, f"bash cannot parse {lines}"
+
+
+def flat(command: str) -> str:
+    """A command as the tables above name it."""
+    return " ".join(command.replace("\\\n", " ").split())
+
+
+def all_commands() -> set[str]:
+    found = (
+        commands(text) for page in PAGES for language, text in blocks(page) if language == "sh"
+    )
+    return {flat(command) for block in found for command in block}
+
+
+def test_every_block_has_a_language_and_no_command_hides_in_another():
+    for page in PAGES:
+        for language, text in blocks(page):
+            assert language in LANGUAGES, f"{page}: {text}"
+            if language == "text":
+                assert not re.search(
+                    r"^(\$|make|kmnist|dvc|git|python|mlflow) ", text, re.MULTILINE
+                )
+
+
+def test_the_tables_name_commands_and_tests_that_are_there():
+    assert set(INSTEAD) | set(ELSEWHERE) <= all_commands()
+    for place in ELSEWHERE.values():
+        path, _, name = place.partition("::")
+        if not place.startswith("nothing: "):
+            assert name in (ROOT / path).read_text(), place
+
+
+@pytest.fixture(scope="module")
+def documented(
+    digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory
+) -> Project:
+    """The project after `make demo` with the digits alone, committed, and ready for `make`."""
+    project = copied(digits_run, tmp_path_factory.mktemp("documented") / "project")
+    menu = (project.folder / "conf/config.yaml").read_text().splitlines(keepends=True)
+    kept = [line for line in menu if not re.match(r"  - .*: k?mnist", line)]
+    (project.folder / "conf/config.yaml").write_text("".join(kept))
+    lock = yaml.safe_load((project.folder / "dvc.lock").read_text())
+    lock["stages"] = {name: of for name, of in lock["stages"].items() if "@digits" in name}
+    (project.folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+    (project.folder / ".ci/stale-stages").write_text("")
+    done = project.run("kmnist", "compose")
+    assert done.returncode == 0, done.stderr
+    folders = [f"{kind}/*mnist*" for kind in ("metrics", "figures", "reports")]
+    for command in (
+        ["rm", "-r", "--quiet", *folders, "metrics/data/*mnist*", "figures/data/*mnist*"],
+        ["add", "--all"],
+        ["commit", "--quiet", "--message", "digits alone"],
+        ["commit", "--quiet", "--allow-empty", "--message", "another"],
+    ):
+        done = project.run("git", *command)
+        assert done.returncode == 0, done.stderr
+
+    (project.folder / ".venv").mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        if (there := Path(sys.prefix) / name).exists():
+            (project.folder / ".venv" / name).symlink_to(there)
+    (project.folder / ".venv/.ready").touch()
+
+    with np.load(project.folder / "data/processed/digits.npz") as arrays:
+        pixels = arrays["images"][0].astype(float) * 255 / arrays["images"][0].max()
+    (project.folder / "scans").mkdir()
+    for place in ("scans/0001.png", "digit.png"):
+        Image.fromarray(pixels.astype(np.uint8)).save(project.folder / place)
+    return project
+
+
+def place_file(project: Project, text: str) -> None:
+    """Write a YAML block to the file that its first line names; menu lines go before the last."""
+    path = re.match(r"# (conf/\S+)\n", text)
+    if path is None:
+        return
+    if path[1] == "conf/config.yaml":
+        project.replace(path[1], "  - _self_\n", text.partition("\n")[2] + "  - _self_\n")
+    else:
+        (project.folder / path[1]).write_text(text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_runs(page: str, tmp_path: Path, request: Any):
+    if not any(language == "sh" for language, _ in blocks(page)):
+        return
+    project = request.getfixturevalue("documented").copy(tmp_path / "project")
+    failed = []
+    for language, text in blocks(page):
+        if language == "yaml":
+            place_file(project, text)
+        for command in commands(text) if language == "sh" else ():
+            if flat(command) in ELSEWHERE:
+                continue
+            script = INSTEAD.get(flat(command), command)
+            done = project.run("bash", "-euo", "pipefail", "-c", script)
+            if done.returncode:
+                failed.append(
+                    f"{script}: {done.returncode}\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
+                )
+    assert not failed, "\n".join(failed)

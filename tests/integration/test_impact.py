@@ -1,0 +1,255 @@
+"""`kmnist impact`: what a change makes again is what DVC would run, and the claims on it."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.repo import Repo
+from support.project import STORE, Project, fresh
+
+from kmnist_pipeline import cli
+from kmnist_pipeline.commands import impact, status
+from kmnist_pipeline.commands.impact import Impact
+from kmnist_pipeline.config import compose as composition
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.repository import changes, locks
+from kmnist_pipeline.repository.changes import Change
+from kmnist_pipeline.repository.locks import LockedStage
+
+LR = "experiments.digits_softmax.optimizer.lr=0.4"
+SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
+EVALUATED = ["evaluate@digits_softmax", "evaluate@digits_softmax_grid"]
+
+
+def of_change(project: Project, *overrides: str) -> Impact:
+    with contextlib.chdir(project.folder):
+        return impact.of_change(list(overrides))
+
+
+def states(found: Impact, only: str = "digits") -> dict[str, str]:
+    return {stage.address: stage.state for stage in found.stages if only in stage.address}
+
+
+@pytest.fixture
+def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+    """A copy after `make demo`, without the store, for a test to change."""
+    return digits_run[0].copy(tmp_path / "project", without=(".kmnist", *STORE))
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A fresh clone in which nothing is stale. Not to be changed by a test."""
+    project = fresh(tmp_path_factory.mktemp("clone") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        # Evidence that waits to be made again says how it was made before.
+        patch.setattr(status, "_of_making", lambda *_: [])
+        _bring_up_to_date(project)
+        project.run("git", "add", "--all")
+        project.run("git", "commit", "--quiet", "--allow-empty", "--message", "up to date")
+        yield project
+
+
+def _bring_up_to_date(project: Project) -> None:
+    """Have the lock say of each stage that it was made from what is here now.
+
+    So it is of most stages; evidence that waits to be made again shall not show in the others.
+    """
+    with contextlib.chdir(project.folder):
+        params = locks.load(composition.compose(Path("conf"), []), "conf/")
+        for stage in status.of(status.locked_here(), params).wanted.stages.values():
+            for path in stage.outs:
+                if path.startswith("metrics/") and not Path(path).exists():
+                    Path(path).write_text("{}")
+        wanted = status.of(status.locked_here(), params).wanted.stages.values()
+        stages = {
+            stage.address: {
+                "cmd": stage.cmd,
+                "deps": [{"path": path, "md5": md5} for path, md5 in stage.deps.items()],
+                "params": {"params.yaml": stage.params},
+                "outs": [
+                    {"path": path, "md5": _digest(path) or md5 or "0" * 32}
+                    for path, md5 in stage.outs.items()
+                ],
+            }
+            for stage in wanted
+        }
+        plain = json.loads(json.dumps({"schema": "2.0", "stages": stages}))  # without aliases
+        Path("dvc.lock").write_text(yaml.safe_dump(plain))
+
+
+def _digest(path: str) -> str:
+    return lineage.digest(Path(path)) if Path(path).exists() else ""
+
+
+# --- held against DVC ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "file", "old", "new"),
+    [
+        ([LR], None, "", ""),
+        (["datasets.digits.split.seed=1", "reports.digits.confidence=0.9"], None, "", ""),
+        ([], "src/kmnist_pipeline/config/grid.py", '"""', '"""Edited. '),
+        ([], "metrics/digits/digits_softmax/validation.json", '"accuracy": 0', '"accuracy": 1'),
+    ],
+)
+def test_the_stages_are_those_that_dvc_would_run(overrides, file, old, new, digits):
+    if file is not None:
+        digits.replace(file, old, new)
+    found = states(of_change(digits, *overrides))
+    with contextlib.chdir(digits.folder):
+        Path("params.yaml").write_text(composition.compose(Path("conf"), overrides))
+        with Repo() as repo:
+            would_run = repo.reproduce("report@digits", dry=True, force_downstream=True)
+            status = {name for name in repo.status() if "digits" in name}
+    assert set(found) == {stage.addressing for stage in would_run}
+    themselves = {name for name, state in found.items() if state == "changed"}
+    assert themselves and themselves <= status <= set(found)
+
+
+# --- what is made again --------------------------------------------------------------------------
+
+
+def test_the_stages_say_why(clone):
+    stages = {stage.address: stage for stage in of_change(clone, LR).stages}
+    told = ["parameter experiments.digits_softmax.optimizer.lr changed: 0.5 -> 0.4"]
+    assert stages[SOFTMAX].reasons == stages[GRID].reasons == told
+    assert stages[EVALUATED[0]].reasons == [f"reads outs of {SOFTMAX}"]
+    assert stages["report@digits"].reads == [*EVALUATED, SOFTMAX, GRID]
+
+
+def test_every_file_of_the_stages_is_named(clone):
+    found = of_change(clone, "experiments.digits_softmax.trainer.patience=9")
+    models = "digits_softmax", "digits_softmax_grid"
+    for kind, files in (("figures", found.figures), ("metrics", found.metrics)):
+        on_disk = (
+            file.relative_to(clone.folder).as_posix()
+            for model in models
+            for file in (clone.folder / kind / "digits" / model).iterdir()
+        )
+        assert sorted(files) == sorted(on_disk)
+    pages = ("README.md", "claims.json", "index.html")
+    assert found.reports == [f"reports/digits/{page}" for page in pages]
+    assert found.orphans == []
+
+
+def test_the_claims_of_a_model_are_named_and_no_others(clone):
+    found = of_change(clone, "experiments.kmnist_softmax.optimizer.lr=0.01")
+    assert list(found.claims) == ["kmnist_linear"]
+    assert len(found.claims["kmnist_linear"]) == 8
+    assert all(claim.startswith("softmax-") for claim in found.claims["kmnist_linear"])
+
+
+def test_another_confidence_judges_all_claims_of_the_report_again(clone):
+    found = of_change(clone, "reports.kmnist_linear.confidence=0.9")
+    assert states(found, "") == {"report@kmnist_linear": "changed"}
+    assert len(found.claims["kmnist_linear"]) > 20
+    assert found.figures == found.metrics == []
+
+
+def test_a_claim_depends_on_the_metrics_of_its_spread_too():
+    claim = {"file": "a/test.json", "spread": "b c"}
+    assert impact._sources("r", claim) == {
+        f"metrics/r/{model}/test{part}.json" for model in "abc" for part in ("", "_details")
+    }
+
+
+def test_a_new_experiment(clone):
+    found = of_change(clone, "+experiment@experiments.digits_new=digits_softmax")
+    assert states(found) == {
+        "kfold-train@digits_new": "new",
+        "evaluate@digits_new": "new",
+        "report@digits": "downstream",
+    }
+    assert found.figures == ["figures/digits/digits_new/"]
+    assert "metrics/digits/digits_new/test.json" in found.metrics
+
+
+def test_a_study_that_is_gone_leaves_files_and_a_report_that_read_them(clone):
+    found = of_change(clone, "~studies.digits_softmax_grid")
+    assert states(found) == {GRID: "gone", EVALUATED[1]: "gone", "report@digits": "downstream"}
+    (report,) = [stage for stage in found.stages if stage.state == "downstream"]
+    assert report.reads == [EVALUATED[1], GRID]
+    assert "figures/digits/digits_softmax_grid/trials.png" in found.orphans
+    assert found.figures == found.metrics == []
+
+
+def test_without_a_lock_everything_is_new(project):
+    (project.folder / "dvc.lock").unlink()
+    found = of_change(project)
+    assert set(states(found, "").values()) == {"new"}
+    assert len(found.figures) > 50
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overrides", [[], ["-S", "experiments.digits_softmax.optimizer.lr=0.5"]])
+def test_nothing_changed(overrides, clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone.folder)
+    assert cli.main(["impact", *overrides]) == 0
+    assert capsys.readouterr().out == "no stage runs again\n"
+    assert clone.changed() == ""
+
+
+def test_the_tree_names_what_the_json_names(clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone.folder)
+    assert cli.main(["impact", "-S", LR, "-S", "evaluation.samples=9"]) == 0
+    shown = capsys.readouterr().out
+    assert cli.main(["impact", "-S", LR, "-S", "evaluation.samples=9", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for stage in found["stages"]:
+        assert f"─ {stage['address']}  " in shown
+    assert "experiments.digits_softmax.optimizer.lr changed: 0.5 -> 0.4" in shown
+    assert "evaluation.samples changed: 10 -> 9" in shown
+    assert f"{len(found['figures'])} figures made again" in shown
+    for report, claims in found["claims"].items():
+        assert f"{len(claims)} claims of {report} compared again" in shown
+        assert ", ".join(claims) in shown
+
+
+@pytest.mark.parametrize("wrong", ["experiments.digits_sofmax.seeds=[0]", "evaluation.samples=no"])
+def test_a_wrong_override_is_refused_as_compose_refuses_it(wrong, clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone.folder)
+    assert cli.main(["compose", wrong]) == 1
+    refused = capsys.readouterr().err
+    assert cli.main(["impact", "-S", wrong]) == 1
+    assert capsys.readouterr().err == refused != ""
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("stages: [", "dvc.yaml"),
+        ("stages: {a: {foreach: '${nothing}', do: {cmd: x}}}", "dvc.yaml"),
+        ("stages: {a: {cmd: x, params: [evaluation.no]}}", "dvc.yaml: a: there is no parameter"),
+    ],
+)
+def test_a_broken_pipeline_is_named(content, words, project):
+    (project.folder / "dvc.yaml").write_text(content)
+    with pytest.raises(UserError, match=words):
+        of_change(project)
+
+
+def test_the_same_value_in_other_words_is_no_change():
+    def stage(**params: Any) -> LockedStage:
+        return LockedStage("a@b", "run", {}, {"of": params}, {}, "")
+
+    old = stage(lr=1, points=[{"x": 1, "y": 2}], gone=None)
+    new = stage(lr=1.0, points=[{"y": 2, "x": 1}], new={"a": False})
+    assert changes.of_stage(old, new) == [
+        Change("parameter", "of.gone", "null", None),
+        Change("parameter", "of.new.a", None, "false"),
+    ]
+
+
+def test_an_override_without_a_key_is_misuse(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["impact", "-S"])
+    assert caught.value.code == 2
+    assert "expected one argument" in capsys.readouterr().err

@@ -1,0 +1,440 @@
+"""`kmnist promote` and the champion: in a real store, through a real server, scored by MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from support.project import ROOT, Project
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation import metrics
+from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.repository import locks
+from kmnist_pipeline.serving import candidates, predict, registry
+from kmnist_pipeline.serving.candidates import Candidate, Measured
+from kmnist_pipeline.tracking.store import connect
+
+SOFTMAX, GRID = "digits_softmax", "digits_softmax_grid"
+
+
+def _own_store(project: Project, origin: Path) -> None:
+    """MLflow keeps absolute paths of artifacts: those of a copied project are its own now."""
+    with contextlib.closing(sqlite3.connect(project.folder / "mlflow.db")) as database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            change = f"update {table} set {column} = replace({column}, ?, ?)"
+            database.execute(change, (str(origin), str(project.folder)))
+        database.commit()
+
+
+@pytest.fixture(scope="module")
+def made(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project after `make demo`, with a store of its own and no champion."""
+    folder = tmp_path_factory.mktemp("registry") / "project"
+    project = digits_run[0].copy(folder, without=("cache", ".kmnist"))
+    _own_store(project, digits_run[0].folder)
+    return project
+
+
+@pytest.fixture
+def here(made: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """In that project, with no other store."""
+    for name in list(os.environ):
+        if name.startswith("MLFLOW_"):
+            monkeypatch.delenv(name)
+    with contextlib.chdir(made.folder):
+        yield made.folder
+
+
+@pytest.fixture(scope="module")
+def promoted(made: Project) -> str:
+    """What `kmnist promote` says of the best model of the digits."""
+    done = made.run("kmnist", "promote", "--dataset", "digits")
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def versions() -> list[Any]:
+    found = connect().search_model_versions("name = 'digits'")
+    return sorted(found, key=lambda version: int(version.version))
+
+
+def key_of(name: str) -> str:
+    return locks.parse(Path("dvc.lock").read_text()).stages[f"evaluate@{name}"].key
+
+
+def files_of(version: Any) -> Path:
+    uri = connect().get_model_version_download_uri(version.name, version.version)
+    return Path(uri.removeprefix("file://"))
+
+
+# --- choosing ------------------------------------------------------------------------------------
+
+
+def test_the_best_by_validation_of_those_that_know_all_classes_is_chosen(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with (ROOT / "params.yaml").open() as file:
+        models = yaml.safe_load(file)["models"]
+    of_kmnist = [candidates.read(n) for n, about in models.items() if about["dataset"] == "kmnist"]
+    best = candidates.best("kmnist")
+    rivals = [m for m in of_kmnist if m.knows_all_classes and m.accuracy is not None]
+    assert len(rivals) > 1
+    assert best.accuracy == max(m.accuracy for m in rivals if m.accuracy is not None)
+    pairs = [m for m in of_kmnist if not m.knows_all_classes]
+    assert any(m.accuracy > best.accuracy for m in pairs if m.accuracy and best.accuracy)
+    for pair in pairs:
+        with pytest.raises(UserError, match="the champion of kmnist, which has 10 classes"):
+            list(registry.promote(pair, force=True))
+
+
+def test_pairs_of_images_are_no_validation_of_classes():
+    assert Measured({"accuracy": 0.9}, {}).accuracy == 0.9
+    assert Measured({"accuracy": 0.9}, {"draws": {}}).accuracy is None
+
+
+# --- comparing with the champion -----------------------------------------------------------------
+
+
+def measured(
+    validation: float | None, right: np.ndarray, n: int = 10_000, data: str = "a"
+) -> dict[str, Any]:
+    return {
+        "validation": {"accuracy": validation, "n": n},
+        "test": {
+            "right": metrics.pack_bits(right),
+            "n": len(right),
+            "made_by": {"data": {"data/processed/digits.npz": data}},
+        },
+    }
+
+
+def candidate(**numbers: Any) -> Candidate:
+    return Candidate(**numbers, name="new", report="digits", family="linear", dataset={})
+
+
+def champion(**numbers: Any) -> registry.Champion:
+    class Old:
+        name = "old"
+
+    return registry.Champion(**numbers, version="7", classifier=Old())  # type: ignore[arg-type]
+
+
+HALF = np.arange(1000) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "worse"),
+    # The error of 0.9 and 0.89 on 10,000 images each is 1.96 * 0.00433.
+    [(0.95, False), (0.9, False), (0.8916, False), (0.8914, True), (0.5, True)],
+)
+def test_validation_accuracy_may_be_lower_by_the_sampling_error(accuracy, worse):
+    notes, objections = registry.compared(
+        candidate(**measured(accuracy, HALF)), champion(**measured(0.9, HALF))
+    )
+    assert bool(objections) == worse
+    assert f"validation accuracy is {accuracy:.4f} (10000 images)" in notes[0]
+    assert "champion, version 7 (old) 0.9000" in notes[0]
+
+
+def test_fewer_images_allow_a_larger_difference():
+    few = candidate(**measured(0.85, HALF, n=100))
+    assert not registry.compared(few, champion(**measured(0.9, HALF)))[1]
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "worse"),
+    [(5, 0, False), (6, 0, True), (12, 3, True), (11, 3, False), (0, 400, False)],
+)
+def test_the_test_set_refuses_and_never_chooses(lost, gained, worse):
+    right = HALF.copy()
+    right[np.flatnonzero(HALF)[:lost]] = False
+    right[np.flatnonzero(~HALF)[:gained]] = True
+    old = champion(**measured(0.9, HALF))
+    notes, objections = registry.compared(candidate(**measured(0.9, right)), old)
+    assert bool(objections) == worse
+    assert f"{gained} are correct only for it" in notes[1]
+    # However well it does on the test set, a model that is worse on validation is refused.
+    assert registry.compared(candidate(**measured(0.5, right)), old)[1]
+
+
+def test_where_nothing_was_validated_the_test_set_still_refuses():
+    notes, objections = registry.compared(
+        candidate(**measured(None, ~HALF & False)), champion(**measured(0.9, HALF))
+    )
+    assert "new has no validation accuracy" in notes[0]
+    assert len(objections) == 1 and "McNemar" in objections[0]
+
+
+def test_measurements_on_other_data_are_not_compared():
+    notes, objections = registry.compared(
+        candidate(**measured(0.99, HALF, data="b")), champion(**measured(0.9, HALF))
+    )
+    assert not notes
+    assert len(objections) == 1 and "other data" in objections[0]
+
+
+# --- promoting -----------------------------------------------------------------------------------
+
+
+def test_a_version_stands_alone(promoted, here):
+    assert promoted == f"digits version 1, {SOFTMAX}, is the champion\n"
+    version = connect().get_model_version_by_alias("digits", "champion")
+    validation, test = (
+        json.loads(Path(f"metrics/digits/{SOFTMAX}/{part}.json").read_text())
+        for part in ("validation", "test")
+    )
+    assert version.tags == {
+        "kmnist.model": SOFTMAX,
+        "kmnist.lineage": key_of(SOFTMAX),
+        "validation_accuracy": f"{validation['accuracy']:.6g}",
+        "test_accuracy": f"{test['accuracy']:.6g}",
+        "test_f1": f"{test['f1']:.6g}",
+    }
+    assert version.run_id and version.description
+    run = connect().get_run(version.run_id)
+    assert run.data.tags["kmnist.stage"] == f"evaluate@{SOFTMAX}"
+    assert run.info.status == "FINISHED"
+    assert run.outputs
+    assert [f"models:/{o.model_id}" for o in run.outputs.model_outputs] == [version.source]
+    for words in ("Intended use", "Limits", "CC BY 4.0", key_of(SOFTMAX), "| 9 | "):
+        assert words in version.description
+
+    files = [path for path in files_of(version).rglob("*") if path.is_file()]
+    plain = {".py", ".json", ".md", ".txt", ".yaml", ""}  # nothing pickled
+    assert {path.suffix for path in files} == {*plain, ".safetensors"}
+    assert "__pycache__" not in {path.parent.name for path in files}
+    about = yaml.safe_load((files_of(version) / "MLmodel").read_text())
+    assert about["metadata"] == {"kmnist.lineage": key_of(SOFTMAX)}
+    assert json.loads(about["signature"]["inputs"])[0]["tensor-spec"]["shape"] == [-1, 8, 8]
+    weights = files_of(version) / "artifacts/bundle/model.safetensors"
+    assert lineage.digest(weights) == lineage.digest(Path(f"models/{SOFTMAX}.safetensors"))
+    requirements = (files_of(version) / "requirements.txt").read_text()
+    assert f"numpy=={np.__version__}" in requirements and "torch" not in requirements
+
+
+def test_the_same_evidence_makes_no_new_version(promoted, here):
+    said = list(registry.promote(candidates.read(SOFTMAX), force=False))
+    assert said == [f"digits version 1, {SOFTMAX}, is already the champion"]
+    assert len(versions()) == 1
+
+
+def test_every_data_set_gets_its_best_and_one_that_cannot_stops_no_other(promoted, made):
+    done = made.run("kmnist", "promote")
+    assert done.stdout == f"digits version 1, {SOFTMAX}, is already the champion\n"
+    assert done.returncode == 1
+    errors = done.stderr.splitlines()
+    assert [error.split("/")[1].split("_")[0] for error in errors] == ["kmnist", "mnist"]
+    assert all("does not exist: `dvc checkout models/" in error for error in errors)
+
+
+def test_the_champion_is_used_with_the_registered_weights(promoted, here):
+    with np.load("data/processed/digits.npz") as arrays:
+        images = arrays["images"][arrays["test"]]
+    by_name, _ = predict.choose(SOFTMAX, "kmnist")
+    hidden = Path(f"models/{SOFTMAX}.safetensors")
+    hidden.rename("hidden")
+    try:
+        found, why = predict.choose(None, "digits")
+    finally:
+        Path("hidden").rename(hidden)
+    assert why == "champion of digits, version 1"
+    assert found.answers(images) == by_name.answers(images)
+    assert registry.champion("mnist") is None
+
+
+def test_a_model_that_is_no_worse_takes_over_and_gives_back(promoted, here):
+    try:
+        said = list(registry.promote(candidates.read(GRID), force=False))
+        assert "sampling error" in said[0] and "McNemar" in said[1]
+        assert said[2] == f"digits version 2, {GRID}, is the champion"
+        said = list(registry.promote(candidates.read(SOFTMAX), force=False))
+        assert said[2] == f"digits version 1, {SOFTMAX}, is the champion"  # no third version
+        assert len(versions()) == 2
+    finally:
+        connect().set_registered_model_alias("digits", "champion", "1")
+
+
+def test_stale_evidence_is_refused_with_its_reason_unless_forced(promoted, here):
+    code = Path("src/kmnist_pipeline/families/linear/model.py")
+    before, count = code.read_text(), len(versions())
+    code.write_text(f"{before}\n# changed\n")
+    try:
+        with pytest.raises(UserError) as refused:
+            list(registry.promote(candidates.read(GRID), force=False))
+        assert f"{GRID} is not promoted (--force does it anyway)" in str(refused.value)
+        assert f"stale: evaluate@{GRID}: dependency {code.parent}" in str(refused.value)
+        assert "kmnist_softmax" not in str(refused.value)  # stale too, and of no concern here
+        assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
+
+        model = candidates.read(GRID)
+        worse = {**model.test, "right": metrics.pack_bits(np.zeros(model.test["n"], bool))}
+        said = list(registry.promote(replace(model, test=worse), force=True))
+        assert any(line.startswith("forced, although it is worse") for line in said)
+        assert any(line.startswith("forced, although its evidence is stale") for line in said)
+    finally:
+        code.write_text(before)
+        connect().set_registered_model_alias("digits", "champion", "1")
+    if len(versions()) > count:  # not where another test has registered the model before
+        assert "is stale" in versions()[-1].tags["kmnist.forced"]
+
+
+def test_native_arithmetic_makes_no_evidence_to_promote(promoted, here):
+    path, lock = Path(f"metrics/digits/{GRID}/validation_details.json"), Path("dvc.lock")
+    measured, locked, md5 = path.read_text(), lock.read_text(), lineage.digest(path)
+    path.write_text(measured.replace('"x86-64-v3"', '"native"'))
+    lock.write_text(locked.replace(md5, lineage.digest(path)))
+    try:
+        with pytest.raises(UserError, match=f"stale: tune@{GRID}: out {path} was made in native"):
+            list(registry.promote(candidates.read(GRID), force=False))
+    finally:
+        path.write_text(measured)
+        lock.write_text(locked)
+
+
+def test_a_champion_of_others_is_not_run(promoted, here):
+    client = connect()
+    client.create_registered_model("mnist")
+    client.create_model_version("mnist", files_of(versions()[0]).as_uri())
+    client.set_registered_model_alias("mnist", "champion", "1")
+    try:
+        with pytest.raises(UserError, match="not registered by `kmnist promote`"):
+            registry.champion("mnist")
+    finally:
+        client.delete_registered_model("mnist")
+
+
+def test_a_store_that_is_gone_is_one_line_without_its_credentials(made):
+    uri = "http://user:secret@127.0.0.1:9"
+    done = made.run("kmnist", "predict", "x.png", MLFLOW_TRACKING_URI=uri)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the MLflow store fails: ConnectionRefusedError")
+    assert "`--model NAME`" in done.stderr and done.stderr.count("\n") == 1
+    assert "secret" not in done.stdout + done.stderr
+
+
+# --- serving -------------------------------------------------------------------------------------
+
+USE = """
+import json, sys
+import mlflow.pyfunc, numpy as np
+model = mlflow.pyfunc.load_model(sys.argv[1])
+with np.load(sys.argv[2]) as arrays:
+    model.predict(arrays["images"][:1])
+    table = model.predict(arrays["images"][:20])
+files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "kmnist_pipeline"]
+print(json.dumps({"rows": table.to_dict("records"), "files": files}))
+"""
+
+
+def test_a_version_brings_its_own_code(promoted, made, here, tmp_path):
+    place = files_of(versions()[0])
+    data = here / "data/processed/digits.npz"
+    done = subprocess.run(
+        [sys.executable, "-c", USE, str(place), str(data)],
+        cwd=tmp_path, env=made.environment(PYTHONPATH=""), capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    used = json.loads(done.stdout)
+    assert done.stderr.count("to about six digits") == 1
+    assert len(used["files"]) > 5
+    assert all(Path(file).is_relative_to(place / "code") for file in used["files"])
+    with np.load(data) as arrays:
+        expected = predict.choose(SOFTMAX, "")[0].answers(arrays["images"][:20])
+    for row, answer in zip(used["rows"], expected, strict=True):
+        assert row == {
+            name: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
+            for name, value in vars(answer).items()
+        }
+
+
+def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
+    made, here, server, monkeypatch
+):  # fmt: skip
+    """Promoted on a tracking server, served by MLflow's scoring server, stopped by its id."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    said = list(registry.promote(candidates.read(SOFTMAX), force=False))
+    assert said == [f"digits version 1, {SOFTMAX}, is the champion"]
+    version = server.client().get_model_version_by_alias("digits", "champion")
+    run = server.client().get_run(version.run_id)  # published: the server did not know the stage
+    assert run.data.tags["kmnist.lineage"] == key_of(SOFTMAX)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "kmnist_pipeline.serving.serve", "digits", str(port)],
+        env=made.environment(MLFLOW_TRACKING_URI=server.uri),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        _wait(f"http://127.0.0.1:{port}/ping", serving)
+        with np.load("data/processed/digits.npz") as arrays:
+            images = arrays["images"][:3]
+        status, answer = _ask(port, images.tolist())
+        expected = predict.choose(SOFTMAX, "")[0].answers(images)
+        assert (status, answer["predictions"]) == (200, [vars(one) for one in expected])
+        for wrong in ([[1, 2], [3, 4]], (images + 17).tolist(), (images * 100.0).tolist()):
+            assert _ask(port, wrong)[0] == 400
+        own = f"127.0.0.1:{port}"
+        for header, status in (
+            ({"Host": "evil.example"}, 403),
+            ({"Host": f"localhost:{port}"}, 200),
+            ({"Origin": "http://evil.example"}, 403),
+            ({"Origin": f"http://{own}"}, 200),
+        ):
+            assert _ask(port, images.tolist(), **header)[0] == status
+        with pytest.raises(OSError, match="refused"), socket.socket() as elsewhere:
+            elsewhere.connect(("127.0.0.2", port))  # which a server on all addresses would answer
+    finally:
+        serving.send_signal(signal.SIGTERM)
+        output = serving.communicate(timeout=30)[0]
+    assert f"{SOFTMAX}, version 1 of digits: http://127.0.0.1:{port}/invocations" in output
+    assert "Finished server process" in output
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", port))
+
+
+def _wait(url: str, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError), urllib.request.urlopen(url):
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    raise TimeoutError(url)
+
+
+def _ask(port: int, inputs: list, **headers: str) -> tuple[int, dict[str, Any]]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations",
+        json.dumps({"inputs": inputs}).encode(),
+        {"Content-Type": "application/json", **headers},
+    )
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, {} if error.code == 403 else json.load(error)
+
+
+def test_nothing_is_served_without_a_champion(made):
+    command = [sys.executable, "-m", "kmnist_pipeline.serving.serve", "kmnist", "5001"]
+    done = made.run(*command, MLFLOW_TRACKING_URI="sqlite:///none.db")
+    assert done.returncode == 1
+    assert "error: no champion of kmnist is registered: `kmnist promote --dataset" in done.stderr

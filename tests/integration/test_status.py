@@ -1,0 +1,281 @@
+"""What would run again: `kmnist check`, `impact` and `verify --quick` give one answer."""
+
+import contextlib
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.project import STORE, Project
+
+from kmnist_pipeline.commands import check, impact, quick, status
+from kmnist_pipeline.commands.check import Finding
+from kmnist_pipeline.config import compose as composition
+from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.repository import locks
+from kmnist_pipeline.repository.compare import Verdict
+
+SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
+EVALUATE, REPORT = "evaluate@digits_softmax", "report@digits"
+BELOW = {EVALUATE: "downstream", REPORT: "downstream"}
+CURVES = "figures/digits/digits_softmax/curves.png"
+VALIDATION = "metrics/digits/digits_softmax/validation.json"
+DETAILS = VALIDATION.replace(".json", "_details.json")  # with a lineage key: no other file is it
+MODEL = "models/digits_softmax.safetensors"
+MENU, CONF = "conf/config.yaml", "conf/experiment/digits_softmax.yaml"
+
+
+@pytest.fixture(scope="module")
+def committed(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project after `make demo`, with its cache, all of it committed. Not to be changed."""
+    folder = tmp_path_factory.mktemp("committed") / "project"
+    return commit(digits_run[0].copy(folder, without=STORE))
+
+
+@pytest.fixture
+def digits(committed: Project, tmp_path: Path) -> Project:
+    """A copy of it for a test to change."""
+    return committed.copy(tmp_path / "project")
+
+
+def commit(project: Project) -> Project:
+    project.run("git", "add", "--all")
+    done = project.run("git", "commit", "--quiet", "--message", "change")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project
+
+
+def rewrite(project: Project, path: str, content: bytes | None) -> None:
+    """Give a file, which DVC may have linked to its cache, other content, or delete it."""
+    file = project.folder / path
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+
+
+def more(project: Project, path: str) -> None:
+    rewrite(project, path, (project.folder / path).read_bytes() + b"\n")
+
+
+def findings(project: Project) -> list[Finding]:
+    with contextlib.chdir(project.folder):
+        composed = composition.compose(Path("conf"), [])
+        found = status.of(status.locked_here(), locks.load(composed, "conf/"))
+        return check.findings(found, composed)
+
+
+def commands(project: Project, place: str) -> list[str]:
+    """The commands that `kmnist check` gives for a place."""
+    (finding,) = [finding for finding in findings(project) if finding.where == place]
+    return [command for remedy in finding.remedies for command in remedy.commands]
+
+
+# --- one answer ----------------------------------------------------------------------------------
+
+
+def edit_metric(project: Project) -> None:
+    project.replace(VALIDATION, '"accuracy": 0.9', '"accuracy": 1.9')
+
+
+def edit_conf(project: Project) -> None:
+    project.replace(CONF, "lr: 0.5\n", "lr: 0.4\n")
+
+
+def edit_params(project: Project) -> None:
+    project.replace("params.yaml", "lr: 0.5\n", "lr: 0.4\n")
+
+
+def only_in_the_lock(project: Project) -> None:
+    project.replace("dvc.lock", f"  {EVALUATE}:\n", "  evaluate@gone:\n")
+    commit(project)
+
+
+def new_experiment(project: Project) -> None:
+    line = "  - experiment@experiments.digits_softmax: digits_softmax\n"
+    project.replace(MENU, line, line + line.replace("s_softmax:", "s_new:"))
+
+
+def add_file(project: Project) -> None:
+    (project.folder / "metrics/digits/old.json").write_text("{}")
+    commit(project)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda _: None, {}),
+        (edit_metric, {SOFTMAX: "changed", **BELOW}),
+        (lambda p: rewrite(p, CURVES, None), {EVALUATE: "changed", REPORT: "downstream"}),
+        (lambda p: rewrite(p, MODEL, None), {}),  # the cache keeps it
+        (lambda p: more(p, MODEL), {SOFTMAX: "changed", **BELOW}),
+        (lambda p: more(p, "dvc.yaml"), {}),
+        (
+            lambda p: more(p, "src/kmnist_pipeline/stages/kfold_train.py"),
+            {SOFTMAX: "changed", **BELOW},
+        ),
+        (edit_conf, {SOFTMAX: "changed", GRID: "changed", **BELOW}),
+        (edit_params, {}),
+        (only_in_the_lock, {EVALUATE: "new", "evaluate@gone": "gone", REPORT: "downstream"}),
+        (
+            new_experiment,
+            {"kfold-train@digits_new": "new", "evaluate@digits_new": "new", REPORT: "downstream"},
+        ),
+        (add_file, {}),
+    ],
+)
+def test_the_three_commands_name_the_same_stages(change, expected, digits, monkeypatch):
+    change(digits)
+    monkeypatch.chdir(digits.folder)
+    found = findings(digits)
+    checked = {finding.where for finding in found if "@" in finding.where}
+    impacts = impact.of_change([])
+    states = {stage.address: stage.state for stage in impacts.stages}
+    compared = quick.compare_here()
+    (below,) = [n for n in compared.notes if n.startswith("downstream of these: ")] or [": "]
+    apart = {stage.address for stage in compared.stages if stage.verdict is not Verdict.IDENTICAL}
+    named = {each for each in apart if "@" in each} | {*below.partition(": ")[2].split(", ")} - {""}
+    assert checked == states.keys() == named
+    assert {name: states.get(name) for name in expected} == expected
+    softmax = {name for name in states if re.search("digits(_softmax|_new)?$|gone", name)}
+    assert softmax == expected.keys() - {GRID}
+
+    files = {finding.where for finding in found} - checked
+    assert (
+        files
+        == apart - named
+        == {
+            *(["params.yaml"] if not impacts.composed else []),
+            *impacts.orphans,
+        }
+    )
+
+
+# --- the smallest remedy -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "remedy"),
+    [
+        (edit_metric, SOFTMAX, f"git checkout HEAD -- {VALIDATION}"),
+        (lambda p: rewrite(p, CURVES, None), EVALUATE, f"git checkout HEAD -- {CURVES}"),
+        (
+            lambda p: (p.folder / CURVES).with_name("new.png").write_bytes(b""),
+            EVALUATE,
+            f"git clean --force -- {CURVES.replace('curves', 'new')}",
+        ),
+        (lambda p: more(p, MODEL), SOFTMAX, f"dvc checkout --force {MODEL}"),
+        (
+            lambda p: rewrite(p, "conf/claims/none.csv", None),
+            REPORT,
+            "git checkout HEAD -- conf/claims/none.csv",
+        ),
+        (edit_params, "params.yaml", "kmnist compose"),
+        (add_file, "metrics/digits/old.json", "git rm -- metrics/digits/old.json"),
+    ],
+)
+def test_damage_is_mended_by_the_one_command_that_is_told(change, place, remedy, digits):
+    untouched = {finding.where for finding in findings(digits)}
+    change(digits)
+    (command,) = commands(digits, place)
+    assert command == remedy
+    done = digits.run("sh", "-c", command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {finding.where for finding in findings(digits)} == untouched
+
+
+def test_what_the_cache_lacks_is_made_again_by_its_stage_alone(digits):
+    more(digits, MODEL)
+    shutil.rmtree(digits.folder / ".dvc/cache")
+    (command,) = commands(digits, SOFTMAX)
+    assert command.startswith("dvc repro --downstream ") and SOFTMAX in command
+
+
+# --- an experiment of `dvc exp` ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def applied(committed: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy whose workspace has another learning rate's parameters, lock and evidence."""
+    project = committed.copy(tmp_path_factory.mktemp("applied") / "project")
+    set_rate = ("-S", "experiments.digits_softmax.optimizer.lr=0.05")
+    done = project.run("dvc", "exp", "run", "--name", "slow", *set_rate, EVALUATE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert project.run("git", "diff", "--quiet", "--", "conf").returncode == 0
+    return project
+
+
+def branched(project: Project) -> None:
+    """The same experiment on a branch of its own."""
+    for command in (
+        ("git", "checkout", "--force", "HEAD", "--", "."),
+        ("dvc", "exp", "branch", "slow", "slow"),
+        ("git", "switch", "slow"),
+    ):
+        done = project.run(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("place", [lambda _: None, branched])
+def test_how_to_keep_an_experiment_is_told_first_and_how_to_go_back_second(
+    place: Callable[[Project], None], applied, committed, tmp_path
+):
+    untouched = {finding.where for finding in findings(committed)}
+    project = applied.copy(tmp_path / "project")
+    place(project)
+    edit, *keep, back, checkout = commands(project, "params.yaml")
+    assert commands(project, REPORT) == [edit, *keep, back, checkout]
+    assert edit == f"# in {CONF}, set optimizer.lr: 0.05"
+    assert keep == ["kmnist compose", "kmnist check", "git commit --all"]
+
+    kept = project.copy(tmp_path / "kept")
+    kept.replace(CONF, "lr: 0.5\n", "lr: 0.05\n")
+    assert kept.run("kmnist", "compose").stdout == "params.yaml is up to date with conf/\n"
+    assert kept.run("dvc", "checkout", "--force", SOFTMAX, EVALUATE).returncode == 0
+    assert not {SOFTMAX, EVALUATE, "params.yaml"} & {each.where for each in findings(kept)}
+
+    for command in (back, checkout):
+        done = project.run("sh", "-c", command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert {finding.where for finding in findings(project)} == untouched
+
+
+# --- the last sentence ---------------------------------------------------------------------------
+
+BACK = "`git checkout HEAD -- dvc.lock metrics figures reports` restores them"
+
+
+def last_lines(project: Project) -> list[str]:
+    """That of `kmnist check`, and that of `make demo`."""
+    demo = re.findall(r"\t@(kmnist verify .*)", (project.folder / "Makefile").read_text())
+    assert len(demo) == 1
+    done = project.run("sh", "-c", *demo)
+    assert done.returncode == 0
+    return [project.run("kmnist", "check").stdout.splitlines()[-1], done.stdout.splitlines()[-1]]
+
+
+def test_whether_the_committed_bytes_were_made_again_is_said_last(digits):
+    for line in last_lines(digits):
+        assert re.fullmatch(r"identical: these are the committed bytes \(all of \d+ files\)", line)
+    edit_metric(digits)
+    for line in last_lines(digits):
+        assert re.fullmatch(
+            r"different: these are not the committed bytes \(of \d+ files, 1 different, "
+            rf"\d+ identical\); {BACK}",
+            line,
+        )
+
+
+def test_equal_numbers_that_a_run_here_made_in_other_bytes_are_called_so(digits):
+    """As another type of machine makes them."""
+    old = lineage.digest(digits.folder / DETAILS)
+    digits.replace(DETAILS, "{\n", "{ \n")
+    new = lineage.digest(digits.folder / DETAILS)
+    lock = digits.folder / "dvc.lock"
+    lock.write_text(lock.read_text().replace(old, new))
+    for line in last_lines(digits):
+        assert re.fullmatch(
+            r"equal numbers, other bytes: these are not the committed bytes \(of \d+ files, "
+            rf"2 with equal numbers in other bytes, \d+ identical\); {BACK}",
+            line,
+        )

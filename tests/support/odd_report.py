@@ -1,0 +1,75 @@
+"""A small report of a data set with class names of many scripts and with special characters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.figures import canvas
+from kmnist_pipeline.figures import models as model_figures
+from kmnist_pipeline.reporting import page
+
+NAMES = ("お", "ゝ", "變", "한글", "<b>&amp;", "$x_1$", "a_b^c", "1, 2", "ไ", "الف")
+CAPTION = "the weights of <b>&amp;, $x_1$, *a_b* and [お]."
+DATASET: dict[str, Any] = {
+    "title": "Odd <names> & scripts", "licence": "CC BY | 4.0", "shape": [8, 8],
+    "classes": list(NAMES), "parts": [{"name": "all", "images": "a" * 64, "labels": "b" * 64}],
+}  # fmt: skip
+ABOUT: dict[str, Any] = {
+    "title": "Names in <any> script", "summary": "A report of *odd* names.", "reproduces": None,
+    "dataset": "odd", "confidence": 0.95, "margin": 0.05,
+    "figures": {"1": "odd/model/confusion.png"},
+}  # fmt: skip
+VERDICTS = ("exact", "reproduced", "differs", "inconclusive", "beaten", "missed", "context")
+MODELS = ("model", "another_model_with_a_long_name")
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """What the page of this report shows, of files written below a folder."""
+    metrics = folder / "metrics/odd"
+    write(folder / "metrics/data/odd.json", "preprocess@odd", {
+        "n_train": 80, "n_test": 20, "overlap": {"test_images_in_train": 0},
+    })  # fmt: skip
+    for name in MODELS:
+        score = {"precision": 0.5, "recall": 0.5, "f1": 0.5}
+        environment = {"arithmetic": "x86-64-v3", "libraries": {"numpy": "2"}}
+        stage, seeds = f"evaluate@{name}", {"accuracy": {"n": 3, "mean": 0.5, "sd": 0.1}}
+        write(
+            metrics / name / "validation.json", stage, {"accuracy": 0.5, "environment": environment}
+        )
+        write(metrics / name / "test.json", stage, {
+            **score, "accuracy": 0.5, "n": 20, "correct": 10, "seeds": seeds, "right": "ffc000",
+            "per_class": dict.fromkeys(NAMES, score),
+        })  # fmt: skip
+        drawn = folder / "figures/odd" / name
+        drawn.mkdir(parents=True)
+        text = {"Caption": CAPTION, "Stage": stage, "Lineage": "c" * 64, "Data": '{"x": "d"}'}
+        figure = model_figures.confusion_matrix(np.eye(len(NAMES), dtype=int), NAMES)
+        (drawn / "confusion.png").write_bytes(canvas.png_bytes(figure, text))
+    claims = [
+        {
+            "id": f"claim-{verdict}", "where": "Section V.1",
+            "quote": "accuracy < 0.5 | *for* 한글",
+            "configuration": "model, lr=0.075, batch=512, epochs=50", "metric": "macro F1",
+            "reported": "0.5", "same_as": "", "obtained": 0.5, "mean": 0.5, "tolerance": 0.1,
+            "interval": [0.4, 0.6], "verdict": verdict, "note": "mean 0.5, standard deviation 0.1",
+            "source": f"{metrics / MODELS[n % 2]}/test.json: f1",
+        }
+        for n, verdict in enumerate(VERDICTS)
+    ]  # fmt: skip
+    return page.content(
+        name="odd", about=ABOUT, dataset=DATASET, claims=claims, metrics=metrics,
+        figures=folder / "figures",
+        made_by={"stage": "report@odd", "lineage": "e" * 64, "arithmetic": "x86-64-v3"},
+    )  # fmt: skip
+
+
+def write(path: Path, stage: str, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made_by = {"stage": stage, "lineage": "c" * 64, "data": {"x": "d"}, "code": {"src/a.py": "f"}}
+    values = {"made_by": made_by | {"parameters": {"name": "<i>お"}}, **values}
+    path.write_text(json.dumps(numbers.encode(values)))

@@ -1,0 +1,114 @@
+"""A copy of this project, in a Git and DVC repository of its own, for a test to run and change."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmnist_pipeline import arithmetic
+from kmnist_pipeline.evidence import numbers
+
+ROOT = Path(__file__).parents[2]
+
+# Evidence that waits to be made again: tests of what is committed leave it out.
+STALE = frozenset((ROOT / ".ci/stale-stages").read_text().split())
+
+STORE = ("mlartifacts", "mlflow.db")  # what the stages of a project have logged
+
+
+@dataclass
+class Project:
+    """A Git and DVC repository of its own, with this project's files, for a test to change."""
+
+    folder: Path
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command there as `make` does; its output is kept, its exit status not judged."""
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment(**environment), text=True,
+            capture_output=True, check=False,
+        )  # fmt: skip
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """The environment of a command: this interpreter first, no store but the project's own.
+
+        The arithmetic is not ours, but what the command selects.
+        """
+        ours = (*arithmetic.INSTRUCTIONS, *arithmetic.THREADS)
+        foreign = ("MLFLOW_", "DVC_", "KMNIST_", *ours)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {
+            **kept,
+            "PATH": path,
+            "PYTHONPATH": "src",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **changes,
+        }
+
+    def stage(self, module: str, *arguments: str, **environment: str):
+        """Run an entrypoint by hand; its results go under multirun/."""
+        name = f"kmnist_pipeline.stages.{module}"
+        return self.run(sys.executable, "-m", name, *arguments, **environment)
+
+    def copy(self, folder: Path, *, without: Sequence[str] = ()) -> Project:
+        """All of it once more, but for files and folders of these names."""
+        left = shutil.ignore_patterns(*without)
+        return Project(shutil.copytree(self.folder, folder, symlinks=True, ignore=left))
+
+    def json(self, path: str) -> dict:
+        """The content of a JSON file, of numbers with their details."""
+        if path.startswith("metrics/"):
+            return numbers.read(self.folder / path)
+        return json.loads((self.folder / path).read_text())
+
+    def changed(self) -> str:
+        """What `git status --porcelain` prints."""
+        return self.run("git", "status", "--porcelain").stdout
+
+    def replace(self, path: str, old: str, new: str) -> None:
+        """Change a file, which must hold `old`."""
+        file = self.folder / path
+        text = file.read_text()
+        assert old in text, f"{path} does not hold {old!r}"
+        file.write_text(text.replace(old, new, 1))
+
+
+def _files() -> list[str]:
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    return [file for file in listing.split("\0") if file and (ROOT / file).is_file()]
+
+
+def fresh(folder: Path) -> Project:
+    """The tracked files alone, committed in a new repository."""
+    for file in _files():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / file, folder / file)
+    committed(folder)
+    return Project(folder)
+
+
+def committed(folder: Path) -> None:
+    """Make a folder a repository with one commit, which has all its files."""
+    for command in (
+        ["init", "--quiet", "--initial-branch=main"],
+        ["config", "user.name", "test"],
+        ["config", "user.email", "test@localhost"],
+        ["add", "--all"],
+        ["commit", "--quiet", "--message", "copy"],
+    ):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+
+
+def copied(digits_run: tuple[Project, str], folder: Path) -> Project:
+    """The project after `make demo`, with its cache, and without what its stages have logged."""
+    return digits_run[0].copy(folder, without=STORE)

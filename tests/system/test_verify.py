@@ -1,0 +1,471 @@
+"""`kmnist verify`: a run from scratch against the commit, what it says, and what it leaves."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from support.project import Project
+
+from kmnist_pipeline.commands import clone, quick, verify
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.repository.compare import Difference, Verdict
+from kmnist_pipeline.repository.locks import Graph, LockedStage
+
+SOFTMAX, DATA = "kfold-train@digits_softmax", "preprocess@digits"
+CURVES = "figures/digits/digits_softmax/curves.png"
+MATRIX = "figures/data/digits/matrix.png"
+COUNTS = "metrics/data/digits.json"
+VALIDATION = "metrics/digits/digits_softmax/validation.json"
+DETAILS = "metrics/digits/digits_softmax/validation_details.json"
+MODEL = "models/digits_softmax.safetensors"
+IDENTICAL, EQUAL, DIFFERENT = Verdict
+
+
+@pytest.fixture(scope="module")
+def evidence(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project after `make demo` with all that was made committed, and its cache."""
+    folder = tmp_path_factory.mktemp("evidence") / "project"
+    return commit(digits_run[0].copy(folder))
+
+
+@pytest.fixture
+def bare(evidence: Project, tmp_path: Path) -> Project:
+    """A clone of it: no cache, no models, no MLflow store; beside it a folder for `TMPDIR`."""
+    return cloned(evidence, tmp_path / "bare")
+
+
+def cloned(project: Project, folder: Path) -> Project:
+    (folder.parent / "tmp").mkdir()
+    subprocess.run(["git", "clone", "--quiet", project.folder, folder], check=True)
+    return Project(folder)
+
+
+def commit(project: Project) -> Project:
+    who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    project.run("git", "add", "--all")
+    done = project.run("git", *who, "commit", "--quiet", "--allow-empty", "--message", "change")
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+def kmnist_verify(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it, and see to it that nothing is left behind and the workspace is as before."""
+    before, rest = contents(project.folder), project.folder.parent / "tmp"
+    done = project.run("kmnist", "verify", *arguments, TMPDIR=str(rest))
+    assert contents(project.folder) == before
+    assert list(rest.iterdir()) == []
+    return done
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a project, also the ignored ones and those of Git."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and "tmp" not in file.parts[len(folder.parts) :]  # DVC's own scratch
+    }
+
+
+def change_lock(project: Project, stage: str, **md5s: str) -> None:
+    """Give outs and dependencies of a stage other md5s, by file name; `now` is the file's own."""
+    path = project.folder / "dvc.lock"
+    lock = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+    entry = lock["stages"][stage]
+    for file in entry["deps"] + entry["outs"]:
+        if (given := md5s.get(file["path"])) is not None:
+            file["md5"] = given if given != "now" else lineage.digest(project.folder / file["path"])
+    path.write_text(yaml.dump(lock, Dumper=yaml.CSafeDumper, sort_keys=False))
+
+
+def repaint(file: Path, pixels: int) -> None:
+    """Paint the first so many pixels, and keep the text."""
+    with Image.open(file) as image:
+        text, picture = PngInfo(), image.convert("RGB")
+        for key, value in image.info.items():
+            text.add_text(str(key), str(value))
+    for x in range(pixels):
+        picture.putpixel((x, 0), (0, 0, 0))
+    picture.save(file, pnginfo=text)
+
+
+# --- a run from scratch --------------------------------------------------------------------------
+
+
+def test_a_bare_clone_gives_what_was_committed(bare):
+    done = kmnist_verify(bare, "report@digits")
+    first, last = done.stdout.splitlines()
+    assert first.endswith("stages run in a clean clone (committed -> made again)")
+    assert last.startswith("identical: the committed bytes were made again (all of ")
+    assert done.returncode == 0
+    stages = [line for line in done.stderr.splitlines() if line.startswith("[")]
+    assert stages[0] == f"[1/{len(stages)}] download@digits"
+    assert stages[-1].startswith(f"[{len(stages)}/{len(stages)}] report@digits, about 00:")
+
+
+@pytest.fixture(scope="module")
+def tampered(evidence: Project, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What is said of a commit with faults of every kind, in a workspace that is not clean."""
+    project = cloned(evidence, tmp_path_factory.mktemp("tampered") / "project")
+    project.replace(COUNTS, '"n_test": 360', '"n_test": 361')
+    repaint(project.folder / MATRIX, 30)
+    code = "src/kmnist_pipeline/data/idx.py"
+    change_lock(
+        project, DATA, **{COUNTS: "now", "figures/data/digits": "now", code: "0123456789ab"}
+    )
+    validation, details = (
+        json.loads((project.folder / path).read_text()) for path in (VALIDATION, DETAILS)
+    )
+    validation["accuracy"] += 1e-6
+    details["environment"] |= {"arithmetic": "aarch64", "libraries": {"numpy": "1.2.3"}}
+    (project.folder / VALIDATION).write_text(json.dumps(validation))
+    (project.folder / DETAILS).write_text(json.dumps(details))
+    change_lock(project, SOFTMAX, **{VALIDATION: "now", DETAILS: "now", MODEL: "a" * 32})
+    commit(project)
+    (project.folder / "README.md").write_text("changed")
+    (project.folder / "untracked").write_text("mine")
+
+    done = kmnist_verify(project, SOFTMAX)
+    assert done.returncode == 1
+    return [*done.stderr.splitlines(), *done.stdout.splitlines()]
+
+
+def test_a_tampered_metric_and_figure_are_different_by_how_much(tampered):
+    start = tampered.index(f"{DATA}: different")
+    assert tampered[start + 1 : start + 3] == [
+        f"  {MATRIX}: pixels differ in 30 of "
+        + tampered[start + 1].partition(" in 30 of ")[2],  # the size is the figure's
+        f"  {COUNTS}: n_test 361 -> 360",
+    ]
+    assert tampered[-1].startswith("different: the committed bytes were not made again (of ")
+    assert ", 2 different, 3 with equal numbers in other bytes, " in tampered[-1]
+    assert tampered[-1].endswith("; the workspace is unchanged")
+
+
+def test_other_numbers_within_six_digits_are_equal(tampered):
+    start = tampered.index(f"{SOFTMAX}: equal numbers, other bytes")
+    assert f"  {VALIDATION}, {DETAILS}: equal to six digits" in tampered[start:]
+    (model,) = [line for line in tampered if line.startswith(f"  {MODEL}: md5 aaaaaaaaaaaa -> ")]
+    assert "the size of the difference is unknown: the committed one is not in the cache" in model
+
+
+def test_likely_causes_are_named(tampered):
+    causes = [line for line in tampered if "likely cause" in line]
+    assert any("idx.py changed: md5 0123456789ab -> " in cause for cause in causes)
+    assert any("other arithmetic: aarch64 -> " in cause for cause in causes)
+    assert any("other version of numpy: 1.2.3 -> " in cause for cause in causes)
+
+
+def test_a_workspace_that_is_not_clean_is_said(tampered):
+    (note,) = [line for line in tampered if line.startswith("note: ")]
+    assert "note: the workspace has uncommitted changes (2 files; `git status`)" in note
+    assert tampered.index(note) < tampered.index("[1/3] download@digits")
+
+
+# --- what cannot be run --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_the_data_come_from_the_mirror_beside_the_project_or_nothing_is_left(
+    mirror, bare, evidence
+):
+    bare.replace("conf/dataset/digits.yaml", "sklearn:digits", "no/such/source")
+    assert bare.run("kmnist", "compose").returncode == 0
+    commit(bare)
+    if mirror:
+        here = bare.folder.parent / "shared/datasets/digits"
+        shutil.copytree(evidence.folder / "data/raw/digits", here)
+    done = kmnist_verify(bare, "download@digits")
+    if mirror:
+        assert (done.returncode, "identical: " in done.stdout) == (0, True)
+    else:
+        assert done.returncode == 1
+        assert "error: download@digits fails in a clean clone:" in done.stderr
+        assert "no source has the raw files of digits" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_an_unknown_target_is_answered_by_a_list_of_targets(here, evidence, monkeypatch):
+    monkeypatch.chdir(evidence.folder)
+    look = quick.compare_here if here else verify.rerun
+    with pytest.raises(UserError) as caught:
+        look("report@digit")
+    message = str(caught.value)
+    assert "report@digit is not a stage of dvc.lock at HEAD; did you mean report@digits?" in message
+    assert "  preprocess@: digits, kmnist, mnist\n" in message
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_neither_file_nor_process(ending, bare):
+    before, rest = contents(bare.folder), bare.folder.parent / "tmp"
+    command = ["kmnist", "verify", DATA]
+    environment = bare.environment(TMPDIR=str(rest))
+    with subprocess.Popen(
+        command, cwd=bare.folder, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("[1/2] download@digits")
+        while not children_in(rest, "stages.download"):
+            time.sleep(0.05)
+        process.send_signal(ending)
+        *begun, last = process.stderr.read().splitlines()
+    assert last == "interrupted"
+    assert all(line.startswith("[2/2] preprocess@digits") for line in begun)
+    assert process.returncode == 130
+    assert children_in(rest, "") == []
+    assert list(rest.iterdir()) == []
+    assert contents(bare.folder) == before
+
+
+def children_in(folder: Path, words: str) -> list[psutil.Process]:
+    """Processes that work in a folder and have these words in their command."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd().startswith(str(folder)) and words in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize("room", ["not even for the clone", "not for its stages"])
+def test_a_full_disk_is_said_and_nothing_left(room, bare):
+    rest = bare.folder.parent / "tmp"
+    clone_size = sum(map(len, contents(bare.folder).values())) // 1000
+    size = 300 if room == "not even for the clone" else clone_size + 2000
+    script = (
+        f"mount -t tmpfs -o size={size}k none {rest} || exit 77; "
+        f"TMPDIR={rest} kmnist verify {DATA}; echo status $?; ls -A {rest}"
+    )
+    done = bare.run("unshare", "--map-root-user", "--mount", "sh", "-c", script)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("no file system of one's own to fill here")
+    assert done.stdout == "status 1\n"
+    assert "TMPDIR=<folder> names one on another disk" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- the first epochs ----------------------------------------------------------------------------
+
+
+def test_the_first_epoch_gives_the_committed_weights(bare):
+    done = kmnist_verify(bare, "--epochs", "1", "report@digits")
+    first, last = done.stdout.splitlines()
+    assert "1 epoch of " in first and first.endswith("in a clean clone (committed -> made again)")
+    assert last.startswith("identical: ")
+    assert done.returncode == 0
+
+
+def test_other_weights_after_the_first_epoch_are_named_by_their_fit(bare):
+    """As if another learning rate had made the evidence, or a digest had been edited."""
+    folds = bare.json(VALIDATION)["folds"]
+    fold = next(row for row in folds if (row["seed"], row["fold"]) == (3, 2))
+    bare.replace(DETAILS, fold["weights"][0], "0123456789abcdef")
+    bare.replace("params.yaml", "max_iter: 100", "max_iter: 5")  # the first one is of the digits
+    commit(bare)
+    done = kmnist_verify(bare, "--epochs", "1", "report@digits")
+    assert done.returncode == 1
+    apart = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
+    softmax = [line for line in apart if line.startswith(DETAILS)]
+    assert len(softmax) == 1 and f"{DETAILS} seed 3 fold 2: weights by epoch" in softmax[0]
+    others = [
+        line for line in apart if "digits_sklearn_logistic/validation_details.json seed 0" in line
+    ]
+    assert len(others) == 5 and len(apart) == 6
+
+
+def test_where_bits_differ_first_epochs_are_refused_with_the_way_out(evidence, monkeypatch):
+    monkeypatch.chdir(evidence.folder)
+    monkeypatch.setattr(verify.arithmetic, "name", lambda: "aarch64")
+    with pytest.raises(UserError, match="aarch64, not x86-64-v3: `kmnist verify` without it"):
+        verify.first_epochs(1, "report@digits")
+
+
+# --- what is here --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def apart(evidence: Project, monkeypatch) -> Callable[..., dict[str, Difference]]:
+    """What `--quick` finds that is not identical, by file."""
+    monkeypatch.chdir(evidence.folder)
+
+    def look(target: str = "report@digits") -> dict[str, Difference]:
+        result = quick.compare_here(target)
+        return {
+            each.path: each
+            for stage in result.stages
+            for each in stage.differences
+            if each.verdict is not IDENTICAL
+        }
+
+    return look
+
+
+@contextlib.contextmanager
+def put(path: str, content: bytes | None) -> Iterator[None]:
+    """A file with other content, or without it, for the time being."""
+    file = Path(path)
+    kept, mode = file.read_bytes(), file.stat().st_mode
+    file.unlink()  # DVC may have linked it
+    if content is not None:
+        file.write_bytes(content)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        file.write_bytes(kept)
+        file.chmod(mode)
+
+
+def flipped(path: str, place: int | None = None) -> bytes:
+    content = bytearray(Path(path).read_bytes())
+    content[len(content) // 2 if place is None else place] ^= 1
+    return bytes(content)
+
+
+def test_what_is_here_is_as_committed(evidence, apart):
+    assert apart() == {}
+    done = evidence.run("kmnist", "verify", "--quick", "report@digits")
+    assert done.stdout.splitlines()[-1].startswith("identical: these are the committed bytes (all ")
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        (CURVES, " bytes differ, and the new is unreadable"),
+        (VALIDATION, ""),
+        (MODEL, ""),
+        ("predictions/digits_softmax.npz", " bytes differ, and the new is unreadable"),
+        ("reports/digits/index.html", ""),
+        ("data/raw/digits/all-images-idx3-ubyte", "1 of 115024 bytes differ"),
+    ],
+)
+def test_a_flipped_byte(path, line, apart):
+    with put(path, flipped(path)):
+        found = apart()
+    assert list(found) == [path]
+    assert line in found[path].line
+
+
+def test_an_edited_metric_and_a_figure_with_other_text(evidence, apart):
+    metric = Path(VALIDATION).read_text()
+    number = json.loads(metric)["accuracy"]
+    with put(VALIDATION, metric.replace(f'"accuracy": {number}', '"accuracy": 1.5', 1).encode()):
+        assert apart()[VALIDATION].line == f"accuracy {number} -> 1.5"
+        assert evidence.run("kmnist", "verify", "--quick").returncode == 1
+    with put(CURVES, Path(CURVES).read_bytes()):
+        repaint(Path(CURVES), 0)
+        assert apart()[CURVES] == Difference(CURVES, EQUAL, "no pixel differs visibly")
+        done = evidence.run("kmnist", "verify", "--quick", "report@digits")
+        assert done.returncode == 3
+        assert f"{CURVES}: no pixel differs visibly" in done.stdout
+
+
+def test_a_flipped_byte_in_the_lock(apart):
+    size = Path("dvc.lock").stat().st_size
+    for place in range(size // 9, size, size // 6):
+        with put("dvc.lock", flipped("dvc.lock", place)):
+            assert apart(DATA)["dvc.lock"].verdict is DIFFERENT
+    with put("dvc.lock", None):
+        assert apart(DATA)["dvc.lock"].line == "is gone"
+
+
+def test_a_committed_lock_that_does_not_fit_its_files(bare, monkeypatch):
+    monkeypatch.chdir(bare.folder)
+    code = "src/kmnist_pipeline/data/idx.py"
+    change_lock(bare, DATA, **{COUNTS: "0" * 32, code: "1" * 32})
+    commit(bare)
+    result = quick.compare_here(DATA)
+    (stage,) = [stage for stage in result.stages if stage.address == DATA]
+    (counts,) = [each.line for each in stage.differences if each.path == COUNTS]
+    assert counts.startswith("dvc.lock says md5 000000000000, the committed file has ")
+    changed, key = stage.stale
+    assert changed.startswith(f"dependency {code} changed: md5 111111111111 -> ")
+    assert key.startswith("made by another command, ") and MATRIX in key
+    assert any("outs are not compared: not in the workspace" in note for note in result.notes)
+
+
+def test_what_is_gone_and_what_the_cache_spoiled(evidence, apart):
+    with put(COUNTS, None):
+        assert apart() == {COUNTS: Difference(COUNTS, DIFFERENT, "is gone")}
+    with put(MODEL, None):
+        assert apart() == {}  # the cache has it
+        md5 = lineage_of(evidence, MODEL)
+        stored = f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}"
+        with put(stored, flipped(stored)):
+            assert "is damaged in DVC's cache: delete " in apart()[MODEL].line
+
+
+def lineage_of(project: Project, out: str) -> str:
+    lock = yaml.load((project.folder / "dvc.lock").read_text(), Loader=yaml.CSafeLoader)
+    outs = (out for stage in lock["stages"].values() for out in stage.get("outs", []))
+    return next(entry["md5"] for entry in outs if entry["path"] == out)
+
+
+# --- causes and time left ------------------------------------------------------------------------
+
+
+def locked(address: str, deps: dict[str, str], outs: dict[str, str]) -> LockedStage:
+    return LockedStage(address, "run", deps, {"seeds": [0, 1]}, outs, "")
+
+
+def test_a_difference_follows_from_the_stage_before_or_has_no_known_cause():
+    train = locked("kfold-train@a", {"src/a.py": "1"}, {"models/a": "2"})
+    score = locked("evaluate@a", {"models/a": "2"}, {"metrics/a": "3"})
+    again = locked("evaluate@a", {"models/a": "4"}, {"metrics/a": "5"})
+    made = Graph({"kfold-train@a": train, "evaluate@a": again})
+    checked = [
+        verify.Checked("kfold-train@a", [Difference("models/a", DIFFERENT, "")]),
+        verify.Checked("evaluate@a", [Difference("metrics/a", DIFFERENT, "")]),
+    ]
+    first, second = verify._explained(checked, [train, score], made, [[], []])
+    assert first.causes[0].startswith("none is known: ")
+    assert second.causes == ["follows from kfold-train@a"]
+
+
+def test_time_left_goes_by_what_stages_took_before(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(clone.time, "monotonic", lambda: now[0])
+    estimate = clone.Estimate(["a", "b", "c"], {"a": 96.0, "b": 196.0})  # and 4 s to start each
+    assert (estimate.total, estimate.done(), estimate.left()) == (100 + 200 + 150, 0, 450)
+    estimate.start("a")
+    now[0] = 60
+    assert estimate.left() == 390
+    now[0] = 200  # twice as long as before
+    estimate.start("b")
+    assert estimate.left() == 2 * 350
+    now[0] = 10_000  # a stage that never ends leaves what comes after it
+    assert estimate.left() == pytest.approx(2 * (150 + 0.05 * 200))
+
+
+def test_where_nothing_is_known_stages_count_alike(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(clone.time, "monotonic", lambda: now[0])
+    estimate = clone.Estimate(["a", "b", "c"], {})
+    estimate.start("a")
+    assert (estimate.left(), estimate.done()) == (None, 0)
+    now[0] = 10
+    estimate.start("b")
+    assert estimate.left() == 20
+
+
+def test_the_store_tells_how_long_stages_took(digits_run, monkeypatch):
+    monkeypatch.chdir(digits_run[0].folder)
+    seconds = clone._seconds()
+    assert set(seconds) >= {"report@digits", SOFTMAX}
+    assert all(0 < value < 600 for value in seconds.values())
+    assert os.listdir() == os.listdir(digits_run[0].folder)
+    monkeypatch.chdir(digits_run[0].folder / "conf")
+    assert clone._seconds() == {}

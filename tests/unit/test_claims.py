@@ -1,0 +1,166 @@
+"""Verdicts follow from what a report leaves unknown, and from nothing else."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from kmnist_pipeline.evaluation import claims, metrics
+from kmnist_pipeline.evidence import numbers
+
+SEEDS = {"n": 5, "mean": 0.91, "sd": 0.01, "values": [0.9] * 5}
+CONFIDENCE, MARGIN = 0.95, 0.05
+
+
+def claim(**changes):
+    blank = dict.fromkeys(claims.COLUMNS, "")
+    known = {"id": "c", "reported": "0.901", "file": "m/test.json", "value": "accuracy"}
+    return {**blank, **known, "unknown": "seed", **changes}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    content = {
+        "seeds": {"accuracy": SEEDS},
+        "confusion": [[9, 1], [0, 10]], "misclassified": [4, 8, 15, 16],
+        "trials": [
+            {"name": "lr=0.1", "accuracy": 0.5, "n": 10, "correct": 5,
+             "seeds": {"accuracy": SEEDS}},
+        ],
+        "draws": {"accuracy": {"mean": 0.7, "sd": 0.06, "df": 3.5, "se": 0.02}},
+    }  # fmt: skip
+    write(tmp_path / "m", content)
+    few = {"n": 2, "mean": 0.8, "sd": 0.02, "values": [0.78, 0.82]}
+    write(tmp_path / "few", {"seeds": {"accuracy": few}})
+    write(tmp_path / "old", {"seeds": few, "f1": 0.5})
+    write(tmp_path / "one", {"seeds": {"accuracy": {"n": 1, "mean": 0.9, "sd": None}}})
+    return tmp_path
+
+
+def write(folder, details):
+    folder.mkdir(exist_ok=True)
+    compared = {"accuracy": 0.9, "n": 1000, "correct": 900}
+    (folder / "test.json").write_text(json.dumps(compared))
+    details = numbers.encode({"made_by": {}, **details})
+    (folder / "test_details.json").write_text(json.dumps(details))
+
+
+def judge(known, folder):
+    return claims.judge(known, folder, CONFIDENCE, MARGIN)
+
+
+def test_the_interval_is_that_of_one_more_seed_around_the_mean(folder):
+    half = stats.t.ppf(0.975, 4) * 0.01 * (1 + 1 / 5) ** 0.5
+    seen = judge(claim(), folder)
+    assert (seen["obtained"], seen["mean"]) == (0.9, 0.91)
+    assert seen["interval"] == pytest.approx([0.91 - half, 0.91 + half])
+    assert seen["tolerance"] == pytest.approx(half)
+    sampling = 1.959964 * (0.91 * 0.09 / 1000) ** 0.5
+    both = judge(claim(unknown="seed and split"), folder)
+    assert both["tolerance"] == pytest.approx(half + sampling, rel=1e-6)
+    assert judge(claim(unknown="nothing"), folder)["interval"] is None
+
+
+def test_standard_deviations_are_pooled_with_their_degrees_of_freedom(folder):
+    pooled = judge(claim(file="one/test.json", spread="m few one"), folder)
+    sd = ((4 * 0.01**2 + 1 * 0.02**2) / 5) ** 0.5
+    half = stats.t.ppf(0.975, 5) * sd * (1 + 1 / 1) ** 0.5  # of a model with one seed
+    assert pooled["interval"] == pytest.approx([0.9 - half, 0.9 + half])
+    assert claims.files(claim(file="one/test.json", spread="m")) == {
+        "one/test.json", "one/test_details.json", "m/test.json", "m/test_details.json",
+    }  # fmt: skip
+
+
+def test_an_interval_over_trainings_and_draws(folder):
+    seen = judge(claim(spread="draws", reported="0.75"), folder)
+    half = stats.t.ppf(0.975, 3.5) * (0.06**2 + 0.02**2) ** 0.5
+    assert seen["tolerance"] == pytest.approx(half) and seen["mean"] == 0.7
+    assert seen["verdict"] == "inconclusive"
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_interval_of_seeds_holds_one_more_with_the_confidence_that_it_states(seeds):
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0.9, 0.01, (20_000, seeds + 1))
+    held = 0
+    for *own, other in draws.tolist():
+        known = metrics.spread(own)
+        spread = claims.Spread(known["mean"], known["sd"], seeds - 1, known["sd"] / seeds**0.5)
+        held += abs(other - spread.mean) <= spread.half_width(0.95)
+    assert held / len(draws) == pytest.approx(0.95, abs=0.006)
+
+
+@pytest.mark.parametrize("between", [0.0, 0.02, 0.05, 0.1])
+def test_the_interval_over_groups_and_draws_holds_one_more_training(between: float):
+    """Satterthwaite's degrees of freedom are an approximation: it holds 92 to 97 of 100."""
+    rng = np.random.default_rng(1)
+    held, repeats = 0, 4_000
+    for _ in range(repeats):
+        group = rng.normal(0, between, 4)
+        values = 0.7 + group[:, None] + rng.normal(0, 0.05, (4, 20))
+        known = metrics.nested(values[:3].tolist())
+        spread = claims.Spread(known["mean"], known["sd"], known["df"], known["se"])
+        held += abs(values[3, 0] - spread.mean) <= spread.half_width(0.95)
+    assert 0.92 <= held / repeats <= 0.97
+
+
+def test_verdicts(folder):
+    assert judge(claim(reported="0.900"), folder)["verdict"] == "exact"
+    near = judge(claim(reported="0.92"), folder)
+    assert near["verdict"] == "reproduced" and near["note"] == (
+        "900 of 1000 correct; mean 0.9100, standard deviation 0.0100 (4 df)"
+    )
+    assert judge(claim(reported="0.99"), folder)["verdict"] == "differs"
+    assert judge(claim(unknown="nothing"), folder)["verdict"] == "differs"
+    assert judge(claim(file=""), folder)["verdict"] == "context"
+    of_trial = judge(claim(trial="lr=0.1", reported="0.5"), folder)
+    assert of_trial["verdict"] == "exact" and of_trial["obtained"] == 0.5
+
+
+@pytest.mark.parametrize(("reported", "verdict"), [("0.89", "beaten"), ("0.9", "missed")])
+def test_a_bound_is_beaten_or_missed(folder, reported, verdict):
+    assert judge(claim(unknown="bound", reported=reported), folder)["verdict"] == verdict
+
+
+def test_counts_are_compared_one_by_one(folder):
+    exact = claims.judge(claim(value="confusion", reported="9 1; 0 10"), folder, CONFIDENCE, MARGIN)
+    assert exact["verdict"] == "exact" and exact["note"] == "4 of 4 numbers are equal"
+    other = claims.judge(claim(value="confusion", reported="9 1; 1 9"), folder, CONFIDENCE, MARGIN)
+    assert other["verdict"] == "differs" and other["note"] == "2 of 4 numbers are equal"
+    first = claims.judge(claim(value="misclassified", reported="4, 8"), folder, CONFIDENCE, MARGIN)
+    assert first["verdict"] == "exact" and first["obtained"] == "4, 8"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"file": "other/test.json"}, "other/test.json does not exist"),
+        ({"trial": "lr=9"}, r"no trial lr=9 \(lr=0.1\)"),
+        ({"value": "acuracy"}, "no value acuracy"),
+        ({"reported": "abc"}, "reported=abc: must be a number, as accuracy is"),
+        ({"file": "few/test.json", "spread": "draws"}, "few/test.json has no draws of accuracy"),
+        ({"file": "old/test.json", "value": "f1"}, "has no spread of f1 over seeds"),
+    ],
+)
+def test_a_claim_about_nothing_is_an_error_that_names_it(folder, changes, message):
+    with pytest.raises(claims.ClaimError, match=message):
+        claims.judge(claim(**changes), folder, CONFIDENCE, MARGIN)
+
+
+def test_a_claims_file_with_other_columns_or_unknowns_is_refused(tmp_path):
+    path = tmp_path / "claims.csv"
+    path.write_text("id,reported\n")
+    with pytest.raises(claims.ClaimError, match="columns must be id,where"):
+        claims.read(path)
+    path.write_text(",".join(claims.COLUMNS) + "\nc,,,,,0.1,f,,accuracy,luck,,\n")
+    with pytest.raises(claims.ClaimError, match="unknown='luck'"):
+        claims.read(path)
+    path.write_text(",".join(claims.COLUMNS) + "\nc,,,,,0.1,f,,accuracy\n")
+    with pytest.raises(claims.ClaimError, match="c: must have 12 cells"):
+        claims.read(path)
+    for same in ("c", "d", "e"):
+        rows = f"c,,,,,0.1,f,,accuracy,seed,,{same}\nd,,,,,0.2,f,,accuracy,seed,,\n"
+        path.write_text(",".join(claims.COLUMNS) + "\n" + rows)
+        with pytest.raises(claims.ClaimError, match=f"c: same_as={same}: must be another claim"):
+            claims.read(path)

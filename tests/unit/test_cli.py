@@ -1,0 +1,49 @@
+"""`kmnist` itself: its help, and how little it imports before a command runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.project import ROOT
+
+from kmnist_pipeline import cli
+
+COMMANDS = [name for names in cli.GROUPS.values() for name in names]
+
+
+def test_help_groups_the_commands_with_a_line_each(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split()[0] for line in lines if line.startswith("  ") and line.endswith(".")]
+    assert listed == COMMANDS
+    assert all(f"{group}:" in lines for group in cli.GROUPS)
+    assert max(map(len, lines)) <= 100
+
+
+def test_every_module_of_a_command_is_listed():
+    files = Path(cli.__file__).parent.glob("[!_]*.py")
+    assert sorted(COMMANDS) == sorted(file.stem for file in files if file.stem != "common")
+
+
+def test_a_misspelt_command_is_refused_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["comose"])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert all(name in message for name in ("'comose'", *COMMANDS))
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, contextlib\n"
+        "from kmnist_pipeline import cli\n"
+        "with contextlib.suppress(SystemExit): cli.main(['check', '--help'])\n"
+        "heavy = {'dvc', 'hydra', 'mlflow', 'numpy', 'omegaconf', 'pydantic', 'rich', 'yaml'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

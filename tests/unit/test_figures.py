@@ -1,0 +1,261 @@
+"""The figures: PNGs that decode, are small, are always the same, and show what they should."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from support.odd_report import NAMES as ODD_NAMES
+
+from kmnist_pipeline.figures import canvas
+from kmnist_pipeline.figures import data as data_figures
+from kmnist_pipeline.figures import models as model_figures
+
+DIGITS = load_digits()
+IMAGES, LABELS = DIGITS.images.astype(np.uint8), DIGITS.target.astype(np.int64)
+NAMES = [str(digit) for digit in range(10)]
+ROWS = data_figures.sample_per_class(LABELS, 10, np.random.default_rng(0))
+TEXT = {"Stage": "evaluate@digits", "Caption": "Größe → 8×8"}
+
+
+# What a figure shows of the odd names: Thai is in no font of ours.
+SHOWN = [name if name != "ไ" else "U+0E44" for name in ODD_NAMES]
+
+
+def counts(classes: int) -> np.ndarray:
+    rng = np.random.default_rng(classes)
+    return rng.integers(0, 60, (classes, classes)) + np.diag(rng.integers(900, 1600, classes))
+
+
+def curve_rows(lengths: list[int]) -> list[dict]:
+    """Rows of curves.csv, as text, for one fold of each length; fold f's accuracy is f / 10."""
+    return [
+        {"trial": "0", "seed": "1", "fold": str(fold), "epoch": str(epoch), "split": split}
+        | {"loss": str(1 / epoch), "accuracy": str(fold / 10 + epoch / 100)}
+        for fold, length in enumerate(lengths)
+        for epoch in range(1, length + 1)
+        for split in ("train", "validation")
+    ]
+
+
+def pca_scatter(names: Sequence[str] = NAMES) -> Figure:
+    components, ratios = data_figures.pca(IMAGES, 16)
+    return data_figures.pca_scatter(components, LABELS, names, ratios)
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "class_table": lambda: data_figures.class_table(list("abcdefghij"), range(10), range(10)),
+    "class_table_numbers": lambda: data_figures.class_table(NAMES, range(10), range(10)),
+    "class_table_two": lambda: data_figures.class_table(["o", "ma"], [6000] * 2, [1000] * 2),
+    "one_per_class": lambda: data_figures.one_per_class(IMAGES[ROWS[:, 0]], NAMES, 16),
+    "one_per_class_two": lambda: data_figures.one_per_class(IMAGES[:2], ["o", "ma"], 16),
+    "ten_per_class": lambda: data_figures.ten_per_class(IMAGES[ROWS], NAMES, 16),
+    "average_per_class": lambda: data_figures.average_per_class(IMAGES, LABELS, NAMES, 16),
+    "example_grid": lambda: data_figures.example_grid(IMAGES[:50], LABELS[:50], NAMES, 16),
+    "pca_scatter": pca_scatter,
+    "first_images": lambda: data_figures.first_images(IMAGES[:5], LABELS[:5], NAMES, 16),
+    "grey_matrix": lambda: data_figures.grey_matrix(IMAGES[9], 16),
+    "learning_curves": lambda: model_figures.learning_curves(curve_rows([20, 12, 17])),
+    "learning_curves_one_epoch": lambda: model_figures.learning_curves(curve_rows([1])),
+    "confusion_2": lambda: model_figures.confusion_matrix(counts(2), ["o", "ma"], "test"),
+    "confusion_10": lambda: model_figures.confusion_matrix(counts(10), NAMES, "test"),
+    "confusion_20": lambda: model_figures.confusion_matrix(
+        counts(20), [f"c{i}" for i in range(20)]
+    ),
+    "class_weights": lambda: model_figures.class_weights(IMAGES[ROWS[:, 0]] - 8.0, NAMES),
+    "class_weights_binary": lambda: model_figures.class_weights(IMAGES[:1] - 8.0, ["o", "ma"]),
+    "labelled_images": lambda: model_figures.labelled_images(
+        IMAGES[:7], ["Predicted: 4, Actual: 7", "True: 1\nPredicted: 2"] * 3 + [""], 5, 16
+    ),
+    "trials": lambda: model_figures.trials(
+        ["lr 0.1", "lr 0.01"], [0.9, 0.8], [0.01, None], [0.85, None], 0
+    ),
+    "trials_untested": lambda: model_figures.trials(
+        ["a", "b"], [0.9, 0.8], [0.1, 0.1], [None] * 2, 1
+    ),
+    "class_scores": lambda: model_figures.class_scores(
+        NAMES, np.linspace(0.8, 0.9, 10), np.linspace(0.9, 0.8, 10), np.full(10, 0.85)
+    ),
+}
+
+ODD: dict[str, Callable[[], Figure]] = {
+    "class_table": lambda: data_figures.class_table(ODD_NAMES, range(10), range(10)),
+    "ten_per_class": lambda: data_figures.ten_per_class(IMAGES[ROWS], ODD_NAMES, 16),
+    "pca_scatter": lambda: pca_scatter(ODD_NAMES),
+    "confusion": lambda: model_figures.confusion_matrix(counts(10), ODD_NAMES),
+    "class_weights": lambda: model_figures.class_weights(IMAGES[ROWS[:, 0]] - 8.0, ODD_NAMES),
+    "labelled_images": lambda: model_figures.labelled_images(IMAGES[:10], ODD_NAMES, 5, 16),
+    "class_scores": lambda: model_figures.class_scores(ODD_NAMES, *[np.full(10, 0.85)] * 3),
+}
+
+
+@cache
+def png(name: str) -> bytes:
+    return canvas.png_bytes(FIGURES[name](), TEXT)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_png_is_readable_and_small(name: str) -> None:
+    content = png(name)
+    assert len(content) < canvas.MAX_BYTES
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.height >= 300
+        assert len(np.unique(np.asarray(image.convert("L")))) > 10
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+        assert image.text == TEXT  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ten_per_class", "pca_scatter", "learning_curves", "confusion_10", "class_weights", "trials"],
+)
+def test_the_same_call_gives_the_same_bytes(name: str) -> None:
+    assert png(name) == canvas.png_bytes(FIGURES[name](), TEXT)
+
+
+OTHER_PROCESS = """
+import hashlib, sys
+import numpy as np
+from kmnist_pipeline.figures import canvas, data as data_figures, models as model_figures
+
+rng = np.random.default_rng(0)
+images, labels = rng.integers(0, 256, (600, 12, 12), np.uint8), np.arange(600) % 3
+names = ["a", "b", "c"]
+rows = [dict(trial=0, seed=0, fold=f, epoch=e, split="train", loss=1 / e, accuracy=f / e)
+        for f in range(3) for e in range(1, 9)]
+components, ratios = data_figures.pca(images, 255)
+for figure in (
+    data_figures.one_per_class(images[:3], names, 255),
+    data_figures.pca_scatter(components, labels, names, ratios),
+    model_figures.learning_curves(rows),
+):
+    print(hashlib.sha256(canvas.png_bytes(figure, {"Stage": "x"})).hexdigest())
+print(sorted({"matplotlib.pyplot", "pandas", "seaborn", "sklearn", "scipy"} & set(sys.modules)))
+"""
+
+
+def test_other_processes_draw_the_same_bytes_without_heavy_imports(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text(
+        "font.size: 20\naxes.facecolor: red\nlines.linewidth: 9\n"
+    )
+    printed = []
+    for extra in ({}, {"MATPLOTLIBRC": str(tmp_path), "OMP_NUM_THREADS": "1"}):
+        command = [sys.executable, "-c", OTHER_PROCESS]
+        environment = {**os.environ, "PYTHONPATH": "src", **extra}
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        printed.append(run.stdout.splitlines())
+    assert printed[0] == printed[1]
+    assert len(set(printed[0])) == 4
+    assert printed[0][-1] == "[]"
+
+
+def test_pictures_are_enlarged_pixel_by_pixel() -> None:
+    content = canvas.png_bytes(data_figures.one_per_class(IMAGES[:2], ["o", "ma"], 16), {})
+    drawn = np.asarray(Image.open(io.BytesIO(content)).convert("L")).astype(int)
+    zoom = canvas.LARGEST_TILE // 8
+    left = canvas.MARGIN
+    top = int(np.flatnonzero(drawn[:, left] < 255)[0])
+    tile = drawn[top : top + 8 * zoom, left : left + 8 * zoom]
+    squares = tile.reshape(8, zoom, 8, zoom)
+    assert (squares == squares[:, :1, :, :1]).all()
+    assert np.abs(squares[:, 0, :, 0] - IMAGES[0] * (255 / 16)).max() <= 1
+
+
+@pytest.mark.parametrize("scale", [1, 15])
+def test_pca_equals_scikit_learns(scale: int) -> None:
+    components, ratios = data_figures.pca(IMAGES * np.uint8(scale), 16 * scale)
+    reference = PCA(2, svd_solver="full")
+    expected = reference.fit_transform(IMAGES.reshape(len(IMAGES), -1) / 16)
+    expected *= np.sign((expected * components).sum(axis=0))
+    np.testing.assert_allclose(components, expected, atol=1e-9)
+    np.testing.assert_allclose(ratios, reference.explained_variance_ratio_, rtol=1e-9)
+
+
+def test_pca_does_not_depend_on_the_order_of_images_and_fixes_signs() -> None:
+    order = np.random.default_rng(0).permutation(len(IMAGES))
+    components, ratios = data_figures.pca(IMAGES, 16)
+    shuffled, same = data_figures.pca(IMAGES[order], 16)
+    np.testing.assert_allclose(shuffled, components[order], atol=1e-12)
+    assert (ratios == same).all()
+
+
+def test_a_stopped_fold_keeps_its_last_value() -> None:
+    carried = model_figures.by_fold(curve_rows([4, 2]), "validation", "accuracy")
+    np.testing.assert_allclose(carried, [[0.01, 0.02, 0.03, 0.04], [0.11, 0.12, 0.12, 0.12]])
+
+
+def test_curves_of_two_trials_are_refused() -> None:
+    rows = curve_rows([2])
+    with pytest.raises(ValueError, match="one trial"):
+        model_figures.by_fold([*rows, {**rows[0], "trial": "1"}], "train", "loss")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_class_names_of_any_script_are_drawn_as_they_are(
+    name: str, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    figure = ODD[name]()
+    first, second = canvas.png_bytes(figure, {}), canvas.png_bytes(ODD[name](), {})
+    assert first == second and len(first) < canvas.MAX_BYTES
+    texts = [text for text in figure.findobj(Text) if text.get_visible()]
+    written = {text.get_text().split("  ")[-1] for text in texts}
+    assert set(SHOWN) <= written
+    assert not any(text.get_parse_math() for text in texts)
+    assert not recwarn.list and not caplog.records  # such as of a glyph that no font has
+
+
+def test_kana_han_and_hangul_are_pictures_of_their_own() -> None:
+    drawn = set()
+    for name in "おゝ變한龘":
+        figure = data_figures.one_per_class(IMAGES[:1], [name], 16)
+        drawn.add(canvas.png_bytes(figure, {}))
+    assert len(drawn) == 5
+
+
+def test_the_fonts_are_those_of_the_packages() -> None:
+    for weight in ("normal", "bold"):
+        found = font_manager.findfont(FontProperties(family=canvas.FONTS[1], weight=weight))
+        assert "noto_cjk_sans_jp_regular" in found
+        own = font_manager.findfont(FontProperties(family=canvas.FONTS[0], weight=weight))
+        assert str(matplotlib.get_data_path()) in own
+
+
+def test_a_table_of_classes_makes_room_for_long_names() -> None:
+    short, long = (
+        data_figures.class_table([name, "b"], range(2), range(2)) for name in ("a", "long " * 20)
+    )
+    assert long.bbox.width > short.bbox.width
+    canvas.png_bytes(long, {})
+    boxes = [text.get_window_extent() for text in long.texts if text.get_text()]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_confusion_matrix_writes_every_count(classes: int) -> None:
+    matrix = counts(classes)
+    figure = model_figures.confusion_matrix(matrix, NAMES[:classes])
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written == [str(count) for count in matrix.ravel()]
+
+
+def test_samples_are_of_their_class_and_differ() -> None:
+    assert (LABELS[ROWS] == np.arange(10)[:, None]).all()
+    assert len(np.unique(ROWS)) == ROWS.size

@@ -1,0 +1,60 @@
+"""Numbers in two files: what DVC shows, and the details beside it, of which it draws nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.project import Project
+
+from kmnist_pipeline.evidence import numbers, outs
+
+NAMES = st.text("abcxyz_", min_size=1, max_size=5)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(st.dictionaries(NAMES, inner, max_size=3), min_size=1, max_size=12)
+        | st.dictionaries(NAMES, inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+def has_rows(value: object) -> bool:
+    """Whether DVC finds what it draws: a list of maps that stands in maps alone."""
+    if isinstance(value, dict):
+        return any(map(has_rows, value.values()))
+    return isinstance(value, list) and all(isinstance(v, dict) for v in value)
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=4))
+def test_details_are_read_as_they_were_written_and_hold_no_list_of_maps(content: dict):
+    written = json.loads(outs.json_bytes(numbers.encode(content)))
+    assert not has_rows(written)
+    assert numbers.decode(written) == content
+
+
+def test_numbers_are_read_with_their_details(tmp_path):
+    (tmp_path / "test.json").write_text('{"accuracy": 0.5}')
+    with pytest.raises(FileNotFoundError, match="test_details"):
+        numbers.read(tmp_path / "test.json")
+    (tmp_path / "test_details.json").write_text('{"made_by": {}, "folds": {"#0": {"a": 1}}}')
+    found = numbers.read(tmp_path / "test.json")
+    assert found == {"accuracy": 0.5, "made_by": {}, "folds": [{"a": 1}]}
+    del found["accuracy"]
+    assert numbers.read(tmp_path / "test_details.json") == found
+
+
+def test_dvc_shows_what_one_compares_and_draws_no_details(digits: Project):
+    shown = json.loads(digits.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    of_digits = {file: told["data"] for file, told in shown.items() if "/digits/" in file}
+    assert len(of_digits) == 8
+    for file, told in of_digits.items():
+        scores = {"accuracy", "precision", "recall", "f1", "n", "correct"}
+        assert told.keys() == (scores if file.endswith("/test.json") else {"accuracy", "loss", "n"})
+    drawn = json.loads(digits.run("dvc", "plots", "show", "--json").stdout)["data"]
+    assert any(file.startswith("metrics/digits/") for file in drawn)
+    assert not any(drawn[file] for file in drawn if "digits" in file and file.endswith(".json"))

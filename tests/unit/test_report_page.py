@@ -1,0 +1,95 @@
+"""The page of a report: text of any kind is shown as it is, and the HTML says what is what."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+from support import odd_report
+
+from kmnist_pipeline.reporting import page
+
+
+class Elements(HTMLParser):
+    """The elements of a page: tag, attributes, and the text inside."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.all: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.open: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.all.append((tag, dict(attrs), []))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(self.all[-1])
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop()[0] == tag, f"</{tag}> in line {self.getpos()[0]}"
+
+    def handle_data(self, data: str) -> None:
+        for _, _, texts in self.open:
+            texts.append(data)
+
+    def texts(self, tag: str) -> list[str]:
+        return ["".join(texts) for name, _, texts in self.all if name == tag]
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes, _ in self.all if name == tag]
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return odd_report.content(tmp_path_factory.mktemp("odd"))
+
+
+def test_html_shows_names_and_captions_of_any_script_as_they_are(content: dict) -> None:
+    elements = Elements(page.html(content))
+    assert not elements.open
+    headers = elements.texts("th")
+    assert all(headers.count(name) == len(odd_report.MODELS) for name in odd_report.NAMES)
+    assert elements.texts("h1") == elements.texts("title") == [odd_report.ABOUT["title"]]
+    assert all(odd_report.CAPTION in caption for caption in elements.texts("figcaption"))
+    assert odd_report.DATASET["title"] in "".join(elements.texts("p"))
+    assert 'name: "<i>お"' in elements.texts("pre")
+    assert not {"b", "i"} & {tag for tag, _, texts in elements.all if "amp" in "".join(texts)}
+
+
+def test_html_has_headings_in_order_and_names_its_tables_and_figures(content: dict) -> None:
+    text = page.html(content)
+    elements = Elements(text)
+    assert text.startswith('<!doctype html>\n<html lang="en">')
+    levels = [int(tag[1]) for tag, _, _ in elements.all if tag in ("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert {th["scope"] for th in elements.attributes("th")} == {"col", "row"}
+    alts = [image["alt"] for image in elements.attributes("img")]
+    assert alts[0] == "confusion of model, described in the caption" and len(set(alts)) == 2
+    ids = [attributes["id"] for _, attributes, _ in elements.all if "id" in attributes]
+    links = [link["href"] or "" for link in elements.attributes("a")]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    assert not elements.attributes("script") and not elements.attributes("link")
+
+
+def test_markdown_shows_text_as_it_is(content: dict) -> None:
+    text = page.markdown(content)
+    assert r"the weights of \<b\>\&amp;, \$x_1\$, \*a_b\* and \[お\]." in text
+    assert "# Names in \\<any\\> script\n\nA report of \\*odd\\* names." in text
+    assert r"“accuracy \< 0.5 \| \*for\* 한글”" in text
+    rows = [line for line in text.splitlines() if line.startswith("| Section")]
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {10}
+
+
+def test_a_figure_on_the_page_has_the_same_pixels_in_fewer_bytes(content: dict) -> None:
+    (first, *_) = content["pictures"]
+    embedded = base64.b64decode(first.data_uri.partition(",")[2])
+    assert len(embedded) < first.path.stat().st_size
+    with Image.open(io.BytesIO(embedded)) as shown, Image.open(first.path) as drawn:
+        assert shown.convert("RGB").tobytes() == drawn.convert("RGB").tobytes()
+        assert first.width == drawn.width
