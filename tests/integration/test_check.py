@@ -108,10 +108,7 @@ def locked(stage: dict[str, Any], kind: str, path: str) -> dict[str, Any]:
 
 
 def test_a_clone_of_the_committed_evidence_is_fresh(project):
-    """But for the stages that CI tolerates, which are all stale."""
-    tolerated = ".ci/stale-stages"
-    there = (project.folder / tolerated).exists()
-    done = project.run("kmnist", "check", *(["--except", tolerated] if there else []))
+    done = project.run("kmnist", "check")
     fresh, last = done.stdout.splitlines()
     assert (fresh, last.startswith(COMMITTED), done.returncode) == (FRESH, True, 0)
     assert done.stderr == ""
@@ -314,23 +311,6 @@ def test_evidence_in_native_arithmetic(check, digits):
         f"{SOFTMAX}: out {DETAILS} was made in native arithmetic, so it is not evidence"
     ) in check()
     assert remedies(digits, SOFTMAX) == [f"dvc repro --force --single-item {SOFTMAX}"]
-
-
-def test_stages_that_a_file_names_are_left_out(digits, before, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(digits.folder)
-    stale = [line.partition(": ")[0] for line in before]
-    digits.replace(VALIDATION, '"accuracy": 0.9', '"accuracy": 1.9')
-    tolerated = tmp_path / "stale-stages"
-    tolerated.write_text("\n".join([*stale, SOFTMAX, "evaluate@digits_softmax"]))
-    assert cli.main(["check", "--except", str(tolerated)]) == 1
-    assert capsys.readouterr().out.startswith("downstream of these: report@digits\n")
-    tolerated.write_text(f"{tolerated.read_text()}\nreport@digits\n")
-    assert cli.main(["check", "--except", str(tolerated)]) == 0
-    tolerated.write_text(f"{tolerated.read_text()}\ntune@digits_softmax_grid\n")
-    assert cli.main(["check", "--except", str(tolerated)]) == 1
-    assert "stale-stages lists stages that are not stale: tune@digits_softmax_grid" in (
-        capsys.readouterr().err
-    )
 
 
 def test_findings_that_the_same_commands_mend_stand_together_and_commands_are_whole():

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.project import ROOT, STALE, Project, fresh
+from support.project import ROOT, Project, fresh
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.config import node, rules, schema
@@ -514,8 +514,6 @@ def test_what_dvc_shows_fits_a_terminal(tried):
     (show,) = re.findall(r"^(dvc exp show .*)$", page, re.MULTILINE)
     show = show.replace("--drop '", "--drop '.*(epochs|seeds)$|")  # only one parameter there
     commands = [shlex.split(show), ["dvc", "metrics", "show"]]
-    if STALE:
-        commands.pop()  # older evidence keeps what one compares and its details in one file
     for command in commands:
         lines = tried.run(*command).stdout.splitlines()
         assert len(lines) > 3, command

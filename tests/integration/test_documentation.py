@@ -144,7 +144,6 @@ def documented(
     lock = yaml.safe_load((project.folder / "dvc.lock").read_text())
     lock["stages"] = {name: of for name, of in lock["stages"].items() if "@digits" in name}
     (project.folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
-    (project.folder / ".ci/stale-stages").write_text("")
     done = project.run("kmnist", "compose")
     assert done.returncode == 0, done.stderr
     folders = [f"{kind}/*mnist*" for kind in ("metrics", "figures", "reports")]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 from scipy.stats import norm, t
-from support.project import ROOT, STALE
+from support.project import ROOT
 
 from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.evidence import numbers as evidence
@@ -33,14 +33,7 @@ def params():
     return yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
-def skip_stale(stage):
-    """A page that is stale for now shows figures that were made again since."""
-    if stage in STALE:
-        pytest.skip(f"{stage} is in .ci/stale-stages")
-
-
 def claims(report):
-    skip_stale(f"report@{report}")
     return {claim["id"]: claim for claim in json.loads(read(f"reports/{report}/claims.json"))}
 
 
@@ -76,7 +69,6 @@ def test_every_data_set_is_drawn_the_same_way(dataset):
 
 @pytest.mark.parametrize("report", REPORTS)
 def test_every_figure_on_a_page_says_where_it_comes_from(report):
-    skip_stale(f"report@{report}")
     page = read(f"reports/{report}/index.html")
     dataset = params()["reports"][report]["dataset"]
     shown = [
@@ -95,7 +87,6 @@ def test_every_figure_on_a_page_says_where_it_comes_from(report):
 
 @pytest.mark.parametrize("report", REPORTS)
 def test_every_number_obtained_leads_to_where_it_comes_from(report):
-    skip_stale(f"report@{report}")
     page = read(f"reports/{report}/index.html")
     targets = re.findall(r'href="#([^"]+)"', page)
     anchors = re.findall(r'<details id="([^"]+)"', page)
@@ -224,7 +215,6 @@ TABLE_I = ("kmnist_sklearn_logistic", *CNNS)
 
 
 def numbers(model, part, report="kmnist_cnn"):
-    skip_stale(f"evaluate@{model}")
     return evidence.read(ROOT / f"metrics/{report}/{model}/{part}.json")
 
 

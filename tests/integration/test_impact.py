@@ -2,22 +2,19 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from dvc.repo import Repo
 from support.project import STORE, Project, fresh
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.commands import impact, status
+from kmnist_pipeline.commands import impact
 from kmnist_pipeline.commands.impact import Impact
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage
-from kmnist_pipeline.repository import changes, locks
+from kmnist_pipeline.repository import changes
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.locks import LockedStage
 
@@ -42,48 +39,9 @@ def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A fresh clone in which nothing is stale. Not to be changed by a test."""
-    project = fresh(tmp_path_factory.mktemp("clone") / "project")
-    with pytest.MonkeyPatch.context() as patch:
-        # Evidence that waits to be made again says how it was made before.
-        patch.setattr(status, "_of_making", lambda *_: [])
-        _bring_up_to_date(project)
-        project.run("git", "add", "--all")
-        project.run("git", "commit", "--quiet", "--allow-empty", "--message", "up to date")
-        yield project
-
-
-def _bring_up_to_date(project: Project) -> None:
-    """Have the lock say of each stage that it was made from what is here now.
-
-    So it is of most stages; evidence that waits to be made again shall not show in the others.
-    """
-    with contextlib.chdir(project.folder):
-        params = locks.load(composition.compose(Path("conf"), []), "conf/")
-        for stage in status.of(status.locked_here(), params).wanted.stages.values():
-            for path in stage.outs:
-                if path.startswith("metrics/") and not Path(path).exists():
-                    Path(path).write_text("{}")
-        wanted = status.of(status.locked_here(), params).wanted.stages.values()
-        stages = {
-            stage.address: {
-                "cmd": stage.cmd,
-                "deps": [{"path": path, "md5": md5} for path, md5 in stage.deps.items()],
-                "params": {"params.yaml": stage.params},
-                "outs": [
-                    {"path": path, "md5": _digest(path) or md5 or "0" * 32}
-                    for path, md5 in stage.outs.items()
-                ],
-            }
-            for stage in wanted
-        }
-        plain = json.loads(json.dumps({"schema": "2.0", "stages": stages}))  # without aliases
-        Path("dvc.lock").write_text(yaml.safe_dump(plain))
-
-
-def _digest(path: str) -> str:
-    return lineage.digest(Path(path)) if Path(path).exists() else ""
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone of the committed evidence, in which nothing is stale. Not to be changed by a test."""
+    return fresh(tmp_path_factory.mktemp("clone") / "project")
 
 
 # --- held against DVC ----------------------------------------------------------------------------

@@ -16,9 +16,6 @@ from kmnist_pipeline.evidence import numbers
 
 ROOT = Path(__file__).parents[2]
 
-# Evidence that waits to be made again: tests of what is committed leave it out.
-STALE = frozenset((ROOT / ".ci/stale-stages").read_text().split())
-
 STORE = ("mlartifacts", "mlflow.db")  # what the stages of a project have logged
 
 

@@ -31,8 +31,7 @@ def test_the_workflow_runs_the_targets_of_ci_run():
     workflow = yaml.safe_load((WORKFLOWS / "ci.yml").read_text())
     steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
     local = (ROOT / ".ci" / "run").read_text()
-    check = ".venv/bin/kmnist check --except .ci/stale-stages"
-    for command in ("make test-all", check, "make demo"):
+    for command in ("make test-all", ".venv/bin/kmnist check", "make demo"):
         assert command in steps
         assert f"\n{command}\n" in local
     assert workflow["permissions"] == {"contents": "read"}

@@ -10,18 +10,9 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import absolute
-from kmnist_pipeline.errors import UserError
-
 
 def add(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--except",
-        dest="tolerated",
-        type=absolute,
-        metavar="FILE",
-        help="leave out the stages that this file lists, one on each line",
-    )
+    """No options."""
 
 
 def run(chosen: Namespace) -> int:
@@ -31,13 +22,6 @@ def run(chosen: Namespace) -> int:
 
     composed = composition.compose(Path("conf"), [])
     found = status.of(status.locked_here(), locks.load(composed, "conf/"))
-    if chosen.tolerated is not None:
-        left_out = set(chosen.tolerated.read_text().split())
-        current = left_out - {stage.address for stage in found.stages} - {*found.orphans}
-        if current:
-            names = ", ".join(sorted(current))
-            raise UserError(f"{chosen.tolerated.name} lists stages that are not stale: {names}")
-        found = found.without(left_out)
     findings = check.findings(found, composed)
     for line in check.lines(findings):
         print(line)

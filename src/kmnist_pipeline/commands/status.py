@@ -14,8 +14,8 @@ import importlib.metadata
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +70,6 @@ class Status:
     stages: list[StageStatus]
     orphans: list[str]
     wanted: Graph
-
-    def without(self, names: Collection[str]) -> Status:
-        """The status without these stages and files."""
-        return replace(
-            self,
-            stages=[stage for stage in self.stages if stage.address not in names],
-            orphans=[file for file in self.orphans if file not in names],
-        )
 
 
 def of(locked: Graph, params: dict[str, Any]) -> Status:

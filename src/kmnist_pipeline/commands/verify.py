@@ -167,9 +167,7 @@ def _weights(
     stage: LockedStage, old: Revision, digests: dict[str, list[str]], epochs: int
 ) -> list[Difference]:
     """Compare the weights of each fit after its first epochs with the committed ones."""
-    name = "/validation.json"
-    found = [out for out in stage.outs if out.endswith((name, numbers.beside(name)))]
-    path = max(found, key=len)  # older evidence has one file
+    (path,) = (out for out in stage.outs if out.endswith(numbers.beside("/validation.json")))
     committed = old.files(path).get(path)
     if committed is None:
         return [Difference(path, Verdict.DIFFERENT, "is missing in the commit")]

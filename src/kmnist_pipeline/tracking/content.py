@@ -125,7 +125,7 @@ def _kfold_train(run: Content, content: dict[str, Any], record: Record) -> None:
             for metric in ("accuracy", "loss"):
                 child.add(f"{split or 'validation_'}{metric}", fold[split + metric])
         for count in ("kept_epoch", "epochs"):
-            child.add(count, fold.get(count))  # older evidence has another name for the first
+            child.add(count, fold[count])
         _add_curves(child, curves.get(("", str(fold["seed"]), str(fold["fold"])), {}))
         run.children.append(child)
 
@@ -172,9 +172,8 @@ def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
                 run.add("validation_accuracy", validation["accuracy"])
     for metric in ("accuracy", "precision", "recall", "f1"):
         run.add(f"test_{metric}", content[metric])
-    # Older evidence has only the spread of accuracy.
     for name, spread in (("test", content["seeds"]), ("draws", content.get("draws") or {})):
-        _add_spread(run, f"{name}_accuracy", spread.get("accuracy", spread))
+        _add_spread(run, f"{name}_accuracy", spread.get("accuracy"))
     if "routing" in content:
         for number in ("temperature", "threshold"):
             run.add(f"routing/{number}", content["routing"][number])
