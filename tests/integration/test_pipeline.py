@@ -577,7 +577,7 @@ PARAMS = rules.check(PLAIN)
 SAME = [
     (name, trial, study.base)
     for name, study in PARAMS.studies.items()
-    for trial, settings in rules.trials(study, PARAMS.experiments[study.base]).items()
+    for trial, settings in rules.trials(study, PARAMS.experiments[study.base], name).items()
     if settings == PARAMS.experiments[study.base]
 ]
 

@@ -150,7 +150,8 @@ def evaluated(item: str = "digits_softmax", **more: Any) -> Stage:
 
 
 def record_of(stage: Stage, **parameters: Any) -> Record:
-    return stage.record({stage.item: {"report": "digits"}}, parameters)
+    made = (stage.address, stage.root, stage.lineage, stage.written)
+    return record.of_stage(*made, {stage.item: {"report": "digits"}}, parameters, stage.started)
 
 
 def publish(stage: Stage, client: Any = None, **more: Any) -> None:

@@ -66,22 +66,19 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "one_per_class": lambda: data_figures.one_per_class(IMAGES[ROWS[:, 0]], NAMES, 16),
     "one_per_class_two": lambda: data_figures.one_per_class(IMAGES[:2], ["o", "ma"], 16),
     "ten_per_class": lambda: data_figures.ten_per_class(IMAGES[ROWS], NAMES, 16),
-    "average_per_class": lambda: data_figures.average_per_class(IMAGES, LABELS, NAMES, 16),
-    "example_grid": lambda: data_figures.example_grid(IMAGES[:50], LABELS[:50], NAMES, 16),
     "pca_scatter": pca_scatter,
-    "first_images": lambda: data_figures.first_images(IMAGES[:5], LABELS[:5], NAMES, 16),
     "grey_matrix": lambda: data_figures.grey_matrix(IMAGES[9], 16),
     "learning_curves": lambda: model_figures.learning_curves(curve_rows([20, 12, 17])),
     "learning_curves_one_epoch": lambda: model_figures.learning_curves(curve_rows([1])),
-    "confusion_2": lambda: model_figures.confusion_matrix(counts(2), ["o", "ma"], "test"),
-    "confusion_10": lambda: model_figures.confusion_matrix(counts(10), NAMES, "test"),
+    "confusion_2": lambda: model_figures.confusion_matrix(counts(2), ["o", "ma"]),
+    "confusion_10": lambda: model_figures.confusion_matrix(counts(10), NAMES),
     "confusion_20": lambda: model_figures.confusion_matrix(
         counts(20), [f"c{i}" for i in range(20)]
     ),
     "class_weights": lambda: model_figures.class_weights(IMAGES[ROWS[:, 0]] - 8.0, NAMES),
     "class_weights_binary": lambda: model_figures.class_weights(IMAGES[:1] - 8.0, ["o", "ma"]),
-    "labelled_images": lambda: model_figures.labelled_images(
-        IMAGES[:7], ["Predicted: 4, Actual: 7", "True: 1\nPredicted: 2"] * 3 + [""], 5, 16
+    "labelled_images": lambda: canvas.labelled_images(
+        IMAGES[:7], ["Predicted: 4, Actual: 7", "True: 1\nPredicted: 2"] * 3 + [""], 5, 16, gap=18
     ),
     "trials": lambda: model_figures.trials(
         ["lr 0.1", "lr 0.01"], [0.9, 0.8], [0.01, None], [0.85, None], 0
@@ -100,7 +97,7 @@ ODD: dict[str, Callable[[], Figure]] = {
     "pca_scatter": lambda: pca_scatter(ODD_NAMES),
     "confusion": lambda: model_figures.confusion_matrix(counts(10), ODD_NAMES),
     "class_weights": lambda: model_figures.class_weights(IMAGES[ROWS[:, 0]] - 8.0, ODD_NAMES),
-    "labelled_images": lambda: model_figures.labelled_images(IMAGES[:10], ODD_NAMES, 5, 16),
+    "labelled_images": lambda: canvas.labelled_images(IMAGES[:10], ODD_NAMES, 5, 16),
     "class_scores": lambda: model_figures.class_scores(ODD_NAMES, *[np.full(10, 0.85)] * 3),
 }
 

@@ -71,9 +71,10 @@ def test_bins_hold_every_prediction_once():
 def test_routing_is_decided_by_validation_alone():
     validation, labels = predictions(4000, 2.0)
     test, test_labels = predictions(3000, 2.0, seed=1)
-    routed = routing.route(validation, labels, test, test_labels, 0.9)
+    splits = {"validation": (validation, labels), "test": (test, test_labels)}
+    routed = routing.route(splits, 0.9)
     shuffled = np.random.default_rng(0).permutation(test_labels)
-    again = routing.route(validation, labels, test, shuffled, 0.9)
+    again = routing.route(splits | {"test": (test, shuffled)}, 0.9)
     for key in ("temperature", "threshold", "validation", "promise"):
         assert routed[key] == again[key]
     outcome = routed["test"]
@@ -87,7 +88,7 @@ def test_routing_is_decided_by_validation_alone():
 def test_a_promise_that_nothing_keeps_sends_all_to_review():
     p, _ = predictions(50, 1.0)
     wrong = (p.argmax(axis=1) + 1) % 5
-    routed = routing.route(p, wrong, p, wrong, 0.9)
+    routed = routing.route(dict.fromkeys(("validation", "test"), (p, wrong)), 0.9)
     assert routed["threshold"] is None
     assert routed["test"] == {
         "n": 50, "accepted": 0, "review": 50, "right": 0,
@@ -114,7 +115,7 @@ def test_mcnemar_counts_what_one_model_alone_gets_right():
 def test_clopper_and_pearsons_interval_and_the_exact_test_are_scipys():
     for k, n in ((0, 10), (3, 10), (10, 10), (9950, 10_000)):
         right = np.arange(n) < k
-        low, high = routing._outcome(np.ones(n, bool), right, 0.9, 0.95)["interval"]
+        low, high = routing._outcome(np.ones(n, bool), right, 0.9)["interval"]
         expected = stats.binomtest(k, n).proportion_ci(0.95, "exact")
         assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-9)
         tested = metrics.mcnemar(right, ~right)

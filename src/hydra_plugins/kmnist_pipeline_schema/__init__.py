@@ -29,11 +29,14 @@ class RefusedError(UserError, ConfigCompositionException, DvcException):
 def _models(_root_: DictConfig) -> Any:
     sections = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "models")}
     config = OmegaConf.create(sections)
-    # Studies interpolate keys of their base; an error of the interpolation would not name it.
-    others = OmegaConf.masked_copy(config, [str(key) for key in config if key != "studies"])
-    rules.check(_plain(others))
-    rules.check_bases(_plain(config, resolve=False))
-    return OmegaConf.create(rules.models_of(rules.check(_plain(config))))
+    try:
+        content = _plain(config)
+    except OmegaConfBaseException:
+        # Studies interpolate keys of their base: name its mistake, not that of the interpolation.
+        rules.check(_plain(OmegaConf.masked_copy(config, [*sections.keys() - {"studies"}])))
+        rules.check_bases(_plain(config, resolve=False))
+        raise
+    return OmegaConf.create(rules.models_of(rules.check(content)))
 
 
 def _plain(config: DictConfig, resolve: bool = True) -> dict[Any, Any]:

@@ -14,11 +14,8 @@ from kmnist_pipeline.errors import UserError
 Experiment = dict[str, Any]
 
 
-class PointError(UserError, KeyError):
+class PointError(UserError):
     """A point names a key that the base experiment does not have."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def points(study: dict[str, Any]) -> list[dict[str, Any]]:
@@ -26,12 +23,9 @@ def points(study: dict[str, Any]) -> list[dict[str, Any]]:
 
     The values of the last key change fastest.
     """
-    product = study.get("product")
-    if not product:
-        return study.get("points") or []
-    return [
-        dict(zip(product, values, strict=True)) for values in itertools.product(*product.values())
-    ]
+    product = study["product"]
+    combined = itertools.product(*product.values()) if product else ()
+    return study["points"] or [dict(zip(product, values, strict=True)) for values in combined]
 
 
 def name(point: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from kmnist_pipeline.config import grid
@@ -49,33 +50,33 @@ def check_bases(content: Mapping[Any, Any]) -> None:
 
 def models_of(config: Config) -> dict[str, dict[str, str]]:
     """The experiments and studies by name, with their kind, dataset, report and model family."""
-    experiments = config.experiments
-    return {name: _model("experiment", e, e.report) for name, e in experiments.items()} | {
-        name: _model("study", experiments[study.base], study.report)
-        for name, study in config.studies.items()
+    bases = config.experiments
+    models = [("experiment", name, base, base.report) for name, base in bases.items()]
+    models += [("study", name, bases[s.base], s.report) for name, s in config.studies.items()]
+    return {
+        name: {"kind": kind, "dataset": e.dataset, "report": report, "family": e.model.family}
+        for kind, name, e, report in models
     }
 
 
-def trials(study: Study, base: Experiment, key: str = "points") -> dict[str, Experiment]:
-    """The experiments that a study tries, by trial name such as `lr=0.1,batch_size=512`.
+def trials(study: Study, base: Experiment, key: str) -> dict[str, Experiment]:
+    """The experiments that the study at `key` tries, by name such as `lr=0.1,batch_size=512`.
 
     Each is the base experiment, changed to the values of one point. Raises ConfigError if a point
     names a key that the base does not have, or has an invalid value.
     """
-    content, plain = base.model_dump(), study.model_dump()
-    of_study = key.rpartition(".")[0]
-    content = _applied(content, study.trial, f"{of_study}.trial")
+    content = _applied(base.model_dump(), study.trial, f"{key}.trial")
     for dotted, values in study.product.items():
         for position, value in enumerate(values):
-            trial = _applied(content, {dotted: value}, f"{of_study}.product")
+            trial = _applied(content, {dotted: value}, f"{key}.product")
             try:
                 typed("", trial, Experiment)
             except ConfigError as error:  # an error of one value, not of a combination
-                where = f"{of_study}.product.{dotted}[{position}]={shown(value)}"
+                where = f"{key}.product.{dotted}[{position}]={shown(value)}"
                 raise ConfigError(f"{where}: {str(error).partition(': ')[2]}") from error
     tried: dict[str, Experiment] = {}
-    for position, point in enumerate(grid.points(plain)):
-        where = f"{key}[{position}]"
+    for position, point in enumerate(grid.points(study.model_dump())):
+        where = f"{key}.points[{position}]"
         if not point:
             raise ConfigError(f"{where}={{}}: must change a key, such as optimizer.lr")
         name = grid.name(point)
@@ -157,13 +158,14 @@ def _check_study(key: str, study: Study, config: Config) -> None:
         raise refused(f"{key}.points", study.points, allowed)
     if study.seeds is not None and not _different(study.seeds, least=1):
         raise refused(f"{key}.seeds", study.seeds, "one or more different seeds, or null")
-    tried = trials(study, base, f"{key}.points")
+    tried = trials(study, base, key)
+    shared = attrgetter("report", "dataset", "classes", "seeds", "model.family")
     for position, trial in enumerate(tried.values()):
         _check_experiment(f"{key}.points[{position}]", trial, config)
         if isinstance(trial.validation, NoValidation):
             where = f"{key}.points[{position}]: validation.method"
             raise refused(where, "none", "kfold or holdout, because validation chooses the winner")
-        if _fixed(trial) != _fixed(base):
+        if shared(trial) != shared(base):
             raise ConfigError(
                 f"{key}.points[{position}]: must not change report, dataset, classes, seeds or "
                 f"model.family of the base experiment ({key}.seeds sets other seeds)"
@@ -178,21 +180,5 @@ def _check_report(key: str, report: Report, config: Config) -> None:
             raise refused(f"{key}.figures.{number}", file, f"under {' or '.join(folders)}")
 
 
-def _model(kind: str, experiment: Experiment, report: str) -> dict[str, str]:
-    family = experiment.model.family
-    return {"kind": kind, "dataset": experiment.dataset, "report": report, "family": family}
-
-
 def _different(values: list, least: int) -> bool:
     return len(values) >= least and len(set(values)) == len(values)
-
-
-def _fixed(experiment: Experiment) -> tuple[Any, ...]:
-    """The values that all trials of a study share."""
-    return (
-        experiment.report,
-        experiment.dataset,
-        experiment.classes,
-        experiment.seeds,
-        experiment.model.family,
-    )

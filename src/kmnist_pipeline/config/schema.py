@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler, ValidationInfo, field_validator
-from pydantic_core import core_schema
+from pydantic import AfterValidator, Field, GetPydanticSchema, ValidationInfo, field_validator
+from pydantic_core.core_schema import literal_schema
 
 from kmnist_pipeline.config.node import Node, kinds, must
 
@@ -20,16 +20,10 @@ CHOICES = Path(__file__).parents[1] / "families/cnn"
 NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 
 
-class Module:
+def module(folder: str) -> GetPydanticSchema:
     """Text that names a module of `folder`, one of the folders of exchangeable modules."""
-
-    def __init__(self, folder: str) -> None:
-        self.names = sorted(file.stem for file in (CHOICES / folder).glob("[!_]*.py"))
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.literal_schema(self.names)
+    names = sorted(file.stem for file in (CHOICES / folder).glob("[!_]*.py"))
+    return GetPydanticSchema(lambda source, handler: literal_schema(names))
 
 
 def _named(text: str) -> str:
@@ -110,7 +104,7 @@ class CnnModel(Model):
     """
 
     family: str = "cnn"
-    architecture: Annotated[str, Module("architectures")]
+    architecture: Annotated[str, module("architectures")]
     dropout: float = Field(ge=0, lt=1)
     draws: Count | None
 
@@ -132,7 +126,7 @@ class LinearOptimizer(Optimizer):
 class CnnOptimizer(Optimizer):
     """The optimizers of the networks."""
 
-    name: Annotated[str, Module("optimizers")]
+    name: Annotated[str, module("optimizers")]
 
 
 class SklearnTrainer(Node):
@@ -159,9 +153,9 @@ class CnnTrainer(LinearTrainer):
     """The same for a network, with its exchangeable modules; bfloat16 is not for evidence."""
 
     precision: Literal["float32", "bfloat16"]  # type: ignore[assignment]
-    schedule: Annotated[str, Module("schedules")]
-    augmentation: Annotated[str, Module("augmentations")]
-    averaging: Annotated[str, Module("averaging")]
+    schedule: Annotated[str, module("schedules")]
+    augmentation: Annotated[str, module("augmentations")]
+    averaging: Annotated[str, module("averaging")]
 
 
 class Family(NamedTuple):

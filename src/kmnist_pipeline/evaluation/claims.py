@@ -113,11 +113,12 @@ def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float
     value = entry[claim["value"]]
     trial = f"{claim['trial']}: " if claim["trial"] else ""
     about["source"] = f"{path.as_posix()}: {trial}{claim['value']}"
-    if isinstance(value, list):
-        return {**about, **_compare_counts(claim["reported"], value)}
-    if isinstance(value, str):
-        return {**about, **_compare_points(claim["reported"], value)}
-    return {**about, **_compare_rates(claim, entry, metrics, confidence, margin)}
+    if not isinstance(value, list | str):
+        return {**about, **_compare_rates(claim, entry, metrics, confidence, margin)}
+    compare = _compare_counts if isinstance(value, list) else _compare_points
+    obtained, equal, note = compare(claim["reported"], value)
+    about |= {"obtained": obtained, "mean": None, "tolerance": 0.0, "interval": None}
+    return {**about, "verdict": "exact" if equal else "differs", "note": note}
 
 
 def _compare_rates(
@@ -225,36 +226,28 @@ def _entry(path: Path, claim: dict[str, str]) -> dict[str, Any]:
     return entry
 
 
-def _compare_counts(reported: str, obtained: list) -> dict[str, Any]:
-    """Compare whole numbers one by one: a list `4, 5` or the rows of a matrix `1 2; 3 4`."""
+def _compare_counts(reported: str, obtained: Any) -> tuple[str, bool, str]:
+    """Compare whole numbers one by one: a list `4, 5` or the rows of a matrix `1 2; 3 4`.
+
+    Returns our numbers as text, whether all are equal, and a note.
+    """
     stated = [int(word) for word in reported.replace(";", " ").replace(",", " ").split()]
-    nested = obtained and isinstance(obtained[0], list)
-    flat = [int(cell) for row in obtained for cell in row] if nested else obtained[: len(stated)]
-    different = sum(a != b for a, b in zip(stated, flat, strict=False)) + abs(
-        len(stated) - len(flat)
-    )
-    return {
-        "obtained": (
-            "; ".join(" ".join(map(str, row)) for row in obtained)
-            if nested
-            else ", ".join(map(str, flat))
-        ),
-        "mean": None,
-        "tolerance": 0.0,
-        "interval": None,
-        "verdict": "exact" if different == 0 else "differs",
-        "note": f"{len(stated) - different} of {len(stated)} numbers are equal",
-    }
+    if obtained and isinstance(obtained[0], list):
+        found = [cell for row in obtained for cell in row]
+        text = "; ".join(" ".join(map(str, row)) for row in obtained)
+    else:
+        found = obtained[: len(stated)]
+        text = ", ".join(map(str, found))
+    equal = sum(a == b for a, b in zip(stated, found, strict=False))
+    different = max(len(stated), len(found)) - equal
+    return text, not different, f"{len(stated) - different} of {len(stated)} numbers are equal"
 
 
-def _compare_points(reported: str, obtained: str) -> dict[str, Any]:
-    """Compare points of a study, such as `lr=0.1,batch=64`, value by value."""
+def _compare_points(reported: str, obtained: str) -> tuple[str, bool, str]:
+    """Compare points of a study, such as `lr=0.1,batch=64`, value by value; returns the same."""
     stated, found = (
         [float(pair.partition("=")[2]) for pair in point.split(",")]
         for point in (reported, obtained)
     )
-    equal = stated == found
-    note = "" if equal else "another point has the highest validation accuracy here"
-    verdict = "exact" if equal else "differs"
-    shared = {"mean": None, "tolerance": 0.0, "interval": None}
-    return {"obtained": obtained, **shared, "verdict": verdict, "note": note}
+    note = "" if stated == found else "another point has the highest validation accuracy here"
+    return obtained, stated == found, note

@@ -85,15 +85,13 @@ def nested(values: list[list[float]]) -> dict[str, Any]:
         parts.append((between, between / groups, groups - 1))
     if draws > 1:
         within = float(table.var(axis=1, ddof=1).mean())
-        of_draw, of_mean = (
-            ((1 - 1 / draws) * within, 0.0) if groups > 1 else (within, within / draws)
-        )
-        parts.append((of_draw, of_mean, groups * (draws - 1)))
+        shares = ((1 - 1 / draws) * within, 0.0) if groups > 1 else (within, within / draws)
+        parts.append((*shares, groups * (draws - 1)))
     sd = se = df = None
     if parts:
         sd, se = (sum(part[i] for part in parts) ** 0.5 for i in (0, 1))
-        shares = [((of_draw + of_mean) ** 2 / freedom) for of_draw, of_mean, freedom in parts]
-        df = (sd**2 + se**2) ** 2 / sum(shares) if sum(shares) else 1.0
+        weight = sum((of_draw + of_mean) ** 2 / freedom for of_draw, of_mean, freedom in parts)
+        df = (sd**2 + se**2) ** 2 / weight if weight else 1.0
     return {
         "groups": groups,
         "draws": draws,
@@ -126,12 +124,10 @@ def mcnemar(right: np.ndarray, other: np.ndarray) -> dict[str, Any]:
 
 def holm(p: list[float]) -> list[float]:
     """The p-values after Holm's correction for their number, in the given order."""
-    order = sorted(range(len(p)), key=lambda position: p[position])
-    corrected, largest = [0.0] * len(p), 0.0
-    for rank, position in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[position]))
-        corrected[position] = largest
-    return corrected
+    order, corrected = np.argsort(p), np.empty(len(p))
+    steps = np.sort(p) * np.arange(len(p), 0, -1)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
+    return corrected.tolist()
 
 
 def in_words(p: float, equal: str = "") -> str:

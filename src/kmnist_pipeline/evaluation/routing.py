@@ -14,40 +14,36 @@ from scipy.optimize import minimize_scalar
 from scipy.special import betaincinv, log_softmax
 
 BINS = 15
+CONFIDENCE = 0.95  # of the intervals
 TINY = 1e-300  # smaller probabilities count as this one in logarithms
+Predicted = tuple[np.ndarray, np.ndarray]  # class probabilities (N, C) and true labels (N,)
 
 
-def route(
-    validation: np.ndarray,
-    validation_labels: np.ndarray,
-    test: np.ndarray,
-    test_labels: np.ndarray,
-    promise: float,
-    confidence: float = 0.95,
-) -> dict[str, Any]:
-    """The temperature and threshold from validation, and their results on validation and test.
+def route(splits: dict[str, Predicted], promise: float) -> dict[str, Any]:
+    """The temperature and threshold from validation, and their results on each split.
 
-    validation, test: class probabilities (N, C); promise: the promised accuracy of accepted
-    predictions; confidence: the confidence of the intervals. The threshold is None if none gives
-    the promised accuracy on validation.
+    splits: the predictions for `validation` and `test`; promise: the promised accuracy of accepted
+    predictions. The threshold is None if none gives the promised accuracy on validation.
     """
-    t = temperature(validation, validation_labels)
-    splits = {"validation": (validation, validation_labels), "test": (test, test_labels)}
-    chosen: float | None = None
-    result: dict[str, Any] = {"promise": promise, "temperature": t, "calibration": {}}
-    for split, (probabilities, labels) in splits.items():
-        scaled = calibrated(probabilities, t)
-        sure, right = scaled.max(axis=1), scaled.argmax(axis=1) == labels
-        if split == "validation":
-            chosen = threshold(sure, right, promise)
-        accepted = sure >= chosen if chosen is not None else np.zeros(len(sure), bool)
-        result["threshold"] = chosen
-        result[split] = _outcome(accepted, right, promise, confidence)
+    probabilities, labels = splits["validation"]
+    t = temperature(probabilities, labels)
+    chosen = threshold(*confidence(calibrated(probabilities, t), labels), promise)
+    result: dict[str, Any] = {"promise": promise, "temperature": t, "threshold": chosen}
+    result["calibration"] = {}
+    for split, (before, labels) in splits.items():
+        after = calibrated(before, t)
+        sure, right = confidence(after, labels)
+        result[split] = _outcome(sure >= (np.inf if chosen is None else chosen), right, promise)
         result["calibration"][split] = {
             name: {"nll": nll(p, labels), "ece": calibration_error(p, labels)}
-            for name, p in (("before", probabilities), ("after", scaled))
+            for name, p in (("before", before), ("after", after))
         }
     return result
+
+
+def confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The confidence (N,) of each prediction, and whether it is correct (N,)."""
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
 
 
 def temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -90,7 +86,7 @@ def risk_coverage(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.n
 
 def bins(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
     """Mean confidence, accuracy and count of predictions in BINS equal ranges of confidence."""
-    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    sure, right = confidence(probabilities, labels)
     of_bin = np.minimum((sure * BINS).astype(int), BINS - 1)
     count = np.bincount(of_bin, minlength=BINS)
     some = np.maximum(count, 1)
@@ -111,14 +107,12 @@ def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.maximum(own, TINY)).mean())
 
 
-def _outcome(
-    accepted: np.ndarray, right: np.ndarray, promise: float, confidence: float
-) -> dict[str, Any]:
+def _outcome(accepted: np.ndarray, right: np.ndarray, promise: float) -> dict[str, Any]:
     n, k = int(accepted.sum()), int(right[accepted].sum())
     outcome = {"n": len(accepted), "accepted": n, "review": len(accepted) - n, "right": k}
     if not n:
         return {**outcome, "accuracy": None, "interval": None, "holds": False}
-    tail = (1 - confidence) / 2  # Clopper and Pearson's interval
+    tail = (1 - CONFIDENCE) / 2  # Clopper and Pearson's interval
     low = float(betaincinv(k, n - k + 1, tail)) if k else 0.0
     high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
     return {**outcome, "accuracy": k / n, "interval": [low, high], "holds": k / n >= promise}

@@ -11,21 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-CHUNK = 1 << 20
+_md5 = partial(hashlib.md5, usedforsecurity=False)
 
 
 def digest(path: Path) -> str:
     """DVC's md5 of a file, or of a directory's sorted listing (then with the ending `.dir`)."""
     if not path.is_dir():
         with path.open("rb") as file:
-            md5 = hashlib.md5(usedforsecurity=False)
-            while chunk := file.read(CHUNK):
-                md5.update(chunk)
-        return md5.hexdigest()
+            return hashlib.file_digest(file, _md5).hexdigest()
     return digest_of_listing(listing(path))
 
 
@@ -48,7 +46,7 @@ def digest_of_listing(listing: dict[str, str]) -> str:
 
 def digest_of_bytes(content: bytes) -> str:
     """The md5 of a file's content."""
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+    return _md5(content).hexdigest()
 
 
 def key(cmd: str, deps: dict[str, str], params: dict[str, Any]) -> str:

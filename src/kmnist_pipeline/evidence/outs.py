@@ -100,11 +100,11 @@ def json_bytes(content: Any) -> bytes:
 def _lay_out(value: Any, indent: str) -> str:
     inner = indent + "  "
     if isinstance(value, dict) and value:
-        rows = [f"{json.dumps(k)}: {_lay_out(value[k], inner)}" for k in sorted(value, key=_order)]
-        if all(key.startswith("#") for key in value):  # the rows of a table, one on each line
-            rows = [
-                f"{json.dumps(k)}: {json.dumps(value[k], **ROW)}" for k in sorted(value, key=_order)
-            ]
+        is_table = all(key.startswith("#") for key in value)  # each row on one line
+        rows = [
+            f"{json.dumps(k)}: {json.dumps(v, **ROW) if is_table else _lay_out(v, inner)}"
+            for k, v in sorted(value.items(), key=_order)
+        ]
         return "{\n" + ",\n".join(inner + row for row in rows) + f"\n{indent}}}"
     if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         rows = [json.dumps(item, **ROW) for item in value]
@@ -112,9 +112,9 @@ def _lay_out(value: Any, indent: str) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _order(key: str) -> tuple[int, str]:
+def _order(item: tuple[str, Any]) -> tuple[int, str]:
     """Sort keys by name, and positions (`#2`, `#10`) by number."""
-    return (len(key) if key.startswith("#") else 0, key)
+    return (len(item[0]) if item[0].startswith("#") else 0, item[0])
 
 
 def csv_bytes(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> bytes:

@@ -29,9 +29,7 @@ from kmnist_pipeline.config import rules
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers, outs
 from kmnist_pipeline.tracking.publisher import publisher
-from kmnist_pipeline.tracking.record import Record, of_stage
-
-Parameters = dict[str, Any]  # the content of params.yaml
+from kmnist_pipeline.tracking.record import of_stage
 
 
 @dataclass
@@ -94,18 +92,6 @@ class Stage:
         """Write a table."""
         self.write(path, outs.csv_bytes(header, rows))
 
-    def record(self, models: dict[str, Any], parameters: dict[str, Any]) -> Record:
-        """The record for MLflow, once all outs are on disk; see `tracking.record.of_stage`."""
-        return of_stage(
-            self.address,
-            self.root,
-            self.lineage,
-            self.written,
-            models,
-            parameters,
-            self.started,
-        )
-
     @contextmanager
     def directory(self, path: str) -> Iterator[Path]:
         """A directory out, which is complete when the block ends."""
@@ -146,9 +132,10 @@ PRIMARY: dict[str, Any] = {
 }
 
 
-def entrypoint(
-    run: Callable[[Stage, Parameters], None], kind: str, items: str
-) -> Callable[[], None]:
+Run = Callable[[Stage, dict[str, Any]], None]  # its second argument is the content of params.yaml
+
+
+def entrypoint(run: Run, kind: str, items: str) -> Callable[[], None]:
     """The `main` of a stage module.
 
     run: does the work; kind: the stage's name in `dvc.yaml`; items: the section of `params.yaml`
@@ -181,7 +168,7 @@ def entrypoint(
     return start
 
 
-def _run(run: Callable[[Stage, Parameters], None], kind: str, items: str, cfg: DictConfig) -> None:
+def _run(run: Run, kind: str, items: str, cfg: DictConfig) -> None:
     with publisher() as child:  # first, because it needs two seconds to get ready
         content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         name = content.pop("name")
@@ -193,8 +180,9 @@ def _run(run: Callable[[Stage, Parameters], None], kind: str, items: str, cfg: D
         arithmetic.require()
         stage = _stage(kind, name, content)
         run(stage, content)
+        where = (stage.address, stage.root, stage.lineage, stage.written)
         own = {f"{items}.{name}": known[name]}
-        child.hand_over(stage.record(content.get("models", {}), own))
+        child.hand_over(of_stage(*where, content.get("models", {}), own, stage.started))
     if stage.lineage is None:
         print(f"{stage.address}: results are under {stage.root}")
 

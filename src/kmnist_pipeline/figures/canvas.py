@@ -8,12 +8,11 @@ Hangul). Both come from pinned packages, never from the machine.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import noto_cjk_sans_jp_regular as noto
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,19 +35,6 @@ INK = "#222222"
 FAINT = "#8c8c8c"
 RULE = "#d9d9d9"
 BLUE, ORANGE = "#0072b2", "#d55e00"  # from Okabe and Ito's set
-# Petroff's ten colours, which are distinct for all kinds of colour vision (arXiv:2107.02270).
-TEN = (
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#94a4a2",
-    "#832db6",
-    "#a96b59",
-    "#e76300",
-    "#b9ac70",
-    "#717581",
-    "#92dadd",
-)
 
 # It has a name of our own, so that Matplotlib does not use a font of the machine instead.
 FONTS = ["DejaVu Sans", "Noto Sans CJK of the package"]
@@ -86,17 +72,9 @@ STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
 }
 
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The project's style, for a block or, as a decorator, for a function.
-
-    It starts from Matplotlib's defaults, so that a user's matplotlibrc does not change figures.
-    """
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
+# The project's style, for a block or, as a decorator, for a function. It starts from Matplotlib's
+# defaults, so that a user's matplotlibrc does not change figures.
+style = partial(matplotlib.style.context, STYLE, after_reset=True)
 
 
 def blank(width: float, height: float, **options) -> Figure:
@@ -148,18 +126,9 @@ def text_width(texts: Sequence[str], size: float) -> int:
     return max((int(np.ceil(measure(line, font, False)[0])) for line in lines), default=0)
 
 
-def class_title(number: int, name: str) -> str:
-    """The number and drawable name of a class, or one of them if they are the same."""
-    return name if name == str(number) else f"{number}  {drawable(name)}"
-
-
-def class_colours(count: int) -> list[tuple[float, ...]]:
-    """A colour for each class: ten distinct colours, then the same ten darkened."""
-    ten = [matplotlib.colors.to_rgb(colour) for colour in TEN]
-    return [
-        tuple(part * 0.6 ** (position // 10) for part in ten[position % 10])
-        for position in range(count)
-    ]
+def class_titles(names: Sequence[str]) -> list[str]:
+    """The number and drawable name of each class, or one of them if they are the same."""
+    return [n if n == str(i) else f"{i}  {drawable(n)}" for i, n in enumerate(names)]
 
 
 def grey(images: np.ndarray, pixel_max: float) -> np.ndarray:
@@ -225,6 +194,16 @@ def tiles(
             write(figure, x - 16, y + tile_height / 2, row_titles[row], **options)
     paint(figure, mosaic)
     return figure
+
+
+def labelled_images(
+    images: np.ndarray, titles: Sequence[str], columns: int, pixel_max: int, **layout: Any
+) -> Figure:
+    """Images with titles (kmnist_cnn Fig. 1 and 6, mnist_logistic 3.1, 4.9.1 and 4.9.2).
+
+    images: (N, H, W), row by row; titles: one for each; layout: options of `tiles`.
+    """
+    return tiles(grey(images, pixel_max), columns, titles, **layout)
 
 
 def sign(figure: Figure, name: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -75,12 +76,12 @@ def _rule(figure: Figure, left: float, right: float, y: float, weight: float) ->
 
 
 def one_per_class(images: np.ndarray, names: Sequence[str], pixel_max: int) -> Figure:
-    """One sample of each class, titled with number and name (kmnist_linear Fig. 2).
+    """One image of each class, titled with number and name (kmnist_linear Fig. 2 and 4).
 
     images: (C, H, W), in the order of the classes.
     """
-    titles = [canvas.class_title(number, name) for number, name in enumerate(names)]
-    return canvas.tiles(canvas.grey(images, pixel_max), 5, titles, font_size=10, gap=18)
+    titles = canvas.class_titles(names)
+    return canvas.labelled_images(images, titles, 5, pixel_max, font_size=10, gap=18)
 
 
 def ten_per_class(images: np.ndarray, names: Sequence[str], pixel_max: int) -> Figure:
@@ -88,42 +89,8 @@ def ten_per_class(images: np.ndarray, names: Sequence[str], pixel_max: int) -> F
 
     images: (C, K, H, W), K of each class.
     """
-    titles = [canvas.class_title(number, name) for number, name in enumerate(names)]
-    flat = images.reshape(-1, *images.shape[2:])
+    flat, titles = images.reshape(-1, *images.shape[2:]), canvas.class_titles(names)
     return canvas.tiles(canvas.grey(flat, pixel_max), images.shape[1], row_titles=titles, gap=6)
-
-
-def average_per_class(
-    images: np.ndarray, labels: np.ndarray, names: Sequence[str], pixel_max: int
-) -> Figure:
-    """The mean image of each class (kmnist_linear Fig. 4).
-
-    images: (N, H, W); labels: (N,).
-    """
-    means = [images[labels == number].mean(axis=0) for number in range(len(names))]
-    return one_per_class(np.stack(means), names, pixel_max)
-
-
-def example_grid(
-    images: np.ndarray, labels: np.ndarray, names: Sequence[str], pixel_max: int, columns: int = 10
-) -> Figure:
-    """Example images of all classes, each below the name of its class (kmnist_cnn Fig. 1).
-
-    images: (N, H, W), row by row; labels: (N,).
-    """
-    titles = [names[label] for label in labels]
-    return canvas.tiles(canvas.grey(images, pixel_max), columns, titles, font_size=8, gap=14)
-
-
-def first_images(
-    images: np.ndarray, labels: np.ndarray, names: Sequence[str], pixel_max: int
-) -> Figure:
-    """The first training images, with their labels as titles (mnist_logistic 3.1).
-
-    images: (N, H, W), five in the published notebook; labels: (N,).
-    """
-    titles = [f"Training: {names[label]}" for label in labels]
-    return canvas.tiles(canvas.grey(images, pixel_max), 5, titles, font_size=10)
 
 
 @canvas.style()
@@ -183,7 +150,9 @@ def pca_scatter(
     transparent point in one cell, and a cell blends its points. The name of a class is where the
     class is both frequent and prevalent.
     """
-    colours = np.array(canvas.class_colours(len(names)))
+    # Ten colours that all kinds of colour vision tell apart (arXiv:2107.02270), then darker ones.
+    ten, number = np.array(matplotlib.color_sequences["petroff10"]), np.arange(len(names))
+    colours = ten[number % 10] * 0.6 ** (number // 10)[:, None]
     crowded = len(components) > 5000
     zoom, opacity, bins = (3, 0.5, 20) if crowded else (6, 0.8, 10)
     low, high = components.min(axis=0), components.max(axis=0)
@@ -198,7 +167,7 @@ def pca_scatter(
     cover = (1 - (1 - opacity) ** points)[:, None]
     field = np.rint(255 * (1 - cover * (1 - mean))).astype(np.uint8).reshape(rows, columns, 3)
 
-    titles = [canvas.class_title(number, name) for number, name in enumerate(names)]
+    titles = canvas.class_titles(names)
     left, bottom, right, top = 104, 80, 80 + canvas.text_width(titles, 9), canvas.MARGIN
     width, height = columns * zoom, rows * zoom
     figure = canvas.blank(left + width + right, bottom + height + top)

@@ -70,7 +70,7 @@ def learning_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
 
 
 @canvas.style()
-def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
+def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
     """Counts by true class (rows) and predicted class (columns).
 
     It is Fig. 3-5 in kmnist_cnn and 4.7 in mnist_logistic. counts: (C, C) integers. The colour is
@@ -81,7 +81,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") 
     cell = 110 if classes <= 4 else 70 if classes <= 12 else 54
     label = canvas.text_width(names, 9)
     side = cell * classes
-    left, top = 76 + label, 66 if title else canvas.MARGIN
+    left, top = 76 + label, canvas.MARGIN
     upright = label < cell - 8
     bottom = 84 if upright else 64 + label
     figure = canvas.blank(left + side + 130, top + side + bottom)
@@ -99,7 +99,6 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") 
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(title, loc="left")
     bar = canvas.place(figure, left + side + 24, bottom, 16, side)
     figure.colorbar(image, cax=bar, format=PercentFormatter(1, 0))
     bar.set_yticks([0, 0.01, 0.05, 0.2, 0.5, 1])
@@ -121,9 +120,9 @@ def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
     scale = Normalize(-largest, largest)
     colours = matplotlib.colormaps["RdBu_r"]
     pictures = (colours(scale(weights))[..., :3] * 255).round().astype(np.uint8)
-    titles = [canvas.class_title(number, name) for number, name in enumerate(names)]
     right = 190 if binary else 130
-    figure = canvas.tiles(pictures, 5, () if binary else titles, font_size=10, gap=18, right=right)
+    titles = () if binary else canvas.class_titles(names)
+    figure = canvas.tiles(pictures, 5, titles, font_size=10, gap=18, right=right)
     with canvas.style():
         height = canvas.LARGEST_TILE if binary else figure.bbox.height - 2 * canvas.MARGIN
         bottom = (figure.bbox.height - height) / 2
@@ -136,16 +135,6 @@ def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
         else:
             bar.set_ylabel("weight")
     return figure
-
-
-def labelled_images(
-    images: np.ndarray, titles: Sequence[str], columns: int, pixel_max: int
-) -> Figure:
-    """Images with titles (mnist_logistic 4.9.1 and 4.9.2, kmnist_cnn Fig. 6).
-
-    images: (N, H, W), row by row; titles: one for each, such as `Predicted: 4, Actual: 7`.
-    """
-    return canvas.tiles(canvas.grey(images, pixel_max), columns, titles, font_size=9, gap=18)
 
 
 def saliency(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import itertools
 import json
@@ -80,7 +79,7 @@ def content(
     drawn = [figures / "data" / about["dataset"], figures / name]
     pictures = _pictures(figures, drawn, about["figures"], name, claims)
     origins = _origins([data, *(model[part] for model in models for part in NUMBERS)])
-    origin_of = {origin["stage"]: origin["path"] for origin in origins}
+    origin_of = {origin["stage"]: origin for origin in origins}
     for picture in pictures:
         if picture.text["Stage"] not in origin_of:
             raise PageError(
@@ -104,7 +103,6 @@ def content(
         "pictures": pictures,
         "origins": origins,
         "origin_of": origin_of,
-        "numbers_of": {origin["stage"]: origin["origin"] for origin in origins},
         "made_by": made_by,
     }
 
@@ -122,15 +120,9 @@ def markdown(content: dict[str, Any]) -> str:
 def _environment() -> Environment:
     environment = jinja.environment("kmnist_pipeline.reporting")
     environment.filters["number"] = _number
-    environment.globals["code_of"] = _code_of
     environment.filters["probability"] = in_words
     environment.filters["plain"] = _plain
     return environment
-
-
-def _code_of(stage: str) -> str:
-    """The module of a stage."""
-    return f"src/kmnist_pipeline/stages/{stage.partition('@')[0].replace('-', '_')}.py"
 
 
 def _plain(text: str) -> str:
@@ -163,15 +155,13 @@ def _environments(models: list[dict[str, Any]]) -> dict[str, str]:
 
 def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The origin of each file of numbers; numbers and figures link to it."""
-    return [
-        {
-            "path": file["path"],
-            "origin": file["origin"],
-            **file["made_by"],
-            "parameters": "\n".join(_rows(file["made_by"]["parameters"])),
-        }
-        for file in files
-    ]
+    origins = []
+    for file in files:
+        values = lineage.leaves("", file["made_by"]["parameters"], lists=None)
+        rows = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values]
+        origin = {"path": file["path"], "origin": file["origin"], **file["made_by"]}
+        origins.append(origin | {"parameters": "\n".join(rows)})
+    return origins
 
 
 def _model(folder: Path) -> dict[str, Any]:
@@ -187,17 +177,11 @@ def _model(folder: Path) -> dict[str, Any]:
                 f"{measured['origin']} was made by {maker}, not for {folder.name}: "
                 f"`dvc repro evaluate@{folder.name}` makes it again"
             )
-    trials = []
-    if (folder / "trials.csv").exists():
-        with (folder / "trials.csv").open(newline="") as table:
-            rows = list(csv.DictReader(table))
-        scored = {trial["name"]: trial["seeds"]["accuracy"] for trial in test["trials"]}
-        for row in rows:
-            measured = {key: float(row[key]) for key in ("mean", "sd") if row[key]}
-            won = row["winner"] == "True"
-            trials.append(
-                {"name": row["trial"], "won": won, **measured, "test": scored.get(row["trial"])}
-            )
+    scored = {trial["name"]: trial["seeds"]["accuracy"] for trial in test.get("trials", [])}
+    trials = [
+        {**trial, "won": trial["name"] == validation["winner"], "test": scored.get(trial["name"])}
+        for trial in validation.get("trials", [])
+    ]
     return {
         "name": folder.name,
         "validation": validation,
@@ -276,8 +260,3 @@ def _is_about(claim: dict[str, Any], figure: Path) -> bool:
     if bool(trial) == (figure.stem == "trials"):
         wanted.add("accuracy")
     return Path(file).parent.name == figure.parent.name and value in wanted
-
-
-def _rows(parameters: dict[str, Any]) -> list[str]:
-    values = lineage.leaves("", parameters, lists=None)
-    return [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values]

@@ -42,8 +42,13 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
         for name, seeds in zip(names, scored, strict=True)
     ]
     shown = model.probabilities(test.pixels)
-    held = model.probabilities(validation.pixels) if len(validation) else None
     predicted = shown.argmax(axis=1)
+    by_split = {"test": (shown, test.labels)}
+    arrays = _predictions("test", shown, test)
+    if len(validation):
+        held = model.probabilities(validation.pixels)
+        by_split["validation"] = (held, validation.labels)
+        arrays |= _predictions("validation", held, validation)
     scores = scored[model.trial][0]
     details: dict[str, Any] = {
         "per_class": scores["per_class"],
@@ -56,15 +61,11 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
         details |= {"winner": names[model.trial], "trials": rows}
     if model.is_one_shot:
         details["draws"] = draws(model, test)
-    elif is_network and held is not None:
-        promise = settings["promise"]
-        details["routing"] = routing.route(held, validation.labels, shown, test.labels, promise)
+    elif is_network and "validation" in by_split:
+        details["routing"] = routing.route(by_split, settings["promise"])
     test_numbers = paths.numbers(about["report"], stage.item, "test.json")
     stage.write_numbers(test_numbers, metrics.compared(scores), details)
 
-    arrays = _predictions("test", shown, test)
-    if held is not None:
-        arrays |= _predictions("validation", held, validation)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays, classes=np.array(test.classes))
     stage.write(paths.predictions(stage.item), content.getvalue())
@@ -76,14 +77,13 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     ]
     if is_study and is_network:
         drawn.append(training_confusion(model, training))
-    if "routing" in details and held is not None:
-        drawn += routing_figures(details["routing"], held, validation.labels, shown, test.labels)
+    if "routing" in details:
+        drawn += routing_figures(details["routing"], by_split)
     with stage.directory(paths.figures(about["report"], stage.item)) as folder:
         for name, caption, figure in drawn:
             canvas.sign(figure, stage.item)
-            text = stage.png_text(
-                f"{stage.item} on {about['dataset']}: {caption}", model.parameters
-            )
+            title = f"{stage.item} on {about['dataset']}: {caption}"
+            text = stage.png_text(title, model.parameters)
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
 
 
@@ -98,15 +98,13 @@ def split(model: TrainedModel, images: Images) -> tuple[Images, Images]:
 
 def scores_of(test: Images, predicted: np.ndarray) -> dict[str, Any]:
     """The scores of predictions (N,) for the test images."""
-    return metrics.scores(
-        metrics.confusion(test.labels, predicted, len(test.classes)), test.classes
-    )
+    counts = metrics.confusion(test.labels, predicted, len(test.classes))
+    return metrics.scores(counts, test.classes)
 
 
 def scores_by_seed(model: TrainedModel, trial: int, test: Images) -> list[dict[str, Any]]:
     """The scores of one trial on the test images, by seed."""
-    seeds = range(len(model.about["seeds"]))
-    models = [model.of(trial, seed) for seed in seeds]
+    models = [model.of(trial, seed) for seed in range(len(model.about["seeds"]))]
     return [scores_of(test, m.probabilities(test.pixels).argmax(axis=1)) for m in models]
 
 
@@ -141,14 +139,14 @@ def prediction_figures(
         f"confusion matrix of the {n}, in counts; rows are true, columns predicted classes.",
         model_figures.confusion_matrix(scores["confusion"], test.classes),
     )
-    precision, recall, f1 = (
-        np.array([of_class[score] for of_class in scores["per_class"].values()])
+    by_class = [
+        [of_class[score] for of_class in scores["per_class"].values()]
         for score in ("precision", "recall", "f1")
-    )
+    ]
     yield (
         "scores",
         f"precision, recall and F1 of each class on the {n}.",
-        model_figures.class_scores(test.classes, precision, recall, f1),
+        model_figures.class_scores(test.classes, *by_class),
     )
     for name, hits, result in (
         ("correct", predicted == test.labels, "correct"),
@@ -162,7 +160,8 @@ def prediction_figures(
         ]
         if len(rows):
             pixels, top = test.pixels[rows], int(test.pixels.max())
-            yield name, caption, model_figures.labelled_images(pixels, titles, 5, top)
+            figure = canvas.labelled_images(pixels, titles, 5, top, font_size=9, gap=18)
+            yield name, caption, figure
 
 
 def model_insight(model: TrainedModel, test: Images) -> Iterator[Drawn]:
@@ -196,50 +195,42 @@ def model_insight(model: TrainedModel, test: Images) -> Iterator[Drawn]:
 
 def training_confusion(model: TrainedModel, training: Images) -> Drawn:
     """Confusion matrix on the training images (kmnist_cnn Fig. 5a)."""
-    predicted = model.probabilities(training.pixels).argmax(axis=1)
-    counts = metrics.confusion(training.labels, predicted, len(training.classes))
-    share = float(np.mean(predicted == training.labels))
+    scores = scores_of(training, model.probabilities(training.pixels).argmax(axis=1))
     caption = (
         f"confusion matrix of the {len(training):,} images that the model was trained on, in "
-        f"counts; rows are true, columns predicted classes; accuracy {share:.4f}."
+        f"counts; rows are true, columns predicted classes; accuracy "
+        f"{scores['accuracy']:.4f}."
     )
-    return "confusion_train", caption, model_figures.confusion_matrix(counts, training.classes)
+    figure = model_figures.confusion_matrix(scores["confusion"], training.classes)
+    return "confusion_train", caption, figure
 
 
 def routing_figures(
-    routed: dict[str, Any],
-    validation: np.ndarray,
-    validation_labels: np.ndarray,
-    test: np.ndarray,
-    test_labels: np.ndarray,
+    routed: dict[str, Any], by_split: dict[str, routing.Predicted]
 ) -> Iterator[Drawn]:
     """Reliability diagram and risk-coverage curve of confidence routing (kmnist_cnn III.D.2)."""
-    t = routed["temperature"]
-    after = routing.calibrated(test, t)
+    t, (before, labels) = routed["temperature"], by_split["test"]
+    after = {split: (routing.calibrated(p, t), of) for split, (p, of) in by_split.items()}
+    n_validation, n_test = len(by_split["validation"][1]), len(labels)
     yield (
         "reliability",
-        f"accuracy by confidence on the {len(test):,} test images, before and after temperature "
-        f"scaling with T = {t:.3f}, fitted to the {len(validation):,} validation images; a "
+        f"accuracy by confidence on the {n_test:,} test images, before and after temperature "
+        f"scaling with T = {t:.3f}, fitted to the {n_validation:,} validation images; a "
         "calibrated model lies on the diagonal.",
         model_figures.reliability(
-            {"before": routing.bins(test, test_labels), "after": routing.bins(after, test_labels)}
+            {"before": routing.bins(before, labels), "after": routing.bins(*after["test"])}
         ),
     )
-    curves = {}
-    for split, p, labels in (
-        ("validation", routing.calibrated(validation, t), validation_labels),
-        ("test", after, test_labels),
-    ):
-        curves[split] = routing.risk_coverage(p.max(axis=1), p.argmax(axis=1) == labels)
-    chosen = {
-        split: (routed[split]["accepted"] / routed[split]["n"], 1 - routed[split]["accuracy"])
-        for split in curves
-        if routed[split]["accuracy"] is not None
-    }
+    curves, chosen = {}, {}
+    for split in ("validation", "test"):
+        curves[split] = routing.risk_coverage(*routing.confidence(*after[split]))
+        of_split = routed[split]
+        if of_split["accepted"]:
+            chosen[split] = (of_split["accepted"] / of_split["n"], 1 - of_split["accuracy"])
     yield (
         "risk_coverage",
         "error rate among accepted images by the share accepted, highest confidence first, on "
-        f"{len(validation):,} validation and {len(test):,} test images; dots mark the threshold "
+        f"{n_validation:,} validation and {n_test:,} test images; dots mark the threshold "
         "chosen on validation images, the dashed line marks the promised error rate.",
         model_figures.risk_coverage(curves, chosen, 1 - routed["promise"]),
     )
@@ -269,8 +260,8 @@ def training_figures(folder: Path, winner: str, rows: list[dict]) -> Iterator[Dr
             + (", and test accuracy, measured afterwards." if names[0] in measured else "."),
             model_figures.trials(
                 names,
-                np.array([spread["mean"] for spread in seeds]),
-                np.array([spread["sd"] or 0 for spread in seeds]),
+                [spread["mean"] for spread in seeds],
+                [spread["sd"] for spread in seeds],
                 [measured.get(name) for name in names],
                 names.index(validation["winner"]),
             ),

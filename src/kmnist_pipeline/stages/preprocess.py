@@ -27,16 +27,16 @@ class DataError(UserError):
 def preprocess(stage: Stage, params: Parameters) -> None:
     """Write the npz of images, labels and split, its counts, and the figures of the data."""
     about = params["datasets"][stage.item]
-    images, labels, parts = read(Path(paths.raw(stage.item)), about)
-    train, test = split(about["split"], parts)
+    images, labels = read(Path(paths.raw(stage.item)), about)
+    train, test = split(about, len(images))
 
     content = dataset.encode(images, labels, train, test, about["classes"])
     stage.write(paths.processed(stage.item), content)
 
-    names = tuple(about["classes"])
+    names = about["classes"]
     counts = {
-        name: np.bincount(labels[rows], minlength=len(names))
-        for name, rows in (("train", train), ("test", test))
+        part: np.bincount(labels[rows], minlength=len(names))
+        for part, rows in (("train", train), ("test", test))
     }
     stage.write_details(
         paths.data_numbers(stage.item),
@@ -46,8 +46,7 @@ def preprocess(stage: Stage, params: Parameters) -> None:
             "n_test": len(test),
             "per_class": {
                 f"{c} {name}" if name != str(c) else name: {
-                    "train": int(counts["train"][c]),
-                    "test": int(counts["test"][c]),
+                    part: n[c] for part, n in counts.items()
                 }
                 for c, name in enumerate(names)
             },
@@ -60,33 +59,27 @@ def preprocess(stage: Stage, params: Parameters) -> None:
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
 
 
-def read(raw: Path, about: Parameters) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """All images (N, H, W) and labels (N,) in file order, and the rows of each part.
+def read(raw: Path, about: Parameters) -> tuple[np.ndarray, np.ndarray]:
+    """All images (N, H, W) and labels (N,) in file order.
 
     Raises DataError, which names the file, if a file is not an IDX array, or if its count, shape,
     pixels or labels do not match the configuration.
     """
-    images, labels, parts, start = [], [], [], 0
+    images, labels = [], []
     for part in about["parts"]:
-        name = part["name"]
-        pixels = _decode(raw / f"{name}-images-idx3-ubyte", (part["count"], *about["shape"]))
-        if pixels.max() > about["pixel_max"]:
-            raise DataError(
-                f"{raw}/{name}-images-idx3-ubyte: has a pixel {pixels.max()}, but pixel_max is "
-                f"{about['pixel_max']}"
-            )
-        of_part = _decode(raw / f"{name}-labels-idx1-ubyte", (part["count"],))
-        outside = np.flatnonzero(of_part >= len(about["classes"]))
+        file = raw / f"{part['name']}-images-idx3-ubyte"
+        images.append(_decode(file, (part["count"], *about["shape"])))
+        if (largest := images[-1].max()) > about["pixel_max"]:
+            raise DataError(f"{file}: has a pixel {largest}, but pixel_max is {about['pixel_max']}")
+        file = raw / f"{part['name']}-labels-idx1-ubyte"
+        labels.append(_decode(file, (part["count"],)))
+        outside = np.flatnonzero(labels[-1] >= len(about["classes"]))
         if len(outside):
             raise DataError(
-                f"{raw}/{name}-labels-idx1-ubyte: label {of_part[outside[0]]} of image {outside[0]}"
-                f" is outside the {len(about['classes'])} classes (and {len(outside) - 1} more)"
+                f"{file}: label {labels[-1][outside[0]]} of image {outside[0]} is outside the "
+                f"{len(about['classes'])} classes (and {len(outside) - 1} more)"
             )
-        images.append(pixels)
-        labels.append(of_part.astype(np.int64))
-        parts.append(np.arange(start, start + part["count"]))
-        start += part["count"]
-    return np.concatenate(images), np.concatenate(labels), parts
+    return np.concatenate(images), np.concatenate(labels).astype(np.int64)
 
 
 def _decode(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -99,25 +92,22 @@ def _decode(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def split(about: Parameters, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The train and test rows, in the order in which the split returns them."""
-    if about["method"] == "files":
-        return parts[0], parts[1]
+def split(about: Parameters, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The train and test rows of `count` images, in the order in which the split returns them."""
+    rows, drawn = np.arange(count), about["split"]
+    if drawn["method"] == "files":
+        first = about["parts"][0]["count"]
+        return rows[:first], rows[first:]
     from sklearn.model_selection import train_test_split  # takes 2 s, only needed here
 
-    everything = np.concatenate(parts)
-    train, test = train_test_split(
-        everything, train_size=about["train_size"], random_state=about["seed"]
-    )
+    train, test = train_test_split(rows, train_size=drawn["train_size"], random_state=drawn["seed"])
     return train, test
 
 
 def overlap(images: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, int]:
     """The number of images that are in both splits, pixel for pixel."""
-    rows = images.reshape(len(images), -1)
-    as_bytes = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel()
-    in_train = {pixels.tobytes() for pixels in as_bytes[train]}
-    in_test = [pixels.tobytes() for pixels in as_bytes[test]]
+    in_train = {image.tobytes() for image in images[train]}
+    in_test = [image.tobytes() for image in images[test]]
     common = [pixels for pixels in in_test if pixels in in_train]
     return {"test_images_in_train": len(common), "distinct_images": len(set(common))}
 
@@ -137,6 +127,7 @@ def figures(
     rng = np.random.default_rng(0)
     n = f"{len(train):,} training images"
     one, ten, six = (data_figures.sample_per_class(of_train, k, rng) for k in (1, 10, 6))
+    averages = np.stack([pixels[of_train == c].mean(axis=0) for c in range(len(names))])
     yield (
         "classes",
         "the number of training and test images of each class.",
@@ -155,12 +146,14 @@ def figures(
     yield (
         "averages",
         f"the mean image of each class over the {n}.",
-        data_figures.average_per_class(pixels, of_train, names, top),
+        data_figures.one_per_class(averages, names, top),
     )
     yield (
         "grid",
         f"six images of each class, drawn at random from the {n}.",
-        data_figures.example_grid(pixels[six.ravel()], of_train[six.ravel()], names, top),
+        canvas.labelled_images(
+            pixels[six.ravel()], [c for c in names for _ in range(6)], 10, top, font_size=8, gap=14
+        ),
     )
     components, ratios = data_figures.pca(pixels, top)
     yield (
@@ -171,7 +164,9 @@ def figures(
     yield (
         "first",
         "the first five images in file order, with their labels as titles.",
-        data_figures.first_images(images[:5], labels[:5], names, top),
+        canvas.labelled_images(
+            images[:5], [f"Training: {names[c]}" for c in labels[:5]], 5, top, font_size=10
+        ),
     )
     yield (
         "matrix",
