@@ -62,8 +62,7 @@ def content(folder: Path) -> dict[str, Any]:
         for n, verdict in enumerate(VERDICTS)
     ]  # fmt: skip
     return page.content(
-        name="odd", about=ABOUT, dataset=DATASET, claims=claims, metrics=metrics,
-        figures=folder / "figures",
+        name="odd", about=ABOUT, dataset=DATASET, claims=claims, root=folder,
         made_by={"stage": "report@odd", "lineage": "e" * 64, "arithmetic": "x86-64-v3"},
     )  # fmt: skip
 

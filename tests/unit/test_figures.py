@@ -199,12 +199,6 @@ def test_a_stopped_fold_keeps_its_last_value() -> None:
     np.testing.assert_allclose(carried, [[0.01, 0.02, 0.03, 0.04], [0.11, 0.12, 0.12, 0.12]])
 
 
-def test_curves_of_two_trials_are_refused() -> None:
-    rows = curve_rows([2])
-    with pytest.raises(ValueError, match="one trial"):
-        model_figures.by_fold([*rows, {**rows[0], "trial": "1"}], "train", "loss")
-
-
 @pytest.mark.parametrize("name", ODD)
 def test_class_names_of_any_script_are_drawn_as_they_are(
     name: str, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture

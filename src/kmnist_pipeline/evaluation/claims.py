@@ -25,19 +25,9 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import numbers
 
 COLUMNS = [
-    "id",
-    "where",
-    "quote",
-    "configuration",
-    "metric",
-    "reported",
-    "file",
-    "trial",
-    "value",
-    "unknown",
-    "spread",
-    "same_as",
-]
+    "id", "where", "quote", "configuration", "metric", "reported",
+    "file", "trial", "value", "unknown", "spread", "same_as",
+]  # fmt: skip
 UNKNOWNS = ("", "nothing", "seed", "seed and split", "bound")
 VERDICTS = {
     "exact": "equal at the printed digits",

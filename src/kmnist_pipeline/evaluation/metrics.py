@@ -26,6 +26,7 @@ def scores(counts: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
     precision = right / np.maximum(chosen, 1)
     recall = right / np.maximum(support, 1)
     f1 = 2 * right / np.maximum(support + chosen, 1)
+    by_class = {"precision": precision, "recall": recall, "f1": f1, "support": support}
     n, correct = int(counts.sum()), int(right.sum())
     return {
         "n": n,
@@ -35,12 +36,7 @@ def scores(counts: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
         "recall": recall.mean(),
         "f1": f1.mean(),
         "per_class": {
-            name: {
-                "precision": precision[c],
-                "recall": recall[c],
-                "f1": f1[c],
-                "support": int(support[c]),
-            }
+            name: {score: values[c] for score, values in by_class.items()}
             for c, name in enumerate(names)
         },
         "confusion": counts,

@@ -78,12 +78,8 @@ def of_running_stage(address: str, params: dict[str, Any]) -> dict[str, Any]:
     resolved = resolver.resolve_one(address)[address]
     used = {name: value(params, name) for name in sorted(resolved.get("params", []))}
     deps = {path: digest(Path(path)) for path in sorted(resolved.get("deps", []))}
-    return {
-        "cmd": resolved["cmd"],
-        "deps": deps,
-        "params": used,
-        "key": key(resolved["cmd"], deps, used),
-    }
+    known = {"cmd": resolved["cmd"], "deps": deps, "params": used}
+    return {**known, "key": key(**known)}
 
 
 def value(params: dict[str, Any], dotted: str) -> Any:

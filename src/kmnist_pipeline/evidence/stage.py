@@ -1,6 +1,6 @@
 """The frame of every stage: it reads the configuration, writes the evidence, then publishes it.
 
-`entrypoint(run)` makes the `main` of a stage module. If DVC runs it, the outs go where `dvc.yaml`
+A stage module calls `entrypoint`. If DVC runs it, the outs go where `dvc.yaml`
 says and contain the stage's lineage key. By hand (`python -m kmnist_pipeline.stages.<stage>
 name=...`) they go under `multirun/`, so that only DVC writes evidence.
 """
@@ -135,16 +135,17 @@ PRIMARY: dict[str, Any] = {
 Run = Callable[[Stage, dict[str, Any]], None]  # its second argument is the content of params.yaml
 
 
-def entrypoint(run: Run, kind: str, items: str) -> Callable[[], None]:
-    """The `main` of a stage module.
+def entrypoint(run: Run, kind: str, items: str) -> None:
+    """Run the stage that the command line names.
 
     run: does the work; kind: the stage's name in `dvc.yaml`; items: the section of `params.yaml`
     whose keys are the allowed values of `name`.
     """
-    module = kind.replace("-", "_")
+    if not Path("params.yaml").exists():
+        sys.exit("error: no params.yaml here; run this from the folder of dvc.yaml")
     usage = (
         f"{kind}: {(sys.modules[run.__module__].__doc__ or '').strip()}\n\n"
-        f"usage: python -m kmnist_pipeline.stages.{module} name=NAME [key=value ...]\n\n"
+        f"usage: python -m kmnist_pipeline.stages.{run.__name__} name=NAME [key=value ...]\n\n"
         f"name is a key of `{items}` in params.yaml. DVC runs this as `dvc repro {kind}@NAME`.\n"
         "By hand, its results go under multirun/, and any key of params.yaml can be changed:\n"
         "experiments.kmnist_softmax.optimizer.lr=0.05, or with -m to several values: 0.05,0.1\n"
@@ -152,6 +153,7 @@ def entrypoint(run: Run, kind: str, items: str) -> Callable[[], None]:
     primary = {**PRIMARY, "hydra": {**PRIMARY["hydra"], "help": {"template": usage}}}
     ConfigStore.instance().store(name=kind, node=primary)
 
+    @hydra.main(version_base="1.3", config_path=None, config_name=kind)
     def task(cfg: DictConfig) -> None:
         try:
             _run(run, kind, items, cfg)
@@ -160,12 +162,7 @@ def entrypoint(run: Run, kind: str, items: str) -> Callable[[], None]:
         except (UserError, OSError) as error:
             sys.exit(f"error in {kind}: {error}")
 
-    def start() -> None:
-        if not Path("params.yaml").exists():
-            sys.exit("error: no params.yaml here; run this from the folder of dvc.yaml")
-        hydra.main(version_base="1.3", config_path=None, config_name=kind)(task)()
-
-    return start
+    task()
 
 
 def _run(run: Run, kind: str, items: str, cfg: DictConfig) -> None:

@@ -33,35 +33,33 @@ def class_table(
 
     train_counts, test_counts: (C,). There is no column of names if they are the class numbers.
     """
-    header = ["class", "name", "train size", "test size"]
-    rows = [
-        [str(number), name, f"{train:,}", f"{test:,}"]
-        for number, (name, train, test) in enumerate(
-            zip(names, train_counts, test_counts, strict=True)
-        )
+    sizes = zip(names, train_counts, test_counts, strict=True)
+    table = [
+        ["class", "name", "train size", "test size"],
+        *([str(c), name, f"{train:,}", f"{test:,}"] for c, (name, train, test) in enumerate(sizes)),
+        ["all", "", f"{sum(train_counts):,}", f"{sum(test_counts):,}"],
     ]
-    total = ["all", "", f"{sum(train_counts):,}", f"{sum(test_counts):,}"]
     beyond = max(0, canvas.text_width(names, 9.5) - 280)
     places = [110, 290 + beyond // 2, 550 + beyond, 710 + beyond]
     aligned = ["right", "center", "right", "right"]
     if all(name == str(number) for number, name in enumerate(names)):
-        rows, places = [[r[0], *r[2:]] for r in rows], [110, 300, 460]
-        header, total = [header[0], *header[2:]], [total[0], *total[2:]]
-        aligned = ["right"] * 3
+        table = [[row[0], *row[2:]] for row in table]
+        places, aligned = [110, 300, 460], ["right"] * 3
 
     step, edge = 38, canvas.MARGIN
     width = places[-1] + 2 * edge
-    content = (len(rows) + 2) * step + 20
+    content = len(table) * step + 20
     height = max(canvas.LEAST_HEIGHT, content + 2 * edge)
     figure = canvas.blank(width, height)
     top = (height - content) / 2
     y = top + 6 + step / 2
-    for cells, weight in [(header, "bold"), *[(row, "normal") for row in rows], (total, "normal")]:
-        if cells is rows[0] or cells is total:
+    for number, cells in enumerate(table):
+        if number in (1, len(table) - 1):
             y += 4
             _rule(figure, edge, width - edge, y - step / 2 - 4, 0.8)
-        for x, cell, side in zip(places, cells, aligned, strict=True):
-            canvas.write(figure, x, y, cell, ha=side, va="center", weight=weight, size=9.5)
+        weight = "normal" if number else "bold"
+        for place, cell, side in zip(places, cells, aligned, strict=True):
+            canvas.write(figure, place, y, cell, ha=side, va="center", weight=weight, size=9.5)
         y += step
     _rule(figure, edge, width - edge, top, 1.4)
     _rule(figure, edge, width - edge, top + content, 1.4)

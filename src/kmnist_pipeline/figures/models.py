@@ -17,35 +17,26 @@ from kmnist_pipeline.figures import canvas
 def by_fold(rows: Iterable[Mapping[str, Any]], split: str, measure: str) -> np.ndarray:
     """The accuracy or loss of a split by fold and epoch, (folds, epochs).
 
-    rows: rows of `curves.csv` (trial, seed, fold, epoch, split, loss, accuracy), as numbers or
-    text; the folds of all seeds count equally. A fold that stopped early keeps its last value in
-    later epochs: a mean over the other folds would jump when one of them stops.
-
-    Raises ValueError when the rows belong to more than one trial.
+    rows: rows of `curves.csv` of one trial, as numbers or text; the folds of all seeds count
+    equally. A fold that stopped early keeps its last value in later epochs: a mean over the other
+    folds would jump when one of them stops.
     """
     curves: dict[tuple[str, str], dict[int, float]] = {}
-    trials = set()
     for row in rows:
-        trials.add(row.get("trial"))
         if row["split"] == split:
             fold = curves.setdefault((str(row["seed"]), str(row["fold"])), {})
             fold[int(row["epoch"])] = float(row[measure])
-    if len(trials) > 1:
-        raise ValueError(f"the curves must be of one trial, not of {len(trials)}")
-    last = max((max(fold) for fold in curves.values()), default=0)
-    carried = np.empty((len(curves), last))
-    for position, fold in enumerate(curves.values()):
-        carried[position] = [fold[min(epoch, max(fold))] for epoch in range(1, last + 1)]
-    return carried
+    epochs = range(1, max(map(max, curves.values()), default=0) + 1)
+    carried = [[fold[min(epoch, max(fold))] for epoch in epochs] for fold in curves.values()]
+    return np.array(carried)
 
 
 @canvas.style()
 def learning_curves(rows: Iterable[Mapping[str, Any]]) -> Figure:
     """Accuracy (left) and loss (right) by epoch, train and validation (kmnist_linear Fig. 5-7).
 
-    rows: rows of `curves.csv` of one trial, as for `by_fold`. Lines are means over folds and
-    seeds, bands show the range from lowest to highest; a fold that stopped early keeps its last
-    value in both.
+    rows: as for `by_fold`. Lines are means over folds and seeds, bands show the range from lowest
+    to highest.
     """
     rows = list(rows)
     figure = canvas.blank(canvas.WIDTH, 460, layout="constrained")

@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +17,10 @@ from PIL import Image
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims as judged
 from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
-from kmnist_pipeline.evidence import lineage, numbers
+from kmnist_pipeline.evidence import lineage, numbers, paths
 from kmnist_pipeline.reporting import jinja
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
-
-
-class PageError(UserError):
-    """A page cannot be written as its configuration says."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its width in pixels, the text entries of its PNG, its number in the
-    publication, and the claims about it."""
-
-    path: Path
-    width: int
-    number: str | None
-    text: dict[str, str]
-    claims: list[dict[str, Any]]
-
-    @property
-    def data_uri(self) -> str:
-        """The picture as data, so that the page is one file.
-
-        Without its text entries: the caption says the same, and a page must stay small.
-        """
-        content = io.BytesIO()
-        with Image.open(self.path) as image:
-            image.save(content, "png", optimize=True)
-        return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-
-    @property
-    def digests(self) -> list[str]:
-        """The md5 of each data file that the figure was made from."""
-        return list(json.loads(self.text["Data"]).values())
 
 
 def content(
@@ -62,29 +29,28 @@ def content(
     about: Any,
     dataset: Any,
     claims: list[dict[str, Any]],
-    metrics: Path,
-    figures: Path,
+    root: Path,
     made_by: dict[str, Any],
 ) -> dict[str, Any]:
     """All content of a page, read from the report's files.
 
-    about, dataset: the report and its dataset in params.yaml; metrics: the folder
-    `metrics/<report>`; figures: the folder `figures`.
+    about, dataset: the report and its dataset in params.yaml; root: the folder of dvc.yaml.
     """
+    metrics, figures = root / paths.METRICS / name, root / paths.FIGURES
     rank = _order(claims, metrics)
     folders = sorted(path for path in metrics.iterdir() if path.is_dir())
     folders.sort(key=lambda folder: rank.index(folder.name) if folder.name in rank else len(rank))
     models = [_model(folder) for folder in folders]
-    data = _read(metrics.parent / "data" / f"{about['dataset']}.json")
-    drawn = [figures / "data" / about["dataset"], figures / name]
+    data = _read(root / paths.data_numbers(about["dataset"]))
+    drawn = [root / paths.data_figures(about["dataset"]), figures / name]
     pictures = _pictures(figures, drawn, about["figures"], name, claims)
     origins = _origins([data, *(model[part] for model in models for part in NUMBERS)])
     origin_of = {origin["stage"]: origin for origin in origins}
     for picture in pictures:
-        if picture.text["Stage"] not in origin_of:
-            raise PageError(
-                f"{picture.path.as_posix()} was made by {picture.text['Stage']}, whose numbers "
-                f"are not in {metrics.as_posix()}/: delete the figure, or run the stage"
+        if (maker := picture["text"]["Stage"]) not in origin_of:
+            raise UserError(
+                f"{picture['path'].as_posix()} was made by {maker}, whose numbers are not in "
+                f"{metrics.as_posix()}/: delete the figure, or run the stage"
             )
     return {
         "name": name,
@@ -107,6 +73,17 @@ def content(
     }
 
 
+def data_uri(picture: Path) -> str:
+    """A picture as data, so that the page is one file.
+
+    Without its text entries: the caption says the same, and a page must stay small.
+    """
+    content = io.BytesIO()
+    with Image.open(picture) as image:
+        image.save(content, "png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
 def html(content: dict[str, Any]) -> str:
     """The page as one HTML file; only its links to code need the repository."""
     return _environment().get_template("report.html").render(content)
@@ -122,6 +99,7 @@ def _environment() -> Environment:
     environment.filters["number"] = _number
     environment.filters["probability"] = in_words
     environment.filters["plain"] = _plain
+    environment.filters["data_uri"] = data_uri
     return environment
 
 
@@ -167,13 +145,13 @@ def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _model(folder: Path) -> dict[str, Any]:
     """The numbers of a model and, for a study, the rows of its trials.
 
-    Raises PageError if a file was made for another model.
+    Raises UserError if a file was made for another model.
     """
     validation, test = (_read(folder / f"{part}.json") for part in NUMBERS)
     for measured in (validation, test):
         maker = measured["made_by"]["stage"]
         if maker.partition("@")[2] != folder.name:
-            raise PageError(
+            raise UserError(
                 f"{measured['origin']} was made by {maker}, not for {folder.name}: "
                 f"`dvc repro evaluate@{folder.name}` makes it again"
             )
@@ -230,21 +208,25 @@ def _pictures(
     numbers: dict[str, str],
     report: str,
     claims: list[dict[str, Any]],
-) -> list[Picture]:
-    """The numbered figures in the order of their numbers in `conf/`, then all others."""
+) -> list[dict[str, Any]]:
+    """The numbered figures in the order of their numbers in `conf/`, then all others.
+
+    Each has its path, its width in pixels, the text entries of its PNG, the md5 of each data file
+    that it was made from, its number in the publication, and the claims about it.
+    """
     number_of = {file: number for number, file in numbers.items()}
     found = {}
-    for folder in folders:
-        for path in sorted(folder.rglob("*.png")):
-            file = path.relative_to(root).as_posix()
-            with Image.open(path) as image:
-                width = image.width
-                text = {str(key): str(value) for key, value in image.info.items()}
-            own = [claim for claim in claims if _is_about(claim, path)]
-            found[file] = Picture(path, width, number_of.get(file), text, own)
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.png"))):
+        file = path.relative_to(root).as_posix()
+        with Image.open(path) as image:
+            text = {str(key): str(value) for key, value in image.info.items()}
+            found[file] = {"path": path, "width": image.width, "text": text}
+        found[file]["digests"] = list(json.loads(text["Data"]).values())
+        found[file]["number"] = number_of.get(file)
+        found[file]["claims"] = [claim for claim in claims if _is_about(claim, path)]
     for file, number in number_of.items():
         if file not in found:
-            raise PageError(f"reports.{report}.figures.{number}={file}: there is no such figure")
+            raise UserError(f"reports.{report}.figures.{number}={file}: there is no such figure")
     numbered = [found.pop(file) for file in number_of]
     return numbered + list(found.values())
 

@@ -19,7 +19,5 @@ def download(stage: Stage, params: dict[str, Any]) -> None:
                 (folder / name).write_bytes(decoded)
 
 
-main = entrypoint(download, kind="download", items="datasets")
-
 if __name__ == "__main__":
-    main()
+    entrypoint(download, kind="download", items="datasets")

@@ -268,7 +268,5 @@ def training_figures(folder: Path, winner: str, rows: list[dict]) -> Iterator[Dr
         )
 
 
-main = entrypoint(evaluate, kind="evaluate", items="models")
-
 if __name__ == "__main__":
-    main()
+    entrypoint(evaluate, kind="evaluate", items="models")

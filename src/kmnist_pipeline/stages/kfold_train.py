@@ -22,7 +22,5 @@ def kfold_train(stage: Stage, params: dict[str, Any]) -> None:
     stage.write(paths.out_of_fold(stage.item), out_of_fold)
 
 
-main = entrypoint(kfold_train, kind="kfold-train", items="experiments")
-
 if __name__ == "__main__":
-    main()
+    entrypoint(kfold_train, kind="kfold-train", items="experiments")

@@ -175,7 +175,5 @@ def figures(
     )
 
 
-main = entrypoint(preprocess, kind="preprocess", items="datasets")
-
 if __name__ == "__main__":
-    main()
+    entrypoint(preprocess, kind="preprocess", items="datasets")

@@ -24,8 +24,7 @@ def report(stage: Stage, params: dict[str, Any]) -> None:
         about=about,
         dataset=params["datasets"][about["dataset"]],
         claims=judged,
-        metrics=metrics,
-        figures=Path(paths.FIGURES),
+        root=Path("."),
         made_by=stage.made_by,
     )
     with stage.directory(paths.page(stage.item)) as folder:
@@ -34,7 +33,5 @@ def report(stage: Stage, params: dict[str, Any]) -> None:
         (folder / "README.md").write_bytes(page.markdown(content).encode())
 
 
-main = entrypoint(report, kind="report", items="reports")
-
 if __name__ == "__main__":
-    main()
+    entrypoint(report, kind="report", items="reports")

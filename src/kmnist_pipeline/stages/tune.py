@@ -41,7 +41,5 @@ def _table(rows: list[dict[str, Any]], winner: str) -> tuple[list[str], list[lis
     return header, table
 
 
-main = entrypoint(tune, kind="tune", items="studies")
-
 if __name__ == "__main__":
-    main()
+    entrypoint(tune, kind="tune", items="studies")
