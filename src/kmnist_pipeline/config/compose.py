@@ -28,17 +28,14 @@ def show(text: str, name: str) -> str:
     from omegaconf import OmegaConf
 
     cfg: Any = OmegaConf.create(text)
-    found = {
-        f"{section}.{name}": cfg[section][name]
-        for section in ("datasets", "experiments", "studies", "reports")
-        if name in cfg[section]
-    }
+    sections = ("datasets", "experiments", "studies", "reports")
+    found = [f"# {s}.{name}\n{OmegaConf.to_yaml(cfg[s][name])}" for s in sections if name in cfg[s]]
     if not found:
-        known = [str(key) for section in cfg if section != "evaluation" for key in cfg[section]]
+        known = sorted({str(key) for section in sections for key in cfg[section]})
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]}?" if close else "."
-        raise UserError(f"{name}: no such name{hint} Known: {', '.join(sorted(set(known)))}")
-    return "".join(f"# {key}\n{OmegaConf.to_yaml(part)}" for key, part in found.items())
+        raise UserError(f"{name}: no such name{hint} Known: {', '.join(known)}")
+    return "".join(found)
 
 
 def difference(path: Path, text: str) -> str:

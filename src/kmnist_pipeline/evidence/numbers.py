@@ -14,7 +14,6 @@ from typing import Any
 
 from kmnist_pipeline.errors import UserError
 
-SUFFIX = "_details"
 EMPTY = {"#": 0}
 
 
@@ -24,7 +23,7 @@ class NumbersError(UserError, ValueError):
 
 def beside(path: str) -> str:
     """The path of the details: `test_details.json` for `test.json`."""
-    return f"{path.removesuffix('.json')}{SUFFIX}.json"
+    return f"{path.removesuffix('.json')}_details.json"
 
 
 def read(path: Path) -> dict[str, Any]:

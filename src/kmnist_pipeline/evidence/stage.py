@@ -1,8 +1,8 @@
 """The frame of every stage: it reads the configuration, writes the evidence, then publishes it.
 
-A stage module calls `entrypoint`. If DVC runs it, the outs go where `dvc.yaml`
-says and contain the stage's lineage key. By hand (`python -m kmnist_pipeline.stages.<stage>
-name=...`) they go under `multirun/`, so that only DVC writes evidence.
+A stage module calls `entrypoint`. If DVC runs it, the outs go where `dvc.yaml` says and contain the
+stage's lineage key. By hand (`python -m kmnist_pipeline.stages.<stage> name=...`) they go under
+`multirun/`, so that only DVC writes evidence.
 """
 
 from __future__ import annotations

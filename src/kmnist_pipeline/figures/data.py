@@ -67,9 +67,8 @@ def class_table(
 
 
 def _rule(figure: Figure, left: float, right: float, y: float, weight: float) -> None:
-    x = np.array([left, right]) / figure.bbox.width
-    height = 1 - y / figure.bbox.height
-    line = Line2D(x, [height, height], color=canvas.INK, lw=weight, transform=figure.transFigure)
+    x, y = np.array([left, right]) / figure.bbox.width, 1 - y / figure.bbox.height
+    line = Line2D(x, [y, y], color=canvas.INK, lw=weight, transform=figure.transFigure)
     figure.add_artist(line)
 
 
@@ -180,11 +179,10 @@ def pca_scatter(
     halo = [withStroke(linewidth=2.5, foreground="white")]
     places = _label_places((components - low) / (high - low), labels, len(names), bins)
     places = low + places * (high - low)
+    options: dict[str, Any] = {"weight": "bold", "path_effects": halo}
     for title, colour, name, place in zip(titles, colours, names, places, strict=True):
         axes.plot([], [], "o", color=colour, label=title)
-        options: dict[str, Any] = {"weight": "bold", "path_effects": halo}
-        shown = canvas.drawable(name)
-        axes.text(place[0], place[1], shown, ha="center", va="center", **options)
+        axes.text(*place, canvas.drawable(name), ha="center", va="center", **options)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.2)
     return figure
 

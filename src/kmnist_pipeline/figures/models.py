@@ -79,10 +79,10 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
     axes = canvas.place(figure, left, bottom, side, side)
     scale = PowerNorm(0.5, 0, 1)
     image = axes.imshow(shares, cmap="Blues", norm=scale, aspect="auto")
+    size = 8 if classes <= 12 else 7
+    options: dict[str, Any] = {"ha": "center", "va": "center_baseline", "size": size}
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if shares[row, column] > 0.35 else canvas.INK if count else canvas.FAINT
-        size = 8 if classes <= 12 else 7
-        options: dict[str, Any] = {"ha": "center", "va": "center_baseline", "size": size}
         axes.text(column, row, str(count), color=colour, **options)
     axes.set_xticks(range(classes), names, rotation=0 if upright else 90)
     axes.set_yticks(range(classes), names)
@@ -100,6 +100,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
     return figure
 
 
+@canvas.style()
 def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
     """The weights of each class as an image (kmnist_linear Fig. 8), on one symmetric scale.
 
@@ -114,17 +115,16 @@ def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
     right = 190 if binary else 130
     titles = () if binary else canvas.class_titles(names)
     figure = canvas.tiles(pictures, 5, titles, font_size=10, gap=18, right=right)
-    with canvas.style():
-        height = canvas.LARGEST_TILE if binary else figure.bbox.height - 2 * canvas.MARGIN
-        bottom = (figure.bbox.height - height) / 2
-        bar = canvas.place(figure, figure.bbox.width - right, bottom, 16, height)
-        mappable = matplotlib.cm.ScalarMappable(scale, colours)
-        figure.colorbar(mappable, cax=bar).outline.set_visible(False)
-        bar.tick_params(length=3)
-        if binary:
-            bar.set_yticks([-largest, 0, largest], [f"for {names[0]}", "0", f"for {names[1]}"])
-        else:
-            bar.set_ylabel("weight")
+    height = canvas.LARGEST_TILE if binary else figure.bbox.height - 2 * canvas.MARGIN
+    bottom = (figure.bbox.height - height) / 2
+    bar = canvas.place(figure, figure.bbox.width - right, bottom, 16, height)
+    mappable = matplotlib.cm.ScalarMappable(scale, colours)
+    figure.colorbar(mappable, cax=bar).outline.set_visible(False)
+    bar.tick_params(length=3)
+    if binary:
+        bar.set_yticks([-largest, 0, largest], [f"for {names[0]}", "0", f"for {names[1]}"])
+    else:
+        bar.set_ylabel("weight")
     return figure
 
 

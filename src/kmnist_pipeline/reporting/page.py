@@ -53,7 +53,6 @@ def content(
                 f"{metrics.as_posix()}/: delete the figure, or run the stage"
             )
     return {
-        "name": name,
         "about": about,
         "dataset": dataset,
         "data": data,
@@ -62,10 +61,8 @@ def content(
         "meanings": judged.VERDICTS,
         "environments": _environments(models),
         "models": models,
-        "studies": [model for model in models if model["trials"]],
         "pairs": _pairs([model for model in models if model["name"] in rank]),
         "routed": [model for model in models if "routing" in model["test"]],
-        "one_shot": [model for model in models if "draws" in model["test"]],
         "pictures": pictures,
         "origins": origins,
         "origin_of": origin_of,
@@ -124,10 +121,9 @@ def _environments(models: list[dict[str, Any]]) -> dict[str, str]:
     """The arithmetic and the versions of libraries that the models were trained with."""
     found: dict[str, set[str]] = {}
     for model in models:
-        environment = model["validation"]["environment"]
-        found.setdefault("arithmetic", set()).add(environment["arithmetic"])
-        for library, version in environment["libraries"].items():
-            found.setdefault(library, set()).add(version)
+        about = model["validation"]["environment"]
+        for name, value in {"arithmetic": about["arithmetic"], **about["libraries"]}.items():
+            found.setdefault(name, set()).add(value)
     return {name: " and ".join(sorted(values)) for name, values in found.items()}
 
 

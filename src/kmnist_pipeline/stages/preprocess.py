@@ -38,21 +38,13 @@ def preprocess(stage: Stage, params: Parameters) -> None:
         part: np.bincount(labels[rows], minlength=len(names))
         for part, rows in (("train", train), ("test", test))
     }
-    stage.write_details(
-        paths.data_numbers(stage.item),
-        {
-            "n": len(images),
-            "n_train": len(train),
-            "n_test": len(test),
-            "per_class": {
-                f"{c} {name}" if name != str(c) else name: {
-                    part: n[c] for part, n in counts.items()
-                }
-                for c, name in enumerate(names)
-            },
-            "overlap": overlap(images, train, test),
-        },
-    )
+    per_class = {
+        f"{c} {name}" if name != str(c) else name: {part: n[c] for part, n in counts.items()}
+        for c, name in enumerate(names)
+    }
+    sizes = {"n": len(images), "n_train": len(train), "n_test": len(test)}
+    details = {**sizes, "per_class": per_class, "overlap": overlap(images, train, test)}
+    stage.write_details(paths.data_numbers(stage.item), details)
     with stage.directory(paths.data_figures(stage.item)) as folder:
         for name, caption, figure in figures(images, labels, train, counts, about):
             text = stage.png_text(f"{about['title']}: {caption}", {"dataset": stage.item})
