@@ -67,6 +67,9 @@ def test_standard_deviations_are_pooled_with_their_degrees_of_freedom(folder):
     sd = ((4 * 0.01**2 + 1 * 0.02**2) / 5) ** 0.5
     half = stats.t.ppf(0.975, 5) * sd * (1 + 1 / 1) ** 0.5  # of a model with one seed
     assert pooled["interval"] == pytest.approx([0.9 - half, 0.9 + half])
+    assert claims.files(claim(file="one/test.json", spread="m")) == {
+        "one/test.json", "one/test_details.json", "m/test.json", "m/test_details.json",
+    }  # fmt: skip
 
 
 def test_an_interval_over_trainings_and_draws(folder):

@@ -164,14 +164,26 @@ def _spread(claim: dict[str, str], entry: dict[str, Any], metrics: Path) -> Spre
     own = _over_seeds(claim, entry)
     pool = [own]
     if claim["spread"]:
-        files = [metrics / model / Path(claim["file"]).name for model in claim["spread"].split()]
-        pool = [_over_seeds(claim, _entry(file, {**claim, "trial": ""})) for file in files]
+        others = [_entry(metrics / file, {**claim, "trial": ""}) for file in _pooled(claim)]
+        pool = [_over_seeds(claim, other) for other in others]
     known = [(seeds["sd"], seeds["n"] - 1) for seeds in pool if seeds["n"] > 1]
     if not known:
         return None
     df = sum(freedom for _, freedom in known)
     sd = sqrt(sum(sd**2 * freedom for sd, freedom in known) / df)
     return Spread(own["mean"], sd, df, sd / sqrt(own["n"]))
+
+
+def files(claim: dict[str, str]) -> set[str]:
+    """The files of numbers that decide a claim's verdict, by their paths in the report's folder."""
+    named = {claim["file"], *_pooled(claim)} - {""}
+    return named | {numbers.beside(file) for file in named}
+
+
+def _pooled(claim: dict[str, str]) -> list[str]:
+    """The files of the models whose standard deviations are pooled."""
+    models = [] if claim["spread"] == DRAWS else claim["spread"].split()
+    return [f"{model}/{Path(claim['file']).name}" for model in models]
 
 
 def _over_seeds(claim: dict[str, str], entry: dict[str, Any]) -> dict[str, Any]:

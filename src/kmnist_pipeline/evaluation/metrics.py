@@ -58,11 +58,6 @@ def compared(scores: dict[str, Any]) -> dict[str, Any]:
     return {name: scores[name] for name in (*SCORES, "n", "correct")}
 
 
-def spreads(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The `spread` of each score over seeds."""
-    return {name: spread([float(scores[name]) for scores in seeds]) for name in SCORES}
-
-
 def nested(values: list[list[float]]) -> dict[str, Any]:
     """The spread of a number over groups, and over draws in each group.
 

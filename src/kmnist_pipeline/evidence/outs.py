@@ -20,25 +20,32 @@ import numpy as np
 UNFINISHED = Path(".kmnist/unfinished")
 
 
-def write_bytes(path: Path, content: bytes, unfinished: Path = UNFINISHED) -> None:
-    """Write a file under a temporary name and rename it, so that it is never incomplete.
-
-    unfinished: the folder of the temporary file, on the same file system as `path`.
-    """
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write an out under a temporary name and rename it, so that it is never incomplete."""
     with _named(path):
-        for folder in (unfinished, path.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=unfinished)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        UNFINISHED.mkdir(parents=True, exist_ok=True)
+        _replace(path, content, UNFINISHED)
+
+
+def write_beside(path: Path, content: bytes) -> None:
+    """The same, for a file that may be on another disk than the project."""
+    with _named(path):
+        _replace(path, content, path.parent)
+
+
+def _replace(path: Path, content: bytes, folder: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

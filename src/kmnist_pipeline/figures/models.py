@@ -239,10 +239,7 @@ def trials(
 
 @canvas.style()
 def class_scores(
-    names: Sequence[str],
-    precision: canvas.Numbers,
-    recall: canvas.Numbers,
-    f1: canvas.Numbers,
+    names: Sequence[str], precision: canvas.Numbers, recall: canvas.Numbers, f1: canvas.Numbers
 ) -> Figure:
     """Precision, recall and F1 of each class; a line joins precision and recall.
 

@@ -24,17 +24,12 @@ NUMBERS = ("validation", "test")  # the files of numbers that a model has
 
 
 def content(
-    *,
-    name: str,
-    about: Any,
-    dataset: Any,
-    claims: list[dict[str, Any]],
-    root: Path,
-    made_by: dict[str, Any],
+    name: str, about: Any, dataset: Any, claims: list[dict[str, Any]], root: Path, made_by: Any
 ) -> dict[str, Any]:
     """All content of a page, read from the report's files.
 
-    about, dataset: the report and its dataset in params.yaml; root: the folder of dvc.yaml.
+    about, dataset: the report and its dataset in params.yaml; root: the folder of dvc.yaml;
+    made_by: the origin of the page.
     """
     metrics, figures = root / paths.METRICS / name, root / paths.FIGURES
     rank = _order(claims, metrics)
@@ -199,11 +194,7 @@ def _pairs(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _pictures(
-    root: Path,
-    folders: list[Path],
-    numbers: dict[str, str],
-    report: str,
-    claims: list[dict[str, Any]],
+    root: Path, folders: list[Path], numbers: dict[str, str], report: str, claims: list[Any]
 ) -> list[dict[str, Any]]:
     """The numbered figures in the order of their numbers in `conf/`, then all others.
 

@@ -37,10 +37,10 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
 
     names = [trial["name"] for trial in model.about["trials"]]
     scored = [scores_by_seed(model, trial, test) for trial in range(len(names))]
-    rows = [
-        {"name": name, **metrics.compared(seeds[0]), "seeds": metrics.spreads(seeds)}
-        for name, seeds in zip(names, scored, strict=True)
-    ]
+    rows = []
+    for name, seeds in zip(names, scored, strict=True):
+        spreads = {key: metrics.spread([s[key] for s in seeds]) for key in metrics.SCORES}
+        rows.append({"name": name, **metrics.compared(seeds[0]), "seeds": spreads})
     shown = model.probabilities(test.pixels)
     predicted = shown.argmax(axis=1)
     by_split = {"test": (shown, test.labels)}

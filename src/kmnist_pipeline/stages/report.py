@@ -19,14 +19,8 @@ def report(stage: Stage, params: dict[str, Any]) -> None:
     judged = [
         claims.judge(claim, metrics, about["confidence"], about["margin"]) for claim in stated
     ]
-    content = page.content(
-        name=stage.item,
-        about=about,
-        dataset=params["datasets"][about["dataset"]],
-        claims=judged,
-        root=Path("."),
-        made_by=stage.made_by,
-    )
+    dataset = params["datasets"][about["dataset"]]
+    content = page.content(stage.item, about, dataset, judged, Path("."), stage.made_by)
     with stage.directory(paths.page(stage.item)) as folder:
         (folder / "claims.json").write_bytes(outs.json_bytes(judged))
         (folder / "index.html").write_bytes(page.html(content).encode())
