@@ -202,7 +202,7 @@ def _pictures(
     that it was made from, its number in the publication, and the claims about it.
     """
     number_of = {file: number for number, file in numbers.items()}
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for path in (path for folder in folders for path in sorted(folder.rglob("*.png"))):
         file = path.relative_to(root).as_posix()
         with Image.open(path) as image:
