@@ -33,7 +33,8 @@ def _models(_root_: DictConfig) -> Any:
         content = _plain(config)
     except OmegaConfBaseException:
         # Studies interpolate keys of their base: name its mistake, not that of the interpolation.
-        rules.check(_plain(OmegaConf.masked_copy(config, [*sections.keys() - {"studies"}])))
+        others = [str(key) for key in sections if key != "studies"]
+        rules.check(_plain(OmegaConf.masked_copy(config, others)))
         rules.check_bases(_plain(config, resolve=False))
         raise
     return OmegaConf.create(rules.models_of(rules.check(content)))

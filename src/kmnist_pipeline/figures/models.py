@@ -26,7 +26,7 @@ def by_fold(rows: Iterable[Mapping[str, Any]], split: str, measure: str) -> np.n
         if row["split"] == split:
             fold = curves.setdefault((str(row["seed"]), str(row["fold"])), {})
             fold[int(row["epoch"])] = float(row[measure])
-    epochs = range(1, max(map(max, curves.values()), default=0) + 1)
+    epochs = range(1, max((max(fold) for fold in curves.values()), default=0) + 1)
     carried = [[fold[min(epoch, max(fold))] for epoch in epochs] for fold in curves.values()]
     return np.array(carried)
 
@@ -113,8 +113,8 @@ def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
     colours = matplotlib.colormaps["RdBu_r"]
     pictures = (colours(scale(weights))[..., :3] * 255).round().astype(np.uint8)
     right = 190 if binary else 130
-    titles = () if binary else canvas.class_titles(names)
-    figure = canvas.tiles(pictures, 5, titles, font_size=10, gap=18, right=right)
+    titles = canvas.class_titles(names)
+    figure = canvas.tiles(pictures, 5, () if binary else titles, font_size=10, gap=18, right=right)
     height = canvas.LARGEST_TILE if binary else figure.bbox.height - 2 * canvas.MARGIN
     bottom = (figure.bbox.height - height) / 2
     bar = canvas.place(figure, figure.bbox.width - right, bottom, 16, height)
