@@ -176,18 +176,13 @@ def pca_scatter(
     axes.set_ylim(low[1], low[1] + rows / scale)
     axes.set_xlabel(f"first component ({ratios[0]:.1%} of the variance)")
     axes.set_ylabel(f"second component ({ratios[1]:.1%})")
-    halo = [withStroke(linewidth=2.5, foreground="white")]
+    halo = withStroke(linewidth=2.5, foreground="white")
     places = _label_places((components - low) / (high - low), labels, len(names), bins)
     places = low + places * (high - low)
-    options: dict[str, Any] = {
-        "ha": "center",
-        "va": "center",
-        "weight": "bold",
-        "path_effects": halo,
-    }
+    options: dict[str, Any] = {"weight": "bold", "path_effects": [halo]}
     for title, colour, name, place in zip(titles, colours, names, places, strict=True):
         axes.plot([], [], "o", color=colour, label=title)
-        axes.text(place[0], place[1], canvas.drawable(name), **options)
+        axes.text(place[0], place[1], canvas.drawable(name), ha="center", va="center", **options)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.2)
     return figure
 
