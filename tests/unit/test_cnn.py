@@ -18,7 +18,6 @@ from kmnist_pipeline.families.base import (
     Data,
     Fit,
     Fitted,
-    NoCheckpoint,
     Progress,
     TrainingError,
 )
@@ -109,7 +108,7 @@ def run(
     stop_after: int | None = None,
 ) -> Fitted:
     data = Data(images.pixels, images.labels, len(images.classes))
-    return train.fit(fit, data, checkpoint or NoCheckpoint(), progress, stop_after)
+    return train.fit(fit, data, checkpoint or Checkpoint(), progress, stop_after)
 
 
 def trained(experiment: dict[str, Any], images: Images, *more: Any, **options: Any) -> Fitted:
