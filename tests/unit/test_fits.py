@@ -21,7 +21,7 @@ from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families import selection
 from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Fitted, TrainingError, decode
-from kmnist_pipeline.families.registry import FAMILIES
+from kmnist_pipeline.families.registry import FAMILIES, ModelModule, TrainModule
 from kmnist_pipeline.fits import key, plan, results, work
 from kmnist_pipeline.fits.store import Store, default
 
@@ -85,6 +85,16 @@ def run(fit: Fit, data: Images, stop_after: int | None = None) -> Fitted:
 
 
 # What both own families take
+
+
+def test_every_family_has_the_functions_that_the_registry_describes():
+    """mypy compares their arguments."""
+    from kmnist_pipeline.families import cnn, linear, sklearn
+
+    found = [(f.model, f.train) for f in (FAMILIES[n] for n in ("linear", "sklearn", "cnn"))]
+    models: list[ModelModule] = [linear.model, sklearn.model, cnn.model]
+    trains: list[TrainModule] = [linear.train, sklearn.train, cnn.train]
+    assert found == list(zip(models, trains, strict=True))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

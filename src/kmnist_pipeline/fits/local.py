@@ -58,7 +58,6 @@ class LocalWorkers:
         self._store, self._stop_after = store.folder.resolve(), stop_after
         self._most, self._environment = _share(loky.cpu_count(), fits)
         self._workers: list[_Worker] = []
-        self._shared: set[str] = set()
         self._watch = Watch()
         self._folder, self._lock = _folder()
         # Heartbeat and progress, one row for each worker: memory without locks, because a
@@ -74,10 +73,9 @@ class LocalWorkers:
 
     def start(self, task: Task, data: Data) -> None:
         """Give a fit to a free worker."""
-        if task.data not in self._shared:
-            np.save(self._folder / f"{task.data}.pixels.npy", data.pixels)
+        if not (pixels := self._folder / f"{task.data}.pixels.npy").exists():
+            np.save(pixels, data.pixels)
             np.save(self._folder / f"{task.data}.labels.npy", data.labels)
-            self._shared.add(task.data)
         (self._folder / task.key).write_bytes(work.encode(task.fit))
         if not (worker := next((w for w in self._workers if w.task is None), None)):
             number = len(self._workers)
@@ -163,7 +161,6 @@ def _share(cores: int, fits: int) -> tuple[int, dict[str, str] | None]:
 
 
 def _loss(error: BaseException) -> str:
-    """How a worker was lost, in words."""
     if isinstance(error, ShutdownExecutorError):
         return f"its worker gave no heartbeat for {SILENCE:g} s and was killed"
     how = re.search(r"SIG[A-Z]+", str(error))

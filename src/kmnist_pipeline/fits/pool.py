@@ -16,15 +16,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.families.base import Data
 from kmnist_pipeline.fits import work
 from kmnist_pipeline.fits.plan import LostError, Plan, Task
 from kmnist_pipeline.fits.store import Store
+
+if TYPE_CHECKING:
+    from kmnist_pipeline.fits.local import LocalWorkers
+    from kmnist_pipeline.fits.remote import RemoteWorkers
+
+    Workers = LocalWorkers | RemoteWorkers  # with the same methods
 
 SCHEDULER = "KMNIST_SCHEDULER"
 DEATHS = 3  # so many workers lost with the same fit are an error
@@ -62,25 +67,6 @@ class Watch:
         return min(passed, 5 * POLL)
 
 
-class Workers(Protocol):
-    """Processes that train fits."""
-
-    def free(self) -> bool:
-        """Whether a worker is idle."""
-
-    def start(self, task: Task, data: Data) -> None:
-        """Give a fit to a free worker."""
-
-    def wait(self) -> list[Outcome]:
-        """The outcomes since the last call; waits for a moment if there are none."""
-
-    def progress(self) -> Iterator[tuple[Task, float]]:
-        """The running fits, each with its finished share from 0 to 1."""
-
-    def close(self) -> None:
-        """End the workers at once."""
-
-
 def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) -> None:
     """Train the fits of the plans, in all waves, that the store lacks.
 
@@ -92,12 +78,12 @@ def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) ->
     if not queue.waiting:
         return
     say(f"fits: {len(queue.done)} known, {len(queue.waiting)} to train")
-    bar = tqdm(total=queue.cost, bar_format=BAR, smoothing=0, disable=None)
+    bar = tqdm(total=1, bar_format=BAR, smoothing=0, disable=None)
     with _orderly_end(), bar, closing(_workers(queue, store, stop_after)) as workers:
         deaths: Counter[str] = Counter()
-        while queue.is_open():
+        while queue.missing.keys() - queue.done:
             while queue.waiting and workers.free():
-                task = queue.next()
+                *_, task = heapq.heappop(queue.waiting)
                 workers.start(task, queue.data[task.data])
             # Errors come last, so that the results that arrived with them are kept.
             for outcome in sorted(workers.wait(), key=lambda outcome: outcome.error is not None):
@@ -123,28 +109,14 @@ class _Queue:
 
     def __init__(self, plans: Sequence[Plan], store: Store) -> None:
         self.data = {plan.digest: plan.data for plan in plans}
+        self.missing: dict[str, Task] = {}  # all that the store lacked at first, by key
         self.waiting: list[tuple[float, str, Task]] = []  # a heap, the most costly fit first
         self.done: set[str] = set()
-        self.cost = 0.0  # of all fits that were ever missing
-        self.trained, self.cost_trained = 0, 0.0
         self._store = store
-        self._queued: set[str] = set()  # waiting or running
-        self._missing: dict[Plan, set[str]] = {}  # by unfinished plan, in its last wave
+        self._waits: dict[Plan, set[str]] = {}  # for these fits, by unfinished plan
         self._lost: set[Plan] = set()
         for plan in plans:
             self._enter(plan)
-
-    def is_open(self) -> bool:
-        """Whether a fit is waiting or running."""
-        return bool(self._queued)
-
-    def count(self) -> int:
-        """The number of fits that were ever missing."""
-        return self.trained + len(self._queued)
-
-    def next(self) -> Task:
-        """Take the most costly waiting fit."""
-        return heapq.heappop(self.waiting)[2]
 
     def again(self, task: Task) -> None:
         """Return a fit to the waiting ones."""
@@ -152,32 +124,28 @@ class _Queue:
 
     def finish(self, task: Task) -> list[Plan]:
         """Mark a fit as done and continue the plans that waited for it; returns the ended plans."""
-        self._queued.remove(task.key)
         self.done.add(task.key)
-        self.trained += 1
-        self.cost_trained += task.cost
-        for missing in self._missing.values():
+        for missing in self._waits.values():
             missing.discard(task.key)
-        waited = [plan for plan, missing in self._missing.items() if not missing]
+        waited = [plan for plan, missing in self._waits.items() if not missing]
         return [plan for plan in waited if not self._enter(plan)]
 
     def _enter(self, plan: Plan) -> bool:
         """Queue what a plan's last wave lacks, or the next wave; returns whether there is any."""
         while not (missing := [task for task in plan.tasks() if not self._has(task.key)]):
             if not self._advance(plan):
-                self._missing.pop(plan, None)
+                self._waits.pop(plan, None)
                 return False
         for task in missing:
-            if task.key not in self._queued:
-                self._queued.add(task.key)
-                self.cost += task.cost
+            if task.key not in self.missing:
+                self.missing[task.key] = task
                 self.again(task)
-        self._missing[plan] = {task.key for task in missing}
+        self._waits[plan] = {task.key for task in missing}
         return True
 
     def _has(self, name: str) -> bool:
         """Whether a fit is done; asks the store only once for each fit."""
-        if name not in self.done and name not in self._queued and name in self._store:
+        if name not in self.done and name not in self.missing and name in self._store:
             self.done.add(name)
         return name in self.done
 
@@ -190,7 +158,9 @@ class _Queue:
             if plan in self._lost:
                 raise
             self._lost.add(plan)
-            self.done -= {task.key for task in plan.tasks()}
+            for task in plan.tasks():
+                self.done.discard(task.key)
+                self.missing.pop(task.key, None)
             return True
 
 
@@ -246,11 +216,11 @@ def _fail(task: Task, error: Exception) -> NoReturn:
 
 
 def _show(bar: tqdm, queue: _Queue, workers: Workers) -> None:
-    """Update the progress bar."""
+    trained = [task.cost for key, task in queue.missing.items() if key in queue.done]
     partly = sum(task.cost * fraction for task, fraction in workers.progress())
-    bar.total = queue.cost
-    bar.set_description_str(f"{queue.trained} of {queue.count()} fits", refresh=False)
-    bar.update(queue.cost_trained + partly - bar.n)
+    bar.total = sum(task.cost for task in queue.missing.values())
+    bar.set_description_str(f"{len(trained)} of {len(queue.missing)} fits", refresh=False)
+    bar.update(sum(trained) + partly - bar.n)
 
 
 def say(text: str) -> None:

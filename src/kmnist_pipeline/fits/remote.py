@@ -137,7 +137,6 @@ class RemoteWorkers:
         return (await scheduler.identity(n_workers=-1))["workers"]
 
     def _idle(self) -> _Worker | None:
-        """An accepted worker that is idle."""
         busy = {running.worker.address for running in self._running.values()}
         free = (w for w in self._workers.values() if w.accepted and w.address not in busy)
         return next(free, None)
@@ -151,23 +150,20 @@ class RemoteWorkers:
             )
         try:
             (sent,) = (await worker.data[task.data]).values()
-        except (OSError, *CANCELLED) as error:
-            raise WorkerLostError("its worker was lost") from error
-        try:
-            return await self._client.submit(
-                remote_worker.train,
-                work.encode(task.fit),
-                task.key,
-                sent,
-                task.data,
-                self._topic,
-                self._stop_after,
-                key=f"{task.label} {uuid.uuid4().hex}",
-                workers=[worker.address],
-                pure=False,
-            )
-        except (*CANCELLED, distributed.KilledWorker) as error:
-            raise WorkerLostError("its worker was lost") from error
+        except OSError as error:
+            raise WorkerLostError(worker.address) from error
+        return await self._client.submit(
+            remote_worker.train,
+            work.encode(task.fit),
+            task.key,
+            sent,
+            task.data,
+            self._topic,
+            self._stop_after,
+            key=f"{task.label} {uuid.uuid4().hex}",
+            workers=[worker.address],
+            pure=False,
+        )
 
     async def _identify(self, address: str) -> list[dict[str, Any]]:
         return await self._client.submit(
@@ -184,7 +180,7 @@ class RemoteWorkers:
         task, worker = running.task, running.worker
         try:
             outcome = Outcome(task, *running.future.result())
-        except (*CANCELLED, WorkerLostError):
+        except (*CANCELLED, distributed.KilledWorker, WorkerLostError):
             running.lost = self._questions
             return None
         except work.RefusedError as error:
@@ -230,7 +226,6 @@ class RemoteWorkers:
         return outcomes
 
     def _judge(self, worker: _Worker) -> None:
-        """Accept or refuse a worker by its surroundings."""
         try:
             theirs = worker.identity.result()
         except CANCELLED:
@@ -274,13 +269,12 @@ class RemoteWorkers:
 def _connected(address: str) -> distributed.Client:
     """A client of the scheduler. Raises UserError."""
     parts = urlsplit(address)
-    if parts.scheme == "tls":
-        arguments = distributed.Security().get_connection_args("client")
-        if arguments.get("ssl_context") is None:
-            raise UserError(
-                f"{SCHEDULER}={address}: tls:// needs certificates, but Dask's configuration names "
-                "none; see docs/cluster.md"
-            )
+    certified = distributed.Security().get_connection_args("client").get("ssl_context")
+    if parts.scheme == "tls" and certified is None:
+        raise UserError(
+            f"{SCHEDULER}={address}: tls:// needs certificates, but Dask's configuration names "
+            "none; see docs/cluster.md"
+        )
     try:
         # Dask would retry for a long time if nothing listens.
         socket.create_connection((parts.hostname, parts.port), CONNECT).close()

@@ -39,7 +39,7 @@ def encode(fit: Fit) -> bytes:
 def decode(content: bytes) -> Fit:
     """The inverse of `encode`."""
     arrays, values = file.decode(content)
-    return Fit(**values, **{name: array.copy() for name, array in arrays.items()})
+    return Fit(**values | {name: array.copy() for name, array in arrays.items()})
 
 
 def surroundings(family: str, settings: dict[str, Any]) -> dict[str, Any]:
