@@ -32,7 +32,7 @@ HOLDOUT, NONE = {"method": "holdout", "fraction": 0.2}, {"method": "none"}
 NAMES = tuple(map(str, range(10)))
 
 
-class Memory:
+class Memory(Checkpoint):
     """A checkpoint that is there as long as the test."""
 
     def __init__(self) -> None:

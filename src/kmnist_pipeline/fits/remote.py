@@ -269,8 +269,8 @@ class RemoteWorkers:
 def _connected(address: str) -> distributed.Client:
     """A client of the scheduler. Raises UserError."""
     parts = urlsplit(address)
-    certified = distributed.Security().get_connection_args("client").get("ssl_context")
-    if parts.scheme == "tls" and certified is None:
+    security = distributed.Security()
+    if parts.scheme == "tls" and not security.get_connection_args("client").get("ssl_context"):
         raise UserError(
             f"{SCHEDULER}={address}: tls:// needs certificates, but Dask's configuration names "
             "none; see docs/cluster.md"
