@@ -21,7 +21,7 @@ from benchmarks.candidate import THREADS
 from benchmarks.measuring import PROCESSED, Answer
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.data import dataset, scaling, splits, streams
-from kmnist_pipeline.families.base import Data, Fit, NoCheckpoint
+from kmnist_pipeline.families.base import Checkpoint, Data, Fit
 from kmnist_pipeline.families.cnn import model as networks
 from kmnist_pipeline.families.cnn import train as cnn
 from kmnist_pipeline.families.linear import train as linear
@@ -83,7 +83,7 @@ def network(architecture: str, precision: str, seed: int) -> Answer:
     zeros, whites = np.zeros(features), np.full(features, 255.0)
     fit = Fit("cnn", settings, seed, 0, training, np.arange(0), zeros, whites)
     began = time.perf_counter()
-    fitted = cnn.fit(fit, _data(images), NoCheckpoint(), lambda _: None)
+    fitted = cnn.fit(fit, _data(images), Checkpoint(), lambda _: None)
     seconds = time.perf_counter() - began
     p = networks.probabilities(
         settings["model"], fitted.tensors, images.pixels[held_out], len(images.classes)
@@ -164,7 +164,7 @@ def softmax() -> Answer:
     planned = plan.of_experiment("bench", experiment, _images())
     best = []
     for task in planned.tasks():
-        fitted = linear.fit(task.fit, planned.data, NoCheckpoint(), lambda _: None)
+        fitted = linear.fit(task.fit, planned.data, Checkpoint(), lambda _: None)
         kept = fitted.kept("validation")
         assert kept is not None
         best.append(kept.accuracy)
@@ -219,7 +219,7 @@ def single() -> Answer:
     """Our training in batches of one image; also returns the number of `steps`."""
     fit, data = _single()
     began = time.perf_counter()
-    fitted = linear.fit(fit, data, NoCheckpoint(), lambda _: None)
+    fitted = linear.fit(fit, data, Checkpoint(), lambda _: None)
     seconds = time.perf_counter() - began
     kept = fitted.kept("validation")
     assert kept is not None

@@ -134,7 +134,7 @@ def test_a_fault_that_passes_costs_nothing(
         ("404", "HTTP 404 Not Found", 1),
         ("403", "HTTP 403 Forbidden", 1),
         ("html", "HTTP 200 OK, but text/html instead of gzip", 1),
-        ("flip", "sha256|sound gzip", 2),
+        ("flip", "sha256|not a valid gzip file", 2),
         ("endless", "more than the .* bytes it can have at most", 1),
     ],
 )

@@ -184,7 +184,7 @@ def of_fits() -> Iterator[tuple[Any, ...]]:
     from sklearn.datasets import load_digits
 
     from kmnist_pipeline.data.dataset import Images
-    from kmnist_pipeline.families.base import NoCheckpoint
+    from kmnist_pipeline.families.base import Checkpoint
     from kmnist_pipeline.families.registry import FAMILIES
     from kmnist_pipeline.fits.plan import Plan
 
@@ -200,7 +200,7 @@ def of_fits() -> Iterator[tuple[Any, ...]]:
         plan = Plan(name, {"": experiment}, images)
         fit = next(plan.tasks()).fit
         train = FAMILIES[fit.family].train
-        fitted = train.fit(fit, plan.data, NoCheckpoint(), lambda _: None, None)
+        fitted = train.fit(fit, plan.data, Checkpoint(), lambda _: None, None)
         yield name, np.frombuffer(fitted.encode(), np.uint8)
 
 
@@ -212,7 +212,7 @@ def of_experiments() -> Iterator[tuple[str, str]]:
     from sklearn.model_selection import train_test_split
 
     from kmnist_pipeline.data.dataset import Images
-    from kmnist_pipeline.families.base import NoCheckpoint
+    from kmnist_pipeline.families.base import Checkpoint
     from kmnist_pipeline.families.registry import FAMILIES
     from kmnist_pipeline.fits import results
     from kmnist_pipeline.fits.plan import Plan
@@ -230,7 +230,7 @@ def of_experiments() -> Iterator[tuple[str, str]]:
         train = FAMILIES[experiment["model"]["family"]].train
         plan = Plan(name, {"": experiment}, images)
         fits = [
-            [train.fit(task.fit, plan.data, NoCheckpoint(), lambda _: None) for task in folds]
+            [train.fit(task.fit, plan.data, Checkpoint(), lambda _: None) for task in folds]
             for folds in plan.waves[0][""]
         ]
         trials = {"": results.Trial(experiment, fits)}

@@ -57,11 +57,7 @@ def test_the_store_describes_a_fit(tmp_path):
     from kmnist_pipeline.fits.store import Store
 
     train(tmp_path, {**QUICK, "seeds": [1]})
-    (about,) = [
-        about
-        for key in results(tmp_path)
-        if (about := Store(tmp_path).about(key)) and about["fold"] == 1
-    ]
+    (about,) = [e.about for e in Store(tmp_path).entries() if e.about["fold"] == 1]
     assert about["label"] == "quick seed 1 fold 1"
     assert (about["family"], about["seed"]) == ("linear", 1)
     assert about["settings"]["trainer"]["epochs"] == 3

@@ -18,7 +18,6 @@ from kmnist_pipeline.families.base import (
     Data,
     Fit,
     Fitted,
-    NoCheckpoint,
     Progress,
     TrainingError,
 )
@@ -33,7 +32,7 @@ HOLDOUT, NONE = {"method": "holdout", "fraction": 0.2}, {"method": "none"}
 NAMES = tuple(map(str, range(10)))
 
 
-class Memory:
+class Memory(Checkpoint):
     """A checkpoint that is there as long as the test."""
 
     def __init__(self) -> None:
@@ -109,7 +108,7 @@ def run(
     stop_after: int | None = None,
 ) -> Fitted:
     data = Data(images.pixels, images.labels, len(images.classes))
-    return train.fit(fit, data, checkpoint or NoCheckpoint(), progress, stop_after)
+    return train.fit(fit, data, checkpoint or Checkpoint(), progress, stop_after)
 
 
 def trained(experiment: dict[str, Any], images: Images, *more: Any, **options: Any) -> Fitted:

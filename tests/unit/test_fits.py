@@ -20,8 +20,8 @@ from kmnist_pipeline import arithmetic
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families import selection
-from kmnist_pipeline.families.base import Data, Fit, Fitted, NoCheckpoint, TrainingError, decode
-from kmnist_pipeline.families.registry import FAMILIES
+from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Fitted, TrainingError, decode
+from kmnist_pipeline.families.registry import FAMILIES, ModelModule, TrainModule
 from kmnist_pipeline.fits import key, plan, results, work
 from kmnist_pipeline.fits.store import Store, default
 
@@ -81,10 +81,29 @@ def data_of(data: Images) -> Data:
 
 def run(fit: Fit, data: Images, stop_after: int | None = None) -> Fitted:
     train = FAMILIES[fit.family].train
-    return train.fit(fit, data_of(data), NoCheckpoint(), lambda _: None, stop_after)
+    return train.fit(fit, data_of(data), Checkpoint(), lambda _: None, stop_after)
 
 
 # What both own families take
+
+
+def test_every_family_has_the_functions_that_the_registry_describes():
+    """mypy compares their arguments."""
+    from kmnist_pipeline.families.cnn import model as cnn_model
+    from kmnist_pipeline.families.cnn import train as cnn_train
+    from kmnist_pipeline.families.linear import model as linear_model
+    from kmnist_pipeline.families.linear import train as linear_train
+    from kmnist_pipeline.families.sklearn import model as sklearn_model
+    from kmnist_pipeline.families.sklearn import train as sklearn_train
+
+    models: dict[str, ModelModule] = {
+        "linear": linear_model, "sklearn": sklearn_model, "cnn": cnn_model,
+    }  # fmt: skip
+    trains: dict[str, TrainModule] = {
+        "linear": linear_train, "sklearn": sklearn_train, "cnn": cnn_train,
+    }  # fmt: skip
+    assert models == {name: family.model for name, family in FAMILIES.items()}
+    assert trains == {name: family.train for name, family in FAMILIES.items()}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -156,7 +175,7 @@ def test_more_epochs_than_a_fit_has_are_all_of_it():
     found = [
         work.train(
             work.encode(fit), key.key(fit, digest), data_of(data), digest,
-            NoCheckpoint(), lambda _: None, stop_after,
+            Checkpoint(), lambda _: None, stop_after,
         )[0]
         for stop_after in (None, 99)
     ]  # fmt: skip
@@ -186,9 +205,7 @@ def test_weights_that_are_not_finite_as_they_are_stored_are_refused():
     fit = a_fit("linear", images(), settings=settings)
     digest = key.digest(data)
     with pytest.raises(TrainingError, match=r"weights.* not finite .*a smaller optimizer.lr"):
-        work.train(
-            work.encode(fit), key.key(fit, digest), data, digest, NoCheckpoint(), print, None
-        )
+        work.train(work.encode(fit), key.key(fit, digest), data, digest, Checkpoint(), print, None)
 
 
 def test_batches_of_one_are_the_same_mathematics():
@@ -391,7 +408,7 @@ def test_a_worker_counts_what_it_has_loaded(monkeypatch):
     work.surroundings("linear", fit.settings)
     code = key.code("linear", fit.settings) | {"families/linear/model.py": "edited"}
     monkeypatch.setattr(key, "code", lambda *_: dict(code))
-    arguments = (data_of(data), digest, NoCheckpoint(), lambda _: None, None)
+    arguments = (data_of(data), digest, Checkpoint(), lambda _: None, None)
     with pytest.raises(work.RefusedError) as refused:
         work.train(work.encode(fit), key.key(fit, digest), *arguments)
     mine = key.surroundings("linear", fit.settings)
@@ -402,7 +419,7 @@ def test_a_worker_counts_what_it_has_loaded(monkeypatch):
 
 def test_another_build_of_a_library_changes_no_key(monkeypatch):
     monkeypatch.setattr(key.importlib.metadata, "version", lambda name: "2.13.0+cpu")
-    assert key.libraries(["torch"]) == {"torch": "2.13.0"}
+    assert key.libraries("cnn") == {"numpy": "2.13.0", "torch": "2.13.0"}
 
 
 # Plans

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kmnist_pipeline.data import scaling, splits, streams
-from kmnist_pipeline.families.base import Data, Fit, Fitted, NoCheckpoint, TrainingError
+from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Fitted, TrainingError
 from kmnist_pipeline.families.linear import model as models
 from kmnist_pipeline.families.linear import train
 
@@ -60,7 +60,7 @@ def fit_fold(pixels, labels, *, held_out=None, **changes) -> Fitted:
         scale=scale,
     )
     data = Data(pixels, labels, int(labels.max()) + 1)
-    return train.fit(fit, data, NoCheckpoint(), lambda _: None)
+    return train.fit(fit, data, Checkpoint(), lambda _: None)
 
 
 @given(logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,17 +40,13 @@ class Images:
             return self
         position = np.full(len(self.classes), -1)
         position[classes] = np.arange(len(classes))
-        rows = np.flatnonzero(position[self.labels] >= 0)
+        taken = self.take(np.flatnonzero(position[self.labels] >= 0))
         names = tuple(self.classes[label] for label in classes)
-        return Images(self.pixels[rows], position[self.labels[rows]], self.index[rows], names)
+        return replace(taken, labels=position[taken.labels], classes=names)
 
 
 def encode(
-    images: np.ndarray,
-    labels: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
-    classes: list[str],
+    images: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, classes: list[str]
 ) -> bytes:
     """The npz of the dataset; the same content gives the same bytes."""
     content = io.BytesIO()

@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,10 @@ def files(dataset: Dataset) -> list[File]:
     """The raw files of a dataset, images before labels of each part."""
     listed = []
     for part in dataset["parts"]:
-        pixels = part["count"] * math.prod(dataset["shape"])
-        listed.append(File(f"{part['name']}-images-idx3-ubyte", 4 + 4 * 3 + pixels, part["images"]))
-        listed.append(
-            File(f"{part['name']}-labels-idx1-ubyte", 4 + 4 * 1 + part["count"], part["labels"])
-        )
+        name, count = part["name"], part["count"]
+        pixels = count * math.prod(dataset["shape"])
+        listed.append(File(f"{name}-images-idx3-ubyte", 4 + 4 * 3 + pixels, part["images"]))
+        listed.append(File(f"{name}-labels-idx1-ubyte", 4 + 4 * 1 + count, part["labels"]))
     return listed
 
 
@@ -135,7 +135,10 @@ def _ask(source: str, dataset: Dataset, partial_folder: Path) -> dict[str, bytes
     if named := re.fullmatch("openml:(.+)/([0-9]+)", source):
         return _from_openml(named[1], int(named[2]), dataset, partial_folder / "openml")
     if source == "sklearn:digits":
-        return _from_digits(dataset)
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return _cut(dataset, digits.data, digits.target)
     if Path(source).is_dir():
         return _from_folder(Path(source), dataset)
     raise RefusedError(
@@ -148,25 +151,14 @@ def _from_folder(folder: Path, dataset: Dataset) -> dict[str, bytes]:
     for file in files(dataset):
         packed, plain = folder / f"{file.name}.gz", folder / file.name
         try:
-            if packed.exists():
-                found[file.name] = _unpacked(packed, file)
-            elif plain.exists():
-                with plain.open("rb") as opened:
-                    found[file.name] = file.check(opened.read(file.size + 1))
-            else:
-                raise RefusedError(f"{packed.name} is not there")
+            found[file.name] = _content(packed if packed.exists() else plain, file)
+        except FileNotFoundError:
+            raise RefusedError(f"{packed.name} is not there") from None
         except EOFError:
             raise RefusedError(f"{packed.name} is truncated") from None
         except OSError as error:
             raise RefusedError(f"{file.name} cannot be read: {error.strerror}") from error
     return found
-
-
-def _from_digits(dataset: Dataset) -> dict[str, bytes]:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return _cut(dataset, digits.data, digits.target)
 
 
 def _from_openml(name: str, version: int, dataset: Dataset, cache: Path) -> dict[str, bytes]:
@@ -241,13 +233,14 @@ def _download(url: str, file: File, partial: Path) -> bytes:
     """
     reason, spoiled = "", False
     for attempt in range(ATTEMPTS + 1):
-        if _size(partial):
+        partial.touch()
+        if partial.stat().st_size:
             try:
-                return _unpacked(partial, file)
+                return _content(partial, file)
             except EOFError:
                 reason = reason or f"{partial.stat().st_size} bytes, then the connection ended"
             except RefusedError as refused:
-                partial.unlink()
+                partial.write_bytes(b"")
                 if spoiled:
                     raise
                 reason, spoiled = str(refused), True
@@ -263,7 +256,7 @@ def _download(url: str, file: File, partial: Path) -> bytes:
 
 def _receive(url: str, file: File, partial: Path) -> None:
     """Request the rest of `partial` once, and append what arrives."""
-    have = _size(partial)
+    have = partial.stat().st_size
     # Without `identity` a server may compress the gz file again.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
@@ -278,10 +271,9 @@ def _receive(url: str, file: File, partial: Path) -> None:
 
 def _store(response: requests.Response, file: File, partial: Path, have: int) -> None:
     status = f"HTTP {response.status_code} {response.reason}"
-    if response.status_code in (408, 429) or response.status_code >= 500:
-        raise RepeatableError(status)
     if response.status_code == 416:
         partial.unlink(missing_ok=True)
+    if response.status_code in (408, 416, 429) or response.status_code >= 500:
         raise RepeatableError(status)
     if response.status_code not in (200, 206):
         raise RefusedError(f"{file.name}.gz: {status}")
@@ -289,11 +281,11 @@ def _store(response: requests.Response, file: File, partial: Path, have: int) ->
     have = have if response.status_code == 206 else 0
     announced = have + (response.raw.length_remaining or 0)
     chunks = response.raw.stream(CHUNK, decode_content=False)
-    chunk = next(chunks, b"")
-    if not chunk:
+    first = next(chunks, b"")
+    if not first:
         raise RepeatableError(f"{status}, but an empty body")
     # Checked before writing: a login or error page must not overwrite what was received before.
-    if have == 0 and not chunk.startswith(GZIP_MAGIC):
+    if have == 0 and not first.startswith(GZIP_MAGIC):
         kind = response.headers.get("Content-Type", "content of no stated type")
         raise RefusedError(f"{file.name}.gz: {status}, but {kind} instead of gzip")
     # Unbuffered, so that a killed process leaves everything that it received.
@@ -309,28 +301,23 @@ def _store(response: requests.Response, file: File, partial: Path, have: int) ->
             disable=None,
         ) as progress,
     ):
-        while chunk and max(announced, have + len(chunk)) <= file.largest_gz:
-            stored.write(chunk)
+        for chunk in chain([first], chunks):
             have += len(chunk)
+            if max(announced, have) > file.largest_gz:
+                partial.unlink()
+                raise RefusedError(
+                    f"{file.name}.gz: more than the {file.largest_gz} bytes it can have at most"
+                )
+            stored.write(chunk)
             progress.update(len(chunk))
-            chunk = next(chunks, b"")
-    if chunk:
-        partial.unlink()
-        raise RefusedError(
-            f"{file.name}.gz: more than the {file.largest_gz} bytes it can have at most"
-        )
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _unpacked(path: Path, file: File) -> bytes:
-    """The checked content of a gz file; raises EOFError if its end is missing."""
+def _content(path: Path, file: File) -> bytes:
+    """The checked content, unpacked; raises EOFError if the end of a gz file is missing."""
     try:
-        with gzip.open(path) as packed:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened:
             # One byte more than expected shows that the file is too large; the rest stays packed.
-            return file.check(packed.read(file.size + 1))
+            return file.check(opened.read(file.size + 1))
     except (gzip.BadGzipFile, zlib.error) as error:
         raise RefusedError(f"{file.name}.gz is not a valid gzip file: {error}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families import file
 
 Progress = Callable[[float], object]  # gets the finished share of a fit, from 0 to 1
-
 
 FORMAT = 1  # increase it when `Fitted`, its bytes or `digest` change
 
@@ -107,22 +106,12 @@ def digest(tensors: dict[str, np.ndarray]) -> str:
     return total.hexdigest()[:16]
 
 
-class Checkpoint(Protocol):
-    """Keeps the state of an unfinished fit."""
+class Checkpoint:
+    """The state of an unfinished fit; this class keeps none, `fits/store.py` keeps it in a file."""
 
     def load(self) -> bytes | None:
         """The last state, or None."""
-
-    def save(self, state: bytes) -> None:
-        """Replace the last state."""
-
-
-class NoCheckpoint:
-    """Keeps nothing."""
-
-    def load(self) -> bytes | None:
-        """Nothing."""
         return None
 
     def save(self, state: bytes) -> None:
-        """Do nothing."""
+        """Replace the last state."""

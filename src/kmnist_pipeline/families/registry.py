@@ -6,8 +6,10 @@ key of a fit does not need them.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,86 +44,41 @@ class TrainModule(Protocol):
         """Train one model; stop_after: the last epoch to train, None for all."""
 
 
-class Family(ABC):
-    """A kind of model.
+@dataclass(frozen=True)
+class Family:
+    """A kind of model; name: of its folder.
 
     libraries: the libraries that its numbers depend on; choices: for each folder of exchangeable
     modules in the family's folder, the setting that names one of them.
     """
 
-    libraries: ClassVar[tuple[str, ...]]
-    choices: ClassVar[dict[str, str]] = {}
+    name: str
+    libraries: tuple[str, ...]
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    @abstractmethod
     def model(self) -> ModelModule:
         """The module that predicts."""
+        return self._module("model")
 
     @property
-    @abstractmethod
     def train(self) -> TrainModule:
         """The module that trains."""
+        return self._module("train")
+
+    def _module(self, name: str) -> Any:
+        return import_module(f"{__package__}.{self.name}.{name}")
 
 
-class _Linear(Family):
-    """Logistic and softmax regression in NumPy."""
-
-    libraries = ("numpy",)
-
-    @property
-    def model(self) -> ModelModule:
-        from kmnist_pipeline.families.linear import model
-
-        return model
-
-    @property
-    def train(self) -> TrainModule:
-        from kmnist_pipeline.families.linear import train
-
-        return train
-
-
-class _Sklearn(Family):
-    """Logistic regression of scikit-learn."""
-
-    libraries = ("numpy", "scipy", "scikit-learn")
-
-    @property
-    def model(self) -> ModelModule:
-        from kmnist_pipeline.families.sklearn import model
-
-        return model
-
-    @property
-    def train(self) -> TrainModule:
-        from kmnist_pipeline.families.sklearn import train
-
-        return train
-
-
-class _Cnn(Family):
-    """Convolutional networks in torch."""
-
-    libraries = ("numpy", "torch")
-    choices: ClassVar[dict[str, str]] = {
-        "architectures": "model.architecture",
-        "optimizers": "optimizer.name",
-        "schedules": "trainer.schedule",
-        "augmentations": "trainer.augmentation",
-        "averaging": "trainer.averaging",
-    }
-
-    @property
-    def model(self) -> ModelModule:
-        from kmnist_pipeline.families.cnn import model
-
-        return model
-
-    @property
-    def train(self) -> TrainModule:
-        from kmnist_pipeline.families.cnn import train
-
-        return train
-
-
-FAMILIES: dict[str, Family] = {"linear": _Linear(), "sklearn": _Sklearn(), "cnn": _Cnn()}
+_CNN = {
+    "architectures": "model.architecture",
+    "optimizers": "optimizer.name",
+    "schedules": "trainer.schedule",
+    "augmentations": "trainer.augmentation",
+    "averaging": "trainer.averaging",
+}
+FAMILIES = {
+    "linear": Family("linear", ("numpy",)),
+    "sklearn": Family("sklearn", ("numpy", "scipy", "scikit-learn")),
+    "cnn": Family("cnn", ("numpy", "torch"), _CNN),
+}

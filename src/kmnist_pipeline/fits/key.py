@@ -12,9 +12,8 @@ import ast
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from kmnist_pipeline.families.base import FORMAT, Data, Fit
 from kmnist_pipeline.families.registry import FAMILIES
 
 PACKAGE = Path(__file__).parents[1]
+ARRAYS = ("training", "validation", "shift", "scale")  # of a fit
 # Modules that do not count, because they compute none of a fit's numbers.
 NEUTRAL = {
     "__init__.py",
@@ -42,17 +42,8 @@ def key(fit: Fit, data: str, around: dict[str, Any] | None = None) -> str:
 
     data: the digest of its `Data`; around: its `surroundings`, by default the current ones.
     """
-    return hashlib.sha256(_canonical(parts(fit, data, around)).encode()).hexdigest()
-
-
-def parts(fit: Fit, data: str, around: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The parts of the key, by name."""
-    arrays = {
-        name: digest_of_array(getattr(fit, name))
-        for name in ("training", "validation", "shift", "scale")
-    }
-    return {
-        "arrays": {"data": data, **arrays},
+    parts = {
+        "arrays": {"data": data} | {name: digest_of_array(getattr(fit, name)) for name in ARRAYS},
         "settings": _without_null(fit.settings),
         "seed": fit.seed,
         "fold": fit.fold,
@@ -60,27 +51,27 @@ def parts(fit: Fit, data: str, around: dict[str, Any] | None = None) -> dict[str
         "format": FORMAT,
         **(around or surroundings(fit.family, fit.settings)),
     }
+    content = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def surroundings(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The current code, libraries and arithmetic that a fit with these settings depends on."""
     return {
         "code": code(family, settings),
-        "libraries": libraries(FAMILIES[family].libraries),
+        "libraries": libraries(family),
         "arithmetic": {"name": arithmetic.name(), **arithmetic.variables()},
     }
 
 
 def environment(family: str) -> dict[str, Any]:
     """The libraries and the arithmetic that a family computes with, for the evidence."""
-    return {
-        "arithmetic": arithmetic.name(),
-        "libraries": libraries(FAMILIES[family].libraries),
-    }
+    return {"arithmetic": arithmetic.name(), "libraries": libraries(family)}
 
 
-def libraries(names: Iterable[str]) -> dict[str, str]:
-    """The versions of libraries, without the build: 2.13.0, not 2.13.0+cpu."""
+def libraries(family: str) -> dict[str, str]:
+    """The versions of a family's libraries, without the build: 2.13.0, not 2.13.0+cpu."""
+    names = FAMILIES[family].libraries
     return {name: importlib.metadata.version(name).partition("+")[0] for name in names}
 
 
@@ -168,19 +159,15 @@ def _files(name: str, package: Path) -> list[Path]:
 class _Bare(ast.NodeTransformer):
     """Removes docstrings and imports from a syntax tree, which has no comments."""
 
-    def visit_Import(self, node: ast.Import) -> None:
-        """Remove it: the names that it defines count where the code uses them."""
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        """Remove it, as `visit_Import` does."""
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        """The node without a docstring."""
+    def visit(self, node: ast.AST) -> Any:
+        """The node; None for an import, whose names count where the code uses them."""
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            return None
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 node.body = node.body[1:]
-        return super().generic_visit(node)
+        return super().visit(node)
 
 
 def _without_null(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +176,3 @@ def _without_null(settings: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in settings.items()
         if value is not None
     }
-
-
-def _canonical(content: Any) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

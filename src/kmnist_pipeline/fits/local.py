@@ -58,7 +58,6 @@ class LocalWorkers:
         self._store, self._stop_after = store.folder.resolve(), stop_after
         self._most, self._environment = _share(loky.cpu_count(), fits)
         self._workers: list[_Worker] = []
-        self._shared: set[str] = set()
         self._watch = Watch()
         self._folder, self._lock = _folder()
         # Heartbeat and progress, one row for each worker: memory without locks, because a
@@ -74,12 +73,17 @@ class LocalWorkers:
 
     def start(self, task: Task, data: Data) -> None:
         """Give a fit to a free worker."""
-        self._share_data(task.data, data)
+        if not (pixels := self._folder / f"{task.data}.pixels.npy").exists():
+            np.save(pixels, data.pixels)
+            np.save(self._folder / f"{task.data}.labels.npy", data.labels)
         (self._folder / task.key).write_bytes(work.encode(task.fit))
-        worker = next((w for w in self._workers if w.task is None), None) or self._another()
+        if not (worker := next((w for w in self._workers if w.task is None), None)):
+            number = len(self._workers)
+            worker = _Worker(number, self._executor(number))
+            self._workers.append(worker)
         self._board[worker.number] = worker.beat = worker.silent = 0
         worker.task = task
-        call = (local_worker.train, task.key, task.data, self._stop_after)
+        call = (local_worker.train, task.key, task.data, data.classes, self._stop_after)
         try:
             worker.future = worker.executor.submit(*call)
         except (BrokenProcessPool, ShutdownExecutorError):  # it died while it was idle
@@ -109,25 +113,12 @@ class LocalWorkers:
         shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._lock)
 
-    def _another(self) -> _Worker:
-        number = len(self._workers)
-        self._workers.append(_Worker(number, self._executor(number)))
-        return self._workers[-1]
-
     def _executor(self, number: int) -> loky.ProcessPoolExecutor:
         # A worker ends with the thread that starts it, so this thread must start it.
         home = (os.getpid(), self._folder, self._store, number)
         return loky.ProcessPoolExecutor(
             max_workers=1, initializer=local_worker.begin, initargs=home, env=self._environment
         )
-
-    def _share_data(self, digest: str, data: Data) -> None:
-        """Write data to the folder for the workers, once."""
-        if digest not in self._shared:
-            np.save(self._folder / f"{digest}.pixels.npy", data.pixels)
-            np.save(self._folder / f"{digest}.labels.npy", data.labels)
-            (self._folder / f"{digest}.classes").write_text(str(data.classes))
-            self._shared.add(digest)
 
     def _kill_silent(self, workers: Iterable[_Worker]) -> None:
         """Kill workers that have given no heartbeat for too long."""
@@ -170,7 +161,6 @@ def _share(cores: int, fits: int) -> tuple[int, dict[str, str] | None]:
 
 
 def _loss(error: BaseException) -> str:
-    """How a worker was lost, in words."""
     if isinstance(error, ShutdownExecutorError):
         return f"its worker gave no heartbeat for {SILENCE:g} s and was killed"
     how = re.search(r"SIG[A-Z]+", str(error))

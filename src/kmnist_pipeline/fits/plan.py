@@ -43,7 +43,7 @@ class Task:
 Wave = dict[str, list[list[Task]]]  # by trial, seed and fold
 
 
-@dataclass
+@dataclass(eq=False)
 class Plan:
     """The fits of an experiment or study, in waves; each wave depends on the one before.
 
@@ -84,12 +84,11 @@ class Plan:
 
     def trained(self, store: Store, wave: int) -> Trials:
         """The trials of a wave, with their finished fits from the store."""
-        return {
-            name: Trial(
-                self.trials[name], [[_fitted(store, task) for task in folds] for folds in seeds]
-            )
-            for name, seeds in self.waves[wave].items()
-        }
+        found = {}
+        for name, seeds in self.waves[wave].items():
+            fits = [[_fitted(store, task) for task in folds] for folds in seeds]
+            found[name] = Trial(self.trials[name], fits)
+        return found
 
     def validated(self, trial: str) -> list[list[np.ndarray]]:
         """The validation rows of a trial in the first wave, by seed and fold."""
@@ -98,26 +97,22 @@ class Plan:
     def wave(self, trials: dict[str, Experiment]) -> Wave:
         """The fits of `trials`."""
         return {
-            name: [
-                [
-                    self._task(name, _fit(trial, seed, number, fold))
-                    for number, fold in enumerate(self._folds_of(trial, seed))
-                ]
-                for seed in trial["seeds"]
-            ]
+            name: [self._seed(name, trial, seed) for seed in trial["seeds"]]
             for name, trial in trials.items()
         }
 
-    def _folds_of(self, trial: Experiment, seed: int) -> list[Fold]:
-        """The folds of a trial and seed, cached because most trials of a study share them."""
-        decided = (trial["subset"], trial["validation"], trial["model"]["scaling"], seed)
-        if str(decided) not in self._folds:
-            self._folds[str(decided)] = folds(trial, self.images, seed)
-        return self._folds[str(decided)]
-
-    def _task(self, trial: str, fit: Fit) -> Task:
-        label = f"{self.label} {name_of(trial, fit.seed, fit.fold)}"
-        return Task(fit, key.key(fit, self.digest), self.digest, label, cost(fit, self.data))
+    def _seed(self, name: str, trial: Experiment, seed: int) -> list[Task]:
+        """The fits of a trial and seed; their folds are kept for other trials of a study."""
+        decided = str([trial["subset"], trial["validation"], trial["model"]["scaling"], seed])
+        if decided not in self._folds:
+            self._folds[decided] = _folds(trial, self.images, seed)
+        tasks = []
+        for number, fold in enumerate(self._folds[decided]):
+            fit = _fit(trial, seed, number, fold)
+            label = f"{self.label} {name_of(name, seed, number)}"
+            fit_key = key.key(fit, self.digest)
+            tasks.append(Task(fit, fit_key, self.digest, label, cost(fit, self.data)))
+        return tasks
 
 
 def training_images(experiment: Experiment) -> Images:
@@ -132,11 +127,7 @@ def of_experiment(name: str, experiment: Experiment, images: Images) -> Plan:
 
 
 def of_study(
-    name: str,
-    study: dict[str, Any],
-    base: Experiment,
-    images: Images,
-    winner: str | None = None,
+    name: str, study: dict[str, Any], base: Experiment, images: Images, winner: str | None = None
 ) -> Plan:
     """The fits of a study's trials and, with `retrain`, of its winner trained again.
 
@@ -146,8 +137,7 @@ def of_study(
 
     def again(trained: Trials) -> dict[str, Experiment]:
         chosen = results.winner(trained) if winner is None else winner
-        position = list(trials).index(chosen)
-        return {RETRAINED: grid.retrained(study, base, position)}
+        return {RETRAINED: grid.retrained(study, base, list(trials).index(chosen))}
 
     return Plan(name, trials, images, again if study["retrain"] else None)
 
@@ -168,12 +158,8 @@ def _fitted(store: Store, task: Task) -> Fitted:
     return decode(content)
 
 
-def folds(trial: Experiment, images: Images, seed: int) -> list[Fold]:
-    """Training rows, validation rows, shift and scale of each fold of one seed.
-
-    images: the training split, restricted to the trial's classes. A subset and the folds are
-    drawn from it; the training images of each fold decide its scaling.
-    """
+def _folds(trial: Experiment, images: Images, seed: int) -> list[Fold]:
+    """The folds of one seed: the training images of each fold decide its scaling."""
     drawn = splits.subset(len(images), trial["subset"], seed)
     found = []
     for training, validation in splits.folds(len(drawn), trial["validation"], seed):
@@ -196,12 +182,7 @@ def _fit(trial: Experiment, seed: int, number: int, fold: Fold) -> Fit:
 
 
 # Roughly the floating-point operations for each pixel of a training image in one epoch.
-PER_PIXEL = {
-    "simple": 120_000,
-    "resnet_like": 220_000,
-    "improved": 250_000,
-    "siamese": 60_000,
-}
+PER_PIXEL = {"simple": 120_000, "resnet_like": 220_000, "improved": 250_000, "siamese": 60_000}
 
 
 def cost(fit: Fit, data: Data) -> float:

@@ -11,30 +11,30 @@ import heapq
 import os
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.families.base import Data, TrainingError
 from kmnist_pipeline.fits import work
 from kmnist_pipeline.fits.plan import LostError, Plan, Task
 from kmnist_pipeline.fits.store import Store
+
+if TYPE_CHECKING:
+    from kmnist_pipeline.fits.local import LocalWorkers
+    from kmnist_pipeline.fits.remote import RemoteWorkers
+
+    Workers = LocalWorkers | RemoteWorkers  # with the same methods
 
 SCHEDULER = "KMNIST_SCHEDULER"
 DEATHS = 3  # so many workers lost with the same fit are an error
 POLL = 0.2  # seconds between two polls of the workers
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-
-
-class RefusingWorkerError(RuntimeError):
-    """A worker's code, libraries or arithmetic differ; another worker may train the fit."""
 
 
 class WorkerLostError(RuntimeError):
@@ -45,7 +45,8 @@ class WorkerLostError(RuntimeError):
 class Outcome:
     """How a fit ended: with its result, or with an error.
 
-    After WorkerLostError and RefusingWorkerError it is tried again; other errors are the fit's own.
+    It is tried again after WorkerLostError, and without both, which means that the worker refuses
+    it because its code, libraries or arithmetic differ. Other errors are the fit's own.
     """
 
     task: Task
@@ -66,25 +67,6 @@ class Watch:
         return min(passed, 5 * POLL)
 
 
-class Workers(Protocol):
-    """Processes that train fits."""
-
-    def free(self) -> bool:
-        """Whether a worker is idle."""
-
-    def start(self, task: Task, data: Data) -> None:
-        """Give a fit to a free worker."""
-
-    def wait(self) -> list[Outcome]:
-        """The outcomes since the last call; waits for a moment if there are none."""
-
-    def progress(self) -> Iterator[tuple[Task, float]]:
-        """The running fits, each with its finished share from 0 to 1."""
-
-    def close(self) -> None:
-        """End the workers at once."""
-
-
 def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) -> None:
     """Train the fits of the plans, in all waves, that the store lacks.
 
@@ -96,29 +78,29 @@ def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) ->
     if not queue.waiting:
         return
     say(f"fits: {len(queue.done)} known, {len(queue.waiting)} to train")
-    bar = tqdm(total=queue.cost, bar_format=BAR, smoothing=0, disable=None)
+    bar = tqdm(total=1, bar_format=BAR, smoothing=0, disable=None)
     with _orderly_end(), bar, closing(_workers(queue, store, stop_after)) as workers:
         deaths: Counter[str] = Counter()
-        while queue.is_open():
+        while queue.missing.keys() - queue.done:
             while queue.waiting and workers.free():
-                task = queue.next()
+                *_, task = heapq.heappop(queue.waiting)
                 workers.start(task, queue.data[task.data])
             # Errors come last, so that the results that arrived with them are kept.
             for outcome in sorted(workers.wait(), key=lambda outcome: outcome.error is not None):
-                task = outcome.task
-                if isinstance(outcome.error, WorkerLostError):
-                    deaths[task.key] += 1
-                    _check_deaths(deaths[task.key], outcome)
-                    queue.again(task)
-                elif isinstance(outcome.error, RefusingWorkerError):
-                    queue.again(task)
-                elif outcome.error is not None:
-                    error = _named(outcome.error, task)
-                    raise error from (None if error is outcome.error else outcome.error)
-                else:
-                    store.write(task.key, outcome.result, _about(outcome))
+                task, error = outcome.task, outcome.error
+                if outcome.result:
+                    about = {name: getattr(task.fit, name) for name in work.VALUES}
+                    about |= {"label": task.label, "seconds": outcome.seconds}
+                    store.write(task.key, outcome.result, about)
                     for plan in queue.finish(task):
                         say(f"{plan.label}: trained")
+                    continue
+                if isinstance(error, WorkerLostError):
+                    deaths[task.key] += 1
+                    _check_deaths(deaths[task.key], task, error)
+                elif error is not None:
+                    _fail(task, error)
+                queue.again(task)
             _show(bar, queue, workers)
 
 
@@ -127,28 +109,14 @@ class _Queue:
 
     def __init__(self, plans: Sequence[Plan], store: Store) -> None:
         self.data = {plan.digest: plan.data for plan in plans}
+        self.missing: dict[str, Task] = {}  # all that the store lacked at first, by key
         self.waiting: list[tuple[float, str, Task]] = []  # a heap, the most costly fit first
         self.done: set[str] = set()
-        self.cost = 0.0  # of all fits that were ever missing
-        self.trained, self.cost_trained = 0, 0.0
-        self._store, self._plans = store, list(plans)
-        self._queued: set[str] = set()  # waiting or running
-        self._missing: dict[int, set[str]] = {}  # by unfinished plan, in its last wave
-        self._lost: set[int] = set()
-        for number in range(len(self._plans)):
-            self._enter(number)
-
-    def is_open(self) -> bool:
-        """Whether a fit is waiting or running."""
-        return bool(self._queued)
-
-    def count(self) -> int:
-        """The number of fits that were ever missing."""
-        return self.trained + len(self._queued)
-
-    def next(self) -> Task:
-        """Take the most costly waiting fit."""
-        return heapq.heappop(self.waiting)[2]
+        self._store = store
+        self._waits: dict[Plan, set[str]] = {}  # for these fits, by unfinished plan
+        self._lost: set[Plan] = set()
+        for plan in plans:
+            self._enter(plan)
 
     def again(self, task: Task) -> None:
         """Return a fit to the waiting ones."""
@@ -156,53 +124,43 @@ class _Queue:
 
     def finish(self, task: Task) -> list[Plan]:
         """Mark a fit as done and continue the plans that waited for it; returns the ended plans."""
-        self._queued.remove(task.key)
         self.done.add(task.key)
-        self.trained += 1
-        self.cost_trained += task.cost
-        ended = []
-        for number, missing in list(self._missing.items()):
+        for missing in self._waits.values():
             missing.discard(task.key)
-            if not missing:
-                del self._missing[number]
-                if self._advance(number):
-                    self._enter(number)
-                if number not in self._missing:
-                    ended.append(self._plans[number])
-        return ended
+        waited = [plan for plan, missing in self._waits.items() if not missing]
+        return [plan for plan in waited if not self._enter(plan)]
 
-    def _enter(self, number: int) -> None:
-        """Queue the missing fits of a plan's last wave, or of the next wave if none is missing."""
-        while True:
-            missing = [t for t in self._plans[number].tasks() if not self._has(t.key)]
-            for task in missing:
-                if task.key not in self._queued:
-                    self._queued.add(task.key)
-                    self.cost += task.cost
-                    self.again(task)
-            if missing:
-                self._missing[number] = {task.key for task in missing}
-                return
-            if not self._advance(number):
-                return
+    def _enter(self, plan: Plan) -> bool:
+        """Queue what a plan's last wave lacks, or the next wave; returns whether there is any."""
+        while not (missing := [task for task in plan.tasks() if not self._has(task.key)]):
+            if not self._advance(plan):
+                self._waits.pop(plan, None)
+                return False
+        for task in missing:
+            if task.key not in self.missing:
+                self.missing[task.key] = task
+                self.again(task)
+        self._waits[plan] = {task.key for task in missing}
+        return True
 
     def _has(self, name: str) -> bool:
         """Whether a fit is done; asks the store only once for each fit."""
-        if name not in self.done and name not in self._queued and name in self._store:
+        if name not in self.done and name not in self.missing and name in self._store:
             self.done.add(name)
         return name in self.done
 
-    def _advance(self, number: int) -> bool:
+    def _advance(self, plan: Plan) -> bool:
         """Whether a plan has a wave to queue: a new one, or one that lost a fit."""
-        plan = self._plans[number]
         try:
             return plan.advance(self._store)
         except LostError:
             # A file was damaged after it was read. A second time would not be an accident.
-            if number in self._lost:
+            if plan in self._lost:
                 raise
-            self._lost.add(number)
-            self.done -= {task.key for task in plan.tasks()}
+            self._lost.add(plan)
+            for task in plan.tasks():
+                self.done.discard(task.key)
+                self.missing.pop(task.key, None)
             return True
 
 
@@ -213,10 +171,8 @@ def _orderly_end() -> Iterator[None]:
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
-    ours = []
-    if threading.current_thread() is threading.main_thread():
-        deadly = (signal.SIGTERM, signal.SIGHUP)
-        ours = [number for number in deadly if signal.getsignal(number) is signal.SIG_DFL]
+    deadly = (signal.SIGTERM, signal.SIGHUP)
+    ours = [number for number in deadly if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
         signal.signal(number, end)
     try:
@@ -227,8 +183,7 @@ def _orderly_end() -> Iterator[None]:
 
 
 def _workers(queue: _Queue, store: Store, stop_after: int | None) -> Workers:
-    address = os.environ.get(SCHEDULER)
-    if address:
+    if address := os.environ.get(SCHEDULER):
         from kmnist_pipeline.fits.remote import RemoteWorkers
 
         return RemoteWorkers(address, [task for *_, task in queue.waiting], stop_after)
@@ -237,51 +192,35 @@ def _workers(queue: _Queue, store: Store, stop_after: int | None) -> Workers:
     return LocalWorkers(store, len(queue.waiting), stop_after)
 
 
-def _about(outcome: Outcome) -> dict[str, Any]:
-    """The description of a finished fit for the store."""
-    fit = outcome.task.fit
-    return {
-        "label": outcome.task.label,
-        "family": fit.family,
-        "settings": fit.settings,
-        "seed": fit.seed,
-        "fold": fit.fold,
-        "seconds": outcome.seconds,
-    }
-
-
-def _check_deaths(number: int, outcome: Outcome) -> None:
+def _check_deaths(number: int, task: Task, error: WorkerLostError) -> None:
     """Report that a worker was lost. Raises UserError if the fit is the likely cause."""
-    label = outcome.task.label
-    if number < DEATHS:
-        say(f"{label}: {outcome.error}; another worker trains it")
-        return
-    raise UserError(
-        f"{label}: {outcome.error}, for the {number}rd time. There is probably too little "
-        "memory for so many workers; finished fits are kept"
-    )
+    if number >= DEATHS:
+        raise UserError(
+            f"{task.label}: {error}, for the {number}rd time. There is probably too little "
+            "memory for so many workers; finished fits are kept"
+        )
+    say(f"{task.label}: {error}; another worker trains it")
 
 
-def _named(error: Exception, task: Task) -> Exception:
-    """The error of a fit, with the fit's label."""
+def _fail(task: Task, error: Exception) -> NoReturn:
+    """Raise the error of a fit, with the fit's label."""
     if isinstance(error, work.RefusedError):
-        return UserError(
+        raise UserError(
             f"{task.label}: a worker refuses it, because its result would differ: "
             f"{work.reasons(task.fit, error)}. Run the command again; finished fits are kept"
-        )
+        ) from error
     if isinstance(error, UserError):
-        kind = TrainingError if isinstance(error, TrainingError) else UserError
-        return kind(f"{task.label}: {error}")
+        raise UserError(f"{task.label}: {error}") from error
     error.add_note(f"This happened in the fit {task.label}.")
-    return error
+    raise error
 
 
 def _show(bar: tqdm, queue: _Queue, workers: Workers) -> None:
-    """Update the progress bar."""
+    trained = [task.cost for key, task in queue.missing.items() if key in queue.done]
     partly = sum(task.cost * fraction for task, fraction in workers.progress())
-    bar.total = queue.cost
-    bar.set_description_str(f"{queue.trained} of {queue.count()} fits", refresh=False)
-    bar.update(queue.cost_trained + partly - bar.n)
+    bar.total = sum(task.cost for task in queue.missing.values())
+    bar.set_description_str(f"{len(trained)} of {len(queue.missing)} fits", refresh=False)
+    bar.update(sum(trained) + partly - bar.n)
 
 
 def say(text: str) -> None:

@@ -12,7 +12,6 @@ import concurrent.futures
 import json
 import logging
 import socket
-import time
 import uuid
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future
@@ -28,20 +27,12 @@ from kmnist_pipeline.families.base import Data
 from kmnist_pipeline.fits import key, remote_worker, work
 from kmnist_pipeline.fits.address import checked
 from kmnist_pipeline.fits.plan import Task
-from kmnist_pipeline.fits.pool import (
-    POLL,
-    SCHEDULER,
-    Outcome,
-    RefusingWorkerError,
-    Watch,
-    WorkerLostError,
-    say,
-)
+from kmnist_pipeline.fits.pool import POLL, SCHEDULER, Outcome, Watch, WorkerLostError, say
 
 CONNECT = 10.0  # seconds for the scheduler's first answer
 SILENCE = 60.0  # seconds without an answer after which the scheduler counts as gone
 WITHOUT = 60.0  # seconds without a usable worker after which the run ends
-ASK = 1.0  # seconds between two questions to the scheduler
+ASK = 1.0  # seconds between an answer of the scheduler and the next question
 KEPT = "Finished fits are kept; run the command again to train the rest"
 CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)
 
@@ -50,23 +41,30 @@ CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)
 class _Worker:
     """A worker that the scheduler knows.
 
-    identity: its surroundings, None after they are compared; data: what it has received, by digest.
+    identity: its surroundings; accepted: whether they are ours; refused: why not, in words;
+    data: what it has received, by digest.
     """
 
     address: str
-    identity: Future | None
+    identity: Future
     accepted: bool = False
+    refused: str = ""
     data: dict[str, asyncio.Future] = field(default_factory=dict)
 
 
-@dataclass(eq=False)
+@dataclass
 class _Running:
-    """A fit that a worker trains."""
+    """A fit that a worker trains.
+
+    lost: 0, or if it has no result because the scheduler or the worker was lost, the last question
+    to the scheduler before that: the answer to a later one tells which.
+    """
 
     task: Task
     worker: _Worker
     future: Future
     done: float = 0.0
+    lost: int = 0
 
 
 class RemoteWorkers:
@@ -82,23 +80,20 @@ class RemoteWorkers:
         for handler in logging.getLogger("distributed").handlers:
             handler.setLevel(logging.CRITICAL)
         self._client = _connected(self._address)
-        self._kinds = _kinds(tasks)
+        fits = {json.dumps([t.fit.family, t.fit.settings], sort_keys=True): t.fit for t in tasks}
+        self._kinds = [(fit.family, fit.settings) for fit in fits.values()]
         self._mine = [key.surroundings(family, settings) for family, settings in self._kinds]
-        self._workers: dict[str, _Worker] = {}
-        self._refused: dict[str, str] = {}  # the reason, by address
+        self._workers: dict[str, _Worker] = {}  # by address
         self._running: dict[str, _Running] = {}  # by key
-        self._lost: list[_Running] = []  # until the scheduler answers about their workers
-        self._asked_about: list[_Running] = []
         self._topic = f"kmnist-{uuid.uuid4().hex}"
         self._client.subscribe_topic(self._topic, self._hear)
         self._watch, self._unanswered, self._without = Watch(), 0.0, 0.0
-        self._fault: UserError | None = None
-        self._asked = time.monotonic()
-        self._answer: Future | None = self._ask()
+        self._questions = 0  # to the scheduler, until now
+        self._answer = self._run(self._ask(after=0))
 
     def free(self) -> bool:
         """Whether a usable worker is idle."""
-        return self._fault is None and self._idle() is not None
+        return self._client.status == "running" and self._idle() is not None
 
     def start(self, task: Task, data: Data) -> None:
         """Give a fit to a free worker."""
@@ -109,17 +104,15 @@ class RemoteWorkers:
 
     def wait(self) -> list[Outcome]:
         """The fits that ended. Raises UserError if the scheduler or all workers are gone."""
-        doubtful = [*self._lost, *self._asked_about]
-        running = {r.future: r for r in self._running.values() if r not in doubtful}
-        if running:
-            ended = concurrent.futures.wait(running, POLL, FIRST_COMPLETED).done
-        else:
-            ended = set()
-            time.sleep(POLL)
-        outcomes = [o for future in ended if (o := self._outcome(running[future]))]
-        if self._fault is not None and not outcomes:
-            raise self._fault
-        return outcomes + self._look()
+        running = {r.future: r for r in self._running.values() if not r.lost}
+        done = concurrent.futures.wait([*running, self._answer], POLL, FIRST_COMPLETED).done
+        outcomes = [o for future in running.keys() & done if (o := self._outcome(running[future]))]
+        try:
+            return outcomes + self._look()
+        except UserError:
+            if not outcomes:  # they are kept first; the next call finds the same
+                raise
+            return outcomes
 
     def progress(self) -> Iterator[tuple[Task, float]]:
         """The running fits, each with its finished share."""
@@ -128,6 +121,7 @@ class RemoteWorkers:
 
     def close(self) -> None:
         """Abandon the running fits: they end on the workers by `remote_worker.AbandonedError`."""
+        self._answer.cancel()
         with suppress(Exception):  # also if the scheduler is gone
             self._client.close(timeout=5)
 
@@ -135,15 +129,17 @@ class RemoteWorkers:
         loop: Any = self._client.loop
         return asyncio.run_coroutine_threadsafe(coroutine, loop.asyncio_loop)
 
-    def _ask(self) -> Future:
+    async def _ask(self, after: float) -> dict[str, Any]:
+        """The scheduler's workers by address; after: seconds to wait before this question."""
+        await asyncio.sleep(after)
+        self._questions += 1
         scheduler: Any = self._client.scheduler
-        return self._run(scheduler.identity(n_workers=-1))
+        return (await scheduler.identity(n_workers=-1))["workers"]
 
     def _idle(self) -> _Worker | None:
-        """An accepted worker that is idle."""
         busy = {running.worker.address for running in self._running.values()}
-        free = [w for w in self._workers.values() if w.accepted and w.address not in busy]
-        return free[0] if free else None
+        free = (w for w in self._workers.values() if w.accepted and w.address not in busy)
+        return next(free, None)
 
     async def _train(self, worker: _Worker, task: Task, data: Data) -> tuple[bytes, float]:
         """Send a fit, and its data if the worker lacks them; returns the result and the seconds."""
@@ -154,23 +150,20 @@ class RemoteWorkers:
             )
         try:
             (sent,) = (await worker.data[task.data]).values()
-        except (OSError, *CANCELLED) as error:
-            raise WorkerLostError("its worker was lost") from error
-        try:
-            return await self._client.submit(
-                remote_worker.train,
-                work.encode(task.fit),
-                task.key,
-                sent,
-                task.data,
-                self._topic,
-                self._stop_after,
-                key=f"{task.label} {uuid.uuid4().hex}",
-                workers=[worker.address],
-                pure=False,
-            )
-        except (*CANCELLED, distributed.KilledWorker) as error:
-            raise WorkerLostError("its worker was lost") from error
+        except OSError as error:
+            raise WorkerLostError(worker.address) from error
+        return await self._client.submit(
+            remote_worker.train,
+            work.encode(task.fit),
+            task.key,
+            sent,
+            task.data,
+            self._topic,
+            self._stop_after,
+            key=f"{task.label} {uuid.uuid4().hex}",
+            workers=[worker.address],
+            pure=False,
+        )
 
     async def _identify(self, address: str) -> list[dict[str, Any]]:
         return await self._client.submit(
@@ -186,77 +179,55 @@ class RemoteWorkers:
         """The outcome of a fit; None if it is unknown until the scheduler answers."""
         task, worker = running.task, running.worker
         try:
-            result, seconds = running.future.result()
-        except (*CANCELLED, WorkerLostError):
-            self._lost.append(running)
+            outcome = Outcome(task, *running.future.result())
+        except (*CANCELLED, distributed.KilledWorker, WorkerLostError):
+            running.lost = self._questions
             return None
         except work.RefusedError as error:
-            del self._running[task.key]
             self._refuse(worker, work.reasons(task.fit, error))
-            return Outcome(task, error=RefusingWorkerError(worker.address))
+            outcome = Outcome(task)
         except Exception as error:
-            del self._running[task.key]
-            return Outcome(task, error=error)
+            outcome = Outcome(task, error=error)
         del self._running[task.key]
-        return Outcome(task, result, seconds)
+        return outcome
 
     def _look(self) -> list[Outcome]:
         """Read the scheduler's list of workers; returns the outcomes of lost workers' fits."""
-        passed = self._watch.step()
+        self._unanswered += self._watch.step()
         if self._client.status != "running":
-            self._fault = self._gone("is gone")
-            return []
-        if self._answer is None:
-            if time.monotonic() - self._asked > ASK:
-                self._asked, self._answer, self._unanswered = time.monotonic(), self._ask(), 0.0
-                self._asked_about, self._lost = self._lost, []
-            return []
-        self._unanswered += passed
+            raise self._gone("is gone")
         if not self._answer.done():
             if self._unanswered > SILENCE:
-                self._fault = self._gone(f"gives no answer for {SILENCE:g} s")
+                raise self._gone(f"gives no answer for {SILENCE:g} s")
             return []
         try:
-            known = self._answer.result()["workers"]
-        except (OSError, *CANCELLED):
-            self._fault = self._gone("is gone")
-            return []
-        self._answer = None
-        lost = [
-            r
-            for r in self._running.values()
-            if r.worker.address not in known or r in self._asked_about
-        ]
-        self._lost = [r for r in self._lost if r not in lost]
-        self._asked_about = []
-        for running in lost:
-            del self._running[running.task.key]
-            running.future.cancel()
-            running.worker.data.clear()
+            known = self._answer.result()
+        except (OSError, *CANCELLED) as error:
+            raise self._gone("is gone") from error
         for address in self._workers.keys() - known.keys():
-            worker = self._workers.pop(address)
-            if worker.identity is not None:
-                worker.identity.cancel()
-        for address in known:
-            if address not in self._workers:
-                identity = self._run(self._identify(address))
-                # One fit for each process, because its threads share torch's random stream.
-                self._workers[address] = _Worker(address, identity)
+            self._workers.pop(address).identity.cancel()
+        for address in known.keys() - self._workers.keys():
+            # One fit for each process, because its threads share torch's random stream.
+            self._workers[address] = _Worker(address, self._run(self._identify(address)))
         for worker in self._workers.values():
-            self._judge(worker)
+            if worker.identity.done() and not worker.accepted and not worker.refused:
+                self._judge(worker)
         self._check_workers()
-        return [
-            Outcome(r.task, error=WorkerLostError(f"its worker {r.worker.address} was lost"))
-            for r in lost
-        ]
+        outcomes = []
+        for running in list(self._running.values()):
+            address = running.worker.address
+            if address not in known or 0 < running.lost < self._questions:
+                del self._running[running.task.key]
+                running.future.cancel()
+                running.worker.data.clear()
+                error = WorkerLostError(f"its worker {address} was lost")
+                outcomes.append(Outcome(running.task, error=error))
+        self._answer, self._unanswered = self._run(self._ask(ASK)), 0.0
+        return outcomes
 
     def _judge(self, worker: _Worker) -> None:
-        """Accept or refuse a worker by its surroundings."""
-        if worker.identity is None or not worker.identity.done():
-            return
-        identity, worker.identity = worker.identity, None
         try:
-            theirs = identity.result()
+            theirs = worker.identity.result()
         except CANCELLED:
             return
         except Exception as error:
@@ -270,22 +241,22 @@ class RemoteWorkers:
             worker.accepted = True
 
     def _refuse(self, worker: _Worker, why: str) -> None:
-        worker.accepted = False
-        self._refused[worker.address] = why
+        worker.accepted, worker.refused = False, why
         say(f"{SCHEDULER}: the worker {worker.address} is not used: {why}")
 
     def _check_workers(self) -> None:
-        """Set the fault if no worker can be used: at once if all workers are refused."""
-        if any(worker.accepted for worker in self._workers.values()):
+        """Raise UserError if no worker can be used: at once if all workers are refused."""
+        workers = self._workers.values()
+        if any(worker.accepted for worker in workers):
             self._without = 0.0
             return
-        if self._without == 0.0 and not self._workers:
+        if self._without == 0.0 and not workers:
             say(f"{SCHEDULER}={self._address}: waiting for workers")
         self._without += ASK  # the seconds since the last answer
-        hopeless = self._workers and self._refused.keys() >= self._workers.keys()
+        hopeless = workers and all(worker.refused for worker in workers)
         if hopeless or self._without > WITHOUT:
-            why = "; ".join(f"{a}: {w}" for a, w in self._refused.items() if a in self._workers)
-            self._fault = UserError(
+            why = "; ".join(f"{w.address}: {w.refused}" for w in workers if w.refused)
+            raise UserError(
                 f"{SCHEDULER}={self._address}: no worker can be used: "
                 f"{why or f'none has connected within {WITHOUT:g} s'}. Start workers with this "
                 f"project's code: python -m kmnist_pipeline.fits.worker {self._address}. {KEPT}"
@@ -298,13 +269,12 @@ class RemoteWorkers:
 def _connected(address: str) -> distributed.Client:
     """A client of the scheduler. Raises UserError."""
     parts = urlsplit(address)
-    if parts.scheme == "tls":
-        arguments = distributed.Security().get_connection_args("client")
-        if arguments.get("ssl_context") is None:
-            raise UserError(
-                f"{SCHEDULER}={address}: tls:// needs certificates, but Dask's configuration names "
-                "none; see docs/cluster.md"
-            )
+    security = distributed.Security()
+    if parts.scheme == "tls" and not security.get_connection_args("client").get("ssl_context"):
+        raise UserError(
+            f"{SCHEDULER}={address}: tls:// needs certificates, but Dask's configuration names "
+            "none; see docs/cluster.md"
+        )
     try:
         # Dask would retry for a long time if nothing listens.
         socket.create_connection((parts.hostname, parts.port), CONNECT).close()
@@ -314,11 +284,3 @@ def _connected(address: str) -> distributed.Client:
             f"{SCHEDULER}={address}: no scheduler answers: {error}. Start one (`make cluster` "
             "starts one on this machine), or unset the variable to train without a cluster"
         ) from error
-
-
-def _kinds(tasks: list[Task]) -> list[tuple[str, dict[str, Any]]]:
-    """The different families and settings of fits."""
-    found = {
-        json.dumps([task.fit.family, task.fit.settings], sort_keys=True): task.fit for task in tasks
-    }
-    return [(fit.family, fit.settings) for fit in found.values()]

@@ -9,7 +9,7 @@ from typing import Any
 from distributed import get_worker
 
 from kmnist_pipeline import arithmetic
-from kmnist_pipeline.families.base import Data
+from kmnist_pipeline.families.base import Data, Progress
 from kmnist_pipeline.fits import store, work
 
 REPORT = 1.0  # seconds between two reports of progress
@@ -39,28 +39,27 @@ def train(
     if known is None or known() is not data:
         _verified[digest] = weakref.ref(work.verified(data, digest))
     own = store.default()
-    progress = _Progress(name, topic)
+    progress = _progress(name, topic)
     result = work.train(content, name, data, digest, own.checkpoint(name), progress, stop_after)
     # The client keeps the result, and its store may be another one.
     own.checkpoint(name).drop()
     return result
 
 
-class _Progress:
+def _progress(name: str, topic: str) -> Progress:
     """Reports the finished share of a fit, and ends the fit if the client no longer waits."""
+    worker, last = get_worker(), 0.0
+    own = worker.get_current_task()
 
-    def __init__(self, name: str, topic: str) -> None:
-        self._name, self._topic = name, topic
-        self._worker = get_worker()
-        self._task = self._worker.get_current_task()
-        self._last = 0.0
-
-    def __call__(self, fraction: float) -> None:
-        if time.monotonic() - self._last < REPORT:
+    def report(fraction: float) -> None:
+        nonlocal last
+        if time.monotonic() - last < REPORT:
             return
-        self._last = time.monotonic()
-        self._worker.log_event(self._topic, [self._name, fraction])
+        last = time.monotonic()
+        worker.log_event(topic, [name, fraction])
         # Dask forgets a task that was cancelled or whose client died, but cannot stop its thread.
-        task = self._worker.state.tasks.get(self._task)
+        task = worker.state.tasks.get(own)
         if task is None or task.state == "cancelled":
-            raise AbandonedError(self._task)
+            raise AbandonedError(own)
+
+    return report

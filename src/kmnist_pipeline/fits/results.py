@@ -15,7 +15,6 @@ from kmnist_pipeline.families import file
 from kmnist_pipeline.families.base import Fitted
 from kmnist_pipeline.families.registry import FAMILIES
 
-OF_FIT = ("seed", "fold")
 CURVES = ["trial", "seed", "fold", "epoch", "split", "loss", "accuracy"]
 
 
@@ -131,26 +130,24 @@ def out_of_fold(trial: Trial, validated: list[list[np.ndarray]], images: Images)
     file order and `labels`. It also has `classes`.
     """
     model = trial.experiment["model"]
-    family = FAMILIES[model["family"]].model
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("probabilities", "rows", *OF_FIT)}
+    family, classes = FAMILIES[model["family"]].model, len(images.classes)
+    parts = []
     for seed, folds in enumerate(trial.fits):
         for fold, fit in enumerate(folds):
             rows = validated[seed][fold]
-            found = np.zeros((0, len(images.classes)))
+            found = np.zeros((0, classes))
             if len(rows):
-                pixels = images.pixels[rows]
-                found = family.probabilities(model, fit.tensors, pixels, len(images.classes))
-            parts["probabilities"].append(found.astype(np.float32))
-            parts["rows"].append(rows)
-            for name, value in zip(OF_FIT, (seed, fold), strict=True):
-                parts[name].append(np.full(len(rows), value))
-    arrays = {name: np.concatenate(part) for name, part in parts.items()}
-    rows = arrays.pop("rows")
+                found = family.probabilities(model, fit.tensors, images.pixels[rows], classes)
+            of_fit = (np.full(len(rows), position) for position in (seed, fold))
+            parts.append((found.astype(np.float32), *of_fit, rows))
+    probabilities, seeds, numbers, rows = map(np.concatenate, zip(*parts, strict=True))
     content = io.BytesIO()
     np.savez(
         content,
         allow_pickle=False,
-        **arrays,
+        probabilities=probabilities,
+        seed=seeds,
+        fold=numbers,
         index=images.index[rows],
         labels=images.labels[rows],
         classes=np.array(images.classes),

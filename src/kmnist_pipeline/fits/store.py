@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs
+from kmnist_pipeline.families.base import Checkpoint
 
 VARIABLE = "KMNIST_FITS"
 DEFAULT = ".kmnist/fits"
@@ -51,20 +52,14 @@ class Store:
 
     def read(self, key: str) -> bytes | None:
         """The result of a fit, None if the store lacks it; deletes a damaged file."""
-        found = self._read(self._path(key, FINISHED), key)
-        return None if found is None else found[1]
-
-    def about(self, key: str) -> dict[str, Any] | None:
-        """The `about` that was passed to `write` for a fit."""
-        found = self._read(self._path(key, FINISHED), key)
-        return None if found is None else found[0]
+        return self._read(key, FINISHED)
 
     def write(self, key: str, result: bytes, about: dict[str, Any]) -> None:
         """Store the result of a fit, and delete its checkpoint.
 
         about: plain values that describe the fit to people, such as its `seconds`.
         """
-        self._write(self._path(key, FINISHED), key, result, about)
+        self._write(key, FINISHED, result, about)
         self.checkpoint(key).drop()
 
     def checkpoint(self, key: str) -> FileCheckpoint:
@@ -83,7 +78,8 @@ class Store:
     def _path(self, key: str, suffix: str) -> Path:
         return self.folder / key[:2] / f"{key}{suffix}"
 
-    def _read(self, path: Path, key: str) -> tuple[dict[str, Any], bytes] | None:
+    def _read(self, key: str, suffix: str) -> bytes | None:
+        path = self._path(key, suffix)
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -97,10 +93,10 @@ class Store:
             tqdm.write(f"{path} is damaged: deleted, the fit is computed again", file=sys.stderr)
             path.unlink(missing_ok=True)
             return None
-        about, _, result = rest.partition(b"\n")
-        return json.loads(about), result
+        return rest.partition(b"\n")[2]
 
-    def _write(self, path: Path, key: str, content: bytes, about: dict[str, Any]) -> None:
+    def _write(self, key: str, suffix: str, content: bytes, about: dict[str, Any]) -> None:
+        path = self._path(key, suffix)
         rest = json.dumps(about, sort_keys=True).encode() + b"\n" + content
         if not path.parent.exists():  # with the store's permissions, whatever the umask
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,25 +105,24 @@ class Store:
         outs.write_beside(path, _digest(key, rest) + b"\n" + rest)
 
 
-class FileCheckpoint:
+@dataclass(frozen=True)
+class FileCheckpoint(Checkpoint):
     """The checkpoint of one fit, as a file of the store."""
 
-    def __init__(self, store: Store, key: str) -> None:
-        self._store, self._key = store, key
-        self._path = store._path(key, UNFINISHED)
+    store: Store
+    key: str
 
     def load(self) -> bytes | None:
         """The last state, None if there is none or it is damaged."""
-        found = self._store._read(self._path, self._key)
-        return None if found is None else found[1]
+        return self.store._read(self.key, UNFINISHED)
 
     def save(self, state: bytes) -> None:
         """Replace the last state."""
-        self._store._write(self._path, self._key, state, {})
+        self.store._write(self.key, UNFINISHED, state, {})
 
     def drop(self) -> None:
         """Delete the checkpoint."""
-        self._path.unlink(missing_ok=True)
+        self.store._path(self.key, UNFINISHED).unlink(missing_ok=True)
 
 
 def default() -> Store:

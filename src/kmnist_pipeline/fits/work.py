@@ -13,7 +13,7 @@ from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Progress, Train
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.fits import key
 
-ARRAYS = ("training", "validation", "shift", "scale")
+VALUES = ("family", "settings", "seed", "fold")  # of a fit, beside its arrays
 
 # The digest of each module and the version of each library that this process has loaded.
 _loaded: dict[str, str] = {}
@@ -32,15 +32,14 @@ class RefusedError(RuntimeError):
 
 def encode(fit: Fit) -> bytes:
     """A fit as bytes, for a worker."""
-    about = {name: getattr(fit, name) for name in ("family", "settings", "seed", "fold")}
-    return file.encode({name: getattr(fit, name) for name in ARRAYS}, about)
+    arrays = {name: getattr(fit, name) for name in key.ARRAYS}
+    return file.encode(arrays, {name: getattr(fit, name) for name in VALUES})
 
 
 def decode(content: bytes) -> Fit:
     """The inverse of `encode`."""
-    arrays, about = file.decode(content)
-    everything: dict[str, Any] = {**about, **{name: array.copy() for name, array in arrays.items()}}
-    return Fit(**everything)
+    arrays, values = file.decode(content)
+    return Fit(**values | {name: array.copy() for name, array in arrays.items()})
 
 
 def surroundings(family: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -99,18 +98,13 @@ def train(
 def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """The differences between two surroundings, in words; mine: those of the client."""
     found = []
-    for module in sorted(mine["code"].keys() | theirs["code"].keys()):
-        if mine["code"].get(module) != theirs["code"].get(module):
-            found.append(f"another {module}")
-    for name in sorted(mine["libraries"].keys() | theirs["libraries"].keys()):
-        here, there = mine["libraries"].get(name), theirs["libraries"].get(name)
-        if here != there:
-            found.append(f"{name} {there} instead of {here}")
-    for name in sorted(mine["arithmetic"].keys() | theirs["arithmetic"].keys()):
-        here, there = mine["arithmetic"].get(name), theirs["arithmetic"].get(name)
-        if here != there:
-            label = "arithmetic" if name == "name" else name
-            found.append(f"{label} {there} instead of {here}")
+    for part in ("code", "libraries", "arithmetic"):
+        for name in sorted(mine[part].keys() | theirs[part].keys()):
+            here, there = mine[part].get(name), theirs[part].get(name)
+            label = part if name == "name" else name  # the name of the arithmetic
+            if here != there:
+                values = f"{label} {there} instead of {here}"
+                found.append(f"another {name}" if part == "code" else values)
     return found
 
 

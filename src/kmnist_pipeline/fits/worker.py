@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 
+import click
+
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.fits.address import checked, is_loopback
@@ -17,47 +19,36 @@ def main(arguments: list[str]) -> int:
     """Work until the scheduler ends or a signal comes; the exit status is 1 if it cannot start."""
     try:
         arithmetic.select()
-        command = arguments if "--help" in arguments else _options(arguments)
+        _work(arguments)
+    except click.exceptions.Exit as end:  # after --help
+        return end.exit_code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    from distributed.cli import dask_worker
-
-    dask_worker.main(command)
     return 0
 
 
-def _options(arguments: list[str]) -> list[str]:
-    """The given options for Dask, and our defaults for the others."""
-    import click
+def _work(arguments: list[str]) -> None:
+    """Run Dask's command with the given options, and our defaults for the others."""
     import loky
     from distributed.cli import dask_worker
 
+    defaults = {"nthreads": 1, "dashboard_address": "127.0.0.1:0"}
     try:
-        context = dask_worker.main.make_context("worker", list(arguments), resilient_parsing=True)
-        given = {
-            name
-            for name in context.params
-            if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        }
+        context = dask_worker.main.make_context("worker", arguments, default_map=defaults)
     except click.UsageError as error:
         raise UserError(error.format_message()) from error
-    if "scheduler" not in given:
+    given = context.params
+    if not given["scheduler"]:
         raise UserError(
             "name the scheduler: python -m kmnist_pipeline.fits.worker tcp://127.0.0.1:8786"
         )
-    address = checked(context.params["scheduler"])
-    added = []
-    threads = context.params["nthreads"] or 1
-    if "nthreads" not in given:
-        added += ["--nthreads", "1"]
-    if "n_workers" not in given and context.params["nanny"]:
-        added += ["--nworkers", str(max(1, loky.cpu_count() // threads))]
-    if not given & {"host", "listen_address", "interface"} and is_loopback(address):
-        added += ["--host", "127.0.0.1"]  # Dask's default is all network interfaces
-    if "dashboard_address" not in given:
-        added += ["--dashboard-address", "127.0.0.1:0"]
-    return [*arguments, *added]
+    address = checked(given["scheduler"])
+    if given["n_workers"] is None and given["nanny"]:
+        given["n_workers"] = max(1, loky.cpu_count() // (given["nthreads"] or 1))
+    if is_loopback(address) and not any(given[n] for n in ("host", "listen_address", "interface")):
+        given["host"] = "127.0.0.1"  # Dask's default is all network interfaces
+    dask_worker.main.invoke(context)
 
 
 if __name__ == "__main__":
