@@ -1,9 +1,9 @@
 """Check that the committed evidence is up to date with code, configuration and data.
 
-Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/, are
-older than code, configuration, data or the libraries of requirements.lock, or were edited by hand.
-Says what changed, from which value to which, and which commands fix it. Needs neither DVC's cache
-nor the data, runs no stage and changes nothing.
+Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/, do
+not agree with code, configuration, data and the libraries of requirements.lock, or were edited by
+hand. Says what changed, from which value to which, and which commands fix it. Needs neither DVC's
+cache nor the data, runs no stage and changes nothing.
 """
 
 import sys

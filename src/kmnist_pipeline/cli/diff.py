@@ -1,8 +1,8 @@
 """Compare the evidence of two commits, or of a commit and the workspace.
 
-Shows claims with another verdict or obtained value, metrics that differ beyond the last digit,
-figures with other pixels, and the parameters, code and commands that changed. Reads Git's objects:
-nothing is checked out or run.
+Shows claims with another verdict or obtained value, metrics that differ by more than the last
+digit, figures with other pixels, and the parameters, code and commands that changed. Reads Git's
+objects: nothing is checked out or run.
 
   kmnist diff main...                      this branch, with uncommitted changes
   kmnist diff HEAD~3 HEAD --output diff    also writes diff/index.html, with figures side by side

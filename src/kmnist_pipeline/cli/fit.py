@@ -3,7 +3,7 @@
 A fit is the training of one trial on one seed and fold. DVC runs one stage after the other; this
 command trains the fits of all stale stages together, each on one core of this machine or of a
 cluster, the longest first. Fits that the store has are not trained again. `dvc repro` then writes
-the evidence. An interrupted run continues with the fits that are not finished.
+the evidence. After an interruption run the command again: it trains only what is not finished.
 
   kmnist fit                          what `dvc repro` needs
   kmnist fit report@kmnist_linear     what `dvc repro report@kmnist_linear` needs

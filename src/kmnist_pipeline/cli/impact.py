@@ -1,4 +1,4 @@
-"""Show what a change would make again, before anything runs.
+"""Show which stages, figures and claims a change makes stale, before anything runs.
 
 Lists the stages that run again and why, the figures, metrics and reports that they write, and the
 claims that are compared again. A downstream stage runs again only if the outs that it reads change.

@@ -1,8 +1,8 @@
 """Show which stage made a file, and from what, back to the original data.
 
-FILE is a figure, metric, model, prediction, report or data file, in any place and under any name;
-a folder means the files in it. A file is identified by its bytes, with the dvc.lock of this folder
-and of every commit, and the folders in Git. A PNG, a JSON metric or a page that was changed is
+FILE is a figure, metric, model, prediction, report or data file, in any folder and under any name;
+a folder means the files in it. A file is identified by its bytes, which are looked up in the
+dvc.lock of this folder and in all commits. A PNG, a JSON metric or a page that was changed is
 identified by the lineage key in it, and reported as altered.
 
   kmnist trace figures/digits/digits_softmax/curves.png
@@ -11,7 +11,7 @@ identified by the lineage key in it, and reported as altered.
   kmnist trace --html > lineage.html    without a FILE: the whole graph
 
 Exit status: 0 every file is, byte for byte, what a stage made, and its whole lineage is known; 3 a
-file is altered; 1 a file was not made by any commit of this repository.
+file is altered; 1 a file was not made by any commit of this repository, or its lineage has a gap.
 """
 
 import sys

@@ -1,14 +1,14 @@
 """Claims: the number that a publication states, ours, and the verdict.
 
-We treat a published number as one more draw from the procedure that gave our numbers. For s seeds
+We treat a published number as one more result of the procedure that gave our numbers. For s seeds
 with mean m and standard deviation sd its prediction interval is m +- t sd sqrt(1 + 1/s), with
 Student's t for the degrees of freedom of sd. If the split or subset is unknown too, the sampling
 error of a rate over n images is added. The interval depends on what the publication leaves unknown,
 never on the outcome. A deterministic fit on a fixed split has no interval.
 
-`spread` names models of the same kind whose standard deviations are pooled, because a model has few
-seeds. Or it is `draws`: then the spread is that over trainings and draws of the support images. A
-bound is a number that ours must exceed.
+The column `spread` names models of the same kind whose standard deviations are pooled, because each
+has few seeds. Or it is `draws`: then the spread is that over trainings and draws of the support
+images. A bound is a number that ours must exceed.
 """
 
 from __future__ import annotations

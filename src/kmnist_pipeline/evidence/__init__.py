@@ -1,1 +1,1 @@
-"""The frame of the stages, the files that they write, and lineage."""
+"""The code around every stage: its outs, their paths, and its lineage."""

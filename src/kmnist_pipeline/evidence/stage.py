@@ -1,4 +1,4 @@
-"""The frame of every stage: it reads the configuration, writes the evidence, then publishes it.
+"""The code around every stage: it reads the configuration, writes the evidence, then publishes it.
 
 A stage module calls `entrypoint`. If DVC runs it, the outs go where `dvc.yaml` says and contain the
 stage's lineage key. By hand (`python -m kmnist_pipeline.stages.<stage> name=...`) they go under

@@ -1,10 +1,9 @@
 """Identifying a file: the stages that made it, according to all versions of the lock.
 
-A file is identified by its bytes, under any name and in any place. The lock has the md5 of single
-files; for a file in a folder, the md5 of the folder's listing (and Git has the folder); and among
-the parameters the sha256 of the published data. If the bytes are unknown, the lineage key in the
-file (a PNG, a JSON or a page) or its path, if a stage writes there, identifies it as an altered
-copy.
+A file is identified by its bytes, under any name and in any folder. The lock has the md5 of outs
+that are files, the md5 of outs that are folders (Git has their files), and, as parameters, the
+sha256 of the published data. If the bytes are unknown, the lineage key in the file (a PNG, a JSON
+or a page), or its path if a stage writes there, identifies it as an altered copy.
 """
 
 from __future__ import annotations
