@@ -13,7 +13,12 @@ def card(model: Candidate, lineage: str) -> str:
     data, test = model.dataset, model.test
     test_file = paths.numbers(model.report, model.name, "test.json")
     height, width = data["shape"]
+    weakest = min(test["per_class"], key=lambda name: test["per_class"][name]["recall"])
+    recall = test["per_class"][weakest]["recall"]
     classes = ", ".join(data["classes"])
+    validated = "its classes were not validated."
+    if model.accuracy is not None:
+        validated = f"validation accuracy {model.accuracy:.4f} ({model.validation['n']} images)."
     rows = []
     for name in data["classes"]:
         of = test["per_class"][name]
@@ -35,14 +40,14 @@ def card(model: Candidate, lineage: str) -> str:
             "",
             f"- It knows no other classes than these {len(data['classes'])}, and always names one "
             "of them, also for an image that has none.",
-            *(f"- {limit}" for limit in _limits(test)),
+            f"- Weakest on class `{weakest}`, with a recall of {recall:.1%} on test images.",
+            f"- {_routing(test.get('routing'))}",
             "- The test images come from the same sources as the training images; other writers, "
             "scanners and crops were not measured.",
             "",
             "## Results",
             "",
-            f"Test accuracy {test['accuracy']:.4f} ({test['correct']} of {test['n']}); "
-            f"{_validation(model)}",
+            f"Test accuracy {test['accuracy']:.4f} ({test['correct']} of {test['n']}); {validated}",
             "",
             "| class | precision | recall | F1 | images |",
             "| --- | ---: | ---: | ---: | ---: |",
@@ -62,26 +67,15 @@ def card(model: Candidate, lineage: str) -> str:
     )
 
 
-def _limits(test: dict[str, Any]) -> list[str]:
-    weakest = min(test["per_class"], key=lambda name: test["per_class"][name]["recall"])
-    recall = test["per_class"][weakest]["recall"]
-    limits = [f"Weakest on class `{weakest}`, with a recall of {recall:.1%} on test images."]
-    routed = test.get("routing")
+def _routing(routed: dict[str, Any] | None) -> str:
     if routed is None:
-        return [*limits, "It has no confidence threshold: its probabilities are not calibrated."]
+        return "It has no confidence threshold: its probabilities are not calibrated."
     if routed["threshold"] is None:
-        return [*limits, f"No threshold keeps {routed['promise']:.1%}: review every answer."]
+        return f"No threshold keeps {routed['promise']:.1%}: review every answer."
     accuracy, share = routed["test"]["accuracy"], routed["test"]["accepted"] / routed["test"]["n"]
     kept = "none" if accuracy is None else f"{accuracy:.2%} of them correct"
-    return [
-        *limits,
+    return (
         f"Answers with a confidence of {routed['threshold']:.4f} or more are accepted: "
         f"{routed['promise']:.1%} are correct on validation images. Of the test images it accepts "
-        f"{share:.1%}, {kept}.",
-    ]
-
-
-def _validation(model: Candidate) -> str:
-    if model.accuracy is None:
-        return "its classes were not validated."
-    return f"validation accuracy {model.accuracy:.4f} ({model.validation['n']} images)."
+        f"{share:.1%}, {kept}."
+    )

@@ -8,7 +8,6 @@ evaluated it, and belongs to the run of that stage. The alias `champion` marks t
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import json
 import os
 import shutil
@@ -19,12 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs
+from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.serving import candidates, classifier
 from kmnist_pipeline.serving.candidates import Candidate, Measured
 from kmnist_pipeline.serving.card import card
@@ -55,11 +55,7 @@ CODE = (
     "serving/__init__.py",
     "serving/classifier.py",
 )
-LIBRARIES = {
-    "linear": ("numpy", "safetensors"),
-    "sklearn": ("numpy", "safetensors", "scikit-learn"),
-    "cnn": ("numpy", "safetensors", "scipy", "torch"),
-}
+LIBRARIES = {"safetensors", "scipy"}  # that a version needs, besides those of its family
 
 
 @dataclass(frozen=True)
@@ -257,7 +253,9 @@ def _register(
 
     run = _run(client, model, lineage)
     tags = {"kmnist.model": model.name, LINEAGE: lineage}
-    tags |= {name: f"{value:.6g}" for name, value in _numbers(model).items()}
+    numbers = {"validation_accuracy": model.accuracy}
+    numbers |= {f"test_{metric}": model.test[metric] for metric in ("accuracy", "f1")}
+    tags |= {name: f"{value:.6g}" for name, value in numbers.items() if value is not None}
     if objections:
         tags["kmnist.forced"] = "\n".join(objections)
     about = card(model, lineage)
@@ -292,27 +290,24 @@ def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
     return client.search_runs([experiment.experiment_id], finished)[0]
 
 
-def _numbers(model: Candidate) -> dict[str, float]:
-    """The metrics of a version, for comparison in MLflow's pages."""
-    numbers = {f"test_{metric}": model.test[metric] for metric in ("accuracy", "f1")}
-    return numbers if model.accuracy is None else {"validation_accuracy": model.accuracy, **numbers}
-
-
 def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: LoggedModel) -> Path:
     """Write the pyfunc to a folder: code as files, weights as safetensors, nothing pickled."""
     from mlflow.models import Model, ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema, TensorSpec
 
+    from kmnist_pipeline.commands import status
+
     bundle = folder / BUNDLE
     bundle.mkdir()
     shutil.copy(model.weights, bundle / "model.safetensors")
     dataset = {name: model.dataset[name] for name in ("name", "classes", "shape", "pixel_max")}
-    (bundle / "about.json").write_bytes(
-        outs.json_bytes({"model": model.name, "dataset": dataset, "lineage": lineage})
-    )
-    (bundle / "validation.json").write_bytes(outs.json_bytes(model.validation))
-    (bundle / "test.json").write_bytes(outs.json_bytes(model.test))
+    for name, content in {
+        "about": {"model": model.name, "dataset": dataset, "lineage": lineage},
+        "validation": model.validation,
+        "test": model.test,
+    }.items():
+        (bundle / f"{name}.json").write_bytes(outs.json_bytes(content))
     (bundle / "README.md").write_text(about)
 
     pixels = TensorSpec(np.dtype(np.uint8), (-1, *model.dataset["shape"]))
@@ -322,10 +317,7 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
         for column in fields(Answer)
     ]
     saved = folder / "saved"
-    versions = {
-        name: importlib.metadata.version(name).partition("+")[0]  # without `+cpu`, which is a build
-        for name in LIBRARIES[model.family]
-    }
+    libraries = sorted(LIBRARIES | {*FAMILIES[model.family].libraries})
     with warnings.catch_warnings(record=True):  # MLflow asks for type hints, not needed
         save_model(
             str(saved),
@@ -333,8 +325,8 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
             artifacts={BUNDLE: str(bundle)},
             code_paths=[str(_code(folder, model.family))],
             signature=ModelSignature(Schema([pixels]), Schema(columns)),
-            input_example=_example(model.dataset),
-            pip_requirements=[f"{name}=={version}" for name, version in versions.items()],
+            input_example=np.zeros((1, *model.dataset["shape"]), np.uint8),
+            pip_requirements=[f"{name}=={status.installed(name)}" for name in libraries],
             mlflow_model=Model(
                 run_id=logged.source_run_id, model_id=logged.model_id, metadata={LINEAGE: lineage}
             ),
@@ -354,10 +346,3 @@ def _code(folder: Path, family: str) -> Path:
             shutil.copy(PACKAGE / name, copy / name)
     (copy / "__init__.py").write_text('"""The code of a registered model."""\n')
     return copy
-
-
-def _example(dataset: dict[str, Any]) -> np.ndarray:
-    """An example image in the model's form: a ring."""
-    y, x = (np.linspace(-1, 1, size) for size in dataset["shape"])
-    distance = np.hypot(y[:, None], x[None])
-    return np.where(np.abs(distance - 0.6) < 0.2, dataset["pixel_max"], 0).astype(np.uint8)[None]
