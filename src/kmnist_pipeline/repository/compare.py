@@ -114,10 +114,11 @@ def _read(read: Reader | None, content: bytes) -> dict[str, Any] | None:
 
 def _change(name: str, old: Any, new: Any) -> ChangedValue | None:
     """The change of a value; None if it is within the tolerance."""
-    if old is _NOTHING or new is _NOTHING:
-        amount = f"is new: {_plain(new)}" if old is _NOTHING else f"is gone: {_plain(old)}"
-        return ChangedValue(name, amount, _value(old), _value(new))
-    if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
+    if old is _NOTHING:
+        amount = f"is new: {_plain(new)}"
+    elif new is _NOTHING:
+        amount = f"is gone: {_plain(old)}"
+    elif isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
         amount = _between_arrays(old, new)
     elif isinstance(old, Image.Image) and isinstance(new, Image.Image):
         amount = _between_images(old, new)
@@ -125,17 +126,16 @@ def _change(name: str, old: Any, new: Any) -> ChangedValue | None:
         amount = _between_texts(old, new)
     else:
         amount = "" if _close(old, new) else _between_values(old, new)
-    return ChangedValue(name, amount, _value(old), _value(new)) if amount else None
+    plain = (value if isinstance(value, str | int | float) else None for value in (old, new))
+    return ChangedValue(name, amount, *plain) if amount else None
 
 
 def _close(old: Any, new: Any) -> bool:
     """Whether values are equal, or numbers within the tolerance; counts must be equal."""
-    if type(old) is type(new) and old == new:
-        return True
     kinds = {type(old), type(new)}
-    if not kinds <= {int, float} or kinds == {int}:
-        return False
-    return math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    if kinds <= {int, float} and float in kinds:
+        return math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    return len(kinds) == 1 and old == new
 
 
 def _between_arrays(old: np.ndarray, new: np.ndarray) -> str:
@@ -206,11 +206,6 @@ def _plain(value: Any) -> str:
         return f"{value.width}x{value.height}"
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-
-
-def _value(value: Any) -> Any:
-    """The value for a `ChangedValue`: None if it is not plain."""
-    return value if isinstance(value, str | int | float) else None
 
 
 # The values in a file, by name: plain values, arrays, an image, or the lines of a text.

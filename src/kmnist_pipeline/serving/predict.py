@@ -88,7 +88,7 @@ def predict(
 
     shows = sys.stderr.isatty() and not (to is None and sys.stdout.isatty())
     with (
-        _opened(to) as file,
+        outs.replacing(to, to.parent) if to else contextlib.nullcontext(sys.stdout.buffer) as file,
         WRITERS[output](file) as write,
         tqdm(unit=" images", disable=not shows, file=sys.stderr) as bar,
     ):
@@ -139,17 +139,6 @@ def _summarise(
 
 
 # --- writing -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _opened(to: Path | None) -> Iterator[BinaryIO]:
-    if to is not None:
-        with outs.replacing(to, to.parent) as file:
-            yield file
-        return
-    sys.stdout.flush()
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
 
 
 @contextmanager

@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import outs
+from kmnist_pipeline.evidence import outs, paths
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.serving import candidates, classifier
 from kmnist_pipeline.serving.candidates import Candidate, Measured
-from kmnist_pipeline.serving.card import card
 from kmnist_pipeline.serving.classifier import Answer, Classifier
 from kmnist_pipeline.tracking import store
 
@@ -71,7 +70,8 @@ def champion(dataset: str) -> Champion | None:
 
     Raises UserError if the store does not answer.
     """
-    if not store.exists():
+    file = store.database()
+    if file is not None and not file.exists():
         return None
     with _store() as client:
         version = _champion(client, dataset)
@@ -258,7 +258,7 @@ def _register(
     tags |= {name: f"{value:.6g}" for name, value in numbers.items() if value is not None}
     if objections:
         tags["kmnist.forced"] = "\n".join(objections)
-    about = card(model, lineage)
+    about = _card(model, lineage)
     logged = client.create_logged_model(
         run.info.experiment_id, model.name, run.info.run_id, tags, model_type=model.family
     )
@@ -273,6 +273,23 @@ def _register(
     source = f"models:/{logged.model_id}"
     return client.create_model_version(
         name, source, run.info.run_id, tags, description=about, model_id=logged.model_id
+    )
+
+
+def _card(model: Candidate, lineage: str) -> str:
+    """The model card in Markdown: the intended use, the evidence and the limits."""
+    from kmnist_pipeline.reporting import jinja
+
+    scores = model.test["per_class"]
+    template = jinja.environment("kmnist_pipeline.serving").get_template("card.md")
+    return template.render(
+        model=model,
+        data=model.dataset,
+        test=model.test,
+        routing=model.test.get("routing"),
+        weakest=min(scores, key=lambda name: scores[name]["recall"]),
+        lineage=lineage,
+        test_file=paths.numbers(model.report, model.name, "test.json"),
     )
 
 

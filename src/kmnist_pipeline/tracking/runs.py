@@ -102,25 +102,23 @@ def _is_whole(run: Run, record: Record) -> bool:
     return run.info.status == "FINISHED" and lacks <= set(record.get("missing", []))
 
 
+RANKS = ("kmnist.superseded", "kmnist.experiment")  # tags, lowest first; the current state has none
+
+
 def _standing(record: Record) -> dict[str, str]:
-    """The tags of a run that does not show its stage's current state."""
+    """The tag of a run that does not show its stage's current state."""
     if experiment := record.get("experiment"):
         return {"kmnist.experiment": experiment}
     return {"kmnist.superseded": "true"} if record.get("superseded") else {}
 
 
 def _let_stand(client: Any, run: Run, standing: dict[str, str]) -> None:
-    """Update a finished run's tags if the record ranks higher: the current state outranks an
-    experiment, which outranks a superseded run."""
-    if "kmnist.superseded" in standing:
-        return
-    had = run.data.tags
-    if "kmnist.superseded" in had:
-        client.delete_tag(run.info.run_id, "kmnist.superseded")
+    """Replace the tag of a finished run if the record ranks higher."""
+    had = [tag for tag in RANKS if tag in run.data.tags]
+    if had and had[0] not in standing and RANKS[0] not in standing:
+        client.delete_tag(run.info.run_id, had[0])
         for tag, value in standing.items():
             client.set_tag(run.info.run_id, tag, value)
-    elif "kmnist.experiment" in had and not standing:
-        client.delete_tag(run.info.run_id, "kmnist.experiment")
 
 
 def _experiment(client: Any, name: str) -> Experiment:
