@@ -232,18 +232,13 @@ def _server(port: int, store: str) -> Any:
     return _child("mlflow", lambda pid: os.killpg(pid, signal.SIGTERM), command, env=environment)
 
 
-def _get(request: str | urllib.request.Request) -> Any:
-    return urllib.request.urlopen(request, timeout=START_SECONDS / 4)
+def _get(address: str) -> Any:
+    return urllib.request.urlopen(address, timeout=START_SECONDS / 4)
 
 
 def _greet(address: str) -> None:
     """Print the addresses of the server and of the views that the store has."""
-    request = urllib.request.Request(
-        f"{address}/api/2.0/mlflow/experiments/search",
-        json.dumps({"max_results": 1000}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with _get(request) as answer:
+    with _get(f"{address}/api/2.0/mlflow/experiments/search?max_results=1000") as answer:
         experiments = json.load(answer).get("experiments", [])
     print(f"MLflow: {address}   (Ctrl-C ends it)")
     print(f"Stages log there with MLFLOW_TRACKING_URI={address}")
