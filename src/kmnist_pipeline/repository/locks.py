@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import accumulate
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -62,9 +63,10 @@ class Graph:
 
         Empty for code and for files that no stage makes; several for a folder that several fill.
         """
-        exact = next((self._makers[out] for out in _and_above(path) if out in self._makers), None)
-        if exact is not None:
-            return [self.stages[exact]]
+        # DVC refuses an out in another out, so at most one of these is an out.
+        for out in accumulate(path.split("/"), "{}/{}".format):
+            if out in self._makers:
+                return [self.stages[self._makers[out]]]
         inside = {stage for out, stage in self._makers.items() if out.startswith(f"{path}/")}
         return [self.stages[address] for address in sorted(inside)]
 
@@ -90,15 +92,11 @@ class Graph:
         A given stage is included if it reads another one.
         """
         parents = {name: [p.address for p in self.parents(s)] for name, s in self.stages.items()}
-        reached, found = set(addresses), set[str]()
-        while new := {name for name in parents if reached & {*parents[name]}} - found:
-            found |= new
+        reached = set(addresses)
+        while new := {name for name in parents if reached & {*parents[name]}} - reached:
             reached |= new
-        return {
-            name: [parent for parent in parents[name] if parent in reached]
-            for name in parents
-            if name in found
-        }
+        reads = {name: [p for p in parents[name] if p in reached] for name in parents}
+        return {name: read for name, read in reads.items() if read}
 
 
 def parse(text: str | bytes, origin: str = LOCK) -> Graph:
@@ -176,10 +174,3 @@ def _stages(entries: Any) -> Iterator[LockedStage]:
             raise ValueError(f"{address}: {error} is missing") from error
         except (AttributeError, TypeError) as error:
             raise ValueError(f"{address}: is not as DVC writes it: {error}") from error
-
-
-def _and_above(path: str) -> Iterator[str]:
-    """A path and all folders that contain it, the innermost first."""
-    parts = path.split("/")
-    for count in range(len(parts), 0, -1):
-        yield "/".join(parts[:count])

@@ -84,16 +84,16 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
     Raises UserError with all objections if its evidence is stale, or if it is worse than the
     champion or cannot be compared with it, unless `force`.
     """
+    dataset = model.dataset["name"]
     if not model.knows_all_classes:
-        known = ", ".join(model.test["per_class"])
         raise UserError(
-            f"{model.name} knows only {known}, so it cannot be the champion of "
-            f"{model.dataset['name']}, which has {len(model.dataset['classes'])} classes"
+            f"{model.name} knows only {', '.join(model.test['per_class'])}, so it cannot be the "
+            f"champion of {dataset}, which has {len(model.dataset['classes'])} classes"
         )
     candidates.require(model.weights, model.name)
     objections, lineage = _stale(model)
     with _store() as client:
-        current = _champion(client, model.dataset["name"])
+        current = _champion(client, dataset)
         if current is not None and current.tags.get(LINEAGE) != lineage:
             rival = _load(client, current)
             notes, worse = compared(model, rival)
@@ -103,7 +103,9 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
             reasons = "\n".join(f"  {objection}" for objection in objections)
             raise UserError(f"{model.name} is not promoted (--force does it anyway):\n{reasons}")
         yield from (f"forced, although {objection}" for objection in objections)
-        version = _version(client, model, lineage) or _register(client, model, lineage, objections)
+        with_key = f"name = '{dataset}' and tags.`{LINEAGE}` = '{lineage}'"
+        known = client.search_model_versions(with_key)
+        version = known[0] if known else _register(client, model, lineage, objections)
         name = f"{version.name} version {version.version}, {model.name}"
         if current is not None and current.version == version.version:
             yield f"{name}, is already the champion"
@@ -139,8 +141,7 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
             f"({m}); sampling error {error:.4f}"
         )
         notes.append(text)
-        if own < other - error:
-            worse.append(f"it is worse than the champion: {text}")
+        worse += [text] if own < other - error else []
     right, others = (
         metrics.unpack_bits(test["right"], test["n"]) for test in (model.test, rival.test)
     )
@@ -151,9 +152,8 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
         f"p {metrics.in_words(result['p'], '= ')} (McNemar)"
     )
     notes.append(text)
-    if result["p"] < LEVEL and result["only"] < result["only_other"]:
-        worse.append(f"it is worse than the champion: {text}")
-    return notes, worse
+    worse += [text] if result["p"] < LEVEL and result["only"] < result["only_other"] else []
+    return notes, [f"it is worse than the champion: {text}" for text in worse]
 
 
 def _stale(model: Candidate) -> tuple[list[str], str]:
@@ -162,7 +162,7 @@ def _stale(model: Candidate) -> tuple[list[str], str]:
     from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.repository import locks
 
-    lock = locks.parse(Path(locks.LOCK).read_text())
+    lock = status.locked_here()
     if model.stage not in lock.stages:
         raise UserError(f"{model.stage} is not in {locks.LOCK}: `dvc repro {model.stage}` makes it")
     origins = {stage.address for stage in lock.upstream(model.stage)}
@@ -236,13 +236,6 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
             json.loads((bundle / f"{part}.json").read_text()) for part in ("validation", "test")
         )
         return Champion(validation, test, str(version.version), classifier.of_bundle(bundle))
-
-
-def _version(client: MlflowClient, model: Candidate, lineage: str) -> ModelVersion | None:
-    """The version with this lineage key, if it is registered."""
-    name = model.dataset["name"]
-    found = client.search_model_versions(f"name = '{name}' and tags.`{LINEAGE}` = '{lineage}'")
-    return found[0] if found else None
 
 
 def _register(
