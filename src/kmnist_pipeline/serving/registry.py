@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -277,9 +277,6 @@ def _card(model: Candidate, lineage: str) -> str:
     template = jinja.environment("kmnist_pipeline.serving").get_template("card.md")
     return template.render(
         model=model,
-        data=model.dataset,
-        test=model.test,
-        routing=model.test.get("routing"),
         weakest=min(scores, key=lambda name: scores[name]["recall"]),
         lineage=lineage,
         test_file=paths.numbers(model.report, model.name, "test.json"),
@@ -302,9 +299,9 @@ def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
 
 def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: LoggedModel) -> Path:
     """Write the pyfunc to a folder: code as files, weights as safetensors, nothing pickled."""
-    from mlflow.models import Model, ModelSignature
+    import pandas as pd
+    from mlflow.models import Model, infer_signature
     from mlflow.pyfunc import save_model
-    from mlflow.types import ColSpec, Schema, TensorSpec
 
     from kmnist_pipeline.commands import status
 
@@ -320,22 +317,18 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
         (bundle / f"{name}.json").write_bytes(outs.json_bytes(content))
     (bundle / "README.md").write_text(about)
 
-    pixels = TensorSpec(np.dtype(np.uint8), (-1, *model.dataset["shape"]))
-    kinds = {"label": "long", "probability": "double"}
-    columns: list[ColSpec | TensorSpec] = [
-        ColSpec(kinds.get(column.name, "string"), column.name, required=column.name != "decision")
-        for column in fields(Answer)
-    ]
+    example = np.zeros((1, *model.dataset["shape"]), np.uint8)
+    answers = [Answer(0, "", "", 0.0, decision) for decision in ("review", None)]
     saved = folder / "saved"
     libraries = sorted(LIBRARIES | {*FAMILIES[model.family].libraries})
-    with warnings.catch_warnings(record=True):  # MLflow asks for type hints, not needed
+    with warnings.catch_warnings(record=True):  # about type hints and integers, not needed
         save_model(
             str(saved),
             python_model=str(PACKAGE / "serving/served.py"),
             artifacts={BUNDLE: str(bundle)},
             code_paths=[str(_code(folder, model.family))],
-            signature=ModelSignature(Schema([pixels]), Schema(columns)),
-            input_example=np.zeros((1, *model.dataset["shape"]), np.uint8),
+            signature=infer_signature(example, pd.DataFrame(map(vars, answers))),
+            input_example=example,
             pip_requirements=[f"{name}=={status.installed(name)}" for name in libraries],
             mlflow_model=Model(
                 run_id=logged.source_run_id, model_id=logged.model_id, metadata={LINEAGE: lineage}
