@@ -29,6 +29,7 @@ class Content:
     parameters: dict[str, Any] = field(default_factory=dict)
     numbers: list[tuple[str, float, int]] = field(default_factory=list)
     children: list[Content] = field(default_factory=list)
+    arithmetic: str | None = None  # of the numbers, as their file states it
 
     def add(self, name: str, value: float | None, step: int = 0) -> None:
         """Add a number, unless it is None."""
@@ -54,6 +55,8 @@ def of(record: Record) -> Content:
         try:
             content = numbers.read(file) if name != "claims.json" else json.loads(file.read_text())
             show(run, content, record)
+            if isinstance(content, dict):
+                run.arithmetic = content["made_by"].get("arithmetic")
         except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
             why = f"{type(error).__name__}: {error}"
             out = file.relative_to(record["root"])
@@ -121,7 +124,7 @@ def _kfold_train(run: Content, content: dict[str, Any], record: Record) -> None:
     _add_validation(run, content, chain(*curves.values()))
     for fold in content["folds"]:
         place = {"seed": fold["seed"], "fold": fold["fold"]}
-        child = Content(" ".join(f"{name} {value}" for name, value in place.items()), place)
+        child = Content(f"seed {fold['seed']} fold {fold['fold']}", place)
         for split in ("", "train_"):
             for metric in ("accuracy", "loss"):
                 child.add(f"{split or 'validation_'}{metric}", fold[split + metric])
@@ -181,8 +184,7 @@ def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
 
 
 def _report(run: Content, content: Any, record: Record) -> None:
-    claims = content if isinstance(content, list) else content["claims"]
-    counted = [claim["verdict"] for claim in claims if not claim.get("same_as")]
+    counted = [claim["verdict"] for claim in content if not claim.get("same_as")]
     for verdict, count in Counter(counted).items():
         run.add(f"verdicts/{verdict}", count)
 

@@ -168,7 +168,7 @@ def _write(client: Any, experiment: str, record: Record) -> Content:
             numbers = numbers[fit:]
         return run.info.run_id
 
-    run_id = write(shown, _tags(record, experiment))
+    run_id = write(shown, _tags(record, shown, experiment))
     inputs = _inputs(record)
     if inputs:
         client.log_inputs(run_id, inputs)
@@ -190,7 +190,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _tags(record: Record, experiment: str) -> dict[str, str]:
+def _tags(record: Record, shown: Content, experiment: str) -> dict[str, str]:
     tags = {
         "kmnist.stage": record["address"],
         "kmnist.kind": record["kind"],
@@ -200,8 +200,8 @@ def _tags(record: Record, experiment: str) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": views.description(record, experiment),
     }
-    if made_in := _arithmetic(record):
-        tags["kmnist.arithmetic"] = made_in
+    if shown.arithmetic:
+        tags["kmnist.arithmetic"] = shown.arithmetic
     if "commit" in record:
         tags["mlflow.source.git.commit"] = record["commit"]
         tags["kmnist.dirty"] = str(record["dirty"]).lower()
@@ -210,16 +210,6 @@ def _tags(record: Record, experiment: str) -> dict[str, str]:
     if record.get("published"):
         tags["kmnist.times"] = "of publishing"
     return tags | _standing(record)
-
-
-def _arithmetic(record: Record) -> str | None:
-    """The arithmetic that made a stage's numbers, as stated in its files."""
-    for file, _ in content.files(record):
-        if file.suffix == ".json":
-            out = json.loads(file.read_text())
-            if isinstance(out, dict) and "made_by" in out:
-                return out["made_by"].get("arithmetic")
-    return None
 
 
 def _inputs(record: Record) -> list[Any]:
