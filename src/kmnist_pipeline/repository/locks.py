@@ -165,8 +165,8 @@ def _stages(entries: Any) -> Iterator[LockedStage]:
             if bare := [file["path"] for file in files if "md5" not in file]:
                 raise ValueError(f"{address}: {bare[0]} has no md5")
             deps, outs = (
-                {file["path"]: file["md5"] for file in entry.get(files, [])}
-                for files in ("deps", "outs")
+                {file["path"]: file["md5"] for file in entry.get(kind, [])}
+                for kind in ("deps", "outs")
             )
             params = entry.get("params", {}).get("params.yaml", {})
             yield LockedStage(address, entry["cmd"], deps, params, outs)

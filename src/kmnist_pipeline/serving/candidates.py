@@ -118,12 +118,10 @@ def _params() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _metrics(report: str, name: str, part: str) -> dict[str, Any]:
-    path = Path(paths.numbers(report, name, f"{part}.json"))
     try:
-        return numbers.read(path)
+        return numbers.read(Path(paths.numbers(report, name, f"{part}.json")))
     except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename} does not exist: `dvc repro evaluate@{name}` makes it"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; `dvc repro evaluate@{name}` makes it") from error
+        problem = f"{error.filename} does not exist"
+    except ValueError as error:  # which names the file
+        problem = str(error)
+    raise UserError(f"{problem}: `dvc repro evaluate@{name}` makes it")

@@ -141,7 +141,8 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
             f"({m}); sampling error {error:.4f}"
         )
         notes.append(text)
-        worse += [text] if own < other - error else []
+        if own < other - error:
+            worse.append(text)
     right, others = (
         metrics.unpack_bits(test["right"], test["n"]) for test in (model.test, rival.test)
     )
@@ -152,7 +153,8 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
         f"p {metrics.in_words(result['p'], '= ')} (McNemar)"
     )
     notes.append(text)
-    worse += [text] if result["p"] < LEVEL and result["only"] < result["only_other"] else []
+    if result["p"] < LEVEL and result["only"] < result["only_other"]:
+        worse.append(text)
     return notes, [f"it is worse than the champion: {text}" for text in worse]
 
 

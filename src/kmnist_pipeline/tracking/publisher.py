@@ -58,8 +58,8 @@ def publisher() -> Iterator[Publisher]:
 class Publisher:
     """The parent's connection to the child that publishes."""
 
-    child: subprocess.Popen[bytes]
-    complaints: IO[bytes]
+    _child: subprocess.Popen[bytes]
+    _complaints: IO[bytes]
 
     def hand_over(self, record: Record) -> None:
         """Publish a stage whose outs are all on disk; on any failure print one warning."""
@@ -74,7 +74,7 @@ class Publisher:
 
     def _problem(self, record: bytes) -> str | None:
         """Send the record and watch the heartbeat to the end; returns the problem, if any."""
-        heartbeat = self.child.stdout
+        heartbeat = self._child.stdout
         assert heartbeat is not None
         # A child that is not ready does not read, and a record may be larger than a pipe's buffer.
         threading.Thread(target=self._send, args=[record], daemon=True).start()
@@ -83,12 +83,12 @@ class Publisher:
             selector.register(heartbeat, selectors.EVENT_READ)
             while selector.select(patience):
                 if not os.read(heartbeat.fileno(), 1 << 12):
-                    return self._verdict(self.child.wait())
+                    return self._verdict(self._child.wait())
                 patience = ANSWER_SECONDS
         return f"no answer for {patience} s"
 
     def _send(self, record: bytes) -> None:
-        pipe = self.child.stdin
+        pipe = self._child.stdin
         assert pipe is not None
         with contextlib.suppress(OSError), pipe:
             pipe.write(record)
@@ -96,6 +96,6 @@ class Publisher:
     def _verdict(self, status: int) -> str | None:
         if status <= 0:
             return f"signal {-status} ended its process" if status else None
-        self.complaints.seek(0)
-        lines = self.complaints.read().decode(errors="replace").strip().splitlines()
+        self._complaints.seek(0)
+        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
         return store.without_credentials(lines[-1] if lines else f"exit status {status}")
