@@ -101,6 +101,7 @@ def predict(
             done.update(str(row["decision"]) for row in rows)
             done["prepared"] += sum(1 for row in rows if row["prepared"])
             bar.update(len(batch))
+    sys.stdout.flush()  # the answers come before the summary
     count = done["accept"] + done["review"] + done["None"]
     if sheet is not None and first:
         with outs.replacing(sheet, sheet.parent) as file:
