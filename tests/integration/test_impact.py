@@ -196,7 +196,7 @@ def test_a_broken_pipeline_is_named(content, words, project):
 
 def test_the_same_value_in_other_words_is_no_change():
     def stage(**params: Any) -> LockedStage:
-        return LockedStage("a@b", "run", {}, {"of": params}, {}, "")
+        return LockedStage("a@b", "run", {}, {"of": params}, {})
 
     old = stage(lr=1, points=[{"x": 1, "y": 2}], gone=None)
     new = stage(lr=1.0, points=[{"y": 2, "x": 1}], new={"a": False})

@@ -418,7 +418,7 @@ def lineage_of(project: Project, out: str) -> str:
 
 
 def locked(address: str, deps: dict[str, str], outs: dict[str, str]) -> LockedStage:
-    return LockedStage(address, "run", deps, {"seeds": [0, 1]}, outs, "")
+    return LockedStage(address, "run", deps, {"seeds": [0, 1]}, outs)
 
 
 def test_a_difference_follows_from_the_stage_before_or_has_no_known_cause():

@@ -170,7 +170,7 @@ def _wanted(
             raise UserError(f"dvc.yaml: {name}: there is no parameter {missing}")
         outs = {path: made.get(path, "") for path in dvc.outs(stage)}
         deps = {path: made.get(path) or digest(path) for path in stage.get("deps", [])}
-        stages[name] = LockedStage(name, stage["cmd"], deps, used, outs, key="")
+        stages[name] = LockedStage(name, stage["cmd"], deps, used, outs)
     return Graph(stages)
 
 

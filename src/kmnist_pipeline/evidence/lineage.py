@@ -14,7 +14,10 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from dvc.parsing import DataResolver
 
 _md5 = partial(hashlib.md5, usedforsecurity=False)
 
@@ -56,30 +59,30 @@ def key(cmd: str, deps: dict[str, str], params: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def key_of_lock(entry: dict[str, Any]) -> str:
-    """The lineage key of a stage's entry in `dvc.lock`."""
-    deps = {dep["path"]: dep["md5"] for dep in entry.get("deps", [])}
-    return key(entry["cmd"], deps, entry.get("params", {}).get("params.yaml", {}))
-
-
 def of_running_stage(address: str, params: dict[str, Any]) -> dict[str, Any]:
     """The command, dependencies, parameters and key of the stage that DVC is running.
 
     address: the stage's name in DVC_STAGE, such as `evaluate@digits_softmax`; params: the whole
     content of `params.yaml`.
     """
-    from dvc.fs import LocalFileSystem
-    from dvc.parsing import DataResolver
     from dvc.utils.serialize import load_yaml
 
-    # The resolver needs no more of a repository, and to open one takes as long as all the rest.
-    repo = cast(Any, SimpleNamespace(fs=LocalFileSystem(), config={}))
-    resolver = DataResolver(repo, "", load_yaml("dvc.yaml"))
-    resolved = resolver.resolve_one(address)[address]
+    resolved = resolver(load_yaml("dvc.yaml"), params).resolve_one(address)[address]
     used = {name: value(params, name) for name in sorted(resolved.get("params", []))}
     deps = {path: digest(Path(path)) for path in sorted(resolved.get("deps", []))}
     known = {"cmd": resolved["cmd"], "deps": deps, "params": used}
     return {**known, "key": key(**known)}
+
+
+def resolver(content: dict[str, Any], params: dict[str, Any]) -> DataResolver:
+    """DVC's resolver of the stages in `content`, that of `dvc.yaml`; it fills in the parameters."""
+    from dvc.fs import MemoryFileSystem
+    from dvc.parsing import DataResolver
+
+    # It needs no more of a repository, and to open one takes as long as all the rest. The empty
+    # file system has no other params.yaml.
+    repo = cast(Any, SimpleNamespace(fs=MemoryFileSystem(), config={}))
+    return DataResolver(repo, "", {**content, "vars": [params]})
 
 
 def value(params: dict[str, Any], dotted: str) -> Any:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -24,21 +24,27 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write an out under a temporary name and rename it, so that it is never incomplete."""
     with _named(path):
         UNFINISHED.mkdir(parents=True, exist_ok=True)
-        _replace(path, content, UNFINISHED)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, UNFINISHED) as file:
+            file.write(content)
 
 
 def write_beside(path: Path, content: bytes) -> None:
     """The same, for a file that may be on another disk than the project."""
     with _named(path):
-        _replace(path, content, path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, path.parent) as file:
+            file.write(content)
 
 
-def _replace(path: Path, content: bytes, folder: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+@contextmanager
+def replacing(path: Path, folder: Path) -> Iterator[BinaryIO]:
+    """A new file in `folder` that replaces `path` when the block ends without an error."""
+    with _named(path):
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -35,7 +35,7 @@ class Change:
             case "command":
                 return f"command changed: `{old}` -> `{new}`"
             case "parameter":
-                return f"parameter {self.name} {_became(*map(_shortened, (old, new)))}"
+                return f"parameter {self.name} {_became(old, new)}"
             case "library":
                 return f"library {self.name} changed: {old} -> {new}"
             case "arithmetic":
@@ -93,11 +93,8 @@ def json_of(known: Mapping[str, Any], name: str) -> str | None:
     return json.dumps(known[name], ensure_ascii=False, default=str) if name in known else None
 
 
-def _became(old: str | None, new: str | None) -> str:
+def _became(*values: str | None) -> str:
+    old, new = (v and textwrap.shorten(v, LONGEST, placeholder=" ...") for v in values)
     if new is None:
         return f"is gone: was {old}"
     return f"is new: {new}" if old is None else f"changed: {old} -> {new}"
-
-
-def _shortened(value: str | None) -> str | None:
-    return value and textwrap.shorten(value, LONGEST, placeholder=" ...")

@@ -23,6 +23,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageChops
 
 from kmnist_pipeline.evidence import lineage, numbers
 
@@ -113,28 +114,28 @@ def _read(read: Reader | None, content: bytes) -> dict[str, Any] | None:
 
 def _change(name: str, old: Any, new: Any) -> ChangedValue | None:
     """The change of a value; None if it is within the tolerance."""
-    if old is _NOTHING or new is _NOTHING:
-        amount = f"is new: {_plain(new)}" if old is _NOTHING else f"is gone: {_plain(old)}"
-        return ChangedValue(name, amount, _value(old), _value(new))
-    if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
+    if old is _NOTHING:
+        amount = f"is new: {_plain(new)}"
+    elif new is _NOTHING:
+        amount = f"is gone: {_plain(old)}"
+    elif isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
         amount = _between_arrays(old, new)
-    elif isinstance(old, _Pixels) and isinstance(new, _Pixels):
-        amount = _between_pixels(old, new)
-    elif isinstance(old, _Text) and isinstance(new, _Text):
+    elif isinstance(old, Image.Image) and isinstance(new, Image.Image):
+        amount = _between_images(old, new)
+    elif isinstance(old, list) and isinstance(new, list):
         amount = _between_texts(old, new)
     else:
         amount = "" if _close(old, new) else _between_values(old, new)
-    return ChangedValue(name, amount, _value(old), _value(new)) if amount else None
+    plain = (value if isinstance(value, str | int | float) else None for value in (old, new))
+    return ChangedValue(name, amount, *plain) if amount else None
 
 
 def _close(old: Any, new: Any) -> bool:
     """Whether values are equal, or numbers within the tolerance; counts must be equal."""
-    if type(old) is type(new) and old == new:
-        return True
     kinds = {type(old), type(new)}
-    if not kinds <= {int, float} or kinds == {int}:
-        return False
-    return math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    if kinds <= {int, float} and float in kinds:
+        return math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    return len(kinds) == 1 and old == new
 
 
 def _between_arrays(old: np.ndarray, new: np.ndarray) -> str:
@@ -154,24 +155,24 @@ def _between_arrays(old: np.ndarray, new: np.ndarray) -> str:
     return f"differs by up to {apart:.2g} (largest value {largest:.3g})"
 
 
-def _between_pixels(old: _Pixels, new: _Pixels) -> str:
-    if old.pixels.shape != new.pixels.shape:
+def _between_images(old: Image.Image, new: Image.Image) -> str:
+    if old.size != new.size:
         return f"{_plain(old)} -> {_plain(new)}"
-    apart = np.abs(old.pixels.astype(int) - new.pixels.astype(int)).max(axis=-1)
+    apart = np.asarray(ImageChops.difference(old, new)).max(axis=-1)
     if apart.max() <= LEVELS:
         return ""
     count = np.count_nonzero(apart)
     return f"differ in {count} of {apart.size} by up to {apart.max()} of 255 levels"
 
 
-def _between_texts(old: _Text, new: _Text) -> str:
-    matcher = difflib.SequenceMatcher(None, old.lines, new.lines, autojunk=False)
+def _between_texts(old: list[str], new: list[str]) -> str:
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     blocks = [block[1:] for block in matcher.get_opcodes() if block[0] != "equal"]
     if not blocks:
         return ""
     count = sum(max(a_end - a, b_end - b) for a, a_end, b, b_end in blocks)
     a, a_end, b, b_end = blocks[0]
-    first = _between_values(" ".join(old.lines[a:a_end]), " ".join(new.lines[b:b_end]))
+    first = _between_values(" ".join(old[a:a_end]), " ".join(new[b:b_end]))
     return f"differs in {count} {'line' if count == 1 else 'lines'}, first: {first}"
 
 
@@ -201,30 +202,15 @@ def _plain(value: Any) -> str:
     """A value in a few words."""
     if isinstance(value, np.ndarray):
         return f"{'x'.join(map(str, value.shape))} {value.dtype}"
-    if isinstance(value, _Pixels):
-        return f"{value.pixels.shape[1]}x{value.pixels.shape[0]}"
+    if isinstance(value, Image.Image):
+        return f"{value.width}x{value.height}"
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
-def _value(value: Any) -> Any:
-    """The value for a `ChangedValue`: None if it is not plain."""
-    return value if isinstance(value, str | int | float) else None
-
-
-# The values in a file, by name.
+# The values in a file, by name: plain values, arrays, an image, or the lines of a text.
 
 _NOTHING = object()
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    pixels: np.ndarray  # H x W x 4, from 0 to 255
-
-
-@dataclass(frozen=True)
-class _Text:
-    lines: list[str]
 
 
 def _json(content: bytes) -> dict[str, Any]:
@@ -254,13 +240,8 @@ def _number(text: str) -> Any:
 
 
 def _png(content: bytes) -> dict[str, Any]:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return {"pixels": _Pixels(np.asarray(image.convert("RGBA")))}
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from error
+    with Image.open(io.BytesIO(content)) as image:
+        return {"pixels": image.convert("RGBA")}
 
 
 def _npz(content: bytes) -> dict[str, Any]:
@@ -281,7 +262,7 @@ _NOT_TEXT = re.compile(r"data:[\w/+.-]+;base64,[\w/+=]+|\b(?=[0-9]*[a-f])[0-9a-f
 
 def _page(content: bytes) -> dict[str, Any]:
     lines = (" ".join(_NOT_TEXT.sub(" ", line).split()) for line in content.decode().splitlines())
-    return {"text": _Text([line for line in lines if line])}
+    return {"text": [line for line in lines if line]}
 
 
 Reader = Callable[[bytes], dict[str, Any]]
@@ -297,5 +278,5 @@ _KINDS: dict[str, tuple[Reader | None, str]] = {
 # The exceptions of json, numpy, zipfile and Pillow (SyntaxError) for damaged bytes.
 _UNREADABLE = (
     ValueError, KeyError, OSError, SyntaxError, EOFError, csv.Error, struct.error, zlib.error,
-    zipfile.BadZipFile, NotImplementedError,
+    zipfile.BadZipFile, NotImplementedError, Image.DecompressionBombError,
 )  # fmt: skip

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from dvc.exceptions import DvcException
-from dvc.fs import MemoryFileSystem
-from dvc.parsing import DataResolver
 from dvc.schema import COMPILED_MULTI_STAGE_SCHEMA
 from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
 from voluptuous import MultipleInvalid
@@ -23,10 +20,8 @@ def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
     is invalid or needs a parameter that `params` lacks.
     """
     try:
-        # The resolver needs no more of a repository; this one has no params.yaml.
-        repo = cast(Any, SimpleNamespace(fs=MemoryFileSystem(), config={}))
         content = COMPILED_MULTI_STAGE_SCHEMA(load_yaml("dvc.yaml"))
-        resolver = DataResolver(repo, "", {**content, "vars": [params]})
+        resolver = lineage.resolver(content, params)
         return {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
     except YAMLFileCorruptedError as error:
         raise UserError(f"dvc.yaml: {error.__cause__ or error}") from error

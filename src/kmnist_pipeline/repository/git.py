@@ -25,7 +25,7 @@ def run(*arguments: str, stdin: bytes | None = None) -> bytes:
 
 
 def paths(*arguments: str) -> list[str]:
-    """The paths that a git command with `-z` prints."""
+    """The paths, or other fields, that a git command with `-z` prints."""
     return [path for path in run(*arguments).decode().split("\0") if path]
 
 
@@ -84,12 +84,11 @@ def places(blobs: Iterable[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {blob: set() for blob in blobs}
     if not found:
         return {}
-    log = run(
+    fields = paths(
         *("log", "--all", "--root", "-m", "-z", "--no-show-signature", "--no-renames"),
         *("--format=", "--raw", "--no-abbrev", "--relative"),
         *(f"--find-object={blob}" for blob in found),
     )
-    fields = [field for field in log.decode().split("\0") if field]
     for about, path in zip(fields[::2], fields[1::2], strict=True):
         for blob in about.split()[2:4]:
             if blob in found:
@@ -117,16 +116,15 @@ def commit_or_experiment(revision: str) -> tuple[str, str | None]:
 
 def tree(name: str) -> dict[str, str]:
     """The blob ids by path of all files in a tree; name: the tree's id, or `<commit>:./`."""
-    listing = run("ls-tree", "-r", "-z", "--full-tree", name).decode()
-    rows = (row.split("\t", 1) for row in listing.split("\0") if row)
+    rows = (row.split("\t", 1) for row in paths("ls-tree", "-r", "-z", "--full-tree", name))
     return {path: about.split()[2] for about, path in rows}
 
 
-def workspace(*paths: str) -> dict[str, str]:
+def workspace(*places: str) -> dict[str, str]:
     """The blob ids by path of files and of folders' files on disk, without those Git ignores."""
     kinds = ("--cached", "--others", "--exclude-standard")
-    listing = run("ls-files", "-z", *kinds, "--", *paths).decode()
-    files = [file for file in dict.fromkeys(listing.split("\0")) if Path(file).is_file()]
+    listing = dict.fromkeys(paths("ls-files", "-z", *kinds, "--", *places))
+    files = [file for file in listing if Path(file).is_file()]
     top, here = place()  # hash-object needs paths from the top
     names = "".join(f"{here}{file}\n" for file in files).encode()
     ids = run("-C", str(top), "hash-object", "--stdin-paths", stdin=names).decode().split()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import accumulate
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -22,7 +23,7 @@ class LockedStage:
     """The entry of a stage in a lock.
 
     deps and outs: md5 by path (for a folder, the md5 of its listing with the ending `.dir`);
-    params: values by dotted name; key: the lineage key.
+    params: values by dotted name.
     """
 
     address: str
@@ -30,7 +31,11 @@ class LockedStage:
     deps: dict[str, str]
     params: dict[str, Any]
     outs: dict[str, str]
-    key: str
+
+    @cached_property
+    def key(self) -> str:
+        """The lineage key."""
+        return lineage.key(self.cmd, self.deps, self.params)
 
     @property
     def kind(self) -> str:
@@ -58,9 +63,10 @@ class Graph:
 
         Empty for code and for files that no stage makes; several for a folder that several fill.
         """
-        exact = next((self._makers[out] for out in _and_above(path) if out in self._makers), None)
-        if exact is not None:
-            return [self.stages[exact]]
+        # DVC refuses an out in another out, so at most one of these is an out.
+        for out in accumulate(path.split("/"), "{}/{}".format):
+            if out in self._makers:
+                return [self.stages[self._makers[out]]]
         inside = {stage for out, stage in self._makers.items() if out.startswith(f"{path}/")}
         return [self.stages[address] for address in sorted(inside)]
 
@@ -86,15 +92,11 @@ class Graph:
         A given stage is included if it reads another one.
         """
         parents = {name: [p.address for p in self.parents(s)] for name, s in self.stages.items()}
-        reached, found = set(addresses), set[str]()
-        while new := {name for name in parents if reached & {*parents[name]}} - found:
-            found |= new
+        reached = set(addresses)
+        while new := {name for name in parents if reached & {*parents[name]}} - reached:
             reached |= new
-        return {
-            name: [parent for parent in parents[name] if parent in reached]
-            for name in parents
-            if name in found
-        }
+        reads = {name: [p for p in parents[name] if p in reached] for name in parents}
+        return {name: read for name, read in reads.items() if read}
 
 
 def parse(text: str | bytes, origin: str = LOCK) -> Graph:
@@ -116,7 +118,7 @@ def stages(text: str | bytes, origin: str = LOCK, *needles: str) -> list[LockedS
             return list(_stages(load(text, origin).get("stages", {})))
         matter = (e for e in entries if not needles or any(needle in e for needle in needles))
         return [stage for entry in matter for stage in _parsed(entry)]
-    except (_EntryError, UnicodeDecodeError) as error:
+    except (ValueError, YAMLError) as error:
         raise UserError(f"{origin}: {error}") from error
 
 
@@ -138,10 +140,6 @@ def _yaml(text: str) -> Any:
     return YAML(typ="safe").load(text)
 
 
-class _EntryError(Exception):
-    """A text is not an entry of a lock."""
-
-
 _ENTRY = re.compile(r"^  [^ \n].*\n(?:(?:   .*)?\n)*", re.MULTILINE)
 
 
@@ -155,36 +153,24 @@ def _entries(text: str) -> list[str] | None:
 
 @cache
 def _parsed(entry: str) -> tuple[LockedStage, ...]:
-    try:
-        return tuple(_stages(_yaml(entry)))
-    except YAMLError as error:
-        raise _EntryError(str(error)) from error
+    return tuple(_stages(_yaml(entry)))
 
 
 def _stages(entries: Any) -> Iterator[LockedStage]:
     if not isinstance(entries, dict):
-        raise _EntryError("stages: must be a map")
+        raise ValueError("stages: must be a map")
     for address, entry in entries.items():
         try:
             files = [*entry.get("deps", []), *entry.get("outs", [])]
             if bare := [file["path"] for file in files if "md5" not in file]:
-                raise _EntryError(f"{address}: {bare[0]} has no md5")
-            yield LockedStage(
-                address=address,
-                cmd=entry["cmd"],
-                deps={dep["path"]: dep["md5"] for dep in entry.get("deps", [])},
-                params=entry.get("params", {}).get("params.yaml", {}),
-                outs={out["path"]: out["md5"] for out in entry.get("outs", [])},
-                key=lineage.key_of_lock(entry),
+                raise ValueError(f"{address}: {bare[0]} has no md5")
+            deps, outs = (
+                {file["path"]: file["md5"] for file in entry.get(kind, [])}
+                for kind in ("deps", "outs")
             )
+            params = entry.get("params", {}).get("params.yaml", {})
+            yield LockedStage(address, entry["cmd"], deps, params, outs)
         except KeyError as error:
-            raise _EntryError(f"{address}: {error} is missing") from error
+            raise ValueError(f"{address}: {error} is missing") from error
         except (AttributeError, TypeError) as error:
-            raise _EntryError(f"{address}: is not as DVC writes it: {error}") from error
-
-
-def _and_above(path: str) -> Iterator[str]:
-    """A path and all folders that contain it, the innermost first."""
-    parts = path.split("/")
-    for count in range(len(parts), 0, -1):
-        yield "/".join(parts[:count])
+            raise ValueError(f"{address}: is not as DVC writes it: {error}") from error

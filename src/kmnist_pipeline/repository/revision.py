@@ -82,11 +82,11 @@ class Revision:
         """
         parts = {out: md5}
         if md5.endswith(".dir") and (listing := self._cached(md5)).exists():
-            _check_names(out, {md5: listing})
+            self._check_names(out, md5)
             entries = json.loads(listing.read_bytes())
             parts = {f"{out}/{entry['relpath']}": entry["md5"] for entry in entries}
         found = {path: self._cached(part) for path, part in parts.items()}
-        _check_names(out, {part: self._cached(part) for part in parts.values()})
+        self._check_names(out, *parts.values())
         if all(file.exists() for file in found.values()):
             return found
         here = Path(out)
@@ -121,6 +121,20 @@ class Revision:
     def _cached(self, md5: str) -> Path:
         return self._cache / md5[:2] / md5[2:]
 
+    def _check_names(self, out: str, *md5s: str) -> None:
+        """Raise DamagedError if a file of the cache does not have the md5 that its name says."""
+        damaged = [
+            str(file)
+            for md5 in md5s
+            if (file := self._cached(md5)).exists()
+            and lineage.digest(file) != md5.removesuffix(".dir")
+        ]
+        if damaged:
+            raise DamagedError(
+                f"{out} is damaged in DVC's cache: delete {' '.join(damaged)}; `dvc repro` or "
+                "`dvc pull` restores it"
+            )
+
     @cached_property
     def _cache(self) -> Path:
         from dvc.repo import Repo
@@ -143,17 +157,3 @@ def check(place: Path, path: str, md5: str) -> None:
         raise UserError(f"{path} is missing")
     if lineage.digest(place) != md5:
         raise UserError(f"{path} is not as {locks.LOCK} says; `kmnist check` says more")
-
-
-def _check_names(out: str, files: dict[str, Path]) -> None:
-    """Raise DamagedError if a file of the cache does not have the md5 that its name says."""
-    damaged = [
-        str(file)
-        for md5, file in files.items()
-        if file.exists() and lineage.digest(file) != md5.removesuffix(".dir")
-    ]
-    if damaged:
-        raise DamagedError(
-            f"{out} is damaged in DVC's cache: delete {' '.join(damaged)}; `dvc repro` or "
-            "`dvc pull` restores it"
-        )

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import numbers, paths
+from kmnist_pipeline.repository import locks
 
 PARAMS = Path("params.yaml")
 
@@ -111,21 +110,18 @@ def _candidate(name: str, about: dict[str, Any], datasets: dict[str, Any]) -> Ca
 
 
 def _params() -> tuple[dict[str, Any], dict[str, Any]]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    content = locks.load(PARAMS.read_text(), PARAMS.name)
     try:
-        content = yaml.load(PARAMS.read_text(), Loader=loader)
         return content["models"], content["datasets"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"{PARAMS}: {error}; `kmnist compose` makes it") from error
+    except KeyError as error:
+        raise UserError(f"{PARAMS}: {error} is missing; `kmnist compose` makes it") from error
 
 
 def _metrics(report: str, name: str, part: str) -> dict[str, Any]:
-    path = Path(paths.numbers(report, name, f"{part}.json"))
     try:
-        return numbers.read(path)
+        return numbers.read(Path(paths.numbers(report, name, f"{part}.json")))
     except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename} does not exist: `dvc repro evaluate@{name}` makes it"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; `dvc repro evaluate@{name}` makes it") from error
+        problem = f"{error.filename} does not exist"
+    except ValueError as error:  # which names the file
+        problem = str(error)
+    raise UserError(f"{problem}: `dvc repro evaluate@{name}` makes it")

@@ -11,9 +11,7 @@ import csv
 import io
 import itertools
 import json
-import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.serving import candidates, inputs
 from kmnist_pipeline.serving.classifier import Classifier
 from kmnist_pipeline.serving.inputs import Form, Picture
@@ -89,7 +88,7 @@ def predict(
 
     shows = sys.stderr.isatty() and not (to is None and sys.stdout.isatty())
     with (
-        _opened(to) as file,
+        outs.replacing(to, to.parent) if to else contextlib.nullcontext(sys.stdout.buffer) as file,
         WRITERS[output](file) as write,
         tqdm(unit=" images", disable=not shows, file=sys.stderr) as bar,
     ):
@@ -102,9 +101,10 @@ def predict(
             done.update(str(row["decision"]) for row in rows)
             done["prepared"] += sum(1 for row in rows if row["prepared"])
             bar.update(len(batch))
+    sys.stdout.flush()  # the answers come before the summary
     count = done["accept"] + done["review"] + done["None"]
     if sheet is not None and first:
-        with _replacing(sheet) as file:
+        with outs.replacing(sheet, sheet.parent) as file:
             file.write(drawn(first, classifier))
     _summarise(classifier, form, count, done, faults, len(first) if sheet else 0)
     return bool(count) and not faults
@@ -116,11 +116,8 @@ def answered(classifier: Classifier, pictures: Sequence[Picture]) -> list[Row]:
     return [
         {
             "image": picture.name,
-            "label": answer.label,
-            "name": answer.name,
-            "character": answer.character,
+            **vars(answer),
             "probability": float(f"{answer.probability:.6g}"),
-            "decision": answer.decision,
             "prepared": picture.prepared,
         }
         for picture, answer in zip(pictures, answers, strict=True)
@@ -143,34 +140,6 @@ def _summarise(
 
 
 # --- writing -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _opened(to: Path | None) -> Iterator[BinaryIO]:
-    if to is not None:
-        with _replacing(to) as file:
-            yield file
-        return
-    sys.stdout.flush()
-    yield sys.stdout.buffer
-    sys.stdout.buffer.flush()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that replaces `path` when it is complete; it may be outside the project."""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -236,13 +205,8 @@ def drawn(first: Sequence[tuple[Picture, Row]], classifier: Classifier) -> bytes
 
     pictures = canvas.grey(np.stack([p.pixels for p, _ in first]), classifier.pixel_max)
     titles = [
-        "\n".join(
-            [
-                shortened(row["image"]),
-                f"{row['name']}  {row['probability']:.1%}",
-                *([row["decision"]] if row["decision"] else []),
-            ]
-        )
+        f"{shortened(row['image'])}\n{row['name']}  {row['probability']:.1%}\n"
+        f"{row['decision'] or ''}".rstrip()
         for _, row in first
     ]
     figure = canvas.tiles(pictures, SHEET_COLUMNS, titles, font_size=7)

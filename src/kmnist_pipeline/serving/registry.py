@@ -8,7 +8,6 @@ evaluated it, and belongs to the run of that stage. The alias `champion` marks t
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import json
 import os
 import shutil
@@ -16,18 +15,18 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import outs
+from kmnist_pipeline.evidence import outs, paths
+from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.serving import candidates, classifier
 from kmnist_pipeline.serving.candidates import Candidate, Measured
-from kmnist_pipeline.serving.card import card
 from kmnist_pipeline.serving.classifier import Answer, Classifier
 from kmnist_pipeline.tracking import store
 
@@ -55,11 +54,7 @@ CODE = (
     "serving/__init__.py",
     "serving/classifier.py",
 )
-LIBRARIES = {
-    "linear": ("numpy", "safetensors"),
-    "sklearn": ("numpy", "safetensors", "scikit-learn"),
-    "cnn": ("numpy", "safetensors", "scipy", "torch"),
-}
+LIBRARIES = {"safetensors", "scipy"}  # that a version needs, besides those of its family
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,8 @@ def champion(dataset: str) -> Champion | None:
 
     Raises UserError if the store does not answer.
     """
-    if not store.exists():
+    file = store.database()
+    if file is not None and not file.exists():
         return None
     with _store() as client:
         version = _champion(client, dataset)
@@ -88,16 +84,16 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
     Raises UserError with all objections if its evidence is stale, or if it is worse than the
     champion or cannot be compared with it, unless `force`.
     """
+    dataset = model.dataset["name"]
     if not model.knows_all_classes:
-        known = ", ".join(model.test["per_class"])
         raise UserError(
-            f"{model.name} knows only {known}, so it cannot be the champion of "
-            f"{model.dataset['name']}, which has {len(model.dataset['classes'])} classes"
+            f"{model.name} knows only {', '.join(model.test['per_class'])}, so it cannot be the "
+            f"champion of {dataset}, which has {len(model.dataset['classes'])} classes"
         )
     candidates.require(model.weights, model.name)
     objections, lineage = _stale(model)
     with _store() as client:
-        current = _champion(client, model.dataset["name"])
+        current = _champion(client, dataset)
         if current is not None and current.tags.get(LINEAGE) != lineage:
             rival = _load(client, current)
             notes, worse = compared(model, rival)
@@ -107,7 +103,9 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
             reasons = "\n".join(f"  {objection}" for objection in objections)
             raise UserError(f"{model.name} is not promoted (--force does it anyway):\n{reasons}")
         yield from (f"forced, although {objection}" for objection in objections)
-        version = _version(client, model, lineage) or _register(client, model, lineage, objections)
+        with_key = f"name = '{dataset}' and tags.`{LINEAGE}` = '{lineage}'"
+        known = client.search_model_versions(with_key)
+        version = known[0] if known else _register(client, model, lineage, objections)
         name = f"{version.name} version {version.version}, {model.name}"
         if current is not None and current.version == version.version:
             yield f"{name}, is already the champion"
@@ -144,7 +142,7 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
         )
         notes.append(text)
         if own < other - error:
-            worse.append(f"it is worse than the champion: {text}")
+            worse.append(text)
     right, others = (
         metrics.unpack_bits(test["right"], test["n"]) for test in (model.test, rival.test)
     )
@@ -156,8 +154,8 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
     )
     notes.append(text)
     if result["p"] < LEVEL and result["only"] < result["only_other"]:
-        worse.append(f"it is worse than the champion: {text}")
-    return notes, worse
+        worse.append(text)
+    return notes, [f"it is worse than the champion: {text}" for text in worse]
 
 
 def _stale(model: Candidate) -> tuple[list[str], str]:
@@ -166,7 +164,7 @@ def _stale(model: Candidate) -> tuple[list[str], str]:
     from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.repository import locks
 
-    lock = locks.parse(Path(locks.LOCK).read_text())
+    lock = status.locked_here()
     if model.stage not in lock.stages:
         raise UserError(f"{model.stage} is not in {locks.LOCK}: `dvc repro {model.stage}` makes it")
     origins = {stage.address for stage in lock.upstream(model.stage)}
@@ -242,13 +240,6 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
         return Champion(validation, test, str(version.version), classifier.of_bundle(bundle))
 
 
-def _version(client: MlflowClient, model: Candidate, lineage: str) -> ModelVersion | None:
-    """The version with this lineage key, if it is registered."""
-    name = model.dataset["name"]
-    found = client.search_model_versions(f"name = '{name}' and tags.`{LINEAGE}` = '{lineage}'")
-    return found[0] if found else None
-
-
 def _register(
     client: MlflowClient, model: Candidate, lineage: str, objections: list[str]
 ) -> ModelVersion:
@@ -257,10 +248,12 @@ def _register(
 
     run = _run(client, model, lineage)
     tags = {"kmnist.model": model.name, LINEAGE: lineage}
-    tags |= {name: f"{value:.6g}" for name, value in _numbers(model).items()}
+    numbers = {"validation_accuracy": model.accuracy}
+    numbers |= {f"test_{metric}": model.test[metric] for metric in ("accuracy", "f1")}
+    tags |= {name: f"{value:.6g}" for name, value in numbers.items() if value is not None}
     if objections:
         tags["kmnist.forced"] = "\n".join(objections)
-    about = card(model, lineage)
+    about = _card(model, lineage)
     logged = client.create_logged_model(
         run.info.experiment_id, model.name, run.info.run_id, tags, model_type=model.family
     )
@@ -278,6 +271,20 @@ def _register(
     )
 
 
+def _card(model: Candidate, lineage: str) -> str:
+    """The model card in Markdown: the intended use, the evidence and the limits."""
+    from kmnist_pipeline.reporting import jinja
+
+    scores = model.test["per_class"]
+    template = jinja.environment("kmnist_pipeline.serving").get_template("card.md")
+    return template.render(
+        model=model,
+        weakest=min(scores, key=lambda name: scores[name]["recall"]),
+        lineage=lineage,
+        test_file=paths.numbers(model.report, model.name, "test.json"),
+    )
+
+
 def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
     """The run of the stage that evaluated the model; the version belongs to it."""
     from kmnist_pipeline.commands import publish
@@ -292,49 +299,39 @@ def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
     return client.search_runs([experiment.experiment_id], finished)[0]
 
 
-def _numbers(model: Candidate) -> dict[str, float]:
-    """The metrics of a version, for comparison in MLflow's pages."""
-    numbers = {f"test_{metric}": model.test[metric] for metric in ("accuracy", "f1")}
-    return numbers if model.accuracy is None else {"validation_accuracy": model.accuracy, **numbers}
-
-
 def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: LoggedModel) -> Path:
     """Write the pyfunc to a folder: code as files, weights as safetensors, nothing pickled."""
-    from mlflow.models import Model, ModelSignature
+    import pandas as pd
+    from mlflow.models import Model, infer_signature
     from mlflow.pyfunc import save_model
-    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    from kmnist_pipeline.commands import status
 
     bundle = folder / BUNDLE
     bundle.mkdir()
     shutil.copy(model.weights, bundle / "model.safetensors")
     dataset = {name: model.dataset[name] for name in ("name", "classes", "shape", "pixel_max")}
-    (bundle / "about.json").write_bytes(
-        outs.json_bytes({"model": model.name, "dataset": dataset, "lineage": lineage})
-    )
-    (bundle / "validation.json").write_bytes(outs.json_bytes(model.validation))
-    (bundle / "test.json").write_bytes(outs.json_bytes(model.test))
+    for name, content in {
+        "about": {"model": model.name, "dataset": dataset, "lineage": lineage},
+        "validation": model.validation,
+        "test": model.test,
+    }.items():
+        (bundle / f"{name}.json").write_bytes(outs.json_bytes(content))
     (bundle / "README.md").write_text(about)
 
-    pixels = TensorSpec(np.dtype(np.uint8), (-1, *model.dataset["shape"]))
-    kinds = {"label": "long", "probability": "double"}
-    columns: list[ColSpec | TensorSpec] = [
-        ColSpec(kinds.get(column.name, "string"), column.name, required=column.name != "decision")
-        for column in fields(Answer)
-    ]
+    example = np.zeros((1, *model.dataset["shape"]), np.uint8)
+    answers = [Answer(0, "", "", 0.0, decision) for decision in ("review", None)]
     saved = folder / "saved"
-    versions = {
-        name: importlib.metadata.version(name).partition("+")[0]  # without `+cpu`, which is a build
-        for name in LIBRARIES[model.family]
-    }
-    with warnings.catch_warnings(record=True):  # MLflow asks for type hints, not needed
+    libraries = sorted(LIBRARIES | {*FAMILIES[model.family].libraries})
+    with warnings.catch_warnings(record=True):  # about type hints and integers, not needed
         save_model(
             str(saved),
             python_model=str(PACKAGE / "serving/served.py"),
             artifacts={BUNDLE: str(bundle)},
             code_paths=[str(_code(folder, model.family))],
-            signature=ModelSignature(Schema([pixels]), Schema(columns)),
-            input_example=_example(model.dataset),
-            pip_requirements=[f"{name}=={version}" for name, version in versions.items()],
+            signature=infer_signature(example, pd.DataFrame(map(vars, answers))),
+            input_example=example,
+            pip_requirements=[f"{name}=={status.installed(name)}" for name in libraries],
             mlflow_model=Model(
                 run_id=logged.source_run_id, model_id=logged.model_id, metadata={LINEAGE: lineage}
             ),
@@ -354,10 +351,3 @@ def _code(folder: Path, family: str) -> Path:
             shutil.copy(PACKAGE / name, copy / name)
     (copy / "__init__.py").write_text('"""The code of a registered model."""\n')
     return copy
-
-
-def _example(dataset: dict[str, Any]) -> np.ndarray:
-    """An example image in the model's form: a ring."""
-    y, x = (np.linspace(-1, 1, size) for size in dataset["shape"])
-    distance = np.hypot(y[:, None], x[None])
-    return np.where(np.abs(distance - 0.6) < 0.2, dataset["pixel_max"], 0).astype(np.uint8)[None]

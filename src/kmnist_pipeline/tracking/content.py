@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Content:
     parameters: dict[str, Any] = field(default_factory=dict)
     numbers: list[tuple[str, float, int]] = field(default_factory=list)
     children: list[Content] = field(default_factory=list)
+    arithmetic: str | None = None  # of the numbers, as their file states it
 
     def add(self, name: str, value: float | None, step: int = 0) -> None:
         """Add a number, unless it is None."""
@@ -53,6 +55,8 @@ def of(record: Record) -> Content:
         try:
             content = numbers.read(file) if name != "claims.json" else json.loads(file.read_text())
             show(run, content, record)
+            if isinstance(content, dict):
+                run.arithmetic = content["made_by"].get("arithmetic")
         except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
             why = f"{type(error).__name__}: {error}"
             out = file.relative_to(record["root"])
@@ -116,30 +120,28 @@ def _preprocess(run: Content, content: dict[str, Any], record: Record) -> None:
 
 
 def _kfold_train(run: Content, content: dict[str, Any], record: Record) -> None:
-    curves = _read_curves(record)
-    _add_validation(run, content, _merged(curves.values()))
+    curves = _read_curves(record, "seed", "fold")
+    _add_validation(run, content, chain(*curves.values()))
     for fold in content["folds"]:
         place = {"seed": fold["seed"], "fold": fold["fold"]}
-        child = Content(" ".join(f"{name} {value}" for name, value in place.items()), place)
+        child = Content(f"seed {fold['seed']} fold {fold['fold']}", place)
         for split in ("", "train_"):
             for metric in ("accuracy", "loss"):
                 child.add(f"{split or 'validation_'}{metric}", fold[split + metric])
         for count in ("kept_epoch", "epochs"):
             child.add(count, fold[count])
-        _add_curves(child, curves.get(("", str(fold["seed"]), str(fold["fold"])), {}))
+        _add_curves(child, curves[str(fold["seed"]), str(fold["fold"])])
         run.children.append(child)
 
 
 def _tune(run: Content, content: dict[str, Any], record: Record) -> None:
-    of_trial = defaultdict(list)
-    for (trial, _, _), curve in _read_curves(record).items():
-        of_trial[trial].append(curve)
-    kept = "retrained" if "retrained" in of_trial else content["winner"]
-    _add_validation(run, content, _merged(of_trial[kept]))
+    curves = _read_curves(record, "trial")
+    kept = ("retrained",) if ("retrained",) in curves else (content["winner"],)
+    _add_validation(run, content, curves[kept])
     _add_winner(run, content)
     for trial in content["trials"]:
         child = Content(trial["name"], trial["parameters"])
-        _add_validation(child, trial, _merged(of_trial[trial["name"]]))
+        _add_validation(child, trial, curves[(trial["name"],)])
         run.children.append(child)
 
 
@@ -182,20 +184,19 @@ def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
 
 
 def _report(run: Content, content: Any, record: Record) -> None:
-    claims = content if isinstance(content, list) else content["claims"]
-    counted = [claim["verdict"] for claim in claims if not claim.get("same_as")]
+    counted = [claim["verdict"] for claim in content if not claim.get("same_as")]
     for verdict, count in Counter(counted).items():
         run.add(f"verdicts/{verdict}", count)
 
 
-Curve = dict[tuple[str, int], list[float]]  # by metric and epoch, one value for each fold
+Rows = Iterable[dict[str, str]]  # of `curves.csv`
 
 
-def _add_validation(run: Content, content: dict[str, Any], curve: Curve) -> None:
+def _add_validation(run: Content, content: dict[str, Any], rows: Rows) -> None:
     run.add("validation_accuracy", content["accuracy"])
     run.add("validation_loss", content.get("loss"))
     _add_spread(run, "validation_accuracy", content["seeds"])
-    _add_curves(run, curve)
+    _add_curves(run, rows)
 
 
 def _add_spread(run: Content, name: str, seeds: dict[str, Any] | None) -> None:
@@ -203,27 +204,21 @@ def _add_spread(run: Content, name: str, seeds: dict[str, Any] | None) -> None:
         run.add(f"{name}_{number}", (seeds or {}).get(number))
 
 
-def _add_curves(run: Content, curve: Curve) -> None:
+def _add_curves(run: Content, rows: Rows) -> None:
     """Add means over the folds that reached an epoch; some folds stop early."""
-    for (metric, epoch), values in curve.items():
+    points = defaultdict(list)
+    for row in rows:
+        for metric in ("loss", "accuracy"):
+            if row[metric]:
+                points[f"{row['split']}/{metric}", int(row["epoch"])].append(float(row[metric]))
+    for (metric, epoch), values in points.items():
         run.add(metric, math.fsum(values) / len(values), epoch)
 
 
-def _merged(curves: Iterable[Curve]) -> Curve:
-    merged: Curve = defaultdict(list)
-    for curve in curves:
-        for point, values in curve.items():
-            merged[point] += values
-    return merged
-
-
-def _read_curves(record: Record) -> dict[tuple[str, str, str], Curve]:
-    """The rows of `curves.csv` by trial, seed and fold."""
-    curves: dict[tuple[str, str, str], Curve] = defaultdict(lambda: defaultdict(list))
+def _read_curves(record: Record, *columns: str) -> dict[tuple[str, ...], list[dict[str, str]]]:
+    """The rows of `curves.csv` by the values of these columns."""
+    curves = defaultdict(list)
     with _written(record, "curves.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            curve = curves[row["trial"], row["seed"], row["fold"]]
-            for metric in ("loss", "accuracy"):
-                if row[metric]:
-                    curve[f"{row['split']}/{metric}", int(row["epoch"])].append(float(row[metric]))
+            curves[tuple(row[column] for column in columns)].append(row)
     return curves

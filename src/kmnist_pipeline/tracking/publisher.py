@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO
 
 from kmnist_pipeline.tracking import store
@@ -53,12 +54,12 @@ def publisher() -> Iterator[Publisher]:
             child.kill()
 
 
+@dataclass(frozen=True)
 class Publisher:
     """The parent's connection to the child that publishes."""
 
-    def __init__(self, child: subprocess.Popen[bytes], complaints: IO[bytes]) -> None:
-        self._child = child
-        self._complaints = complaints
+    _child: subprocess.Popen[bytes]
+    _complaints: IO[bytes]
 
     def hand_over(self, record: Record) -> None:
         """Publish a stage whose outs are all on disk; on any failure print one warning."""

@@ -7,9 +7,7 @@ later, and `runs` reads it.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import subprocess
 import time
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -95,20 +93,16 @@ def state_of_code() -> dict[str, Any]:
     Empty outside a Git repository.
     """
 
-    def git(*args: str) -> str:
-        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-        command = ["git", *args]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+    from kmnist_pipeline.repository import git  # stages import this module, and do not use it
 
     outs = [f":!{path}" for path in (*paths.TRACKED, "dvc.lock")]
     try:
-        changed = git("status", "--porcelain", "--", ".", *outs)
-        state: dict[str, Any] = {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
-    except (OSError, subprocess.CalledProcessError):
+        changed = git.run("--no-optional-locks", "status", "--porcelain", "--", ".", *outs)
+        state: dict[str, Any] = {"commit": git.commit("HEAD"), "dirty": bool(changed)}
+    except UserError:
         return {}
-    with contextlib.suppress(subprocess.CalledProcessError):
-        state["repository"] = _page(git("remote", "get-url", "origin"))
+    with contextlib.suppress(UserError):
+        state["repository"] = _page(git.run("remote", "get-url", "origin").decode().strip())
     return state
 
 

@@ -102,25 +102,23 @@ def _is_whole(run: Run, record: Record) -> bool:
     return run.info.status == "FINISHED" and lacks <= set(record.get("missing", []))
 
 
+RANKS = ("kmnist.superseded", "kmnist.experiment")  # tags, lowest first; the current state has none
+
+
 def _standing(record: Record) -> dict[str, str]:
-    """The tags of a run that does not show its stage's current state."""
+    """The tag of a run that does not show its stage's current state."""
     if experiment := record.get("experiment"):
         return {"kmnist.experiment": experiment}
     return {"kmnist.superseded": "true"} if record.get("superseded") else {}
 
 
 def _let_stand(client: Any, run: Run, standing: dict[str, str]) -> None:
-    """Update a finished run's tags if the record ranks higher: the current state outranks an
-    experiment, which outranks a superseded run."""
-    if "kmnist.superseded" in standing:
-        return
-    had = run.data.tags
-    if "kmnist.superseded" in had:
-        client.delete_tag(run.info.run_id, "kmnist.superseded")
+    """Replace the tag of a finished run if the record ranks higher."""
+    had = [tag for tag in RANKS if tag in run.data.tags]
+    if had and had[0] not in standing and RANKS[0] not in standing:
+        client.delete_tag(run.info.run_id, had[0])
         for tag, value in standing.items():
             client.set_tag(run.info.run_id, tag, value)
-    elif "kmnist.experiment" in had and not standing:
-        client.delete_tag(run.info.run_id, "kmnist.experiment")
 
 
 def _experiment(client: Any, name: str) -> Experiment:
@@ -170,7 +168,7 @@ def _write(client: Any, experiment: str, record: Record) -> Content:
             numbers = numbers[fit:]
         return run.info.run_id
 
-    run_id = write(shown, _tags(record, experiment))
+    run_id = write(shown, _tags(record, shown, experiment))
     inputs = _inputs(record)
     if inputs:
         client.log_inputs(run_id, inputs)
@@ -192,7 +190,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _tags(record: Record, experiment: str) -> dict[str, str]:
+def _tags(record: Record, shown: Content, experiment: str) -> dict[str, str]:
     tags = {
         "kmnist.stage": record["address"],
         "kmnist.kind": record["kind"],
@@ -202,8 +200,8 @@ def _tags(record: Record, experiment: str) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": views.description(record, experiment),
     }
-    if made_in := _arithmetic(record):
-        tags["kmnist.arithmetic"] = made_in
+    if shown.arithmetic:
+        tags["kmnist.arithmetic"] = shown.arithmetic
     if "commit" in record:
         tags["mlflow.source.git.commit"] = record["commit"]
         tags["kmnist.dirty"] = str(record["dirty"]).lower()
@@ -212,16 +210,6 @@ def _tags(record: Record, experiment: str) -> dict[str, str]:
     if record.get("published"):
         tags["kmnist.times"] = "of publishing"
     return tags | _standing(record)
-
-
-def _arithmetic(record: Record) -> str | None:
-    """The arithmetic that made a stage's numbers, as stated in its files."""
-    for file, _ in content.files(record):
-        if file.suffix == ".json":
-            out = json.loads(file.read_text())
-            if isinstance(out, dict) and "made_by" in out:
-                return out["made_by"].get("arithmetic")
-    return None
 
 
 def _inputs(record: Record) -> list[Any]:

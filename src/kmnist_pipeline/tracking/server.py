@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import pwd
@@ -22,6 +23,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +72,9 @@ def _serve(port: int, store: str | None) -> None:
             database, store = running.enter_context(_database(FOLDER.absolute()))
             children.append(database)
         server = running.enter_context(_server(port, store))
-        _await_health(server, port)
-        _greet(f"http://{HOST}:{port}")
+        address = f"http://{HOST}:{port}"
+        server.answer("MLflow", lambda: _get(f"{address}/health").close(), OSError)
+        _greet(address)
         children.append(server)
         while all(child.process.poll() is None for child in children):
             time.sleep(0.2)
@@ -79,17 +82,31 @@ def _serve(port: int, store: str | None) -> None:
             child.check()
 
 
+@dataclass(frozen=True)
 class Child:
     """A process in its own session, so that Ctrl-C reaches only the parent."""
 
-    def __init__(self, name: str, log: Path, process: subprocess.Popen[bytes]) -> None:
-        self.name, self.log, self.process = name, log, process
+    name: str
+    log: Path
+    process: subprocess.Popen[bytes]
 
     def check(self) -> None:
         """Raise UserError, with the last lines of the log, if the child has ended."""
         if self.process.poll() is not None:
             words = self.log.read_text(errors="replace").strip().splitlines()[-3:]
             raise UserError(f"{self.name} has ended, see {self.log}:\n" + "\n".join(words))
+
+    def answer(self, name: str, ask: Callable[[], Any], refusal: type[Exception]) -> Any:
+        """The first answer to `ask`, which raises `refusal` until the child is ready."""
+        give_up = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return ask()
+            except refusal:
+                self.check()
+                if time.monotonic() > give_up:
+                    raise UserError(f"{name} does not answer, see {self.log}") from None
+                time.sleep(0.1)
 
 
 @contextmanager
@@ -123,6 +140,8 @@ def _child(
 @contextmanager
 def _database(folder: Path) -> Iterator[tuple[Child, str]]:
     """The project's own PostgreSQL, and the address of MLflow's database in it."""
+    import psycopg
+
     other = _other_user(folder)
     data = folder / "postgres"
     programs = _programs(data)
@@ -145,8 +164,15 @@ def _database(folder: Path) -> Iterator[tuple[Child, str]]:
         settings = {"listen_addresses": "", "unix_socket_directories": place}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = [str(programs / "postgres"), "-D", str(data), *options]
-        with _child("postgres", _end_database, command, cwd="/", **other) as child:
-            with _await_database(child, place) as connection:
+
+        def end(pid: int) -> None:
+            os.kill(pid, signal.SIGINT)  # the fast shutdown: sessions end, everything is written
+
+        with _child("postgres", end, command, cwd="/", **other) as child:
+            connect = functools.partial(
+                psycopg.connect, host=place, user="postgres", dbname="postgres", autocommit=True
+            )
+            with child.answer("PostgreSQL", connect, psycopg.OperationalError) as connection:
                 known = "select 1 from pg_database where datname = 'mlflow'"
                 if not connection.execute(known).fetchone():
                     connection.execute("drop role if exists mlflow")
@@ -164,14 +190,6 @@ def _programs(data: Path) -> Path:
         wanted = " ".join(["PostgreSQL", version]).strip()
         raise UserError(f"{wanted} is not installed ({DEBIAN}): `apt-get install postgresql`")
     return there[version]
-
-
-def _end_database(pid: int) -> None:
-    os.kill(pid, signal.SIGINT)  # PostgreSQL's fast shutdown: sessions end, everything is written
-
-
-def _end_server(pid: int) -> None:
-    os.killpg(pid, signal.SIGTERM)  # the command and its workers
 
 
 def _other_user(folder: Path) -> dict[str, Any]:
@@ -194,20 +212,6 @@ def _other_user(folder: Path) -> dict[str, Any]:
     return other
 
 
-def _await_database(child: Child, place: str) -> Any:
-    import psycopg
-
-    give_up = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            return psycopg.connect(host=place, user="postgres", dbname="postgres", autocommit=True)
-        except psycopg.OperationalError:
-            child.check()
-            if time.monotonic() > give_up:
-                raise UserError(f"PostgreSQL does not answer, see {child.log}") from None
-            time.sleep(0.1)
-
-
 def _server(port: int, store: str) -> Any:
     """MLflow's server; it accepts only requests that name exactly this address."""
     names = [f"{host}:{port}" for host in (HOST, "localhost")]
@@ -224,31 +228,17 @@ def _server(port: int, store: str) -> Any:
         "MLFLOW_BACKEND_STORE_URI": store,  # other users could read a command line
     }
     environment.pop("MLFLOW_TRACKING_URI", None)
-    return _child("mlflow", _end_server, command, env=environment)
+    # Ends the command and its workers.
+    return _child("mlflow", lambda pid: os.killpg(pid, signal.SIGTERM), command, env=environment)
 
 
-def _await_health(server: Child, port: int) -> None:
-    give_up = time.monotonic() + START_SECONDS
-    while time.monotonic() < give_up:
-        with contextlib.suppress(OSError), _get(f"http://{HOST}:{port}/health"):
-            return
-        server.check()
-        time.sleep(0.2)
-    raise UserError(f"MLflow does not answer, see {server.log}")
-
-
-def _get(request: str | urllib.request.Request) -> Any:
-    return urllib.request.urlopen(request, timeout=START_SECONDS / 4)
+def _get(address: str) -> Any:
+    return urllib.request.urlopen(address, timeout=START_SECONDS / 4)
 
 
 def _greet(address: str) -> None:
     """Print the addresses of the server and of the views that the store has."""
-    request = urllib.request.Request(
-        f"{address}/api/2.0/mlflow/experiments/search",
-        json.dumps({"max_results": 1000}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with _get(request) as answer:
+    with _get(f"{address}/api/2.0/mlflow/experiments/search?max_results=1000") as answer:
         experiments = json.load(answer).get("experiments", [])
     print(f"MLflow: {address}   (Ctrl-C ends it)")
     print(f"Stages log there with MLFLOW_TRACKING_URI={address}")

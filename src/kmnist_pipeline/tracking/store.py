@@ -66,12 +66,6 @@ def connect() -> MlflowClient:
     return client
 
 
-def exists() -> bool:
-    """Whether there is a store; True for a server, which is not asked."""
-    file = database()
-    return file is None or file.exists()
-
-
 def database() -> Path | None:
     """The absolute path of a SQLite store; MLflow would open a second engine for a relative one."""
     scheme, _, path = _uri().partition(":///")
