@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from tqdm import tqdm
@@ -36,9 +37,12 @@ GRACE = 5.0  # seconds that a process has to end after a signal
 TICK = 0.5  # seconds between two updates of the progress
 LEAST_ROOM = 1 << 19  # bytes on the disk that a run needs to continue
 SAID = 15  # lines of a failed stage's output that are shown
-OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-# They would change the arithmetic, or use workers with other code and checkpoints.
-OF_OTHER_FITS = (arithmetic.VARIABLE, pool.SCHEDULER)
+# Variables that would use another repository or store, change the arithmetic, or use workers with
+# other code and checkpoints.
+FOREIGN = (
+    *("DVC_", "MLFLOW_", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"),
+    *(arithmetic.VARIABLE, pool.SCHEDULER),
+)
 _FULL = re.compile("No space left on device|Out of diskspace|disk is full")  # libc, git, SQLite
 _RUNNING = re.compile("Running stage '(.+)':")
 
@@ -94,16 +98,8 @@ class Clone:
         Shows on standard error which stage runs and how much time is left. Raises UserError if a
         stage fails or was not run.
         """
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", "--force", *addresses],
-            cwd=self.path,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # so that only this process gets an interrupt
+        self._process = self._start(
+            *("dvc", "repro", "--force", *addresses), stderr=subprocess.STDOUT, errors="replace"
         )
         estimate = Estimate(addresses, _seconds())
         stage, said = "dvc repro", list[str]()
@@ -130,42 +126,41 @@ class Clone:
 
         Raises UserError if it fails.
         """
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=self.path,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self._process = self._start(module, *arguments)
         said, _ = self._process.communicate()
         if self._process.returncode:
             raise UserError(f"{module} fails in a clean clone: see above")
         return said
 
+    def _start(self, *module: str, **more: Any) -> subprocess.Popen[str]:
+        """Start a module of this interpreter with its arguments, in the clone."""
+        return subprocess.Popen(
+            [sys.executable, "-m", *module],
+            cwd=self.path,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # so that only this process gets an interrupt
+            **more,
+        )
+
     def end(self) -> None:
         """End DVC, its stages and their child processes."""
         if self._process is None or self._process.poll() is not None:
             return
-        family = psutil.Process(self._process.pid).children(recursive=True)
-        family.append(psutil.Process(self._process.pid))
-        for process in family:
-            _tell(process, signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=GRACE)
-        for process in alive:
-            _tell(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=GRACE)
+        first = psutil.Process(self._process.pid)
+        alive = [*first.children(recursive=True), first]
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in alive:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            _, alive = psutil.wait_procs(alive, timeout=GRACE)
 
     def _environment(self) -> dict[str, str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("DVC_", "MLFLOW_"))
-            and name not in (*OF_ANOTHER_REPOSITORY, *OF_OTHER_FITS)
-        }
+        kept = os.environ.items()
         return {
-            **kept,
+            **{name: value for name, value in kept if not name.startswith(FOREIGN)},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "PYTHONPATH": str(self.path / "src"),
             "PYTHONUNBUFFERED": "1",
@@ -178,32 +173,23 @@ class Clone:
         }
 
 
-def _tell(process: psutil.Process, number: signal.Signals) -> None:
-    with suppress(psutil.NoSuchProcess):
-        process.send_signal(number)
-
-
 def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
     """The lines that a process prints; None whenever it has printed nothing for a tick."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    output = process.stdout
-    assert output is not None
 
     def read() -> None:
-        for line in output:
+        for line in process.stdout or ():
             lines.put(line)
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
     while True:
         try:
-            line = lines.get(timeout=TICK)
+            if (line := lines.get(timeout=TICK)) is None:
+                return
+            yield line
         except queue.Empty:
             yield None
-            continue
-        if line is None:
-            return
-        yield line
 
 
 def _with_way_out(message: str) -> str:
@@ -246,13 +232,8 @@ class Estimate:
         self.started: list[str] = []
         self.total = sum(self._weights.values())
 
-    @property
-    def stages(self) -> int:
-        """The number of planned stages."""
-        return len(self._weights)
-
-    def start(self, address: str) -> None:
-        """A stage begins; the stage before has ended."""
+    def start(self, address: str) -> str:
+        """A stage begins, and the stage before has ended; returns its place among all stages."""
         if not self.started:
             self._begun = time.monotonic()
         self.started.append(address)
@@ -260,6 +241,7 @@ class Estimate:
         if address not in self._weights:  # a stage that the lock does not have
             self._weights[address] = self.total / len(self._weights)
             self.total += self._weights[address]
+        return f"[{len(self.started)}/{len(self._weights)}]"
 
     def done(self) -> float:
         """The finished part of `total`; the running stage counts by its expected time."""
@@ -304,9 +286,7 @@ class _Progress:
         self._bar.close()
 
     def start(self, address: str) -> None:
-        self._estimate.start(address)
-        count = len(self._estimate.started)
-        label = f"[{count}/{self._estimate.stages}] {address}"
+        label = f"{self._estimate.start(address)} {address}"
         if self._bar.disable:
             print(label + self._left(), file=sys.stderr, flush=True)
         self._bar.set_description_str(label, refresh=False)

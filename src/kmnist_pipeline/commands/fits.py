@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.commands import fit
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits.plan import RETRAINED
@@ -75,18 +76,11 @@ def summary(entries: Iterable[Entry]) -> str:
     entries = list(entries)
     finished = [entry for entry in entries if entry.finished]
     seconds = sum(entry.about.get("seconds", 0) for entry in finished)
-    words = [_count(len(finished), "fit")]
+    words = [count(len(finished), "fit")]
     if unfinished := len(entries) - len(finished):
-        words.append(_count(unfinished, "checkpoint"))
+        words.append(count(unfinished, "checkpoint"))
     words.append(f"{sum(entry.size for entry in entries) / 1e6:.1f} MB")
     if finished:
-        words.append(f"{seconds:.0f} s of training" if seconds < 600 else _minutes(seconds))
+        spent = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+        words.append(f"{spent} of training")
     return ", ".join(words)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min of training"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -18,6 +18,7 @@ from rich.tree import Tree
 
 from kmnist_pipeline.commands import status
 from kmnist_pipeline.commands.status import StageStatus
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.evaluation import claims
 from kmnist_pipeline.evidence import paths
@@ -114,8 +115,8 @@ def show(impact: Impact, console: Console) -> None:
         console.print("no stage runs again")
         return
     states = Counter(stage.state for stage in impact.stages)
-    text = ", ".join(f"{count} {state}" for state, count in states.items())
-    tree = Tree(f"{_count(len(impact.stages), 'stage')}: {text}" if text else "no stage runs again")
+    text = ", ".join(f"{number} {state}" for state, number in states.items())
+    tree = Tree(f"{count(len(impact.stages), 'stage')}: {text}" if text else "no stage runs again")
     for stage in impact.stages:
         first, *others = stage.reasons
         branch = tree.add(Text.assemble((stage.address, STYLES[stage.state]), "  ", first))
@@ -125,7 +126,7 @@ def show(impact: Impact, console: Console) -> None:
     _add(tree, "metric file", "made again", impact.metrics)
     _add(tree, "report file", "made again", impact.reports)
     for report, ids in impact.claims.items():
-        branch = tree.add(f"{_count(len(ids), 'claim')} of {report} compared again")
+        branch = tree.add(f"{count(len(ids), 'claim')} of {report} compared again")
         branch.add(Text(", ".join(ids)))
     _add(tree, "file", "that no stage makes any more", impact.orphans)
     console.print(tree)
@@ -134,14 +135,10 @@ def show(impact: Impact, console: Console) -> None:
 def _add(tree: Tree, noun: str, what: str, files: list[str]) -> None:
     """Add a branch with the names of the files, one line for each folder."""
     new = sum(file.endswith("/") for file in files)
-    counts = [_count(len(files) - new, noun)] if len(files) > new else []
-    counts += [_count(new, "new folder")] if new else []
+    counts = [count(len(files) - new, noun)] if len(files) > new else []
+    counts += [count(new, "new folder")] if new else []
     if files:
         branch = tree.add(f"{' and '.join(counts)} {what}")
         for folder, group in itertools.groupby(files, lambda file: file.rpartition("/")[0]):
             names = ", ".join(file.rpartition("/")[2] for file in group)
             branch.add(Text(f"{folder}/  {names}".rstrip()))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -27,7 +27,7 @@ def compare_here(target: str | None = None) -> Result:
     target: limits this to a stage and all stages that it depends on. Raises UserError if the
     target is not a stage of the committed lock, or if `conf/` or `dvc.yaml` is invalid.
     """
-    old, revision, lock = verify.committed()
+    old, lock = verify.committed()
     stages = verify.chosen(lock, target)
     composed = composition.compose(Path("conf"), [])
     found = status.of(lock, locks.load(composed, "conf/"))
@@ -53,12 +53,12 @@ def compare_here(target: str | None = None) -> Result:
     ]
     if target is None:
         checked += [Checked(file, [], stale=["no stage makes this file"]) for file in found.orphans]
-    notes = verify.dirty(revision)
+    notes = verify.dirty(old)
     if below := [stage.address for stage in of_stage.values() if stage.state == "downstream"]:
         notes.insert(0, f"downstream of these: {', '.join(below)}")
     if absent:
         notes.append(f"{len(absent)} outs are not compared: not in the workspace or cache")
-    title = f"commit {revision[:12]}, {len(stages)} stages compared (committed -> here)"
+    title = f"{verify.named(old)}, {len(stages)} stages compared (committed -> here)"
     return Result(title, checked, notes, run=False)
 
 

@@ -28,6 +28,7 @@ from kmnist_pipeline.repository import changes, dvc, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Verdict
 from kmnist_pipeline.repository.locks import Graph, LockedStage
+from kmnist_pipeline.repository.revision import Revision
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
 BACK = f"git checkout HEAD -- {locks.LOCK} {' '.join(paths.TRACKED)}"
@@ -246,6 +247,11 @@ def pinned() -> dict[str, str]:
     text = PINS.read_text() if PINS.exists() else ""
     found = re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
     return {name.lower().replace("_", "-"): public(version) for name, version in found}
+
+
+def head() -> Revision:
+    """The commit that is checked out."""
+    return Revision("HEAD", git.commit("HEAD"))
 
 
 def installed(name: str) -> str | None:
