@@ -28,7 +28,7 @@ from kmnist_pipeline.repository import changes, dvc, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Verdict
 from kmnist_pipeline.repository.locks import Graph, LockedStage
-from kmnist_pipeline.repository.revision import Revision
+from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
 BACK = f"git checkout HEAD -- {locks.LOCK} {' '.join(paths.TRACKED)}"
@@ -55,8 +55,7 @@ class StageStatus:
             return [f"is not in {locks.LOCK}"]
         if self.state == "gone":
             return [f"is in {locks.LOCK}, but not in dvc.yaml"]
-        own = [str(change) for change in self.changes]
-        return own or [f"reads outs of {', '.join(self.reads)}"]
+        return [*map(str, self.changes)] or [f"reads outs of {', '.join(self.reads)}"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,8 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
         own[name] = [
             change
             for change in found
-            if change.kind != "file" or not _is_any_in(change.name, [*altered, *orphans])
+            if change.kind != "file"
+            or not any(path.startswith(f"{change.name}/") for path in (*altered, *orphans))
         ]
     gone = [name for name in locked.stages if name not in wanted.stages]
     lost = locked.downstream(gone)
@@ -192,13 +192,12 @@ def _of_outs(stage: dict[str, Any], locked: LockedStage, digest: Digest) -> list
 
 def _of_making(locked: LockedStage, pins: dict[str, str], digest: Digest) -> list[Change]:
     """The outs that have the locked md5, but whose content states another origin."""
-    found = []
+    found = list[Change]()
     others = defaultdict(list)
-    for path, md5 in locked.outs.items():
-        if digest(path) != md5:
-            continue
-        for file, key in _other_keys(path, locked.key):
-            others[key].append(file)
+    for path in (path for path, md5 in locked.outs.items() if digest(path) == md5):
+        for file in below(Path(path), path):
+            if (key := _key_in(Path(file))) not in (None, locked.key):
+                others[key].append(file)
         if path.endswith(".json"):
             found += _of_environment(path, pins)
     carried = [Change("lineage", ", ".join(f), key, locked.key) for key, f in others.items()]
@@ -211,11 +210,11 @@ def _of_environment(path: str, pins: dict[str, str]) -> list[Change]:
     A machine without the arithmetic of evidence may use its own; `arithmetic.note` says so.
     """
     content = json.loads(Path(path).read_text())
-    found: list[Change] = []
     if not isinstance(content, dict):
-        return found
+        return []
+    found = []
     for name, version in content.get("environment", {}).get("libraries", {}).items():
-        made, now = public(version), pins.get(name) or installed(name)
+        made, now = _public(version), pins.get(name) or installed(name)
         if made != now:
             found.append(Change("library", name, made, now))
     made_in = content.get("made_by", {}).get("arithmetic", arithmetic.V3)
@@ -224,15 +223,8 @@ def _of_environment(path: str, pins: dict[str, str]) -> list[Change]:
     return found
 
 
-def _other_keys(out: str, key: str) -> list[tuple[str, str]]:
-    """The JSON and PNG files of an out that state another lineage key, each with that key."""
-    path = Path(out)
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    carried = ((file.as_posix(), _key_in(file)) for file in files)
-    return [(file, other) for file, other in carried if other not in (None, key)]
-
-
 def _key_in(file: Path) -> str | None:
+    """The lineage key that a JSON or PNG file states, if any."""
     if file.suffix == ".png":
         with Image.open(file) as image:
             return image.info.get("Lineage", "none")
@@ -246,7 +238,7 @@ def pinned() -> dict[str, str]:
     """The version of each library in `requirements.lock`; empty if there is no such file."""
     text = PINS.read_text() if PINS.exists() else ""
     found = re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
-    return {name.lower().replace("_", "-"): public(version) for name, version in found}
+    return {name.lower().replace("_", "-"): _public(version) for name, version in found}
 
 
 def head() -> Revision:
@@ -257,13 +249,13 @@ def head() -> Revision:
 def installed(name: str) -> str | None:
     """The installed version of a library, or None."""
     try:
-        return public(importlib.metadata.version(name))
+        return _public(importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def public(version: str) -> str:
-    """A version without its local part, which names a build: 2.13.0+cpu becomes 2.13.0."""
+def _public(version: str) -> str:
+    """Without the local part, which names a build: 2.13.0+cpu becomes 2.13.0."""
     return version.partition("+")[0]
 
 
@@ -274,10 +266,6 @@ def _digest(path: str) -> str:
 def is_altered_out(change: Change) -> bool:
     """Whether a change is an out that is missing or not what its stage made."""
     return change.kind == "out" and None not in (change.old, change.new)
-
-
-def _is_any_in(folder: str, paths: list[str]) -> bool:
-    return any(path.startswith(f"{folder}/") for path in paths)
 
 
 def _orphans(wanted: Graph) -> list[str]:
