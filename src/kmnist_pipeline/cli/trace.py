@@ -17,7 +17,7 @@ file is altered; 1 a file was not made by any commit of this repository.
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import absolute, print_json
+from kmnist_pipeline.cli.common import absolute, console, print_json
 
 
 def add(parser: ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def run(chosen: Namespace) -> int:
         print_json(document.as_json(found))
         return found.exit_status
     if chosen.form is None:
-        text.show(found)
+        text.show(found, console())
         return found.exit_status
 
     from kmnist_pipeline.commands.trace.rendering import graph, picture

@@ -16,7 +16,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +89,9 @@ def export(report: str, folder: Path) -> Exported:
     if f"report@{report}" not in locked.stages:
         known = ", ".join(stage.item for stage in locked.stages.values() if stage.kind == "report")
         raise UserError(f"{report}: is not a report of this project; known: {known}")
-    stages = _in_order(locked, f"report@{report}")
-
+    stages = locked.in_order(
+        sorted(locked.upstream(f"report@{report}"), key=lambda stage: stage.address)
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
         unfinished = Path(parent, "crate")
@@ -104,13 +104,6 @@ def export(report: str, folder: Path) -> Exported:
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     return Exported(folder, commit, len(files), size, len(stages), missing)
-
-
-def _in_order(locked: Graph, address: str) -> list[LockedStage]:
-    """A stage and all stages that it depends on, each after the stages whose outs it reads."""
-    upstream = sorted(locked.upstream(address), key=lambda stage: stage.address)
-    parents = {stage.address: [p.address for p in locked.parents(stage)] for stage in upstream}
-    return [locked.stages[name] for name in TopologicalSorter(parents).static_order()]
 
 
 def _gather(folder: Path, head: Revision, stages: list[LockedStage]) -> dict[str, str]:

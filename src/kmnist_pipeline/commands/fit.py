@@ -30,12 +30,12 @@ def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
     first = stale(targets)
     data = {name.partition("@")[2] for name in first if name.startswith(DATA)}
     data |= {params["models"][name.partition("@")[2]]["dataset"] for name in trains(first)}
-    if data:
-        _prepare(data)
-        names = trains(stale(targets))  # equal data makes no stage stale
-        pool.train([plan_of(name, params) for name in names], store.default())
-        return names
-    return []
+    if not data:
+        return []
+    _prepare(data)
+    names = trains(stale(targets))  # equal data makes no stage stale
+    pool.train([plan_of(name, params) for name in names], store.default())
+    return names
 
 
 def trains(stages: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ A view of `status`, with the parameters that `conf/` gives with overrides.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.evaluation import claims
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.repository import locks
+from kmnist_pipeline.repository.revision import below
 
 STYLES = {"changed": "bold", "new": "bold green", "gone": "bold red", "downstream": ""}
 
@@ -77,8 +78,7 @@ def _files(outs: Iterable[str], folder: str) -> list[str]:
     for out in sorted(outs):
         if out.startswith(folder):
             path = Path(out)
-            inside = sorted(file.as_posix() for file in path.rglob("*") if file.is_file())
-            found += inside or [out if path.suffix else f"{out}/"]
+            found += sorted(below(path, out)) or [out if path.suffix else f"{out}/"]
     return found
 
 
@@ -87,19 +87,13 @@ def _claims(reports: dict[str, Any], outs: set[str], themselves: set[str]) -> di
 
     themselves: the stages that change by themselves; if a report's stage does, all its claims are.
     """
-    found = {}
+    found = defaultdict(list)
     for report, about in reports.items():
-        path = Path(f"conf/claims/{about['claims']}.csv")
-        stated = claims.read(path) if path.exists() else []
-        again = [
-            claim["id"]
-            for claim in stated
-            if claim["file"]
-            and (f"report@{report}" in themselves or outs & _sources(report, claim))
-        ]
-        if again:
-            found[report] = again
-    return found
+        path, is_all = Path(f"conf/claims/{about['claims']}.csv"), f"report@{report}" in themselves
+        for claim in claims.read(path) if path.exists() else []:
+            if claim["file"] and (is_all or outs & _sources(report, claim)):
+                found[report].append(claim["id"])
+    return dict(found)
 
 
 def _sources(report: str, claim: dict[str, str]) -> set[str]:
@@ -135,8 +129,8 @@ def show(impact: Impact, console: Console) -> None:
 def _add(tree: Tree, noun: str, what: str, files: list[str]) -> None:
     """Add a branch with the names of the files, one line for each folder."""
     new = sum(file.endswith("/") for file in files)
-    counts = [count(len(files) - new, noun)] if len(files) > new else []
-    counts += [count(new, "new folder")] if new else []
+    numbers = {noun: len(files) - new, "new folder": new}
+    counts = [count(number, noun) for noun, number in numbers.items() if number]
     if files:
         branch = tree.add(f"{' and '.join(counts)} {what}")
         for folder, group in itertools.groupby(files, lambda file: file.rpartition("/")[0]):

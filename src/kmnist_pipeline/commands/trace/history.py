@@ -82,13 +82,14 @@ class History:
         if version.here:
             yield lineage.listing(Path(folder))
 
-    def files(self, version: LockVersion, out: str, md5: str) -> list[str]:
-        """The files in an out, or the out itself if it is a file or no listing matches."""
-        if md5.endswith(".dir"):
-            for listing in self.listings(version, out):
-                if lineage.digest_of_listing(listing) == md5:
-                    return [f"{out}/{name}" for name in listing]
-        return [out]
+    def files(self, version: LockVersion, stage: locks.LockedStage) -> list[str]:
+        """The files in a stage's outs; an out itself if it is a file or no listing matches."""
+        found = []
+        for out, md5 in stage.outs.items():
+            listings = self.listings(version, out) if md5.endswith(".dir") else ()
+            listing = next((x for x in listings if lineage.digest_of_listing(x) == md5), None)
+            found += [out] if listing is None else [f"{out}/{name}" for name in listing]
+        return found
 
     def _objects_at(self, path: str) -> dict[str, str]:
         """The Git object at a path, by commit."""

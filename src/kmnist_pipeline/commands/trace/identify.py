@@ -17,11 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from kmnist_pipeline.commands.trace.history import (
-    History,
-    LockVersion,
-    folders_above,
-)
+from kmnist_pipeline.commands.trace.history import History, LockVersion, folders_above
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import git, locks
 
@@ -88,11 +84,9 @@ class Digests:
     def of(cls, file: Path, git_hash: str) -> Digests:
         """Read a file. git_hash: the hash of this repository's object ids."""
         held = file.read_bytes()
-        blob = hashlib.new(git_hash, b"blob %d\0" % len(held), usedforsecurity=False)
-        blob.update(held)
-        return cls(
-            file, lineage.digest_of_bytes(held), hashlib.sha256(held).hexdigest(), blob.hexdigest()
-        )
+        blob = hashlib.new(git_hash, b"blob %d\0%b" % (len(held), held), usedforsecurity=False)
+        sha256 = hashlib.sha256(held).hexdigest()
+        return cls(file, lineage.digest_of_bytes(held), sha256, blob.hexdigest())
 
 
 def shown(path: Path) -> str:
@@ -111,24 +105,24 @@ def identify(digests: Digests, history: History) -> Identified:
         or _of_uncommitted(history, digests)
     )
     address, key = _claimed_origin(file)
+
+    def unlikely(match: Match) -> tuple[bool, ...]:
+        name = Path(match.path).name
+        return match.stage.key != key, match.path != place, name != file.name
+
     if exact:
-        exact.sort(
-            key=lambda match: (
-                match.stage.key != key,
-                match.path != place,
-                Path(match.path).name != file.name,
-            )
-        )
+        exact.sort(key=unlikely)
         remark = ""
         if key not in ("", exact[0].stage.key):
             remark = f"a file was changed while the stage ran: it began under lineage key {key}"
         return Identified(place, digests.md5, "exact", remark, exact)
 
     if key and (match := _of_key(history, address, key, place)):
-        remark = f"it says that {address} made it, but that stage made other bytes"
-        return Identified(place, digests.md5, "altered", remark, [match])
-    if match := _of_place(history, place):
-        remark = f"{match.stage.address} writes to its path, but that stage made other bytes"
+        why = f"it says that {address} made it"
+    elif match := _of_place(history, place):
+        why = f"{match.stage.address} writes to its path"
+    if match:
+        remark = f"{why}, but that stage made other bytes"
         return Identified(place, digests.md5, "altered", remark, [match])
     return Identified(place, digests.md5, "unknown", _hint(history, digests.blob, address, key))
 
@@ -204,7 +198,7 @@ def _of_key(history: History, address: str, key: str, place: str) -> Match | Non
     if not found:
         return None
     version, stage = found[0]
-    files = [file for out, md5 in stage.outs.items() for file in history.files(version, out, md5)]
+    files = history.files(version, stage)
     alike = [file for file in files if Path(file).name == Path(place).name]
     path = place if place in files else (alike or list(stage.outs))[0]
     return Match(stage, path, [version for version, _ in found])
@@ -255,20 +249,17 @@ def _claimed_origin(file: Path) -> tuple[str, str]:
     return "", ""
 
 
-_SHALLOW = "this clone does not have all commits: `git fetch --unshallow` gets them"
-
-
 def _hint(history: History, blob: str, address: str, key: str) -> str:
     """A remark that may help to identify an unknown file."""
-    shallow = _SHALLOW if git.is_shallow() else ""
     if key == BY_HAND:
         return f"it says that {address} made it, run by hand and not by DVC"
-    if key:
-        said = f"it says that {address} made it under lineage key {key[:12]}, which no lock has"
-        return f"{said}; {shallow}" if shallow else said
-    if paths := sorted(history.places[blob]):
+    if not key and (paths := sorted(history.places[blob])):
         return f"Git has it as {', '.join(paths)}, but no stage of any lock made these bytes"
-    return shallow
+    said = f"it says that {address} made it under lineage key {key[:12]}, which no lock has"
+    remarks = [said] if key else []
+    if git.is_shallow():
+        remarks.append("this clone does not have all commits: `git fetch --unshallow` gets them")
+    return "; ".join(remarks)
 
 
 def originals(stage: locks.LockedStage) -> list[Original]:
@@ -284,8 +275,6 @@ def originals(stage: locks.LockedStage) -> list[Original]:
             for part, digests in named
             for content, dimensions in (("images", 3), ("labels", 1))
         }
-        known = {key: about.get(key, "") for key in ("title", "licence")}
-        found.append(
-            Original(name.partition(".")[2], **known, sources=about["sources"], files=files)
-        )
+        title, licence = about.get("title", ""), about.get("licence", "")
+        found.append(Original(name.partition(".")[2], title, licence, about["sources"], files))
     return found

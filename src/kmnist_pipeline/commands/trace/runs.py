@@ -106,20 +106,13 @@ def _ask_server(uri: str, keys: list[str], found: dict[str, StageRun]) -> None:
                 raise requests.HTTPError(f"{answer.status_code} {answer.reason}")
             return answer.json().get(what, [])
 
-        names = {
-            experiment["experiment_id"]: experiment["name"]
-            for experiment in search("experiments", max_results=1000)
-        }
+        experiments = search("experiments", max_results=1000)
+        names = {each["experiment_id"]: each["name"] for each in experiments}
+        latest = {"order_by": ["attributes.start_time DESC"], "max_results": 1}
         for key in keys if names else []:
-            for run in search(
-                "runs",
-                experiment_ids=list(names),
-                filter=f"attributes.status = 'FINISHED' and tags.`kmnist.lineage` = '{key}'",
-                order_by=["attributes.start_time DESC"],
-                max_results=1,
-            ):
-                info = run["info"]
-                id = info["experiment_id"]
+            which = f"attributes.status = 'FINISHED' and tags.`kmnist.lineage` = '{key}'"
+            for run in search("runs", experiment_ids=list(names), filter=which, **latest):
+                info, id = run["info"], run["info"]["experiment_id"]
                 found[key] = StageRun(info["run_id"], info["run_name"], names[id], id)
 
 

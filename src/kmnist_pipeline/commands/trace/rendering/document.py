@@ -34,8 +34,8 @@ def _file(found: Trace, file: Identified) -> dict[str, Any]:
             "path": match.path,
             "here": match.here,
             "commits": [
-                {"id": commit.id, "date": commit.date, "subject": commit.subject}
-                for commit in match.commits
+                {"id": each.id, "date": each.date, "subject": each.subject}
+                for each in match.commits
             ],
         }
         for match in file.matches

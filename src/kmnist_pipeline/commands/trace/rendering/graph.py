@@ -82,17 +82,10 @@ def dot(found: Trace) -> str:
     picture = pydot.Dot("lineage", graph_type="digraph", rankdir="LR")
     for name, box in drawn.items():
         fill, line = box.colours
-        picture.add_node(
-            pydot.Node(
-                _quoted(name),
-                label=_quoted(f"{box.head}\n{box.name}"),
-                tooltip=_quoted(box.about),
-                shape="box",
-                style=_quoted("rounded,filled"),
-                fillcolor=_quoted(fill),
-                color=_quoted(line),
-            )
-        )
+        texts = {"label": f"{box.head}\n{box.name}", "tooltip": box.about}
+        colours = {"style": "rounded,filled", "fillcolor": fill, "color": line}
+        quoted = {key: _quoted(value) for key, value in (texts | colours).items()}
+        picture.add_node(pydot.Node(_quoted(name), shape="box", **quoted))
     for (source, target), paths in arrows.items():
         picture.add_edge(pydot.Edge(_quoted(source), _quoted(target), tooltip=_quoted(paths)))
     return picture.to_string()

@@ -12,6 +12,7 @@ from kmnist_pipeline.reporting import jinja
 Point = tuple[float, float]
 LETTER, HEIGHT, MARGIN = 7.3, 42, 12  # pixels of a letter, of a box, and around boxes
 BETWEEN_ROWS, BETWEEN_COLUMNS = 14, 80
+FONT = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
 def svg(found: Trace) -> str:
@@ -25,17 +26,11 @@ def svg(found: Trace) -> str:
     right = max(x + widths[name] / 2 for name, (x, _) in centres.items()) + MARGIN
     bends = [point for route in routes.values() for point in route]
     bottom = max(y for _, y in [*centres.values(), *bends]) + HEIGHT / 2 + MARGIN
-    picture = ElementTree.Element(
-        "svg",
-        {
-            "xmlns": "http://www.w3.org/2000/svg",
-            "viewBox": f"0 0 {right:.0f} {bottom:.0f}",
-            "width": f"{right:.0f}",
-            "height": f"{bottom:.0f}",
-            "font-family": "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace",
-            "font-size": "12",
-        },
-    )
+    width, height = f"{right:.0f}", f"{bottom:.0f}"
+    size = {"viewBox": f"0 0 {width} {height}", "width": width, "height": height}
+    font = {"font-family": FONT, "font-size": "12"}
+    space = {"xmlns": "http://www.w3.org/2000/svg"}
+    picture = ElementTree.Element("svg", space | size | font)
     _part(picture, "title").text = "Lineage"
     _part(picture, "rect", width="100%", height="100%", fill="#ffffff")
     for (source, target), paths in arrows.items():
@@ -93,15 +88,10 @@ def _layout(
             centres[vertex.data] = (vertex.view.xy[1] - along, vertex.view.xy[0] - across)
         for edge in part.sE:
             source, target = edge.v
-            between = layout.ctrls.get(edge) or {
-                layout.grx[vertex].rank: vertex for vertex in (source, target)
-            }
+            between = layout.ctrls.get(edge) or {layout.grx[end].rank: end for end in edge.v}
             edges_of_columns = [
-                (
-                    between[rank].view.xy[1] - along + side * halves[rank],
-                    between[rank].view.xy[0] - across,
-                )
-                for rank in sorted(between)
+                (point.view.xy[1] - along + side * halves[rank], point.view.xy[0] - across)
+                for rank, point in sorted(between.items())
                 for side in (-1, 1)
             ]
             routes[source.data, target.data] = edges_of_columns[1:-1]
@@ -149,11 +139,5 @@ def _box(picture: ElementTree.Element, name: str, box: Box, centre: Point, width
 def html(found: Trace) -> str:
     """The graph as one HTML page without references; a click on a stage unfolds it."""
     page = jinja.environment("kmnist_pipeline.commands").get_template("lineage.html")
-    return page.render(
-        found=found,
-        picture=svg(found),
-        box_id=box_id,
-        flat=flat,
-        history_of=history_of,
-        verdict=verdict,
-    )
+    functions = {each.__name__: each for each in (box_id, flat, history_of, verdict)}
+    return page.render(found=found, picture=svg(found), **functions)

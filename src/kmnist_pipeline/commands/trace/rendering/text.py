@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kmnist_pipeline.commands.trace.ancestry import Trace
 from kmnist_pipeline.commands.trace.identify import Identified, Match
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.evidence import lineage
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.tree import Tree
 
-UNBROKEN = 10_000  # characters in a line
 STYLES = {"exact": "bold green", "altered": "bold yellow", "unknown": "bold red"}
 GAP = "  (NO VERSION OF dvc.lock SAYS WHAT MADE THIS; the stage below writes to this path)"
 
 
-def show(found: Trace) -> None:
-    """Print the trees; in a pipe without colours and line breaks."""
-    from rich.console import Console
+def show(found: Trace, console: Console) -> None:
+    """Print the trees."""
     from rich.text import Text
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = UNBROKEN
     for tree in _trees(found):
         console.print(tree)
     if found.runs.problem:
@@ -58,15 +54,13 @@ def history_of(file: Identified) -> Iterator[str]:
 
 
 def _locks_with(match: Match) -> Iterator[str]:
-    commits = match.commits
-    if commits:
-        named = [f"{c.id[:12]} {c.date[:10]} {c.subject!r}" for c in commits]
+    named = [f"{c.id[:12]} {c.date[:10]} {c.subject!r}" for c in match.commits]
+    if named:
         ends = named[0] if len(named) == 1 else f"{named[-1]} to {named[0]}"
-        count = "1 commit" if len(named) == 1 else f"{len(named)} commits"
-        yield f"in dvc.lock of {count}: {ends}"
+        yield f"in dvc.lock of {count(len(named), 'commit')}: {ends}"
     if not match.here:
         yield "no longer in dvc.lock of this folder"
-    elif not commits:
+    elif not named:
         yield "in dvc.lock of this folder, not committed yet"
 
 
@@ -94,26 +88,19 @@ def _trees(found: Trace) -> Iterator[Tree]:
         if match := next(iter(files[0].matches), None):
             for line in history_of(files[0]) if len(files) == 1 else _locks_with(match):
                 tree.add(Text(line))
-            _add_step(tree, found, key, _Seen())
+            _add_step(tree, found, key, set())
         yield tree
 
 
-@dataclass
-class _Seen:
-    """The items that a tree already shows and does not repeat."""
-
-    keys: set[str] = field(default_factory=set)
-    rows: set[str] = field(default_factory=set)
-
-
-def _add_step(tree: Tree, found: Trace, key: str, seen: _Seen) -> None:
+def _add_step(tree: Tree, found: Trace, key: str, seen: set[str]) -> None:
+    """Add a stage and those it depends on; seen: the keys and rows that the tree already shows."""
     from rich.text import Text
 
     step = found.steps[key]
-    if key in seen.keys:
+    if key in seen:
         tree.add(Text.assemble((step.stage.address, "cyan"), (" as above", "dim")))
         return
-    seen.keys.add(key)
+    seen.add(key)
     branch = tree.add(Text.assemble((step.stage.address, "bold cyan"), f"  lineage key {key}"))
     branch.add(Text.assemble(("command  ", "dim"), step.stage.cmd))
     _add_rows(branch, "parameters", flat(step.stage.params), seen)
@@ -136,12 +123,12 @@ def _add_step(tree: Tree, found: Trace, key: str, seen: _Seen) -> None:
         _add_step(branch, found, maker, seen)
 
 
-def _add_rows(tree: Tree, name: str, rows: list[str], seen: _Seen) -> None:
+def _add_rows(tree: Tree, name: str, rows: list[str], seen: set[str]) -> None:
     """Add the rows that the tree does not show yet, and the number of the others."""
     from rich.text import Text
 
-    new = [row for row in rows if row not in seen.rows]
-    seen.rows |= set(new)
+    new = [row for row in rows if row not in seen]
+    seen |= set(new)
     repeated = f"  {len(rows) - len(new)} as above" if len(rows) > len(new) else ""
     if rows:
         branch = tree.add(Text(name + repeated, "dim"))
