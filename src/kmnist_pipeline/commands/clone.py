@@ -227,17 +227,21 @@ class Estimate:
         known = [seconds[address] for address in addresses if address in seconds]
         usual = sum(known) / len(known) if known else 0.0
         self._weights = {a: seconds.get(a, usual) + STARTING for a in addresses}
-        self._known = bool(known)
+        self._pace = 1.0 if known else None  # seconds for a unit of weight
         self._begun = self._last = time.monotonic()
+        self._ended = 0.0  # the weight of the stages that have ended
         self.started: list[str] = []
         self.total = sum(self._weights.values())
 
     def start(self, address: str) -> str:
         """A stage begins, and the stage before has ended; returns its place among all stages."""
-        if not self.started:
-            self._begun = time.monotonic()
-        self.started.append(address)
         self._last = time.monotonic()
+        if self.started:
+            self._ended += self._weights[self.started[-1]]
+            self._pace = (self._last - self._begun) / self._ended
+        else:
+            self._begun = self._last
+        self.started.append(address)
         if address not in self._weights:  # a stage that the lock does not have
             self._weights[address] = self.total / len(self._weights)
             self.total += self._weights[address]
@@ -247,55 +251,34 @@ class Estimate:
         """The finished part of `total`; the running stage counts by its expected time."""
         if not self.started:
             return 0.0
-        current = self._weights[self.started[-1]]
-        running = (time.monotonic() - self._last) / (self._pace() or float("inf"))
-        return self._ended() + min(running, 0.95 * current)
+        running = (time.monotonic() - self._last) / (self._pace or float("inf"))
+        return self._ended + min(running, 0.95 * self._weights[self.started[-1]])
 
     def left(self) -> float | None:
         """Seconds until the end; None while nothing is known."""
-        pace = self._pace()
-        return None if pace is None else pace * (self.total - self.done())
-
-    def _ended(self) -> float:
-        return sum(self._weights[address] for address in self.started[:-1])
-
-    def _pace(self) -> float | None:
-        """Seconds for a unit of weight: measured in this run, else from runs before."""
-        if ended := self._ended():
-            return (self._last - self._begun) / ended
-        return 1.0 if self._known else None
+        return None if self._pace is None else self._pace * (self.total - self.done())
 
 
-class _Progress:
+class _Progress(tqdm):
     """A progress bar on a terminal; elsewhere a line for each stage."""
 
     def __init__(self, estimate: Estimate) -> None:
+        form = "{desc} |{bar:20}| {elapsed}{postfix}"
+        super().__init__(total=estimate.total, bar_format=form, disable=None, leave=False)
         self._estimate = estimate
-        self._bar = tqdm(
-            total=estimate.total,
-            bar_format="{desc} |{bar:20}| {elapsed}{postfix}",
-            disable=None,
-            leave=False,
-        )
-        self._bar.set_description_str("starting")
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self.set_description_str("starting")
 
     def start(self, address: str) -> None:
         label = f"{self._estimate.start(address)} {address}"
-        if self._bar.disable:
+        if self.disable:
             print(label + self._left(), file=sys.stderr, flush=True)
-        self._bar.set_description_str(label, refresh=False)
+        self.set_description_str(label, refresh=False)
         self.tick()
 
     def tick(self) -> None:
-        if not self._bar.disable:
-            self._bar.n = self._estimate.done()
-            self._bar.set_postfix_str(self._left().removeprefix(", "))
+        if not self.disable:
+            self.n = self._estimate.done()
+            self.set_postfix_str(self._left().removeprefix(", "))
 
     def _left(self) -> str:
         seconds = self._estimate.left()

@@ -8,7 +8,6 @@ a file another lineage key, so the key does not count.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -204,7 +203,7 @@ def _claims(path: str, old: bytes | None, new: bytes | None) -> Iterator[Claim]:
     for name in {**before, **after}:
         sides = before.get(name, {}), after.get(name, {})
         verdicts, values = ([side.get(key) for side in sides] for key in ("verdict", "obtained"))
-        if verdicts[0] != verdicts[1] or not _equal(*values):
+        if verdicts[0] != verdicts[1] or not compare.are_close(*values):
             yield Claim(path.split("/")[1], name, *verdicts, *values)
 
 
@@ -235,12 +234,6 @@ def _stages(old: Graph, new: Graph) -> Iterator[ChangedStage]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _equal(old: Any, new: Any) -> bool:
-    if _is_number(old) and _is_number(new):
-        return math.isclose(old, new, rel_tol=compare.RELATIVE, abs_tol=compare.ABSOLUTE)
-    return old == new
 
 
 def _is_long(value: Any) -> bool:

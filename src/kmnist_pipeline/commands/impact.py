@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,6 @@ class Impact:
     claims: dict[str, list[str]] = field(default_factory=dict)
     orphans: list[str] = field(default_factory=list)
     composed: bool = True
-
-    def json(self) -> dict[str, Any]:
-        """The impact as plain values."""
-        return asdict(self)
 
 
 def of_change(overrides: list[str]) -> Impact:

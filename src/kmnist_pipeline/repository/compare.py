@@ -123,11 +123,11 @@ def _change(name: str, old: Any, new: Any) -> ChangedValue | None:
     elif isinstance(old, _Text) and isinstance(new, _Text):
         amount = _between_texts(old, new)
     else:
-        amount = "" if _close(old, new) else _between_values(old, new)
+        amount = "" if are_close(old, new) else _between_values(old, new)
     return ChangedValue(name, amount, _value(old), _value(new)) if amount else None
 
 
-def _close(old: Any, new: Any) -> bool:
+def are_close(old: Any, new: Any) -> bool:
     """Whether values are equal, or numbers within the tolerance; counts must be equal."""
     if type(old) is type(new) and old == new:
         return True

@@ -57,12 +57,7 @@ def _stage(found: Trace, step: Step) -> dict[str, Any]:
     run = found.runs.by_key.get(step.stage.key)
     return {
         "stage": step.stage.address,
-        "cmd": step.stage.cmd,
-        "params": step.stage.params,
-        "code": step.code,
-        "inputs": [asdict(source) for source in step.inputs],
-        "outs": step.stage.outs,
-        "files": step.files,
-        "originals": [asdict(original) for original in step.originals],
+        **{name: getattr(step.stage, name) for name in ("cmd", "params", "outs")},
+        **{name: part for name, part in asdict(step).items() if name != "stage"},
         "run": asdict(run) if run else None,
     }

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
 
 from kmnist_pipeline.commands.trace.ancestry import Trace
 from kmnist_pipeline.commands.trace.identify import Identified, Match
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.evidence import lineage
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.tree import Tree
 
 STYLES = {"exact": "bold green", "altered": "bold yellow", "unknown": "bold red"}
 GAP = "  (NO VERSION OF dvc.lock SAYS WHAT MADE THIS; the stage below writes to this path)"
@@ -21,8 +21,6 @@ GAP = "  (NO VERSION OF dvc.lock SAYS WHAT MADE THIS; the stage below writes to 
 
 def show(found: Trace, console: Console) -> None:
     """Print the trees."""
-    from rich.text import Text
-
     for tree in _trees(found):
         console.print(tree)
     if found.runs.problem:
@@ -72,9 +70,6 @@ def flat(params: dict[str, Any]) -> list[str]:
 
 def _trees(found: Trace) -> Iterator[Tree]:
     """A tree for each stage that made some of the files; these files are at the top."""
-    from rich.text import Text
-    from rich.tree import Tree
-
     groups: dict[str, list[Identified]] = {}
     for file in found.files:
         key = file.matches[0].stage.key if file.matches else file.file
@@ -94,8 +89,6 @@ def _trees(found: Trace) -> Iterator[Tree]:
 
 def _add_step(tree: Tree, found: Trace, key: str, seen: set[str]) -> None:
     """Add a stage and those it depends on; seen: the keys and rows that the tree already shows."""
-    from rich.text import Text
-
     step = found.steps[key]
     if key in seen:
         tree.add(Text.assemble((step.stage.address, "cyan"), (" as above", "dim")))
@@ -125,8 +118,6 @@ def _add_step(tree: Tree, found: Trace, key: str, seen: set[str]) -> None:
 
 def _add_rows(tree: Tree, name: str, rows: list[str], seen: set[str]) -> None:
     """Add the rows that the tree does not show yet, and the number of the others."""
-    from rich.text import Text
-
     new = [row for row in rows if row not in seen]
     seen |= set(new)
     repeated = f"  {len(rows) - len(new)} as above" if len(rows) > len(new) else ""
