@@ -3,8 +3,6 @@
 A view of `status` for people: what is stale, why, and the smallest commands that fix it.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import textwrap

@@ -4,8 +4,6 @@ The clone has its own DVC cache, MLflow store and temporary files. When the bloc
 interrupt of the user, the folder is removed and all processes in it are ended.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import queue
@@ -48,7 +46,7 @@ _RUNNING = re.compile("Running stage '(.+)':")
 
 
 @contextmanager
-def clean(revision: str) -> Iterator[Clone]:
+def clean(revision: str) -> Iterator["Clone"]:
     """A clone of this repository at a commit; it is removed when the block ends.
 
     Within the block SIGTERM raises KeyboardInterrupt, as SIGINT does. Raises UserError if the disk

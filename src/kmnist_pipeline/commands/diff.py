@@ -5,8 +5,6 @@ Numbers may differ by one unit in the last digit, figures are compared by pixels
 a file another lineage key, so the key does not count.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

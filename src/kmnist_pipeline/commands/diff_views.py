@@ -1,7 +1,5 @@
 """A difference of the evidence as text, as a comment on a pull request, and as an HTML page."""
 
-from __future__ import annotations
-
 import base64
 import html
 import re

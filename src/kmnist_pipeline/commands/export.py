@@ -7,8 +7,6 @@ its run. A commit always gives the same bytes: the only date is the date of the 
 evidence has no dates.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

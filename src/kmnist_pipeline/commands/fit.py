@@ -4,8 +4,6 @@ DVC runs stages one after the other. This command first trains all their fits in
 cores or machines, so that `dvc repro` finds every fit in the store.
 """
 
-from __future__ import annotations
-
 import logging
 import subprocess
 import sys

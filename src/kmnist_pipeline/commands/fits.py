@@ -1,7 +1,5 @@
 """Listing and cleaning the store of fits: `kmnist fits`."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator

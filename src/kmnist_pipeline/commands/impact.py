@@ -3,8 +3,6 @@
 A view of `status`, with the parameters that `conf/` gives with overrides.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ record from the stage's entry in a lock and the files that the entry names
 (`repository/revision.py`). It never publishes a file that is not as the lock says.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import os

@@ -4,8 +4,6 @@ A view of `status` for the lock of HEAD, which adds by how much files differ, an
 in DVC's cache.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -7,8 +7,6 @@ missing. If such a file is altered on disk, the stage that makes it is changed, 
 read it are downstream. `params.yaml` does not count: `kmnist compose` makes it from `conf/`.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import json

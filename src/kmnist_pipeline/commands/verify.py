@@ -4,8 +4,6 @@ HEAD is cloned into a temporary folder that has its own DVC cache and MLflow sto
 there, and every out is compared. Nothing is written into the workspace.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import sys

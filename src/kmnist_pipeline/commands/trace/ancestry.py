@@ -1,7 +1,5 @@
 """The stages behind a file: from the stage that made it back to the published data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The history of the evidence: all versions of the lock, and the folders in their commits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial

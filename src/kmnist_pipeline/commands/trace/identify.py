@@ -7,15 +7,13 @@ file (a PNG, a JSON or a page) or its path, if a stage writes there, identifies 
 copy.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from kmnist_pipeline.commands.trace.history import History, LockVersion, folders_above
 from kmnist_pipeline.evidence import lineage
@@ -81,7 +79,7 @@ class Digests:
     blob: str
 
     @classmethod
-    def of(cls, file: Path, git_hash: str) -> Digests:
+    def of(cls, file: Path, git_hash: str) -> Self:
         """Read a file. git_hash: the hash of this repository's object ids."""
         held = file.read_bytes()
         blob = hashlib.new(git_hash, b"blob %d\0%b" % (len(held), held), usedforsecurity=False)

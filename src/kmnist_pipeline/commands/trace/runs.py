@@ -4,8 +4,6 @@ This does not use MLflow, whose import takes longer than the rest of a trace. It
 seconds, because a trace must not wait for a store that is slow or down.
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import threading

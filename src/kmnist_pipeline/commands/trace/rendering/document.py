@@ -1,7 +1,5 @@
 """A trace as one JSON document, for programs."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

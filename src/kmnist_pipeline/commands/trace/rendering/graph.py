@@ -1,7 +1,5 @@
 """A trace as a graph of boxes and arrows, and that graph in graphviz's language."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 

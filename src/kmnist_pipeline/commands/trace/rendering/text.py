@@ -1,7 +1,5 @@
 """A trace as trees of text, and the sentences about a file for all forms."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any
