@@ -47,9 +47,9 @@ def run(chosen: Namespace) -> int:
         text.show(found, console())
         return found.exit_status
 
-    from kmnist_pipeline.commands.trace.rendering import graph, picture
+    from kmnist_pipeline.commands.trace.rendering import graph
 
-    draw = {"dot": graph.dot, "svg": picture.svg, "html": picture.html}[chosen.form]
+    draw = {"dot": graph.dot, "svg": graph.svg, "html": graph.html}[chosen.form]
     print(draw(found), end="")
     for file in found.files:
         if file.status != "exact":

@@ -6,20 +6,18 @@ interrupt of the user, the folder is removed and all processes in it are ended.
 
 import errno
 import os
-import queue
 import re
+import select
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 from tqdm import tqdm
@@ -96,9 +94,8 @@ class Clone:
         Shows on standard error which stage runs and how much time is left. Raises UserError if a
         stage fails or was not run.
         """
-        self._process = self._start(
-            *("dvc", "repro", "--force", *addresses), stderr=subprocess.STDOUT, errors="replace"
-        )
+        command = ("dvc", "repro", "--force", *addresses)
+        self._process = self._start(*command, stderr=subprocess.STDOUT)
         estimate = Estimate(addresses, _seconds())
         stage, said = "dvc repro", list[str]()
         with _Progress(estimate) as progress:
@@ -130,7 +127,7 @@ class Clone:
             raise UserError(f"{module} fails in a clean clone: see above")
         return said
 
-    def _start(self, *module: str, **more: Any) -> subprocess.Popen[str]:
+    def _start(self, *module: str, stderr: int | None = None) -> subprocess.Popen[str]:
         """Start a module of this interpreter with its arguments, in the clone."""
         return subprocess.Popen(
             [sys.executable, "-m", *module],
@@ -138,9 +135,9 @@ class Clone:
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,  # so that only this process gets an interrupt
-            **more,
         )
 
     def end(self) -> None:
@@ -173,21 +170,16 @@ class Clone:
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
     """The lines that a process prints; None whenever it has printed nothing for a tick."""
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in process.stdout or ():
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        try:
-            if (line := lines.get(timeout=TICK)) is None:
-                return
-            yield line
-        except queue.Empty:
+    assert process.stdout is not None
+    rest, chunk = b"", b" "
+    while chunk:
+        if not select.select([process.stdout], [], [], TICK)[0]:
             yield None
+            continue
+        chunk = os.read(process.stdout.fileno(), 1 << 16)
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode(errors="replace") for line in lines)
+    yield rest.decode(errors="replace")
 
 
 def _with_way_out(message: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from kmnist_pipeline.commands import fit
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.config import grid
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits.plan import RETRAINED
 from kmnist_pipeline.fits.store import Entry, Store
@@ -17,10 +18,10 @@ from kmnist_pipeline.fits.store import Entry, Store
 LEFT = 3600  # seconds after which no process writes an incomplete file any more
 
 
-def used(params: dict[str, Any]) -> tuple[set[str], list[str]]:
+def used(params: dict[str, Any]) -> set[str]:
     """The keys of all fits that the stages of `params.yaml` use or may use.
 
-    Also returns the datasets that are not processed here: the fits of their stages are unknown.
+    Raises UserError if a dataset is not processed here: the fits of its stages are unknown.
     """
     keys, absent = set(), set()
     for kind, section in fit.SECTIONS.items():
@@ -39,7 +40,13 @@ def used(params: dict[str, Any]) -> tuple[set[str], list[str]]:
                 again = grid.retrained(study, base, position)
                 plan.waves.append(plan.wave({RETRAINED: again}))
                 keys |= {task.key for task in plan.tasks()}
-    return keys, sorted(absent)
+    if absent:
+        targets = " ".join(f"preprocess@{name}" for name in sorted(absent))
+        raise UserError(
+            f"data/processed lacks {', '.join(sorted(absent))}, so the used fits are unknown: "
+            f"run `dvc repro {targets}`"
+        )
+    return keys
 
 
 def clean(store: Store, keys: set[str] | None) -> list[Entry]:
