@@ -36,18 +36,18 @@ def add(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     if not (chosen.files or chosen.form):
         chosen.misuse("name a FILE; only --json, --dot, --svg and --html show the whole graph")
+    from kmnist_pipeline.commands.trace import text
     from kmnist_pipeline.commands.trace.ancestry import trace
-    from kmnist_pipeline.commands.trace.rendering import document, text
 
     found = trace(chosen.files, unfold=chosen.form in ("json", "html"))
     if chosen.form == "json":
-        print_json(document.as_json(found))
+        print_json(text.as_json(found))
         return found.exit_status
     if chosen.form is None:
         text.show(found, console())
         return found.exit_status
 
-    from kmnist_pipeline.commands.trace.rendering import graph
+    from kmnist_pipeline.commands.trace import graph
 
     draw = {"dot": graph.dot, "svg": graph.svg, "html": graph.html}[chosen.form]
     print(draw(found), end="")

@@ -4,15 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmnist_pipeline.commands.trace import identify
 from kmnist_pipeline.commands.trace.history import History, LockVersion
-from kmnist_pipeline.commands.trace.identify import (
-    Digests,
-    Identified,
-    Original,
-    identify,
-    originals,
-    shown,
-)
+from kmnist_pipeline.commands.trace.identify import Identified, Original
 from kmnist_pipeline.commands.trace.runs import StageRuns, runs_of
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
@@ -104,9 +98,9 @@ def trace(paths: Sequence[Path], unfold: bool = False) -> Trace:
     if paths:
         named = [file for path in paths for file in _files(path)]
         hash_name = git.hash_name()
-        asked = [Digests.of(file, hash_name) for file in named]
-        history = History([digests.blob for digests in asked])
-        files = [identify(digests, history) for digests in asked]
+        blobs = [identify.blob_of(file, hash_name) for file in named]
+        history = History(blobs)
+        files = [identify.identify(*each, history) for each in zip(named, blobs, strict=True)]
         matches = [file.matches[0] for file in files if file.matches]
         roots = [(match.versions[0], match.stage) for match in matches]
     else:
@@ -121,11 +115,11 @@ def trace(paths: Sequence[Path], unfold: bool = False) -> Trace:
 def _files(path: Path) -> list[Path]:
     """The file, or all files in the folder that are not hidden."""
     if not path.is_dir() and not path.is_file():
-        raise UserError(f"{shown(path)}: there is no such file")
+        raise UserError(f"{identify.shown(path)}: there is no such file")
     named = below(path, "")
     inside = [file for name, file in named.items() if "/." not in name]
     if not inside:
-        raise UserError(f"{shown(path)}: there is no file in this folder")
+        raise UserError(f"{identify.shown(path)}: there is no file in this folder")
     return inside
 
 
@@ -149,7 +143,7 @@ def _steps(roots: list[Located], history: History, unfold: bool) -> dict[str, St
             inputs.append(Dependency(path, md5, keys, bool(found)))
             queue += makers
         files = history.files(version, stage) if unfold else list(stage.outs)
-        steps[stage.key] = Step(stage, inputs, code, originals(stage), files)
+        steps[stage.key] = Step(stage, inputs, code, identify.originals(stage), files)
     return steps
 
 

@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from kmnist_pipeline.commands.trace.history import History, LockVersion, folders_above
 from kmnist_pipeline.evidence import lineage
@@ -69,40 +70,30 @@ class Original:
     files: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Digests:
-    """A file, and the digests of its content in DVC, `conf/dataset` and Git."""
-
-    file: Path
-    md5: str
-    sha256: str
-    blob: str
-
-    @classmethod
-    def of(cls, file: Path, git_hash: str) -> Self:
-        """Read a file. git_hash: the hash of this repository's object ids."""
-        held = file.read_bytes()
-        blob = hashlib.new(git_hash, b"blob %d\0%b" % (len(held), held), usedforsecurity=False)
-        sha256 = hashlib.sha256(held).hexdigest()
-        return cls(file, lineage.digest_of_bytes(held), sha256, blob.hexdigest())
-
-
 def shown(path: Path) -> str:
     """A path in messages: relative to the project's folder if it is there."""
     here = Path.cwd()
     return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 
 
-def identify(digests: Digests, history: History) -> Identified:
-    """Find the stages that made a file, whose path is absolute."""
-    file, place = digests.file, shown(digests.file)
+def blob_of(file: Path, git_hash: str) -> str:
+    """Git's id of a file's content; git_hash: the hash of this repository's object ids."""
+    held = file.read_bytes()
+    blob = b"blob %d\0%b" % (len(held), held)
+    return hashlib.new(git_hash, blob, usedforsecurity=False).hexdigest()
+
+
+def identify(file: Path, blob: str, history: History) -> Identified:
+    """Find the stages that made a file, whose path is absolute; blob: its id in Git."""
+    place, content = shown(file), file.read_bytes()
+    md5 = lineage.digest_of_bytes(content)
     exact = (
-        _of_outs(history, {digests.md5})
-        or _of_folders(history, digests)
-        or _of_originals(history, digests.sha256)
-        or _of_uncommitted(history, digests)
+        _of_outs(history, {md5})
+        or _of_folders(history, blob)
+        or _of_originals(history, hashlib.sha256(content).hexdigest())
+        or _of_uncommitted(history, len(content), md5)
     )
-    address, key = _claimed_origin(file)
+    address, key = _claimed_origin(content)
 
     def unlikely(match: Match) -> tuple[bool, ...]:
         name = Path(match.path).name
@@ -113,7 +104,7 @@ def identify(digests: Digests, history: History) -> Identified:
         remark = ""
         if key not in ("", exact[0].stage.key):
             remark = f"a file was changed while the stage ran: it began under lineage key {key}"
-        return Identified(place, digests.md5, "exact", remark, exact)
+        return Identified(place, md5, "exact", remark, exact)
 
     if key and (match := _of_key(history, address, key, place)):
         why = f"it says that {address} made it"
@@ -121,8 +112,8 @@ def identify(digests: Digests, history: History) -> Identified:
         why = f"{match.stage.address} writes to its path"
     if match:
         remark = f"{why}, but that stage made other bytes"
-        return Identified(place, digests.md5, "altered", remark, [match])
-    return Identified(place, digests.md5, "unknown", _hint(history, digests.blob, address, key))
+        return Identified(place, md5, "altered", remark, [match])
+    return Identified(place, md5, "unknown", _hint(history, blob, address, key))
 
 
 def _matches(found: Iterable[tuple[LockVersion, locks.LockedStage, str]]) -> list[Match]:
@@ -146,12 +137,12 @@ def _of_outs(history: History, md5s: set[str], inside: str = "") -> list[Match]:
     )
 
 
-def _of_folders(history: History, digests: Digests) -> list[Match]:
+def _of_folders(history: History, blob: str) -> list[Match]:
     """The stages that made the file as part of a folder that is in Git."""
     return [
         match
-        for path in sorted(history.places[digests.blob])
-        if (md5s := history.folders(path, digests.blob))
+        for path in sorted(history.places[blob])
+        if (md5s := history.folders(path, blob))
         for match in _of_outs(history, md5s, path)
     ]
 
@@ -168,9 +159,8 @@ def _of_originals(history: History, sha256: str) -> list[Match]:
     )
 
 
-def _of_uncommitted(history: History, digests: Digests) -> list[Match]:
+def _of_uncommitted(history: History, size: int, md5: str) -> list[Match]:
     """The stages that made the file as part of a folder that is not committed yet."""
-    size = digests.file.stat().st_size
     return _matches(
         (version, stage, f"{out}/{name}")
         for version in history.here
@@ -179,9 +169,9 @@ def _of_uncommitted(history: History, digests: Digests) -> list[Match]:
         if out_md5.endswith(".dir")
         and size in {file.stat().st_size for file in Path(out).rglob("*") if file.is_file()}
         for listing in [lineage.listing(Path(out))]
-        if digests.md5 in listing.values() and lineage.digest_of_listing(listing) == out_md5
+        if md5 in listing.values() and lineage.digest_of_listing(listing) == out_md5
         for name, digest in listing.items()
-        if digest == digests.md5
+        if digest == md5
     )
 
 
@@ -226,17 +216,16 @@ _CLAIMS = (  # in a JSON out, in a page
 )
 
 
-def _claimed_origin(file: Path) -> tuple[str, str]:
+def _claimed_origin(content: bytes) -> tuple[str, str]:
     """The stage and lineage key that a file states; empty if it states none.
 
     The key is `by hand` if the stage ran without DVC.
     """
-    content = file.read_bytes()
     if content.startswith(b"\x89PNG"):
         from PIL import Image
 
         try:
-            with Image.open(file) as image:
+            with Image.open(BytesIO(content)) as image:
                 return str(image.info.get("Stage", "")), str(image.info.get("Lineage", ""))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return "", ""  # the text itself is damaged

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from kmnist_pipeline.commands.trace.ancestry import Trace
-from kmnist_pipeline.commands.trace.rendering.text import flat, history_of, verdict
+from kmnist_pipeline.commands.trace.text import flat, history_of, verdict
 from kmnist_pipeline.reporting import jinja
 
 Arrow = tuple[str, str]  # the ids of the boxes at its start and end
