@@ -102,10 +102,7 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
 def _ways(
     own: list[StageStatus], found: Status, experiment: tuple[Remedy, ...]
 ) -> dict[str, tuple[Remedy, ...]]:
-    """The remedies for each stage that is stale by itself.
-
-    experiment: the remedies for the parameters of an experiment, which come before any run.
-    """
+    """The remedies for each stage that is stale by itself; an experiment's go before any run."""
     head = status.head()
     before = _leaves(locks.load(head.read(PARAMS).decode(), PARAMS))
     undo = {stage.address: _undone(stage, head, before, found.wanted) for stage in own}
@@ -151,10 +148,7 @@ def _is_on_purpose(change: Change) -> bool:
 def _undone(
     stage: StageStatus, head: Revision, before: dict[str, Any], wanted: Graph
 ) -> list[tuple[str, str]]:
-    """Commands, each with a path, that undo all changes of a stage; empty if they cannot.
-
-    head: the committed files; before: the committed parameters.
-    """
+    """Commands, each with a path, that go back to the committed state; empty if they cannot."""
     found: list[tuple[str, str]] = []
     for change in stage.changes:
         back = []

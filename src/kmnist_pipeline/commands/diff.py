@@ -116,10 +116,7 @@ def between(revision: str, other: str | None = None) -> Diff:
     new = _at(named) if named else Revision("the workspace")
     ids = old.ids(*EVIDENCE), new.ids(*EVIDENCE)
     paths = sorted({path for path, _ in ids[0].items() ^ ids[1].items()})
-    before, after = (
-        side.files(*(path for path in paths if path in known))
-        for side, known in zip((old, new), ids, strict=True)
-    )
+    before, after = old.files(*paths), new.files(*paths)
 
     diff = Diff(old, new)
     for path in paths:
@@ -177,7 +174,7 @@ def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric
         elif _is_number(change.old) and _is_number(change.new):
             delta = float(f"{change.new - change.old:.6g}")
             yield Metric(path, name, change.old, change.new, delta, change.amount)
-        elif _is_long(change.old) or _is_long(change.new):
+        elif any(isinstance(v, str) and len(v) > LONGEST for v in (change.old, change.new)):
             yield Metric(path, name, None, None, None, "other text")
         else:
             yield Metric(path, name, change.old, change.new, None, change.amount)
@@ -232,7 +229,3 @@ def _stages(old: Graph, new: Graph) -> Iterator[ChangedStage]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, str) and len(value) > LONGEST

@@ -33,18 +33,9 @@ WORKFLOW = "dvc.yaml"
 LICENCE = "LICENSE"
 ENVIRONMENT = "requirements.lock"
 PROJECT = (
-    ".dvc/config",
-    LICENCE,
-    "Makefile",
-    "README.md",
-    "conf",
-    locks.LOCK,
-    WORKFLOW,
-    "params.yaml",
-    "pyproject.toml",
-    ENVIRONMENT,
-    "src",
-)
+    ".dvc/config", LICENCE, "Makefile", "README.md", "conf", locks.LOCK, WORKFLOW, "params.yaml",
+    "pyproject.toml", ENVIRONMENT, "src",
+)  # fmt: skip
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
     "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
@@ -185,10 +176,7 @@ class _Crate:
         return workflow
 
     def _licences(self, dataset: str) -> dict[str, str]:
-        """The ids of licences by path, for outs that contain or show a dataset.
-
-        dataset: the dataset of the report.
-        """
+        """The ids of licences by path, for outs that contain or show a dataset."""
         found = dict[str, str]()
         for stage in self.stages:
             if stage.kind == "download":
@@ -371,7 +359,6 @@ KINDS = {bool: "Boolean", int: "Integer", float: "Float", str: "Text"}
 
 
 def _module(stage: LockedStage) -> str:
-    """The module that a stage runs."""
     return f"src/kmnist_pipeline/stages/{stage.kind.replace('-', '_')}.py"
 
 

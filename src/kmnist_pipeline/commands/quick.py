@@ -40,9 +40,9 @@ def compare_here(target: str | None = None) -> Result:
         own = of_stage.get(stage.address)
         differences = list(_here(stage, own, old, here, absent))
         checked.append(Checked(stage.address, differences, stale=_stale(own)))
-    stale = (
-        {} if status.is_composed(composed) else {"params.yaml": ["is not up to date with conf/"]}
-    )
+    stale = dict[str, list[str]]()
+    if not status.is_composed(composed):
+        stale["params.yaml"] = ["is not up to date with conf/"]
     stale |= {name: stage.reasons for name, stage in of_stage.items() if stage.state == "new"}
     if target is None:
         stale |= {file: ["no stage makes this file"] for file in found.orphans}

@@ -178,13 +178,9 @@ def _of_outs(stage: dict[str, Any], locked: LockedStage, digest: Digest) -> list
     found = []
     declared = dvc.outs(stage)
     for path in sorted({**declared, **locked.outs}):
-        here = digest(path)
-        if path not in locked.outs:
-            found.append(Change("out", path, None, here))
-        elif path not in declared:
-            found.append(Change("out", path, locked.outs[path], None))
-        elif here != locked.outs[path] and (here or declared[path]):
-            found.append(Change("out", path, locked.outs[path], here))
+        old, new = locked.outs.get(path), digest(path) if path in declared else None
+        if None in (old, new) or (old != new and (new or declared[path])):
+            found.append(Change("out", path, old, new))
     return found
 
 

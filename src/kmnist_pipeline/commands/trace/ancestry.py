@@ -143,7 +143,7 @@ def _steps(roots: list[Located], history: History, unfold: bool) -> dict[str, St
             inputs.append(Dependency(path, md5, keys, bool(found)))
             queue += makers
         files = history.files(version, stage) if unfold else list(stage.outs)
-        steps[stage.key] = Step(stage, inputs, code, identify.originals(stage), files)
+        steps[stage.key] = Step(stage, inputs, code, list(identify.originals(stage)), files)
     return steps
 
 

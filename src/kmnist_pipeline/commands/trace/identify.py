@@ -9,7 +9,7 @@ copy.
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from io import BytesIO
@@ -31,11 +31,6 @@ class Match:
     stage: locks.LockedStage
     path: str
     versions: list[LockVersion]
-
-    @property
-    def here(self) -> bool:
-        """Whether the lock of this folder has the stage."""
-        return self.versions[0].here
 
     @property
     def commits(self) -> list[git.Commit]:
@@ -217,10 +212,7 @@ _CLAIMS = (  # in a JSON out, in a page
 
 
 def _claimed_origin(content: bytes) -> tuple[str, str]:
-    """The stage and lineage key that a file states; empty if it states none.
-
-    The key is `by hand` if the stage ran without DVC.
-    """
+    """The stage and lineage key (or BY_HAND) that a file states; empty if it states none."""
     if content.startswith(b"\x89PNG"):
         from PIL import Image
 
@@ -249,12 +241,9 @@ def _hint(history: History, blob: str, address: str, key: str) -> str:
     return "; ".join(remarks)
 
 
-def originals(stage: locks.LockedStage) -> list[Original]:
+def originals(stage: locks.LockedStage) -> Iterator[Original]:
     """The published data that a stage downloaded; only `download` does that."""
-    if stage.kind != "download":
-        return []
-    found = []
-    for name, about in stage.params.items():
+    for name, about in stage.params.items() if stage.kind == "download" else ():
         parts = about["parts"]  # a map in the oldest locks, later a list, which keeps its order
         named = parts.items() if isinstance(parts, dict) else ((p["name"], p) for p in parts)
         files = {
@@ -263,5 +252,4 @@ def originals(stage: locks.LockedStage) -> list[Original]:
             for content, dimensions in (("images", 3), ("labels", 1))
         }
         title, licence = about.get("title", ""), about.get("licence", "")
-        found.append(Original(name.partition(".")[2], title, licence, about["sources"], files))
-    return found
+        yield Original(name.partition(".")[2], title, licence, about["sources"], files)

@@ -46,18 +46,22 @@ def runs_of(keys: Iterable[str]) -> StageRuns:
     """Ask the store that `MLFLOW_TRACKING_URI` names, by default SQLite in this folder."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     parts = urlsplit(uri)
-    scheme = parts.scheme.partition("+")[0]
-    if scheme == "sqlite":
-        uri = store = uri.partition(":///")[2]
-        if not Path(uri).is_file():
-            return StageRuns(store, "does not exist")
-    else:
-        store = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        if scheme not in _STORES:
+    store = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    match parts.scheme.partition("+")[0]:
+        case "sqlite":
+            ask, uri = _ask_sqlite, uri.partition(":///")[2]
+            store = uri
+            if not Path(uri).is_file():
+                return StageRuns(store, "does not exist")
+        case "postgresql":
+            ask = _ask_postgresql
+        case "http" | "https":
+            ask = _ask_server
+        case _:
             return StageRuns(store, "not asked: neither a server nor SQLite nor PostgreSQL")
     found: dict[str, StageRun] = {}
     wanted = list(keys)
-    problem = _bounded(_STORES[scheme], uri, wanted, found) if wanted else ""
+    problem = _bounded(ask, uri, wanted, found) if wanted else ""
     return StageRuns(store, problem, dict(found))
 
 
@@ -141,11 +145,3 @@ def _ask_postgresql(uri: str, keys: list[str], found: dict[str, StageRun]) -> No
 def _add(rows: Iterable[tuple[Any, ...]], found: dict[str, StageRun]) -> None:
     for key, run, name, experiment, id in rows:
         found[key] = StageRun(run, name, experiment, str(id))
-
-
-_STORES: dict[str, Ask] = {
-    "http": _ask_server,
-    "https": _ask_server,
-    "postgresql": _ask_postgresql,
-    "sqlite": _ask_sqlite,
-}

@@ -55,7 +55,7 @@ def _locks_with(match: Match) -> Iterator[str]:
     if named:
         ends = named[0] if len(named) == 1 else f"{named[-1]} to {named[0]}"
         yield f"in dvc.lock of {count(len(named), 'commit')}: {ends}"
-    if not match.here:
+    if not match.versions[0].here:
         yield "no longer in dvc.lock of this folder"
     elif not named:
         yield "in dvc.lock of this folder, not committed yet"
@@ -149,7 +149,7 @@ def _file(found: Trace, file: Identified) -> dict[str, Any]:
             "stage": match.stage.address,
             "lineage": match.stage.key,
             "path": match.path,
-            "here": match.here,
+            "here": match.versions[0].here,
             "commits": [
                 {"id": each.id, "date": each.date, "subject": each.subject}
                 for each in match.commits
@@ -174,7 +174,12 @@ def _stage(found: Trace, step: Step) -> dict[str, Any]:
     run = found.runs.by_key.get(step.stage.key)
     return {
         "stage": step.stage.address,
-        **{name: getattr(step.stage, name) for name in ("cmd", "params", "outs")},
-        **{name: part for name, part in asdict(step).items() if name != "stage"},
+        "cmd": step.stage.cmd,
+        "params": step.stage.params,
+        "code": step.code,
+        "inputs": [asdict(source) for source in step.inputs],
+        "outs": step.stage.outs,
+        "files": step.files,
+        "originals": [asdict(original) for original in step.originals],
         "run": asdict(run) if run else None,
     }
