@@ -40,18 +40,15 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands.trace.ancestry import trace
 
     found = trace(chosen.files, unfold=chosen.form in ("json", "html"))
-    if chosen.form == "json":
-        print_json(text.as_json(found))
-        return found.exit_status
     if chosen.form is None:
         text.show(found, console())
-        return found.exit_status
+    elif chosen.form == "json":
+        print_json(text.as_json(found))
+    else:
+        from kmnist_pipeline.commands.trace import graph
 
-    from kmnist_pipeline.commands.trace import graph
-
-    draw = {"dot": graph.dot, "svg": graph.svg, "html": graph.html}[chosen.form]
-    print(draw(found), end="")
-    for file in found.files:
-        if file.status != "exact":
-            print(f"{file.file} {text.verdict(file)}", file=sys.stderr)
+        print({"dot": graph.dot, "svg": graph.svg, "html": graph.html}[chosen.form](found), end="")
+        for file in found.files:
+            if file.status != "exact":
+                print(f"{file.file} {text.verdict(file)}", file=sys.stderr)
     return found.exit_status

@@ -8,6 +8,7 @@ import shlex
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,13 +218,10 @@ def _of_params(
 
 def _apart(conf: dict[str, Any]) -> dict[str, Change]:
     """The parameters that differ between params.yaml (old) and conf/ (new)."""
-    try:
+    here: dict[str, Any] = {}
+    with suppress(OSError, UserError):
         here = locks.load(Path(PARAMS).read_text(), PARAMS)
-    except (OSError, UserError):
-        here = {}
-    if not here:
-        return {}
-    found = changes.of_parameters(_leaves(here), _leaves(conf))
+    found = changes.of_parameters(_leaves(here), _leaves(conf)) if here else []
     # `models` is composed from the experiments and studies.
     return {change.name: change for change in found if not change.name.startswith("models.")}
 

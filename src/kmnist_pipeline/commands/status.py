@@ -29,6 +29,7 @@ from kmnist_pipeline.repository.locks import Graph, LockedStage
 from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
+COUNTED = ("identical", "with equal numbers in other bytes", "different")  # by verdict
 BACK = f"git checkout HEAD -- {locks.LOCK} {' '.join(paths.TRACKED)}"
 Digest = Callable[[str], str]
 
@@ -144,18 +145,11 @@ def summary(counts: Counter[Verdict], run: bool = False) -> str:
         again = "the committed bytes were made again" if run else "these are the committed bytes"
         return f"{verdict.words}: {again} (all of {counts.total()} files)"
     no = "the committed bytes were not made again" if run else "these are not the committed bytes"
-    parts = [f"{counts[each]} {_COUNTED[each]}" for each in sorted(counts, reverse=True)]
+    parts = [f"{counts[each]} {COUNTED[each]}" for each in sorted(counts, reverse=True)]
     line = f"{verdict.words}: {no} (of {counts.total()} files, {', '.join(parts)})"
     if verdict is Verdict.EQUAL and (note := arithmetic.note()):
         return f"{line}. {note}"
     return f"{line}; {'the workspace is unchanged' if run else f'`{BACK}` restores them'}"
-
-
-_COUNTED = {
-    Verdict.IDENTICAL: "identical",
-    Verdict.EQUAL: "with equal numbers in other bytes",
-    Verdict.DIFFERENT: "different",
-}
 
 
 def _wanted(
