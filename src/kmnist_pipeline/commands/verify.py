@@ -9,7 +9,6 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ def rerun(target: str | None = None) -> Result:
     """
     old, lock = committed()
     stages = chosen(lock, target)
-    with _clone(old) as project:
+    with clone.clean(str(old.commit)) as project:
         made, checked = _run(project, stages, old)
         environments = [_environment(stage, old, project.path) for stage in stages]
     return Result(
@@ -130,7 +129,7 @@ def first_epochs(epochs: int, target: str | None = None) -> Result:
     data = [stage for stage in stages if stage.kind in ("download", "preprocess")]
     trained = [stage for stage in stages if stage.kind in fit.SECTIONS]
     digests: dict[str, dict[str, list[str]]] = {}
-    with _clone(old) as project:
+    with clone.clean(str(old.commit)) as project:
         _, checked = _run(project, data, old)
         if trained:
             addresses = [stage.address for stage in trained]
@@ -151,23 +150,21 @@ def first_epochs(epochs: int, target: str | None = None) -> Result:
 _SIDES = "(committed -> made again)"
 
 
-@contextmanager
-def _clone(old: Revision) -> Iterator[clone.Clone]:
-    for note in dirty(old):  # now, because the run may take hours
-        print(f"note: {note}", file=sys.stderr)
-    with clone.clean(str(old.commit)) as project:
-        yield project
-
-
 def _run(
     project: clone.Clone, stages: list[LockedStage], old: Revision
 ) -> tuple[Graph, list[Checked]]:
     """Run stages in a clone; returns the lock of the run, and the comparison of their outs."""
+    for note in dirty(old):  # now, because the run may take hours
+        print(f"note: {note}", file=sys.stderr)
     project.run([stage.address for stage in stages])
     made = locks.parse((project.path / LOCK).read_bytes(), f"{LOCK} of the run")
-    return made, [
-        Checked(stage.address, _made_again(stage, made, old, project.path)) for stage in stages
-    ]
+    checked = [Checked(stage.address, []) for stage in stages]
+    for each, stage in zip(checked, stages, strict=True):
+        for out, md5 in stage.outs.items():
+            now = made.stages[stage.address].outs.get(out, "")
+            # If the committed model is missing, comparing its metrics shows whether it is equal.
+            each.differences += between(out, md5, now, old, project.path / out, Verdict.EQUAL)
+    return made, checked
 
 
 def _weights(
@@ -277,16 +274,6 @@ def _contents(files: dict[str, Path]) -> dict[str, bytes]:
 
 
 # Comparing the outs of a run.
-
-
-def _made_again(stage: LockedStage, made: Graph, old: Revision, project: Path) -> list[Difference]:
-    """The differences of a stage's files; the metrics of missing models show their differences."""
-    now = made.stages[stage.address].outs
-    return [
-        difference
-        for out, md5 in stage.outs.items()
-        for difference in between(out, md5, now.get(out, ""), old, project / out, Verdict.EQUAL)
-    ]
 
 
 def _details(stage: LockedStage) -> list[str]:
