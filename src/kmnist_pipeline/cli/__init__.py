@@ -4,8 +4,6 @@
 imports what it needs, so that no command waits for another command's libraries.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

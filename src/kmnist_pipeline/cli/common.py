@@ -1,7 +1,5 @@
 """Functions that several commands share."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

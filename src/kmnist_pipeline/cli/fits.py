@@ -38,15 +38,7 @@ def run(chosen: Namespace) -> int:
             f"{arithmetic.NATIVE}: unset it"
         )
     if chosen.clear or chosen.clean:
-        keys = None
-        if chosen.clean:
-            keys, absent = fits.used(read_params())
-            if absent:
-                targets = " ".join(f"preprocess@{name}" for name in absent)
-                raise UserError(
-                    f"data/processed lacks {', '.join(absent)}, so the used fits are unknown: "
-                    f"run `dvc repro {targets}`"
-                )
+        keys = fits.used(read_params()) if chosen.clean else None
         print(f"removed: {fits.summary(fits.clean(kept, keys))}")
     for line in fits.lines(kept):
         print(line)

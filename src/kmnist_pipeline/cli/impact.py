@@ -9,6 +9,7 @@ Without -S: shows the impact of changes in conf/, src/ and files since the evide
 """
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 
 from kmnist_pipeline.cli.common import console, print_json
 
@@ -30,7 +31,7 @@ def run(chosen: Namespace) -> int:
 
     found = impact.of_change(chosen.overrides)
     if chosen.json:
-        print_json(found.json())
+        print_json(asdict(found))
     else:
         impact.show(found, console())
     return 0

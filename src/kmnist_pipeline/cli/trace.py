@@ -17,7 +17,7 @@ file is altered; 1 a file was not made by any commit of this repository, or its 
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import absolute, print_json
+from kmnist_pipeline.cli.common import absolute, console, print_json
 
 
 def add(parser: ArgumentParser) -> None:
@@ -36,22 +36,19 @@ def add(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     if not (chosen.files or chosen.form):
         chosen.misuse("name a FILE; only --json, --dot, --svg and --html show the whole graph")
+    from kmnist_pipeline.commands.trace import text
     from kmnist_pipeline.commands.trace.ancestry import trace
-    from kmnist_pipeline.commands.trace.rendering import document, text
 
     found = trace(chosen.files, unfold=chosen.form in ("json", "html"))
-    if chosen.form == "json":
-        print_json(document.as_json(found))
-        return found.exit_status
     if chosen.form is None:
-        text.show(found)
-        return found.exit_status
+        text.show(found, console())
+    elif chosen.form == "json":
+        print_json(text.as_json(found))
+    else:
+        from kmnist_pipeline.commands.trace import graph
 
-    from kmnist_pipeline.commands.trace.rendering import graph, picture
-
-    draw = {"dot": graph.dot, "svg": picture.svg, "html": picture.html}[chosen.form]
-    print(draw(found), end="")
-    for file in found.files:
-        if file.status != "exact":
-            print(f"{file.file} {text.verdict(file)}", file=sys.stderr)
+        print({"dot": graph.dot, "svg": graph.svg, "html": graph.html}[chosen.form](found), end="")
+        for file in found.files:
+            if file.status != "exact":
+                print(f"{file.file} {text.verdict(file)}", file=sys.stderr)
     return found.exit_status

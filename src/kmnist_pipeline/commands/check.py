@@ -3,13 +3,12 @@
 A view of `status` for people: what is stale, why, and the smallest commands that fix it.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +62,9 @@ def findings(found: Status, composed: str) -> list[Finding]:
     own = [stage for stage in found.stages if stage.state != "downstream"]
     apart = _apart(conf)
     experiment: tuple[Remedy, ...] = ()
-    if own and _edited(LOCK) and not status.of(_head().lock(), conf).stages:
-        ways = dict.fromkeys((stage.address for stage in own), _OF_LOCK)
+    if own and _edited(LOCK) and not status.of(status.head().lock(), conf).stages:
+        way = Remedy("restore the committed lock, which is up to date", (f"{RESTORE} {LOCK}",))
+        ways = {stage.address: (way,) for stage in own}
     else:
         applied = [stage for stage in own if _is_applied(stage, apart)] if _is_after_conf() else []
         experiment = _of_experiment(applied, apart, composed, found) if applied else ()
@@ -89,30 +89,22 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
         for finding in members:
             places[finding.reasons].append(finding.where)
         for reasons, names in places.items():
-            yield _wrapped(_counted(names), "")
+            yield _wrapped(_counted(names))
             yield from (_wrapped(reason, "  ") for reason in reasons)
         yield from map(str, remedies)
     if downstream:
         names = [finding.where for finding in downstream]
-        yield _wrapped(f"downstream of these: {_counted(names)}", "")
+        yield _wrapped(f"downstream of these: {_counted(names)}")
 
 
 # The smallest remedies.
 
 
-_OF_LOCK: tuple[Remedy, ...] = (
-    Remedy("restore the committed lock, which is up to date", (f"{RESTORE} {LOCK}",)),
-)
-
-
 def _ways(
     own: list[StageStatus], found: Status, experiment: tuple[Remedy, ...]
 ) -> dict[str, tuple[Remedy, ...]]:
-    """The remedies for each stage that is stale by itself.
-
-    experiment: the remedies for the parameters of an experiment, which come before any run.
-    """
-    head = _head()
+    """The remedies for each stage that is stale by itself; an experiment's go before any run."""
+    head = status.head()
     before = _leaves(locks.load(head.read(PARAMS).decode(), PARAMS))
     undo = {stage.address: _undone(stage, head, before, found.wanted) for stage in own}
     kinds: dict[str, list[str]] = {"restore": [], "run": [], "force": [], "gone": []}
@@ -129,23 +121,16 @@ def _ways(
     again = kinds["run"]
     below = found.wanted.downstream(again)
     roots = [name for name in again if name not in below]
+    force = "make them again; DVC would not do it by itself"
+    cut = f"delete their entries, which DVC keeps, from {LOCK}"
     remedies = {
-        "restore": [
-            Remedy("restore the files", _merged(undo, kinds["restore"])),
-        ],
+        "restore": [Remedy("restore the files", _merged(undo, kinds["restore"]))],
         "run": [
             Remedy("make them again", (_command("dvc repro --downstream", roots),)),
             Remedy("or undo the uncommitted changes", _merged(undo, again)),
         ],
-        "force": [
-            Remedy(
-                "make them again; DVC would not do it by itself",
-                (_command("dvc repro --force --single-item", kinds["force"]),),
-            ),
-        ],
-        "gone": [
-            Remedy(f"delete their entries, which DVC keeps, from {LOCK}", _cut(kinds["gone"])),
-        ],
+        "force": [Remedy(force, (_command("dvc repro --force --single-item", kinds["force"]),))],
+        "gone": [Remedy(cut, _cut(kinds["gone"]))],
     }
     return {
         name: (kind != "restore" and experiment) or tuple(way for way in ways if way.commands)
@@ -164,13 +149,10 @@ def _is_on_purpose(change: Change) -> bool:
 def _undone(
     stage: StageStatus, head: Revision, before: dict[str, Any], wanted: Graph
 ) -> list[tuple[str, str]]:
-    """Commands, each with a path, that undo all changes of a stage; empty if they cannot.
-
-    head: the committed files; before: the committed parameters.
-    """
+    """Commands, each with a path, that go back to the committed state; empty if they cannot."""
     found: list[tuple[str, str]] = []
     for change in stage.changes:
-        back: list[tuple[str, str]] = []
+        back = []
         if change.kind == "parameter":
             known = {change.name: before[change.name]} if change.name in before else {}
             if changes.json_of(known, change.name) == change.old:
@@ -207,7 +189,7 @@ def _cut(addresses: list[str]) -> tuple[str, ...]:
 
 
 def _of_orphans(files: list[str]) -> tuple[Remedy, ...]:
-    kept = _head().ids(*paths.TRACKED)
+    kept = status.head().ids(*paths.TRACKED)
     old, new = ([f for f in files if (f in kept) is known] for known in (True, False))
     commands = (_command("git rm --", old), _command("git rm --force --", new))
     return (Remedy("delete them", tuple(filter(None, commands))),)
@@ -221,29 +203,25 @@ def _of_params(
 ) -> list[Finding]:
     if status.is_composed(composed):
         return []
-    values = [
-        f"{name} is {change.old or 'missing'}, but {change.new or 'missing'} in conf/"
-        for name, change in apart.items()
-    ]
-    if len(values) > SHOWN:
-        more = f"and {len(values) - SHOWN} more values: see `kmnist compose --check`"
-        values = [*values[:SHOWN], more]
-    reason = "is not up to date with conf/"
+    reasons = ["is not up to date with conf/"]
     if experiment:
-        reason = f"has the parameters of an experiment, like {LOCK} but unlike conf/"
+        reasons = [f"has the parameters of an experiment, like {LOCK} but unlike conf/"]
+    reasons += [
+        f"{name} is {change.old or 'missing'}, but {change.new or 'missing'} in conf/"
+        for name, change in list(apart.items())[:SHOWN]
+    ]
+    if len(apart) > SHOWN:
+        reasons.append(f"and {len(apart) - SHOWN} more values: see `kmnist compose --check`")
     remedies = experiment or (Remedy("compose it", ("kmnist compose",)),)
-    return [Finding(PARAMS, (reason, *values), remedies)]
+    return [Finding(PARAMS, tuple(reasons), remedies)]
 
 
 def _apart(conf: dict[str, Any]) -> dict[str, Change]:
     """The parameters that differ between params.yaml (old) and conf/ (new)."""
-    try:
+    here: dict[str, Any] = {}
+    with suppress(OSError, UserError):
         here = locks.load(Path(PARAMS).read_text(), PARAMS)
-    except (OSError, UserError):
-        here = {}
-    if not here:
-        return {}
-    found = changes.of_parameters(_leaves(here), _leaves(conf))
+    found = changes.of_parameters(_leaves(here), _leaves(conf)) if here else []
     # `models` is composed from the experiments and studies.
     return {change.name: change for change in found if not change.name.startswith("models.")}
 
@@ -303,7 +281,6 @@ def _edits(apart: dict[str, Change]) -> Iterator[str]:
     }
     for name in dict.fromkeys(name.partition("[")[0] for name in apart):
         item = ".".join(name.split(".")[:2])
-        section, _, _ = item.partition(".")
         try:
             value = json.dumps(lineage.value(here, name), ensure_ascii=False)
         except (KeyError, TypeError):
@@ -312,7 +289,7 @@ def _edits(apart: dict[str, Change]) -> Iterator[str]:
             yield f"in {files[item]}, set {name.removeprefix(f'{item}.')}: {value}"
         elif item in files:
             yield f"in {files[item]} or on the menu {MENU}, remove {name}"
-        elif any(package.startswith(f"{section}.") for package in files):
+        elif any(package.startswith(f"{item.partition('.')[0]}.") for package in files):
             yield f"add {item}: a file under conf/ and a line on the menu {MENU}"
         else:
             yield f"in {MENU}, set {name}: {value}"
@@ -326,14 +303,10 @@ def of_head() -> Counter[Verdict]:
 
     An edited lock counts as the worst of the edited files, or as different if there are none.
     """
-    kept = _head().files(*paths.TRACKED)
+    kept = status.head().files(*paths.TRACKED)
     apart = {*_edited(*paths.TRACKED), *_untracked(*paths.TRACKED)}
-    verdicts = [
-        compare(
-            path, kept.get(path), Path(path).read_bytes() if Path(path).exists() else None
-        ).verdict
-        for path in apart
-    ]
+    here = Revision("the workspace").files(*apart)
+    verdicts = [compare(path, kept.get(path), here.get(path)).verdict for path in apart]
     edited = max(verdicts, default=Verdict.DIFFERENT)
     verdicts.append(edited if _edited(LOCK) else Verdict.IDENTICAL)
     return Counter(verdicts + [Verdict.IDENTICAL] * len(kept.keys() - apart))
@@ -346,10 +319,6 @@ def _edited(*paths: str) -> list[str]:
 
 def _untracked(*paths: str) -> list[str]:
     return git.paths("ls-files", "-z", "--others", "--exclude-standard", "--", *paths)
-
-
-def _head() -> Revision:
-    return Revision("HEAD", git.commit("HEAD"))
 
 
 # Words.
@@ -378,12 +347,7 @@ def _counted(names: list[str]) -> str:
     return ", ".join(names) + (f" ({len(names)})" if len(names) > 2 else "")
 
 
-def _wrapped(text: str, indent: str) -> str:
-    return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=2 * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+def _wrapped(text: str, indent: str = "") -> str:
+    wrapper = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
+    wrapper.initial_indent, wrapper.subsequent_indent = indent, 2 * indent
+    return wrapper.fill(text)

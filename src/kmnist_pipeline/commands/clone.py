@@ -4,19 +4,16 @@ The clone has its own DVC cache, MLflow store and temporary files. When the bloc
 interrupt of the user, the folder is removed and all processes in it are ended.
 """
 
-from __future__ import annotations
-
 import errno
 import os
-import queue
 import re
+import select
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -36,15 +33,18 @@ GRACE = 5.0  # seconds that a process has to end after a signal
 TICK = 0.5  # seconds between two updates of the progress
 LEAST_ROOM = 1 << 19  # bytes on the disk that a run needs to continue
 SAID = 15  # lines of a failed stage's output that are shown
-OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-# They would change the arithmetic, or use workers with other code and checkpoints.
-OF_OTHER_FITS = (arithmetic.VARIABLE, pool.SCHEDULER)
+# Variables that would use another repository or store, change the arithmetic, or use workers with
+# other code and checkpoints.
+FOREIGN = (
+    *("DVC_", "MLFLOW_", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"),
+    *(arithmetic.VARIABLE, pool.SCHEDULER),
+)
 _FULL = re.compile("No space left on device|Out of diskspace|disk is full")  # libc, git, SQLite
 _RUNNING = re.compile("Running stage '(.+)':")
 
 
 @contextmanager
-def clean(revision: str) -> Iterator[Clone]:
+def clean(revision: str) -> Iterator["Clone"]:
     """A clone of this repository at a commit; it is removed when the block ends.
 
     Within the block SIGTERM raises KeyboardInterrupt, as SIGINT does. Raises UserError if the disk
@@ -94,17 +94,8 @@ class Clone:
         Shows on standard error which stage runs and how much time is left. Raises UserError if a
         stage fails or was not run.
         """
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", "--force", *addresses],
-            cwd=self.path,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # so that only this process gets an interrupt
-        )
+        command = ("dvc", "repro", "--force", *addresses)
+        self._process = self._start(*command, stderr=subprocess.STDOUT)
         estimate = Estimate(addresses, _seconds())
         stage, said = "dvc repro", list[str]()
         with _Progress(estimate) as progress:
@@ -130,42 +121,41 @@ class Clone:
 
         Raises UserError if it fails.
         """
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=self.path,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self._process = self._start(module, *arguments)
         said, _ = self._process.communicate()
         if self._process.returncode:
             raise UserError(f"{module} fails in a clean clone: see above")
         return said
 
+    def _start(self, *module: str, stderr: int | None = None) -> subprocess.Popen[str]:
+        """Start a module of this interpreter with its arguments, in the clone."""
+        return subprocess.Popen(
+            [sys.executable, "-m", *module],
+            cwd=self.path,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,  # so that only this process gets an interrupt
+        )
+
     def end(self) -> None:
         """End DVC, its stages and their child processes."""
         if self._process is None or self._process.poll() is not None:
             return
-        family = psutil.Process(self._process.pid).children(recursive=True)
-        family.append(psutil.Process(self._process.pid))
-        for process in family:
-            _tell(process, signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=GRACE)
-        for process in alive:
-            _tell(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=GRACE)
+        first = psutil.Process(self._process.pid)
+        alive = [*first.children(recursive=True), first]
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in alive:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            _, alive = psutil.wait_procs(alive, timeout=GRACE)
 
     def _environment(self) -> dict[str, str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("DVC_", "MLFLOW_"))
-            and name not in (*OF_ANOTHER_REPOSITORY, *OF_OTHER_FITS)
-        }
+        kept = os.environ.items()
         return {
-            **kept,
+            **{name: value for name, value in kept if not name.startswith(FOREIGN)},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "PYTHONPATH": str(self.path / "src"),
             "PYTHONUNBUFFERED": "1",
@@ -178,32 +168,18 @@ class Clone:
         }
 
 
-def _tell(process: psutil.Process, number: signal.Signals) -> None:
-    with suppress(psutil.NoSuchProcess):
-        process.send_signal(number)
-
-
 def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
     """The lines that a process prints; None whenever it has printed nothing for a tick."""
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    output = process.stdout
-    assert output is not None
-
-    def read() -> None:
-        for line in output:
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        try:
-            line = lines.get(timeout=TICK)
-        except queue.Empty:
+    assert process.stdout is not None
+    rest, chunk = b"", b" "
+    while chunk:
+        if not select.select([process.stdout], [], [], TICK)[0]:
             yield None
             continue
-        if line is None:
-            return
-        yield line
+        chunk = os.read(process.stdout.fileno(), 1 << 16)
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode(errors="replace") for line in lines)
+    yield rest.decode(errors="replace")
 
 
 def _with_way_out(message: str) -> str:
@@ -241,81 +217,58 @@ class Estimate:
         known = [seconds[address] for address in addresses if address in seconds]
         usual = sum(known) / len(known) if known else 0.0
         self._weights = {a: seconds.get(a, usual) + STARTING for a in addresses}
-        self._known = bool(known)
+        self._pace = 1.0 if known else None  # seconds for a unit of weight
         self._begun = self._last = time.monotonic()
+        self._ended = 0.0  # the weight of the stages that have ended
         self.started: list[str] = []
         self.total = sum(self._weights.values())
 
-    @property
-    def stages(self) -> int:
-        """The number of planned stages."""
-        return len(self._weights)
-
-    def start(self, address: str) -> None:
-        """A stage begins; the stage before has ended."""
-        if not self.started:
-            self._begun = time.monotonic()
-        self.started.append(address)
+    def start(self, address: str) -> str:
+        """A stage begins, and the stage before has ended; returns its place among all stages."""
         self._last = time.monotonic()
+        if self.started:
+            self._ended += self._weights[self.started[-1]]
+            self._pace = (self._last - self._begun) / self._ended
+        else:
+            self._begun = self._last
+        self.started.append(address)
         if address not in self._weights:  # a stage that the lock does not have
             self._weights[address] = self.total / len(self._weights)
             self.total += self._weights[address]
+        return f"[{len(self.started)}/{len(self._weights)}]"
 
     def done(self) -> float:
         """The finished part of `total`; the running stage counts by its expected time."""
         if not self.started:
             return 0.0
-        current = self._weights[self.started[-1]]
-        running = (time.monotonic() - self._last) / (self._pace() or float("inf"))
-        return self._ended() + min(running, 0.95 * current)
+        running = (time.monotonic() - self._last) / (self._pace or float("inf"))
+        return self._ended + min(running, 0.95 * self._weights[self.started[-1]])
 
     def left(self) -> float | None:
         """Seconds until the end; None while nothing is known."""
-        pace = self._pace()
-        return None if pace is None else pace * (self.total - self.done())
-
-    def _ended(self) -> float:
-        return sum(self._weights[address] for address in self.started[:-1])
-
-    def _pace(self) -> float | None:
-        """Seconds for a unit of weight: measured in this run, else from runs before."""
-        if ended := self._ended():
-            return (self._last - self._begun) / ended
-        return 1.0 if self._known else None
+        return None if self._pace is None else self._pace * (self.total - self.done())
 
 
-class _Progress:
+class _Progress(tqdm):
     """A progress bar on a terminal; elsewhere a line for each stage."""
 
     def __init__(self, estimate: Estimate) -> None:
+        form = "{desc} |{bar:20}| {elapsed}{postfix}"
+        super().__init__(total=estimate.total, bar_format=form, disable=None, leave=False)
         self._estimate = estimate
-        self._bar = tqdm(
-            total=estimate.total,
-            bar_format="{desc} |{bar:20}| {elapsed}{postfix}",
-            disable=None,
-            leave=False,
-        )
-        self._bar.set_description_str("starting")
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self.set_description_str("starting")
 
     def start(self, address: str) -> None:
-        self._estimate.start(address)
-        count = len(self._estimate.started)
-        label = f"[{count}/{self._estimate.stages}] {address}"
-        if self._bar.disable:
+        label = f"{self._estimate.start(address)} {address}"
+        if self.disable:
             print(label + self._left(), file=sys.stderr, flush=True)
-        self._bar.set_description_str(label, refresh=False)
+        self.set_description_str(label, refresh=False)
         self.tick()
 
     def tick(self) -> None:
-        if not self._bar.disable:
-            self._bar.n = self._estimate.done()
-            self._bar.set_postfix_str(self._left().removeprefix(", "))
+        if not self.disable:
+            self.n = self._estimate.done()
+            self.set_postfix_str(self._left().removeprefix(", "))
 
     def _left(self) -> str:
         seconds = self._estimate.left()

@@ -5,16 +5,15 @@ Numbers may differ by one unit in the last digit, figures are compared by pixels
 a file another lineage key, so the key does not count.
 """
 
-from __future__ import annotations
-
 import json
-import math
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.repository import changes, compare, git, locks
@@ -23,6 +22,7 @@ from kmnist_pipeline.repository.locks import Graph
 from kmnist_pipeline.repository.revision import Revision
 
 EVIDENCE = (*paths.TRACKED, locks.LOCK)
+LISTS = ("claims", "metrics", "figures", "stages")
 LONGEST = 60  # the most characters of a text
 _LABEL = re.compile(r"\[[^\]]*\]")
 _INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)
@@ -77,32 +77,29 @@ class ChangedStage:
     changes: list[Change]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Diff:
     """All differences; `equal` counts the files that differ only in their lineage key."""
 
     old: Revision
     new: Revision
-    claims: list[Claim]
-    metrics: list[Metric]
-    figures: list[Figure]
-    stages: list[ChangedStage]
-    equal: int
+    claims: list[Claim] = field(default_factory=list)
+    metrics: list[Metric] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    stages: list[ChangedStage] = field(default_factory=list)
+    equal: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.claims or self.metrics or self.figures or self.stages)
+        return any(getattr(self, name) for name in LISTS)
 
     def json(self) -> dict[str, Any]:
         """As plain values."""
-        sides = {
-            name: {"name": side.name, "commit": side.commit}
-            for name, side in (("old", self.old), ("new", self.new))
+        sides = (("old", self.old), ("new", self.new))
+        return {
+            **{name: {"name": side.name, "commit": side.commit} for name, side in sides},
+            **{name: [asdict(entry) for entry in getattr(self, name)] for name in LISTS},
+            "equal": self.equal,
         }
-        lists = {
-            name: [asdict(entry) for entry in getattr(self, name)]
-            for name in ("claims", "metrics", "figures", "stages")
-        }
-        return {**sides, **lists, "equal": self.equal}
 
 
 def between(revision: str, other: str | None = None) -> Diff:
@@ -119,32 +116,28 @@ def between(revision: str, other: str | None = None) -> Diff:
     new = _at(named) if named else Revision("the workspace")
     ids = old.ids(*EVIDENCE), new.ids(*EVIDENCE)
     paths = sorted({path for path, _ in ids[0].items() ^ ids[1].items()})
-    before, after = (
-        side.files(*(path for path in paths if path in known))
-        for side, known in zip((old, new), ids, strict=True)
-    )
+    before, after = old.files(*paths), new.files(*paths)
 
-    claims, metrics, figures = list[Claim](), list[Metric](), list[Figure]()
-    stages, equal = list[ChangedStage](), 0
+    diff = Diff(old, new)
     for path in paths:
         sides = before.get(path), after.get(path)
         match path.split("/")[0], Path(path).suffix:
             case "metrics", _:
                 values = list(_metrics(path, *sides))
-                metrics += values
-                equal += not values
+                diff.metrics += values
+                diff.equal += not values
             case "figures", ".png":
-                figure = _figure(path, *sides)
-                figures += [figure] if figure else []
-                equal += not figure
+                figures = list(_figures(path, *sides))
+                diff.figures += figures
+                diff.equal += not figures
             case "reports", ".json":
-                claims += _claims(path, *sides)
+                diff.claims += _claims(path, *sides)
             case locks.LOCK, _:
                 versions = zip((old, new), sides, strict=True)
                 graphs = (locks.parse(text or "", side.called(path)) for side, text in versions)
-                stages += _stages(*graphs)
-    metrics.sort(key=lambda metric: (metric.delta is None, metric.depth, metric.file))
-    return Diff(old, new, claims, metrics, figures, stages, equal)
+                diff.stages += _stages(*graphs)
+    diff.metrics.sort(key=lambda metric: (metric.delta is None, metric.depth, metric.file))
+    return diff
 
 
 def _at(name: str) -> Revision:
@@ -173,39 +166,40 @@ def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric
         found = difference.changes
         if difference.verdict is compare.Verdict.DIFFERENT and not found:  # unreadable
             yield Metric(path, "", None, None, None, difference.line)
-    lists: dict[str, int] = {}
+    lists = Counter[str]()
     for change in found:
         name = _INDEXED.sub("", change.name)
         if name != change.name:
-            lists[name] = lists.get(name, 0) + 1
+            lists[name] += 1
         elif _is_number(change.old) and _is_number(change.new):
             delta = float(f"{change.new - change.old:.6g}")
             yield Metric(path, name, change.old, change.new, delta, change.amount)
-        elif _is_long(change.old) or _is_long(change.new):
+        elif any(isinstance(v, str) and len(v) > LONGEST for v in (change.old, change.new)):
             yield Metric(path, name, None, None, None, "other text")
         else:
             yield Metric(path, name, change.old, change.new, None, change.amount)
-    for name, count in lists.items():
-        what = f"{count} {'value differs' if count == 1 else 'values differ'}"
-        yield Metric(path, name, None, None, None, what)
+    for name, number in lists.items():
+        yield Metric(path, name, None, None, None, differing(number))
 
 
-def _figure(path: str, old: bytes | None, new: bytes | None) -> Figure | None:
+def differing(values: int) -> str:
+    """The number of values that differ, in words."""
+    return f"{count(values, 'value')} {'differs' if values == 1 else 'differ'}"
+
+
+def _figures(path: str, old: bytes | None, new: bytes | None) -> Iterator[Figure]:
     difference = compare.compare(path, old, new)
-    different = difference.verdict is compare.Verdict.DIFFERENT
-    return Figure(path, difference.line) if different else None
+    if difference.verdict is compare.Verdict.DIFFERENT:
+        yield Figure(path, difference.line)
 
 
 def _claims(path: str, old: bytes | None, new: bytes | None) -> Iterator[Claim]:
     before, after = _verdicts(path, old), _verdicts(path, new)
     for name in {**before, **after}:
-        (verdict, obtained), (new_verdict, new_obtained) = (
-            (claim.get("verdict"), claim.get("obtained"))
-            for claim in (before.get(name, {}), after.get(name, {}))
-        )
-        if verdict != new_verdict or not _equal(obtained, new_obtained):
-            report = path.split("/")[1]
-            yield Claim(report, name, verdict, new_verdict, obtained, new_obtained)
+        sides = before.get(name, {}), after.get(name, {})
+        verdicts, values = ([side.get(key) for side in sides] for key in ("verdict", "obtained"))
+        if verdicts[0] != verdicts[1] or not compare.are_close(*values):
+            yield Claim(path.split("/")[1], name, *verdicts, *values)
 
 
 def _verdicts(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
@@ -235,13 +229,3 @@ def _stages(old: Graph, new: Graph) -> Iterator[ChangedStage]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _equal(old: Any, new: Any) -> bool:
-    if _is_number(old) and _is_number(new):
-        return math.isclose(old, new, rel_tol=compare.RELATIVE, abs_tol=compare.ABSOLUTE)
-    return old == new
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, str) and len(value) > LONGEST

@@ -1,7 +1,5 @@
 """A difference of the evidence as text, as a comment on a pull request, and as an HTML page."""
 
-from __future__ import annotations
-
 import base64
 import html
 import re
@@ -15,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kmnist_pipeline.commands.diff import Claim, Diff, Metric
+from kmnist_pipeline.commands.diff import LISTS, Claim, Diff, Metric, differing
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.reporting import jinja
 from kmnist_pipeline.repository import git
@@ -40,20 +39,8 @@ class Section:
 def sections(diff: Diff) -> list[Section]:
     """The differences as tables, without empty tables."""
     found = [
-        Section(
-            "Claims",
-            ["report", "claim", "verdict", "obtained"],
-            [
-                [claim.report, claim.id, *map(_arrow, *_verdict_and_value(claim))]
-                for claim in diff.claims
-            ],
-        ),
-        Section(
-            "Metrics",
-            ["file", "metric", "old", "new", "delta"],
-            [_row(metric) for metric in diff.metrics if metric.depth <= DEEPEST]
-            + list(_deeper(diff.metrics)),
-        ),
+        Section("Claims", ["report", "claim", "verdict", "obtained"], [*map(_claim, diff.claims)]),
+        Section("Metrics", ["file", "metric", "old", "new", "delta"], list(_metrics(diff.metrics))),
         Section("Figures", ["figure", "what"], [[f.file, f.what] for f in diff.figures]),
         Section("Causes", ["what changed", "stages"], list(_causes(diff))),
     ]
@@ -64,25 +51,17 @@ def summary(diff: Diff) -> str:
     """The counts in a sentence."""
     if not diff:
         return NOTHING
-    counts = ", ".join(
-        f"{len(entries)} {noun if len(entries) == 1 else noun + 's'}"
-        for noun, entries in (
-            ("claim", diff.claims),
-            ("metric", diff.metrics),
-            ("figure", diff.figures),
-            ("stage", diff.stages),
-        )
-        if entries
-    )
-    return f"Different: {counts}."
+    lists = {name.removesuffix("s"): getattr(diff, name) for name in LISTS}
+    counts = [count(len(entries), noun) for noun, entries in lists.items() if entries]
+    return f"Different: {', '.join(counts)}."
 
 
 def remark(diff: Diff) -> str:
     """A sentence about the files that are not listed; empty if there are none."""
     if not diff.equal:
         return ""
-    files = "file has" if diff.equal == 1 else "files have"
-    return f"{diff.equal} other {files} the same numbers or pixels under another lineage key."
+    files = f"{count(diff.equal, 'other file')} {'has' if diff.equal == 1 else 'have'}"
+    return f"{files} the same numbers or pixels under another lineage key."
 
 
 def text(diff: Diff, console: Console) -> None:
@@ -105,15 +84,11 @@ def markdown(diff: Diff, images: str | None) -> str:
     """
     if images is not None and None in (diff.old.commit, diff.new.commit):
         raise UserError("--images needs two commits: name the second one too")
-    head = [
-        MARKER,
-        "### What this changes in the evidence",
-        "",
-        f"{_code(diff.old.name)} → {_code(diff.new.name)}: {summary(diff)} {remark(diff)}".rstrip(),
-    ]
+    change = f"{_code(diff.old.name)} → {_code(diff.new.name)}: {summary(diff)} {remark(diff)}"
+    head = f"{MARKER}\n### What this changes in the evidence\n\n{change.rstrip()}"
     tables = sections(diff)
-    share = (LIMIT - len("\n".join(head))) // max(len(tables), 1)
-    blocks = ["\n".join(head)]
+    share = (LIMIT - len(head)) // max(len(tables), 1)
+    blocks = [head]
     for section in tables:
         title = f"#### {section.title}"
         if section.title == "Figures" and images is not None:
@@ -148,36 +123,27 @@ def _pictures(side: Revision, files: list[str]) -> dict[str, str]:
     }
 
 
-def _verdict_and_value(claim: Claim) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    return (claim.old_verdict, claim.old_obtained), (claim.new_verdict, claim.new_obtained)
+def _claim(claim: Claim) -> list[str]:
+    verdict = _arrow(claim.old_verdict, claim.new_verdict)
+    return [claim.report, claim.id, verdict, _arrow(claim.old_obtained, claim.new_obtained)]
 
 
 def _arrow(old: Any, new: Any) -> str:
     return _plain(old) if old == new else f"{_plain(old)} → {_plain(new)}"
 
 
-def _row(metric: Metric) -> list[str]:
-    values = [metric.file, metric.name, _plain(metric.old), _plain(metric.new)]
-    if metric.delta is not None:
-        return [*values, f"{metric.delta:+.6g}"]
-    return [*values, "" if metric.old is not None and metric.new is not None else metric.what]
-
-
-def _deeper(metrics: list[Metric]) -> Iterator[list[str]]:
-    """One row for all deeply nested values of the same map."""
-    places = Counter(
-        (metric.file, re.split(r"[.\[]", metric.name)[0])
-        for metric in metrics
-        if metric.depth > DEEPEST
-    )
-    for (file, name), count in places.items():
-        yield [
-            file,
-            name,
-            "–",
-            "–",
-            f"{count} {'value differs' if count == 1 else 'values differ'}",
-        ]
+def _metrics(metrics: list[Metric]) -> Iterator[list[str]]:
+    """A row for each value, but one for all deeply nested values of the same map."""
+    nested = Counter[tuple[str, str]]()
+    for metric in metrics:
+        if metric.depth > DEEPEST:
+            nested[metric.file, re.split(r"[.\[]", metric.name)[0]] += 1
+            continue
+        what = "" if metric.old is not None and metric.new is not None else metric.what
+        delta = what if metric.delta is None else f"{metric.delta:+.6g}"
+        yield [metric.file, metric.name, _plain(metric.old), _plain(metric.new), delta]
+    for (file, name), number in nested.items():
+        yield [file, name, "–", "–", differing(number)]
 
 
 def _plain(value: Any) -> str:
@@ -192,7 +158,7 @@ def _causes(diff: Diff) -> Iterator[list[str]]:
             affected.setdefault(cause, []).append(stage.address)
     for cause, addresses in affected.items():
         kinds = Counter(address.partition("@")[0] for address in addresses)
-        many = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        many = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
         yield [cause, ", ".join(addresses) if len(addresses) <= FEW else many]
 
 
@@ -200,10 +166,10 @@ def _bounded(top: list[str], lines: list[str], limit: int, spare: int = 1) -> li
     """The top and as many lines as fit into the limit; spare: the characters between lines."""
     more = "\nand {} more: `kmnist diff` shows them all."
     room = limit - sum(len(line) + spare for line in top) - len(more) - 10
-    for count, line in enumerate(lines):
+    for place, line in enumerate(lines):
         room -= len(line) + spare
         if room < 0:
-            return [*top, *lines[:count], more.format(len(lines) - count)]
+            return [*top, *lines[:place], more.format(len(lines) - place)]
     return [*top, *lines]
 
 

@@ -5,8 +5,6 @@ It runs in the folder of a project whose data are processed:
 weights of each fit, by stage. It uses no results from the store of fits.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

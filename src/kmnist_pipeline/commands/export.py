@@ -7,8 +7,6 @@ its run. A commit always gives the same bytes: the only date is the date of the 
 evidence has no dates.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -16,7 +14,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +21,21 @@ from PIL import Image
 from rocrate.model import ComputationalWorkflow, ComputerLanguage, ContextEntity, Entity
 from rocrate.rocrate import ROCrate
 
+from kmnist_pipeline.commands import status
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers, paths
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import Graph, LockedStage
-from kmnist_pipeline.repository.revision import Revision, check
+from kmnist_pipeline.repository.revision import Revision, below, check
 
 METADATA = "ro-crate-metadata.json"
 WORKFLOW = "dvc.yaml"
 LICENCE = "LICENSE"
 ENVIRONMENT = "requirements.lock"
 PROJECT = (
-    ".dvc/config",
-    LICENCE,
-    "Makefile",
-    "README.md",
-    "conf",
-    locks.LOCK,
-    WORKFLOW,
-    "params.yaml",
-    "pyproject.toml",
-    ENVIRONMENT,
-    "src",
-)
+    ".dvc/config", LICENCE, "Makefile", "README.md", "conf", locks.LOCK, WORKFLOW, "params.yaml",
+    "pyproject.toml", ENVIRONMENT, "src",
+)  # fmt: skip
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
     "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
@@ -84,37 +73,26 @@ def export(report: str, folder: Path) -> Exported:
     is_free = (folder / METADATA).exists() or (folder.is_dir() and not any(folder.iterdir()))
     if folder.exists() and not is_free:
         raise UserError(f"{folder}: has other content than a crate; name another folder")
-    commit = git.commit("HEAD")
-    head = Revision("HEAD", commit)
-    locked = head.lock()
+    head = status.head()
+    commit, locked = str(head.commit), head.lock()
     if f"report@{report}" not in locked.stages:
         known = ", ".join(stage.item for stage in locked.stages.values() if stage.kind == "report")
         raise UserError(f"{report}: is not a report of this project; known: {known}")
-    stages = _in_order(locked, f"report@{report}")
-
+    stages = locked.in_order(
+        sorted(locked.upstream(f"report@{report}"), key=lambda stage: stage.address)
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
+        unfinished = Path(parent, "crate")
         missing = _gather(unfinished, head, stages)
         crate = _Crate(unfinished, commit, locked, stages, missing)
         crate.describe(report)
         crate.crate.write(unfinished)
         files = [path for path in unfinished.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
-        unfinished.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return Exported(folder, commit, len(files), size, len(stages), missing)
-
-
-def _in_order(locked: Graph, address: str) -> list[LockedStage]:
-    """A stage and all stages that it depends on, each after the stages whose outs it reads."""
-    upstream = sorted(locked.upstream(address), key=lambda stage: stage.address)
-    parents = {stage.address: [p.address for p in locked.parents(stage)] for stage in upstream}
-    return [locked.stages[name] for name in TopologicalSorter(parents).static_order()]
 
 
 def _gather(folder: Path, head: Revision, stages: list[LockedStage]) -> dict[str, str]:
@@ -150,8 +128,7 @@ class _Crate:
         root["datePublished"] = git.run("show", "-s", "--format=%cI", self.commit).decode().strip()
         root["version"] = self.commit
 
-        engine = self._engine()
-        workflow = self._workflow()
+        engine, workflow = self._engine(), self._workflow()
         licences = self._licences(about["dataset"])
         self._files(licences)
         root["license"] = [{"@id": of} for of in dict.fromkeys([LICENCE, *licences.values()])]
@@ -161,39 +138,28 @@ class _Crate:
         whole = self._whole_run(report, workflow, values)
         self._steps(workflow, engine, runs, whole)
         root["mentions"] = [whole, *runs]
-        profiles = [
+        root["conformsTo"] = [
             self._add(address, "CreativeWork", name=name, version=address.rpartition("/")[2])
             for address, name in PROFILES.items()
         ]
-        root["conformsTo"] = profiles
 
     def _add(self, at: str, kind: str, /, **properties: Any) -> Entity:
         kept = {name: _one(value) for name, value in properties.items() if value not in (None, [])}
         return self.crate.add(ContextEntity(self.crate, at, properties={"@type": kind, **kept}))
 
     def _engine(self) -> Entity:
-        version = re.search(r"^dvc==(\S+)", self._text(ENVIRONMENT), re.MULTILINE)
-        return self._add(
-            "https://dvc.org",
-            "SoftwareApplication",
-            name="DVC",
-            url="https://dvc.org",
-            softwareVersion=version and version[1],
-        )
+        found = re.search(r"^dvc==(\S+)", self._text(ENVIRONMENT), re.MULTILINE)
+        url, version = "https://dvc.org", found and found[1]
+        return self._add(url, "SoftwareApplication", name="DVC", url=url, softwareVersion=version)
 
     def _workflow(self) -> Entity:
-        language = self.crate.add(
-            ComputerLanguage(
-                self.crate,
-                "#dvc-yaml",
-                properties={"name": "DVC pipeline", "url": "https://dvc.org/doc/user-guide"},
-            )
-        )
+        about = {"name": "DVC pipeline", "url": "https://dvc.org/doc/user-guide"}
+        language = ComputerLanguage(self.crate, "#dvc-yaml", properties=about)
         workflow = self.crate.add_workflow(
             self.folder / WORKFLOW,
             WORKFLOW,
             main=True,
-            lang=language,
+            lang=self.crate.add(language),
             cls=ComputationalWorkflow,
             properties={
                 "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"],
@@ -203,17 +169,14 @@ class _Crate:
                 **self._about_file(WORKFLOW),
             },
         )
+        specifications = ("ro/crate/1.1", "workflowhub/workflow-ro-crate/1.0")
         self.crate.metadata["conformsTo"] = [
-            {"@id": "https://w3id.org/ro/crate/1.1"},
-            {"@id": "https://w3id.org/workflowhub/workflow-ro-crate/1.0"},
+            {"@id": f"https://w3id.org/{name}"} for name in specifications
         ]
         return workflow
 
     def _licences(self, dataset: str) -> dict[str, str]:
-        """The ids of licences by path, for outs that contain or show a dataset.
-
-        dataset: the dataset of the report.
-        """
+        """The ids of licences by path, for outs that contain or show a dataset."""
         found = dict[str, str]()
         for stage in self.stages:
             if stage.kind == "download":
@@ -260,10 +223,8 @@ class _Crate:
             elif name in tools:
                 kind = ["File", "SoftwareSourceCode"]
                 more = {"version": self.commit, "license": {"@id": LICENCE}}
-            elif name.startswith(("src/", "conf/")):
-                more = {"license": {"@id": LICENCE}}
-            elif out:
-                more = {"license": {"@id": licences[out]}}
+            elif out or name.startswith(("src/", "conf/")):
+                more = {"license": {"@id": licences[out] if out else LICENCE}}
             properties = {"@type": kind, **self._about_file(name), **more}
             self.crate.add_file(path, name, properties=properties)
         for tool in tools:
@@ -295,19 +256,14 @@ class _Crate:
         stated = {name: value for stage in self.stages for name, value in _values(stage).items()}
         values, inputs = {}, []
         for name, value in sorted(stated.items()):
+            kind = KINDS.get(type(value), "Text")
+            shown = value if isinstance(value, str | int | float) else json.dumps(value)
+            id, example = f"#parameter-{name}", {"@id": f"#value-{name}"}
             formal = self._add(
-                f"#parameter-{name}",
-                "FormalParameter",
-                name=name,
-                additionalType=KINDS.get(type(value), "Text"),
-                workExample={"@id": f"#value-{name}"},
+                id, "FormalParameter", name=name, additionalType=kind, workExample=example
             )
             values[name] = self._add(
-                f"#value-{name}",
-                "PropertyValue",
-                name=name,
-                value=value if isinstance(value, str | int | float) else json.dumps(value),
-                exampleOfWork=formal,
+                f"#value-{name}", "PropertyValue", name=name, value=shown, exampleOfWork=formal
             )
             inputs.append(formal)
         workflow["input"] = inputs
@@ -329,98 +285,65 @@ class _Crate:
         )
 
     def _environment(self, stage: LockedStage) -> str:
-        """The machine and libraries that trained a model, if its metrics state them."""
+        """The machine and libraries that trained a model, for a stage that trains."""
         for path in stage.outs:
-            if not path.endswith(("/validation.json", numbers.beside("/validation.json"))):
-                continue
-            if about := json.loads(self._text(path)).get("environment"):
+            if path.endswith(numbers.beside("/validation.json")):
+                about = json.loads(self._text(path))["environment"]
                 return f"; trained with {json.dumps(about, sort_keys=True)}"
         return ""
 
     def _whole_run(self, report: str, workflow: Entity, values: dict[str, Entity]) -> Entity:
         (page,) = self._entities([f"{paths.page(report)}/index.html"])
-        output = self._add(
-            "#output-report",
-            "FormalParameter",
-            name="report",
-            additionalType="File",
-            workExample=page,
-        )
-        page["exampleOfWork"] = output
-        workflow["output"] = output
-        sources = self._entities(
-            path for stage in self.stages if stage.kind == "download" for path in stage.outs
-        )
+        about = {"name": "report", "additionalType": "File", "workExample": page}
+        output = self._add("#output-report", "FormalParameter", **about)
+        page["exampleOfWork"] = workflow["output"] = output
+        outs = [(path, stage.kind) for stage in self.stages for path in stage.outs]
         return self._add(
             "#run",
             "CreateAction",
             name=f"dvc repro report@{report}",
             description=f"All {len(self.stages)} stages of the report, as in {locks.LOCK}",
             instrument=workflow,
-            object=[*sources, *values.values()],
-            result=self._entities(
-                path for stage in self.stages for path in stage.outs if stage.kind != "download"
-            ),
+            object=[*self._entities(p for p, kind in outs if kind == "download"), *values.values()],
+            result=self._entities(path for path, kind in outs if kind != "download"),
             actionStatus="http://schema.org/CompletedActionStatus",
         )
 
     def _steps(self, workflow: Entity, engine: Entity, runs: list[Entity], whole: Entity) -> None:
         steps, controls = [], []
         for position, (stage, run) in enumerate(zip(self.stages, runs, strict=True), 1):
+            name, place, tool = stage.address, str(position), self.crate.get(_module(stage))
             step = self._add(
-                f"#step-{stage.address}",
-                "HowToStep",
-                name=stage.address,
-                position=str(position),
-                workExample=self.crate.get(_module(stage)),
+                f"#step-{name}", "HowToStep", name=name, position=place, workExample=tool
             )
+            about = {"name": f"ran {name}", "instrument": step, "object": run}
+            controls.append(self._add(f"#control-{name}", "ControlAction", **about))
             steps.append(step)
-            controls.append(
-                self._add(
-                    f"#control-{stage.address}",
-                    "ControlAction",
-                    name=f"ran {stage.address}",
-                    instrument=step,
-                    object=run,
-                )
-            )
         workflow["step"] = steps
         tools = dict.fromkeys(_module(stage) for stage in self.stages)
         workflow["hasPart"] = [self.crate.get(tool) for tool in tools]
-        self._add(
-            "#dvc-run",
-            "OrganizeAction",
-            name="DVC ran the stages",
-            instrument=engine,
-            object=controls,
-            result=whole,
-        )
+        about = {"instrument": engine, "object": controls, "result": whole}
+        self._add("#dvc-run", "OrganizeAction", name="DVC ran the stages", **about)
 
     def _entities(self, paths: Iterable[str]) -> list[Entity]:
-        """The entities of files and folders; a missing file is described by its md5."""
         return [self._entity(path) for path in paths]
 
     def _entity(self, path: str) -> Entity:
+        """The entity of a file or folder; a missing one is described by its md5."""
         if path in self.missing:
-            identifier = f"#missing-{path}"
-            return self.crate.get(identifier) or self._add(
-                identifier,
-                "CreativeWork",
-                name=path,
-                description="Not in this crate, because DVC's cache did not have it. The md5 of a "
-                "folder is the md5 of its listing, with the ending .dir.",
-                md5=self.missing[path],
+            id, md5 = f"#missing-{path}", self.missing[path]
+            about = (
+                "Not in this crate, because DVC's cache did not have it. The md5 of a folder is "
+                "the md5 of its listing, with the ending .dir."
+            )
+            return self.crate.get(id) or self._add(
+                id, "CreativeWork", name=path, description=about, md5=md5
             )
         if not (self.folder / path).is_dir():
             return self.crate.get(path)
-        parts = sorted(file for file in (self.folder / path).rglob("*") if file.is_file())
+        parts = _one([{"@id": name} for name in below(self.folder / path, path)])
         return self.crate.get(f"{path}/") or self.crate.add_dataset(
-            None,
-            path,
-            properties={
-                "name": path,
-                "hasPart": _one([{"@id": p.relative_to(self.folder).as_posix()} for p in parts]),
-            },
+            None, path, properties={"name": path, "hasPart": parts}
         )
 
     def _text(self, name: str) -> str:
@@ -436,7 +359,6 @@ KINDS = {bool: "Boolean", int: "Integer", float: "Float", str: "Text"}
 
 
 def _module(stage: LockedStage) -> str:
-    """The module that a stage runs."""
     return f"src/kmnist_pipeline/stages/{stage.kind.replace('-', '_')}.py"
 
 

@@ -4,8 +4,6 @@ DVC runs stages one after the other. This command first trains all their fits in
 cores or machines, so that `dvc repro` finds every fit in the store.
 """
 
-from __future__ import annotations
-
 import logging
 import subprocess
 import sys
@@ -30,12 +28,12 @@ def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
     first = stale(targets)
     data = {name.partition("@")[2] for name in first if name.startswith(DATA)}
     data |= {params["models"][name.partition("@")[2]]["dataset"] for name in trains(first)}
-    if data:
-        _prepare(data)
-        names = trains(stale(targets))  # equal data makes no stage stale
-        pool.train([plan_of(name, params) for name in names], store.default())
-        return names
-    return []
+    if not data:
+        return []
+    _prepare(data)
+    names = trains(stale(targets))  # equal data makes no stage stale
+    pool.train([plan_of(name, params) for name in names], store.default())
+    return names
 
 
 def trains(stages: Iterable[str]) -> list[str]:

@@ -1,7 +1,5 @@
 """Listing and cleaning the store of fits: `kmnist fits`."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -10,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.commands import fit
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.config import grid
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits.plan import RETRAINED
 from kmnist_pipeline.fits.store import Entry, Store
@@ -18,10 +18,10 @@ from kmnist_pipeline.fits.store import Entry, Store
 LEFT = 3600  # seconds after which no process writes an incomplete file any more
 
 
-def used(params: dict[str, Any]) -> tuple[set[str], list[str]]:
+def used(params: dict[str, Any]) -> set[str]:
     """The keys of all fits that the stages of `params.yaml` use or may use.
 
-    Also returns the datasets that are not processed here: the fits of their stages are unknown.
+    Raises UserError if a dataset is not processed here: the fits of its stages are unknown.
     """
     keys, absent = set(), set()
     for kind, section in fit.SECTIONS.items():
@@ -40,7 +40,13 @@ def used(params: dict[str, Any]) -> tuple[set[str], list[str]]:
                 again = grid.retrained(study, base, position)
                 plan.waves.append(plan.wave({RETRAINED: again}))
                 keys |= {task.key for task in plan.tasks()}
-    return keys, sorted(absent)
+    if absent:
+        targets = " ".join(f"preprocess@{name}" for name in sorted(absent))
+        raise UserError(
+            f"data/processed lacks {', '.join(sorted(absent))}, so the used fits are unknown: "
+            f"run `dvc repro {targets}`"
+        )
+    return keys
 
 
 def clean(store: Store, keys: set[str] | None) -> list[Entry]:
@@ -75,18 +81,11 @@ def summary(entries: Iterable[Entry]) -> str:
     entries = list(entries)
     finished = [entry for entry in entries if entry.finished]
     seconds = sum(entry.about.get("seconds", 0) for entry in finished)
-    words = [_count(len(finished), "fit")]
+    words = [count(len(finished), "fit")]
     if unfinished := len(entries) - len(finished):
-        words.append(_count(unfinished, "checkpoint"))
+        words.append(count(unfinished, "checkpoint"))
     words.append(f"{sum(entry.size for entry in entries) / 1e6:.1f} MB")
     if finished:
-        words.append(f"{seconds:.0f} s of training" if seconds < 600 else _minutes(seconds))
+        spent = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+        words.append(f"{spent} of training")
     return ", ".join(words)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min of training"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

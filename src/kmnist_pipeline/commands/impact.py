@@ -3,12 +3,10 @@
 A view of `status`, with the parameters that `conf/` gives with overrides.
 """
 
-from __future__ import annotations
-
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,12 @@ from rich.tree import Tree
 
 from kmnist_pipeline.commands import status
 from kmnist_pipeline.commands.status import StageStatus
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.evaluation import claims
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.repository import locks
+from kmnist_pipeline.repository.revision import below
 
 STYLES = {"changed": "bold", "new": "bold green", "gone": "bold red", "downstream": ""}
 
@@ -42,10 +42,6 @@ class Impact:
     claims: dict[str, list[str]] = field(default_factory=dict)
     orphans: list[str] = field(default_factory=list)
     composed: bool = True
-
-    def json(self) -> dict[str, Any]:
-        """The impact as plain values."""
-        return asdict(self)
 
 
 def of_change(overrides: list[str]) -> Impact:
@@ -76,8 +72,7 @@ def _files(outs: Iterable[str], folder: str) -> list[str]:
     for out in sorted(outs):
         if out.startswith(folder):
             path = Path(out)
-            inside = sorted(file.as_posix() for file in path.rglob("*") if file.is_file())
-            found += inside or [out if path.suffix else f"{out}/"]
+            found += sorted(below(path, out)) or [out if path.suffix else f"{out}/"]
     return found
 
 
@@ -86,19 +81,13 @@ def _claims(reports: dict[str, Any], outs: set[str], themselves: set[str]) -> di
 
     themselves: the stages that change by themselves; if a report's stage does, all its claims are.
     """
-    found = {}
+    found = defaultdict(list)
     for report, about in reports.items():
-        path = Path(f"conf/claims/{about['claims']}.csv")
-        stated = claims.read(path) if path.exists() else []
-        again = [
-            claim["id"]
-            for claim in stated
-            if claim["file"]
-            and (f"report@{report}" in themselves or outs & _sources(report, claim))
-        ]
-        if again:
-            found[report] = again
-    return found
+        path, is_all = Path(f"conf/claims/{about['claims']}.csv"), f"report@{report}" in themselves
+        for claim in claims.read(path) if path.exists() else []:
+            if claim["file"] and (is_all or outs & _sources(report, claim)):
+                found[report].append(claim["id"])
+    return dict(found)
 
 
 def _sources(report: str, claim: dict[str, str]) -> set[str]:
@@ -114,8 +103,8 @@ def show(impact: Impact, console: Console) -> None:
         console.print("no stage runs again")
         return
     states = Counter(stage.state for stage in impact.stages)
-    text = ", ".join(f"{count} {state}" for state, count in states.items())
-    tree = Tree(f"{_count(len(impact.stages), 'stage')}: {text}" if text else "no stage runs again")
+    text = ", ".join(f"{number} {state}" for state, number in states.items())
+    tree = Tree(f"{count(len(impact.stages), 'stage')}: {text}" if text else "no stage runs again")
     for stage in impact.stages:
         first, *others = stage.reasons
         branch = tree.add(Text.assemble((stage.address, STYLES[stage.state]), "  ", first))
@@ -125,7 +114,7 @@ def show(impact: Impact, console: Console) -> None:
     _add(tree, "metric file", "made again", impact.metrics)
     _add(tree, "report file", "made again", impact.reports)
     for report, ids in impact.claims.items():
-        branch = tree.add(f"{_count(len(ids), 'claim')} of {report} compared again")
+        branch = tree.add(f"{count(len(ids), 'claim')} of {report} compared again")
         branch.add(Text(", ".join(ids)))
     _add(tree, "file", "that no stage makes any more", impact.orphans)
     console.print(tree)
@@ -134,14 +123,10 @@ def show(impact: Impact, console: Console) -> None:
 def _add(tree: Tree, noun: str, what: str, files: list[str]) -> None:
     """Add a branch with the names of the files, one line for each folder."""
     new = sum(file.endswith("/") for file in files)
-    counts = [_count(len(files) - new, noun)] if len(files) > new else []
-    counts += [_count(new, "new folder")] if new else []
+    numbers = {noun: len(files) - new, "new folder": new}
+    counts = [count(number, noun) for noun, number in numbers.items() if number]
     if files:
         branch = tree.add(f"{' and '.join(counts)} {what}")
         for folder, group in itertools.groupby(files, lambda file: file.rpartition("/")[0]):
             names = ", ".join(file.rpartition("/")[2] for file in group)
             branch.add(Text(f"{folder}/  {names}".rstrip()))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

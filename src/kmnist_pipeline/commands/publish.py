@@ -5,8 +5,6 @@ record from the stage's entry in a lock and the files that the entry names
 (`repository/revision.py`). It never publishes a file that is not as the lock says.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import os
@@ -14,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from graphlib import CycleError, TopologicalSorter
+from graphlib import CycleError
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +22,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
-from kmnist_pipeline.repository.revision import Revision, check
+from kmnist_pipeline.repository.revision import Revision, below, check
 from kmnist_pipeline.tracking import record, runs, store
 from kmnist_pipeline.tracking.content import is_read
 from kmnist_pipeline.tracking.record import Record, state_of_code
@@ -72,7 +70,9 @@ def stages(addresses: list[str], revisions: list[str]) -> Published:
     an unknown stage or revision.
     """
     os.environ.update({**store.BOUNDS, **os.environ, **store.QUIET})  # before importing MLflow
-    here = _workspace()
+    if not Path(LOCK).exists():
+        raise UserError(f"{LOCK} does not exist: `dvc repro` makes the evidence")
+    here = _evidence(Revision("the workspace"), state_of_code())
     wanted = [_commit(revision) for revision in revisions] or [here]
     _check(addresses, wanted)
     published = Published()
@@ -107,12 +107,6 @@ def _asking(problem: str) -> Iterator[None]:
         raise StoreError(f"{problem} ({why}") from error
 
 
-def _workspace() -> Evidence:
-    if not Path(LOCK).exists():
-        raise UserError(f"{LOCK} does not exist: `dvc repro` makes the evidence")
-    return _evidence(Revision("the workspace"), state_of_code())
-
-
 def _commit(name: str) -> Evidence:
     """The evidence of a commit, or of an experiment of `dvc exp`, by its id or name."""
     commit, experiment = git.commit_or_experiment(name)
@@ -141,21 +135,16 @@ def _chosen(addresses: list[str], wanted: list[Evidence]) -> Iterator[tuple[Evid
     """The stages to publish, each after the stages it depends on, and each lineage key once."""
     seen = set()
     for evidence in wanted:
-        stages = evidence.graph.stages
-        parents = {
-            address: [parent.address for parent in evidence.graph.parents(stage)]
-            for address, stage in stages.items()
-        }
         try:
-            order = list(TopologicalSorter(parents).static_order())
+            stages = evidence.graph.in_order(evidence.graph.stages.values())
         except CycleError as error:
             circle = " <- ".join(error.args[1])
             raise UserError(f"{LOCK}: stages depend on each other: {circle}") from error
-        for address in order:
-            state = (address, stages[address].key)
-            if (not addresses or address in addresses) and state not in seen:
+        for stage in stages:
+            state = (stage.address, stage.key)
+            if (not addresses or stage.address in addresses) and state not in seen:
                 seen.add(state)
-                yield evidence, stages[address]
+                yield evidence, stage
 
 
 def _record(locked: LockedStage, evidence: Evidence, root: Path, current: Graph) -> Record:
@@ -188,12 +177,11 @@ def _record(locked: LockedStage, evidence: Evidence, root: Path, current: Graph)
 
 def _check_keys(place: Path, path: str, stage: LockedStage) -> None:
     """Raise UserError if an out was made under another lineage key."""
-    for file in place.rglob("*.json") if place.is_dir() else [place]:
-        if file.suffix == ".json":
-            content = json.loads(file.read_bytes())
-            if "made_by" in content and content["made_by"]["lineage"] != stage.key:
-                raise UserError(
-                    f"{path} was made by another command, or from other dependencies or "
-                    f"parameters, than {LOCK} says; `dvc repro --force --single-item "
-                    f"{stage.address}` makes it again"
-                )
+    for file in below(place, path).values():
+        content = json.loads(file.read_bytes()) if file.suffix == ".json" else {}
+        if "made_by" in content and content["made_by"]["lineage"] != stage.key:
+            raise UserError(
+                f"{path} was made by another command, or from other dependencies or "
+                f"parameters, than {LOCK} says; `dvc repro --force --single-item "
+                f"{stage.address}` makes it again"
+            )

@@ -4,8 +4,6 @@ A view of `status` for the lock of HEAD, which adds by how much files differ, an
 in DVC's cache.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,15 +25,13 @@ def compare_here(target: str | None = None) -> Result:
     target: limits this to a stage and all stages that it depends on. Raises UserError if the
     target is not a stage of the committed lock, or if `conf/` or `dvc.yaml` is invalid.
     """
-    old, revision, lock = verify.committed()
+    old, lock = verify.committed()
     stages = verify.chosen(lock, target)
     composed = composition.compose(Path("conf"), [])
     found = status.of(lock, locks.load(composed, "conf/"))
     looked_at = {stage.address for stage in stages}
-    if target is None:
-        looked_at |= found.wanted.stages.keys()
-    elif target in found.wanted.stages:
-        looked_at |= {stage.address for stage in found.wanted.upstream(target)}
+    if target is None or target in found.wanted.stages:
+        looked_at |= {stage.address for stage in verify.chosen(found.wanted, target)}
     of_stage = {stage.address: stage for stage in found.stages if stage.address in looked_at}
     difference, here = _lock_here(old, lock)
     absent: list[str] = []
@@ -44,21 +40,19 @@ def compare_here(target: str | None = None) -> Result:
         own = of_stage.get(stage.address)
         differences = list(_here(stage, own, old, here, absent))
         checked.append(Checked(stage.address, differences, stale=_stale(own)))
+    stale = dict[str, list[str]]()
     if not status.is_composed(composed):
-        checked.append(Checked("params.yaml", [], stale=["is not up to date with conf/"]))
-    checked += [
-        Checked(stage.address, [], stale=stage.reasons)
-        for stage in of_stage.values()
-        if stage.state == "new"
-    ]
+        stale["params.yaml"] = ["is not up to date with conf/"]
+    stale |= {name: stage.reasons for name, stage in of_stage.items() if stage.state == "new"}
     if target is None:
-        checked += [Checked(file, [], stale=["no stage makes this file"]) for file in found.orphans]
-    notes = verify.dirty(revision)
+        stale |= {file: ["no stage makes this file"] for file in found.orphans}
+    checked += [Checked(where, [], stale=reasons) for where, reasons in stale.items()]
+    notes = verify.dirty(old)
     if below := [stage.address for stage in of_stage.values() if stage.state == "downstream"]:
         notes.insert(0, f"downstream of these: {', '.join(below)}")
     if absent:
         notes.append(f"{len(absent)} outs are not compared: not in the workspace or cache")
-    title = f"commit {revision[:12]}, {len(stages)} stages compared (committed -> here)"
+    title = f"{verify.named(old)}, {len(stages)} stages compared (committed -> here)"
     return Result(title, checked, notes, run=False)
 
 
@@ -72,11 +66,7 @@ def _stale(stage: StageStatus | None) -> list[str]:
 
 
 def _here(
-    stage: LockedStage,
-    found: StageStatus | None,
-    old: Revision,
-    here: Graph,
-    absent: list[str],
+    stage: LockedStage, found: StageStatus | None, old: Revision, here: Graph, absent: list[str]
 ) -> Iterator[Difference]:
     """The differences of a stage's outs; the names of outs that are not here go to `absent`.
 

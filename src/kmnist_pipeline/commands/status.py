@@ -7,8 +7,6 @@ missing. If such a file is altered on disk, the stage that makes it is changed, 
 read it are downstream. `params.yaml` does not count: `kmnist compose` makes it from `conf/`.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import json
@@ -28,8 +26,10 @@ from kmnist_pipeline.repository import changes, dvc, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Verdict
 from kmnist_pipeline.repository.locks import Graph, LockedStage
+from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
+COUNTED = ("identical", "with equal numbers in other bytes", "different")  # by verdict
 BACK = f"git checkout HEAD -- {locks.LOCK} {' '.join(paths.TRACKED)}"
 Digest = Callable[[str], str]
 
@@ -54,8 +54,7 @@ class StageStatus:
             return [f"is not in {locks.LOCK}"]
         if self.state == "gone":
             return [f"is in {locks.LOCK}, but not in dvc.yaml"]
-        own = [str(change) for change in self.changes]
-        return own or [f"reads outs of {', '.join(self.reads)}"]
+        return [*map(str, self.changes)] or [f"reads outs of {', '.join(self.reads)}"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,8 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
         own[name] = [
             change
             for change in found
-            if change.kind != "file" or not _is_any_in(change.name, [*altered, *orphans])
+            if change.kind != "file"
+            or not any(path.startswith(f"{change.name}/") for path in (*altered, *orphans))
         ]
     gone = [name for name in locked.stages if name not in wanted.stages]
     lost = locked.downstream(gone)
@@ -145,18 +145,11 @@ def summary(counts: Counter[Verdict], run: bool = False) -> str:
         again = "the committed bytes were made again" if run else "these are the committed bytes"
         return f"{verdict.words}: {again} (all of {counts.total()} files)"
     no = "the committed bytes were not made again" if run else "these are not the committed bytes"
-    parts = [f"{counts[each]} {_COUNTED[each]}" for each in sorted(counts, reverse=True)]
+    parts = [f"{counts[each]} {COUNTED[each]}" for each in sorted(counts, reverse=True)]
     line = f"{verdict.words}: {no} (of {counts.total()} files, {', '.join(parts)})"
     if verdict is Verdict.EQUAL and (note := arithmetic.note()):
         return f"{line}. {note}"
     return f"{line}; {'the workspace is unchanged' if run else f'`{BACK}` restores them'}"
-
-
-_COUNTED = {
-    Verdict.IDENTICAL: "identical",
-    Verdict.EQUAL: "with equal numbers in other bytes",
-    Verdict.DIFFERENT: "different",
-}
 
 
 def _wanted(
@@ -179,25 +172,20 @@ def _of_outs(stage: dict[str, Any], locked: LockedStage, digest: Digest) -> list
     found = []
     declared = dvc.outs(stage)
     for path in sorted({**declared, **locked.outs}):
-        here = digest(path)
-        if path not in locked.outs:
-            found.append(Change("out", path, None, here))
-        elif path not in declared:
-            found.append(Change("out", path, locked.outs[path], None))
-        elif here != locked.outs[path] and (here or declared[path]):
-            found.append(Change("out", path, locked.outs[path], here))
+        old, new = locked.outs.get(path), digest(path) if path in declared else None
+        if None in (old, new) or (old != new and (new or declared[path])):
+            found.append(Change("out", path, old, new))
     return found
 
 
 def _of_making(locked: LockedStage, pins: dict[str, str], digest: Digest) -> list[Change]:
     """The outs that have the locked md5, but whose content states another origin."""
-    found = []
+    found = list[Change]()
     others = defaultdict(list)
-    for path, md5 in locked.outs.items():
-        if digest(path) != md5:
-            continue
-        for file, key in _other_keys(path, locked.key):
-            others[key].append(file)
+    for path in (path for path, md5 in locked.outs.items() if digest(path) == md5):
+        for file in below(Path(path), path):
+            if (key := _key_in(Path(file))) not in (None, locked.key):
+                others[key].append(file)
         if path.endswith(".json"):
             found += _of_environment(path, pins)
     carried = [Change("lineage", ", ".join(f), key, locked.key) for key, f in others.items()]
@@ -210,11 +198,11 @@ def _of_environment(path: str, pins: dict[str, str]) -> list[Change]:
     A machine without the arithmetic of evidence may use its own; `arithmetic.note` says so.
     """
     content = json.loads(Path(path).read_text())
-    found: list[Change] = []
     if not isinstance(content, dict):
-        return found
+        return []
+    found = []
     for name, version in content.get("environment", {}).get("libraries", {}).items():
-        made, now = public(version), pins.get(name) or installed(name)
+        made, now = _public(version), pins.get(name) or installed(name)
         if made != now:
             found.append(Change("library", name, made, now))
     made_in = content.get("made_by", {}).get("arithmetic", arithmetic.V3)
@@ -223,15 +211,8 @@ def _of_environment(path: str, pins: dict[str, str]) -> list[Change]:
     return found
 
 
-def _other_keys(out: str, key: str) -> list[tuple[str, str]]:
-    """The JSON and PNG files of an out that state another lineage key, each with that key."""
-    path = Path(out)
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    carried = ((file.as_posix(), _key_in(file)) for file in files)
-    return [(file, other) for file, other in carried if other not in (None, key)]
-
-
 def _key_in(file: Path) -> str | None:
+    """The lineage key that a JSON or PNG file states, if any."""
     if file.suffix == ".png":
         with Image.open(file) as image:
             return image.info.get("Lineage", "none")
@@ -245,19 +226,24 @@ def pinned() -> dict[str, str]:
     """The version of each library in `requirements.lock`; empty if there is no such file."""
     text = PINS.read_text() if PINS.exists() else ""
     found = re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
-    return {name.lower().replace("_", "-"): public(version) for name, version in found}
+    return {name.lower().replace("_", "-"): _public(version) for name, version in found}
+
+
+def head() -> Revision:
+    """The commit that is checked out."""
+    return Revision("HEAD", git.commit("HEAD"))
 
 
 def installed(name: str) -> str | None:
     """The installed version of a library, or None."""
     try:
-        return public(importlib.metadata.version(name))
+        return _public(importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def public(version: str) -> str:
-    """A version without its local part, which names a build: 2.13.0+cpu becomes 2.13.0."""
+def _public(version: str) -> str:
+    """Without the local part, which names a build: 2.13.0+cpu becomes 2.13.0."""
     return version.partition("+")[0]
 
 
@@ -268,10 +254,6 @@ def _digest(path: str) -> str:
 def is_altered_out(change: Change) -> bool:
     """Whether a change is an out that is missing or not what its stage made."""
     return change.kind == "out" and None not in (change.old, change.new)
-
-
-def _is_any_in(folder: str, paths: list[str]) -> bool:
-    return any(path.startswith(f"{folder}/") for path in paths)
 
 
 def _orphans(wanted: Graph) -> list[str]:

@@ -4,19 +4,18 @@ HEAD is cloned into a temporary folder that has its own DVC cache and MLflow sto
 there, and every out is compared. Nothing is written into the workspace.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline import arithmetic
-from kmnist_pipeline.commands import clone, status
+from kmnist_pipeline.commands import clone, fit, status
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers, paths
 from kmnist_pipeline.fits.plan import name_of
@@ -30,7 +29,7 @@ STATUS = {Verdict.IDENTICAL: 0, Verdict.EQUAL: 3, Verdict.DIFFERENT: 1}
 MAKE_BYTES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib", "pillow")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Checked:
     """A stage, the comparison of its files, and the likely causes of differences.
 
@@ -43,11 +42,14 @@ class Checked:
     stale: list[str] = field(default_factory=list)
 
     @property
-    def verdict(self) -> Verdict:
-        """The worst verdict of its files; different if it is stale."""
-        if self.stale:
-            return Verdict.DIFFERENT
+    def of_files(self) -> Verdict:
+        """The worst verdict of its files."""
         return max((each.verdict for each in self.differences), default=Verdict.IDENTICAL)
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of its files, but different if it is stale."""
+        return Verdict.DIFFERENT if self.stale else self.of_files
 
 
 @dataclass(frozen=True)
@@ -76,23 +78,17 @@ class Result:
         """The result as text: by stage what is not identical, then the counts."""
         yield self.title
         for stage in self.stages:
-            if stage.verdict is Verdict.IDENTICAL:
-                continue
             yield from (f"{stage.address}: {reason}" for reason in stage.stale)
-            if worst := max(
-                (each.verdict for each in stage.differences), default=Verdict.IDENTICAL
-            ):
-                yield f"{stage.address}: {worst.words}"
+            if stage.of_files is not Verdict.IDENTICAL:
+                yield f"{stage.address}: {stage.of_files.words}"
             alike = defaultdict(list)
             for each in stage.differences:
                 if each.verdict is Verdict.DIFFERENT:
                     yield f"  {each.path}: {each.line}"
                 elif each.verdict is Verdict.EQUAL:
                     alike[each.line].append(each.path)
-            for line, files in alike.items():
-                yield f"  {', '.join(files)}: {line}"
-            for cause in stage.causes:
-                yield f"  likely cause: {cause}"
+            yield from (f"  {', '.join(files)}: {line}" for line, files in alike.items())
+            yield from (f"  likely cause: {cause}" for cause in stage.causes)
         yield from self.notes
         counts = Counter(each.verdict for stage in self.stages for each in stage.differences)
         yield status.summary(counts, self.run)
@@ -105,20 +101,13 @@ def rerun(target: str | None = None) -> Result:
     is not a stage of the committed lock or if the run fails, and KeyboardInterrupt, also for
     SIGTERM. Leaves no file and no process behind.
     """
-    old, revision, lock = committed()
+    old, lock = committed()
     stages = chosen(lock, target)
-    for note in dirty(revision):  # now, because the run may take hours
-        print(f"note: {note}", file=sys.stderr)
-    with clone.clean(revision) as project:
-        project.run([stage.address for stage in stages])
-        made = locks.parse((project.path / LOCK).read_bytes(), f"{LOCK} of the run")
-        checked = [
-            Checked(stage.address, _made_again(stage, made, old, project.path)) for stage in stages
-        ]
+    with clone.clean(str(old.commit)) as project:
+        made, checked = _run(project, stages, old)
         environments = [_environment(stage, old, project.path) for stage in stages]
     return Result(
-        f"commit {revision[:12]}, {_count(len(stages), 'stage')} run in a clean clone "
-        "(committed -> made again)",
+        f"{named(old)}, {count(len(stages), 'stage')} run in a clean clone {_SIDES}",
         _explained(checked, stages, made, environments),
     )
 
@@ -135,39 +124,54 @@ def first_epochs(epochs: int, target: str | None = None) -> Result:
             f"--epochs compares weights to the last bit, and the arithmetic here is "
             f"{arithmetic.name()}, not x86-64-v3: `kmnist verify` without it compares numbers"
         )
-    old, revision, lock = committed()
+    old, lock = committed()
     stages = chosen(lock, target)
     data = [stage for stage in stages if stage.kind in ("download", "preprocess")]
-    trained = [stage for stage in stages if stage.kind in ("kfold-train", "tune")]
-    for note in dirty(revision):
-        print(f"note: {note}", file=sys.stderr)
-    with clone.clean(revision) as project:
-        project.run([stage.address for stage in data])
-        made = locks.parse((project.path / LOCK).read_bytes(), f"{LOCK} of the run")
-        checked = [
-            Checked(stage.address, _made_again(stage, made, old, project.path)) for stage in data
-        ]
-        addresses = [stage.address for stage in trained]
-        digests = json.loads(
-            project.call("kmnist_pipeline.commands.epochs", str(epochs), *addresses)
-            if addresses
-            else "{}"
-        )
-    fits = sum(len(found) for found in digests.values())
-    for stage in trained:
-        checked.append(Checked(stage.address, _weights(stage, old, digests[stage.address], epochs)))
+    trained = [stage for stage in stages if stage.kind in fit.SECTIONS]
+    digests: dict[str, dict[str, list[str]]] = {}
+    with clone.clean(str(old.commit)) as project:
+        _, checked = _run(project, data, old)
+        if trained:
+            addresses = [stage.address for stage in trained]
+            module = "kmnist_pipeline.commands.epochs"
+            digests = json.loads(project.call(module, str(epochs), *addresses))
+    checked += [
+        Checked(stage.address, _weights(stage, old, digests[stage.address], epochs))
+        for stage in trained
+    ]
+    fits = sum(map(len, digests.values()))
     return Result(
-        f"commit {revision[:12]}, {_count(epochs, 'epoch')} of {_count(fits, 'fit')} trained in a "
-        "clean clone (committed -> made again)",
+        f"{named(old)}, {count(epochs, 'epoch')} of {count(fits, 'fit')} trained in a clean "
+        f"clone {_SIDES}",
         checked,
     )
+
+
+_SIDES = "(committed -> made again)"
+
+
+def _run(
+    project: clone.Clone, stages: list[LockedStage], old: Revision
+) -> tuple[Graph, list[Checked]]:
+    """Run stages in a clone; returns the lock of the run, and the comparison of their outs."""
+    for note in dirty(old):  # now, because the run may take hours
+        print(f"note: {note}", file=sys.stderr)
+    project.run([stage.address for stage in stages])
+    made = locks.parse((project.path / LOCK).read_bytes(), f"{LOCK} of the run")
+    checked = [Checked(stage.address, []) for stage in stages]
+    for each, stage in zip(checked, stages, strict=True):
+        for out, md5 in stage.outs.items():
+            now = made.stages[stage.address].outs.get(out, "")
+            # If the committed model is missing, comparing its metrics shows whether it is equal.
+            each.differences += between(out, md5, now, old, project.path / out, Verdict.EQUAL)
+    return made, checked
 
 
 def _weights(
     stage: LockedStage, old: Revision, digests: dict[str, list[str]], epochs: int
 ) -> list[Difference]:
     """Compare the weights of each fit after its first epochs with the committed ones."""
-    (path,) = (out for out in stage.outs if out.endswith(numbers.beside("/validation.json")))
+    (path,) = _details(stage)
     committed = old.files(path).get(path)
     if committed is None:
         return [Difference(path, Verdict.DIFFERENT, "is missing in the commit")]
@@ -185,12 +189,11 @@ def _weights(
     ]
 
 
-def committed() -> tuple[Revision, str, Graph]:
-    """HEAD, its id and its lock."""
-    commit = git.commit("HEAD")
-    head = Revision("HEAD", commit)
+def committed() -> tuple[Revision, Graph]:
+    """HEAD and its lock."""
+    head = status.head()
     head.files(*paths.TRACKED, LOCK)  # reads all in one process of git
-    return head, commit, head.lock()
+    return head, head.lock()
 
 
 def chosen(committed: Graph, target: str | None) -> list[LockedStage]:
@@ -214,21 +217,17 @@ def chosen(committed: Graph, target: str | None) -> list[LockedStage]:
     return committed.upstream(target)[::-1]
 
 
-def dirty(revision: str) -> list[str]:
+def named(old: Revision) -> str:
+    """A commit in messages."""
+    return f"commit {str(old.commit)[:12]}"
+
+
+def dirty(old: Revision) -> list[str]:
     """A note for the user if the workspace has uncommitted changes."""
-    changed = (
-        git.run("--no-optional-locks", "status", "--porcelain", "--", ".").decode().splitlines()
-    )
-    if not changed:
-        return []
-    return [
-        f"the workspace has uncommitted changes ({_count(len(changed), 'file')}; `git status`): "
-        f"this compares with commit {revision[:12]}"
-    ]
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" + ("" if number == 1 else "s")
+    changed = git.run("--no-optional-locks", "status", "--porcelain", "--", ".").splitlines()
+    files = f"{count(len(changed), 'file')}; `git status`"
+    note = f"the workspace has uncommitted changes ({files}): this compares with {named(old)}"
+    return [note] if changed else []
 
 
 # Comparing an out.
@@ -239,10 +238,6 @@ def in_git(out: str) -> bool:
     return out.partition("/")[0] in paths.TRACKED
 
 
-def _contents(files: Mapping[str, Path]) -> dict[str, bytes]:
-    return {name: file.read_bytes() for name, file in files.items()}
-
-
 def between(
     out: str, locked: str, now: str, old: Revision, path: Path, unknown: Verdict
 ) -> list[Difference]:
@@ -251,52 +246,45 @@ def between(
     locked, now: its md5s; `now` is empty if it does not exist; unknown: the verdict if the
     committed content is not available.
     """
-    if not in_git(out):
-        if locked == now:
-            return [Difference(out, Verdict.IDENTICAL, Verdict.IDENTICAL.words)]
-        if not now:
-            return [Difference(out, Verdict.DIFFERENT, "is no longer made")]
+    if in_git(out):
+        before = old.files(out)
+    elif locked == now:
+        return [Difference(out, Verdict.IDENTICAL, Verdict.IDENTICAL.words)]
+    elif not now:
+        return [Difference(out, Verdict.DIFFERENT, "is no longer made")]
+    else:
+        why = "the committed one is not in the cache (`dvc pull`)"
         try:
-            before = old.cached(out, locked)
-            why = "the committed one is not in the cache (`dvc pull`)"
+            before = _contents(old.cached(out, locked))
         except DamagedError as error:
             before, why = {}, str(error)
         if not before:
             line = f"md5 {locked[:12]} -> {now[:12]}, the size of the difference is unknown: {why}"
             return [Difference(out, unknown, line)]
-        return _each(_contents(before), _contents(below(path, out)))
-    found = _each(old.files(out), _contents(below(path, out)))
+    after = _contents(below(path, out))
+    found = [compare(name, before.get(name), after.get(name)) for name in sorted(before | after)]
     if locked != now and all(each.verdict is Verdict.IDENTICAL for each in found):
         line = f"{LOCK} says md5 {locked[:12]}, the committed file has {now[:12]}"
         found.append(Difference(out, Verdict.DIFFERENT, line))
     return found
 
 
-def _each(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> list[Difference]:
-    return [compare(path, old.get(path), new.get(path)) for path in sorted({**old, **new})]
+def _contents(files: dict[str, Path]) -> dict[str, bytes]:
+    return {name: file.read_bytes() for name, file in files.items()}
 
 
 # Comparing the outs of a run.
 
 
-def _made_again(stage: LockedStage, made: Graph, old: Revision, project: Path) -> list[Difference]:
-    """The differences of a stage's files; the metrics of missing models show their differences."""
-    now = made.stages[stage.address].outs
-    return [
-        difference
-        for out, md5 in stage.outs.items()
-        for difference in between(
-            out, md5, now.get(out, ""), old, project / out, unknown=Verdict.EQUAL
-        )
-    ]
+def _details(stage: LockedStage) -> list[str]:
+    """The file with the weights of each fit and the environment, if the stage trains."""
+    return [out for out in stage.outs if out.endswith(numbers.beside("/validation.json"))]
 
 
 def _environment(stage: LockedStage, old: Revision, project: Path) -> list[str]:
     """The differences in machine and libraries between the committed run and this one."""
     found = []
-    for out in stage.outs:
-        if not out.endswith(("/validation.json", numbers.beside("/validation.json"))):
-            continue
+    for out in _details(stage):
         before = _machine(old.files(out).get(out, b"{}"))
         after = _machine((project / out).read_bytes())
         found += [
@@ -307,10 +295,10 @@ def _environment(stage: LockedStage, old: Revision, project: Path) -> list[str]:
     return found
 
 
-def _machine(validation: bytes) -> dict[str, Any]:
+def _machine(details: bytes) -> dict[str, Any]:
     """The values of `environment` by name."""
     try:
-        flat = dict(lineage.leaves("", json.loads(validation).get("environment", {})))
+        flat = dict(lineage.leaves("", json.loads(details).get("environment", {})))
     except (ValueError, TypeError, AttributeError):  # the comparison says that it is damaged
         return {}
     return {name.replace("libraries.", "version of "): value for name, value in flat.items()}
@@ -322,18 +310,15 @@ def _explained(
     """Add the likely causes: changed inputs of a stage, machine and libraries."""
     anywhere = list(dict.fromkeys(line for lines in environments for line in lines)) or _versions()
     apart = {each.address for each in checked if each.verdict is not Verdict.IDENTICAL}
-    explained = []
     for each, stage, own in zip(checked, stages, environments, strict=True):
-        causes: list[str] = []
         if each.address in apart:
             now = made.stages[each.address]
             above = [maker.address for maker in made.parents(now) if maker.address in apart]
             changed = changes.of_stage(_alone(stage, made), _alone(now, made))
-            causes = [*map(str, changed), *own]
-            causes += [f"follows from {', '.join(above)}"] if above else []
-            causes = causes or anywhere or [_NONE]
-        explained.append(replace(each, causes=causes))
-    return explained
+            each.causes = [*map(str, changed), *own]
+            each.causes += [f"follows from {', '.join(above)}"] if above else []
+            each.causes = each.causes or anywhere or [_NONE]
+    return checked
 
 
 _NONE = (

@@ -125,12 +125,12 @@ def _change(name: str, old: Any, new: Any) -> ChangedValue | None:
     elif isinstance(old, list) and isinstance(new, list):
         amount = _between_texts(old, new)
     else:
-        amount = "" if _close(old, new) else _between_values(old, new)
+        amount = "" if are_close(old, new) else _between_values(old, new)
     plain = (value if isinstance(value, str | int | float) else None for value in (old, new))
     return ChangedValue(name, amount, *plain) if amount else None
 
 
-def _close(old: Any, new: Any) -> bool:
+def are_close(old: Any, new: Any) -> bool:
     """Whether values are equal, or numbers within the tolerance; counts must be equal."""
     kinds = {type(old), type(new)}
     if kinds <= {int, float} and float in kinds:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from graphlib import TopologicalSorter
 from itertools import accumulate
 from typing import Any
 
@@ -85,6 +86,14 @@ class Graph:
                     found[parent.address] = parent
                     queue.append(parent)
         return list(found.values())
+
+    def in_order(self, stages: Iterable[LockedStage]) -> list[LockedStage]:
+        """Stages, and those whose outs they read, each after the stages it depends on.
+
+        Raises graphlib.CycleError if stages depend on each other.
+        """
+        parents = {each.address: [p.address for p in self.parents(each)] for each in stages}
+        return [self.stages[name] for name in TopologicalSorter(parents).static_order()]
 
     def downstream(self, addresses: Iterable[str]) -> dict[str, list[str]]:
         """All stages that depend on the given ones, each with those of these stages that it reads.

@@ -1,24 +1,17 @@
 """The stages behind a file: from the stage that made it back to the published data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmnist_pipeline.commands.trace import identify
 from kmnist_pipeline.commands.trace.history import History, LockVersion
-from kmnist_pipeline.commands.trace.identify import (
-    Digests,
-    Identified,
-    Original,
-    identify,
-    originals,
-    shown,
-)
+from kmnist_pipeline.commands.trace.identify import Identified, Original
 from kmnist_pipeline.commands.trace.runs import StageRuns, runs_of
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import git, locks
+from kmnist_pipeline.repository.revision import below
 
 Located = tuple[LockVersion, locks.LockedStage]  # a stage, and a version of the lock that has it
 
@@ -71,14 +64,10 @@ class Trace:
 
     def behind(self, key: str) -> list[Step]:
         """A stage and all stages that it depends on, each once, the nearest first."""
-        found = {key: self.steps[key]}
-        queue = [key]
-        while queue:
-            for maker in self.steps[queue.pop(0)].makers:
-                if maker not in found:
-                    found[maker] = self.steps[maker]
-                    queue.append(maker)
-        return list(found.values())
+        found = [key]
+        for one in found:  # which grows meanwhile
+            found += [maker for maker in self.steps[one].makers if maker not in found]
+        return [self.steps[one] for one in found]
 
     def is_whole(self, file: Identified) -> bool:
         """Whether the stages behind a file lead back to published data without a gap or remark."""
@@ -109,9 +98,9 @@ def trace(paths: Sequence[Path], unfold: bool = False) -> Trace:
     if paths:
         named = [file for path in paths for file in _files(path)]
         hash_name = git.hash_name()
-        asked = [Digests.of(file, hash_name) for file in named]
-        history = History([digests.blob for digests in asked])
-        files = [identify(digests, history) for digests in asked]
+        blobs = [identify.blob_of(file, hash_name) for file in named]
+        history = History(blobs)
+        files = [identify.identify(*each, history) for each in zip(named, blobs, strict=True)]
         matches = [file.matches[0] for file in files if file.matches]
         roots = [(match.versions[0], match.stage) for match in matches]
     else:
@@ -125,19 +114,13 @@ def trace(paths: Sequence[Path], unfold: bool = False) -> Trace:
 
 def _files(path: Path) -> list[Path]:
     """The file, or all files in the folder that are not hidden."""
-    if path.is_dir():
-        inside = [
-            file
-            for file in sorted(path.rglob("*"))
-            if file.is_file()
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        ]
-        if not inside:
-            raise UserError(f"{shown(path)}: there is no file in this folder")
-        return inside
-    if not path.is_file():
-        raise UserError(f"{shown(path)}: there is no such file")
-    return [path]
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"{identify.shown(path)}: there is no such file")
+    named = below(path, "")
+    inside = [file for name, file in named.items() if "/." not in name]
+    if not inside:
+        raise UserError(f"{identify.shown(path)}: there is no file in this folder")
+    return inside
 
 
 def _steps(roots: list[Located], history: History, unfold: bool) -> dict[str, Step]:
@@ -159,12 +142,8 @@ def _steps(roots: list[Located], history: History, unfold: bool) -> dict[str, St
             keys = list(dict.fromkeys(maker.key for _, maker in makers))
             inputs.append(Dependency(path, md5, keys, bool(found)))
             queue += makers
-        files = [
-            file
-            for out, md5 in stage.outs.items()
-            for file in (history.files(version, out, md5) if unfold else [out])
-        ]
-        steps[stage.key] = Step(stage, inputs, code, originals(stage), files)
+        files = history.files(version, stage) if unfold else list(stage.outs)
+        steps[stage.key] = Step(stage, inputs, code, list(identify.originals(stage)), files)
     return steps
 
 
@@ -191,13 +170,10 @@ def _consists(listing: dict[str, str], folder: str, outs: dict[str, str]) -> boo
     """Whether every file of a folder is in these outs."""
     left = {f"{folder}/{name}": md5 for name, md5 in listing.items()}
     for out, md5 in outs.items():
+        inside = {path: digest for path, digest in left.items() if path.startswith(f"{out}/")}
+        names = {path.removeprefix(f"{out}/"): digest for path, digest in inside.items()}
         if left.get(out) == md5:
             del left[out]
-        names = {
-            path.removeprefix(f"{out}/"): digest
-            for path, digest in left.items()
-            if path.startswith(f"{out}/")
-        }
-        if names and lineage.digest_of_listing(names) == md5:
-            left = {path: digest for path, digest in left.items() if not path.startswith(f"{out}/")}
+        elif lineage.digest_of_listing(names) == md5:
+            left = {path: digest for path, digest in left.items() if path not in inside}
     return not left

@@ -1,10 +1,8 @@
 """The history of the evidence: all versions of the lock, and the folders in their commits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
@@ -48,9 +46,9 @@ class History:
         self._blobs = blobs
         self._commits = git.commits()
         self.versions = list(_versions(self._commits))
-        self._objects: dict[str, dict[str, str]] = {}
+        self._objects_at = cache(partial(git.objects, [commit.id for commit in self._commits]))
         self._md5_of_blob: dict[str, str] = {}
-        self._listings: dict[str, dict[str, str]] = {}
+        self._listing = cache(self._list)
 
     @property
     def here(self) -> list[LockVersion]:
@@ -82,31 +80,21 @@ class History:
         if version.here:
             yield lineage.listing(Path(folder))
 
-    def files(self, version: LockVersion, out: str, md5: str) -> list[str]:
-        """The files in an out, or the out itself if it is a file or no listing matches."""
-        if md5.endswith(".dir"):
-            for listing in self.listings(version, out):
-                if lineage.digest_of_listing(listing) == md5:
-                    return [f"{out}/{name}" for name in listing]
-        return [out]
+    def files(self, version: LockVersion, stage: locks.LockedStage) -> list[str]:
+        """The files in a stage's outs; an out itself if it is a file or no listing matches."""
+        found = []
+        for out, md5 in stage.outs.items():
+            listings = self.listings(version, out) if md5.endswith(".dir") else ()
+            listing = next((x for x in listings if lineage.digest_of_listing(x) == md5), None)
+            found += [out] if listing is None else [f"{out}/{name}" for name in listing]
+        return found
 
-    def _objects_at(self, path: str) -> dict[str, str]:
-        """The Git object at a path, by commit."""
-        if path not in self._objects:
-            self._objects[path] = git.objects([commit.id for commit in self._commits], path)
-        return self._objects[path]
-
-    def _listing(self, tree: str) -> dict[str, str]:
+    def _list(self, tree: str) -> dict[str, str]:
         """The md5 of each file in a Git tree, by its path in the tree."""
-        if tree not in self._listings:
-            blobs = git.tree(tree)
-            new = sorted(set(blobs.values()) - self._md5_of_blob.keys())
-            self._md5_of_blob |= {
-                name: lineage.digest_of_bytes(content) for name, content in git.blobs(new)
-            }
-            listing = {path: self._md5_of_blob[blob] for path, blob in blobs.items()}
-            self._listings[tree] = listing
-        return self._listings[tree]
+        blobs = git.tree(tree)
+        for name, content in git.blobs(sorted({*blobs.values()} - self._md5_of_blob.keys())):
+            self._md5_of_blob[name] = lineage.digest_of_bytes(content)
+        return {path: self._md5_of_blob[blob] for path, blob in blobs.items()}
 
 
 def _versions(commits: list[git.Commit]) -> Iterator[LockVersion]:

@@ -6,21 +6,16 @@ sha256 of the published data. If the bytes are unknown, the lineage key in the f
 or a page), or its path if a stage writes there, identifies it as an altered copy.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
-from kmnist_pipeline.commands.trace.history import (
-    History,
-    LockVersion,
-    folders_above,
-)
+from kmnist_pipeline.commands.trace.history import History, LockVersion, folders_above
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import git, locks
 
@@ -35,11 +30,6 @@ class Match:
     stage: locks.LockedStage
     path: str
     versions: list[LockVersion]
-
-    @property
-    def here(self) -> bool:
-        """Whether the lock of this folder has the stage."""
-        return self.versions[0].here
 
     @property
     def commits(self) -> list[git.Commit]:
@@ -74,62 +64,50 @@ class Original:
     files: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Digests:
-    """A file, and the digests of its content in DVC, `conf/dataset` and Git."""
-
-    file: Path
-    md5: str
-    sha256: str
-    blob: str
-
-    @classmethod
-    def of(cls, file: Path, git_hash: str) -> Digests:
-        """Read a file. git_hash: the hash of this repository's object ids."""
-        held = file.read_bytes()
-        blob = hashlib.new(git_hash, b"blob %d\0" % len(held), usedforsecurity=False)
-        blob.update(held)
-        return cls(
-            file, lineage.digest_of_bytes(held), hashlib.sha256(held).hexdigest(), blob.hexdigest()
-        )
-
-
 def shown(path: Path) -> str:
     """A path in messages: relative to the project's folder if it is there."""
     here = Path.cwd()
     return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 
 
-def identify(digests: Digests, history: History) -> Identified:
-    """Find the stages that made a file, whose path is absolute."""
-    file, place = digests.file, shown(digests.file)
+def blob_of(file: Path, git_hash: str) -> str:
+    """Git's id of a file's content; git_hash: the hash of this repository's object ids."""
+    held = file.read_bytes()
+    blob = b"blob %d\0%b" % (len(held), held)
+    return hashlib.new(git_hash, blob, usedforsecurity=False).hexdigest()
+
+
+def identify(file: Path, blob: str, history: History) -> Identified:
+    """Find the stages that made a file, whose path is absolute; blob: its id in Git."""
+    place, content = shown(file), file.read_bytes()
+    md5 = lineage.digest_of_bytes(content)
     exact = (
-        _of_outs(history, {digests.md5})
-        or _of_folders(history, digests)
-        or _of_originals(history, digests.sha256)
-        or _of_uncommitted(history, digests)
+        _of_outs(history, {md5})
+        or _of_folders(history, blob)
+        or _of_originals(history, hashlib.sha256(content).hexdigest())
+        or _of_uncommitted(history, len(content), md5)
     )
-    address, key = _claimed_origin(file)
+    address, key = _claimed_origin(content)
+
+    def unlikely(match: Match) -> tuple[bool, ...]:
+        name = Path(match.path).name
+        return match.stage.key != key, match.path != place, name != file.name
+
     if exact:
-        exact.sort(
-            key=lambda match: (
-                match.stage.key != key,
-                match.path != place,
-                Path(match.path).name != file.name,
-            )
-        )
+        exact.sort(key=unlikely)
         remark = ""
         if key not in ("", exact[0].stage.key):
             remark = f"a file was changed while the stage ran: it began under lineage key {key}"
-        return Identified(place, digests.md5, "exact", remark, exact)
+        return Identified(place, md5, "exact", remark, exact)
 
     if key and (match := _of_key(history, address, key, place)):
-        remark = f"it says that {address} made it, but that stage made other bytes"
-        return Identified(place, digests.md5, "altered", remark, [match])
-    if match := _of_place(history, place):
-        remark = f"{match.stage.address} writes to its path, but that stage made other bytes"
-        return Identified(place, digests.md5, "altered", remark, [match])
-    return Identified(place, digests.md5, "unknown", _hint(history, digests.blob, address, key))
+        why = f"it says that {address} made it"
+    elif match := _of_place(history, place):
+        why = f"{match.stage.address} writes to its path"
+    if match:
+        remark = f"{why}, but that stage made other bytes"
+        return Identified(place, md5, "altered", remark, [match])
+    return Identified(place, md5, "unknown", _hint(history, blob, address, key))
 
 
 def _matches(found: Iterable[tuple[LockVersion, locks.LockedStage, str]]) -> list[Match]:
@@ -153,12 +131,12 @@ def _of_outs(history: History, md5s: set[str], inside: str = "") -> list[Match]:
     )
 
 
-def _of_folders(history: History, digests: Digests) -> list[Match]:
+def _of_folders(history: History, blob: str) -> list[Match]:
     """The stages that made the file as part of a folder that is in Git."""
     return [
         match
-        for path in sorted(history.places[digests.blob])
-        if (md5s := history.folders(path, digests.blob))
+        for path in sorted(history.places[blob])
+        if (md5s := history.folders(path, blob))
         for match in _of_outs(history, md5s, path)
     ]
 
@@ -175,9 +153,8 @@ def _of_originals(history: History, sha256: str) -> list[Match]:
     )
 
 
-def _of_uncommitted(history: History, digests: Digests) -> list[Match]:
+def _of_uncommitted(history: History, size: int, md5: str) -> list[Match]:
     """The stages that made the file as part of a folder that is not committed yet."""
-    size = digests.file.stat().st_size
     return _matches(
         (version, stage, f"{out}/{name}")
         for version in history.here
@@ -186,9 +163,9 @@ def _of_uncommitted(history: History, digests: Digests) -> list[Match]:
         if out_md5.endswith(".dir")
         and size in {file.stat().st_size for file in Path(out).rglob("*") if file.is_file()}
         for listing in [lineage.listing(Path(out))]
-        if digests.md5 in listing.values() and lineage.digest_of_listing(listing) == out_md5
+        if md5 in listing.values() and lineage.digest_of_listing(listing) == out_md5
         for name, digest in listing.items()
-        if digest == digests.md5
+        if digest == md5
     )
 
 
@@ -203,7 +180,7 @@ def _of_key(history: History, address: str, key: str, place: str) -> Match | Non
     if not found:
         return None
     version, stage = found[0]
-    files = [file for out, md5 in stage.outs.items() for file in history.files(version, out, md5)]
+    files = history.files(version, stage)
     alike = [file for file in files if Path(file).name == Path(place).name]
     path = place if place in files else (alike or list(stage.outs))[0]
     return Match(stage, path, [version for version, _ in found])
@@ -233,17 +210,13 @@ _CLAIMS = (  # in a JSON out, in a page
 )
 
 
-def _claimed_origin(file: Path) -> tuple[str, str]:
-    """The stage and lineage key that a file states; empty if it states none.
-
-    The key is `by hand` if the stage ran without DVC.
-    """
-    content = file.read_bytes()
+def _claimed_origin(content: bytes) -> tuple[str, str]:
+    """The stage and lineage key (or BY_HAND) that a file states; empty if it states none."""
     if content.startswith(b"\x89PNG"):
         from PIL import Image
 
         try:
-            with Image.open(file) as image:
+            with Image.open(BytesIO(content)) as image:
                 return str(image.info.get("Stage", "")), str(image.info.get("Lineage", ""))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return "", ""  # the text itself is damaged
@@ -254,28 +227,22 @@ def _claimed_origin(file: Path) -> tuple[str, str]:
     return "", ""
 
 
-_SHALLOW = "this clone does not have all commits: `git fetch --unshallow` gets them"
-
-
 def _hint(history: History, blob: str, address: str, key: str) -> str:
     """A remark that may help to identify an unknown file."""
-    shallow = _SHALLOW if git.is_shallow() else ""
     if key == BY_HAND:
         return f"it says that {address} made it, run by hand and not by DVC"
-    if key:
-        said = f"it says that {address} made it under lineage key {key[:12]}, which no lock has"
-        return f"{said}; {shallow}" if shallow else said
-    if paths := sorted(history.places[blob]):
+    if not key and (paths := sorted(history.places[blob])):
         return f"Git has it as {', '.join(paths)}, but no stage of any lock made these bytes"
-    return shallow
+    said = f"it says that {address} made it under lineage key {key[:12]}, which no lock has"
+    remarks = [said] if key else []
+    if git.is_shallow():
+        remarks.append("this clone does not have all commits: `git fetch --unshallow` gets them")
+    return "; ".join(remarks)
 
 
-def originals(stage: locks.LockedStage) -> list[Original]:
+def originals(stage: locks.LockedStage) -> Iterator[Original]:
     """The published data that a stage downloaded; only `download` does that."""
-    if stage.kind != "download":
-        return []
-    found = []
-    for name, about in stage.params.items():
+    for name, about in stage.params.items() if stage.kind == "download" else ():
         parts = about["parts"]  # a map in the oldest locks, later a list, which keeps its order
         named = parts.items() if isinstance(parts, dict) else ((p["name"], p) for p in parts)
         files = {
@@ -283,8 +250,5 @@ def originals(stage: locks.LockedStage) -> list[Original]:
             for part, digests in named
             for content, dimensions in (("images", 3), ("labels", 1))
         }
-        known = {key: about.get(key, "") for key in ("title", "licence")}
-        found.append(
-            Original(name.partition(".")[2], **known, sources=about["sources"], files=files)
-        )
-    return found
+        title, licence = about.get("title", ""), about.get("licence", "")
+        yield Original(name.partition(".")[2], title, licence, about["sources"], files)

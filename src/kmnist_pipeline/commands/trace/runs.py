@@ -4,8 +4,6 @@ This does not use MLflow, whose import takes longer than the rest of a trace. It
 seconds, because a trace must not wait for a store that is slow or down.
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import threading
@@ -48,18 +46,22 @@ def runs_of(keys: Iterable[str]) -> StageRuns:
     """Ask the store that `MLFLOW_TRACKING_URI` names, by default SQLite in this folder."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     parts = urlsplit(uri)
-    scheme = parts.scheme.partition("+")[0]
-    if scheme == "sqlite":
-        uri = store = uri.partition(":///")[2]
-        if not Path(uri).is_file():
-            return StageRuns(store, "does not exist")
-    else:
-        store = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        if scheme not in _STORES:
+    store = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    match parts.scheme.partition("+")[0]:
+        case "sqlite":
+            ask, uri = _ask_sqlite, uri.partition(":///")[2]
+            store = uri
+            if not Path(uri).is_file():
+                return StageRuns(store, "does not exist")
+        case "postgresql":
+            ask = _ask_postgresql
+        case "http" | "https":
+            ask = _ask_server
+        case _:
             return StageRuns(store, "not asked: neither a server nor SQLite nor PostgreSQL")
     found: dict[str, StageRun] = {}
     wanted = list(keys)
-    problem = _bounded(_STORES[scheme], uri, wanted, found) if wanted else ""
+    problem = _bounded(ask, uri, wanted, found) if wanted else ""
     return StageRuns(store, problem, dict(found))
 
 
@@ -106,20 +108,13 @@ def _ask_server(uri: str, keys: list[str], found: dict[str, StageRun]) -> None:
                 raise requests.HTTPError(f"{answer.status_code} {answer.reason}")
             return answer.json().get(what, [])
 
-        names = {
-            experiment["experiment_id"]: experiment["name"]
-            for experiment in search("experiments", max_results=1000)
-        }
+        experiments = search("experiments", max_results=1000)
+        names = {each["experiment_id"]: each["name"] for each in experiments}
+        latest = {"order_by": ["attributes.start_time DESC"], "max_results": 1}
         for key in keys if names else []:
-            for run in search(
-                "runs",
-                experiment_ids=list(names),
-                filter=f"attributes.status = 'FINISHED' and tags.`kmnist.lineage` = '{key}'",
-                order_by=["attributes.start_time DESC"],
-                max_results=1,
-            ):
-                info = run["info"]
-                id = info["experiment_id"]
+            which = f"attributes.status = 'FINISHED' and tags.`kmnist.lineage` = '{key}'"
+            for run in search("runs", experiment_ids=list(names), filter=which, **latest):
+                info, id = run["info"], run["info"]["experiment_id"]
                 found[key] = StageRun(info["run_id"], info["run_name"], names[id], id)
 
 
@@ -150,11 +145,3 @@ def _ask_postgresql(uri: str, keys: list[str], found: dict[str, StageRun]) -> No
 def _add(rows: Iterable[tuple[Any, ...]], found: dict[str, StageRun]) -> None:
     for key, run, name, experiment, id in rows:
         found[key] = StageRun(run, name, experiment, str(id))
-
-
-_STORES: dict[str, Ask] = {
-    "http": _ask_server,
-    "https": _ask_server,
-    "postgresql": _ask_postgresql,
-    "sqlite": _ask_sqlite,
-}

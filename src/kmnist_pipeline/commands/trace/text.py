@@ -1,32 +1,25 @@
-"""A trace as trees of text, and the sentences about a file for all forms."""
-
-from __future__ import annotations
+"""A trace as trees of text and as JSON, and the sentences about a file for all forms."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
-from kmnist_pipeline.commands.trace.ancestry import Trace
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from kmnist_pipeline.commands.trace.ancestry import Step, Trace
 from kmnist_pipeline.commands.trace.identify import Identified, Match
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.evidence import lineage
 
-if TYPE_CHECKING:
-    from rich.tree import Tree
-
-UNBROKEN = 10_000  # characters in a line
 STYLES = {"exact": "bold green", "altered": "bold yellow", "unknown": "bold red"}
 GAP = "  (NO VERSION OF dvc.lock SAYS WHAT MADE THIS; the stage below writes to this path)"
 
 
-def show(found: Trace) -> None:
-    """Print the trees; in a pipe without colours and line breaks."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = UNBROKEN
+def show(found: Trace, console: Console) -> None:
+    """Print the trees."""
     for tree in _trees(found):
         console.print(tree)
     if found.runs.problem:
@@ -58,15 +51,13 @@ def history_of(file: Identified) -> Iterator[str]:
 
 
 def _locks_with(match: Match) -> Iterator[str]:
-    commits = match.commits
-    if commits:
-        named = [f"{c.id[:12]} {c.date[:10]} {c.subject!r}" for c in commits]
+    named = [f"{c.id[:12]} {c.date[:10]} {c.subject!r}" for c in match.commits]
+    if named:
         ends = named[0] if len(named) == 1 else f"{named[-1]} to {named[0]}"
-        count = "1 commit" if len(named) == 1 else f"{len(named)} commits"
-        yield f"in dvc.lock of {count}: {ends}"
-    if not match.here:
+        yield f"in dvc.lock of {count(len(named), 'commit')}: {ends}"
+    if not match.versions[0].here:
         yield "no longer in dvc.lock of this folder"
-    elif not commits:
+    elif not named:
         yield "in dvc.lock of this folder, not committed yet"
 
 
@@ -78,9 +69,6 @@ def flat(params: dict[str, Any]) -> list[str]:
 
 def _trees(found: Trace) -> Iterator[Tree]:
     """A tree for each stage that made some of the files; these files are at the top."""
-    from rich.text import Text
-    from rich.tree import Tree
-
     groups: dict[str, list[Identified]] = {}
     for file in found.files:
         key = file.matches[0].stage.key if file.matches else file.file
@@ -94,26 +82,17 @@ def _trees(found: Trace) -> Iterator[Tree]:
         if match := next(iter(files[0].matches), None):
             for line in history_of(files[0]) if len(files) == 1 else _locks_with(match):
                 tree.add(Text(line))
-            _add_step(tree, found, key, _Seen())
+            _add_step(tree, found, key, set())
         yield tree
 
 
-@dataclass
-class _Seen:
-    """The items that a tree already shows and does not repeat."""
-
-    keys: set[str] = field(default_factory=set)
-    rows: set[str] = field(default_factory=set)
-
-
-def _add_step(tree: Tree, found: Trace, key: str, seen: _Seen) -> None:
-    from rich.text import Text
-
+def _add_step(tree: Tree, found: Trace, key: str, seen: set[str]) -> None:
+    """Add a stage and those it depends on; seen: the keys and rows that the tree already shows."""
     step = found.steps[key]
-    if key in seen.keys:
+    if key in seen:
         tree.add(Text.assemble((step.stage.address, "cyan"), (" as above", "dim")))
         return
-    seen.keys.add(key)
+    seen.add(key)
     branch = tree.add(Text.assemble((step.stage.address, "bold cyan"), f"  lineage key {key}"))
     branch.add(Text.assemble(("command  ", "dim"), step.stage.cmd))
     _add_rows(branch, "parameters", flat(step.stage.params), seen)
@@ -136,14 +115,71 @@ def _add_step(tree: Tree, found: Trace, key: str, seen: _Seen) -> None:
         _add_step(branch, found, maker, seen)
 
 
-def _add_rows(tree: Tree, name: str, rows: list[str], seen: _Seen) -> None:
+def _add_rows(tree: Tree, name: str, rows: list[str], seen: set[str]) -> None:
     """Add the rows that the tree does not show yet, and the number of the others."""
-    from rich.text import Text
-
-    new = [row for row in rows if row not in seen.rows]
-    seen.rows |= set(new)
+    new = [row for row in rows if row not in seen]
+    seen |= set(new)
     repeated = f"  {len(rows) - len(new)} as above" if len(rows) > len(new) else ""
     if rows:
         branch = tree.add(Text(name + repeated, "dim"))
         for row in new:
             branch.add(Text(row))
+
+
+def as_json(found: Trace) -> dict[str, Any]:
+    """The trace as one JSON document, for programs.
+
+    files: each traced file with its `status` (exact, altered, unknown), the stages that `made` it
+    (the likeliest first; `here`: in this folder's lock; `commits`: whose lock has the stage, the
+    newest first), the lineage keys of the stages `behind` it, the `originals` that these read,
+    and `whole` (nothing is missing between); stages: by lineage key, with `code` (md5 by path),
+    `inputs` and the keys of their `makers` (`fits`: they made exactly this content), `outs` and
+    the `files` in them, and the MLflow `run`; mlflow: the store, and why it is incomplete.
+    """
+    return {
+        "files": [_file(found, file) for file in found.files],
+        "stages": {key: _stage(found, step) for key, step in found.steps.items()},
+        "mlflow": str(found.runs),
+    }
+
+
+def _file(found: Trace, file: Identified) -> dict[str, Any]:
+    made = [
+        {
+            "stage": match.stage.address,
+            "lineage": match.stage.key,
+            "path": match.path,
+            "here": match.versions[0].here,
+            "commits": [
+                {"id": each.id, "date": each.date, "subject": each.subject}
+                for each in match.commits
+            ],
+        }
+        for match in file.matches
+    ]
+    behind = found.behind(file.matches[0].stage.key) if made else []
+    return {
+        "file": file.file,
+        "md5": file.md5,
+        "status": file.status,
+        "remark": file.remark,
+        "whole": found.is_whole(file),
+        "made": made,
+        "behind": [step.stage.key for step in behind],
+        "originals": [asdict(original) for step in behind for original in step.originals],
+    }
+
+
+def _stage(found: Trace, step: Step) -> dict[str, Any]:
+    run = found.runs.by_key.get(step.stage.key)
+    return {
+        "stage": step.stage.address,
+        "cmd": step.stage.cmd,
+        "params": step.stage.params,
+        "code": step.code,
+        "inputs": [asdict(source) for source in step.inputs],
+        "outs": step.stage.outs,
+        "files": step.files,
+        "originals": [asdict(original) for original in step.originals],
+        "run": asdict(run) if run else None,
+    }

@@ -1,1 +1,0 @@
-"""A trace as text, as a graph and as a JSON document."""
