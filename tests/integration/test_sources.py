@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,9 +219,7 @@ def test_a_gz_bomb_is_neither_unpacked_nor_fetched_whole(
     for packed, answer in ((bomb, "has more than the 156816 bytes"), (large, "can have at most")):
         server.content[FIRST] = packed
         tracemalloc.start()
-        started = time.monotonic()
         assert answer in refusal(dataset, tmp_path)
-        assert time.monotonic() - started < 2
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
         tracemalloc.stop()
     assert sum(path.stat().st_size for path in (tmp_path / "partial").iterdir()) == 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import cProfile
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -771,7 +771,7 @@ def long_history(folder: Path, count: int) -> Path:
 
 
 def test_the_cost_grows_linearly_with_the_history(tmp_path, monkeypatch):
-    """Processes and parsed entries do not grow at all, the time at most as the history."""
+    """Processes and parsed entries do not grow at all, function calls at most as the history."""
     calls: list[str] = []
     parsed: list[str] = []
     git_of_history, yaml_of_graph = repository_git.run, locks._yaml
@@ -786,27 +786,24 @@ def test_the_cost_grows_linearly_with_the_history(tmp_path, monkeypatch):
 
     monkeypatch.setattr(repository_git, "run", counted_git)
     monkeypatch.setattr(locks, "_yaml", counted_yaml)
-    seconds, processes, entries = [], [], []
+    called, processes, entries = [], [], []
     for count in (250, 1000):
         first = long_history(tmp_path / f"of{count}", count)
         monkeypatch.chdir(tmp_path / f"of{count}")
-        fastest = float("inf")
-        for _ in range(3):
-            calls.clear()
-            parsed.clear()
-            locks._parsed.cache_clear()
-            locks._entries.cache_clear()
-            start = time.perf_counter()
-            found = of(first)
-            fastest = min(fastest, time.perf_counter() - start)
-            assert found.exit_status == 0
-            assert len(found.files[0].matches[0].commits) == 1
-        seconds.append(fastest)
+        calls.clear()
+        parsed.clear()
+        locks._parsed.cache_clear()
+        locks._entries.cache_clear()
+        profile = cProfile.Profile()
+        found = profile.runcall(of, first)
+        assert found.exit_status == 0
+        assert len(found.files[0].matches[0].commits) == 1
+        called.append(sum(entry.callcount for entry in profile.getstats()))
         processes.append(len(calls))
         entries.append(len(parsed))
     assert processes[0] == processes[1]
     assert entries[0] == entries[1]
-    assert seconds[1] / seconds[0] < 4 * 1.5
+    assert called[1] / called[0] < 4 * 1.1
 
 
 def test_graph_reads_a_lock_as_yaml_does():

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -154,10 +153,8 @@ def test_without_the_scheduler_finished_fits_are_kept(tmp_path, cluster, expecte
             if any("dask_scheduler" in word for word in child.cmdline())
         ]
         scheduler.kill()
-        began = time.monotonic()
         status, _, messages = program.end()
     assert status == 1
-    assert time.monotonic() - began < 60
     assert f"error: KMNIST_SCHEDULER={cluster.address}: the scheduler is gone" in messages
     assert "Traceback" not in messages
     survived = len(results(store))
