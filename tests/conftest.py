@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from hypothesis import settings
-from support.project import Project, fresh
+from support.project import Project, copied, fresh, hide_mlflow
 from support.stores import OF_DIGITS, Server, Table, client_of, table
 
 from kmnist_pipeline.tracking import store
@@ -58,6 +58,12 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone of the committed evidence, which no test may leave changed."""
+    return fresh(tmp_path_factory.mktemp("clone") / "project")
+
+
+@pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Project, str]:
     """The project after `make demo`, and what DVC printed. Not to be changed by a test.
 
@@ -78,6 +84,19 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tupl
 def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
     """A copy of the project after `make demo`, with its cache, for a test to change."""
     return digits_run[0].copy(tmp_path / "project")
+
+
+@pytest.fixture
+def without_mlflow(digits: Project) -> Project:
+    """The same, committed, in which stages find no MLflow and do not wait for it."""
+    digits.commit()
+    return hide_mlflow(digits)
+
+
+@pytest.fixture
+def unlogged(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+    """A copy of the project after `make demo`, without what its stages have logged."""
+    return copied(digits_run, tmp_path / "project")
 
 
 @pytest.fixture(scope="session")

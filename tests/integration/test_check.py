@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.project import ROOT, STORE, Project, fresh
+from support.project import ROOT, STORE, Project
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import check as checking
@@ -71,9 +71,8 @@ def before(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
-    """A copy for a test to change."""
-    return copied(digits_run, tmp_path / "project")
+def digits(unlogged: Project) -> Project:
+    return unlogged
 
 
 @pytest.fixture
@@ -405,11 +404,6 @@ def test_damaged_data(check, digits):
 
 
 # --- what cannot be read -------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return fresh(tmp_path_factory.mktemp("clone") / "project")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.project import ROOT, Project, fresh
+from support.project import ROOT, Project
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.config import node, rules, schema
@@ -402,12 +402,6 @@ def test_checking_is_fast():
 # --- mistakes in DVC's own process ---------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A fresh clone which no test may leave changed."""
-    return fresh(tmp_path_factory.mktemp("clone") / "project")
-
-
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -466,8 +460,7 @@ def test_a_stage_refuses_what_was_written_by_hand(clone):
 def tried(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The digits after three experiments: in a temporary copy, queued, and in the workspace."""
     project = digits_run[0].copy(tmp_path_factory.mktemp("experiments") / "project")
-    project.run("git", "add", "--all")
-    project.run("git", "commit", "--quiet", "--allow-empty", "--message", "made on this machine")
+    project.commit("made on this machine")
 
     def dvc(*arguments: str) -> None:
         store = f"sqlite:///{project.folder}/mlflow.db"  # one that is there saves its making

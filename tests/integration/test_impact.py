@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from dvc.repo import Repo
-from support.project import STORE, Project, fresh
+from support.project import Project
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import impact
@@ -32,18 +32,6 @@ def states(found: Impact, only: str = "digits") -> dict[str, str]:
     return {stage.address: stage.state for stage in found.stages if only in stage.address}
 
 
-@pytest.fixture
-def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
-    """A copy after `make demo`, without the store, for a test to change."""
-    return digits_run[0].copy(tmp_path / "project", without=(".kmnist", *STORE))
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A clone of the committed evidence, in which nothing is stale. Not to be changed by a test."""
-    return fresh(tmp_path_factory.mktemp("clone") / "project")
-
-
 # --- held against DVC ----------------------------------------------------------------------------
 
 
@@ -56,11 +44,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
         ([], "metrics/digits/digits_softmax/validation.json", '"accuracy": 0', '"accuracy": 1'),
     ],
 )
-def test_the_stages_are_those_that_dvc_would_run(overrides, file, old, new, digits):
+def test_the_stages_are_those_that_dvc_would_run(overrides, file, old, new, unlogged):
     if file is not None:
-        digits.replace(file, old, new)
-    found = states(of_change(digits, *overrides))
-    with contextlib.chdir(digits.folder):
+        unlogged.replace(file, old, new)
+    found = states(of_change(unlogged, *overrides))
+    with contextlib.chdir(unlogged.folder):
         Path("params.yaml").write_text(composition.compose(Path("conf"), overrides))
         with Repo() as repo:
             would_run = repo.reproduce("report@digits", dry=True, force_downstream=True)

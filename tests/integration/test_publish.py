@@ -60,12 +60,6 @@ def project(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def changed(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
-    """A project for a test to change."""
-    return copied(digits_run, tmp_path / "project")
-
-
-@pytest.fixture
 def publish(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
     """Run the command in this process: importing MLflow takes seconds."""
 
@@ -83,13 +77,13 @@ def publish(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace
 # --- the workspace -------------------------------------------------------------------------------
 
 
-def test_a_store_that_was_lost_comes_back_as_it_was(live, changed):
-    done = changed.run("kmnist", "publish", *OF_DIGITS)
+def test_a_store_that_was_lost_comes_back_as_it_was(live, unlogged):
+    done = unlogged.run("kmnist", "publish", *OF_DIGITS)
     assert (done.stdout, done.stderr, done.returncode) == (published(len(OF_DIGITS), 0), "", 0)
-    again = client_of(changed.folder / "mlflow.db")
+    again = client_of(unlogged.folder / "mlflow.db")
     assert table(again) == live
     (group,) = [e for e in again.search_experiments() if e.name == "digits"]
-    assert group.artifact_location == (changed.folder / "mlartifacts/digits").as_uri()
+    assert group.artifact_location == (unlogged.folder / "mlartifacts/digits").as_uri()
 
 
 def test_all_stages_and_then_nothing_more(project, store, publish):
@@ -114,40 +108,40 @@ def test_all_stages_and_then_nothing_more(project, store, publish):
     assert ids() == before
 
 
-def test_stages_that_dvc_restored_without_running_them(live, changed, store, publish):
+def test_stages_that_dvc_restored_without_running_them(live, unlogged, store, publish):
     for path in (MODEL, "metrics/digits/digits_softmax/validation.json"):
-        (changed.folder / path).unlink()
-    done = changed.run("dvc", "repro", TRAINED)
+        (unlogged.folder / path).unlink()
+    done = unlogged.run("dvc", "repro", TRAINED)
     assert "is cached - skipping run, checking out outputs" in done.stdout, done.stderr
-    shutil.rmtree(changed.folder / "data")
-    assert changed.run("dvc", "checkout", "preprocess@digits").returncode == 0
-    assert not (changed.folder / "mlflow.db").exists()
+    shutil.rmtree(unlogged.folder / "data")
+    assert unlogged.run("dvc", "checkout", "preprocess@digits").returncode == 0
+    assert not (unlogged.folder / "mlflow.db").exists()
 
     stages = [TRAINED, "preprocess@digits"]
-    assert publish(changed, store, *stages).status == 0
+    assert publish(unlogged, store, *stages).status == 0
     assert table(client_of(store)) == {name: live[name] for name in stages}
 
 
-def test_a_model_that_only_the_cache_has(live, changed, store, publish):
-    (changed.folder / MODEL).unlink()
-    assert publish(changed, store, TRAINED).err == ""
+def test_a_model_that_only_the_cache_has(live, unlogged, store, publish):
+    (unlogged.folder / MODEL).unlink()
+    assert publish(unlogged, store, TRAINED).err == ""
     assert table(client_of(store))[TRAINED] == live[TRAINED]
 
 
-def test_a_model_that_comes_back_later(live, changed, store, publish):
-    kept = changed.folder / ".kmnist/kept"
-    (changed.folder / MODEL).rename(kept)
-    shutil.rmtree(changed.folder / ".dvc/cache")
-    done = publish(changed, store, TRAINED)
+def test_a_model_that_comes_back_later(live, unlogged, store, publish):
+    kept = unlogged.folder / ".kmnist/kept"
+    (unlogged.folder / MODEL).rename(kept)
+    shutil.rmtree(unlogged.folder / ".dvc/cache")
+    done = publish(unlogged, store, TRAINED)
     assert (done.status, done.err.count(MODEL)) == (0, 1)
     run = table(client_of(store))[TRAINED]
     assert run["tags"].pop("kmnist.missing") == MODEL
     assert live[TRAINED]["artifacts"].keys() - run["artifacts"] == {"models/" + Path(MODEL).name}
     assert run == live[TRAINED] | {"artifacts": run["artifacts"]}
-    assert publish(changed, store, TRAINED).out == published(0, 1)
+    assert publish(unlogged, store, TRAINED).out == published(0, 1)
 
-    kept.rename(changed.folder / MODEL)
-    assert publish(changed, store, TRAINED).out == published(1, 0)
+    kept.rename(unlogged.folder / MODEL)
+    assert publish(unlogged, store, TRAINED).out == published(1, 0)
     assert table(client_of(store))[TRAINED] == live[TRAINED]
 
 
@@ -184,12 +178,12 @@ def test_a_stage_whose_files_are_not_the_locks(file, change, problem, project, s
     assert sorted(table(client_of(store))) == ["download@digits", "report@digits"]
 
 
-def test_a_stage_whose_dependency_was_edited_while_it_ran(changed, store, publish):
-    stage = locks.parse((changed.folder / "dvc.lock").read_text()).stages[EVALUATED]
+def test_a_stage_whose_dependency_was_edited_while_it_ran(unlogged, store, publish):
+    stage = locks.parse((unlogged.folder / "dvc.lock").read_text()).stages[EVALUATED]
     md5 = stage.deps["src/kmnist_pipeline/stages/evaluate.py"]
-    lock = changed.folder / "dvc.lock"
+    lock = unlogged.folder / "dvc.lock"
     lock.write_text(lock.read_text().replace(md5, "a" * 32))
-    done = publish(changed, store, EVALUATED)
+    done = publish(unlogged, store, EVALUATED)
     details = numbers.beside(TEST_JSON)
     assert done.err == (
         f"refused: {EVALUATED}: {details} was made by another command, or from other "
@@ -230,7 +224,7 @@ NAME = "fewer"
 def tried(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with an experiment beside its workspace; `live.db` is what its stage has logged."""
     project = copied(digits_run, tmp_path_factory.mktemp("tried") / "project")
-    project.run("git", "commit", "--quiet", "--all", "--allow-empty", "--message", "evidence")
+    project.commit("evidence")
     shutil.copytree(digits_run[0].folder / "mlartifacts", project.folder / "mlartifacts")
     shutil.copy(digits_run[0].folder / "mlflow.db", project.folder / "mlflow.db")
     change = ["-S", "evaluation.samples=9"]
@@ -241,7 +235,7 @@ def tried(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFact
 
 
 def evaluations(store: Path) -> dict[str, Any]:
-    """The runs of the stage that the experiment has changed, by one of its parameters."""
+    """The runs of the stage that the experiment has unlogged, by one of its parameters."""
     client = client_of(store)
     (group,) = [e.experiment_id for e in client.search_experiments() if e.name == "digits"]
     runs = client.search_runs([group], f"tags.`kmnist.stage` = '{EVALUATED}'")
@@ -286,7 +280,7 @@ def test_an_experiment_is_published_as_it_was_logged(tried, store, publish):
 
 def test_commits_beside_the_workspace(tried, store, publish):
     tried.run("dvc", "exp", "apply", NAME)
-    tried.run("git", "commit", "--quiet", "--all", "--message", "fewer samples")
+    tried.git("commit", "--quiet", "--all", "--message", "fewer samples")
     try:
         done = publish(tried, store, EVALUATED, "--rev", "HEAD~1", "--rev", "HEAD")
         assert (done.out, done.err) == (published(2, 0), "")
@@ -318,24 +312,24 @@ def test_an_applied_experiment_is_one_no_more(tried, publish):
     assert standings(store) == {"10": (None, "true"), "9": (None, None)}
 
 
-def test_evidence_that_was_committed_wrong(changed, store, publish):
-    changed.replace(TEST_JSON, '"accuracy": 0.9', '"accuracy": 1.9')
-    changed.run("git", "commit", "--quiet", "--all", "--message", "better")
-    changed.run("git", "revert", "--no-edit", "HEAD")
-    done = publish(changed, store, EVALUATED, "--rev", "HEAD~1")
+def test_evidence_that_was_committed_wrong(unlogged, store, publish):
+    unlogged.replace(TEST_JSON, '"accuracy": 0.9', '"accuracy": 1.9')
+    unlogged.commit("better")
+    unlogged.run("git", "revert", "--no-edit", "HEAD")
+    done = publish(unlogged, store, EVALUATED, "--rev", "HEAD~1")
     assert done.err == f"refused: {EVALUATED} at HEAD~1: {TEST_JSON} {WRONG}\n"
     assert done.status == 1
-    assert publish(changed, store, EVALUATED).status == 0
+    assert publish(unlogged, store, EVALUATED).status == 0
 
 
 # --- faults --------------------------------------------------------------------------------------
 
 
-def test_killed_half_way_and_again(live, changed, empty_store, store, publish):
-    shutil.copy(empty_store, changed.folder / "mlflow.db")
-    database = changed.folder / "mlflow.db"
+def test_killed_half_way_and_again(live, unlogged, empty_store, store, publish):
+    shutil.copy(empty_store, unlogged.folder / "mlflow.db")
+    database = unlogged.folder / "mlflow.db"
     with subprocess.Popen(
-        ["kmnist", "publish", *OF_DIGITS], cwd=changed.folder, env=changed.environment()
+        ["kmnist", "publish", *OF_DIGITS], cwd=unlogged.folder, env=unlogged.environment()
     ) as running:
         with contextlib.closing(sqlite3.connect(database)) as rows:
             inside = "select count(*) from tags where key = 'mlflow.parentRunId'"
@@ -347,7 +341,7 @@ def test_killed_half_way_and_again(live, changed, empty_store, store, publish):
     with contextlib.closing(sqlite3.connect(database)) as rows:
         assert ("RUNNING",) in rows.execute(states).fetchall()
 
-    assert publish(changed, database, *OF_DIGITS).status == 0
+    assert publish(unlogged, database, *OF_DIGITS).status == 0
     assert table(client_of(database)) == live
     with contextlib.closing(sqlite3.connect(database)) as rows:
         active = rows.execute(f"{states} where lifecycle_stage = 'active'").fetchall()

@@ -30,20 +30,15 @@ MENU, CONF = "conf/config.yaml", "conf/experiment/digits_softmax.yaml"
 def committed(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after `make demo`, with its cache, all of it committed. Not to be changed."""
     folder = tmp_path_factory.mktemp("committed") / "project"
-    return commit(digits_run[0].copy(folder, without=STORE))
+    project = digits_run[0].copy(folder, without=STORE)
+    project.commit()
+    return project
 
 
 @pytest.fixture
 def digits(committed: Project, tmp_path: Path) -> Project:
     """A copy of it for a test to change."""
     return committed.copy(tmp_path / "project")
-
-
-def commit(project: Project) -> Project:
-    project.run("git", "add", "--all")
-    done = project.run("git", "commit", "--quiet", "--message", "change")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return project
 
 
 def rewrite(project: Project, path: str, content: bytes | None) -> None:
@@ -88,7 +83,7 @@ def edit_params(project: Project) -> None:
 
 def only_in_the_lock(project: Project) -> None:
     project.replace("dvc.lock", f"  {EVALUATE}:\n", "  evaluate@gone:\n")
-    commit(project)
+    project.commit()
 
 
 def new_experiment(project: Project) -> None:
@@ -98,7 +93,7 @@ def new_experiment(project: Project) -> None:
 
 def add_file(project: Project) -> None:
     (project.folder / "metrics/digits/old.json").write_text("{}")
-    commit(project)
+    project.commit()
 
 
 @pytest.mark.parametrize(
