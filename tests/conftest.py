@@ -20,18 +20,16 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+from support.fit_program import LONG, results, train
 from support.project import Project, copied, fresh, hide_mlflow
 from support.stores import OF_DIGITS, Server, Table, client_of, table
 
 from kmnist_pipeline.tracking import store
 
-# Files of some minutes each. They come first, so that at the end no process is left with one.
-LONG = (
-    "test_emulated.py",
-    "test_documentation.py",
-    "test_verify.py",
-    "test_fit_command.py",
-    "test_cluster.py",
+# The longest files. They come first, so that at the end no process is left with one.
+FIRST = (
+    *("test_emulated.py", "test_documentation.py", "test_verify.py", "test_server.py"),
+    *("test_publish.py", "test_cnn.py"),  # of `make test`
 )
 
 # Deadlines measure the machine, not the code; the examples are the same in every run.
@@ -40,9 +38,9 @@ settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files of LONG first, all others as they were."""
-    place = {name: position for position, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+    """The files of FIRST first, all others as they were."""
+    place = {name: position for position, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(FIRST)))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -97,6 +95,15 @@ def without_mlflow(digits: Project) -> Project:
 def unlogged(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
     """A copy of the project after `make demo`, without what its stages have logged."""
     return copied(digits_run, tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The fits of LONG, trained by workers on this machine without a disturbance."""
+    store = tmp_path_factory.mktemp("undisturbed")
+    status, _, messages = train(store, LONG)
+    assert status == 0, messages
+    return results(store)
 
 
 @pytest.fixture(scope="session")

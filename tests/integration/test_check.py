@@ -4,14 +4,14 @@ import contextlib
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.project import ROOT, STORE, Project
+from support.project import ROOT, STORE, Project, replaced
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import check as checking
@@ -406,18 +406,6 @@ def test_damaged_data(check, digits):
 # --- what cannot be read -------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def broken(path: Path, content: str | None) -> Iterator[None]:
-    kept = path.read_bytes()
-    path.unlink()
-    if content is not None:
-        path.write_text(content)
-    try:
-        yield
-    finally:
-        path.write_bytes(kept)
-
-
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
@@ -440,7 +428,10 @@ def broken(path: Path, content: str | None) -> Iterator[None]:
     ],
 )
 def test_a_broken_file_is_named(file, content, words, clone):
-    with broken(clone.folder / file, content), pytest.raises((UserError, OSError)) as caught:
+    with (
+        replaced(clone.folder / file, content.encode()),
+        pytest.raises((UserError, OSError)) as caught,
+    ):
         findings(clone)
     for word in words:
         assert word in str(caught.value)
@@ -449,7 +440,7 @@ def test_a_broken_file_is_named(file, content, words, clone):
 @pytest.mark.parametrize("file", ["dvc.lock", "conf/config.yaml"])
 def test_a_broken_file_gives_one_message(file, clone, monkeypatch, capsys):
     monkeypatch.chdir(clone.folder)
-    with broken(clone.folder / file, "stages: ["):
+    with replaced(clone.folder / file, b"stages: ["):
         assert cli.main(["check"]) == 1
     message = capsys.readouterr().err
     assert message.startswith("error: ")

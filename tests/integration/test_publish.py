@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from support.project import Project, copied
+from support.project import Project, copied, replaced
 from support.stores import (
     OF_DIGITS,
     TRAINED,
@@ -161,15 +161,10 @@ WRONG = "is not as dvc.lock says; `kmnist check` says more"
     ],
 )
 def test_a_stage_whose_files_are_not_the_locks(file, change, problem, project, store, publish):
-    place = project.folder / file
-    kept = place.read_bytes()
-    place.unlink()  # DVC may have linked it to its cache
-    if change == "edit":
-        place.write_bytes(kept[:-20] + b"9" + kept[-19:])
-    try:
+    kept = (project.folder / file).read_bytes()
+    edited = kept[:-20] + b"9" + kept[-19:] if change == "edit" else None
+    with replaced(project.folder / file, edited):
         done = publish(project, store, EVALUATED, "report@digits", "download@digits")
-    finally:
-        place.write_bytes(kept)
     refused = done.err.splitlines()
     assert refused[0].startswith(f"refused: {EVALUATED}: ")
     assert refused[0].endswith(problem)

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from support.fault_server import FaultServer, serving, wait_until
+from support.fault_server import FaultServer, serving
+from support.fit_program import wait_until
 from support.project import ROOT
 
 from kmnist_pipeline.data import idx, sources
@@ -464,7 +465,9 @@ def test_a_killed_stage_goes_on_where_it_was(server: FaultServer, project: Path)
     half = len(PACKED[FIRST]) // 2
     with stage(timeout=30) as first:
         kept = Path(".kmnist/partial/0123")
-        wait_until(lambda: sum(path.stat().st_size for path in kept.glob("*")) > half - 1000)
+        wait_until(
+            lambda: sum(path.stat().st_size for path in kept.glob("*")) > half - 1000, "half of it"
+        )
         first.send_signal(signal.SIGKILL)
     assert not Path("data").exists()
 

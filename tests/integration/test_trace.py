@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import cProfile
 import json
 import re
@@ -11,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,7 +18,7 @@ import pydot
 import pytest
 import yaml
 from PIL import Image, PngImagePlugin
-from support.project import ROOT, Project, fresh
+from support.project import ROOT, Project, fresh, replaced
 from support.stores import Server
 from voluptuous import All, Any, Datetime, Length, Match, Optional, Schema
 
@@ -100,19 +99,6 @@ def digests(found: Trace, key: str) -> set[str]:
     """Every sha256 that a lineage ends in."""
     originals = [original for step in found.behind(key) for original in step.originals]
     return {digest for original in originals for digest in original.files.values()}
-
-
-@contextlib.contextmanager
-def changed(path: Path, content: bytes) -> Iterator[None]:
-    """Give a file another content for a while; not through a link to DVC's cache, which others
-    share."""
-    kept = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content)
-    try:
-        yield
-    finally:
-        path.write_bytes(kept)
 
 
 def flipped(path: Path, position: int = -100) -> bytes:
@@ -299,7 +285,7 @@ def test_a_flipped_byte_where_the_file_names_its_lineage(file, project, tmp_path
 @pytest.mark.parametrize("file", [FIGURE, METRIC, TABLE, MODEL, PREDICTIONS, PROCESSED, RAW])
 def test_a_flipped_byte_in_the_checkout(file, project):
     path = project.folder / file
-    with changed(path, flipped(path)):
+    with replaced(path, flipped(path)):
         found = of(path)
     (traced,) = found.files
     assert (traced.status, traced.matches[0].path) == ("altered", file)
@@ -410,12 +396,12 @@ def test_a_flipped_byte_in_the_lock(project, run):
     text = lock.read_text()
     md5 = locks.parse(text).stages[TRAIN].outs[MODEL]
     other = md5[:-1] + ("0" if md5[-1] != "0" else "1")
-    with changed(lock, text.replace(md5, other).encode()):
+    with replaced(lock, text.replace(md5, other).encode()):
         (traced,) = of(MODEL).files
         assert traced.status == "exact"
         assert not traced.matches[0].here
     head, entry = text.split(f"\n  {EVALUATE}:\n")
-    with changed(lock, f"{head}\n  {EVALUATE}:\n{entry.replace(md5, other, 1)}".encode()):
+    with replaced(lock, f"{head}\n  {EVALUATE}:\n{entry.replace(md5, other, 1)}".encode()):
         found = of(PREDICTIONS)
         (traced,) = found.files
         assert (traced.status, found.is_whole(traced), found.exit_status) == ("exact", False, 1)
@@ -433,7 +419,7 @@ def test_a_flipped_byte_in_the_lock(project, run):
 
 def test_a_broken_lock_is_named(project, run):
     for content in (b"<<<<<<< HEAD\nstages: {", b"schema: '2.0'\nstages: {a: {deps: []}}\n"):
-        with changed(project.folder / "dvc.lock", content):
+        with replaced(project.folder / "dvc.lock", content):
             status, _, message = run("--json")
             assert status == 1
             assert message.startswith("error: dvc.lock: ")

@@ -94,9 +94,9 @@ def published(new: int, kept: int, refused: int = 0) -> str:
     return f"stages: {new} published, {kept} already there, {refused} refused\n"
 
 
-def free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((host, 0))
         return free.getsockname()[1]
 
 
