@@ -13,9 +13,11 @@ os.environ.pop(arithmetic.VARIABLE, None)
 arithmetic.select()
 
 import contextlib
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -122,6 +124,22 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
     with contextlib.suppress(ProcessLookupError):
         running.send(signal.SIGKILL)
     running.process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real browser."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("chromium is not installed: `make test-all` installs it")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -125,6 +125,5 @@ def test_without_mlflow_the_results_are_the_same(without_mlflow: Project) -> Non
     warnings = [line for line in (done.stdout + done.stderr).splitlines() if "warning" in line]
     assert len(warnings) == len(stages)
     for warning, address in zip(warnings, stages, strict=True):
-        assert warning.startswith(f"warning: {address} was not published to MLflow ")
-        assert "there is no mlflow here" in warning
+        assert address in warning and "there is no mlflow here" in warning
     assert without_mlflow.changed() == ""  # dvc.lock among the rest, with the md5 of every out
