@@ -80,6 +80,14 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tupl
     return Project(folder), printed.read_text()
 
 
+@pytest.fixture(scope="session")
+def evidence(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same without what its stages have logged, all of it committed. Not to be changed."""
+    project = copied(digits_run, tmp_path_factory.mktemp("evidence") / "project")
+    project.commit()
+    return project
+
+
 @pytest.fixture
 def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
     """A copy of the project after `make demo`, with its cache, for a test to change."""

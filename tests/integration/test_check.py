@@ -1,6 +1,5 @@
 """`kmnist check`: evidence that is fresh passes, and every way to be stale is named."""
 
-import contextlib
 import hashlib
 import re
 import shutil
@@ -11,14 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from support.checking import findings as found
 from support.project import ROOT, STORE, Project, replaced
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import check as checking
-from kmnist_pipeline.commands import status
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.repository import locks
 
 SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
 CURVES = "figures/digits/digits_softmax/curves.png"
@@ -37,22 +35,16 @@ COMMITTED = "identical: these are the committed bytes (all of "
 COMPOSED = (ROOT / "params.yaml").read_text()
 
 
-def found_in(project: Project, composed: str = COMPOSED) -> list[checking.Finding]:
-    with contextlib.chdir(project.folder):
-        found = status.of(status.locked_here(), locks.load(composed, "conf/"))
-        return checking.findings(found, composed)
-
-
 def findings(project: Project, composed: str = COMPOSED) -> list[str]:
     """Each reason with its place."""
     return [
-        f"{each.where}: {reason}" for each in found_in(project, composed) for reason in each.reasons
+        f"{each.where}: {reason}" for each in found(project, composed) for reason in each.reasons
     ]
 
 
 def remedies(project: Project, *places: str, composed: str = COMPOSED) -> list[str]:
     """The commands that are told for these places."""
-    ways = {each.where: each.remedies for each in found_in(project, composed)}
+    ways = {each.where: each.remedies for each in found(project, composed)}
     told = dict.fromkeys(remedy for place in places for remedy in ways[place])
     return [command for remedy in told for command in remedy.commands]
 
@@ -71,8 +63,9 @@ def before(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def digits(unlogged: Project) -> Project:
-    return unlogged
+def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+    """A copy for a test to change."""
+    return copied(digits_run, tmp_path / "project")
 
 
 @pytest.fixture

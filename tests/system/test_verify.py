@@ -33,15 +33,6 @@ MODEL = "models/digits_softmax.safetensors"
 IDENTICAL, EQUAL, DIFFERENT = Verdict
 
 
-@pytest.fixture(scope="module")
-def evidence(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project after `make demo` with all that was made committed, and its cache."""
-    folder = tmp_path_factory.mktemp("evidence") / "project"
-    project = digits_run[0].copy(folder)
-    project.commit()
-    return project
-
-
 @pytest.fixture
 def bare(evidence: Project, tmp_path: Path) -> Project:
     """A clone of it: no cache, no models, no MLflow store; beside it a folder for `TMPDIR`."""
