@@ -51,16 +51,16 @@ def _portable() -> None:
     arithmetic.require()
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """A fresh clone: the tracked files alone, in a repository of its own."""
-    return fresh(tmp_path / "project")
-
-
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A clone of the committed evidence, which no test may leave changed."""
+    """The tracked files alone, in a repository of its own. No test may leave it changed."""
     return fresh(tmp_path_factory.mktemp("clone") / "project")
+
+
+@pytest.fixture
+def project(clone: Project, tmp_path: Path) -> Project:
+    """A copy of it for a test to change."""
+    return clone.copy(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")

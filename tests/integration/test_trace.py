@@ -18,7 +18,7 @@ import pydot
 import pytest
 import yaml
 from PIL import Image, PngImagePlugin
-from support.project import ROOT, Project, fresh, replaced
+from support.project import ROOT, Project, replaced
 from support.stores import Server
 from voluptuous import All, Any, Datetime, Length, Match, Optional, Schema
 
@@ -110,9 +110,8 @@ def flipped(path: Path, position: int = -100) -> bytes:
 # --- what is exact -------------------------------------------------------------------------------
 
 
-def test_every_file_of_the_evidence_leads_to_a_published_data_set(tmp_path, monkeypatch):
+def test_every_file_of_the_evidence_leads_to_a_published_data_set(clone, monkeypatch):
     """The measure: all that Git tracks there, so all that a report shows."""
-    clone = fresh(tmp_path / "project")
     monkeypatch.chdir(clone.folder)
     files = clone.git("ls-files", "figures", "metrics", "reports").splitlines()
     found = of(*files)
