@@ -15,9 +15,11 @@ arithmetic.select()
 import contextlib
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from filelock import FileLock
@@ -26,7 +28,8 @@ from support.fit_program import LONG, results, train
 from support.project import Project, copied, fresh, hide_mlflow
 from support.stores import OF_DIGITS, Server, Table, client_of, table
 
-from kmnist_pipeline.tracking import store
+from kmnist_pipeline import cli
+from kmnist_pipeline.tracking import store as tracking
 
 # The longest files. They come first, so that at the end no process is left with one.
 FIRST = (
@@ -120,8 +123,29 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite store: making one takes seconds, a copy nothing."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.create(path)
+    tracking.create(path)
     return path
+
+
+@pytest.fixture
+def own_store(empty_store: Path, tmp_path: Path) -> Path:
+    """A copy of it for a test to change."""
+    return Path(shutil.copy(empty_store, tmp_path / "store.db"))
+
+
+@pytest.fixture
+def publish(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
+    """Runs `kmnist publish` in this process: importing MLflow takes seconds."""
+
+    def run(project: Project, store: Path | str, *arguments: str) -> SimpleNamespace:
+        uri = store if isinstance(store, str) else f"sqlite:///{store}"
+        with contextlib.chdir(project.folder), mock.patch.dict(os.environ):
+            os.environ["MLFLOW_TRACKING_URI"] = uri
+            status = cli.main(["publish", *arguments])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=status, out=out, err=err)
+
+    return run
 
 
 @pytest.fixture(scope="module")
