@@ -2,17 +2,14 @@
 
 import contextlib
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from dvc.repo import Repo
 from support.project import Project
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import impact
 from kmnist_pipeline.commands.impact import Impact
-from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository import changes
 from kmnist_pipeline.repository.changes import Change
@@ -30,32 +27,6 @@ def of_change(project: Project, *overrides: str) -> Impact:
 
 def states(found: Impact, only: str = "digits") -> dict[str, str]:
     return {stage.address: stage.state for stage in found.stages if only in stage.address}
-
-
-# --- held against DVC ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("overrides", "file", "old", "new"),
-    [
-        ([LR], None, "", ""),
-        (["datasets.digits.split.seed=1", "reports.digits.confidence=0.9"], None, "", ""),
-        ([], "src/kmnist_pipeline/config/grid.py", '"""', '"""Edited. '),
-        ([], "metrics/digits/digits_softmax/validation.json", '"accuracy": 0', '"accuracy": 1'),
-    ],
-)
-def test_the_stages_are_those_that_dvc_would_run(overrides, file, old, new, unlogged):
-    if file is not None:
-        unlogged.replace(file, old, new)
-    found = states(of_change(unlogged, *overrides))
-    with contextlib.chdir(unlogged.folder):
-        Path("params.yaml").write_text(composition.compose(Path("conf"), overrides))
-        with Repo() as repo:
-            would_run = repo.reproduce("report@digits", dry=True, force_downstream=True)
-            status = {name for name in repo.status() if "digits" in name}
-    assert set(found) == {stage.addressing for stage in would_run}
-    themselves = {name for name, state in found.items() if state == "changed"}
-    assert themselves and themselves <= status <= set(found)
 
 
 # --- what is made again --------------------------------------------------------------------------

@@ -1,5 +1,6 @@
-"""The configuration in DVC's own commands: mistakes, experiments, their numbers and plots."""
+"""DVC's own commands: mistakes that they refuse, experiments, plots, and what they would run."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -7,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from support.checking import commands, findings
 from support.project import ROOT, Project
 
+from kmnist_pipeline.commands import impact
 from kmnist_pipeline.config import compose as composition
 
 CONF = "conf/experiment/digits_softmax.yaml"
@@ -245,3 +248,30 @@ def test_how_to_keep_an_experiment_is_told_first_and_how_to_go_back_second(
         done = project.run("sh", "-c", command)
         assert done.returncode == 0, done.stdout + done.stderr
     assert {finding.where for finding in findings(project)} == untouched
+
+
+# --- the impact of a change -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "file", "old", "new"),
+    [
+        ([f"{LR}=0.4"], None, "", ""),
+        (["datasets.digits.split.seed=1", "reports.digits.confidence=0.9"], None, "", ""),
+        ([], "src/kmnist_pipeline/config/grid.py", '"""', '"""Edited. '),
+        ([], "metrics/digits/digits_softmax/validation.json", '"accuracy": 0', '"accuracy": 1'),
+    ],
+)
+def test_the_stages_of_an_impact_are_those_that_dvc_would_run(overrides, file, old, new, unlogged):
+    if file is not None:
+        unlogged.replace(file, old, new)
+    with contextlib.chdir(unlogged.folder):
+        stages = impact.of_change(list(overrides)).stages
+        found = {stage.address: stage.state for stage in stages if "digits" in stage.address}
+        Path("params.yaml").write_text(composition.compose(Path("conf"), overrides))
+        with Repo() as repo:
+            would_run = repo.reproduce("report@digits", dry=True, force_downstream=True)
+            status = {name for name in repo.status() if "digits" in name}
+    assert set(found) == {stage.addressing for stage in would_run}
+    themselves = {name for name, state in found.items() if state == "changed"}
+    assert themselves and themselves <= status <= set(found)
