@@ -48,7 +48,7 @@ INSTEAD = {
 }
 
 # Commands that are not run here, and what runs them.
-REGISTRY = "tests/integration/test_registry.py::test_a_served_champion_comes_through_a_server"
+REGISTRY = "tests/system/test_registry.py::test_a_served_champion_comes_through_a_server"
 TLS = "tests/system/test_cluster.py::test_tls"
 WORKER = "python -m kmnist_pipeline.fits.worker tls://head.example.org:8786"
 ELSEWHERE = {
