@@ -67,17 +67,31 @@ def project(clone: Project, tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Project, str]:
-    """The project after `make demo`, and what DVC printed. Not to be changed by a test.
-
-    Of the processes that run tests side by side, the first to need it makes it for all.
-    """
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of all processes that run tests side by side: the first makes what all use."""
     own = tmp_path_factory.getbasetemp()
-    shared = own if worker_id == "master" else own.parent
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
+def empty_store(shared: Path) -> Path:
+    """A migrated SQLite store: making one takes seconds, a copy nothing."""
+    path = shared / "mlflow.db"
+    with FileLock(shared / "mlflow.lock"):
+        if not path.exists():
+            tracking.create(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits_run(shared: Path, empty_store: Path) -> tuple[Project, str]:
+    """The project after `make demo`, and what DVC printed. Not to be changed by a test."""
     folder, printed = shared / "digits/project", shared / "digits.log"
     with FileLock(shared / "digits.lock"):
         if not printed.exists():
-            done = fresh(folder).run("dvc", "repro", "--force", "report@digits")
+            project = fresh(folder)
+            shutil.copy(empty_store, folder / "mlflow.db")
+            done = project.run("dvc", "repro", "--force", "report@digits")
             assert done.returncode == 0, done.stdout + done.stderr
             printed.write_text(done.stdout)
     return Project(folder), printed.read_text()
@@ -119,17 +133,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return results(store)
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite store: making one takes seconds, a copy nothing."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking.create(path)
-    return path
-
-
 @pytest.fixture
 def own_store(empty_store: Path, tmp_path: Path) -> Path:
-    """A copy of it for a test to change."""
+    """An empty store for a test to change."""
     return Path(shutil.copy(empty_store, tmp_path / "store.db"))
 
 

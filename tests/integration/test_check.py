@@ -405,7 +405,7 @@ def test_damaged_data(check, digits):
         (
             "dvc.lock",
             "<<<<<<< HEAD\nstages: {",
-            ["dvc.lock", "line 2", "`git checkout HEAD -- dvc.lock` brings"],
+            ["dvc.lock", "line 2", "`git checkout HEAD -- dvc.lock` restores"],
         ),
         ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: stages: must be a map"]),
         ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: a: 'cmd' is missing"]),

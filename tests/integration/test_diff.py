@@ -312,8 +312,8 @@ def test_names_from_a_branch_are_not_read_as_markdown(hostile):
 
 
 def test_the_comment_is_bounded(short):
-    many = [Metric(f"metrics/r/m{i}/test.json", "accuracy", 0.1, 0.2, 0.1, "") for i in range(9000)]
-    figures = [Figure(f"figures/r/m{i}/curves.png", "is new") for i in range(9000)]
+    many = [Metric(f"metrics/r/m{i}/test.json", "accuracy", 0.1, 0.2, 0.1, "") for i in range(2000)]
+    figures = [Figure(f"figures/r/m{i}/curves.png", "is new") for i in range(2000)]
     full = dataclasses.replace(short, metrics=many, figures=figures)
     for images in (None, "https://github.com/o/r/raw"):
         comment = diff_views.markdown(full, images)
