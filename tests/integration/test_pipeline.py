@@ -19,7 +19,8 @@ from support.project import ROOT, Project, files_under
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import rules
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import lineage, numbers
+from kmnist_pipeline.repository import locks
 from kmnist_pipeline.stages import preprocess
 
 KINDS = {"download", "preprocess", "kfold-train", "tune", "evaluate", "report"}
@@ -90,6 +91,16 @@ def assert_alike(old: Any, new: Any, where: str) -> None:
 def test_the_demos_softmax_is_right_of_most_test_images(digits_run: tuple[Project, str]) -> None:
     project, _ = digits_run
     assert project.json("metrics/digits/digits_softmax/test.json")["accuracy"] > LEAST_ACCURACY
+
+
+def test_digests_are_those_of_dvc(digits_run: tuple[Project, str]) -> None:
+    project, printed = digits_run
+    stages = locks.parse((project.folder / "dvc.lock").read_text()).stages
+    ran = [stages[name] for name in re.findall(r"Running stage '(.+)'", printed)]
+    files = [(path, md5) for stage in ran for path, md5 in (stage.deps | stage.outs).items()]
+    assert len(files) > 50
+    for path, md5 in files:
+        assert lineage.digest(project.folder / path) == md5, path
 
 
 def test_dvc_shows_what_one_compares_and_draws_no_details(without_mlflow: Project):

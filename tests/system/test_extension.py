@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,15 +23,11 @@ import yaml
 from support.project import Project, files_under, hide_mlflow
 
 from kmnist_pipeline.data import idx
+from kmnist_pipeline.repository import locks
 
 
 def lines_with(word: str, done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in (done.stdout + done.stderr).splitlines() if word in line]
-
-
-def lock(project: Project) -> dict[str, Any]:
-    """The entries of dvc.lock by the stages' addresses."""
-    return yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
 
 
 # A data set, experiments, a study and a report without code
@@ -277,7 +272,8 @@ def test_a_stage_depends_on_exactly_what_it_reads(
     address: str, by_hand: ByHand, extended: Extended
 ) -> None:
     read = by_hand(address).read
-    dependencies = {dep["path"] for dep in lock(extended.project)[address]["deps"]}
+    lock = locks.parse((extended.project.folder / "dvc.lock").read_text())
+    dependencies = lock.stages[address].deps.keys()
     if address.startswith(("kfold-train", "tune")):
         read = read | WORKERS_READ
         read |= {path for path in dependencies if path.startswith(FAMILIES)}
