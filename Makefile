@@ -5,6 +5,7 @@ DATASET ?= kmnist
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 READY := .venv/.ready
+PYTEST := pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all repro cluster ui server serve bench
@@ -28,15 +29,15 @@ demo: $(READY) ## run the whole pipeline on scikit-learn's digits, in a minute o
 	@echo "The report: reports/digits/index.html"
 	@kmnist verify --quick report@digits || true
 
-test: $(READY) ## run lint, type checks and tests
+test: $(READY) ## run lint, type checks, unit and integration tests, in some minutes
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) tests/unit tests/integration
 
-test-all: $(READY) ## also run the tests with PostgreSQL, a browser and emulated CPUs; installs what is missing
+test-all: test ## also run the tests of whole systems, in half an hour; installs PostgreSQL, a browser and QEMU
 	tools/install-debian postgresql chromium qemu-user
-	$(MAKE) test
+	$(PYTEST) tests/system
 
 repro: $(READY) ## run every stage that is stale, and make the best models champions
 	kmnist compose

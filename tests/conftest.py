@@ -13,25 +13,28 @@ os.environ.pop(arithmetic.VARIABLE, None)
 arithmetic.select()
 
 import contextlib
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import pytest
 from filelock import FileLock
 from hypothesis import settings
-from support.project import Project, fresh
+from support.fit_program import LONG, results, train
+from support.project import Project, copied, fresh, hide_mlflow
 from support.stores import OF_DIGITS, Server, Table, client_of, table
 
-from kmnist_pipeline.tracking import store
+from kmnist_pipeline import cli
+from kmnist_pipeline.tracking import store as tracking
 
-# Files of some minutes each. They come first, so that at the end no process is left with one.
-LONG = (
-    "test_emulated.py",
-    "test_documentation.py",
-    "test_verify.py",
-    "test_fit_command.py",
-    "test_cluster.py",
+# The longest files. They come first, so that at the end no process is left with one.
+FIRST = (
+    *("test_emulated.py", "test_documentation.py", "test_verify.py", "test_server.py"),
+    *("test_publish.py", "test_cnn.py"),  # of `make test`
 )
 
 # Deadlines measure the machine, not the code; the examples are the same in every run.
@@ -40,9 +43,9 @@ settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files of LONG first, all others as they were."""
-    place = {name: position for position, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+    """The files of FIRST first, all others as they were."""
+    place = {name: position for position, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(FIRST)))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -51,27 +54,55 @@ def _portable() -> None:
     arithmetic.require()
 
 
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tracked files alone, in a repository of its own. No test may leave it changed."""
+    return fresh(tmp_path_factory.mktemp("clone") / "project")
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """A fresh clone: the tracked files alone, in a repository of its own."""
-    return fresh(tmp_path / "project")
+def project(clone: Project, tmp_path: Path) -> Project:
+    """A copy of it for a test to change."""
+    return clone.copy(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Project, str]:
-    """The project after `make demo`, and what DVC printed. Not to be changed by a test.
-
-    Of the processes that run tests side by side, the first to need it makes it for all.
-    """
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of all processes that run tests side by side: the first makes what all use."""
     own = tmp_path_factory.getbasetemp()
-    shared = own if worker_id == "master" else own.parent
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
+def empty_store(shared: Path) -> Path:
+    """A migrated SQLite store: making one takes seconds, a copy nothing."""
+    path = shared / "mlflow.db"
+    with FileLock(shared / "mlflow.lock"):
+        if not path.exists():
+            tracking.create(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits_run(shared: Path, empty_store: Path) -> tuple[Project, str]:
+    """The project after `make demo`, and what DVC printed. Not to be changed by a test."""
     folder, printed = shared / "digits/project", shared / "digits.log"
     with FileLock(shared / "digits.lock"):
         if not printed.exists():
-            done = fresh(folder).run("dvc", "repro", "--force", "report@digits")
+            project = fresh(folder)
+            shutil.copy(empty_store, folder / "mlflow.db")
+            done = project.run("dvc", "repro", "--force", "report@digits")
             assert done.returncode == 0, done.stdout + done.stderr
             printed.write_text(done.stdout)
     return Project(folder), printed.read_text()
+
+
+@pytest.fixture(scope="session")
+def evidence(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same without what its stages have logged, all of it committed. Not to be changed."""
+    project = copied(digits_run, tmp_path_factory.mktemp("evidence") / "project")
+    project.commit()
+    return project
 
 
 @pytest.fixture
@@ -80,12 +111,47 @@ def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
     return digits_run[0].copy(tmp_path / "project")
 
 
+@pytest.fixture
+def without_mlflow(digits: Project) -> Project:
+    """The same, committed, in which stages find no MLflow and do not wait for it."""
+    digits.commit()
+    return hide_mlflow(digits)
+
+
+@pytest.fixture
+def unlogged(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+    """A copy of the project after `make demo`, without what its stages have logged."""
+    return copied(digits_run, tmp_path / "project")
+
+
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite store: making one takes seconds, a copy nothing."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.create(path)
-    return path
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The fits of LONG, trained by workers on this machine without a disturbance."""
+    store = tmp_path_factory.mktemp("undisturbed")
+    status, _, messages = train(store, LONG)
+    assert status == 0, messages
+    return results(store)
+
+
+@pytest.fixture
+def own_store(empty_store: Path, tmp_path: Path) -> Path:
+    """An empty store for a test to change."""
+    return Path(shutil.copy(empty_store, tmp_path / "store.db"))
+
+
+@pytest.fixture
+def publish(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
+    """Runs `kmnist publish` in this process: importing MLflow takes seconds."""
+
+    def run(project: Project, store: Path | str, *arguments: str) -> SimpleNamespace:
+        uri = store if isinstance(store, str) else f"sqlite:///{store}"
+        with contextlib.chdir(project.folder), mock.patch.dict(os.environ):
+            os.environ["MLFLOW_TRACKING_URI"] = uri
+            status = cli.main(["publish", *arguments])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=status, out=out, err=err)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +162,22 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
     with contextlib.suppress(ProcessLookupError):
         running.send(signal.SIGKILL)
     running.process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real browser."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("chromium is not installed: `make test-all` installs it")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="module")

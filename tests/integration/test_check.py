@@ -1,24 +1,22 @@
 """`kmnist check`: evidence that is fresh passes, and every way to be stale is named."""
 
-import contextlib
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.project import ROOT, STORE, Project, fresh
+from support.checking import findings as found
+from support.project import ROOT, STORE, Project, replaced
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import check as checking
-from kmnist_pipeline.commands import status
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.repository import locks
 
 SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
 CURVES = "figures/digits/digits_softmax/curves.png"
@@ -37,22 +35,16 @@ COMMITTED = "identical: these are the committed bytes (all of "
 COMPOSED = (ROOT / "params.yaml").read_text()
 
 
-def found_in(project: Project, composed: str = COMPOSED) -> list[checking.Finding]:
-    with contextlib.chdir(project.folder):
-        found = status.of(status.locked_here(), locks.load(composed, "conf/"))
-        return checking.findings(found, composed)
-
-
 def findings(project: Project, composed: str = COMPOSED) -> list[str]:
     """Each reason with its place."""
     return [
-        f"{each.where}: {reason}" for each in found_in(project, composed) for reason in each.reasons
+        f"{each.where}: {reason}" for each in found(project, composed) for reason in each.reasons
     ]
 
 
 def remedies(project: Project, *places: str, composed: str = COMPOSED) -> list[str]:
     """The commands that are told for these places."""
-    ways = {each.where: each.remedies for each in found_in(project, composed)}
+    ways = {each.where: each.remedies for each in found(project, composed)}
     told = dict.fromkeys(remedy for place in places for remedy in ways[place])
     return [command for remedy in told for command in remedy.commands]
 
@@ -407,30 +399,13 @@ def test_damaged_data(check, digits):
 # --- what cannot be read -------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return fresh(tmp_path_factory.mktemp("clone") / "project")
-
-
-@contextlib.contextmanager
-def broken(path: Path, content: str | None) -> Iterator[None]:
-    kept = path.read_bytes()
-    path.unlink()
-    if content is not None:
-        path.write_text(content)
-    try:
-        yield
-    finally:
-        path.write_bytes(kept)
-
-
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
         (
             "dvc.lock",
             "<<<<<<< HEAD\nstages: {",
-            ["dvc.lock", "line 2", "`git checkout HEAD -- dvc.lock` brings"],
+            ["dvc.lock", "line 2", "`git checkout HEAD -- dvc.lock` restores"],
         ),
         ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: stages: must be a map"]),
         ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: a: 'cmd' is missing"]),
@@ -446,7 +421,10 @@ def broken(path: Path, content: str | None) -> Iterator[None]:
     ],
 )
 def test_a_broken_file_is_named(file, content, words, clone):
-    with broken(clone.folder / file, content), pytest.raises((UserError, OSError)) as caught:
+    with (
+        replaced(clone.folder / file, content.encode()),
+        pytest.raises((UserError, OSError)) as caught,
+    ):
         findings(clone)
     for word in words:
         assert word in str(caught.value)
@@ -455,7 +433,7 @@ def test_a_broken_file_is_named(file, content, words, clone):
 @pytest.mark.parametrize("file", ["dvc.lock", "conf/config.yaml"])
 def test_a_broken_file_gives_one_message(file, clone, monkeypatch, capsys):
     monkeypatch.chdir(clone.folder)
-    with broken(clone.folder / file, "stages: ["):
+    with replaced(clone.folder / file, b"stages: ["):
         assert cli.main(["check"]) == 1
     message = capsys.readouterr().err
     assert message.startswith("error: ")

@@ -35,18 +35,6 @@ fixed,1,.9,another model,test accuracy,0.9,digits_softmax_grid/test.json,,accura
 """
 
 
-def git(project: Project, *arguments: str) -> str:
-    done = project.run("git", *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def commit(project: Project) -> str:
-    git(project, "add", "--all")
-    git(project, "commit", "--quiet", "--allow-empty", "--message", "so far")
-    return git(project, "rev-parse", "HEAD")
-
-
 def between(project: Project, *revisions: str) -> Diff:
     with contextlib.chdir(project.folder):
         return diff.between(*revisions)
@@ -62,15 +50,15 @@ def branches(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathF
     (folder / "conf/claims/digits.csv").write_text(CLAIMS)
     project.replace("conf/report/digits.yaml", "dataset:", "claims: digits\ndataset:")
     make(project, "report@digits")
-    commit(project)
-    git(project, "checkout", "--quiet", "-b", "short")
+    project.commit()
+    project.git("checkout", "--quiet", "-b", "short")
     project.replace("conf/experiment/digits_softmax.yaml", "epochs: 60", "epochs: 2")
     make(project, "kfold-train@digits_softmax", "evaluate@digits_softmax", "report@digits")
-    commit(project)
-    git(project, "checkout", "--quiet", "main")
+    project.commit()
+    project.git("checkout", "--quiet", "main")
     (folder / "metrics/data/late.json").write_text('{"n": 1}')  # after the branch left
-    commit(project)
-    git(project, "checkout", "--quiet", "short")
+    project.commit()
+    project.git("checkout", "--quiet", "short")
     return project
 
 
@@ -88,7 +76,7 @@ def short(branches: Project) -> Diff:
 @pytest.fixture
 def changed(project: Project) -> Project:
     """A clone whose last commit is named `before`, for a test to change."""
-    git(project, "tag", "before")
+    project.git("tag", "before")
     return project
 
 
@@ -99,7 +87,7 @@ def test_claims_with_another_verdict_or_value(short, branches):
     def judged(revision: str) -> dict[str, Any]:
         return {
             c["id"]: c
-            for c in json.loads(git(branches, "show", f"{revision}:reports/digits/claims.json"))
+            for c in json.loads(branches.git("show", f"{revision}:reports/digits/claims.json"))
         }
 
     old, new = judged("short~")["right"], judged("short")["right"]
@@ -109,12 +97,12 @@ def test_claims_with_another_verdict_or_value(short, branches):
 
 
 def test_metrics_with_their_delta(short, branches):
-    old, new = (json.loads(git(branches, "show", f"{r}:{TEST}")) for r in ("short~", "short"))
+    old, new = (json.loads(branches.git("show", f"{r}:{TEST}")) for r in ("short~", "short"))
     found = {metric.name: metric for metric in short.metrics if metric.file == TEST}
     accuracy = found["accuracy"]
     assert (accuracy.old, accuracy.new) == (old["accuracy"], new["accuracy"])
     assert accuracy.delta == pytest.approx(new["accuracy"] - old["accuracy"], abs=1e-6)
-    old, new = (json.loads(git(branches, "show", f"{r}:{DETAILS}")) for r in ("short~", "short"))
+    old, new = (json.loads(branches.git("show", f"{r}:{DETAILS}")) for r in ("short~", "short"))
     found = {metric.name: metric for metric in short.metrics if metric.file == DETAILS}
     cells = [a != b for x, y in zip(old["confusion"], new["confusion"], strict=True)
              for a, b in zip(x, y, strict=True)]  # fmt: skip
@@ -181,7 +169,7 @@ def test_another_lineage_key_alone_is_no_difference(changed):
     content["made_by"]["lineage"] = "0" * 64
     details.write_text(json.dumps(content))
     assert len(changed.changed().splitlines()) == 3
-    for found in (between(changed, "before"), between(changed, "before", commit(changed))):
+    for found in (between(changed, "before"), between(changed, "before", changed.commit())):
         assert not found
         assert found.equal == 3
         assert diff_views.summary(found) == diff_views.NOTHING
@@ -213,7 +201,7 @@ def test_new_and_gone_files(changed):
     (changed.folder / CURVES).unlink()
     (changed.folder / "metrics/digits/new.json").write_text('{"accuracy": 0.5, "by": {"a": 1}}')
     (changed.folder / f"metrics/{MODEL}/curves.csv").unlink()
-    for found in (between(changed, "before"), between(changed, "before", commit(changed))):
+    for found in (between(changed, "before"), between(changed, "before", changed.commit())):
         assert found.figures == [
             Figure(CURVES, "is gone"), Figure("figures/digits/new/curves.png", "is new")
         ]  # fmt: skip
@@ -258,7 +246,7 @@ def test_the_table_and_the_json_say_the_same(branches, short, capsys):
     found = json.loads(run(branches, capsys, "main...short", "--json"))
     assert found["claims"] == [dataclasses.asdict(claim) for claim in short.claims]
     assert len(found["metrics"]) == len(short.metrics)
-    assert found["new"]["commit"] == git(branches, "rev-parse", "short")
+    assert found["new"]["commit"] == branches.git("rev-parse", "short")
     for figure in found["figures"]:
         assert figure["file"] in shown
     assert "exact → differs" in shown
@@ -324,8 +312,8 @@ def test_names_from_a_branch_are_not_read_as_markdown(hostile):
 
 
 def test_the_comment_is_bounded(short):
-    many = [Metric(f"metrics/r/m{i}/test.json", "accuracy", 0.1, 0.2, 0.1, "") for i in range(9000)]
-    figures = [Figure(f"figures/r/m{i}/curves.png", "is new") for i in range(9000)]
+    many = [Metric(f"metrics/r/m{i}/test.json", "accuracy", 0.1, 0.2, 0.1, "") for i in range(2000)]
+    figures = [Figure(f"figures/r/m{i}/curves.png", "is new") for i in range(2000)]
     full = dataclasses.replace(short, metrics=many, figures=figures)
     for images in (None, "https://github.com/o/r/raw"):
         comment = diff_views.markdown(full, images)
@@ -356,8 +344,8 @@ def test_no_difference_is_reported_as_such(changed, capsys):
     ],
 )
 def test_a_wrong_revision_is_named(arguments, words, changed, monkeypatch, capsys):
-    tree = git(changed, "write-tree")
-    git(changed, "tag", "lonely", git(changed, "commit-tree", tree, "-m", "alone"))
+    tree = changed.git("write-tree")
+    changed.git("tag", "lonely", changed.git("commit-tree", tree, "-m", "alone"))
     monkeypatch.chdir(changed.folder)
     assert cli.main(["diff", *arguments]) == 1
     message = capsys.readouterr().err
@@ -423,7 +411,7 @@ def test_a_pull_request_from_a_fork_is_compared_without_being_checked_out(
     subprocess.run(
         ["git", "clone", "--quiet", "--bare", branches.folder, origin], check=True
     )  # fmt: skip
-    head = git(branches, "rev-parse", "short")
+    head = branches.git("rev-parse", "short")
     for change in (["update-ref", "refs/pull/12/head", head], ["branch", "-D", "short"]):
         subprocess.run(["git", "-C", origin, *change], check=True, capture_output=True)
     base = Project(tmp_path / "base")
@@ -432,7 +420,7 @@ def test_a_pull_request_from_a_fork_is_compared_without_being_checked_out(
     )
     assert base.run("git", "cat-file", "-e", head).returncode != 0
     (base.folder / ".venv").symlink_to(sys.prefix)
-    environment = {**github, "BASE": git(base, "rev-parse", "HEAD"), "HEAD": head}
+    environment = {**github, "BASE": base.git("rev-parse", "HEAD"), "HEAD": head}
     for name in ("Fetch the pull request's objects", "Compare"):
         done = base.run("bash", "-eo", "pipefail", "-c", step("compare", name), **environment)
         assert done.returncode == 0, done.stderr
@@ -441,7 +429,7 @@ def test_a_pull_request_from_a_fork_is_compared_without_being_checked_out(
     assert f"https://github.com/o/r/raw/{head}/{CURVES}" in comment
     assert "exact → differs" in comment and "late.json" not in comment
     assert (base.folder / "difference/index.html").exists()
-    assert git(base, "rev-parse", "HEAD") == environment["BASE"]
+    assert base.git("rev-parse", "HEAD") == environment["BASE"]
 
 
 @pytest.mark.parametrize(

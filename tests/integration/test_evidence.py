@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import subprocess
+from functools import cache
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ PUBLISHED = {
 DATA_FIGURES = {"classes", "samples", "ten_samples", "averages", "grid", "pca", "first", "matrix"}
 
 
+@cache
 def params():
     return yaml.safe_load((ROOT / "params.yaml").read_text())
 

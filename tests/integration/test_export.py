@@ -16,7 +16,7 @@ from requests.structures import CaseInsensitiveDict
 from requests_cache import CachedRequest, CachedResponse, CachedSession
 from rocrate_validator import services
 from rocrate_validator.models import Severity, ValidationSettings
-from support.project import STORE, Project
+from support.project import STORE, Project, files_under
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import export
@@ -35,7 +35,7 @@ def committed(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPath
     """The project after `make demo`, all of it committed. Not to be changed by a test."""
     folder = tmp_path_factory.mktemp("committed") / "project"
     project = digits_run[0].copy(folder, without=(".kmnist", *STORE))
-    commit(project)
+    project.commit()
     return project
 
 
@@ -45,11 +45,6 @@ def project(committed: Project, tmp_path: Path) -> Project:
     made = shutil.ignore_patterns("crates")
     shutil.copytree(committed.folder, tmp_path / "project", symlinks=True, ignore=made)
     return Project(tmp_path / "project")
-
-
-def commit(project: Project) -> None:
-    for command in (["add", "--all"], ["commit", "--quiet", "--allow-empty", "--message", "all"]):
-        assert project.run("git", *command).returncode == 0
 
 
 def exported(project: Project, report: str = "digits", to: str = "crates/digits") -> Exported:
@@ -70,11 +65,6 @@ def entities(crate: Path) -> dict[str, dict[str, Any]]:
 
 def metadata(crate: Path) -> dict[str, Any]:
     return json.loads((crate / export.METADATA).read_text())
-
-
-def files_under(folder: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def ids(value: Any) -> Iterator[str]:
@@ -298,7 +288,7 @@ def test_evidence_that_was_changed_by_hand_is_not_exported(path, project):
     content = bytearray((project.folder / path).read_bytes())
     content[len(content) // 2] ^= 1
     (project.folder / path).write_bytes(content)
-    commit(project)
+    project.commit()
     with pytest.raises(UserError, match=r"is not as dvc.lock says; `kmnist check`"):
         exported(project)
     assert not list((project.folder / "crates").iterdir())

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
-import socket
 import sqlite3
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
-from support.project import Project, copied
-from support.stores import OF_DIGITS, TRAINED, Table, artifacts, client_of, published, shown, table
+from support.project import Project, copied, replaced
+from support.stores import (
+    OF_DIGITS,
+    TRAINED,
+    client_of,
+    free_port,
+    published,
+    table,
+)
 
-from kmnist_pipeline import cli
 from kmnist_pipeline.evidence import numbers
 from kmnist_pipeline.repository import locks
 
@@ -28,20 +26,6 @@ EVALUATED = "evaluate@digits_softmax"
 MODEL = "models/digits_softmax.safetensors"
 TEST_JSON = "metrics/digits/digits_softmax/test.json"
 VALIDATION = "metrics/digits/digits_softmax/validation.json"
-ORIGIN = {"mlflow.source.git.commit", "kmnist.dirty", "kmnist.experiment", "kmnist.superseded"}
-MOST_SECONDS = 30  # two attempts of 3 s at a server that hangs, on a loaded machine
-
-
-def without(tags: set[str], runs: Table) -> Table:
-    return {
-        name: run | {"tags": {k: v for k, v in run["tags"].items() if k not in tags}}
-        for name, run in runs.items()
-    }
-
-
-@pytest.fixture
-def store(empty_store: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(empty_store, tmp_path / "store.db"))
 
 
 @pytest.fixture(scope="module")
@@ -50,44 +34,21 @@ def project(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFa
     return copied(digits_run, tmp_path_factory.mktemp("publish") / "project")
 
 
-@pytest.fixture
-def changed(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
-    """A project for a test to change."""
-    return copied(digits_run, tmp_path / "project")
-
-
-@pytest.fixture
-def publish(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
-    """Run the command in this process: importing MLflow takes seconds."""
-
-    def run(project: Project, store: Path | str, *arguments: str) -> SimpleNamespace:
-        uri = store if isinstance(store, str) else f"sqlite:///{store}"
-        with contextlib.chdir(project.folder), mock.patch.dict(os.environ):
-            os.environ["MLFLOW_TRACKING_URI"] = uri
-            start = time.monotonic()
-            status = cli.main(["publish", *arguments])
-            seconds = time.monotonic() - start
-        out, err = capsys.readouterr()
-        return SimpleNamespace(status=status, out=out, err=err, seconds=seconds)
-
-    return run
-
-
 # --- the workspace -------------------------------------------------------------------------------
 
 
-def test_a_store_that_was_lost_comes_back_as_it_was(live, changed):
-    done = changed.run("kmnist", "publish", *OF_DIGITS)
+def test_a_store_that_was_lost_comes_back_as_it_was(live, unlogged):
+    done = unlogged.run("kmnist", "publish", *OF_DIGITS)
     assert (done.stdout, done.stderr, done.returncode) == (published(len(OF_DIGITS), 0), "", 0)
-    again = client_of(changed.folder / "mlflow.db")
+    again = client_of(unlogged.folder / "mlflow.db")
     assert table(again) == live
     (group,) = [e for e in again.search_experiments() if e.name == "digits"]
-    assert group.artifact_location == (changed.folder / "mlartifacts/digits").as_uri()
+    assert group.artifact_location == (unlogged.folder / "mlartifacts/digits").as_uri()
 
 
-def test_all_stages_and_then_nothing_more(project, store, publish):
+def test_all_stages_and_then_nothing_more(project, own_store, publish):
     stages = locks.parse((project.folder / "dvc.lock").read_text()).stages
-    first = publish(project, store, *stages)
+    first = publish(project, own_store, *stages)
     assert (first.out, first.status) == (published(len(stages), 0), 0)
     absent = [
         f"note: {address}: {path} is not in DVC's cache: the run lacks it"
@@ -98,50 +59,50 @@ def test_all_stages_and_then_nothing_more(project, store, publish):
     assert sorted(first.err.splitlines()) == sorted(absent)
 
     def ids() -> set[str]:
-        with contextlib.closing(sqlite3.connect(store)) as database:
+        with contextlib.closing(sqlite3.connect(own_store)) as database:
             return {row[0] for row in database.execute("select run_uuid from runs")}
 
     before = ids()
-    second = publish(project, store, *stages)
+    second = publish(project, own_store, *stages)
     assert (second.out, second.status) == (published(0, len(stages)), 0)
     assert ids() == before
 
 
-def test_stages_that_dvc_restored_without_running_them(live, changed, store, publish):
+def test_stages_that_dvc_restored_without_running_them(live, unlogged, own_store, publish):
     for path in (MODEL, "metrics/digits/digits_softmax/validation.json"):
-        (changed.folder / path).unlink()
-    done = changed.run("dvc", "repro", TRAINED)
+        (unlogged.folder / path).unlink()
+    done = unlogged.run("dvc", "repro", TRAINED)
     assert "is cached - skipping run, checking out outputs" in done.stdout, done.stderr
-    shutil.rmtree(changed.folder / "data")
-    assert changed.run("dvc", "checkout", "preprocess@digits").returncode == 0
-    assert not (changed.folder / "mlflow.db").exists()
+    shutil.rmtree(unlogged.folder / "data")
+    assert unlogged.run("dvc", "checkout", "preprocess@digits").returncode == 0
+    assert not (unlogged.folder / "mlflow.db").exists()
 
     stages = [TRAINED, "preprocess@digits"]
-    assert publish(changed, store, *stages).status == 0
-    assert table(client_of(store)) == {name: live[name] for name in stages}
+    assert publish(unlogged, own_store, *stages).status == 0
+    assert table(client_of(own_store)) == {name: live[name] for name in stages}
 
 
-def test_a_model_that_only_the_cache_has(live, changed, store, publish):
-    (changed.folder / MODEL).unlink()
-    assert publish(changed, store, TRAINED).err == ""
-    assert table(client_of(store))[TRAINED] == live[TRAINED]
+def test_a_model_that_only_the_cache_has(live, unlogged, own_store, publish):
+    (unlogged.folder / MODEL).unlink()
+    assert publish(unlogged, own_store, TRAINED).err == ""
+    assert table(client_of(own_store))[TRAINED] == live[TRAINED]
 
 
-def test_a_model_that_comes_back_later(live, changed, store, publish):
-    kept = changed.folder / ".kmnist/kept"
-    (changed.folder / MODEL).rename(kept)
-    shutil.rmtree(changed.folder / ".dvc/cache")
-    done = publish(changed, store, TRAINED)
+def test_a_model_that_comes_back_later(live, unlogged, own_store, publish):
+    kept = unlogged.folder / ".kmnist/kept"
+    (unlogged.folder / MODEL).rename(kept)
+    shutil.rmtree(unlogged.folder / ".dvc/cache")
+    done = publish(unlogged, own_store, TRAINED)
     assert (done.status, done.err.count(MODEL)) == (0, 1)
-    run = table(client_of(store))[TRAINED]
+    run = table(client_of(own_store))[TRAINED]
     assert run["tags"].pop("kmnist.missing") == MODEL
     assert live[TRAINED]["artifacts"].keys() - run["artifacts"] == {"models/" + Path(MODEL).name}
     assert run == live[TRAINED] | {"artifacts": run["artifacts"]}
-    assert publish(changed, store, TRAINED).out == published(0, 1)
+    assert publish(unlogged, own_store, TRAINED).out == published(0, 1)
 
-    kept.rename(changed.folder / MODEL)
-    assert publish(changed, store, TRAINED).out == published(1, 0)
-    assert table(client_of(store))[TRAINED] == live[TRAINED]
+    kept.rename(unlogged.folder / MODEL)
+    assert publish(unlogged, own_store, TRAINED).out == published(1, 0)
+    assert table(client_of(own_store))[TRAINED] == live[TRAINED]
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -159,37 +120,32 @@ WRONG = "is not as dvc.lock says; `kmnist check` says more"
         ("predictions/digits_softmax.npz", "edit", WRONG),
     ],
 )
-def test_a_stage_whose_files_are_not_the_locks(file, change, problem, project, store, publish):
-    place = project.folder / file
-    kept = place.read_bytes()
-    place.unlink()  # DVC may have linked it to its cache
-    if change == "edit":
-        place.write_bytes(kept[:-20] + b"9" + kept[-19:])
-    try:
-        done = publish(project, store, EVALUATED, "report@digits", "download@digits")
-    finally:
-        place.write_bytes(kept)
+def test_a_stage_whose_files_are_not_the_locks(file, change, problem, project, own_store, publish):
+    kept = (project.folder / file).read_bytes()
+    edited = kept[:-20] + b"9" + kept[-19:] if change == "edit" else None
+    with replaced(project.folder / file, edited):
+        done = publish(project, own_store, EVALUATED, "report@digits", "download@digits")
     refused = done.err.splitlines()
     assert refused[0].startswith(f"refused: {EVALUATED}: ")
     assert refused[0].endswith(problem)
     assert len(refused) == 1
     assert (done.out, done.status) == (published(2, 0, 1), 1)
-    assert sorted(table(client_of(store))) == ["download@digits", "report@digits"]
+    assert sorted(table(client_of(own_store))) == ["download@digits", "report@digits"]
 
 
-def test_a_stage_whose_dependency_was_edited_while_it_ran(changed, store, publish):
-    stage = locks.parse((changed.folder / "dvc.lock").read_text()).stages[EVALUATED]
+def test_a_stage_whose_dependency_was_edited_while_it_ran(unlogged, own_store, publish):
+    stage = locks.parse((unlogged.folder / "dvc.lock").read_text()).stages[EVALUATED]
     md5 = stage.deps["src/kmnist_pipeline/stages/evaluate.py"]
-    lock = changed.folder / "dvc.lock"
+    lock = unlogged.folder / "dvc.lock"
     lock.write_text(lock.read_text().replace(md5, "a" * 32))
-    done = publish(changed, store, EVALUATED)
+    done = publish(unlogged, own_store, EVALUATED)
     details = numbers.beside(TEST_JSON)
     assert done.err == (
         f"refused: {EVALUATED}: {details} was made by another command, or from other "
         "dependencies or parameters, than dvc.lock says; "
         f"`dvc repro --force --single-item {EVALUATED}` makes it again\n"
     )
-    assert (done.status, table(client_of(store))) == (1, {})
+    assert (done.status, table(client_of(own_store))) == (1, {})
 
 
 @pytest.mark.parametrize(
@@ -199,8 +155,8 @@ def test_a_stage_whose_dependency_was_edited_while_it_ran(changed, store, publis
         (["--rev", "nowhere"], "nowhere is neither a commit nor an experiment"),
     ],
 )
-def test_an_unknown_stage_or_revision(arguments, words, project, store, publish):
-    done = publish(project, store, *arguments)
+def test_an_unknown_stage_or_revision(arguments, words, project, own_store, publish):
+    done = publish(project, own_store, *arguments)
     assert (done.out, done.status) == ("", 1)
     assert words in done.err
 
@@ -214,163 +170,14 @@ def test_a_lock_is_read_as_dvc_writes_it():
     assert [(type(v), v) for v in again] == [(type(v), v) for v in values]
 
 
-# --- commits and experiments ---------------------------------------------------------------------
-
-NAME = "fewer"
-
-
-@pytest.fixture(scope="module")
-def tried(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with an experiment beside its workspace; `live.db` is what its stage has logged."""
-    project = copied(digits_run, tmp_path_factory.mktemp("tried") / "project")
-    project.run("git", "commit", "--quiet", "--all", "--allow-empty", "--message", "evidence")
-    shutil.copytree(digits_run[0].folder / "mlartifacts", project.folder / "mlartifacts")
-    shutil.copy(digits_run[0].folder / "mlflow.db", project.folder / "mlflow.db")
-    change = ["-S", "evaluation.samples=9"]
-    done = project.run("dvc", "exp", "run", "--temp", "--name", NAME, *change, EVALUATED)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (project.folder / "mlflow.db").rename(project.folder / "live.db")
-    return project
-
-
-def evaluations(store: Path) -> dict[str, Any]:
-    """The runs of the stage that the experiment has changed, by one of its parameters."""
-    client = client_of(store)
-    (group,) = [e.experiment_id for e in client.search_experiments() if e.name == "digits"]
-    runs = client.search_runs([group], f"tags.`kmnist.stage` = '{EVALUATED}'")
-    by_samples = {run.data.params["evaluation.samples"]: run for run in runs}
-    assert len(by_samples) == len(runs)
-    return by_samples
-
-
-def standings(store: Path) -> dict[str, tuple[str | None, str | None]]:
-    names = ("kmnist.experiment", "kmnist.superseded")
-    return {
-        samples: tuple(run.data.tags.get(name) for name in names)
-        for samples, run in evaluations(store).items()
-    }
-
-
-def test_an_experiment_that_runs_supersedes_nothing(tried):
-    assert standings(tried.folder / "live.db") == {"10": (None, None), "9": (NAME, None)}
-
-
-def test_an_experiment_is_published_as_it_was_logged(tried, store, publish):
-    done = publish(tried, store, EVALUATED, "--rev", NAME)
-    assert (done.out, done.err, done.status) == (published(1, 0), "", 0)
-    (run,) = evaluations(store).values()
-    tags = run.data.tags
-    commit = tried.run("dvc", "exp", "list", "--sha-only").stdout.split()[-1]
-    assert tags["mlflow.source.git.commit"] == commit
-    assert tags["kmnist.dirty"] == "false"
-    client = client_of(tried.folder / "live.db")
-    logged = evaluations(tried.folder / "live.db")["9"]
-    dropped = {"mlflow.source.git.commit", "kmnist.dirty", "mlflow.note.content"}
-    one, other = (
-        shown(c, r) | {"artifacts": artifacts(c, r)}
-        for c, r in ((client_of(store), run), (client, logged))
-    )
-    assert without(dropped, {"": one}) == without(dropped, {"": other})
-
-    publish(tried, store, EVALUATED)
-    assert standings(store) == {"10": (None, None), "9": (NAME, None)}
-    assert publish(tried, store, EVALUATED, "--rev", commit).out == published(0, 1)
-
-
-def test_commits_beside_the_workspace(tried, store, publish):
-    tried.run("dvc", "exp", "apply", NAME)
-    tried.run("git", "commit", "--quiet", "--all", "--message", "fewer samples")
-    try:
-        done = publish(tried, store, EVALUATED, "--rev", "HEAD~1", "--rev", "HEAD")
-        assert (done.out, done.err) == (published(2, 0), "")
-        commits = tried.run("git", "log", "--format=%H", "-2").stdout.split()
-        shown = evaluations(store)
-        tagged = [shown[name].data.tags["mlflow.source.git.commit"] for name in ("9", "10")]
-        assert tagged == commits
-        assert standings(store) == {"10": (None, "true"), "9": (None, None)}
-        assert publish(tried, store, EVALUATED, "--rev", "HEAD~1").out == published(0, 1)
-        assert standings(store) == {"10": (None, "true"), "9": (None, None)}
-
-        (tried.folder / TEST_JSON).write_text("{}")  # the workspace is not asked
-        assert publish(tried, store, EVALUATED, "--rev", "HEAD").status == 0
-    finally:
-        tried.run("git", "reset", "--hard", "--quiet", "HEAD~1")
-    publish(tried, store, EVALUATED)
-    assert standings(store) == {"10": (None, None), "9": (None, "true")}
-    publish(tried, store, EVALUATED, "--rev", NAME)
-    assert standings(store) == {"10": (None, None), "9": (NAME, None)}
-
-
-def test_an_applied_experiment_is_one_no_more(tried, publish):
-    store = Path(shutil.copy(tried.folder / "live.db", tried.folder / "applied.db"))
-    tried.run("dvc", "exp", "apply", NAME)
-    try:
-        assert publish(tried, store, EVALUATED).out == published(0, 1)
-    finally:
-        tried.run("git", "reset", "--hard", "--quiet")
-    assert standings(store) == {"10": (None, "true"), "9": (None, None)}
-
-
-def test_evidence_that_was_committed_wrong(changed, store, publish):
-    changed.replace(TEST_JSON, '"accuracy": 0.9', '"accuracy": 1.9')
-    changed.run("git", "commit", "--quiet", "--all", "--message", "better")
-    changed.run("git", "revert", "--no-edit", "HEAD")
-    done = publish(changed, store, EVALUATED, "--rev", "HEAD~1")
-    assert done.err == f"refused: {EVALUATED} at HEAD~1: {TEST_JSON} {WRONG}\n"
-    assert done.status == 1
-    assert publish(changed, store, EVALUATED).status == 0
-
-
-# --- faults --------------------------------------------------------------------------------------
-
-
-def test_killed_half_way_and_again(live, changed, empty_store, store, publish):
-    shutil.copy(empty_store, changed.folder / "mlflow.db")
-    database = changed.folder / "mlflow.db"
-    with subprocess.Popen(
-        ["kmnist", "publish", *OF_DIGITS], cwd=changed.folder, env=changed.environment()
-    ) as running:
-        with contextlib.closing(sqlite3.connect(database)) as rows:
-            inside = "select count(*) from tags where key = 'mlflow.parentRunId'"
-            while rows.execute(inside).fetchone()[0] < 4:
-                assert running.poll() is None
-                time.sleep(0.01)
-        running.kill()
-    states = "select distinct status from runs"
-    with contextlib.closing(sqlite3.connect(database)) as rows:
-        assert ("RUNNING",) in rows.execute(states).fetchall()
-
-    assert publish(changed, database, *OF_DIGITS).status == 0
-    assert table(client_of(database)) == live
-    with contextlib.closing(sqlite3.connect(database)) as rows:
-        active = rows.execute(f"{states} where lifecycle_stage = 'active'").fetchall()
-    assert active == [("FINISHED",)]
-
-
-def test_a_server_shows_the_same_and_may_hang(live, project, server, publish):
-    done = publish(project, server.uri, *OF_DIGITS)
-    assert (done.out, done.err, done.status) == (published(len(OF_DIGITS), 0), "", 0)
-    assert table(server.client()) == live
-    server.send(signal.SIGSTOP)
-    start = time.monotonic()
-    try:
-        hung = project.run("kmnist", "publish", *OF_DIGITS, MLFLOW_TRACKING_URI=server.uri)
-    finally:
-        server.send(signal.SIGCONT)
-    assert time.monotonic() - start < MOST_SECONDS
-    assert (hung.stdout, hung.returncode, hung.stderr.count("\n")) == ("", 1, 1)
-    assert hung.stderr.startswith("error: download@digits was not published to MLflow (")
-    assert publish(project, server.uri, *OF_DIGITS).out == published(0, len(OF_DIGITS))
-
-
 @pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg"])
 def test_a_server_that_is_down(scheme, project, publish):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    done = publish(project, f"{scheme}://someone:secret@127.0.0.1:{port}/")
+    done = publish(project, f"{scheme}://someone:secret@127.0.0.1:{free_port()}/")
     assert (done.out, done.status, done.err.count("\n")) == ("", 1, 1)
     assert "Connection refused" in done.err
     assert "someone" not in done.err
     assert "secret" not in done.err
-    assert done.seconds < MOST_SECONDS
+    if scheme != "http":
+        from mlflow.store.db import utils
+
+        assert utils.MAX_RETRY_COUNT == 1

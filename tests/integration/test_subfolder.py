@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.project import STORE, Project, committed
+from support.project import STORE, Project, committed, replaced
 from support.stores import client_of, table
 
 from kmnist_pipeline import cli
@@ -44,11 +44,8 @@ def inside(
 def edited(inside: Project) -> Iterator[Path]:
     """A metric file that differs from the committed one."""
     file = inside.folder / TEST
-    before = file.read_bytes()
-    file.unlink()  # DVC may have linked it to its cache
-    file.write_bytes(before.replace(b'"accuracy": 0', b'"accuracy": 1'))
-    yield file
-    file.write_bytes(before)
+    with replaced(file, file.read_bytes().replace(b'"accuracy": 0', b'"accuracy": 1')):
+        yield file
 
 
 def test_paths_are_the_projects(inside):

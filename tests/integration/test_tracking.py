@@ -1,4 +1,4 @@
-"""MLflow shows what a stage has written, and never costs more than a warning and 10 seconds."""
+"""MLflow shows what a stage has written, and never costs more than a warning."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import socket
 import sqlite3
 import subprocess
 import threading
-import time
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from support.stores import attempts, free_port
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
@@ -32,7 +32,6 @@ SRC = Path(tracking.__file__).parents[2]
 SEEDS, FOLDS, EPOCHS = 2, 3, 4
 KEY, OTHER_KEY = "1" * 64, "2" * 64
 MD5 = "0123456789abcdef" * 2
-MOST_SECONDS = 10
 FOLDER = "metrics/digits/digits_softmax"
 
 
@@ -184,12 +183,10 @@ def artifacts(client: Any, run: Any) -> set[str]:
     }
 
 
-def timed(stage: Stage) -> float:
-    """Log a stage as its entrypoint does; the seconds that its end takes longer for it."""
+def log(stage: Stage) -> None:
+    """Log a stage as its entrypoint does."""
     with publisher() as child:
-        start = time.monotonic()
         child.hand_over(record_of(stage))
-        return time.monotonic() - start
 
 
 def only_warning(capfd) -> str:
@@ -207,8 +204,7 @@ def only_warning(capfd) -> str:
 
 def test_the_first_stage_makes_the_store(project, capfd):
     stage = trained()
-    with publisher() as child:
-        child.hand_over(record_of(stage))
+    log(stage)
     assert capfd.readouterr() == ("", "")
 
     client = stores.connect()
@@ -541,7 +537,7 @@ def test_without_mlflow_a_stage_runs(project, monkeypatch, capfd):
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ModuleNotFoundError('no mlflow here')\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(broken.parent), str(SRC)]))
-    assert timed(trained()) < MOST_SECONDS
+    log(trained())
     assert "ModuleNotFoundError: no mlflow here" in only_warning(capfd)
 
 
@@ -556,7 +552,7 @@ def test_a_store_of_another_version_of_mlflow(store, project, capfd):
     with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as database:
         database.execute("update alembic_version set version_num = 'older'")
         database.commit()
-    timed(trained())
+    log(trained())
     assert f"`mlflow db upgrade sqlite:///{project}/mlflow.db`); the results" in only_warning(capfd)
 
 
@@ -564,11 +560,8 @@ def test_a_store_of_another_version_of_mlflow(store, project, capfd):
 
 
 def test_an_unreachable_server_costs_a_warning_without_its_password(project, monkeypatch, capfd):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{port}")
-    assert timed(trained()) < MOST_SECONDS
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{free_port()}")
+    log(trained())
     warning = only_warning(capfd)
     assert "Connection refused" in warning
     assert "someone" not in warning
@@ -582,7 +575,7 @@ def test_no_warning_quotes_credentials():
 
 def test_a_server_takes_a_stage(project, server, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    timed(trained())
+    log(trained())
     assert capfd.readouterr() == ("", "")
     client = server.client()
     (run,) = runs(client)
@@ -596,35 +589,24 @@ def test_a_server_takes_a_stage(project, server, monkeypatch, capfd):
     assert not (project / "mlflow.db").exists()
 
 
-def test_a_stopped_server_costs_a_warning_and_can_go_on(project, server, monkeypatch, capfd):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    stage = trained("3" * 64)
-    server.send(signal.SIGSTOP)
-    try:
-        assert timed(stage) < MOST_SECONDS
-    finally:
-        server.send(signal.SIGCONT)
+def test_a_server_that_hangs_costs_a_warning_and_two_attempts(project, monkeypatch, capfd):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        log(trained())
+        assert attempts(silent) <= 2
     assert re.search("timed out|no answer for 8 s", only_warning(capfd))
-
-    timed(stage)
-    assert capfd.readouterr() == ("", "")
-    (run,) = runs(server.client(), "digits", f"tags.`kmnist.lineage` = '{'3' * 64}'")
-    assert run.info.status == "FINISHED"
 
 
 def test_a_server_that_dies_half_way_costs_a_warning(project, server, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     stage = trained("4" * 64)
     client = server.client()
-    seconds: list[float] = []
     with publisher() as child:
         logging = threading.Thread(target=child.hand_over, args=[record_of(stage)])
         logging.start()
         while not runs(client, "digits", f"tags.`kmnist.lineage` = '{'4' * 64}'"):
             assert logging.is_alive()
         server.send(signal.SIGKILL)
-        start = time.monotonic()
         logging.join()
-        seconds.append(time.monotonic() - start)
-    assert seconds[0] < MOST_SECONDS
     only_warning(capfd)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -141,11 +140,3 @@ def serving() -> Iterator[FaultServer]:
             server.state.closing.set()
             server.shutdown()
             thread.join()
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait until `holds()` is true; an assertion fails if it never is."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)

@@ -24,6 +24,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120  # seconds for what takes a few; only a hang gets there
 SLOW = {"epochs": 60, "batch_size": 1, "lr": 1e-3}  # seconds for each fit
+LONG = {"label": "long", "seeds": [1, 2], **SLOW}  # four fits
 
 
 def main() -> int:

@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,19 @@ class Project:
             return numbers.read(self.folder / path)
         return json.loads((self.folder / path).read_text())
 
+    def git(self, *arguments: str) -> str:
+        """What a git command prints; it must succeed."""
+        done = self.run("git", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    def commit(self, message: str = "so far") -> str:
+        """Commit all changes, or none; the commit's id."""
+        who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        self.git("add", "--all")
+        self.git(*who, "commit", "--quiet", "--allow-empty", "--message", message)
+        return self.git("rev-parse", "HEAD")
+
     def changed(self) -> str:
         """What `git status --porcelain` prints."""
         return self.run("git", "status", "--porcelain").stdout
@@ -75,6 +89,25 @@ class Project:
         text = file.read_text()
         assert old in text, f"{path} does not hold {old!r}"
         file.write_text(text.replace(old, new, 1))
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    """The content of every file by its path in `folder`."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@contextmanager
+def replaced(path: Path, content: bytes | None) -> Iterator[None]:
+    """Give a file, which DVC may have linked to its cache, other content or none for a while."""
+    kept = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(kept)
 
 
 def _files() -> list[str]:
@@ -92,6 +125,14 @@ def fresh(folder: Path) -> Project:
         shutil.copy2(ROOT / file, folder / file)
     committed(folder)
     return Project(folder)
+
+
+def hide_mlflow(project: Project) -> Project:
+    """Stages there find no MLflow, and do not wait for it. Git does not report how."""
+    (project.folder / "src/mlflow.py").write_text('raise ImportError("there is no mlflow here")\n')
+    with (project.folder / ".git/info/exclude").open("a") as excluded:
+        excluded.write("/src/mlflow.py\n")
+    return project
 
 
 def committed(folder: Path) -> None:

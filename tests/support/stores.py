@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -93,19 +94,28 @@ def published(new: int, kept: int, refused: int = 0) -> str:
     return f"stages: {new} published, {kept} already there, {refused} refused\n"
 
 
-def free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((host, 0))
         return free.getsockname()[1]
+
+
+def attempts(silent: socket.socket) -> int:
+    """How many connections were made to a listening socket that nobody has answered."""
+    silent.setblocking(False)
+    for count in itertools.count():
+        try:
+            silent.accept()[0].close()
+        except BlockingIOError:
+            return count
+    raise AssertionError
 
 
 class Server:
     """A real MLflow server in a process group of its own."""
 
     def __init__(self, folder: Path, store: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.uri = f"http://127.0.0.1:{port}"
         shutil.copyfile(store, folder / "server.db")
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]

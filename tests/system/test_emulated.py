@@ -180,7 +180,6 @@ def of_layers() -> Iterator[tuple[Any, ...]]:
 def of_fits() -> Iterator[tuple[Any, ...]]:
     """A name and the model each: one short fit of an experiment of each family."""
     import numpy as np
-    import yaml
     from sklearn.datasets import load_digits
 
     from kmnist_pipeline.data.dataset import Images
@@ -207,7 +206,6 @@ def of_fits() -> Iterator[tuple[Any, ...]]:
 def of_experiments() -> Iterator[tuple[str, str]]:
     """The model file of each whole experiment, and its md5."""
     import numpy as np
-    import yaml
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -246,11 +244,12 @@ def here() -> dict[str, str]:
 
 @pytest.mark.parametrize("cpu", CPUS)
 def test_operations_and_fits_give_the_same_bytes(here, cpu):
+    from kmnist_pipeline.repository import locks
+
     there = digests(operations, cpu)
     assert [name for name in here if there[name] != here[name]] == []
     assert len(here) > 80
-    lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    lock = locks.parse((ROOT / "dvc.lock").read_text())
     for name in WHOLE:
-        made = {out["path"]: out["md5"] for out in lock[f"kfold-train@{name}"]["outs"]}
         path = f"models/{name}.safetensors"
-        assert there[path] == here[path] == made[path]
+        assert there[path] == here[path] == lock.stages[f"kfold-train@{name}"].outs[path]

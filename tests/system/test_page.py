@@ -14,10 +14,6 @@ from support.stores import Running, client_of
 
 from kmnist_pipeline.tracking import views
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="chromium is not installed: `make test-all` installs it"
-)
 SECONDS = 60
 METRICS = "metrics/digits/digits_softmax"
 MODELS = {"digits_cnn", "digits_sklearn_logistic", "digits_softmax", "digits_softmax_grid"}
@@ -65,18 +61,6 @@ def site(
         site.client.set_experiment_tag(site.experiment, tag, value)
     yield site
     assert running.end() == 0
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield started
-        started.close()
 
 
 @pytest.fixture

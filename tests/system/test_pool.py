@@ -9,19 +9,9 @@ import time
 
 import psutil
 import pytest
-from support.fit_program import SLOW, results, train, training, wait_until
+from support.fit_program import LONG, results, train, training, wait_until
 
 QUICK = {"label": "quick"}
-LONG = {"label": "long", "seeds": [1, 2], **SLOW}  # four fits of some seconds
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory) -> dict[str, bytes]:
-    """The fits of LONG, trained without a disturbance."""
-    store = tmp_path_factory.mktemp("expected")
-    status, _, messages = train(store, LONG)
-    assert status == 0, messages
-    return results(store)
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
@@ -64,17 +54,17 @@ def test_the_store_describes_a_fit(tmp_path):
     assert about["seconds"] > 0
 
 
-def test_a_killed_worker_costs_nothing(tmp_path, expected):
+def test_a_killed_worker_costs_nothing(tmp_path, undisturbed):
     with training(tmp_path, LONG) as program:
         wait_until(program.progress, "a fit")
         wait_until(program.workers, "a worker")[0].kill()
         status, _, messages = program.end()
     assert status == 0, messages
     assert "its worker died by SIGKILL; another worker trains it" in messages
-    assert results(tmp_path) == expected
+    assert results(tmp_path) == undisturbed
 
 
-def test_a_stopped_worker_is_replaced(tmp_path, expected):
+def test_a_stopped_worker_is_replaced(tmp_path, undisturbed):
     with training(tmp_path, LONG, KMNIST_TEST_SILENCE="5") as program:
         wait_until(program.progress, "a fit")
         stopped = program.workers()[0]
@@ -83,10 +73,10 @@ def test_a_stopped_worker_is_replaced(tmp_path, expected):
     assert status == 0, messages
     assert "gave no heartbeat for 5 s" in messages
     assert not _is_alive(stopped)
-    assert results(tmp_path) == expected
+    assert results(tmp_path) == undisturbed
 
 
-def test_a_stopped_run_goes_on_where_it_was(tmp_path, expected):
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, undisturbed):
     with training(tmp_path, LONG, KMNIST_TEST_SILENCE="3") as program:
         wait_until(program.progress, "a fit")
         processes = [psutil.Process(program.process.pid), *program.workers()]
@@ -98,7 +88,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, expected):
         status, _, messages = program.end()
     assert status == 0, messages
     assert "heartbeat" not in messages
-    assert results(tmp_path) == expected
+    assert results(tmp_path) == undisturbed
 
 
 def test_a_fit_that_kills_its_workers_is_named(tmp_path):
@@ -116,7 +106,7 @@ def test_a_fit_that_kills_its_workers_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGINT])
-def test_the_workers_end_with_the_run(tmp_path, expected, number):
+def test_the_workers_end_with_the_run(tmp_path, undisturbed, number):
     with training(tmp_path, LONG) as program:
         wait_until(program.finished, "a finished fit")
         wait_until(program.progress, "another one")
@@ -131,7 +121,7 @@ def test_the_workers_end_with_the_run(tmp_path, expected, number):
     status, _, messages = train(tmp_path, LONG)
     assert status == 0, messages
     assert f"fits: {survived} known, {4 - survived} to train" in messages
-    assert results(tmp_path) == expected
+    assert results(tmp_path) == undisturbed
     assert not list(tmp_path.glob("scratch/kmnist-fits-*"))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,6 @@ from support import odd_report
 
 from kmnist_pipeline.reporting import page as pages
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="chromium is not installed: `make test-all` installs it"
-)
 PHONE, PAPER = 360, 688  # CSS pixels: a phone's width, and A4's between the page's margins
 
 # The contrast of text and background of each verdict, by the formula of WCAG 2.
@@ -33,21 +27,14 @@ CONTRASTS = """() => {
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
+def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("page")
     file = folder / "index.html"
     file.write_text(pages.html(odd_report.content(folder)))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"]
-        )
-        opened = browser.new_page()
-        opened.goto(file.as_uri())
-        opened.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        yield opened
-        browser.close()
+    opened = browser.new_page()
+    opened.goto(file.as_uri())
+    opened.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    return opened
 
 
 def style(page: Any, selector: str, name: str) -> set[str]:

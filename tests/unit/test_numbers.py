@@ -7,7 +7,6 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.project import Project
 
 from kmnist_pipeline.evidence import numbers, outs
 
@@ -46,15 +45,3 @@ def test_numbers_are_read_with_their_details(tmp_path):
     assert found == {"accuracy": 0.5, "made_by": {}, "folds": [{"a": 1}]}
     del found["accuracy"]
     assert numbers.read(tmp_path / "test_details.json") == found
-
-
-def test_dvc_shows_what_one_compares_and_draws_no_details(digits: Project):
-    shown = json.loads(digits.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
-    of_digits = {file: told["data"] for file, told in shown.items() if "/digits/" in file}
-    assert len(of_digits) == 8
-    for file, told in of_digits.items():
-        scores = {"accuracy", "precision", "recall", "f1", "n", "correct"}
-        assert told.keys() == (scores if file.endswith("/test.json") else {"accuracy", "loss", "n"})
-    drawn = json.loads(digits.run("dvc", "plots", "show", "--json").stdout)["data"]
-    assert any(file.startswith("metrics/digits/") for file in drawn)
-    assert not any(drawn[file] for file in drawn if "digits" in file and file.endswith(".json"))

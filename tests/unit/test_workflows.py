@@ -1,6 +1,7 @@
 """The workflows are valid and safe, and run what `.ci/run` runs; other files that GitHub reads."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -27,14 +28,22 @@ def test_zizmor_finds_nothing():
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_the_workflow_runs_the_targets_of_ci_run():
+def test_the_workflow_runs_what_ci_run_runs():
     workflow = yaml.safe_load((WORKFLOWS / "ci.yml").read_text())
     steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
-    local = (ROOT / ".ci" / "run").read_text()
-    for command in ("make test-all", ".venv/bin/kmnist check", "make demo"):
-        assert command in steps
-        assert f"\n{command}\n" in local
+    checks = re.compile(r"^(make (?!setup)\S+|\S*kmnist \w+)", re.MULTILINE)
+    local = checks.findall((ROOT / ".ci" / "run").read_text())
+    assert local == checks.findall("\n".join(steps))
+    assert local == ["make demo", ".venv/bin/kmnist check", "make test-all"]
     assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_every_test_runs_once_in_test_all():
+    dry = ["make", "--dry-run", "test-all"]
+    printed = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    run = re.findall(r"\btests/\w+", " ".join(re.findall("^pytest .*", printed, re.MULTILINE)))
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/test_*.py")}
+    assert sorted(run) == sorted(folders)
 
 
 def test_every_week_two_images_verify_and_the_newest_libraries_may_fail():

@@ -33,15 +33,15 @@ def test_check_and_promote_refuse_what_native_arithmetic_made(digits: Project):
     stage = f"kfold-train@{SKLEARN}"
     done = digits.run("dvc", "repro", "--force", "--single-item", stage, **NATIVE)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = digits.run("kmnist", "check").stdout
-    assert f"out {DETAILS} was made in native arithmetic" in " ".join(found.split())
-    assert f"`dvc repro --force --single-item {stage}`" in " ".join(found.split())
+    assert f"out {DETAILS} was made in native" in " ".join(told_by_check(digits))
     refused = digits.run("kmnist", "promote", SKLEARN)
-    assert refused.returncode == 1
-    assert "was made in native arithmetic, so it is not evidence" in refused.stderr
+    assert refused.returncode == 1 and "native arithmetic" in refused.stderr
     digits.run("dvc", "repro", "--force", "--single-item", stage)
-    found = digits.run("kmnist", "check").stdout
-    assert "native" not in found
+    assert "native" not in told_by_check(digits)
+
+
+def told_by_check(project: Project) -> list[str]:
+    return project.run("kmnist", "check").stdout.split()
 
 
 @pytest.mark.parametrize("command", ["stage", "fit", "predict"])
@@ -52,7 +52,7 @@ def test_another_value_is_refused(command: str, digits: Project):
     else:
         done = digits.run("kmnist", command, *(["-"] if command == "predict" else []), **variables)
     assert done.returncode == 1
-    assert "KMNIST_ARITHMETIC=fast: must be portable or native" in done.stderr
+    assert "KMNIST_ARITHMETIC=fast" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,19 +1,15 @@
 """What would run again: `kmnist check`, `impact` and `verify --quick` give one answer."""
 
-import contextlib
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.project import STORE, Project
+from support.checking import commands, findings
+from support.project import Project
 
-from kmnist_pipeline.commands import check, impact, quick, status
-from kmnist_pipeline.commands.check import Finding
-from kmnist_pipeline.config import compose as composition
+from kmnist_pipeline.commands import impact, quick
 from kmnist_pipeline.evidence import lineage
-from kmnist_pipeline.repository import locks
 from kmnist_pipeline.repository.compare import Verdict
 
 SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
@@ -26,24 +22,10 @@ MODEL = "models/digits_softmax.safetensors"
 MENU, CONF = "conf/config.yaml", "conf/experiment/digits_softmax.yaml"
 
 
-@pytest.fixture(scope="module")
-def committed(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project after `make demo`, with its cache, all of it committed. Not to be changed."""
-    folder = tmp_path_factory.mktemp("committed") / "project"
-    return commit(digits_run[0].copy(folder, without=STORE))
-
-
 @pytest.fixture
-def digits(committed: Project, tmp_path: Path) -> Project:
+def digits(evidence: Project, tmp_path: Path) -> Project:
     """A copy of it for a test to change."""
-    return committed.copy(tmp_path / "project")
-
-
-def commit(project: Project) -> Project:
-    project.run("git", "add", "--all")
-    done = project.run("git", "commit", "--quiet", "--message", "change")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return project
+    return evidence.copy(tmp_path / "project")
 
 
 def rewrite(project: Project, path: str, content: bytes | None) -> None:
@@ -56,19 +38,6 @@ def rewrite(project: Project, path: str, content: bytes | None) -> None:
 
 def more(project: Project, path: str) -> None:
     rewrite(project, path, (project.folder / path).read_bytes() + b"\n")
-
-
-def findings(project: Project) -> list[Finding]:
-    with contextlib.chdir(project.folder):
-        composed = composition.compose(Path("conf"), [])
-        found = status.of(status.locked_here(), locks.load(composed, "conf/"))
-        return check.findings(found, composed)
-
-
-def commands(project: Project, place: str) -> list[str]:
-    """The commands that `kmnist check` gives for a place."""
-    (finding,) = [finding for finding in findings(project) if finding.where == place]
-    return [command for remedy in finding.remedies for command in remedy.commands]
 
 
 # --- one answer ----------------------------------------------------------------------------------
@@ -88,7 +57,7 @@ def edit_params(project: Project) -> None:
 
 def only_in_the_lock(project: Project) -> None:
     project.replace("dvc.lock", f"  {EVALUATE}:\n", "  evaluate@gone:\n")
-    commit(project)
+    project.commit()
 
 
 def new_experiment(project: Project) -> None:
@@ -98,7 +67,7 @@ def new_experiment(project: Project) -> None:
 
 def add_file(project: Project) -> None:
     (project.folder / "metrics/digits/old.json").write_text("{}")
-    commit(project)
+    project.commit()
 
 
 @pytest.mark.parametrize(
@@ -189,55 +158,6 @@ def test_what_the_cache_lacks_is_made_again_by_its_stage_alone(digits):
     shutil.rmtree(digits.folder / ".dvc/cache")
     (command,) = commands(digits, SOFTMAX)
     assert command.startswith("dvc repro --downstream ") and SOFTMAX in command
-
-
-# --- an experiment of `dvc exp` ------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def applied(committed: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy whose workspace has another learning rate's parameters, lock and evidence."""
-    project = committed.copy(tmp_path_factory.mktemp("applied") / "project")
-    set_rate = ("-S", "experiments.digits_softmax.optimizer.lr=0.05")
-    done = project.run("dvc", "exp", "run", "--name", "slow", *set_rate, EVALUATE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert project.run("git", "diff", "--quiet", "--", "conf").returncode == 0
-    return project
-
-
-def branched(project: Project) -> None:
-    """The same experiment on a branch of its own."""
-    for command in (
-        ("git", "checkout", "--force", "HEAD", "--", "."),
-        ("dvc", "exp", "branch", "slow", "slow"),
-        ("git", "switch", "slow"),
-    ):
-        done = project.run(*command)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("place", [lambda _: None, branched])
-def test_how_to_keep_an_experiment_is_told_first_and_how_to_go_back_second(
-    place: Callable[[Project], None], applied, committed, tmp_path
-):
-    untouched = {finding.where for finding in findings(committed)}
-    project = applied.copy(tmp_path / "project")
-    place(project)
-    edit, *keep, back, checkout = commands(project, "params.yaml")
-    assert commands(project, REPORT) == [edit, *keep, back, checkout]
-    assert edit == f"# in {CONF}, set optimizer.lr: 0.05"
-    assert keep == ["kmnist compose", "kmnist check", "git commit --all"]
-
-    kept = project.copy(tmp_path / "kept")
-    kept.replace(CONF, "lr: 0.5\n", "lr: 0.05\n")
-    assert kept.run("kmnist", "compose").stdout == "params.yaml is up to date with conf/\n"
-    assert kept.run("dvc", "checkout", "--force", SOFTMAX, EVALUATE).returncode == 0
-    assert not {SOFTMAX, EVALUATE, "params.yaml"} & {each.where for each in findings(kept)}
-
-    for command in (back, checkout):
-        done = project.run("sh", "-c", command)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert {finding.where for finding in findings(project)} == untouched
 
 
 # --- the last sentence ---------------------------------------------------------------------------
