@@ -182,7 +182,7 @@ def test_a_figure_from_two_commits_ago(made, project):
     assert then.path == now.path == FIGURE
     assert then.stage.params["evaluation"]["samples"] == 10
     assert now.stage.params["evaluation"]["samples"] == 9
-    assert (then.here, now.here) == (False, True)
+    assert (then.versions[0].here, now.versions[0].here) == (False, True)
     assert [commit.id for commit in now.commits] == [commits[2], commits[1]]
     holding = [
         commit
@@ -197,7 +197,7 @@ def test_a_figure_from_two_commits_ago(made, project):
 def test_a_file_that_later_commits_keep(made, project):
     """A model that no later commit made again is in the lock of each."""
     match = of(made[2] / MODEL).files[0].matches[0]
-    assert match.here
+    assert match.versions[0].here
     assert set(made[1]) <= {commit.id for commit in match.commits}
 
 
@@ -221,7 +221,7 @@ def test_evidence_that_is_not_committed_yet(project, tmp_path, monkeypatch):
     found = of(FIGURE, copy, METRIC)
     for traced in found.files:
         match = traced.matches[0]
-        assert (traced.status, match.here, match.commits) == ("exact", True, [])
+        assert (traced.status, match.versions[0].here, match.commits) == ("exact", True, [])
     assert found.files[1].matches[0].path == FIGURE
     assert found.exit_status == 0
 
@@ -260,7 +260,7 @@ def test_a_project_in_a_subfolder_of_a_repository(project, tmp_path, monkeypatch
 def test_other_lineage_keys_of_equal_bytes_are_named(made, project):
     """Fewer samples in a figure change neither the predictions nor what they depend on."""
     match, *others = of(PREDICTIONS).files[0].matches
-    assert match.here
+    assert match.versions[0].here
     keys = {match.stage.params["evaluation"]["samples"] for match in others}
     assert 10 in keys
 
@@ -333,7 +333,7 @@ def test_a_copy_with_an_older_figures_text_leads_to_the_older_stage(made, projec
         image.save(tmp_path / "correct.png", pnginfo=text_of(image), compress_level=1)
     match = of(tmp_path / "correct.png").files[0].matches[0]
     assert match.stage.params["evaluation"]["samples"] == 10
-    assert (match.path, match.here) == (FIGURE, False)
+    assert (match.path, match.versions[0].here) == (FIGURE, False)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_a_flipped_byte_in_the_lock(project, run):
     with replaced(lock, text.replace(md5, other).encode()):
         (traced,) = of(MODEL).files
         assert traced.status == "exact"
-        assert not traced.matches[0].here
+        assert not traced.matches[0].versions[0].here
     head, entry = text.split(f"\n  {EVALUATE}:\n")
     with replaced(lock, f"{head}\n  {EVALUATE}:\n{entry.replace(md5, other, 1)}".encode()):
         found = of(PREDICTIONS)
@@ -413,7 +413,7 @@ def test_a_flipped_byte_in_the_lock(project, run):
         # A metric names its key itself.
         (traced,) = of(METRIC).files
         assert traced.matches[0].stage.key in (project.folder / METRIC).read_text()
-        assert not traced.matches[0].here
+        assert not traced.matches[0].versions[0].here
 
 
 def test_a_broken_lock_is_named(project, run):

@@ -64,7 +64,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
     experiment: tuple[Remedy, ...] = ()
     if own and _edited(LOCK) and not status.of(status.head().lock(), conf).stages:
         way = Remedy("restore the committed lock, which is up to date", (f"{RESTORE} {LOCK}",))
-        ways = {stage.address: (way,) for stage in own}
+        ways: dict[str, tuple[Remedy, ...]] = {stage.address: (way,) for stage in own}
     else:
         applied = [stage for stage in own if _is_applied(stage, apart)] if _is_after_conf() else []
         experiment = _of_experiment(applied, apart, composed, found) if applied else ()

@@ -93,7 +93,7 @@ def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float
     intervals; margin: half of the widest interval that is not inconclusive.
     """
     copied = ("id", "where", "quote", "configuration", "metric", "reported", "same_as")
-    about = {key: claim[key] for key in copied}
+    about: dict[str, Any] = {key: claim[key] for key in copied}
     if not claim["file"]:
         nothing = dict.fromkeys(("obtained", "mean", "tolerance", "interval", "source"))
         note = "no model of this report measures it"
@@ -105,8 +105,10 @@ def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float
     about["source"] = f"{path.as_posix()}: {trial}{claim['value']}"
     if not isinstance(value, list | str):
         return {**about, **_compare_rates(claim, entry, metrics, confidence, margin)}
-    compare = _compare_counts if isinstance(value, list) else _compare_points
-    obtained, equal, note = compare(claim["reported"], value)
+    if isinstance(value, list):
+        obtained, equal, note = _compare_counts(claim["reported"], value)
+    else:
+        obtained, equal, note = _compare_points(claim["reported"], value)
     about |= {"obtained": obtained, "mean": None, "tolerance": 0.0, "interval": None}
     return {**about, "verdict": "exact" if equal else "differs", "note": note}
 

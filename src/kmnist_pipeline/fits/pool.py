@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from kmnist_pipeline.fits.local import LocalWorkers
     from kmnist_pipeline.fits.remote import RemoteWorkers
 
-    Workers = LocalWorkers | RemoteWorkers  # with the same methods
-
 SCHEDULER = "KMNIST_SCHEDULER"
 DEATHS = 3  # so many workers lost with the same fit are an error
 POLL = 0.2  # seconds between two polls of the workers
@@ -182,7 +180,7 @@ def _orderly_end() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _workers(queue: _Queue, store: Store, stop_after: int | None) -> Workers:
+def _workers(queue: _Queue, store: Store, stop_after: int | None) -> LocalWorkers | RemoteWorkers:
     if address := os.environ.get(SCHEDULER):
         from kmnist_pipeline.fits.remote import RemoteWorkers
 
@@ -215,7 +213,7 @@ def _fail(task: Task, error: Exception) -> NoReturn:
     raise error
 
 
-def _show(bar: tqdm, queue: _Queue, workers: Workers) -> None:
+def _show(bar: tqdm, queue: _Queue, workers: LocalWorkers | RemoteWorkers) -> None:
     trained = [task.cost for key, task in queue.missing.items() if key in queue.done]
     partly = sum(task.cost * fraction for task, fraction in workers.progress())
     bar.total = sum(task.cost for task in queue.missing.values())

@@ -220,8 +220,8 @@ class RemoteWorkers:
                 del self._running[running.task.key]
                 running.future.cancel()
                 running.worker.data.clear()
-                error = WorkerLostError(f"its worker {address} was lost")
-                outcomes.append(Outcome(running.task, error=error))
+                lost = WorkerLostError(f"its worker {address} was lost")
+                outcomes.append(Outcome(running.task, error=lost))
         self._answer, self._unanswered = self._run(self._ask(ASK)), 0.0
         return outcomes
 

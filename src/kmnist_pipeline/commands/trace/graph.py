@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from kmnist_pipeline.commands.trace.ancestry import Trace
 from kmnist_pipeline.commands.trace.text import flat, history_of, verdict
@@ -86,7 +87,7 @@ def dot(found: Trace) -> str:
         fill, line = box.colours
         texts = {"label": f"{box.head}\n{box.name}", "tooltip": box.about}
         colours = {"style": "rounded,filled", "fillcolor": fill, "color": line}
-        quoted = {key: _quoted(value) for key, value in (texts | colours).items()}
+        quoted: dict[str, Any] = {key: _quoted(value) for key, value in (texts | colours).items()}
         picture.add_node(pydot.Node(_quoted(name), shape="box", **quoted))
     for (source, target), paths in arrows.items():
         picture.add_edge(pydot.Edge(_quoted(source), _quoted(target), tooltip=_quoted(paths)))

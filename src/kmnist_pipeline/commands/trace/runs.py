@@ -47,6 +47,7 @@ def runs_of(keys: Iterable[str]) -> StageRuns:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     parts = urlsplit(uri)
     store = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    ask: Ask
     match parts.scheme.partition("+")[0]:
         case "sqlite":
             ask, uri = _ask_sqlite, uri.partition(":///")[2]
