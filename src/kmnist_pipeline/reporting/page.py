@@ -68,12 +68,13 @@ def content(
 def data_uri(picture: Path) -> str:
     """A picture as data, so that the page is one file.
 
-    Without its text entries: the caption says the same, and a page must stay small.
+    WebP without loss keeps every pixel in two thirds of the PNG's bytes. The PNG's text entries are
+    left out, because the caption says the same.
     """
     content = io.BytesIO()
     with Image.open(picture) as image:
-        image.save(content, "png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+        image.save(content, "webp", lossless=True)
+    return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
 
 
 def html(content: dict[str, Any]) -> str:
