@@ -233,8 +233,8 @@ def test_a_figure_that_no_stage_of_the_report_made_is_refused(without_mlflow: Pr
     assert done.returncode == 1
     assert re.fullmatch(
         "error in report: figures/digits/digits_softmax_grid/[a-z_]+.png was made by "
-        "evaluate@digits_softmax_grid, of which there are no numbers in metrics/digits/: "
-        "delete it, or make them too\n",
+        "evaluate@digits_softmax_grid, whose numbers are not in metrics/digits/: "
+        "delete the figure, or run the stage\n",
         done.stderr,
     )
 
