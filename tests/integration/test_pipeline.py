@@ -156,7 +156,7 @@ def at(position: int, value: int) -> Callable[[bytes], bytes]:
 
 
 def without_last(count: int) -> Callable[[bytes], bytes]:
-    """One item less than the header's count, of `count` bytes, and the header level with that."""
+    """One item fewer than the header counts, each of `count` bytes, and a header that agrees."""
     return lambda content: content[:4] + (1796).to_bytes(4) + content[8:-count]
 
 

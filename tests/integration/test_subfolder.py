@@ -25,7 +25,7 @@ STAGE = "evaluate@digits_softmax"
 def inside(
     digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Project]:
-    """The project after `make demo` in a folder of a repository with files beside it.
+    """The project after `make demo` in a subfolder of a repository that has other files.
 
     The current folder is the project's. What its tests change they put back.
     """

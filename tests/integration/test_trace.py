@@ -203,7 +203,7 @@ def test_a_file_that_later_commits_keep(made, project):
 
 @pytest.mark.parametrize(("page", "samples"), [("old", 10), ("new", 9)])
 def test_a_page_leads_to_the_figures_it_was_made_from(page, samples, made, project):
-    """The second commit has the old page beside an evaluation that is newer than it."""
+    """The second commit has the old page and an evaluation that is newer than it."""
     found = of(made[2] / PAGE if page == "old" else PAGE)
     match = found.files[0].matches[0]
     assert found.exit_status == 0

@@ -91,7 +91,7 @@ PARAMETERS = {
 
 
 def write(stage: Stage, path: str, content: dict[str, Any]) -> None:
-    """Numbers as the stages write them: what one compares, and the details beside it."""
+    """Numbers as the stages write them: what one compares, and a second file of details."""
     names = ("accuracy", "loss", "n", "precision", "recall", "f1", "correct")
     compared = {name: content[name] for name in names if name in content}
     stage.write_numbers(path, compared, {k: v for k, v in content.items() if k not in compared})

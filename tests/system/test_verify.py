@@ -35,7 +35,7 @@ IDENTICAL, EQUAL, DIFFERENT = Verdict
 
 @pytest.fixture
 def bare(evidence: Project, tmp_path: Path) -> Project:
-    """A clone of it: no cache, no models, no MLflow store; beside it a folder for `TMPDIR`."""
+    """A clone of it: no cache, no models, no MLflow store. A folder next to it is its `TMPDIR`."""
     return cloned(evidence, tmp_path / "bare")
 
 

@@ -1,4 +1,4 @@
-"""Numbers in two files: what DVC shows, and the details beside it, of which it draws nothing."""
+"""Numbers in two files: one that DVC shows, and one of details, which DVC does not show."""
 
 from __future__ import annotations
 
