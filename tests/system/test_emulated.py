@@ -24,6 +24,7 @@ import yaml
 from support.project import ROOT
 
 from kmnist_pipeline import arithmetic
+from kmnist_pipeline.evidence import numbers
 
 CPUS = ("Haswell", "Skylake-Client", "EPYC")  # two of Intel's, one of AMD's
 WHOLE = ("digits_softmax", "digits_sklearn_logistic")  # seconds, also emulated
@@ -52,7 +53,7 @@ def run(source: str, cpu: str | None) -> str:
     return done.stdout
 
 
-def digests(program: Callable[[], None], cpu: str | None) -> dict[str, str]:
+def digests(program: Callable[[], None], cpu: str | None) -> dict[str, Any]:
     """What a function of this module prints in a process of its own, JSON."""
     name = program.__name__
     return json.loads(run(f"import test_emulated; test_emulated.{name}()", cpu).splitlines()[-1])
@@ -64,7 +65,7 @@ def operations() -> None:
     All in one process, because most of the time goes into loading the libraries.
     """
     arithmetic.select()
-    found = {}
+    found: dict[str, Any] = {}
     for name, *results in chain(of_numpy(), of_sklearn(), of_torch(), of_layers(), of_fits()):
         import numpy as np
 
@@ -203,8 +204,8 @@ def of_fits() -> Iterator[tuple[Any, ...]]:
         yield name, np.frombuffer(fitted.encode(), np.uint8)
 
 
-def of_experiments() -> Iterator[tuple[str, str]]:
-    """The model file of each whole experiment, and its md5."""
+def of_experiments() -> Iterator[tuple[str, list[str]]]:
+    """The digests of the weights after each epoch, of every fit whose model is kept."""
     import numpy as np
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -212,7 +213,6 @@ def of_experiments() -> Iterator[tuple[str, str]]:
     from kmnist_pipeline.data.dataset import Images
     from kmnist_pipeline.families.base import Checkpoint
     from kmnist_pipeline.families.registry import FAMILIES
-    from kmnist_pipeline.fits import results
     from kmnist_pipeline.fits.plan import Plan
 
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -227,29 +227,36 @@ def of_experiments() -> Iterator[tuple[str, str]]:
         experiment = params["experiments"][name]
         train = FAMILIES[experiment["model"]["family"]].train
         plan = Plan(name, {"": experiment}, images)
-        fits = [
-            [train.fit(task.fit, plan.data, Checkpoint(), lambda _: None) for task in folds]
-            for folds in plan.waves[0][""]
-        ]
-        trials = {"": results.Trial(experiment, fits)}
-        model = results.model_bytes(name, trials, "", images.classes)
-        yield f"models/{name}.safetensors", hashlib.md5(model, usedforsecurity=False).hexdigest()
+        committed = committed_fits(name)
+        for task in plan.tasks():
+            if committed[task.fit.seed, task.fit.fold]["kept"]:
+                fitted = train.fit(task.fit, plan.data, Checkpoint(), lambda _: None, None)
+                yield task.label, fitted.digests
+
+
+def committed_fits(name: str) -> dict[tuple[int, int], dict[str, Any]]:
+    """What the committed evidence says of each fit of an experiment, by seed and fold."""
+    details = numbers.read(ROOT / f"metrics/digits/{name}/validation.json")
+    return {(fit["seed"], fit["fold"]): fit for fit in details["folds"]}
 
 
 @pytest.fixture(scope="module")
-def here() -> dict[str, str]:
+def here() -> dict[str, Any]:
     """What this machine's own CPU gives."""
     return digests(operations, None)
 
 
 @pytest.mark.parametrize("cpu", CPUS)
 def test_operations_and_fits_give_the_same_bytes(here, cpu):
-    from kmnist_pipeline.repository import locks
-
     there = digests(operations, cpu)
     assert [name for name in here if there[name] != here[name]] == []
     assert len(here) > 80
-    lock = locks.parse((ROOT / "dvc.lock").read_text())
+
+
+def test_the_weights_of_every_model_are_the_committed_ones(here):
+    """With the test above: on every CPU."""
     for name in WHOLE:
-        path = f"models/{name}.safetensors"
-        assert there[path] == here[path] == lock.stages[f"kfold-train@{name}"].outs[path]
+        kept = [fit for fit in committed_fits(name).values() if fit["kept"]]
+        assert kept
+        for fit in kept:
+            assert here[f"{name} seed {fit['seed']} fold {fit['fold']}"] == fit["weights"]

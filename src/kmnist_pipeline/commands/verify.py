@@ -265,7 +265,7 @@ def between(
     found = [compare(name, before.get(name), after.get(name)) for name in sorted(before | after)]
     if locked != now and all(each.verdict is Verdict.IDENTICAL for each in found):
         line = f"{LOCK} says md5 {locked[:12]}, the committed file has {now[:12]}"
-        found.append(Difference(out, Verdict.DIFFERENT, line))
+        return [Difference(out, Verdict.DIFFERENT, line)]
     return found
 
 
