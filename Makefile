@@ -8,7 +8,7 @@ READY := .venv/.ready
 PYTEST := pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all repro cluster ui server serve bench
+.PHONY: help setup demo lint test test-all repro cluster ui server serve bench
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -29,15 +29,17 @@ demo: $(READY) ## run the whole pipeline on scikit-learn's digits, in a minute o
 	@echo "The report: reports/digits/index.html"
 	@kmnist verify --quick report@digits || true
 
-test: $(READY) ## run lint, type checks, unit and integration tests, in some minutes
+lint: $(READY)
 	ruff check .
 	ruff format --check .
 	mypy
-	$(PYTEST) tests/unit tests/integration
 
-test-all: test ## also run the tests of whole systems, in half an hour; installs PostgreSQL, a browser and QEMU
+test: lint ## run lint, type checks, unit and integration tests, in some minutes
+	$(PYTEST) -m "not system" tests/unit tests/integration
+
+test-all: lint ## also run the tests of whole systems, in half an hour; installs PostgreSQL, a browser and QEMU
 	tools/install-debian postgresql chromium qemu-user
-	$(PYTEST) tests/system
+	$(PYTEST)
 
 repro: $(READY) ## run every stage that is stale, and make the best models champions
 	kmnist compose

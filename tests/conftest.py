@@ -31,11 +31,10 @@ from support.stores import OF_DIGITS, Server, Table, client_of, table
 from kmnist_pipeline import cli
 from kmnist_pipeline.tracking import store as tracking
 
-# The longest files. They come first, so that at the end no process is left with one.
-FIRST = (
-    *("test_emulated.py", "test_documentation.py", "test_verify.py", "test_server.py"),
-    *("test_publish.py", "test_cnn.py"),  # of `make test`
-)
+# Unit tests come first and system tests last. Of the files of each folder these come first: one
+# that makes `digits_run`, and the longest, so that at the end no process is left with one.
+FOLDERS = ("unit", "integration", "system")
+FIRST = ("test_check.py", "test_emulated.py", "test_documentation.py", "test_verify.py")
 
 # Deadlines measure the machine, not the code; the examples are the same in every run.
 settings.register_profile("steady", deadline=None, derandomize=True)
@@ -43,9 +42,13 @@ settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files of FIRST first, all others as they were."""
-    place = {name: position for position, name in enumerate(FIRST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(FIRST)))
+    """Order the files; mark the tests of tests/system, which `make test` leaves out."""
+    first = {name: position for position, name in enumerate(FIRST)}
+    places = {item.path: FOLDERS.index(item.path.parent.name) for item in items}
+    for item in items:
+        if item.path.parent.name == "system":
+            item.add_marker("system")
+    items.sort(key=lambda item: (places[item.path], first.get(item.path.name, len(FIRST))))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -112,10 +112,12 @@ def faults(crate: Path, web: Path) -> list[str]:
     return [str(issue.message) for issue in services.validate(settings).get_issues()]
 
 
+@pytest.mark.system
 def test_a_crate_is_what_its_profiles_require(crate, web):
     assert faults(crate, web) == []
 
 
+@pytest.mark.system
 def test_the_validator_finds_a_crate_that_is_not(crate, web, tmp_path):
     broken = tmp_path / "crate"
     shutil.copytree(crate, broken)
@@ -264,6 +266,7 @@ def test_what_is_not_committed_is_not_in_it(project, crate, monkeypatch, capsys)
 # --- what is missing, and what is wrong ----------------------------------------------------------
 
 
+@pytest.mark.system
 def test_missing_files_are_named_by_their_hash(project, web, monkeypatch, capsys):
     for folder in ("models", ".dvc/cache", "data/raw"):
         shutil.rmtree(project.folder / folder)

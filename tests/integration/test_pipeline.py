@@ -239,6 +239,22 @@ def test_a_figure_that_no_stage_of_the_report_made_is_refused(without_mlflow: Pr
     )
 
 
+def unfinished(project: Project) -> list[Path]:
+    return [path for path in project.folder.rglob(".*.unfinished") if ".git" not in path.parts]
+
+
+def test_a_stage_by_hand_with_many_overrides(without_mlflow: Project) -> None:
+    changes = [f"experiments.digits_softmax.{key}" for key in (
+        "optimizer.lr=0.125", "optimizer.batch_size=32", "trainer.epochs=1", "seeds=[0,1]",
+        "validation.folds=2", "trainer.keep=last", "model.scaling=none", "subset=100",
+    )]  # fmt: skip
+    assert len(",".join(changes)) > 255  # too long for the name of a folder
+    done = without_mlflow.stage("kfold_train", "name=digits_softmax", *changes)
+    assert done.returncode == 0, done.stderr
+    (where,) = re.findall("results are under (.*)", done.stdout)
+    assert (without_mlflow.folder / where / "models/digits_softmax.safetensors").exists()
+
+
 def test_a_stage_that_fails_under_dvc_leaves_nothing_half_written(without_mlflow: Project) -> None:
     raw = without_mlflow.folder / "data/raw/digits" / IMAGES
     whole = raw.read_bytes()
@@ -250,7 +266,12 @@ def test_a_stage_that_fails_under_dvc_leaves_nothing_half_written(without_mlflow
     assert not lines_with("Traceback", failed)
     outs = ("data/processed/digits.npz", "metrics/data/digits.json", "figures/data/digits")
     assert not any((without_mlflow.folder / out).exists() for out in outs)
-    assert not files_under(without_mlflow.folder / ".kmnist/unfinished")
+    assert unfinished(without_mlflow) == []
+
+    # DVC removes outs before it runs a stage: the message says how to get those in Git back.
+    (command,) = re.findall("To get the committed files back: (.*)", failed.stderr)
+    assert without_mlflow.run("bash", "-c", command).returncode == 0
+    assert without_mlflow.changed() == ""
 
     raw.write_bytes(whole)
     assert without_mlflow.run(*repro).returncode == 0
@@ -292,5 +313,5 @@ def test_a_full_disk_leaves_no_out_half_written(
     assert done.stderr.startswith(f"error in {kind}: ") and "File too large" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert files_under(without_mlflow.folder / f"multirun/{kind}/{item}/unchanged").keys() == whole
-    assert not files_under(without_mlflow.folder / ".kmnist/unfinished")
+    assert unfinished(without_mlflow) == []
     assert failing in done.stderr

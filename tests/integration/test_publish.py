@@ -22,6 +22,7 @@ from support.stores import (
 from kmnist_pipeline.evidence import numbers
 from kmnist_pipeline.repository import locks
 
+pytestmark = pytest.mark.system
 EVALUATED = "evaluate@digits_softmax"
 MODEL = "models/digits_softmax.safetensors"
 TEST_JSON = "metrics/digits/digits_softmax/test.json"

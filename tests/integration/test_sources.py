@@ -27,7 +27,7 @@ FIRST = "/small/train-images-idx3-ubyte.gz"
 
 
 def made(seed: int = 0) -> tuple[dict[str, bytes], Dataset]:
-    """The raw files of a data set of noise, and what the configuration would say of it."""
+    """The raw files of a dataset of noise, and what the configuration would say of it."""
     random = np.random.default_rng(seed)
     raw, parts = {}, []
     for name, count in COUNTS.items():
@@ -338,7 +338,7 @@ def test_the_bundled_digits_have_the_configured_content(tmp_path: Path) -> None:
 
 @pytest.fixture
 def openml(server: FaultServer, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """The data set as OpenML serves it, from the local server."""
+    """The dataset as OpenML serves it, from the local server."""
     from sklearn.datasets import _openml
 
     for constant in ("_SEARCH_NAME", "_DATA_INFO", "_DATA_FEATURES", "_DATA_QUALITIES"):

@@ -115,6 +115,7 @@ def test_export(inside, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.system
 def test_verify_runs_in_the_same_folder_of_a_clone(inside):
     result = verify.rerun("preprocess@digits")
     assert (result.status, result.notes) == (0, [])

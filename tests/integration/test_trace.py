@@ -650,6 +650,7 @@ def test_the_run_that_shows_a_stage(run, project):
     assert f"run {found.runs.by_key[key].id} of experiment {experiment}" in run(FIGURE)[1]
 
 
+@pytest.mark.system
 def test_a_server_is_asked_as_a_file_is(run, project, tmp_path, monkeypatch):
     in_file = of(FIGURE).runs
     server = Server(tmp_path, project.folder / "mlflow.db")

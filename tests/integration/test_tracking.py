@@ -573,6 +573,7 @@ def test_no_warning_quotes_credentials():
     assert stores.without_credentials(text) == "no //host/path, or https://host"
 
 
+@pytest.mark.system
 def test_a_server_takes_a_stage(project, server, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     log(trained())
@@ -589,6 +590,7 @@ def test_a_server_takes_a_stage(project, server, monkeypatch, capfd):
     assert not (project / "mlflow.db").exists()
 
 
+@pytest.mark.system
 def test_a_server_that_hangs_costs_a_warning_and_two_attempts(project, monkeypatch, capfd):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -598,6 +600,7 @@ def test_a_server_that_hangs_costs_a_warning_and_two_attempts(project, monkeypat
     assert re.search("timed out|no answer for 8 s", only_warning(capfd))
 
 
+@pytest.mark.system
 def test_a_server_that_dies_half_way_costs_a_warning(project, server, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     stage = trained("4" * 64)

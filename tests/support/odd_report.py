@@ -1,4 +1,4 @@
-"""A small report of a data set with class names of many scripts and with special characters."""
+"""A small report of a dataset with class names of many scripts and with special characters."""
 
 from __future__ import annotations
 

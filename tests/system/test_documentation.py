@@ -53,7 +53,7 @@ TLS = "tests/system/test_cluster.py::test_tls"
 WORKER = "python -m kmnist_pipeline.fits.worker tls://head.example.org:8786"
 ELSEWHERE = {
     "make demo": ".ci/run::make demo",
-    "make test": "Makefile::test-all: test",
+    "make test": "Makefile::test-all: lint",
     "make ui": "tests/system/test_page.py::test_one_row_tells_all_of_a_model",
     "make server": "tests/system/test_server.py::test_it_keeps_what_it_has_shown_and_ends_cleanly",
     "MLFLOW_TRACKING_URI=http://127.0.0.1:5000 make demo": (

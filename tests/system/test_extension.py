@@ -1,4 +1,4 @@
-"""A data set, experiments, a study and a report by YAML alone, and what each stage reads.
+"""A dataset, experiments, a study and a report by YAML alone, and what each stage reads.
 
 `extended` is the project after `make demo` with them; `by_hand` runs a stage there and watches what
 it reads.
@@ -30,7 +30,7 @@ def lines_with(word: str, done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in (done.stdout + done.stderr).splitlines() if word in line]
 
 
-# A data set, experiments, a study and a report without code
+# A dataset, experiments, a study and a report without code
 
 CLASSES = {"rows": (1, 0), "columns": (0, 1), "falling": (1, 3), "rising": (1, 1), "steep": (2, 1)}
 SHAPE = (12, 10)

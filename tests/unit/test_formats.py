@@ -1,6 +1,8 @@
 """File formats and metrics: round trips, refusals, and scikit-learn's definitions."""
 
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -115,4 +117,28 @@ def test_a_directory_takes_its_place_only_when_it_is_whole(tmp_path: Path, monke
         (folder / "b").write_text("new")
         raise RuntimeError
     assert [file.name for file in target.iterdir()] == ["a"]
-    assert not list(outs.UNFINISHED.iterdir())
+    assert [path.name for path in Path().iterdir()] == ["figures"]
+
+
+def test_an_out_on_another_file_system(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        if Path(elsewhere).stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("there is no other file system")
+        Path("models").symlink_to(elsewhere)
+        outs.write_bytes(Path("models/a.safetensors"), b"weights")
+        with outs.fresh_directory(Path("models/figures")) as folder:
+            (folder / "a").write_text("figure")
+        assert Path("models/a.safetensors").read_bytes() == b"weights"
+        assert sorted(os.listdir("models")) == ["a.safetensors", "figures"]
+
+
+def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path: Path):
+    file, folder, young = (tmp_path / f".{name}.unfinished" for name in ("file", "folder", "young"))
+    folder.mkdir()
+    for path in (file, folder / "figure.png", young):
+        path.touch()
+    for path in (file, folder):
+        os.utime(path, (0, 0))
+    outs.write_bytes(tmp_path / "out", b"")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", young.name}

@@ -19,7 +19,7 @@ from yaml import YAMLError
 from kmnist_pipeline.config import rules
 from kmnist_pipeline.errors import UserError
 
-MENU = "config"
+MAIN = "config"
 
 
 class RefusedError(UserError, ConfigCompositionException, DvcException):
@@ -57,7 +57,7 @@ def _refusing(load: Any) -> Any:
     ) -> DictConfig:
         try:
             cfg = load(self, config_name, overrides, *args, **named)
-            if config_name == MENU:
+            if config_name == MAIN:
                 if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
                     raise UserError("models: is composed; must be ${kmnist.models:}")
                 cfg.models = cfg.models  # keep it: each read of the node composes and checks

@@ -23,7 +23,7 @@ from kmnist_pipeline.repository.compare import Verdict, compare
 from kmnist_pipeline.repository.locks import LOCK, Graph
 from kmnist_pipeline.repository.revision import DamagedError, Revision
 
-PARAMS, MENU = "params.yaml", "conf/config.yaml"
+PARAMS, MAIN = "params.yaml", "conf/config.yaml"
 RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
 WIDTH = 100
 SHOWN = 5  # values of params.yaml that differ from conf/
@@ -271,10 +271,10 @@ def _of_experiment(
 def _edits(apart: dict[str, Change]) -> Iterator[str]:
     """The edits of files in conf/ after which it gives the values of params.yaml."""
     here = locks.load(Path(PARAMS).read_text(), PARAMS)
-    menu = locks.load(Path(MENU).read_text(), MENU)["defaults"]
+    defaults = locks.load(Path(MAIN).read_text(), MAIN)["defaults"]
     files = {
         package: f"conf/{group}/{option}.yaml"
-        for line in menu
+        for line in defaults
         if isinstance(line, dict)
         for entry, option in line.items()
         for group, _, package in [entry.partition("@")]
@@ -288,11 +288,11 @@ def _edits(apart: dict[str, Change]) -> Iterator[str]:
         if item in files and value is not None:
             yield f"in {files[item]}, set {name.removeprefix(f'{item}.')}: {value}"
         elif item in files:
-            yield f"in {files[item]} or on the menu {MENU}, remove {name}"
+            yield f"in {files[item]} or in `defaults` of {MAIN}, remove {name}"
         elif any(package.startswith(f"{item.partition('.')[0]}.") for package in files):
-            yield f"add {item}: a file under conf/ and a line on the menu {MENU}"
+            yield f"add {item}: a file under conf/ and a line in `defaults` of {MAIN}"
         else:
-            yield f"in {MENU}, set {name}: {value}"
+            yield f"in {MAIN}, set {name}: {value}"
 
 
 # Comparing with HEAD.

@@ -48,11 +48,9 @@ def plan_of(stage: str, params: dict[str, Any], winner: str | None = None) -> Pl
     """
     kind, _, name = stage.partition("@")
     entry = params[SECTIONS[kind]][name]
-    base = entry if kind == "kfold-train" else params["experiments"][entry["base"]]
-    images = plan.training_images(base)
     if kind == "kfold-train":
-        return plan.of_experiment(name, base, images)
-    return plan.of_study(name, entry, base, images, winner)
+        return plan.of_experiment(name, entry)
+    return plan.of_study(name, entry, params["experiments"][entry["base"]], winner=winner)
 
 
 def stale(targets: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from kmnist_pipeline.errors import UserError
 
 
 def compose(conf: Path, overrides: list[str]) -> str:
-    """The text of `params.yaml` for the menu `conf/config.yaml` with `overrides` applied.
+    """The text of `params.yaml` that `conf/config.yaml` selects, with `overrides` applied.
 
     Raises UserError with the key, the value and what is allowed: the message of the Hydra plugin.
     """

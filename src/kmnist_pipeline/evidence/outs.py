@@ -8,40 +8,34 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-# On the project's file system, so that renaming is atomic. Ignored by Git, because a killed run
-# leaves unfinished files here.
-UNFINISHED = Path(".kmnist/unfinished")
+# The name of an unfinished file or folder begins and ends so, and Git ignores it. It is beside its
+# target, because only on one file system renaming is atomic.
+BEGINS, ENDS = ".", ".unfinished"
+DAY = 24 * 60 * 60
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write an out under a temporary name and rename it, so that it is never incomplete."""
-    with _named(path):
-        UNFINISHED.mkdir(parents=True, exist_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, UNFINISHED) as file:
-            file.write(content)
-
-
-def write_beside(path: Path, content: bytes) -> None:
-    """The same, for a file that may be on another disk than the project."""
+    """Write a file under a temporary name and rename it, so that it is never incomplete."""
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, path.parent) as file:
+        with replacing(path) as file:
             file.write(content)
 
 
 @contextmanager
-def replacing(path: Path, folder: Path) -> Iterator[BinaryIO]:
-    """A new file in `folder` that replaces `path` when the block ends without an error."""
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that replaces `path` when the block ends without an error."""
     with _named(path):
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+        _remove_leftovers(path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=BEGINS, suffix=ENDS, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -59,8 +53,8 @@ def fresh_directory(path: Path) -> Iterator[Path]:
     """A new directory that replaces `path` when the block ends without an error."""
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        UNFINISHED.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.", dir=UNFINISHED))
+        _remove_leftovers(path.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=BEGINS, suffix=ENDS, dir=path.parent))
         try:
             yield temporary
             os.chmod(temporary, 0o755)
@@ -71,6 +65,14 @@ def fresh_directory(path: Path) -> Iterator[Path]:
             raise
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what runs that were killed more than a day ago have left unfinished."""
+    for left in folder.glob(f"{BEGINS}*{ENDS}"):
+        with suppress(FileNotFoundError):  # another process removes it too
+            if left.lstat().st_mtime < time.time() - DAY:
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Make a disk error name the out, instead of a temporary file or no file."""
@@ -78,7 +80,7 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         named = Path(error.filename or "")
-        if error.filename and UNFINISHED not in named.parents and path.name not in named.name:
+        if error.filename and ENDS not in str(named) and path.name not in named.name:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 

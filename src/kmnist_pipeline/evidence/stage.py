@@ -7,14 +7,16 @@ stage's lineage key. By hand (`python -m kmnist_pipeline.stages.<stage> name=...
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -158,9 +160,9 @@ def entrypoint(run: Run, kind: str, items: str) -> None:
         try:
             _run(run, kind, items, cfg)
         except KeyboardInterrupt:
-            sys.exit(f"{kind}: interrupted")
+            sys.exit(f"{kind}: interrupted{_way_back()}")
         except (UserError, OSError) as error:
-            sys.exit(f"error in {kind}: {error}")
+            sys.exit(f"error in {kind}: {error}{_way_back()}")
 
     task()
 
@@ -184,9 +186,35 @@ def _run(run: Run, kind: str, items: str, cfg: DictConfig) -> None:
         print(f"{stage.address}: results are under {stage.root}")
 
 
+def _way_back() -> str:
+    """How to get the committed outs back, which DVC has removed before it ran this stage."""
+    from kmnist_pipeline.repository import git  # only a stage that fails uses it
+
+    if "DVC_STAGE" not in os.environ:
+        return ""
+    with suppress(UserError, OSError, ValueError, KeyError):
+        params = OmegaConf.to_container(OmegaConf.load("params.yaml"))
+        removed = lineage.outs(os.environ["DVC_STAGE"], cast(dict[str, Any], params))
+        gone = [p for p in removed if not Path(p).exists() and git.paths("ls-files", "-z", p)]
+        if gone:
+            return f"\nTo get the committed files back: git checkout -- {shlex.join(gone)}"
+    return ""
+
+
 def _stage(kind: str, name: str, params: dict[str, Any]) -> Stage:
     address = os.environ.get("DVC_STAGE")
     if address == f"{kind}@{name}":
         return Stage(kind, name, Path("."), lineage.of_running_stage(address, params))
     changes = HydraConfig.get().job.override_dirname.replace("/", "_") or "unchanged"
-    return Stage(kind, name, Path("multirun") / kind / name / changes, None)
+    root = Path("multirun") / kind / name / _short(changes)
+    root.mkdir(parents=True, exist_ok=True)  # if this fails, it fails before the work
+    return Stage(kind, name, root, None)
+
+
+def _short(name: str) -> str:
+    """A name that a file system accepts: a longer one ends with its digest."""
+    content = name.encode()
+    if len(content) <= 200:
+        return name
+    beginning = content[:180].decode(errors="ignore")
+    return f"{beginning}...{hashlib.sha256(content).hexdigest()[:12]}"

@@ -115,23 +115,24 @@ class Plan:
         return tasks
 
 
-def training_images(experiment: Experiment) -> Images:
-    """The images that an experiment uses for training; its dataset must be processed."""
-    processed = Path(paths.processed(experiment["dataset"]))
-    return dataset.load(processed, "train", experiment["classes"])
+def of_experiment(name: str, experiment: Experiment, images: Images | None = None) -> Plan:
+    """The fits of an experiment.
 
-
-def of_experiment(name: str, experiment: Experiment, images: Images) -> Plan:
-    """The fits of an experiment; images: the training split, restricted to its classes."""
-    return Plan(name, {"": experiment}, images)
+    images: the training split, restricted to its classes; None: read those of its dataset.
+    """
+    return Plan(name, {"": experiment}, _images(experiment) if images is None else images)
 
 
 def of_study(
-    name: str, study: dict[str, Any], base: Experiment, images: Images, winner: str | None = None
+    name: str,
+    study: dict[str, Any],
+    base: Experiment,
+    images: Images | None = None,
+    winner: str | None = None,
 ) -> Plan:
     """The fits of a study's trials and, with `retrain`, of its winner trained again.
 
-    winner: the winner's trial name; None if validation decides it.
+    images: as above, of the base; winner: its trial name; None if validation decides it.
     """
     trials = grid.trials(study, base)
 
@@ -139,12 +140,18 @@ def of_study(
         chosen = results.winner(trained) if winner is None else winner
         return {RETRAINED: grid.retrained(study, base, list(trials).index(chosen))}
 
-    return Plan(name, trials, images, again if study["retrain"] else None)
+    drawn_from = _images(base) if images is None else images
+    return Plan(name, trials, drawn_from, again if study["retrain"] else None)
 
 
 def name_of(trial: str, seed: int, fold: int) -> str:
     """The name of a fit within its stage; trial: "" in an experiment."""
     return f"{trial} seed {seed} fold {fold}".strip()
+
+
+def _images(experiment: Experiment) -> Images:
+    processed = Path(paths.processed(experiment["dataset"]))
+    return dataset.load(processed, "train", experiment["classes"])
 
 
 class LostError(RuntimeError):

@@ -102,7 +102,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(PermissionError):
                 path.parent.chmod(self.folder.stat().st_mode & 0o7777)
-        outs.write_beside(path, _digest(key, rest) + b"\n" + rest)
+        outs.write_bytes(path, _digest(key, rest) + b"\n" + rest)
 
 
 @dataclass(frozen=True)

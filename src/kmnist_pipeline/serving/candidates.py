@@ -69,8 +69,8 @@ def read(name: str) -> Candidate:
 def best(dataset: str) -> Candidate:
     """The model with the best validation accuracy among those that know all classes of a dataset.
 
-    Models without one come last; of equals the first on the menu wins. Raises UserError if there
-    is no model.
+    Models without one come last; of equals the first in `params.yaml` wins. Raises UserError if
+    there is no model.
     """
     known = [model for model in _evaluated(dataset) if model.knows_all_classes]
     if not known:

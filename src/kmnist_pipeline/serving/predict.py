@@ -88,7 +88,7 @@ def predict(
 
     shows = sys.stderr.isatty() and not (to is None and sys.stdout.isatty())
     with (
-        outs.replacing(to, to.parent) if to else contextlib.nullcontext(sys.stdout.buffer) as file,
+        outs.replacing(to) if to else contextlib.nullcontext(sys.stdout.buffer) as file,
         WRITERS[output](file) as write,
         tqdm(unit=" images", disable=not shows, file=sys.stderr) as bar,
     ):
@@ -104,7 +104,7 @@ def predict(
     sys.stdout.flush()  # the answers come before the summary
     count = done["accept"] + done["review"] + done["None"]
     if sheet is not None and first:
-        with outs.replacing(sheet, sheet.parent) as file:
+        with outs.replacing(sheet) as file:
             file.write(drawn(first, classifier))
     _summarise(classifier, form, count, done, faults, len(first) if sheet else 0)
     return bool(count) and not faults

@@ -13,12 +13,11 @@ def kfold_train(stage: Stage, params: dict[str, Any]) -> None:
     """Read only the training split. Write the model, its numbers by fold and epoch, and the
     predictions of each fold's model for the images that it was not trained on."""
     experiment = params["experiments"][stage.item]
-    images = plan.training_images(experiment)
-    planned = plan.of_experiment(stage.item, experiment, images)
+    planned = plan.of_experiment(stage.item, experiment)
     (trials,) = waves = training.train(planned)
 
-    training.write(stage, experiment["report"], images.classes, waves, {})
-    out_of_fold = results.out_of_fold(trials[""], planned.validated(""), images)
+    training.write(stage, experiment["report"], planned.images.classes, waves, {})
+    out_of_fold = results.out_of_fold(trials[""], planned.validated(""), planned.images)
     stage.write(paths.out_of_fold(stage.item), out_of_fold)
 
 

@@ -13,9 +13,8 @@ from kmnist_pipeline.fits import plan, results, training
 def tune(stage: Stage, params: dict[str, Any]) -> None:
     """Read only the training split. Write the weights and numbers of the trials and the winner."""
     study = params["studies"][stage.item]
-    base = params["experiments"][study["base"]]
-    images = plan.training_images(base)
-    trials, *retrained = training.train(plan.of_study(stage.item, study, base, images))
+    planned = plan.of_study(stage.item, study, params["experiments"][study["base"]])
+    trials, *retrained = training.train(planned)
 
     winner = results.winner(trials)
     rows = []
@@ -23,7 +22,7 @@ def tune(stage: Stage, params: dict[str, Any]) -> None:
         compared, seeds = results.validation_accuracy(trial)
         rows.append({"name": name, "parameters": point, **compared, "seeds": seeds})
     details = {"winner": winner, "trials": rows}
-    training.write(stage, study["report"], images.classes, [trials, *retrained], details)
+    training.write(stage, study["report"], planned.images.classes, [trials, *retrained], details)
     table = paths.numbers(study["report"], stage.item, "trials.csv")
     stage.write_csv(table, *_table(rows, winner))
 
