@@ -44,20 +44,21 @@ def tags_of_experiment(experiment: Experiment, classes: list[int] | None) -> dic
     labels = re.compile(re.escape(f"{SAVED}{MODELS}-") + r"([\d-]+)")
     known = [found[1].split("-") for tag in experiment.tags if (found := labels.fullmatch(tag))]
     parts = {(), tuple(classes or ()), *(tuple(map(int, part)) for part in known)}
-    tags, lines = {}, [f"Report `{experiment.name}`:\n"]
+    tags, lines = {}, []
     for part in sorted(parts):
         links = []
         for view, (name, _, _) in _VIEWS.items():
             key = "-".join([view, *map(str, part)])
             tags[SAVED + key] = _saved(view, part)
             links.append(f"[{name.lower()}]({url(experiment.experiment_id, key)})")
-        lines.append(f"- {_named(part)}: {', '.join(links)}")
+        # The page shows only the first paragraph until somebody opens the rest.
+        lines.append(f"Report `{experiment.name}`, {_named(part)}: {', '.join(links)}")
     lines.append(
-        "\nA run shows a stage; its folds and trials are nested runs. The views leave out runs by "
+        "A run shows a stage; its folds and trials are nested runs. The views leave out runs by "
         "hand, runs of `dvc exp` (tag `kmnist.experiment`), and runs whose stage has newer "
         "evidence (tag `kmnist.superseded`)."
     )
-    return tags | {"mlflow.note.content": "\n".join(lines)}
+    return tags | {"mlflow.note.content": "\n\n".join(lines)}
 
 
 def _named(part: tuple[int, ...]) -> str:
