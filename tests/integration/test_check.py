@@ -286,6 +286,19 @@ def test_evidence_that_another_version_of_a_library_made(check, digits):
     digits.replace("requirements.lock", f"numpy=={made}", "numpy==1.26.4")
     changed = f"library numpy changed: {made} -> 1.26.4"
     assert {f"{SOFTMAX}: {changed}", f"{GRID}: {changed}"} <= set(check())
+    drawn = digits.json(DETAILS.replace("validation", "test"))["made_by"]["libraries"]["pillow"]
+    (digits.folder / "requirements.lock").write_text(
+        pins.replace(f"pillow=={drawn}", "pillow==0.1")
+    )
+    of_pillow = [line for line in check() if f"library pillow changed: {drawn} -> 0.1" in line]
+    for kind, item in (
+        ("preprocess", "digits"),
+        ("evaluate", "digits_softmax"),
+        ("report", "digits"),
+    ):
+        assert any(line.startswith(f"{kind}@{item}: ") for line in of_pillow)
+    (digits.folder / "requirements.lock").write_text("")
+    assert f"{SOFTMAX}: library numpy {made} is not in requirements.lock" in check()
     # A build for other hardware is no other version.
     (digits.folder / "requirements.lock").write_text(
         pins.replace(f"numpy=={made}", f"numpy=={made}+cpu ; python_version > '3'")

@@ -26,6 +26,7 @@ from kmnist_pipeline.repository.revision import Revision
 
 MODEL = "digits/digits_softmax"
 TEST, CURVES = f"metrics/{MODEL}/test.json", f"figures/{MODEL}/curves.png"
+JUDGED = "reports/digits/claims.json"
 DETAILS = f"metrics/{MODEL}/test_details.json"
 EPOCHS = "parameter experiments.digits_softmax.trainer.epochs changed: 60 -> 2"
 CLAIMS = """\
@@ -86,8 +87,7 @@ def changed(project: Project) -> Project:
 def test_claims_with_another_verdict_or_value(short, branches):
     def judged(revision: str) -> dict[str, Any]:
         return {
-            c["id"]: c
-            for c in json.loads(branches.git("show", f"{revision}:reports/digits/claims.json"))
+            c["id"]: c for c in json.loads(branches.git("show", f"{revision}:{JUDGED}"))["claims"]
         }
 
     old, new = judged("short~")["right"], judged("short")["right"]
@@ -361,8 +361,8 @@ def test_misuse(arguments, capsys):
 
 
 def test_claims_that_are_no_list_are_named(changed):
-    (changed.folder / "reports/digits/claims.json").write_text("{}x")
-    with pytest.raises(UserError, match="is not a list of claims with verdicts"):
+    (changed.folder / JUDGED).write_text("{}x")
+    with pytest.raises(UserError, match="has no list of claims with verdicts"):
         between(changed, "before")
 
 

@@ -36,7 +36,9 @@ def params():
 
 
 def claims(report):
-    return {claim["id"]: claim for claim in json.loads(read(f"reports/{report}/claims.json"))}
+    return {
+        claim["id"]: claim for claim in json.loads(read(f"reports/{report}/claims.json"))["claims"]
+    }
 
 
 def read(path):

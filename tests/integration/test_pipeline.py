@@ -278,6 +278,31 @@ def test_a_stage_that_fails_under_dvc_leaves_nothing_half_written(without_mlflow
     assert without_mlflow.changed() == ""
 
 
+@pytest.mark.parametrize(
+    ("file", "add"),
+    [
+        ("src/sitecustomize.py", "import math\n"),  # Python itself imports it
+        ("src/kmnist_pipeline/reporting/extra.py", ""),
+        ("conf/model/softmax.yaml", None),
+    ],
+)
+def test_a_stage_that_reads_what_is_no_dependency_fails(
+    file: str, add: str | None, without_mlflow: Project
+) -> None:
+    path = without_mlflow.folder / file
+    path.write_text(path.read_text() if add is None else add)
+    if file != "src/sitecustomize.py":
+        reads = (
+            f"open({file!r}).read()" if add is None else "import kmnist_pipeline.reporting.extra"
+        )
+        entry = "src/kmnist_pipeline/stages/report.py"
+        without_mlflow.replace(entry, "    about = params", f"    {reads}\n    about = params")
+    before = (without_mlflow.folder / "dvc.lock").read_bytes()
+    done = without_mlflow.run("dvc", "repro", "--force", "--single-item", "report@digits")
+    assert f"error in report: reads {file}, which is not among the deps of report" in done.stderr
+    assert (without_mlflow.folder / "dvc.lock").read_bytes() == before
+
+
 # A process of its own, because a limit cannot be lifted again.
 FULL = """
 import os, resource, sys

@@ -350,7 +350,8 @@ def test_a_report_shows_its_verdicts(store):
     stage = Stage("report", "digits", Path("."), lineage(KEY, {}))
     verdicts = ["exact", "exact", "differs"]
     claims = [{"id": str(number), "verdict": verdict} for number, verdict in enumerate(verdicts)]
-    stage.write("reports/digits/claims.json", json.dumps(claims).encode())
+    content = json.dumps({"made_by": stage.made_by, "claims": claims})
+    stage.write("reports/digits/claims.json", content.encode())
     stage.write("reports/digits/index.html", b"<p>page")
     publish(stage)
     (run,) = runs(store)

@@ -22,7 +22,7 @@ LONGEST = 60  # characters of a cell; a confusion matrix has more
 
 def claims(report: str) -> list[dict[str, Any]]:
     """The claims of a report with their verdicts."""
-    return json.loads((ROOT / f"reports/{report}/claims.json").read_text())
+    return json.loads((ROOT / f"reports/{report}/claims.json").read_text())["claims"]
 
 
 def titles() -> dict[str, str]:

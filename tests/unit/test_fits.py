@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import errno
+import importlib.metadata
 import os
 import re
 import shutil
@@ -378,15 +379,15 @@ def test_settings_arrays_libraries_and_arithmetic_change_the_key(family: str, mo
     pixels[3, 2, 1] += 1
     is_new(fit, key.digest(Data(pixels, data.labels, 3)))
     is_new(fit, key.digest(Data(data.pixels, data.labels[::-1], 3)))
-    version = key.importlib.metadata.version
+    version = importlib.metadata.version
     for library in FAMILIES[family].libraries:
         monkeypatch.setattr(
-            key.importlib.metadata,
+            importlib.metadata,
             "version",
             lambda name, changed=library: "0.1" if name == changed else version(name),
         )
         is_new(fit)
-    monkeypatch.setattr(key.importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(key, "FORMAT", key.FORMAT + 1)
     is_new(fit)
     monkeypatch.setitem(arithmetic.THREADS, "OMP_NUM_THREADS", "3")
@@ -418,7 +419,7 @@ def test_a_worker_counts_what_it_has_loaded(monkeypatch):
 
 
 def test_another_build_of_a_library_changes_no_key(monkeypatch):
-    monkeypatch.setattr(key.importlib.metadata, "version", lambda name: "2.13.0+cpu")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0+cpu")
     assert key.libraries("cnn") == {"numpy": "2.13.0", "torch": "2.13.0"}
 
 

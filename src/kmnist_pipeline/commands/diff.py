@@ -206,9 +206,9 @@ def _verdicts(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
     if content is None:
         return {}
     try:
-        return {str(claim["id"]): claim for claim in json.loads(content)}
+        return {str(claim["id"]): claim for claim in json.loads(content)["claims"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is not a list of claims with verdicts: {error!r}") from error
+        raise UserError(f"{path}: has no list of claims with verdicts: {error!r}") from error
 
 
 def _stages(old: Graph, new: Graph) -> Iterator[ChangedStage]:

@@ -186,8 +186,8 @@ def _of_making(locked: LockedStage, pins: dict[str, str], digest: Digest) -> lis
         for file in below(Path(path), path):
             if (key := _key_in(Path(file))) not in (None, locked.key):
                 others[key].append(file)
-        if path.endswith(".json"):
-            found += _of_environment(path, pins)
+            if file.endswith(".json"):
+                found += _of_environment(file, pins)
     carried = [Change("lineage", ", ".join(f), key, locked.key) for key, f in others.items()]
     return carried + list(dict.fromkeys(found))
 
@@ -201,11 +201,13 @@ def _of_environment(path: str, pins: dict[str, str]) -> list[Change]:
     if not isinstance(content, dict):
         return []
     found = []
-    for name, version in content.get("environment", {}).get("libraries", {}).items():
-        made, now = _public(version), pins.get(name) or installed(name)
+    origin = content.get("made_by", {})
+    libraries = content.get("environment", {}).get("libraries", {}) | origin.get("libraries", {})
+    for name, version in libraries.items():
+        made, now = _public(version), pins.get(name) if PINS.exists() else installed(name)
         if made != now:
             found.append(Change("library", name, made, now))
-    made_in = content.get("made_by", {}).get("arithmetic", arithmetic.V3)
+    made_in = origin.get("arithmetic", arithmetic.V3)
     if made_in not in {arithmetic.V3} | ({arithmetic.name()} if arithmetic.note() else set()):
         found.append(Change("arithmetic", path, made_in, arithmetic.V3))
     return found

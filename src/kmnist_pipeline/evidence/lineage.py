@@ -9,6 +9,7 @@ ran, and `kmnist check` reports it.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -94,6 +95,11 @@ def resolver(content: dict[str, Any], params: dict[str, Any]) -> DataResolver:
     # file system has no other params.yaml.
     repo = cast(Any, SimpleNamespace(fs=MemoryFileSystem(), config={}))
     return DataResolver(repo, "", {**content, "vars": [params]})
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """The installed versions of libraries, without the build: 2.13.0, not 2.13.0+cpu."""
+    return {name: importlib.metadata.version(name).partition("+")[0] for name in libraries}
 
 
 def value(params: dict[str, Any], dotted: str) -> Any:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,19 +29,23 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import rules
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage, numbers, outs
+from kmnist_pipeline.evidence import lineage, numbers, outs, reads
 from kmnist_pipeline.tracking.publisher import publisher
 from kmnist_pipeline.tracking.record import of_stage
 
 
 @dataclass
 class Stage:
-    """One execution of a stage: its name, its lineage, and the folder of its outs."""
+    """One execution of a stage: its name, its lineage, and the folder of its outs.
+
+    libraries: the names of those that affect the bytes of its outs.
+    """
 
     kind: str
     item: str
     root: Path
     lineage: dict[str, Any] | None
+    libraries: tuple[str, ...] = ()
     started: float = field(default_factory=time.time)
     written: list[str] = field(default_factory=list)
 
@@ -61,6 +65,7 @@ class Stage:
             "arithmetic": arithmetic.name(),
             "data": data,
             "code": {path: md5 for path, md5 in known["deps"].items() if path.startswith("src/")},
+            "libraries": lineage.versions(self.libraries),
             "parameters": known["params"],
         }
 
@@ -137,11 +142,12 @@ PRIMARY: dict[str, Any] = {
 Run = Callable[[Stage, dict[str, Any]], None]  # its second argument is the content of params.yaml
 
 
-def entrypoint(run: Run, kind: str, items: str) -> None:
+def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ()) -> None:
     """Run the stage that the command line names.
 
     run: does the work; kind: the stage's name in `dvc.yaml`; items: the section of `params.yaml`
-    whose keys are the allowed values of `name`.
+    whose keys are the allowed values of `name`; libraries: those that affect the bytes of the
+    outs, beside those that a family states for its training.
     """
     if not Path("params.yaml").exists():
         sys.exit("error: no params.yaml here; run this from the folder of dvc.yaml")
@@ -158,7 +164,7 @@ def entrypoint(run: Run, kind: str, items: str) -> None:
     @hydra.main(version_base="1.3", config_path=None, config_name=kind)
     def task(cfg: DictConfig) -> None:
         try:
-            _run(run, kind, items, cfg)
+            _run(run, kind, items, libraries, cfg)
         except KeyboardInterrupt:
             sys.exit(f"{kind}: interrupted{_way_back()}")
         except (UserError, OSError) as error:
@@ -167,7 +173,8 @@ def entrypoint(run: Run, kind: str, items: str) -> None:
     task()
 
 
-def _run(run: Run, kind: str, items: str, cfg: DictConfig) -> None:
+def _run(run: Run, kind: str, items: str, libraries: tuple[str, ...], cfg: DictConfig) -> None:
+    reads.watch()
     with publisher() as child:  # first, because it needs two seconds to get ready
         content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         name = content.pop("name")
@@ -177,13 +184,26 @@ def _run(run: Run, kind: str, items: str, cfg: DictConfig) -> None:
             raise UserError(f"name={name}: must be one of the {items}: {', '.join(known)}")
 
         arithmetic.require()
-        stage = _stage(kind, name, content)
+        stage = replace(_stage(kind, name, content), libraries=libraries)
+        _refuse_undeclared(stage)
         run(stage, content)
+        _refuse_undeclared(stage)
         where = (stage.address, stage.root, stage.lineage, stage.written)
         own = {f"{items}.{name}": known[name]}
         child.hand_over(of_stage(*where, content.get("models", {}), own, stage.started))
     if stage.lineage is None:
         print(f"{stage.address}: results are under {stage.root}")
+
+
+def _refuse_undeclared(stage: Stage) -> None:
+    """Raise UserError if DVC's stage has read a file of the project that is not in its key."""
+    if stage.lineage is None:
+        return
+    if found := reads.undeclared([*stage.lineage["deps"], *stage.written]):
+        raise UserError(
+            f"reads {', '.join(found)}, which is not among the deps of {stage.kind} in dvc.yaml: "
+            "add it there"
+        )
 
 
 def _way_back() -> str:

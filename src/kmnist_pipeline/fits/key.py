@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.families.base import FORMAT, Data, Fit
 from kmnist_pipeline.families.registry import FAMILIES
 
@@ -70,9 +70,8 @@ def environment(family: str) -> dict[str, Any]:
 
 
 def libraries(family: str) -> dict[str, str]:
-    """The versions of a family's libraries, without the build: 2.13.0, not 2.13.0+cpu."""
-    names = FAMILIES[family].libraries
-    return {name: importlib.metadata.version(name).partition("+")[0] for name in names}
+    """The versions of a family's libraries."""
+    return lineage.versions(FAMILIES[family].libraries)
 
 
 def digest(data: Data) -> str:

@@ -37,7 +37,8 @@ class Change:
             case "parameter":
                 return f"parameter {self.name} {_became(old, new)}"
             case "library":
-                return f"library {self.name} changed: {old} -> {new}"
+                now = f"changed: {old} -> {new}" if new else f"{old} is not in requirements.lock"
+                return f"library {self.name} {now}"
             case "arithmetic":
                 return f"out {self.name} was made in {old} arithmetic, so it is not evidence"
             case "lineage":

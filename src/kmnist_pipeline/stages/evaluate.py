@@ -21,6 +21,7 @@ from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import models as model_figures
 
 Drawn = tuple[str, str, Figure]  # file name, caption, figure
+LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow")
 SALIENT = 5  # the number of test images with a saliency map
 
 
@@ -269,4 +270,4 @@ def training_figures(folder: Path, winner: str, rows: list[dict]) -> Iterator[Dr
 
 
 if __name__ == "__main__":
-    entrypoint(evaluate, kind="evaluate", items="models")
+    entrypoint(evaluate, kind="evaluate", items="models", libraries=LIBRARIES)

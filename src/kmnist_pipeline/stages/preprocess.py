@@ -17,6 +17,7 @@ from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import data as data_figures
 
 Parameters = dict[str, Any]
+LIBRARIES = ("numpy", "matplotlib", "pillow")
 MATRIX_INDEX = 9  # mnist_logistic 3.2 prints this image
 
 
@@ -168,4 +169,4 @@ def figures(
 
 
 if __name__ == "__main__":
-    entrypoint(preprocess, kind="preprocess", items="datasets")
+    entrypoint(preprocess, kind="preprocess", items="datasets", libraries=LIBRARIES)

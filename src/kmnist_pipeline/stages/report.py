@@ -10,6 +10,8 @@ from kmnist_pipeline.evidence import outs, paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.reporting import page
 
+LIBRARIES = ("scipy", "pillow", "jinja2")
+
 
 def report(stage: Stage, params: dict[str, Any]) -> None:
     """Judge the claims and write `claims.json`, `index.html` and `README.md`."""
@@ -22,10 +24,12 @@ def report(stage: Stage, params: dict[str, Any]) -> None:
     dataset = params["datasets"][about["dataset"]]
     content = page.content(stage.item, about, dataset, judged, Path("."), stage.made_by)
     with stage.directory(paths.page(stage.item)) as folder:
-        (folder / "claims.json").write_bytes(outs.json_bytes(judged))
+        (folder / "claims.json").write_bytes(
+            outs.json_bytes({"made_by": stage.made_by, "claims": judged})
+        )
         (folder / "index.html").write_bytes(page.html(content).encode())
         (folder / "README.md").write_bytes(page.markdown(content).encode())
 
 
 if __name__ == "__main__":
-    entrypoint(report, kind="report", items="reports")
+    entrypoint(report, kind="report", items="reports", libraries=LIBRARIES)

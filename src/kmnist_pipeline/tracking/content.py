@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -53,10 +52,9 @@ def of(record: Record) -> Content:
         name, show = shows[record["kind"]]
         file = _written(record, name)
         try:
-            content = numbers.read(file) if name != "claims.json" else json.loads(file.read_text())
+            content = numbers.read(file)
             show(run, content, record)
-            if isinstance(content, dict):
-                run.arithmetic = content["made_by"].get("arithmetic")
+            run.arithmetic = content["made_by"].get("arithmetic")
         except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
             why = f"{type(error).__name__}: {error}"
             out = file.relative_to(record["root"])
@@ -184,7 +182,7 @@ def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
 
 
 def _report(run: Content, content: Any, record: Record) -> None:
-    counted = [claim["verdict"] for claim in content if not claim.get("same_as")]
+    counted = [claim["verdict"] for claim in content["claims"] if not claim.get("same_as")]
     for verdict, count in Counter(counted).items():
         run.add(f"verdicts/{verdict}", count)
 
