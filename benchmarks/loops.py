@@ -179,7 +179,7 @@ def textbook_softmax() -> Answer:
     began = time.perf_counter()
     best = []
     for training, validation in splits.folds(len(images), experiment["validation"], 0):
-        shift, scale = scaling.fit(experiment["model"]["scaling"], images.flat[training])
+        shift, scale = scaling.estimate(experiment["model"]["scaling"], images.flat[training])
         x = torch.tensor((images.flat - shift) / scale, dtype=torch.float32)
         y = torch.tensor(images.labels)
         loader = DataLoader(

@@ -327,10 +327,10 @@ def test_a_linear_model_may_have_any_validation():
 
 
 def test_schema_and_registry_know_the_same_families_and_choices():
-    assert registry.FAMILIES.keys() == schema.FAMILIES.keys()
+    assert registry.FAMILIES.keys() == schema.SETTING_TYPES.keys()
     named = {
         f"{part}.{name}": allowed.get("enum") or [allowed.get("const")]
-        for part, kind in schema.FAMILIES["cnn"]._asdict().items()
+        for part, kind in schema.SETTING_TYPES["cnn"]._asdict().items()
         for name, allowed in kind.model_json_schema()["properties"].items()
     }
     for folder, setting in registry.FAMILIES["cnn"].choices.items():

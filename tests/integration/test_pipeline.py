@@ -122,7 +122,7 @@ PARAMS = rules.check(PLAIN)
 SAME = [
     (name, trial, study.base)
     for name, study in PARAMS.studies.items()
-    for trial, settings in rules.trials(study, PARAMS.experiments[study.base], name).items()
+    for trial, settings in rules.checked_trials(study, PARAMS.experiments[study.base], name).items()
     if settings == PARAMS.experiments[study.base]
 ]
 

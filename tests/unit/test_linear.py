@@ -48,7 +48,7 @@ def fit_fold(pixels, labels, *, held_out=None, **changes) -> Fitted:
     }
     held = n // 5 if held_out is None else held_out
     training = np.arange(n - held)
-    shift, scale = scaling.fit(setting["scaling"], pixels[training])
+    shift, scale = scaling.estimate(setting["scaling"], pixels[training])
     fit = Fit(
         "linear",
         {part: {name: setting[name] for name in names} for part, names in parts.items()},
@@ -96,7 +96,7 @@ def test_the_first_step_is_minus_the_gradient_by_finite_differences(kind):
     lr = 0.3
     fit = fit_fold(pixels, labels, kind=kind, batch_size=1000, lr=lr)
     training = slice(0, 40)
-    shift, scale = scaling.fit("zscore", pixels[training])
+    shift, scale = scaling.estimate("zscore", pixels[training])
     x = np.hstack([np.ones((40, 1)), (pixels[training] - shift) / scale])
     columns = 3 if kind == "softmax" else 1
 
@@ -135,7 +135,7 @@ def test_full_batches_reach_the_solution_of_scikit_learn(kind):
         lr=1.0,
         scaling="zscore_pixel",
     )
-    shift, scale = scaling.fit("zscore_pixel", pixels[:800])
+    shift, scale = scaling.estimate("zscore_pixel", pixels[:800])
     x = (pixels - shift) / scale
     reference = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000).fit(x[:800], labels[:800])
     p = reference.predict_proba(x)
@@ -164,7 +164,7 @@ def test_one_epoch_equals_torch_sgd_on_the_same_batches(
         pixels, labels, kind=kind, scaling=scaler, lr=lr, batch_size=batch_size, loss=loss
     )
 
-    shift, scale = scaling.fit(scaler, pixels[:n])
+    shift, scale = scaling.estimate(scaler, pixels[:n])
     x = torch.tensor((pixels - shift) / scale, dtype=torch.float64)
     y = torch.tensor(labels)
     layer = torch.nn.Linear(30, 5 if kind == "softmax" else 1, dtype=torch.float64)
@@ -258,14 +258,14 @@ def test_divergence_is_an_error_that_names_the_learning_rate(batch_size):
 def test_scalers_equal_scikit_learn(images):
     from sklearn.preprocessing import StandardScaler
 
-    shift, scale = scaling.fit("zscore_pixel", images)
+    shift, scale = scaling.estimate("zscore_pixel", images)
     reference = StandardScaler().fit(images)
     np.testing.assert_allclose(shift, reference.mean_, atol=1e-9)
     np.testing.assert_allclose(scale, reference.scale_, rtol=1e-9)
-    shift, scale = scaling.fit("zscore", images)
+    shift, scale = scaling.estimate("zscore", images)
     assert shift[0] == pytest.approx(images.mean())
     assert scale[0] == pytest.approx(images.std() or 1.0)
-    shift, scale = scaling.fit("minmax", images)
+    shift, scale = scaling.estimate("minmax", images)
     scaled = (images - shift) / scale
     assert scaled.min() >= 0 and scaled.max() <= 1
 

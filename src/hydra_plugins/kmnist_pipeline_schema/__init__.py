@@ -22,7 +22,7 @@ from kmnist_pipeline.errors import UserError
 MAIN = "config"
 
 
-class RefusedError(UserError, ConfigCompositionException, DvcException):
+class ConfigurationError(UserError, ConfigCompositionException, DvcException):
     """An invalid configuration: `kmnist`, Hydra and DVC print only the message."""
 
 
@@ -62,7 +62,7 @@ def _refusing(load: Any) -> Any:
                     raise UserError("models: is composed; must be ${kmnist.models:}")
                 cfg.models = cfg.models  # keep it: each read of the node composes and checks
         except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
-            raise RefusedError(_explain(error, overrides)) from None
+            raise ConfigurationError(_explain(error, overrides)) from None
         return cfg
 
     return load_and_check

@@ -59,7 +59,7 @@ def models_of(config: Config) -> dict[str, dict[str, str]]:
     }
 
 
-def trials(study: Study, base: Experiment, key: str) -> dict[str, Experiment]:
+def checked_trials(study: Study, base: Experiment, key: str) -> dict[str, Experiment]:
     """The experiments that the study at `key` tries, by name such as `lr=0.1,batch_size=512`.
 
     Each is the base experiment, changed to the values of one point. Raises ConfigError if a point
@@ -158,7 +158,7 @@ def _check_study(key: str, study: Study, config: Config) -> None:
         raise refused(f"{key}.points", study.points, allowed)
     if study.seeds is not None and not _different(study.seeds, least=1):
         raise refused(f"{key}.seeds", study.seeds, "one or more different seeds, or null")
-    tried = trials(study, base, key)
+    tried = checked_trials(study, base, key)
     shared = attrgetter("report", "dataset", "classes", "seeds", "model.family")
     for position, trial in enumerate(tried.values()):
         _check_experiment(f"{key}.points[{position}]", trial, config)

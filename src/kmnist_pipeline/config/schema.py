@@ -158,7 +158,7 @@ class CnnTrainer(LinearTrainer):
     averaging: Annotated[str, module("averaging")]
 
 
-class Family(NamedTuple):
+class SettingTypes(NamedTuple):
     """The types of a family's settings; `optimizer` is None if the family has its own."""
 
     model: type[Model]
@@ -166,10 +166,10 @@ class Family(NamedTuple):
     trainer: type[Node]
 
 
-FAMILIES = {
-    "linear": Family(LinearModel, LinearOptimizer, LinearTrainer),
-    "sklearn": Family(SklearnModel, None, SklearnTrainer),
-    "cnn": Family(CnnModel, CnnOptimizer, CnnTrainer),
+SETTING_TYPES = {
+    "linear": SettingTypes(LinearModel, LinearOptimizer, LinearTrainer),
+    "sklearn": SettingTypes(SklearnModel, None, SklearnTrainer),
+    "cnn": SettingTypes(CnnModel, CnnOptimizer, CnnTrainer),
 }
 
 
@@ -203,7 +203,7 @@ class Experiment(Node):
     dataset: str
     classes: list[Label] | None
     subset: Annotated[int, Field(ge=2)] | None
-    model: Annotated[Any, kinds("family", {n: f.model for n, f in FAMILIES.items()})]
+    model: Annotated[Any, kinds("family", {n: f.model for n, f in SETTING_TYPES.items()})]
     optimizer: Any  # by the family
     validation: Annotated[Any, kinds("method", VALIDATIONS)]
     trainer: Any  # by the family
@@ -215,7 +215,7 @@ class Experiment(Node):
         if "model" not in info.data:  # then `model` is refused
             return value
         family = info.data["model"].family
-        kind = getattr(FAMILIES[family], str(info.field_name))
+        kind = getattr(SETTING_TYPES[family], str(info.field_name))
         if kind is not None:
             return kind.model_validate(value)
         if value is not None:

@@ -1,11 +1,11 @@
-"""Feature scaling x' = (x - shift) / scale, fitted on training images only (kmnist_linear III)."""
+"""Feature scaling x' = (x - shift) / scale, estimated on training images (kmnist_linear III)."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def fit(method: str, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def estimate(method: str, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The shift and scale of each of the D features, both (D,) float64.
 
     images: (N, D) uint8, only training images. `minmax` and `zscore` take one minimum and maximum,

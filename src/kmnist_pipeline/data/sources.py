@@ -52,7 +52,7 @@ class SourceError(UserError):
     """No source has the files; the message lists the answer of each, and says what to do."""
 
 
-class RefusedError(Exception):
+class NoFilesError(Exception):
     """A source does not have the files; the message is one line with its answer."""
 
 
@@ -74,14 +74,14 @@ class File:
         return self.size + self.size // 100 + 4096
 
     def check(self, content: bytes) -> bytes:
-        """Returns `content`; raises RefusedError if it is not the content of this file."""
+        """Returns `content`; raises NoFilesError if it is not the content of this file."""
         if len(content) > self.size:
-            raise RefusedError(f"{self.name} has more than the {self.size} bytes it should have")
+            raise NoFilesError(f"{self.name} has more than the {self.size} bytes it should have")
         if len(content) < self.size:
-            raise RefusedError(f"{self.name} has {len(content)} bytes instead of {self.size}")
+            raise NoFilesError(f"{self.name} has {len(content)} bytes instead of {self.size}")
         found = hashlib.sha256(content).hexdigest()
         if found != self.sha256:
-            raise RefusedError(
+            raise NoFilesError(
                 f"{self.name} has sha256 {found[:12]}... instead of {self.sha256[:12]}..."
             )
         return content
@@ -116,7 +116,7 @@ def fetch(name: str, dataset: Dataset, mirror: Path, partial_folder: Path) -> di
     for source in sources:
         try:
             return _ask(source, dataset, partial_folder)
-        except RefusedError as refused:
+        except NoFilesError as refused:
             refusals.append(f"{source}: {refused}")
             tqdm.write(f"{name}: {refusals[-1]}", file=sys.stderr)
     names = ", ".join(f"{file.name}.gz" for file in files(dataset))
@@ -141,7 +141,7 @@ def _ask(source: str, dataset: Dataset, partial_folder: Path) -> dict[str, bytes
         return _cut(dataset, digits.data, digits.target)
     if Path(source).is_dir():
         return _from_folder(Path(source), dataset)
-    raise RefusedError(
+    raise NoFilesError(
         "no such source; known are http(s)://..., openml:NAME/VERSION, sklearn:digits and a folder"
     )
 
@@ -153,11 +153,11 @@ def _from_folder(folder: Path, dataset: Dataset) -> dict[str, bytes]:
         try:
             found[file.name] = _content(packed if packed.exists() else plain, file)
         except FileNotFoundError:
-            raise RefusedError(f"{packed.name} is not there") from None
+            raise NoFilesError(f"{packed.name} is not there") from None
         except EOFError:
-            raise RefusedError(f"{packed.name} is truncated") from None
+            raise NoFilesError(f"{packed.name} is truncated") from None
         except OSError as error:
-            raise RefusedError(f"{file.name} cannot be read: {error.strerror}") from error
+            raise NoFilesError(f"{file.name} cannot be read: {error.strerror}") from error
     return found
 
 
@@ -177,13 +177,13 @@ def _from_openml(name: str, version: int, dataset: Dataset, cache: Path) -> dict
                 read_csv_kwargs=OPENML_CSV,
             )
             return _cut(dataset, table.data, table.target)
-    except RefusedError:
+    except NoFilesError:
         raise
     # The parsers in fetch_openml may raise any exception for unexpected content. Each of them
     # means that this source does not have the dataset.
     except Exception as error:
         shutil.rmtree(cache, ignore_errors=True)
-        raise RefusedError(_one_line(f"{type(error).__name__}: {error}")) from error
+        raise NoFilesError(_one_line(f"{type(error).__name__}: {error}")) from error
 
 
 @contextmanager
@@ -201,7 +201,7 @@ def _cut(dataset: Dataset, pixels: np.ndarray, labels: np.ndarray) -> dict[str, 
     """The files of a dataset from one table, where its parts follow one another."""
     expected = (sum(part["count"] for part in dataset["parts"]), math.prod(dataset["shape"]))
     if pixels.shape != expected or labels.shape != expected[:1]:
-        raise RefusedError(f"a table of {pixels.shape} and {labels.shape} instead of {expected}")
+        raise NoFilesError(f"a table of {pixels.shape} and {labels.shape} instead of {expected}")
     arrays, start = [], 0
     for part in dataset["parts"]:
         rows = slice(start, start + part["count"])
@@ -239,7 +239,7 @@ def _download(url: str, file: File, partial: Path) -> bytes:
                 return _content(partial, file)
             except EOFError:
                 reason = reason or f"{partial.stat().st_size} bytes, then the connection ended"
-            except RefusedError as refused:
+            except NoFilesError as refused:
                 partial.write_bytes(b"")
                 if spoiled:
                     raise
@@ -251,7 +251,7 @@ def _download(url: str, file: File, partial: Path) -> bytes:
                 reason = ""
             except RepeatableError as error:
                 reason = str(error)
-    raise RefusedError(f"{file.name}.gz: {reason} ({ATTEMPTS} attempts)")
+    raise NoFilesError(f"{file.name}.gz: {reason} ({ATTEMPTS} attempts)")
 
 
 def _receive(url: str, file: File, partial: Path) -> None:
@@ -266,7 +266,7 @@ def _receive(url: str, file: File, partial: Path) -> None:
     except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
         raise RepeatableError(_cause(error)) from error
     except requests.RequestException as error:
-        raise RefusedError(f"{file.name}.gz: {_cause(error)}") from error
+        raise NoFilesError(f"{file.name}.gz: {_cause(error)}") from error
 
 
 def _store(response: requests.Response, file: File, partial: Path, have: int) -> None:
@@ -276,7 +276,7 @@ def _store(response: requests.Response, file: File, partial: Path, have: int) ->
     if response.status_code in (408, 416, 429) or response.status_code >= 500:
         raise RepeatableError(status)
     if response.status_code not in (200, 206):
-        raise RefusedError(f"{file.name}.gz: {status}")
+        raise NoFilesError(f"{file.name}.gz: {status}")
 
     have = have if response.status_code == 206 else 0
     announced = have + (response.raw.length_remaining or 0)
@@ -287,7 +287,7 @@ def _store(response: requests.Response, file: File, partial: Path, have: int) ->
     # Checked before writing: a login or error page must not overwrite what was received before.
     if have == 0 and not first.startswith(GZIP_MAGIC):
         kind = response.headers.get("Content-Type", "content of no stated type")
-        raise RefusedError(f"{file.name}.gz: {status}, but {kind} instead of gzip")
+        raise NoFilesError(f"{file.name}.gz: {status}, but {kind} instead of gzip")
     # Unbuffered, so that a killed process leaves everything that it received.
     with (
         partial.open("ab" if have else "wb", buffering=0) as stored,
@@ -305,7 +305,7 @@ def _store(response: requests.Response, file: File, partial: Path, have: int) ->
             have += len(chunk)
             if max(announced, have) > file.largest_gz:
                 partial.unlink()
-                raise RefusedError(
+                raise NoFilesError(
                     f"{file.name}.gz: more than the {file.largest_gz} bytes it can have at most"
                 )
             stored.write(chunk)
@@ -319,7 +319,7 @@ def _content(path: Path, file: File) -> bytes:
             # One byte more than expected shows that the file is too large; the rest stays packed.
             return file.check(opened.read(file.size + 1))
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise RefusedError(f"{file.name}.gz is not a valid gzip file: {error}") from error
+        raise NoFilesError(f"{file.name}.gz is not a valid gzip file: {error}") from error
 
 
 def _cause(error: BaseException) -> str:

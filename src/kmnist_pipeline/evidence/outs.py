@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-# The name of an unfinished file or folder begins and ends so, and Git ignores it. It is beside its
-# target, because only on one file system renaming is atomic.
+# The names of unfinished files and folders have this prefix and suffix, and Git ignores them. They
+# are beside their targets, because renaming is atomic only within a file system.
 BEGINS, ENDS = ".", ".unfinished"
 DAY = 24 * 60 * 60
 

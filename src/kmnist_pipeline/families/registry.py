@@ -1,4 +1,4 @@
-"""The families by name. A new family is a folder here, and a class and a line below.
+"""The families by name. A new family is a folder here, a line in `FAMILIES` and two imports.
 
 A family's modules are imported on first use: torch and scikit-learn take seconds to load, and the
 key of a fit does not need them.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,15 +58,34 @@ class Family:
     @property
     def model(self) -> ModelModule:
         """The module that predicts."""
-        return self._module("model")
+        match self.name:
+            case "linear":
+                from kmnist_pipeline.families.linear import model as linear
+
+                return linear
+            case "sklearn":
+                from kmnist_pipeline.families.sklearn import model as sklearn
+
+                return sklearn
+        from kmnist_pipeline.families.cnn import model as cnn
+
+        return cnn
 
     @property
     def train(self) -> TrainModule:
         """The module that trains."""
-        return self._module("train")
+        match self.name:
+            case "linear":
+                from kmnist_pipeline.families.linear import train as linear
 
-    def _module(self, name: str) -> Any:
-        return import_module(f"{__package__}.{self.name}.{name}")
+                return linear
+            case "sklearn":
+                from kmnist_pipeline.families.sklearn import train as sklearn
+
+                return sklearn
+        from kmnist_pipeline.families.cnn import train as cnn
+
+        return cnn
 
 
 _CNN = {

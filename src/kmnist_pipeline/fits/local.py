@@ -27,8 +27,8 @@ from kmnist_pipeline import arithmetic
 from kmnist_pipeline.families.base import Data
 from kmnist_pipeline.fits import local_worker, work
 from kmnist_pipeline.fits.plan import Task
-from kmnist_pipeline.fits.pool import POLL, Outcome, Watch, WorkerLostError
 from kmnist_pipeline.fits.store import Store
+from kmnist_pipeline.fits.workers import POLL, Outcome, Watch, WorkerLostError
 
 SILENCE = 60.0  # seconds without a heartbeat after which a worker is killed
 START = 60.0  # the same, before the first heartbeat

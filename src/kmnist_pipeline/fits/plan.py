@@ -171,7 +171,7 @@ def _folds(trial: Experiment, images: Images, seed: int) -> list[Fold]:
     found = []
     for training, validation in splits.folds(len(drawn), trial["validation"], seed):
         rows = drawn[training]
-        shift, scale = scaling.fit(trial["model"]["scaling"], images.flat[rows])
+        shift, scale = scaling.estimate(trial["model"]["scaling"], images.flat[rows])
         found.append((rows, drawn[validation], shift, scale))
     return found
 

@@ -10,13 +10,10 @@ from __future__ import annotations
 import heapq
 import os
 import signal
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -24,45 +21,10 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.fits import work
 from kmnist_pipeline.fits.plan import LostError, Plan, Task
 from kmnist_pipeline.fits.store import Store
+from kmnist_pipeline.fits.workers import SCHEDULER, WorkerLostError, Workers, say
 
-if TYPE_CHECKING:
-    from kmnist_pipeline.fits.local import LocalWorkers
-    from kmnist_pipeline.fits.remote import RemoteWorkers
-
-SCHEDULER = "KMNIST_SCHEDULER"
-DEATHS = 3  # so many workers lost with the same fit are an error
-POLL = 0.2  # seconds between two polls of the workers
+DEATHS = 3  # a fit ends with an error after it has lost this many workers
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-
-
-class WorkerLostError(RuntimeError):
-    """A worker was lost with its fit; the message says how."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a fit ended: with its result, or with an error.
-
-    It is tried again after WorkerLostError, and without both, which means that the worker refuses
-    it because its code, libraries or arithmetic differ. Other errors are the fit's own.
-    """
-
-    task: Task
-    result: bytes = b""
-    seconds: float = 0
-    error: Exception | None = None
-
-
-class Watch:
-    """Measures time, but not the time in which this process was stopped or busy."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def step(self) -> float:
-        """The seconds since the last step, at most a few polls."""
-        passed, self._last = time.monotonic() - self._last, time.monotonic()
-        return min(passed, 5 * POLL)
 
 
 def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) -> None:
@@ -180,7 +142,7 @@ def _orderly_end() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _workers(queue: _Queue, store: Store, stop_after: int | None) -> LocalWorkers | RemoteWorkers:
+def _workers(queue: _Queue, store: Store, stop_after: int | None) -> Workers:
     if address := os.environ.get(SCHEDULER):
         from kmnist_pipeline.fits.remote import RemoteWorkers
 
@@ -213,14 +175,9 @@ def _fail(task: Task, error: Exception) -> NoReturn:
     raise error
 
 
-def _show(bar: tqdm, queue: _Queue, workers: LocalWorkers | RemoteWorkers) -> None:
+def _show(bar: tqdm, queue: _Queue, workers: Workers) -> None:
     trained = [task.cost for key, task in queue.missing.items() if key in queue.done]
     partly = sum(task.cost * fraction for task, fraction in workers.progress())
     bar.total = sum(task.cost for task in queue.missing.values())
     bar.set_description_str(f"{len(trained)} of {len(queue.missing)} fits", refresh=False)
     bar.update(sum(trained) + partly - bar.n)
-
-
-def say(text: str) -> None:
-    """Print a message above the progress bar."""
-    tqdm.write(text, file=sys.stderr)

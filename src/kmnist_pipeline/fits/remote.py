@@ -27,7 +27,7 @@ from kmnist_pipeline.families.base import Data
 from kmnist_pipeline.fits import key, remote_worker, work
 from kmnist_pipeline.fits.address import checked
 from kmnist_pipeline.fits.plan import Task
-from kmnist_pipeline.fits.pool import POLL, SCHEDULER, Outcome, Watch, WorkerLostError, say
+from kmnist_pipeline.fits.workers import POLL, SCHEDULER, Outcome, Watch, WorkerLostError, say
 
 CONNECT = 10.0  # seconds for the scheduler's first answer
 SILENCE = 60.0  # seconds without an answer after which the scheduler counts as gone
@@ -56,8 +56,8 @@ class _Worker:
 class _Running:
     """A fit that a worker trains.
 
-    lost: 0, or if it has no result because the scheduler or the worker was lost, the last question
-    to the scheduler before that: the answer to a later one tells which.
+    lost: 0, or if the scheduler or the worker was lost, the number of the last question to the
+    scheduler before that; the answer to a later question shows which of the two was lost.
     """
 
     task: Task
