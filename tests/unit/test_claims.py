@@ -164,3 +164,39 @@ def test_a_claims_file_with_other_columns_or_unknowns_is_refused(tmp_path):
         path.write_text(",".join(claims.COLUMNS) + "\n" + rows)
         with pytest.raises(claims.ClaimError, match=f"c: same_as={same}: must be another claim"):
             claims.read(path)
+
+
+ROW = "c,,,,,{reported},{file},,accuracy,{unknown},,\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reported": '"0,95"'}, "line 2: c: reported='0,95': must be a number such as 0.95"),
+        ({"reported": ""}, "line 2: c: reported='': must be a number"),
+        ({"reported": "nan", "unknown": "bound"}, "line 2: c: reported='nan': must be a number"),
+        ({"file": "../other/test.json"}, "file=../other/test.json: must be a path in"),
+        ({"file": "/etc/passwd"}, "file=/etc/passwd: must be a path in"),
+    ],
+)
+def test_a_cell_that_cannot_be_judged_is_named(tmp_path, changes, message):
+    path = tmp_path / "claims.csv"
+    row = ROW.format(**{"reported": "0.95", "file": "f", "unknown": "seed"} | changes)
+    path.write_text(",".join(claims.COLUMNS) + "\n" + row)
+    with pytest.raises(claims.ClaimError, match=message):
+        claims.read(path)
+
+
+def test_a_claims_file_is_read_as_spreadsheets_save_it(tmp_path):
+    path, row = tmp_path / "claims.csv", ROW.format(reported="0.95", file="f", unknown="seed")
+    text = ",".join(claims.COLUMNS) + "\n" + row
+    path.write_text(text)
+    plain = claims.read(path)
+    path.write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert claims.read(path) == plain
+    path.write_text(text + row)
+    with pytest.raises(claims.ClaimError, match="line 3: c: id='c': must be a name that no other"):
+        claims.read(path)
+    path.write_bytes(text.encode() + b"\xff")
+    with pytest.raises(claims.ClaimError, match=r"claims\.csv: is not UTF-8"):
+        claims.read(path)

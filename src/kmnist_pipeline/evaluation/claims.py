@@ -14,8 +14,10 @@ images. A bound is a number that ours must exceed.
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ COLUMNS = [
     "id", "where", "quote", "configuration", "metric", "reported",
     "file", "trial", "value", "unknown", "spread", "same_as",
 ]  # fmt: skip
-UNKNOWNS = ("", "nothing", "seed", "seed and split", "bound")
+NUMERIC = ("seed", "seed and split", "bound")
+UNKNOWNS = ("", "nothing", *NUMERIC)
 VERDICTS = {
     "exact": "equal at the printed digits",
     "reproduced": "inside the interval",
@@ -62,28 +65,52 @@ class ClaimError(UserError):
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The claims of one report, as `conf/claims/<report>.csv` lists them."""
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != COLUMNS:
-            raise ClaimError(f"{path}: the columns must be {','.join(COLUMNS)}")
-        claims = list(reader)
-    reported = {claim["id"]: claim["reported"] for claim in claims}
-    for claim in claims:
-        if None in claim.values() or None in claim:
-            raise ClaimError(f"{path}: {claim['id']}: must have {len(COLUMNS)} cells")
-        if claim["unknown"] not in UNKNOWNS:
-            allowed = ", ".join(repr(unknown) for unknown in UNKNOWNS)
-            raise ClaimError(
-                f"{path}: {claim['id']}: unknown={claim['unknown']!r}: must be one of {allowed}"
-            )
-        same = claim["same_as"]
-        if same and (same == claim["id"] or reported.get(same) != claim["reported"]):
-            raise ClaimError(
-                f"{path}: {claim['id']}: same_as={same}: must be another claim with the same "
-                "reported number"
-            )
-    return claims
+    """The claims of one report, as `conf/claims/<report>.csv` lists them.
+
+    Raises ClaimError, which names the file, the line and the claim, for what cannot be judged.
+    """
+    try:
+        text = path.read_text("utf-8-sig")  # spreadsheets begin with a byte order mark
+    except UnicodeDecodeError as error:
+        raise ClaimError(f"{path}: is not UTF-8: {error}") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if reader.fieldnames != COLUMNS:
+        raise ClaimError(f"{path}: the columns must be {','.join(COLUMNS)}")
+    lines = [(reader.line_num, claim) for claim in reader]
+    reported = {claim["id"]: claim["reported"] for _, claim in lines}
+    seen = set[str]()
+    for line, claim in lines:
+        for problem in _problems(claim, reported, seen):
+            raise ClaimError(f"{path}: line {line}: {claim['id']}: {problem}")
+        seen.add(claim["id"])
+    return [claim for _, claim in lines]
+
+
+def _problems(claim: dict[str, str], reported: dict[str, str], seen: set[str]) -> Iterator[str]:
+    """Why a claim cannot be judged; reported: the numbers by id; seen: the ids before it."""
+    if None in claim.values() or None in claim:
+        yield f"must have {len(COLUMNS)} cells"
+        return
+    if not claim["id"] or claim["id"] in seen:
+        yield f"id={claim['id']!r}: must be a name that no other claim has"
+    if claim["unknown"] not in UNKNOWNS:
+        allowed = ", ".join(repr(unknown) for unknown in UNKNOWNS)
+        yield f"unknown={claim['unknown']!r}: must be one of {allowed}"
+    if not claim["reported"] or (claim["unknown"] in NUMERIC and _number(claim) is None):
+        yield f"reported={claim['reported']!r}: must be a number such as 0.95"
+    if Path(claim["file"]).is_absolute() or ".." in Path(claim["file"]).parts:
+        yield f"file={claim['file']}: must be a path in the report's folder of metrics"
+    same = claim["same_as"]
+    if same and (same == claim["id"] or reported.get(same) != claim["reported"]):
+        yield f"same_as={same}: must be another claim with the same reported number"
+
+
+def _number(claim: dict[str, str]) -> float | None:
+    try:
+        number = float(claim["reported"])
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
 
 
 def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def data_uri(picture: Path) -> str:
     left out, because the caption says the same.
     """
     content = io.BytesIO()
-    with Image.open(picture) as image:
+    with Image.open(picture, formats=["PNG"]) as image:
         image.save(content, "webp", lossless=True)
     return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
 
@@ -206,7 +206,7 @@ def _pictures(
     found: dict[str, dict[str, Any]] = {}
     for path in (path for folder in folders for path in sorted(folder.rglob("*.png"))):
         file = path.relative_to(root).as_posix()
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             text = {str(key): str(value) for key, value in image.info.items()}
             found[file] = {"path": path, "width": image.width, "text": text}
         found[file]["digests"] = list(json.loads(text["Data"]).values())
