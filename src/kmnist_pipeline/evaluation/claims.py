@@ -2,9 +2,11 @@
 
 We treat a published number as one more result of the procedure that gave our numbers. For s seeds
 with mean m and standard deviation sd its prediction interval is m +- t sd sqrt(1 + 1/s), with
-Student's t for the degrees of freedom of sd. If the split or subset is unknown too, the sampling
-error of a rate over n images is added. The interval depends on what the publication leaves unknown,
-never on the outcome. A deterministic fit on a fixed split has no interval.
+Student's t for the degrees of freedom of sd. If the split or subset is unknown too, the publication
+may have measured other images. Then the half-width is sqrt(a^2 + b^2), with a as above and b for
+the sampling error of a rate over n images, z sqrt(m (1 - m) / n). The confidence is at least the
+stated one, also if the images were the same. The interval depends on what the publication leaves
+unknown, never on the outcome. A deterministic fit on a fixed split has no interval.
 
 The column `spread` names models of the same kind whose standard deviations are pooled, because each
 has few seeds. Or it is `draws`: then the spread is that over trainings and draws of the support
@@ -17,7 +19,7 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import hypot, inf, isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +56,14 @@ class Spread:
     df: float
     se: float
 
-    def half_width(self, confidence: float) -> float:
-        """Half the prediction interval of one more draw."""
-        t = stdtrit(self.df, (1 + confidence) / 2)
-        return float(t * sqrt(self.sd**2 + self.se**2))
+    def half_width(self, confidence: float, sampling: float = 0.0) -> float:
+        """Half the prediction interval of one more draw.
+
+        sampling: the standard error of a rate over other images, if it was measured on others.
+        """
+        upper = (1 + confidence) / 2
+        ours = stdtrit(self.df, upper) * sqrt(self.sd**2 + self.se**2)
+        return float(hypot(ours, ndtri(upper) * sampling))
 
 
 class ClaimError(UserError):
@@ -135,7 +141,7 @@ def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float
     if isinstance(value, list):
         obtained, equal, note = _compare_counts(claim["reported"], value)
     else:
-        obtained, equal, note = _compare_points(claim["reported"], value)
+        obtained, equal, note = _compare_points(claim["reported"], value, entry)
     about |= {"obtained": obtained, "mean": None, "tolerance": 0.0, "interval": None}
     return {**about, "verdict": "exact" if equal else "differs", "note": note}
 
@@ -153,11 +159,11 @@ def _compare_rates(
     except ValueError as error:
         problem = f"reported={claim['reported']}: must be a number, as {claim['value']} is"
         raise ClaimError(f"claim {claim['id']}: {problem}") from error
-    spread = _spread(claim, entry, metrics) if "seed" in unknown else None
+    spread = _spread(claim, entry, metrics) if unknown in NUMERIC else None
     mean = spread.mean if spread else obtained
-    half = spread.half_width(confidence) if spread else 0.0
-    if "split" in unknown:
-        half += float(ndtri((1 + confidence) / 2) * sqrt(mean * (1 - mean) / entry["n"]))
+    sampling = sqrt(mean * (1 - mean) / entry["n"]) if "split" in unknown else 0.0
+    known = spread or Spread(obtained, 0.0, inf, 0.0)
+    half = known.half_width(confidence, sampling) if unknown != "bound" else 0.0
     digits = len(claim["reported"].partition(".")[2])
     if unknown == "bound":
         verdict = "beaten" if obtained > reported else "missed"
@@ -169,7 +175,9 @@ def _compare_rates(
         verdict = "reproduced" if half <= margin else "inconclusive"
     notes = [f"{entry['correct']} of {entry['n']} correct"] if counted else []
     if spread:
-        notes.append(f"mean {mean:.4f}, standard deviation {spread.sd:.4f} ({spread.df:.3g} df)")
+        notes.append(f"mean {mean:.4f}, standard deviation {spread.sd:.2g} ({spread.df:.3g} df)")
+    if sampling:
+        notes.append(f"sampling error {sampling:.2g}")
     return {
         "obtained": obtained,
         "mean": mean if spread else None,
@@ -261,11 +269,23 @@ def _compare_counts(reported: str, obtained: Any) -> tuple[str, bool, str]:
     return text, not different, f"{len(stated) - different} of {len(stated)} numbers are equal"
 
 
-def _compare_points(reported: str, obtained: str) -> tuple[str, bool, str]:
-    """Compare points of a study, such as `lr=0.1,batch=64`, value by value; returns the same."""
-    stated, found = (
-        [float(pair.partition("=")[2]) for pair in point.split(",")]
-        for point in (reported, obtained)
-    )
-    note = "" if stated == found else "another point has the highest validation accuracy here"
-    return obtained, stated == found, note
+def _compare_points(reported: str, obtained: str, entry: dict[str, Any]) -> tuple[str, bool, str]:
+    """Compare points of a study, such as `lr=0.1,batch=64`, value by value; returns the same.
+
+    entry: the study's numbers, for a note on the trials of both points.
+    """
+    stated, found = _values(reported), _values(obtained)
+    if stated == found:
+        return obtained, True, ""
+    notes = ["another point has the highest validation accuracy here"]
+    for trial in entry.get("trials", []):
+        if (values := _values(trial["name"])) in (stated, found):
+            seeds = trial["seeds"]
+            which = "the reported point" if values == stated else "ours"
+            seed = "seed" if seeds["n"] == 1 else "seeds"
+            notes.append(f"{which}: {seeds['mean']:.4f} over {seeds['n']} {seed}")
+    return obtained, False, "; ".join(notes)
+
+
+def _values(point: str) -> list[float]:
+    return [float(pair.partition("=")[2]) for pair in point.split(",")]

@@ -38,7 +38,8 @@ def content(
     models = [_model(folder) for folder in folders]
     data = _read(root / paths.data_numbers(about["dataset"]))
     drawn = [root / paths.data_figures(about["dataset"]), figures / name]
-    pictures = _pictures(figures, drawn, about["figures"], name, claims)
+    winners = {model["name"]: model["validation"].get("winner") for model in models}
+    pictures = _pictures(figures, drawn, about["figures"], name, claims, winners)
     origins = _origins([data, *(model[part] for model in models for part in NUMBERS)])
     origin_of = {origin["stage"]: origin for origin in origins}
     for picture in pictures:
@@ -182,20 +183,27 @@ def _order(claims: list[dict[str, Any]], metrics: Path) -> list[str]:
 def _pairs(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """McNemar's test of each model and the next one, if both have the same test images.
 
-    Holm's method corrects p for all pairs of the page.
+    Models that are correct on the same images, such as an experiment and the winner of its study,
+    are no pair. Holm's method corrects p for all pairs of the page.
     """
     pairs = []
     for one, other in itertools.pairwise(models):
         first, second = one["test"], other["test"]
         if (first["n"], list(first["per_class"])) == (second["n"], list(second["per_class"])):
             right = [unpack_bits(test["right"], test["n"]) for test in (first, second)]
-            pairs.append({"one": one, "other": other, **mcnemar(*right)})
+            if (right[0] != right[1]).any():
+                pairs.append({"one": one, "other": other, **mcnemar(*right)})
     corrected = holm([pair["p"] for pair in pairs])
     return [pair | {"p": p} for pair, p in zip(pairs, corrected, strict=True)]
 
 
 def _pictures(
-    root: Path, folders: list[Path], numbers: dict[str, str], report: str, claims: list[Any]
+    root: Path,
+    folders: list[Path],
+    numbers: dict[str, str],
+    report: str,
+    claims: list[Any],
+    winners: dict[str, str | None],
 ) -> list[dict[str, Any]]:
     """The numbered figures in the order of their numbers in `conf/`, then all others.
 
@@ -211,7 +219,9 @@ def _pictures(
             found[file] = {"path": path, "width": image.width, "text": text}
         found[file]["digests"] = list(json.loads(text["Data"]).values())
         found[file]["number"] = number_of.get(file)
-        found[file]["claims"] = [claim for claim in claims if _is_about(claim, path)]
+        found[file]["claims"] = [
+            c for c in claims if _is_about(c, path, winners.get(path.parent.name))
+        ]
     for file, number in number_of.items():
         if file not in found:
             raise UserError(f"reports.{report}.figures.{number}={file}: there is no such figure")
@@ -219,14 +229,16 @@ def _pictures(
     return numbered + list(found.values())
 
 
-def _is_about(claim: dict[str, Any], figure: Path) -> bool:
+def _is_about(claim: dict[str, Any], figure: Path, winner: str | None) -> bool:
     """Whether a claim is about the content of a figure, or about the accuracy of its model.
 
-    A claim about a trial of a study belongs to the figure of the trials.
+    The figure of the trials shows all trials and the winner; the others show the winner's model.
     """
     file, _, value = (claim["source"] or "").partition(": ")
     trial, _, value = value.rpartition(": ")
-    wanted = {figure.stem} if not trial else set()
-    if bool(trial) == (figure.stem == "trials"):
+    wanted = {figure.stem} if not trial else set[str]()
+    if figure.stem == "trials":
+        wanted |= {"accuracy"} if trial else {"winner"}
+    elif trial in ("", winner):
         wanted.add("accuracy")
     return Path(file).parent.name == figure.parent.name and value in wanted
