@@ -159,13 +159,14 @@ def test_verdicts_follow_from_the_committed_numbers(report):
         model = {t["name"]: t for t in told.get("trials", [])}.get(claim["trial"], told)
         value = claim["value"]
         if isinstance(model[value], list | str):
-            ours = list(map(float, re.findall(r"[\d.]+", str(model[value]))))
+            found = list(map(float, re.findall(r"[\d.]+", str(model[value]))))
             theirs = list(map(float, re.findall(r"[\d.]+", claim["reported"])))
-            same = theirs == (ours if value != "misclassified" else ours[: len(theirs)])
+            same = theirs == (found if value != "misclassified" else found[: len(theirs)])
             assert judged[claim["id"]]["verdict"] == ("exact" if same else "differs")
             continue
-        reported = float(claim["reported"])
-        mean, half = model[value], 0.0
+        counted = value == "accuracy" and "correct" in model  # all digits, not six
+        ours = model["correct"] / model["n"] if counted else model[value]
+        reported, mean, half = float(claim["reported"]), ours, 0.0
         seeds = (model["seeds"] or {}).get(value, model["seeds"])
         if claim["spread"] == "draws":
             draws = told["draws"][value]
@@ -184,8 +185,8 @@ def test_verdicts_follow_from_the_committed_numbers(report):
             half = np.hypot(half, norm.ppf(0.975) * np.sqrt(mean * (1 - mean) / told["n"]))
         digits = len(claim["reported"].partition(".")[2])
         if claim["unknown"] == "bound":
-            expected = "beaten" if model[value] > reported else "missed"
-        elif round(model[value], digits) == reported:
+            expected = "beaten" if ours > reported else "missed"
+        elif round(ours, digits) == reported:
             expected = "exact"
         elif abs(mean - reported) > half:
             expected = "differs"
