@@ -118,18 +118,24 @@ def _ways(
         else:
             kind = "run"
         kinds[kind].append(stage.address)
-    again = kinds["run"]
-    below = found.wanted.downstream(again)
-    roots = [name for name in again if name not in below]
+    again, forced = kinds["run"], kinds["force"]
     force = "make them again; DVC would not do it by itself"
     cut = f"delete their entries, which DVC keeps, from {LOCK}"
     remedies = {
         "restore": [Remedy("restore the files", _merged(undo, kinds["restore"]))],
         "run": [
-            Remedy("make them again", (_command("dvc repro --downstream", roots),)),
+            Remedy("make them again", (_repro(again, found.wanted),)),
             Remedy("or undo the uncommitted changes", _merged(undo, again)),
         ],
-        "force": [Remedy(force, (_command("dvc repro --force --single-item", kinds["force"]),))],
+        "force": [
+            Remedy(
+                force,
+                (
+                    *filter(None, [_command("dvc repro", _missing(forced, found.wanted))]),
+                    _command("dvc repro --force --single-item", forced),
+                ),
+            )
+        ],
         "gone": [Remedy(cut, _cut(kinds["gone"]))],
     }
     return {
@@ -137,6 +143,27 @@ def _ways(
         for kind, ways in remedies.items()
         for name in kinds[kind]
     }
+
+
+def _repro(names: list[str], wanted: Graph) -> str:
+    """The command that makes these stages, and those downstream, again.
+
+    `--downstream` makes no input, and fails after it has deleted outs. So if an input is missing,
+    the command names the last stages instead.
+    """
+    below = wanted.downstream(names)
+    again = list(dict.fromkeys([*filter(wanted.stages.get, names), *below]))
+    if _missing(again, wanted):
+        read = {name for reads in below.values() for name in reads}
+        return _command("dvc repro", [name for name in again if name not in read])
+    return _command("dvc repro --downstream", [name for name in again if name not in below])
+
+
+def _missing(names: list[str], wanted: Graph) -> list[str]:
+    """The other stages whose outs these stages read, and which are not in the workspace."""
+    paths = {path for name in names for path in wanted.stages[name].deps}
+    makers = {s.address for path in paths if not Path(path).exists() for s in wanted.makers(path)}
+    return sorted(makers.difference(names))
 
 
 def _is_on_purpose(change: Change) -> bool:
@@ -259,7 +286,7 @@ def _of_experiment(
             _command("dvc checkout --force --allow-missing", [*roots, *below]),
         ]
     else:
-        back = ["kmnist compose", _command("dvc repro --downstream", roots)]
+        back = ["kmnist compose", _repro(roots, found.wanted)]
     edits = (f"# {line}" for line in dict.fromkeys(_edits(apart)))
     keep = (*edits, "kmnist compose", "kmnist check", "git commit --all")
     return (
