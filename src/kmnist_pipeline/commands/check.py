@@ -6,7 +6,7 @@ A view of `status` for people: what is stale, why, and the smallest commands tha
 import json
 import shlex
 import textwrap
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
 from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.changes import Change
-from kmnist_pipeline.repository.compare import Verdict, compare
+from kmnist_pipeline.repository.compare import Difference, Verdict, compare
 from kmnist_pipeline.repository.locks import LOCK, Graph
 from kmnist_pipeline.repository.revision import DamagedError, Revision
 
@@ -325,18 +325,19 @@ def _edits(apart: dict[str, Change]) -> Iterator[str]:
 # Comparing with HEAD.
 
 
-def of_head() -> Counter[Verdict]:
-    """The verdicts of comparing the lock and the files of evidence with the committed ones.
+def of_head() -> list[Difference]:
+    """The comparison of the lock and the files of evidence with the committed ones.
 
     An edited lock counts as the worst of the edited files, or as different if there are none.
     """
     kept = status.head().files(*paths.TRACKED)
     apart = {*_edited(*paths.TRACKED), *_untracked(*paths.TRACKED)}
     here = Revision("the workspace").files(*apart)
-    verdicts = [compare(path, kept.get(path), here.get(path)).verdict for path in apart]
-    edited = max(verdicts, default=Verdict.DIFFERENT)
-    verdicts.append(edited if _edited(LOCK) else Verdict.IDENTICAL)
-    return Counter(verdicts + [Verdict.IDENTICAL] * len(kept.keys() - apart))
+    found = [compare(path, kept.get(path), here.get(path)) for path in sorted(apart)]
+    edited = max((each.verdict for each in found), default=Verdict.DIFFERENT)
+    verdict = edited if _edited(LOCK) else Verdict.IDENTICAL
+    unchanged = (Difference(path, Verdict.IDENTICAL, "") for path in kept.keys() - apart)
+    return [*found, Difference(LOCK, verdict, ""), *unchanged]
 
 
 def _edited(*paths: str) -> list[str]:

@@ -7,7 +7,7 @@ there, and every out is compared. Nothing is written into the workspace.
 import difflib
 import json
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,8 +90,7 @@ class Result:
             yield from (f"  {', '.join(files)}: {line}" for line, files in alike.items())
             yield from (f"  likely cause: {cause}" for cause in stage.causes)
         yield from self.notes
-        counts = Counter(each.verdict for stage in self.stages for each in stage.differences)
-        yield status.summary(counts, self.run)
+        yield status.summary((d for stage in self.stages for d in stage.differences), self.run)
 
 
 def rerun(target: str | None = None) -> Result:
