@@ -184,14 +184,13 @@ def test_the_data_come_from_the_mirror_beside_the_project_or_nothing_is_left(
 
 
 @pytest.mark.parametrize("here", [True, False])
-def test_an_unknown_target_is_answered_by_a_list_of_targets(here, evidence, monkeypatch):
+def test_a_known_stage_is_suggested_for_an_unknown_one(here, evidence, monkeypatch):
     monkeypatch.chdir(evidence.folder)
     look = quick.compare_here if here else verify.rerun
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(
+        UserError, match=r"no stage report@digit in .*; did you mean report@digits\?"
+    ):
         look("report@digit")
-    message = str(caught.value)
-    assert "report@digit is not a stage of dvc.lock at HEAD; did you mean report@digits?" in message
-    assert "  preprocess@: digits, kmnist, mnist\n" in message
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
