@@ -330,12 +330,12 @@ def test_what_is_here_is_as_committed(evidence, apart):
 @pytest.mark.parametrize(
     ("path", "line"),
     [
-        (CURVES, " bytes differ, and the new is unreadable"),
+        (CURVES, "; the new file cannot be read"),
         (VALIDATION, ""),
         (MODEL, ""),
-        ("predictions/digits_softmax.npz", " bytes differ, and the new is unreadable"),
+        ("predictions/digits_softmax.npz", "; the new file cannot be read"),
         ("reports/digits/index.html", ""),
-        ("data/raw/digits/all-images-idx3-ubyte", "1 of 115024 bytes differ"),
+        ("data/raw/digits/all-images-idx3-ubyte", "1 of 115024 bytes differs"),
     ],
 )
 def test_a_flipped_byte(path, line, apart):
@@ -365,7 +365,7 @@ def test_a_flipped_byte_in_the_lock(apart):
         with put("dvc.lock", flipped("dvc.lock", place)):
             assert apart(DATA)["dvc.lock"].verdict is DIFFERENT
     with put("dvc.lock", None):
-        assert apart(DATA)["dvc.lock"].line == "is gone"
+        assert apart(DATA)["dvc.lock"].line == "is missing"
 
 
 def test_a_committed_lock_that_does_not_fit_its_files(bare, monkeypatch):

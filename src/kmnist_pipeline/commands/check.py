@@ -120,7 +120,7 @@ def _ways(
         kinds[kind].append(stage.address)
     again, forced = kinds["run"], kinds["force"]
     force = "make them again; DVC would not do it by itself"
-    cut = f"delete their entries, which DVC keeps, from {LOCK}"
+    cut = f"delete the entries that DVC left in {LOCK}"
     remedies = {
         "restore": [Remedy("restore the files", _merged(undo, kinds["restore"]))],
         "run": [
@@ -290,7 +290,7 @@ def _of_experiment(
     edits = (f"# {line}" for line in dict.fromkeys(_edits(apart)))
     keep = (*edits, "kmnist compose", "kmnist check", "git commit --all")
     return (
-        Remedy("keep the experiment: edit conf/, then make the stale stages again", keep),
+        Remedy("keep the experiment: put its values into conf/, compose, check and commit", keep),
         Remedy("or discard the experiment and go back to conf/", tuple(back)),
     )
 
