@@ -315,7 +315,7 @@ def test_evidence_in_native_arithmetic(check, digits):
     assert remedies(digits, SOFTMAX) == [f"dvc repro --force --single-item {SOFTMAX}"]
 
 
-def test_findings_that_the_same_commands_mend_stand_together_and_commands_are_whole():
+def test_findings_with_the_same_remedy_are_grouped():
     command = f"dvc repro --downstream {' '.join(f'kfold-train@experiment_{n}' for n in range(30))}"
     again = (checking.Remedy("make them again", (command,)),)
     shared = checking.Finding("", ("dependency src/a.py changed: md5 0 -> 1",), again)

@@ -45,7 +45,7 @@ def test_one_pool_trains_what_all_stale_stages_lack_and_repro_trains_nothing(dig
     assert "no stage that trains is stale" in run(digits, "kmnist", "fit", "report@digits")
 
 
-def test_words_and_frames_make_stages_stale_and_train_nothing(digits: Project):
+def test_changed_comments_and_labels_make_stages_stale_and_train_nothing(digits: Project):
     for module in (
         "families/linear/train.py",
         "families/cnn/model.py",

@@ -143,7 +143,7 @@ def test_the_three_commands_name_the_same_stages(change, expected, digits, monke
         (add_file, "metrics/digits/old.json", "git rm -- metrics/digits/old.json"),
     ],
 )
-def test_damage_is_mended_by_the_one_command_that_is_told(change, place, remedy, digits):
+def test_the_one_command_that_is_named_repairs_the_damage(change, place, remedy, digits):
     untouched = {finding.where for finding in findings(digits)}
     change(digits)
     (command,) = commands(digits, place)
