@@ -380,7 +380,7 @@ def test_a_committed_lock_that_does_not_fit_its_files(bare, monkeypatch):
     changed, key = stage.stale
     assert changed.startswith(f"dependency {code} changed: md5 111111111111 -> ")
     assert key.startswith("made by another command, ") and MATRIX in key
-    assert any("outs are not compared: not in the workspace" in note for note in result.notes)
+    assert any("not compared: not in the workspace" in note for note in result.notes)
 
 
 def test_what_is_gone_and_what_the_cache_spoiled(evidence, apart):

@@ -15,6 +15,7 @@ from typing import Any
 
 from kmnist_pipeline.commands import status
 from kmnist_pipeline.commands.status import StageStatus, Status
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
 from kmnist_pipeline.repository import changes, git, locks
@@ -26,7 +27,7 @@ from kmnist_pipeline.repository.revision import DamagedError, Revision
 PARAMS, MAIN = "params.yaml", "conf/config.yaml"
 RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
 WIDTH = 100
-SHOWN = 5  # values of params.yaml that differ from conf/
+SHOWN = 5  # values of params.yaml that differ from conf/, and downstream stages
 MADE = ("lineage", "library", "arithmetic")  # changes that DVC does not notice
 
 
@@ -94,7 +95,8 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
         yield from map(str, remedies)
     if downstream:
         names = [finding.where for finding in downstream]
-        yield _wrapped(f"downstream of these: {_counted(names)}")
+        shown = _counted(names) if len(names) <= SHOWN else count(len(names), "stage")
+        yield _wrapped(f"downstream of these: {shown}")
 
 
 # The smallest remedies.
