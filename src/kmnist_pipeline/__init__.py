@@ -5,6 +5,6 @@ import sys
 
 if importlib.util.find_spec("hydra") is None:
     sys.exit(
-        f"error: {sys.executable} is not the interpreter of this project; `make repro` sets it up "
-        "and puts .venv/bin first in PATH"
+        f"error: {sys.executable} is not the interpreter of this project: run `make setup`, "
+        "then `source .venv/bin/activate`"
     )

@@ -113,6 +113,16 @@ def test_no_cache_and_no_data_are_needed(check, digits):
     assert check() == []
 
 
+def test_without_data_the_remedy_makes_the_inputs_too(digits):
+    """`dvc repro --downstream` would fail, after it has deleted the committed files."""
+    for folder in ("data", "models", "predictions"):
+        shutil.rmtree(digits.folder / folder)
+    path = digits.folder / "src/kmnist_pipeline/families/linear/train.py"
+    path.write_text(path.read_text() + "\n")
+    again, _ = remedies(digits, SOFTMAX, "evaluate@digits_softmax")
+    assert again.startswith("dvc repro report@") and "report@digits" in again.split()
+
+
 # --- stale ---------------------------------------------------------------------------------------
 
 
@@ -318,7 +328,7 @@ def test_evidence_in_native_arithmetic(check, digits):
     assert remedies(digits, SOFTMAX) == [f"dvc repro --force --single-item {SOFTMAX}"]
 
 
-def test_findings_that_the_same_commands_mend_stand_together_and_commands_are_whole():
+def test_findings_with_the_same_remedy_are_grouped():
     command = f"dvc repro --downstream {' '.join(f'kfold-train@experiment_{n}' for n in range(30))}"
     again = (checking.Remedy("make them again", (command,)),)
     shared = checking.Finding("", ("dependency src/a.py changed: md5 0 -> 1",), again)
@@ -376,7 +386,10 @@ def test_a_file_that_was_edited_while_its_stage_ran(check, digits):
     change_lock(digits, lambda s: locked(s[SOFTMAX], "deps", module).update(md5=digest))
     (found,) = [line for line in check() if line.startswith(SOFTMAX)]
     same([found], f"{SOFTMAX}: {OTHER_KEY}: {DETAILS}")
-    assert remedies(digits, SOFTMAX) == [f"dvc repro --force --single-item {SOFTMAX}"]
+    force = f"dvc repro --force --single-item {SOFTMAX}"
+    assert remedies(digits, SOFTMAX) == [force]
+    shutil.rmtree(digits.folder / "data")
+    assert remedies(digits, SOFTMAX) == ["dvc repro preprocess@digits", force]
 
 
 def test_the_key_in_a_figure_is_read_too(check, digits):

@@ -136,7 +136,7 @@ def test_the_stage_whose_parameter_changed(short):
 
 
 def test_later_changes_of_main_are_not_the_branchs(branches, short):
-    late = Metric("metrics/data/late.json", "", None, None, None, "is gone")
+    late = Metric("metrics/data/late.json", "", None, None, None, "is missing")
     assert late not in short.metrics
     assert late in between(branches, "main", "short").metrics
 
@@ -203,10 +203,10 @@ def test_new_and_gone_files(changed):
     (changed.folder / f"metrics/{MODEL}/curves.csv").unlink()
     for found in (between(changed, "before"), between(changed, "before", changed.commit())):
         assert found.figures == [
-            Figure(CURVES, "is gone"), Figure("figures/digits/new/curves.png", "is new")
+            Figure(CURVES, "is missing"), Figure("figures/digits/new/curves.png", "is new")
         ]  # fmt: skip
         assert [(m.file, m.name, m.new, m.what) for m in found.metrics] == [
-            (f"metrics/{MODEL}/curves.csv", "", None, "is gone"),
+            (f"metrics/{MODEL}/curves.csv", "", None, "is missing"),
             ("metrics/digits/new.json", "", None, "is new"),
             ("metrics/digits/new.json", "accuracy", 0.5, "is new: 0.5"),
         ]

@@ -320,10 +320,7 @@ def test_no_folder_but_a_crate_is_replaced(project):
 def test_an_unknown_report_is_named(committed, monkeypatch, capsys):
     monkeypatch.chdir(committed.folder)
     assert cli.main(["export", "digit"]) == 1
-    message = capsys.readouterr().err
-    assert message.startswith(
-        "error: digit: is not a report of this project; known: digits, kmnist"
-    )
+    assert capsys.readouterr().err == "error: there is no report digit; did you mean digits?\n"
 
 
 def test_a_report_must_be_named():

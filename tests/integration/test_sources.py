@@ -138,7 +138,7 @@ def test_a_fault_that_passes_costs_nothing(
         ("endless", "more than the .* bytes it can have at most", 1),
     ],
 )
-def test_a_fault_that_stays_is_told_in_one_line(
+def test_a_permanent_fault_is_reported_in_one_line(
     *,
     fault: str,
     answer: str,

@@ -23,6 +23,7 @@ from support.stores import Server
 from voluptuous import All, Any, Datetime, Length, Match, Optional, Schema
 
 from kmnist_pipeline import cli
+from kmnist_pipeline.commands.trace import text as texts
 from kmnist_pipeline.commands.trace.ancestry import Trace, trace
 from kmnist_pipeline.commands.trace.runs import SECONDS
 from kmnist_pipeline.errors import UserError
@@ -286,7 +287,9 @@ def test_a_flipped_byte_in_the_checkout(file, project):
     path = project.folder / file
     with replaced(path, flipped(path)):
         found = of(path)
-    (traced,) = found.files
+        (traced,) = found.files
+        remedy = f"made a different version of this file; `git checkout HEAD -- {file}` restores it"
+        assert (remedy in texts.verdict(traced)) == file.startswith(("figures", "metrics"))
     assert (traced.status, traced.matches[0].path) == ("altered", file)
     assert found.exit_status == 3
 
@@ -323,8 +326,8 @@ def test_a_png_that_was_saved_again(change, project, run, tmp_path):
         assert traced.matches[0].stage.address == EVALUATE
         assert EVALUATE in traced.remark
         assert run(tmp_path / "again.png")[1].startswith(
-            f"{tmp_path}/again.png is ALTERED: it says that {EVALUATE} made it, but that stage "
-            "made other bytes, see figures/digits/digits_softmax (md5 "
+            f"{tmp_path}/again.png is ALTERED: {EVALUATE} made a different "
+            "version of figures/digits/digits_softmax (md5 "
         )
 
 

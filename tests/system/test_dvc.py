@@ -227,7 +227,7 @@ def branched(project: Project) -> None:
 
 
 @pytest.mark.parametrize("place", [lambda _: None, branched])
-def test_how_to_keep_an_experiment_is_told_first_and_how_to_go_back_second(
+def test_keeping_an_experiment_is_named_first_and_going_back_second(
     place: Callable[[Project], None], applied, evidence, tmp_path
 ):
     untouched = {finding.where for finding in findings(evidence)}

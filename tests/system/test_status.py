@@ -143,7 +143,7 @@ def test_the_three_commands_name_the_same_stages(change, expected, digits, monke
         (add_file, "metrics/digits/old.json", "git rm -- metrics/digits/old.json"),
     ],
 )
-def test_damage_is_mended_by_the_one_command_that_is_told(change, place, remedy, digits):
+def test_the_one_command_that_is_named_repairs_the_damage(change, place, remedy, digits):
     untouched = {finding.where for finding in findings(digits)}
     change(digits)
     (command,) = commands(digits, place)
@@ -162,8 +162,6 @@ def test_what_the_cache_lacks_is_made_again_by_its_stage_alone(digits):
 
 # --- the last sentence ---------------------------------------------------------------------------
 
-BACK = "`git checkout HEAD -- dvc.lock metrics figures reports` restores them"
-
 
 def last_lines(project: Project) -> list[str]:
     """That of `kmnist check`, and that of `make demo`."""
@@ -180,8 +178,8 @@ def test_whether_the_committed_bytes_were_made_again_is_said_last(digits):
     edit_metric(digits)
     for line in last_lines(digits):
         assert re.fullmatch(
-            r"different: these are not the committed bytes \(of \d+ files, 1 different, "
-            rf"\d+ identical\); {BACK}",
+            r"different: 1 of \d+ files differs from the commit; "
+            rf"`git checkout HEAD -- {VALIDATION}` restores it",
             line,
         )
 
@@ -195,7 +193,22 @@ def test_equal_numbers_that_a_run_here_made_in_other_bytes_are_called_so(digits)
     lock.write_text(lock.read_text().replace(old, new))
     for line in last_lines(digits):
         assert re.fullmatch(
-            r"equal numbers, other bytes: these are not the committed bytes \(of \d+ files, "
-            rf"2 with equal numbers in other bytes, \d+ identical\); {BACK}",
+            r"equal numbers, other bytes: 2 of \d+ files differ from the commit; "
+            rf"`git checkout HEAD -- dvc.lock {DETAILS}` restores them",
             line,
         )
+
+
+def test_many_files_are_restored_by_their_folder_and_new_ones_removed(digits):
+    for path in (figures := digits.folder / "figures/digits/digits_softmax").glob("*.png"):
+        path.write_bytes(b"")
+    (figures / "new.png").write_bytes(b"")
+    folder = figures.relative_to(digits.folder)
+    for line in last_lines(digits):
+        assert line.endswith(
+            f"`git checkout HEAD -- {folder}` and `git clean --force -- {folder}/new.png` "
+            "restore them"
+        )
+        for command in re.findall("`([^`]+)`", line):
+            digits.run("sh", "-c", command)
+    assert digits.changed() == ""

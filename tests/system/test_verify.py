@@ -133,8 +133,10 @@ def test_a_tampered_metric_and_figure_are_different_by_how_much(tampered):
         + tampered[start + 1].partition(" in 30 of ")[2],  # the size is the figure's
         f"  {COUNTS}: n_test 361 -> 360",
     ]
-    assert tampered[-1].startswith("different: the committed bytes were not made again (of ")
-    assert ", 2 different, 3 with equal numbers in other bytes, " in tampered[-1]
+    assert tampered[-1].startswith("different: 5 of ")
+    assert tampered[-1].endswith(
+        " differ from the commit, 3 of them with equal numbers; the workspace is unchanged"
+    )
     assert tampered[-1].endswith("; the workspace is unchanged")
 
 
@@ -182,14 +184,13 @@ def test_the_data_come_from_the_mirror_beside_the_project_or_nothing_is_left(
 
 
 @pytest.mark.parametrize("here", [True, False])
-def test_an_unknown_target_is_answered_by_a_list_of_targets(here, evidence, monkeypatch):
+def test_a_known_stage_is_suggested_for_an_unknown_one(here, evidence, monkeypatch):
     monkeypatch.chdir(evidence.folder)
     look = quick.compare_here if here else verify.rerun
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(
+        UserError, match=r"no stage report@digit in .*; did you mean report@digits\?"
+    ):
         look("report@digit")
-    message = str(caught.value)
-    assert "report@digit is not a stage of dvc.lock at HEAD; did you mean report@digits?" in message
-    assert "  preprocess@: digits, kmnist, mnist\n" in message
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
@@ -329,12 +330,12 @@ def test_what_is_here_is_as_committed(evidence, apart):
 @pytest.mark.parametrize(
     ("path", "line"),
     [
-        (CURVES, " bytes differ, and the new is unreadable"),
+        (CURVES, "; the new file cannot be read"),
         (VALIDATION, ""),
         (MODEL, ""),
-        ("predictions/digits_softmax.npz", " bytes differ, and the new is unreadable"),
+        ("predictions/digits_softmax.npz", "; the new file cannot be read"),
         ("reports/digits/index.html", ""),
-        ("data/raw/digits/all-images-idx3-ubyte", "1 of 115024 bytes differ"),
+        ("data/raw/digits/all-images-idx3-ubyte", "1 of 115024 bytes differs"),
     ],
 )
 def test_a_flipped_byte(path, line, apart):
@@ -364,7 +365,7 @@ def test_a_flipped_byte_in_the_lock(apart):
         with put("dvc.lock", flipped("dvc.lock", place)):
             assert apart(DATA)["dvc.lock"].verdict is DIFFERENT
     with put("dvc.lock", None):
-        assert apart(DATA)["dvc.lock"].line == "is gone"
+        assert apart(DATA)["dvc.lock"].line == "is missing"
 
 
 def test_a_committed_lock_that_does_not_fit_its_files(bare, monkeypatch):
@@ -379,7 +380,7 @@ def test_a_committed_lock_that_does_not_fit_its_files(bare, monkeypatch):
     changed, key = stage.stale
     assert changed.startswith(f"dependency {code} changed: md5 111111111111 -> ")
     assert key.startswith("made by another command, ") and MATRIX in key
-    assert any("outs are not compared: not in the workspace" in note for note in result.notes)
+    assert any("not compared: not in the workspace" in note for note in result.notes)
 
 
 def test_what_is_gone_and_what_the_cache_spoiled(evidence, apart):

@@ -108,7 +108,7 @@ LATE = """
         ),
     ],
 )
-def test_a_library_loaded_too_early_is_told(first, variables, told):
+def test_a_library_loaded_too_early_is_reported(first, variables, told):
     run = python(LATE.format(first=first), **variables)
     assert (run.returncode, run.stderr) == (0, "")
     for what in told:
@@ -117,7 +117,7 @@ def test_a_library_loaded_too_early_is_told(first, variables, told):
     assert "OPENBLAS_CORETYPE='Haswell'" in run.stdout
 
 
-def test_other_kernels_of_the_c_library_are_told():
+def test_other_kernels_of_the_c_library_are_reported():
     """NumPy's float64 `exp` is the C library's, and the variable is read when a process starts."""
     tunables = "glibc.cpu.hwcaps=-AVX2,-FMA"
     run = python(LATE.format(first=""), GLIBC_TUNABLES=tunables)
@@ -125,7 +125,7 @@ def test_other_kernels_of_the_c_library_are_told():
     assert python(LATE.format(first=""), GLIBC_TUNABLES="glibc.malloc.check=0").stdout == ""
 
 
-def test_a_process_that_selected_nothing_is_told():
+def test_a_process_that_selected_nothing_is_reported():
     run = python("from kmnist_pipeline import arithmetic; arithmetic.require()")
     assert run.returncode == 1
     assert "not set: ATEN_CPU_CAPABILITY, MKL_CBWR" in run.stderr
@@ -231,7 +231,7 @@ def test_one_core_and_two_give_the_same_bytes():
     assert one[1] == two[1]
 
 
-def test_a_process_of_others_is_accepted_and_told_once():
+def test_a_process_of_others_is_accepted_and_reported_once():
     code = """
         import numpy
         from kmnist_pipeline import arithmetic

@@ -160,9 +160,10 @@ def test_damaged_bytes_never_pass_as_identical_and_never_raise(name, content):
 
 def test_what_cannot_be_read_is_compared_by_bytes():
     assert (
-        compare("a.json", b'{"a": 1}', b'{"a": 1').line == "8 -> 7 bytes, and the new is unreadable"
+        compare("a.json", b'{"a": 1}', b'{"a": 1').line
+        == "8 -> 7 bytes; the new file cannot be read"
     )
-    assert compare("a.png", b"12", as_png((FLAT, ""))).line.endswith("the old is unreadable")
+    assert compare("a.png", b"12", as_png((FLAT, ""))).line.endswith("the old file cannot be read")
     assert compare("a-idx3-ubyte", b"abcd", b"abxx").line == "2 of 4 bytes differ"
     assert compare("a.json", None, b"{}").line == "is new"
-    assert compare("a.json", b"{}", None).line == "is gone"
+    assert compare("a.json", b"{}", None).line == "is missing"

@@ -324,7 +324,7 @@ def test_modules_are_followed_whatever_way_they_are_imported(imported, package):
     assert changed == (folder / f"{name}.py").relative_to(package).as_posix()
 
 
-def test_what_an_editor_leaves_is_no_module_and_half_a_one_is_named(package: Path):
+def test_editor_files_are_ignored_and_a_broken_module_is_reported(package: Path):
     folder = package / "families/linear"
     before = key.code("linear", SETTINGS["linear"], package)
     (folder / ".#train.py").symlink_to("someone@somewhere")
@@ -564,7 +564,7 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
         Store(tmp_path).write("ab" * 32, b"result", {})
 
 
-def test_what_is_made_in_a_folder_is_as_open_as_the_folder(tmp_path, monkeypatch):
+def test_stored_files_inherit_the_permissions_of_the_folder(tmp_path, monkeypatch):
     folder = tmp_path / "fits"
     folder.mkdir()
     folder.chmod(0o2775)

@@ -48,7 +48,7 @@ def expected(trial: int, seed: int) -> np.ndarray:
     )
 
 
-def test_the_winners_first_seed_is_the_model_and_others_can_be_asked(path: Path):
+def test_the_winners_first_seed_is_the_default_and_other_fits_can_be_loaded(path: Path):
     model = TrainedModel.load(path, "m", "d")
     assert (model.parameters["name"], model.classes) == ("lr=0.2", ("four", "two", "seven"))
     assert (model.labels, model.size, model.is_one_shot) == ([4, 2, 7], D, False)

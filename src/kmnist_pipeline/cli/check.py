@@ -17,6 +17,7 @@ def add(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import check, status
+    from kmnist_pipeline.commands.words import count
     from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.repository import locks
 
@@ -30,8 +31,9 @@ def run(chosen: Namespace) -> int:
     print(status.summary(check.of_head()))
     if findings:
         print(
-            f"stale: {len(found.stages)} stages and {len(findings) - len(found.stages)} files; "
-            "the commands above fix them",
+            f"not up to date: {count(len(found.stages), 'stage')} and "
+            f"{count(len(findings) - len(found.stages), 'other file')}; "
+            "the commands above fix this",
             file=sys.stderr,
         )
     return 1 if findings else 0

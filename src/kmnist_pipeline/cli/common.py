@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kmnist_pipeline.errors import UserError
+
 PARAMS = Path("params.yaml")
 
 
@@ -19,6 +21,8 @@ def read_params() -> dict[str, Any]:
     from kmnist_pipeline.config import rules
     from kmnist_pipeline.repository import locks
 
+    if not PARAMS.exists():
+        raise UserError(f"{PARAMS} does not exist: run `kmnist compose`")
     params = locks.load(PARAMS.read_text(), PARAMS.name)
     rules.check(params)
     return params

@@ -11,8 +11,10 @@ the evidence. After an interruption run the command again: it trains only what i
 """
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from kmnist_pipeline.cli.common import read_params
+from kmnist_pipeline.cli.common import PARAMS, read_params
+from kmnist_pipeline.errors import UserError
 
 
 def add(parser: ArgumentParser) -> None:
@@ -25,9 +27,13 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline import arithmetic
 
     arithmetic.select()  # before NumPy is loaded
-    from kmnist_pipeline.commands import fit
+    from kmnist_pipeline.commands import fit, status
+    from kmnist_pipeline.config import compose as composition
 
-    names = fit.train_missing(chosen.targets, read_params())
+    params = read_params()
+    if not status.is_composed(composition.compose(Path("conf"), [])):
+        raise UserError(f"{PARAMS} is not up to date with conf/: run `kmnist compose`")
+    names = fit.train_missing(chosen.targets, params)
     if names:
         print(f"all fits are trained: {', '.join(names)}; `dvc repro` writes the evidence")
     else:

@@ -3,8 +3,8 @@
 PATH is a PNG or JPEG, an IDX (plain or gzip) or NPZ file of images, a folder of such files, or `-`
 for one file on standard input. Images of any size, dark on light or light on dark, are converted to
 the form of the training images; the column `prepared` says how. Images that cannot be read are
-reported and skipped. If the model has a confidence threshold, `decision` says which answers to
-accept and which a person should review.
+reported and skipped. If the model has a confidence threshold, `decision` says which
+predictions to accept and which a person should review.
 
   kmnist predict scans/                                     the champion of kmnist
   kmnist predict a.png b.jpg --model kmnist_softmax --sheet sheet.png
@@ -31,7 +31,10 @@ def add(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--to", type=Path, metavar="FILE", help="default: standard output")
     parser.add_argument(
-        "--sheet", type=Path, metavar="FILE.png", help="draw the first images with their answers"
+        "--sheet",
+        type=Path,
+        metavar="FILE.png",
+        help="draw the first images with their predictions",
     )
     parser.set_defaults(start=Path.cwd())
 

@@ -6,7 +6,7 @@ A view of `status` for people: what is stale, why, and the smallest commands tha
 import json
 import shlex
 import textwrap
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,18 +15,19 @@ from typing import Any
 
 from kmnist_pipeline.commands import status
 from kmnist_pipeline.commands.status import StageStatus, Status
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
 from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.changes import Change
-from kmnist_pipeline.repository.compare import Verdict, compare
+from kmnist_pipeline.repository.compare import Difference, Verdict, compare
 from kmnist_pipeline.repository.locks import LOCK, Graph
 from kmnist_pipeline.repository.revision import DamagedError, Revision
 
 PARAMS, MAIN = "params.yaml", "conf/config.yaml"
 RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
 WIDTH = 100
-SHOWN = 5  # values of params.yaml that differ from conf/
+SHOWN = 5  # values of params.yaml that differ from conf/, and downstream stages
 MADE = ("lineage", "library", "arithmetic")  # changes that DVC does not notice
 
 
@@ -94,7 +95,8 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
         yield from map(str, remedies)
     if downstream:
         names = [finding.where for finding in downstream]
-        yield _wrapped(f"downstream of these: {_counted(names)}")
+        shown = _counted(names) if len(names) <= SHOWN else count(len(names), "stage")
+        yield _wrapped(f"downstream of these: {shown}")
 
 
 # The smallest remedies.
@@ -118,18 +120,24 @@ def _ways(
         else:
             kind = "run"
         kinds[kind].append(stage.address)
-    again = kinds["run"]
-    below = found.wanted.downstream(again)
-    roots = [name for name in again if name not in below]
+    again, forced = kinds["run"], kinds["force"]
     force = "make them again; DVC would not do it by itself"
-    cut = f"delete their entries, which DVC keeps, from {LOCK}"
+    cut = f"delete the entries that DVC left in {LOCK}"
     remedies = {
         "restore": [Remedy("restore the files", _merged(undo, kinds["restore"]))],
         "run": [
-            Remedy("make them again", (_command("dvc repro --downstream", roots),)),
+            Remedy("make them again", (_repro(again, found.wanted),)),
             Remedy("or undo the uncommitted changes", _merged(undo, again)),
         ],
-        "force": [Remedy(force, (_command("dvc repro --force --single-item", kinds["force"]),))],
+        "force": [
+            Remedy(
+                force,
+                (
+                    *filter(None, [_command("dvc repro", _missing(forced, found.wanted))]),
+                    _command("dvc repro --force --single-item", forced),
+                ),
+            )
+        ],
         "gone": [Remedy(cut, _cut(kinds["gone"]))],
     }
     return {
@@ -137,6 +145,27 @@ def _ways(
         for kind, ways in remedies.items()
         for name in kinds[kind]
     }
+
+
+def _repro(names: list[str], wanted: Graph) -> str:
+    """The command that makes these stages, and those downstream, again.
+
+    `--downstream` makes no input, and fails after it has deleted outs. So if an input is missing,
+    the command names the last stages instead.
+    """
+    below = wanted.downstream(names)
+    again = list(dict.fromkeys([*filter(wanted.stages.get, names), *below]))
+    if _missing(again, wanted):
+        read = {name for reads in below.values() for name in reads}
+        return _command("dvc repro", [name for name in again if name not in read])
+    return _command("dvc repro --downstream", [name for name in again if name not in below])
+
+
+def _missing(names: list[str], wanted: Graph) -> list[str]:
+    """The other stages whose outs these stages read, and which are not in the workspace."""
+    paths = {path for name in names for path in wanted.stages[name].deps}
+    makers = {s.address for path in paths if not Path(path).exists() for s in wanted.makers(path)}
+    return sorted(makers.difference(names))
 
 
 def _is_on_purpose(change: Change) -> bool:
@@ -259,11 +288,11 @@ def _of_experiment(
             _command("dvc checkout --force --allow-missing", [*roots, *below]),
         ]
     else:
-        back = ["kmnist compose", _command("dvc repro --downstream", roots)]
+        back = ["kmnist compose", _repro(roots, found.wanted)]
     edits = (f"# {line}" for line in dict.fromkeys(_edits(apart)))
     keep = (*edits, "kmnist compose", "kmnist check", "git commit --all")
     return (
-        Remedy("keep the experiment: edit conf/, then make the stale stages again", keep),
+        Remedy("keep the experiment: put its values into conf/, compose, check and commit", keep),
         Remedy("or discard the experiment and go back to conf/", tuple(back)),
     )
 
@@ -298,18 +327,19 @@ def _edits(apart: dict[str, Change]) -> Iterator[str]:
 # Comparing with HEAD.
 
 
-def of_head() -> Counter[Verdict]:
-    """The verdicts of comparing the lock and the files of evidence with the committed ones.
+def of_head() -> list[Difference]:
+    """The comparison of the lock and the files of evidence with the committed ones.
 
     An edited lock counts as the worst of the edited files, or as different if there are none.
     """
     kept = status.head().files(*paths.TRACKED)
     apart = {*_edited(*paths.TRACKED), *_untracked(*paths.TRACKED)}
     here = Revision("the workspace").files(*apart)
-    verdicts = [compare(path, kept.get(path), here.get(path)).verdict for path in apart]
-    edited = max(verdicts, default=Verdict.DIFFERENT)
-    verdicts.append(edited if _edited(LOCK) else Verdict.IDENTICAL)
-    return Counter(verdicts + [Verdict.IDENTICAL] * len(kept.keys() - apart))
+    found = [compare(path, kept.get(path), here.get(path)) for path in sorted(apart)]
+    edited = max((each.verdict for each in found), default=Verdict.DIFFERENT)
+    verdict = edited if _edited(LOCK) else Verdict.IDENTICAL
+    unchanged = (Difference(path, Verdict.IDENTICAL, "") for path in kept.keys() - apart)
+    return [*found, Difference(LOCK, verdict, ""), *unchanged]
 
 
 def _edited(*paths: str) -> list[str]:

@@ -156,7 +156,7 @@ def _merge_base(one: str, other: str) -> str:
 def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric]:
     """The values of a metric file that differ; a list or table counts as one value."""
     if old is None or new is None:
-        yield Metric(path, "", None, None, None, "is new" if old is None else "is gone")
+        yield Metric(path, "", None, None, None, "is new" if old is None else "is missing")
         if not path.endswith(".json"):
             return
         found = compare.compare(path, old or b"{}", new or b"{}").changes

@@ -188,7 +188,7 @@ def _code(value: str) -> str:
 
 def _side_by_side(diff: Diff, images: str, file: str, what: str) -> str:
     cells, (_, here) = "", git.place()
-    for side, absent in ((diff.old, "is new"), (diff.new, "is gone")):
+    for side, absent in ((diff.old, "is new"), (diff.new, "is missing")):
         source = html.escape(f"{images}/{side.commit}/{quote(here + file)}")
         shown = "–" if what == absent else f'<img src="{source}" width="420">'
         cells += f"<td>{shown}</td>"

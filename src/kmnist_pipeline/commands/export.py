@@ -26,6 +26,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers, paths
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import Graph, LockedStage
+from kmnist_pipeline.repository.names import unknown
 from kmnist_pipeline.repository.revision import Revision, below, check
 
 METADATA = "ro-crate-metadata.json"
@@ -76,8 +77,8 @@ def export(report: str, folder: Path) -> Exported:
     head = status.head()
     commit, locked = str(head.commit), head.lock()
     if f"report@{report}" not in locked.stages:
-        known = ", ".join(stage.item for stage in locked.stages.values() if stage.kind == "report")
-        raise UserError(f"{report}: is not a report of this project; known: {known}")
+        known = [stage.item for stage in locked.stages.values() if stage.kind == "report"]
+        raise unknown(f"there is no report {report}", report, known)
     stages = locked.in_order(
         sorted(locked.upstream(f"report@{report}"), key=lambda stage: stage.address)
     )

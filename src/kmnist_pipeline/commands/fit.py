@@ -13,6 +13,7 @@ from typing import Any
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.fits import plan, pool, store
 from kmnist_pipeline.fits.plan import Plan
+from kmnist_pipeline.repository.names import unknown
 
 DATA = ("download@", "preprocess@")
 SECTIONS = {"kfold-train": "experiments", "tune": "studies"}
@@ -67,10 +68,14 @@ def stale(targets: list[str]) -> list[str]:
     found = []
     try:
         with Repo() as repo, repo.lock:
+            known = {stage.addressing: stage for stage in repo.index.stages}
+            for target in targets:
+                if target not in known:
+                    raise unknown(f"there is no stage {target} in dvc.yaml", target, known)
             stages = (
                 {s for target in targets for s in repo.stage.collect(target, with_deps=True)}
                 if targets
-                else set(repo.index.stages)
+                else set(known.values())
             )
             for stage in sorted(stages, key=lambda stage: stage.addressing):
                 if not stage.changed():

@@ -5,7 +5,6 @@ record from the stage's entry in a lock and the files that the entry names
 (`repository/revision.py`). It never publishes a file that is not as the lock says.
 """
 
-import difflib
 import json
 import os
 import tempfile
@@ -22,6 +21,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
+from kmnist_pipeline.repository.names import unknown
 from kmnist_pipeline.repository.revision import Revision, below, check
 from kmnist_pipeline.tracking import record, runs, store
 from kmnist_pipeline.tracking.content import is_read
@@ -126,9 +126,7 @@ def _check(addresses: list[str], wanted: list[Evidence]) -> None:
     known = {address for evidence in wanted for address in evidence.graph.stages}
     for address in addresses:
         if address not in known:
-            close = difflib.get_close_matches(address, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"no stage {address} is in {LOCK}{hint}")
+            raise unknown(f"there is no stage {address} in {LOCK}", address, sorted(known))
 
 
 def _chosen(addresses: list[str], wanted: list[Evidence]) -> Iterator[tuple[Evidence, LockedStage]]:

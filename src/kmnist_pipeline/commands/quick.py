@@ -10,6 +10,7 @@ from pathlib import Path
 from kmnist_pipeline.commands import status, verify
 from kmnist_pipeline.commands.status import StageStatus
 from kmnist_pipeline.commands.verify import Checked, Result
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
@@ -51,8 +52,8 @@ def compare_here(target: str | None = None) -> Result:
     if below := [stage.address for stage in of_stage.values() if stage.state == "downstream"]:
         notes.insert(0, f"downstream of these: {', '.join(below)}")
     if absent:
-        notes.append(f"{len(absent)} outs are not compared: not in the workspace or cache")
-    title = f"{verify.named(old)}, {len(stages)} stages compared (committed -> here)"
+        notes.append(f"{count(len(absent), 'out')} not compared: not in the workspace or cache")
+    title = f"{verify.named(old)}, {count(len(stages), 'stage')} compared (committed -> here)"
     return Result(title, checked, notes, run=False)
 
 

@@ -10,9 +10,11 @@ read it are downstream. `params.yaml` does not count: `kmnist compose` makes it 
 import functools
 import importlib.metadata
 import json
+import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable
+import shlex
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,17 @@ from typing import Any
 from PIL import Image
 
 from kmnist_pipeline import arithmetic
+from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
 from kmnist_pipeline.repository import changes, dvc, git, locks
 from kmnist_pipeline.repository.changes import Change
-from kmnist_pipeline.repository.compare import Verdict
+from kmnist_pipeline.repository.compare import Difference, Verdict
 from kmnist_pipeline.repository.locks import Graph, LockedStage
 from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
-COUNTED = ("identical", "with equal numbers in other bytes", "different")  # by verdict
-BACK = f"git checkout HEAD -- {locks.LOCK} {' '.join(paths.TRACKED)}"
+FEW = 3  # files that the last sentence names one by one
 Digest = Callable[[str], str]
 
 
@@ -134,22 +136,52 @@ def locked_here() -> Graph:
         raise UserError(f"{error}\n{way}") from error
 
 
-def summary(counts: Counter[Verdict], run: bool = False) -> str:
-    """A sentence: whether the bytes are the committed ones, and how to restore those.
+def summary(differences: Iterable[Difference], run: bool = False) -> str:
+    """A sentence: how many files differ from the commit, and the commands that restore them.
 
-    counts: the number of files by verdict; run: whether a run in a clone made them, so that there
-    is nothing to restore.
+    differences: of all files; run: whether a run in a clone made them, so that there is nothing to
+    restore.
     """
-    verdict = max(counts, default=Verdict.IDENTICAL)
-    if verdict is Verdict.IDENTICAL:
+    verdicts = {each.path: each.verdict for each in differences}
+    apart = [path for path, verdict in verdicts.items() if verdict is not Verdict.IDENTICAL]
+    worst = max(verdicts.values(), default=Verdict.IDENTICAL)
+    if not apart:
         again = "the committed bytes were made again" if run else "these are the committed bytes"
-        return f"{verdict.words}: {again} (all of {counts.total()} files)"
-    no = "the committed bytes were not made again" if run else "these are not the committed bytes"
-    parts = [f"{counts[each]} {COUNTED[each]}" for each in sorted(counts, reverse=True)]
-    line = f"{verdict.words}: {no} (of {counts.total()} files, {', '.join(parts)})"
-    if verdict is Verdict.EQUAL and (note := arithmetic.note()):
+        return f"{worst.words}: {again} (all of {count(len(verdicts), 'file')})"
+    differ = "differs" if len(apart) == 1 else "differ"
+    line = f"{worst.words}: {len(apart)} of {count(len(verdicts), 'file')} {differ} from the commit"
+    equal = sum(verdict is Verdict.EQUAL for verdict in verdicts.values())
+    if worst is Verdict.DIFFERENT and equal:
+        line += f", {equal} of them with equal numbers"
+    if worst is Verdict.EQUAL and (note := arithmetic.note()):
         return f"{line}. {note}"
-    return f"{line}; {'the workspace is unchanged' if run else f'`{BACK}` restores them'}"
+    return f"{line}; {'the workspace is unchanged' if run else _restored(apart)}"
+
+
+def _restored(files: list[str]) -> str:
+    """The smallest commands that give these files their committed content, in a sentence."""
+    kept = head().ids(*files)
+    of_git = {file for file in files if file in kept}
+    new = {file for file in files if file.startswith(paths.TRACKED)} - of_git
+    commands = [
+        f"`{command} {shlex.join(_few(found))}`"
+        for command, found in {
+            "git checkout HEAD --": of_git,
+            "git clean --force --": new,
+            "dvc checkout --force": set(files) - of_git - new,
+        }.items()
+        if found
+    ]
+    verb, these = ("restores", "restore")[len(commands) > 1], ("it", "them")[len(files) > 1]
+    return f"{' and '.join(commands)} {verb} {these}"
+
+
+def _few(files: set[str]) -> list[str]:
+    """The files, or the folders that contain them if they are many."""
+    if len(files) <= FEW:
+        return sorted(files)
+    common = os.path.commonpath(files)
+    return [common] if common else sorted({file.partition("/")[0] for file in files})
 
 
 def _wanted(

@@ -4,10 +4,9 @@ HEAD is cloned into a temporary folder that has its own DVC cache and MLflow sto
 there, and every out is compared. Nothing is written into the workspace.
 """
 
-import difflib
 import json
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from kmnist_pipeline.fits.plan import name_of
 from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.compare import Difference, Verdict, compare
 from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
+from kmnist_pipeline.repository.names import unknown
 from kmnist_pipeline.repository.revision import DamagedError, Revision, below
 
 STATUS = {Verdict.IDENTICAL: 0, Verdict.EQUAL: 3, Verdict.DIFFERENT: 1}
@@ -90,8 +90,7 @@ class Result:
             yield from (f"  {', '.join(files)}: {line}" for line, files in alike.items())
             yield from (f"  likely cause: {cause}" for cause in stage.causes)
         yield from self.notes
-        counts = Counter(each.verdict for stage in self.stages for each in stage.differences)
-        yield status.summary(counts, self.run)
+        yield status.summary((d for stage in self.stages for d in stage.differences), self.run)
 
 
 def rerun(target: str | None = None) -> Result:
@@ -204,16 +203,8 @@ def chosen(committed: Graph, target: str | None) -> list[LockedStage]:
     if target is None:
         return list(committed.stages.values())
     if target not in committed.stages:
-        near = difflib.get_close_matches(target, committed.stages, 1)
-        items = defaultdict(list)
-        for stage in committed.stages.values():
-            items[stage.kind].append(stage.item)
-        raise UserError(
-            f"{target} is not a stage of {LOCK} at HEAD"
-            + (f"; did you mean {near[0]}?" if near else ".")
-            + " The stages are:\n"
-            + "\n".join(f"  {kind}@: {', '.join(names)}" for kind, names in items.items())
-        )
+        problem = f"there is no stage {target} in {LOCK} at HEAD"
+        raise unknown(problem, target, committed.stages)
     return committed.upstream(target)[::-1]
 
 

@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository.names import unknown
 
 
 def compose(conf: Path, overrides: list[str]) -> str:
@@ -32,9 +32,7 @@ def show(text: str, name: str) -> str:
     found = [f"# {s}.{name}\n{OmegaConf.to_yaml(cfg[s][name])}" for s in sections if name in cfg[s]]
     if not found:
         known = sorted({str(key) for section in sections for key in cfg[section]})
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else "."
-        raise UserError(f"{name}: no such name{hint} Known: {', '.join(known)}")
+        raise unknown(f"there is no {name} in conf/", name, known)
     return "".join(found)
 
 

@@ -85,7 +85,7 @@ def compare(path: str, old: bytes | None, new: bytes | None) -> Difference:
     if old == new:
         return Difference(path, Verdict.IDENTICAL, Verdict.IDENTICAL.words)
     if old is None or new is None:
-        return Difference(path, Verdict.DIFFERENT, "is new" if old is None else "is gone")
+        return Difference(path, Verdict.DIFFERENT, "is new" if old is None else "is missing")
     read, equal = _KINDS.get(PurePosixPath(path).suffix, (None, ""))
     before, after = (_read(read, content) for content in (old, new))
     if before is None or after is None:
@@ -192,9 +192,9 @@ def _between_bytes(old: bytes, new: bytes, before: Any, after: Any) -> str:
         line = f"{len(old)} -> {len(new)} bytes"
     else:
         count = np.count_nonzero(np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8))
-        line = f"{count} of {len(old)} bytes differ"
+        line = f"{count} of {len(old)} bytes {'differs' if count == 1 else 'differ'}"
     if before is not None or after is not None:
-        line += f", and the {'old' if before is None else 'new'} is unreadable"
+        line += f"; the {'old' if before is None else 'new'} file cannot be read"
     return line
 
 

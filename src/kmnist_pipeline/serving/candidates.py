@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.repository import locks
+from kmnist_pipeline.repository.names import unknown
 
 PARAMS = Path("params.yaml")
 
@@ -60,9 +60,7 @@ def read(name: str) -> Candidate:
     """A model by its name. Raises UserError if there is no such model or it was not evaluated."""
     models, datasets = _params()
     if name not in models:
-        close = difflib.get_close_matches(name, models, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(models)}"
-        raise UserError(f"there is no model {name}; {hint}")
+        raise unknown(f"there is no model {name}", name, models)
     return _candidate(name, models[name], datasets)
 
 
@@ -96,7 +94,7 @@ def require(weights: Path, name: str) -> None:
 def _evaluated(dataset: str) -> Iterator[Candidate]:
     models, datasets = _params()
     if dataset not in datasets:
-        raise UserError(f"there is no dataset {dataset}; known: {', '.join(datasets)}")
+        raise unknown(f"there is no dataset {dataset}", dataset, datasets)
     for name, about in models.items():
         measured = Path(paths.numbers(about["report"], name, "test.json")).exists()
         if about["dataset"] == dataset and measured:

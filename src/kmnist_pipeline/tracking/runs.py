@@ -163,9 +163,9 @@ def _write(client: Any, experiment: str, record: Record) -> Content:
         while numbers or parameters:
             # The maximum of parameters, and of all entries, that a store accepts at once.
             some, parameters = parameters[:100], parameters[100:]
-            fit = 1000 - len(some)
-            client.log_batch(run.info.run_id, numbers[:fit], some, synchronous=True)
-            numbers = numbers[fit:]
+            room = 1000 - len(some)
+            client.log_batch(run.info.run_id, numbers[:room], some, synchronous=True)
+            numbers = numbers[room:]
         return run.info.run_id
 
     run_id = write(shown, _tags(record, shown, experiment))

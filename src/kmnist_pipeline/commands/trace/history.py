@@ -24,7 +24,7 @@ class LockVersion:
         return locks.Graph({stage.address: stage for stage in self.stages()})
 
     def stages(self, *needles: str) -> list[locks.LockedStage]:
-        """At least the stages whose entry contains one of the needles; without needles, all."""
+        """All stages whose entry contains a search string, possibly more; without needles, all."""
         if needles and not any(needle in self.text for needle in needles):
             return []
         origin = locks.LOCK if self.here else f"{locks.LOCK} at {self.commits[0].id[:12]}"

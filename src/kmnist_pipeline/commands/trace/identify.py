@@ -100,12 +100,10 @@ def identify(file: Path, blob: str, history: History) -> Identified:
             remark = f"a file was changed while the stage ran: it began under lineage key {key}"
         return Identified(place, md5, "exact", remark, exact)
 
-    if key and (match := _of_key(history, address, key, place)):
-        why = f"it says that {address} made it"
-    elif match := _of_place(history, place):
-        why = f"{match.stage.address} writes to its path"
+    match = (_of_key(history, address, key, place) if key else None) or _of_place(history, place)
     if match:
-        remark = f"{why}, but that stage made other bytes"
+        version = "this file" if match.path == place else match.path
+        remark = f"{match.stage.address} made a different version of {version}"
         return Identified(place, md5, "altered", remark, [match])
     return Identified(place, md5, "unknown", _hint(history, blob, address, key))
 

@@ -13,6 +13,7 @@ from kmnist_pipeline.commands.trace.ancestry import Step, Trace
 from kmnist_pipeline.commands.trace.identify import Identified, Match
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.repository import git
 
 STYLES = {"exact": "bold green", "altered": "bold yellow", "unknown": "bold red"}
 GAP = "  (NO VERSION OF dvc.lock SAYS WHAT MADE THIS; the stage below writes to this path)"
@@ -33,9 +34,21 @@ def verdict(file: Identified) -> str:
         return f"was not made by any commit of this repository{remark} (md5 {file.md5})"
     match = file.matches[0]
     if file.status == "altered":
-        return f"is ALTERED{remark}, see {match.path} (md5 {file.md5})"
+        remedy = f"; `git checkout HEAD -- {file.file}` restores it" if _is_edited(file) else ""
+        return f"is ALTERED{remark}{remedy} (md5 {file.md5})"
     name = f" as {match.path}" if match.path != file.file else ""
     return f"is, byte for byte, what {match.stage.address} made{name}{remark} (md5 {file.md5})"
+
+
+def _is_edited(file: Identified) -> bool:
+    """Whether HEAD has the file that the stage made at this path, and the file here differs."""
+    match = file.matches[0]
+    changed = ("diff", "--name-only", "-z", "--relative", "HEAD", "--", file.file)
+    return (
+        match.path == file.file
+        and any(commit.is_head for commit in match.commits)
+        and git.paths(*changed) != []
+    )
 
 
 def history_of(file: Identified) -> Iterator[str]:
