@@ -30,10 +30,8 @@ def run(chosen: Namespace) -> int:
         print("up to date: the evidence is what code, configuration and data give")
     print(status.summary(check.of_head()))
     if findings:
-        print(
-            f"not up to date: {count(len(found.stages), 'stage')} and "
-            f"{count(len(findings) - len(found.stages), 'other file')}; "
-            "the commands above fix this",
-            file=sys.stderr,
-        )
+        numbers = {"stage": len(found.stages), "other file": len(findings) - len(found.stages)}
+        parts = [count(number, noun) for noun, number in numbers.items() if number]
+        line = f"not up to date: {' and '.join(parts)}; the commands above fix this"
+        print(line, file=sys.stderr)
     return 1 if findings else 0
