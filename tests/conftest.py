@@ -31,10 +31,11 @@ from support.stores import OF_DIGITS, Server, Table, client_of, table
 from kmnist_pipeline import cli
 from kmnist_pipeline.tracking import store as tracking
 
-# Unit tests come first and system tests last. Of the files of each folder these come first: one
-# that makes `digits_run`, and the longest, so that at the end no process is left with one.
+# One process makes `digits_run`, for minutes, while the other runs the unit tests, which need none.
+# Of the system tests the longest files come first, so that at the end no process is left with one.
+MAKES_DIGITS = "test_check.py"
 FOLDERS = ("unit", "integration", "system")
-FIRST = ("test_check.py", "test_emulated.py", "test_documentation.py", "test_verify.py")
+FIRST = ("test_emulated.py", "test_documentation.py", "test_verify.py")
 
 # Deadlines measure the machine, not the code; the examples are the same in every run.
 settings.register_profile("steady", deadline=None, derandomize=True)
@@ -48,7 +49,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == "system":
             item.add_marker("system")
-    items.sort(key=lambda item: (places[item.path], first.get(item.path.name, len(FIRST))))
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        name = item.path.name
+        return -1 if name == MAKES_DIGITS else places[item.path], first.get(name, len(FIRST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True, scope="session")
