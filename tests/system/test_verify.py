@@ -385,7 +385,7 @@ def test_a_committed_lock_that_does_not_fit_its_files(bare, monkeypatch):
 
 def test_what_is_gone_and_what_the_cache_spoiled(evidence, apart):
     with put(COUNTS, None):
-        assert apart() == {COUNTS: Difference(COUNTS, DIFFERENT, "is gone")}
+        assert apart() == {COUNTS: Difference(COUNTS, DIFFERENT, "is missing")}
     with put(MODEL, None):
         assert apart() == {}  # the cache has it
         md5 = lineage_of(evidence, MODEL)
