@@ -49,7 +49,7 @@ def remedies(project: Project, *places: str, composed: str = COMPOSED) -> list[s
     return [command for remedy in told for command in remedy.commands]
 
 
-def copied(digits_run: tuple[Project, str], folder: Path) -> Project:
+def stripped(digits_run: tuple[Project, str], folder: Path) -> Project:
     """A copy after `make demo`, without the caches that no check reads."""
     return digits_run[0].copy(folder, without=("cache", ".kmnist", *STORE))
 
@@ -57,21 +57,21 @@ def copied(digits_run: tuple[Project, str], folder: Path) -> Project:
 @pytest.fixture(scope="module")
 def before(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What is stale in other reports than `digits`, before a test does anything."""
-    lines = findings(copied(digits_run, tmp_path_factory.mktemp("before") / "project"))
+    lines = findings(stripped(digits_run, tmp_path_factory.mktemp("before") / "project"))
     assert not [line for line in lines if "digits" in line]
     return lines
 
 
 @pytest.fixture
-def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+def bare(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
     """A copy for a test to change."""
-    return copied(digits_run, tmp_path / "project")
+    return stripped(digits_run, tmp_path / "project")
 
 
 @pytest.fixture
-def check(digits: Project, before: list[str]) -> Callable[[], list[str]]:
+def check(bare: Project, before: list[str]) -> Callable[[], list[str]]:
     """What a test made stale, where it does not touch conf/."""
-    return lambda: [line for line in findings(digits) if line not in before]
+    return lambda: [line for line in findings(bare) if line not in before]
 
 
 def same(lines: list[str], *patterns: str) -> None:
@@ -106,20 +106,20 @@ def test_a_clone_of_the_committed_evidence_is_fresh(project):
     assert done.stderr == ""
 
 
-def test_no_cache_and_no_data_are_needed(check, digits):
+def test_no_cache_and_no_data_are_needed(check, bare):
     for folder in ("data", "models", "predictions"):
-        shutil.rmtree(digits.folder / folder)
-    assert not (digits.folder / ".dvc/cache").exists()
+        shutil.rmtree(bare.folder / folder)
+    assert not (bare.folder / ".dvc/cache").exists()
     assert check() == []
 
 
-def test_without_data_the_remedy_makes_the_inputs_too(digits):
+def test_without_data_the_remedy_makes_the_inputs_too(bare):
     """`dvc repro --downstream` would fail, after it has deleted the committed files."""
     for folder in ("data", "models", "predictions"):
-        shutil.rmtree(digits.folder / folder)
-    path = digits.folder / "src/kmnist_pipeline/families/linear/train.py"
+        shutil.rmtree(bare.folder / folder)
+    path = bare.folder / "src/kmnist_pipeline/families/linear/train.py"
     path.write_text(path.read_text() + "\n")
-    again, _ = remedies(digits, SOFTMAX, "evaluate@digits_softmax")
+    again, _ = remedies(bare, SOFTMAX, "evaluate@digits_softmax")
     assert again.startswith("dvc repro report@") and "report@digits" in again.split()
 
 
@@ -143,9 +143,9 @@ def test_without_data_the_remedy_makes_the_inputs_too(digits):
     ],
 )
 def test_an_edited_module_makes_stale_the_stages_which_use_it(
-    module, dependency, kinds, check, digits
+    module, dependency, kinds, check, bare
 ):
-    path = digits.folder / "src/kmnist_pipeline" / module
+    path = bare.folder / "src/kmnist_pipeline" / module
     before = md5_of(path)
     path.write_text(path.read_text() + "\n")
     found = [line for line in check() if "digits" in line and ": reads outs of " not in line]
@@ -156,24 +156,24 @@ def test_an_edited_module_makes_stale_the_stages_which_use_it(
         assert all(line.endswith(f"{before[:12]} -> {md5_of(path)[:12]}") for line in found)
 
 
-def test_a_module_of_one_family_makes_no_other_stale(check, digits):
-    path = digits.folder / "src/kmnist_pipeline/families/sklearn/train.py"
+def test_a_module_of_one_family_makes_no_other_stale(check, bare):
+    path = bare.folder / "src/kmnist_pipeline/families/sklearn/train.py"
     path.write_text(path.read_text() + "\n")
     found = [line for line in check() if "digits" in line]
     models = {line.partition(":")[0] for line in found} - {"report@digits"}
     assert {model.partition("@")[2] for model in models} == {"digits_sklearn_logistic"}
-    assert remedies(digits, *models)[1:] == [
+    assert remedies(bare, *models)[1:] == [
         "git checkout HEAD -- src/kmnist_pipeline/families/sklearn/train.py"
     ]
 
 
-def test_a_parameter_changed_in_conf_makes_its_stages_stale(before, digits, monkeypatch):
+def test_a_parameter_changed_in_conf_makes_its_stages_stale(before, bare, monkeypatch):
     file = "conf/experiment/digits_softmax.yaml"
-    digits.replace(file, "lr: 0.5\n", "lr: 0.4\n")
-    monkeypatch.chdir(digits.folder)
+    bare.replace(file, "lr: 0.5\n", "lr: 0.4\n")
+    monkeypatch.chdir(bare.folder)
     composed = composition.compose(Path("conf"), [])
     changed = "parameter experiments.digits_softmax.optimizer.lr changed: 0.5 -> 0.4"
-    assert [line for line in findings(digits, composed) if line not in before] == [
+    assert [line for line in findings(bare, composed) if line not in before] == [
         "params.yaml: is not up to date with conf/",
         "params.yaml: experiments.digits_softmax.optimizer.lr is 0.5, but 0.4 in conf/",
         f"{SOFTMAX}: {changed}",
@@ -183,44 +183,44 @@ def test_a_parameter_changed_in_conf_makes_its_stages_stale(before, digits, monk
         "report@digits: reads outs of evaluate@digits_softmax, evaluate@digits_softmax_grid, "
         f"{SOFTMAX}, {GRID}",
     ]
-    assert remedies(digits, "params.yaml", composed=composed) == ["kmnist compose"]
-    again, back = remedies(digits, SOFTMAX, GRID, composed=composed)
+    assert remedies(bare, "params.yaml", composed=composed) == ["kmnist compose"]
+    again, back = remedies(bare, SOFTMAX, GRID, composed=composed)
     assert again.startswith("dvc repro --downstream ") and f"{SOFTMAX} " in again
     assert f" {file}" in back
 
 
 @pytest.mark.parametrize("text", ["another value", "", "experiments: [", None])
-def test_params_yaml_is_only_composed_and_makes_no_stage_stale(text, before, digits):
-    file = digits.folder / "params.yaml"
+def test_params_yaml_is_only_composed_and_makes_no_stage_stale(text, before, bare):
+    file = bare.folder / "params.yaml"
     if text is None:
         file.unlink()
     elif text == "another value":
-        digits.replace("params.yaml", "lr: 0.5\n", "lr: 0.4\n")
+        bare.replace("params.yaml", "lr: 0.5\n", "lr: 0.4\n")
     else:
         file.write_text(text)
-    found = [line for line in findings(digits) if line not in before]
+    found = [line for line in findings(bare) if line not in before]
     assert {line.partition(":")[0] for line in found} == {"params.yaml"}
-    assert remedies(digits, "params.yaml") == ["kmnist compose"]
+    assert remedies(bare, "params.yaml") == ["kmnist compose"]
 
 
-def test_a_parameter_changed_and_composed(before, digits):
-    digits.replace("conf/config.yaml", "samples: 10", "samples: 9")
-    assert digits.run("kmnist", "compose").returncode == 0
-    composed = (digits.folder / "params.yaml").read_text()
-    found = [line for line in findings(digits, composed) if line not in before]
+def test_a_parameter_changed_and_composed(before, bare):
+    bare.replace("conf/config.yaml", "samples: 10", "samples: 9")
+    assert bare.run("kmnist", "compose").returncode == 0
+    composed = (bare.folder / "params.yaml").read_text()
+    found = [line for line in findings(bare, composed) if line not in before]
     own = [line for line in found if ": reads outs of " not in line]
     assert {line.partition("@")[0] for line in own} == {"evaluate"}
     assert all(line.endswith(": parameter evaluation.samples changed: 10 -> 9") for line in own)
 
 
-def test_parameters_in_a_list_and_ones_that_come_and_go(check, digits):
+def test_parameters_in_a_list_and_ones_that_come_and_go(check, bare):
     def change(stages):
         params = stages[GRID]["params"]["params.yaml"]
         params["studies.digits_softmax_grid"]["points"][1]["optimizer.lr"] = 7
         del params["experiments.digits_softmax.subset"]
         params["experiments.digits_softmax.colour"] = {"of": "ink"}
 
-    change_lock(digits, change)
+    change_lock(bare, change)
     same(
         [line for line in check() if "parameter " in line and "made by" not in line],
         f'{GRID}: parameter experiments.digits_softmax.colour.of is gone: was "ink"',
@@ -229,8 +229,8 @@ def test_parameters_in_a_list_and_ones_that_come_and_go(check, digits):
     )
 
 
-def test_a_metric_edited_by_hand(check, digits):
-    digits.replace(VALIDATION, '"accuracy": 0.9', '"accuracy": 1.9')
+def test_a_metric_edited_by_hand(check, bare):
+    bare.replace(VALIDATION, '"accuracy": 0.9', '"accuracy": 1.9')
     same(
         check(),
         f"{SOFTMAX}: out {VALIDATION} {MADE}: md5 MD5 -> MD5",
@@ -239,16 +239,16 @@ def test_a_metric_edited_by_hand(check, digits):
     )
 
 
-def test_half_a_metric(check, digits):
-    path = digits.folder / VALIDATION
+def test_half_a_metric(check, bare):
+    path = bare.folder / VALIDATION
     path.write_text(path.read_text()[:30])
     assert any(line.startswith(f"{SOFTMAX}: out {VALIDATION} {MADE}") for line in check())
 
 
-def test_a_flipped_byte_in_a_figure(check, digits):
-    content = bytearray((digits.folder / CURVES).read_bytes())
+def test_a_flipped_byte_in_a_figure(check, bare):
+    content = bytearray((bare.folder / CURVES).read_bytes())
     content[len(content) // 2] ^= 1
-    (digits.folder / CURVES).write_bytes(content)
+    (bare.folder / CURVES).write_bytes(content)
     same(
         check(),
         f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}: md5 MD5 -> MD5",
@@ -256,9 +256,9 @@ def test_a_flipped_byte_in_a_figure(check, digits):
     )
 
 
-def test_a_deleted_figure_and_a_deleted_folder(check, digits):
-    (digits.folder / CURVES).unlink()
-    shutil.rmtree(digits.folder / "reports/digits")
+def test_a_deleted_figure_and_a_deleted_folder(check, bare):
+    (bare.folder / CURVES).unlink()
+    shutil.rmtree(bare.folder / "reports/digits")
     same(
         check(),
         f"evaluate@digits_softmax: out figures/digits/digits_softmax {MADE}: md5 MD5 -> MD5",
@@ -266,23 +266,23 @@ def test_a_deleted_figure_and_a_deleted_folder(check, digits):
     )
 
 
-def test_a_changed_command(check, digits):
-    digits.replace("dvc.yaml", "stages.kfold_train name", "stages.kfold_train  name")
+def test_a_changed_command(check, bare):
+    bare.replace("dvc.yaml", "stages.kfold_train name", "stages.kfold_train  name")
     cmd = "PYTHONPATH=src python -m kmnist_pipeline.stages.kfold_train{}name=digits_softmax"
     changed = f"command changed: `{cmd.format(' ')}` -> `{cmd.format('  ')}`"
     assert f"{SOFTMAX}: {changed}" in check()
 
 
-def test_a_new_dependency(check, digits):
+def test_a_new_dependency(check, bare):
     raw = "        - data/raw/${key}\n"
-    digits.replace("dvc.yaml", f"{raw}        - src", f"{raw}        - LICENSE\n        - src")
-    md5 = md5_of(digits.folder / "LICENSE")
+    bare.replace("dvc.yaml", f"{raw}        - src", f"{raw}        - LICENSE\n        - src")
+    md5 = md5_of(bare.folder / "LICENSE")
     assert f"preprocess@digits: dependency LICENSE is new: md5 {md5[:12]}" in check()
 
 
-def test_a_dependency_and_a_parameter_that_dvc_yaml_dropped(check, digits):
-    digits.replace("dvc.yaml", "        - src/kmnist_pipeline/stages/report.py\n", "")
-    digits.replace("dvc.yaml", "        - evaluation\n", "")
+def test_a_dependency_and_a_parameter_that_dvc_yaml_dropped(check, bare):
+    bare.replace("dvc.yaml", "        - src/kmnist_pipeline/stages/report.py\n", "")
+    bare.replace("dvc.yaml", "        - evaluation\n", "")
     found = check()
     module = "src/kmnist_pipeline/stages/report.py"
     assert f"report@digits: dependency {module} is no longer in dvc.yaml" in found
@@ -290,16 +290,14 @@ def test_a_dependency_and_a_parameter_that_dvc_yaml_dropped(check, digits):
     assert f"evaluate@digits_softmax: {gone}" in found
 
 
-def test_evidence_that_another_version_of_a_library_made(check, digits):
-    pins = (digits.folder / "requirements.lock").read_text()
-    made = digits.json(VALIDATION)["environment"]["libraries"]["numpy"]
-    digits.replace("requirements.lock", f"numpy=={made}", "numpy==1.26.4")
+def test_evidence_that_another_version_of_a_library_made(check, bare):
+    pins = (bare.folder / "requirements.lock").read_text()
+    made = bare.json(VALIDATION)["environment"]["libraries"]["numpy"]
+    bare.replace("requirements.lock", f"numpy=={made}", "numpy==1.26.4")
     changed = f"library numpy changed: {made} -> 1.26.4"
     assert {f"{SOFTMAX}: {changed}", f"{GRID}: {changed}"} <= set(check())
-    drawn = digits.json(DETAILS.replace("validation", "test"))["made_by"]["libraries"]["pillow"]
-    (digits.folder / "requirements.lock").write_text(
-        pins.replace(f"pillow=={drawn}", "pillow==0.1")
-    )
+    drawn = bare.json(DETAILS.replace("validation", "test"))["made_by"]["libraries"]["pillow"]
+    (bare.folder / "requirements.lock").write_text(pins.replace(f"pillow=={drawn}", "pillow==0.1"))
     of_pillow = [line for line in check() if f"library pillow changed: {drawn} -> 0.1" in line]
     for kind, item in (
         ("preprocess", "digits"),
@@ -307,25 +305,25 @@ def test_evidence_that_another_version_of_a_library_made(check, digits):
         ("report", "digits"),
     ):
         assert any(line.startswith(f"{kind}@{item}: ") for line in of_pillow)
-    (digits.folder / "requirements.lock").write_text("")
+    (bare.folder / "requirements.lock").write_text("")
     assert f"{SOFTMAX}: library numpy {made} is not in requirements.lock" in check()
     # A build for other hardware is no other version.
-    (digits.folder / "requirements.lock").write_text(
+    (bare.folder / "requirements.lock").write_text(
         pins.replace(f"numpy=={made}", f"numpy=={made}+cpu ; python_version > '3'")
     )
     assert check() == []
-    (digits.folder / "requirements.lock").unlink()  # then what is installed counts
+    (bare.folder / "requirements.lock").unlink()  # then what is installed counts
     assert check() == []
 
 
-def test_evidence_in_native_arithmetic(check, digits):
-    path = digits.folder / DETAILS
+def test_evidence_in_native_arithmetic(check, bare):
+    path = bare.folder / DETAILS
     path.write_text(path.read_text().replace('"x86-64-v3"', '"native"'))
-    change_lock(digits, lambda s: locked(s[SOFTMAX], "outs", DETAILS).update(md5=md5_of(path)))
+    change_lock(bare, lambda s: locked(s[SOFTMAX], "outs", DETAILS).update(md5=md5_of(path)))
     assert (
         f"{SOFTMAX}: out {DETAILS} was made in native arithmetic, so it is not evidence"
     ) in check()
-    assert remedies(digits, SOFTMAX) == [f"dvc repro --force --single-item {SOFTMAX}"]
+    assert remedies(bare, SOFTMAX) == [f"dvc repro --force --single-item {SOFTMAX}"]
 
 
 def test_findings_with_the_same_remedy_are_grouped():
@@ -354,59 +352,59 @@ def test_findings_with_the_same_remedy_are_grouped():
     assert max(len(line) for line in lines if "dvc repro" not in line) <= 100
 
 
-def test_stages_that_the_lock_lacks_or_has_too_many(check, digits):
-    change_lock(digits, lambda stages: stages.update({"evaluate@gone": stages.pop(SOFTMAX)}))
+def test_stages_that_the_lock_lacks_or_has_too_many(check, bare):
+    change_lock(bare, lambda stages: stages.update({"evaluate@gone": stages.pop(SOFTMAX)}))
     found = check()
     assert f"{SOFTMAX}: is not in dvc.lock" in found
     assert "evaluate@gone: is in dvc.lock, but not in dvc.yaml" in found
-    assert digits.run("sh", "-c", *remedies(digits, "evaluate@gone")).returncode == 0
+    assert bare.run("sh", "-c", *remedies(bare, "evaluate@gone")).returncode == 0
     assert not [line for line in check() if "evaluate@gone" in line]
 
 
 @pytest.mark.parametrize("data", ["here", "in the cache alone"])
 @pytest.mark.parametrize("maker", [True, False])
-def test_lock_entries_that_do_not_fit_together(data, maker, check, digits):
+def test_lock_entries_that_do_not_fit_together(data, maker, check, bare):
     path = "data/processed/digits.npz"
     if data != "here":
-        shutil.rmtree(digits.folder / "data")
+        shutil.rmtree(bare.folder / "data")
     stage, kind = ("preprocess@digits", "outs") if maker else (SOFTMAX, "deps")
-    change_lock(digits, lambda s: locked(s[stage], kind, path).update(md5="0" * 32))
+    change_lock(bare, lambda s: locked(s[stage], kind, path).update(md5="0" * 32))
     found = check()
     assert any(line.startswith(f"{SOFTMAX}: dependency {path} changed: md5 ") for line in found)
     if maker and data == "here":
         assert any(line.startswith(f"{stage}: out {path} {MADE}: md5 ") for line in found)
 
 
-def test_a_file_that_was_edited_while_its_stage_ran(check, digits):
+def test_a_file_that_was_edited_while_its_stage_ran(check, bare):
     """Hashes agree everywhere, but the outs say from what they were made."""
     module = "src/kmnist_pipeline/families/base.py"
-    content = (digits.folder / module).read_bytes() + b"\n"
-    (digits.folder / module).write_bytes(content)
+    content = (bare.folder / module).read_bytes() + b"\n"
+    (bare.folder / module).write_bytes(content)
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    change_lock(digits, lambda s: locked(s[SOFTMAX], "deps", module).update(md5=digest))
+    change_lock(bare, lambda s: locked(s[SOFTMAX], "deps", module).update(md5=digest))
     (found,) = [line for line in check() if line.startswith(SOFTMAX)]
     same([found], f"{SOFTMAX}: {OTHER_KEY}: {DETAILS}")
     force = f"dvc repro --force --single-item {SOFTMAX}"
-    assert remedies(digits, SOFTMAX) == [force]
-    shutil.rmtree(digits.folder / "data")
-    assert remedies(digits, SOFTMAX) == ["dvc repro preprocess@digits", force]
+    assert remedies(bare, SOFTMAX) == [force]
+    shutil.rmtree(bare.folder / "data")
+    assert remedies(bare, SOFTMAX) == ["dvc repro preprocess@digits", force]
 
 
-def test_the_key_in_a_figure_is_read_too(check, digits):
-    change_lock(digits, lambda s: s["evaluate@digits_softmax"].update(cmd="another"))
-    digits.replace("dvc.yaml", "stages.evaluate name=${key}", "stages.evaluate name=${key} ")
+def test_the_key_in_a_figure_is_read_too(check, bare):
+    change_lock(bare, lambda s: s["evaluate@digits_softmax"].update(cmd="another"))
+    bare.replace("dvc.yaml", "stages.evaluate name=${key}", "stages.evaluate name=${key} ")
     found = check()
     (line,) = [line for line in found if "evaluate@digits_softmax: made by another" in line]
     assert CURVES in line
     assert "metrics/digits/digits_softmax/test_details.json" in line
 
 
-def test_files_that_no_stage_makes(check, digits):
+def test_files_that_no_stage_makes(check, bare):
     for file in ("metrics/old.json", "figures/data/old/a.png", "reports/digits.html"):
-        path = digits.folder / file
+        path = bare.folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-        digits.run("git", "add", "--force", file)
+        bare.run("git", "add", "--force", file)
     assert check() == [
         "figures/data/old/a.png: no stage makes this file",
         "metrics/old.json: no stage makes this file",
@@ -414,8 +412,8 @@ def test_files_that_no_stage_makes(check, digits):
     ]
 
 
-def test_damaged_data(check, digits):
-    path = digits.folder / "models/digits_softmax.safetensors"
+def test_damaged_data(check, bare):
+    path = bare.folder / "models/digits_softmax.safetensors"
     path.unlink()  # DVC may have linked it to its cache
     path.write_bytes(b"damaged")
     out = f"{SOFTMAX}: out models/digits_softmax.safetensors {MADE}"

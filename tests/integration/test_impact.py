@@ -130,13 +130,22 @@ def test_the_tree_names_what_the_json_names(clone, monkeypatch, capsys):
         assert ", ".join(claims) in shown
 
 
-@pytest.mark.parametrize("wrong", ["experiments.digits_sofmax.seeds=[0]", "evaluation.samples=no"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "experiments.digits_sofmax.seeds=[0]",
+        "evaluation.samples=no",
+        "evaluation.samples",
+        "evaluation.samples=[1",
+    ],
+)
 def test_a_wrong_override_is_refused_as_compose_refuses_it(wrong, clone, monkeypatch, capsys):
     monkeypatch.chdir(clone.folder)
     assert cli.main(["compose", wrong]) == 1
     refused = capsys.readouterr().err
+    assert refused.startswith(f"error: {wrong}: ") and refused.count("\n") == 1
     assert cli.main(["impact", "-S", wrong]) == 1
-    assert capsys.readouterr().err == refused != ""
+    assert capsys.readouterr().err == refused
 
 
 @pytest.mark.parametrize(

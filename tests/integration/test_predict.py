@@ -22,8 +22,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.project import STORE, Project
 
+from kmnist_pipeline import cli
 from kmnist_pipeline.data import idx
-from kmnist_pipeline.serving import inputs, predict
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository import locks
+from kmnist_pipeline.serving import candidates, inputs, predict
 from kmnist_pipeline.serving.classifier import Answer, Classifier
 from kmnist_pipeline.serving.inputs import Form, Picture
 
@@ -446,50 +449,52 @@ def test_an_interrupted_run_leaves_the_file_that_was_there(tmp_path, monkeypatch
 
 
 @pytest.fixture(scope="module")
-def digits(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def answering(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after `make demo`, without a store; tests add files to it."""
     folder = tmp_path_factory.mktemp("predict") / "project"
     return digits_run[0].copy(folder, without=("cache", ".kmnist", *STORE))
 
 
 @pytest.fixture(scope="module")
-def images(digits: Project) -> np.ndarray:
+def images(answering: Project) -> np.ndarray:
     """Forty images of the digits' test split, (40, 8, 8)."""
-    with np.load(digits.folder / "data/processed/digits.npz") as arrays:
+    with np.load(answering.folder / "data/processed/digits.npz") as arrays:
         return arrays["images"][arrays["test"][:40]]
 
 
-def classifier(digits: Project, name: str, routing: dict[str, Any] | None = None) -> Classifier:
+def classifier(answering: Project, name: str, routing: dict[str, Any] | None = None) -> Classifier:
     dataset = {"classes": list("0123456789"), "shape": [8, 8], "pixel_max": 16, "name": "digits"}
-    return Classifier(digits.folder / f"models/{name}.safetensors", name, dataset, routing)
+    return Classifier(answering.folder / f"models/{name}.safetensors", name, dataset, routing)
 
 
 @pytest.mark.parametrize("name", ["digits_softmax", "digits_softmax_grid"])
-def test_the_answers_are_those_of_the_evidence(digits, name):
-    with np.load(digits.folder / "data/processed/digits.npz") as arrays:
+def test_the_answers_are_those_of_the_evidence(answering, name):
+    with np.load(answering.folder / "data/processed/digits.npz") as arrays:
         pixels = arrays["images"][arrays["test"]]
-    with np.load(digits.folder / f"predictions/{name}.npz") as arrays:
+    with np.load(answering.folder / f"predictions/{name}.npz") as arrays:
         expected = arrays["test_probabilities"]
-    found = classifier(digits, name).probabilities(pixels)
+    found = classifier(answering, name).probabilities(pixels)
     assert np.array_equal(found.astype(np.float32), expected)
 
 
-def test_the_threshold_of_the_report_decides(digits, images):
-    plain = classifier(digits, "digits_softmax")
+def test_the_threshold_of_the_report_decides(answering, images):
+    plain = classifier(answering, "digits_softmax")
     sure = plain.probabilities(images).max(axis=1)
     assert {answer.decision for answer in plain.answers(images)} == {None}
 
-    routed = classifier(digits, "digits_softmax", {"temperature": 1.0, "threshold": float(sure[0])})
+    routed = classifier(
+        answering, "digits_softmax", {"temperature": 1.0, "threshold": float(sure[0])}
+    )
     decisions = [answer.decision for answer in routed.answers(images)]
     assert decisions == ["accept" if value >= sure[0] else "review" for value in sure]
-    warm = classifier(digits, "digits_softmax", {"temperature": 5.0, "threshold": 0.5})
+    warm = classifier(answering, "digits_softmax", {"temperature": 5.0, "threshold": 0.5})
     assert warm.probabilities(images).max() < sure.max()
-    never = classifier(digits, "digits_softmax", {"temperature": 1.0, "threshold": None})
+    never = classifier(answering, "digits_softmax", {"temperature": 1.0, "threshold": None})
     assert {answer.decision for answer in never.answers(images)} == {"review"}
 
 
-def test_scans_are_answered_as_the_images_they_were_made_from(digits, images):
-    folder = digits.folder / "scans"
+def test_scans_are_answered_as_the_images_they_were_made_from(answering, images):
+    folder = answering.folder / "scans"
     folder.mkdir()
     for number, image in enumerate(images):
         scan = Image.fromarray(255 - np.rint(image * (255 / 16)).astype(np.uint8))
@@ -497,15 +502,15 @@ def test_scans_are_answered_as_the_images_they_were_made_from(digits, images):
             folder / f"{number:02d}.png"
         )
     (folder / "broken.png").write_bytes(GOOD[:40])
-    np.savez(digits.folder / "native.npz", images=images)
+    np.savez(answering.folder / "native.npz", images=images)
 
     command = ["kmnist", "predict", "--dataset", "digits", "--output", "json"]
-    native = digits.run(*command, "native.npz")
+    native = answering.run(*command, "native.npz")
     assert native.returncode == 0
     assert "digits_softmax (no champion of digits is registered; best validation" in native.stderr
     scans = Project(folder).run(  # from a folder below, with paths as seen from there
         *command, ".", "--to", "answers.json", "--sheet", "../sheet.png",
-        PYTHONPATH=str(digits.folder / "src"),
+        PYTHONPATH=str(answering.folder / "src"),
     )  # fmt: skip
     assert scans.returncode == 1
     assert "error: ./broken.png: broken image" in scans.stderr
@@ -514,21 +519,21 @@ def test_scans_are_answered_as_the_images_they_were_made_from(digits, images):
     labels = [[row["label"] for row in found] for found in (json.loads(native.stdout), rows)]
     assert np.mean(np.equal(labels[0], labels[1])) >= 0.95
     assert rows[3]["prepared"] == "67x67 to 8x8, inverted, 0..255 to 0..16"
-    with Image.open(digits.folder / "sheet.png") as sheet:
+    with Image.open(answering.folder / "sheet.png") as sheet:
         assert sheet.info["Caption"] == "Predicted by digits_softmax"
-    assert not list(digits.folder.rglob("*.db"))  # no store is made to be asked
+    assert not list(answering.folder.rglob("*.db"))  # no store is made to be asked
 
 
-def test_standard_input_and_a_reader_that_has_seen_enough(digits, images):
+def test_standard_input_and_a_reader_that_has_seen_enough(answering, images):
     arguments = ["kmnist", "predict", "-", "--model", "digits_softmax"]
-    options: dict[str, Any] = {"cwd": digits.folder, "env": digits.environment()}
+    options: dict[str, Any] = {"cwd": answering.folder, "env": answering.environment()}
     scan = png(Image.fromarray(images[0] * 15))
     done = subprocess.run(arguments, input=scan, capture_output=True, check=True, **options)
     header, row = done.stdout.decode().splitlines()
     assert header == ",".join(predict.COLUMNS)
     assert row.startswith("stdin,")
 
-    (digits.folder / "many.npz").write_bytes(npz(images=np.tile(images, (300, 1, 1))))
+    (answering.folder / "many.npz").write_bytes(npz(images=np.tile(images, (300, 1, 1))))
     command = "kmnist predict many.npz --model digits_softmax | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, check=True, **options)
     assert b"Traceback" not in done.stderr and b"Broken pipe" not in done.stderr
@@ -538,22 +543,58 @@ def test_standard_input_and_a_reader_that_has_seen_enough(digits, images):
     ("arguments", "words"),
     [
         (["--model", "digits_sofmax"], "did you mean digits_softmax?"),
-        (["--model", "kmnist_softmax"], "`dvc pull models/kmnist_softmax.safetensors`"),
         (["--dataset", "letters"], "there is no dataset letters; known: digits"),
         (["--model", "digits_softmax", "--to", "no/such/folder/x"], "no/such/folder/x"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_way_out(digits, arguments, words):
-    done = digits.run("kmnist", "predict", "native.npz", *arguments)
-    assert done.returncode == 1
-    assert words in done.stderr and "Traceback" not in done.stderr
+def test_a_mistake_is_one_line_that_names_the_way_out(
+    evidence, monkeypatch, capsys, arguments, words
+):
+    monkeypatch.chdir(evidence.folder)
+    assert cli.main(["predict", "README.md", *arguments]) == 1
+    assert words in capsys.readouterr().err
 
 
-def test_a_model_file_of_another_model_is_refused(digits):
-    shutil.copy(
-        digits.folder / "models/digits_softmax.safetensors",
-        digits.folder / "models/digits_softmax_grid.safetensors",
-    )
-    done = digits.run("kmnist", "predict", "x.png", "--model", "digits_softmax_grid")
-    assert done.returncode == 1
-    assert "holds digits_softmax trained on digits, not digits_softmax_grid on" in done.stderr
+def test_a_path_that_does_not_exist_is_said_before_a_model_is_needed(clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone.folder)
+    assert cli.main(["predict", "a\n.png", "b.png"]) == 1
+    missing = "No such file or directory"
+    assert capsys.readouterr().err == f"error: a\\n.png: {missing}\nb.png: {missing}\n"
+
+
+def test_only_remedies_that_are_possible_are_named_for_a_missing_model(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    name = "kmnist_softmax"
+    weights = Path(f"models/{name}.safetensors")
+
+    def said() -> str:
+        with pytest.raises(UserError) as caught:
+            candidates.require(weights, name)
+        return str(caught.value)
+
+    absent, made = f"{weights} does not exist: ", f"`dvc repro evaluate@{name}` trains it"
+    assert said() == absent + made
+
+    Path(".dvc/config.local").write_text("['remote \"store\"']\n    url = elsewhere\n")
+    assert said() == f"{absent}`dvc pull {weights}` takes it from a remote, {made}"
+
+    cached = Path(".dvc/cache/files/md5", *md5_of(project, weights))
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    assert said() == f"{absent}`dvc checkout {weights}` takes it from the cache"
+
+
+def md5_of(project: Project, out: Path) -> tuple[str, str]:
+    """The md5 of an out in dvc.lock, as DVC's cache divides it into folder and file."""
+    graph = locks.parse((project.folder / locks.LOCK).read_bytes())
+    [stage] = graph.makers(out.as_posix())
+    md5 = stage.outs[out.as_posix()]
+    return md5[:2], md5[2:]
+
+
+def test_a_model_file_of_another_model_is_refused(answering, monkeypatch, capsys):
+    monkeypatch.chdir(answering.folder)
+    shutil.copy("models/digits_softmax.safetensors", "models/digits_softmax_grid.safetensors")
+    assert cli.main(["predict", "README.md", "--model", "digits_softmax_grid"]) == 1
+    words = "holds digits_softmax trained on digits, not digits_softmax_grid on"
+    assert words in capsys.readouterr().err

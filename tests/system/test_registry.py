@@ -126,7 +126,7 @@ def test_every_data_set_gets_its_best_and_one_that_cannot_stops_no_other(promote
     assert done.returncode == 1
     errors = done.stderr.splitlines()
     assert [error.split("/")[1].split("_")[0] for error in errors] == ["kmnist", "mnist"]
-    assert all("does not exist: `dvc checkout models/" in error for error in errors)
+    assert all("does not exist: `dvc repro evaluate@" in error for error in errors)
 
 
 def test_the_champion_is_used_with_the_registered_weights(promoted, here):

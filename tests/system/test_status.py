@@ -23,8 +23,8 @@ MENU, CONF = "conf/config.yaml", "conf/experiment/digits_softmax.yaml"
 
 
 @pytest.fixture
-def digits(evidence: Project, tmp_path: Path) -> Project:
-    """A copy of it for a test to change."""
+def copy(evidence: Project, tmp_path: Path) -> Project:
+    """A copy of `evidence` for a test to change."""
     return evidence.copy(tmp_path / "project")
 
 
@@ -93,10 +93,10 @@ def add_file(project: Project) -> None:
         (add_file, {}),
     ],
 )
-def test_the_three_commands_name_the_same_stages(change, expected, digits, monkeypatch):
-    change(digits)
-    monkeypatch.chdir(digits.folder)
-    found = findings(digits)
+def test_the_three_commands_name_the_same_stages(change, expected, copy, monkeypatch):
+    change(copy)
+    monkeypatch.chdir(copy.folder)
+    found = findings(copy)
     checked = {finding.where for finding in found if "@" in finding.where}
     impacts = impact.of_change([])
     states = {stage.address: stage.state for stage in impacts.stages}
@@ -143,20 +143,20 @@ def test_the_three_commands_name_the_same_stages(change, expected, digits, monke
         (add_file, "metrics/digits/old.json", "git rm -- metrics/digits/old.json"),
     ],
 )
-def test_the_one_command_that_is_named_repairs_the_damage(change, place, remedy, digits):
-    untouched = {finding.where for finding in findings(digits)}
-    change(digits)
-    (command,) = commands(digits, place)
+def test_the_one_command_that_is_named_repairs_the_damage(change, place, remedy, copy):
+    untouched = {finding.where for finding in findings(copy)}
+    change(copy)
+    (command,) = commands(copy, place)
     assert command == remedy
-    done = digits.run("sh", "-c", command)
+    done = copy.run("sh", "-c", command)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {finding.where for finding in findings(digits)} == untouched
+    assert {finding.where for finding in findings(copy)} == untouched
 
 
-def test_what_the_cache_lacks_is_made_again_by_its_stage_alone(digits):
-    more(digits, MODEL)
-    shutil.rmtree(digits.folder / ".dvc/cache")
-    (command,) = commands(digits, SOFTMAX)
+def test_what_the_cache_lacks_is_made_again_by_its_stage_alone(copy):
+    more(copy, MODEL)
+    shutil.rmtree(copy.folder / ".dvc/cache")
+    (command,) = commands(copy, SOFTMAX)
     assert command.startswith("dvc repro --downstream ") and SOFTMAX in command
 
 
@@ -172,11 +172,11 @@ def last_lines(project: Project) -> list[str]:
     return [project.run("kmnist", "check").stdout.splitlines()[-1], done.stdout.splitlines()[-1]]
 
 
-def test_whether_the_committed_bytes_were_made_again_is_said_last(digits):
-    for line in last_lines(digits):
+def test_whether_the_committed_bytes_were_made_again_is_said_last(copy):
+    for line in last_lines(copy):
         assert re.fullmatch(r"identical: these are the committed bytes \(all of \d+ files\)", line)
-    edit_metric(digits)
-    for line in last_lines(digits):
+    edit_metric(copy)
+    for line in last_lines(copy):
         assert re.fullmatch(
             r"different: 1 of \d+ files differs from the commit; "
             rf"`git checkout HEAD -- {VALIDATION}` restores it",
@@ -184,14 +184,14 @@ def test_whether_the_committed_bytes_were_made_again_is_said_last(digits):
         )
 
 
-def test_equal_numbers_that_a_run_here_made_in_other_bytes_are_called_so(digits):
+def test_equal_numbers_that_a_run_here_made_in_other_bytes_are_called_so(copy):
     """As another type of machine makes them."""
-    old = lineage.digest(digits.folder / DETAILS)
-    digits.replace(DETAILS, "{\n", "{ \n")
-    new = lineage.digest(digits.folder / DETAILS)
-    lock = digits.folder / "dvc.lock"
+    old = lineage.digest(copy.folder / DETAILS)
+    copy.replace(DETAILS, "{\n", "{ \n")
+    new = lineage.digest(copy.folder / DETAILS)
+    lock = copy.folder / "dvc.lock"
     lock.write_text(lock.read_text().replace(old, new))
-    for line in last_lines(digits):
+    for line in last_lines(copy):
         assert re.fullmatch(
             r"equal numbers, other bytes: 2 of \d+ files differ from the commit; "
             rf"`git checkout HEAD -- dvc.lock {DETAILS}` restores them",
@@ -199,16 +199,16 @@ def test_equal_numbers_that_a_run_here_made_in_other_bytes_are_called_so(digits)
         )
 
 
-def test_many_files_are_restored_by_their_folder_and_new_ones_removed(digits):
-    for path in (figures := digits.folder / "figures/digits/digits_softmax").glob("*.png"):
+def test_many_files_are_restored_by_their_folder_and_new_ones_removed(copy):
+    for path in (figures := copy.folder / "figures/digits/digits_softmax").glob("*.png"):
         path.write_bytes(b"")
     (figures / "new.png").write_bytes(b"")
-    folder = figures.relative_to(digits.folder)
-    for line in last_lines(digits):
+    folder = figures.relative_to(copy.folder)
+    for line in last_lines(copy):
         assert line.endswith(
             f"`git checkout HEAD -- {folder}` and `git clean --force -- {folder}/new.png` "
             "restore them"
         )
         for command in re.findall("`([^`]+)`", line):
-            digits.run("sh", "-c", command)
-    assert digits.changed() == ""
+            copy.run("sh", "-c", command)
+    assert copy.changed() == ""

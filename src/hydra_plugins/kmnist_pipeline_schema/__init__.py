@@ -10,7 +10,12 @@ from typing import Any, cast
 
 from dvc.exceptions import DvcException
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
@@ -61,6 +66,8 @@ def _refusing(load: Any) -> Any:
                 if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
                     raise UserError("models: is composed; must be ${kmnist.models:}")
                 cfg.models = cfg.models  # keep it: each read of the node composes and checks
+        except OverrideParseException as error:
+            raise ConfigurationError(_no_override(error)) from None
         except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
             raise ConfigurationError(_explain(error, overrides)) from None
         return cfg
@@ -87,6 +94,14 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
             return f"{key}: {str(cause).splitlines()[0]}"
     # The outermost error names the file, the innermost the reason; either may be empty.
     return next(text for text in map(str, (error, *reversed(causes))) if text)
+
+
+def _no_override(error: OverrideParseException) -> str:
+    if "=" not in error.override:
+        return f"{error.override}: must be KEY=VALUE"
+    lines = str(error).splitlines()  # the first may only repeat the override, the last is a link
+    reason = next((line for line in lines if error.override not in line), lines[0])
+    return f"{error.override}: {reason}; a text with other signs needs quotes"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

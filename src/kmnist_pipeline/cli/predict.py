@@ -43,8 +43,10 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline import arithmetic
 
     arithmetic.select()
-    from kmnist_pipeline.serving import predict
+    from kmnist_pipeline.serving import inputs, predict
 
+    with contextlib.chdir(chosen.start):
+        inputs.require(chosen.places)
     classifier, why = predict.choose(chosen.model, chosen.dataset)
     native = "" if arithmetic.name() != arithmetic.NATIVE else ", in native arithmetic"
     print(f"model: {classifier.name} ({why}){native}", file=sys.stderr)

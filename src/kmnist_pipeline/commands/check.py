@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.commands import status
-from kmnist_pipeline.commands.status import StageStatus, Status
+from kmnist_pipeline.commands.status import CLEAN, RESTORE, StageStatus, Status
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
@@ -25,7 +25,6 @@ from kmnist_pipeline.repository.locks import LOCK, Graph
 from kmnist_pipeline.repository.revision import DamagedError, Revision
 
 PARAMS, MAIN = "params.yaml", "conf/config.yaml"
-RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
 WIDTH = 100
 SHOWN = 5  # values of params.yaml that differ from conf/, and downstream stages
 MADE = ("lineage", "library", "arithmetic")  # changes that DVC does not notice

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.data import sources
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.fits import pool, store
+from kmnist_pipeline.fits import store, workers
 from kmnist_pipeline.repository import git
 
 STARTING = 4.0  # seconds that DVC and the interpreter need before and after a stage
@@ -37,7 +37,7 @@ SAID = 15  # lines of a failed stage's output that are shown
 # other code and checkpoints.
 FOREIGN = (
     *("DVC_", "MLFLOW_", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"),
-    *(arithmetic.VARIABLE, pool.SCHEDULER),
+    *(arithmetic.VARIABLE, workers.SCHEDULER),
 )
 _FULL = re.compile("No space left on device|Out of diskspace|disk is full")  # libc, git, SQLite
 _RUNNING = re.compile("Running stage '(.+)':")

@@ -68,15 +68,10 @@ def stale(targets: list[str]) -> list[str]:
     found = []
     try:
         with Repo() as repo, repo.lock:
-            known = {stage.addressing: stage for stage in repo.index.stages}
-            for target in targets:
-                if target not in known:
-                    raise unknown(f"there is no stage {target} in dvc.yaml", target, known)
-            stages = (
-                {s for target in targets for s in repo.stage.collect(target, with_deps=True)}
-                if targets
-                else set(known.values())
-            )
+            stages = set(repo.index.stages)
+            if targets:
+                known = sorted(stage.addressing for stage in stages)
+                stages = {stage for target in targets for stage in _upstream(repo, target, known)}
             for stage in sorted(stages, key=lambda stage: stage.addressing):
                 if not stage.changed():
                     continue
@@ -94,6 +89,16 @@ def stale(targets: list[str]) -> list[str]:
     except DvcException as error:
         raise UserError(f"DVC: {error}") from error
     return found
+
+
+def _upstream(repo: Any, target: str, known: list[str]) -> list[Any]:
+    """The stages of a target, and those that they depend on; known: the names of all stages."""
+    from dvc.stage.exceptions import StageNotFound
+
+    try:
+        return repo.stage.collect(target, with_deps=True)
+    except StageNotFound as error:
+        raise unknown(f"there is no stage {target} in dvc.yaml", target, known) from error
 
 
 def _prepare(datasets: set[str]) -> None:

@@ -32,6 +32,7 @@ from kmnist_pipeline.repository.locks import Graph, LockedStage
 from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
+RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
 FEW = 3  # files that the last sentence names one by one
 Digest = Callable[[str], str]
 
@@ -132,7 +133,7 @@ def locked_here() -> Graph:
     try:
         return locks.parse(path.read_bytes()) if path.exists() else Graph({})
     except UserError as error:
-        way = f"`git checkout HEAD -- {locks.LOCK}` restores the committed one"
+        way = f"`{RESTORE} {locks.LOCK}` restores the committed one"
         raise UserError(f"{error}\n{way}") from error
 
 
@@ -166,8 +167,8 @@ def _restored(files: list[str]) -> str:
     commands = [
         f"`{command} {shlex.join(_few(found))}`"
         for command, found in {
-            "git checkout HEAD --": of_git,
-            "git clean --force --": new,
+            RESTORE: of_git,
+            CLEAN: new,
             "dvc checkout --force": set(files) - of_git - new,
         }.items()
         if found
@@ -271,7 +272,7 @@ def head() -> Revision:
 def installed(name: str) -> str | None:
     """The installed version of a library, or None."""
     try:
-        return _public(importlib.metadata.version(name))
+        return lineage.versions([name])[name]
     except importlib.metadata.PackageNotFoundError:
         return None
 

@@ -83,12 +83,22 @@ def datasets() -> list[str]:
 
 
 def require(weights: Path, name: str) -> None:
-    """Raise UserError with the remedies if a model file is missing, because it is not in Git."""
-    if not weights.exists():
-        raise UserError(
-            f"{weights} does not exist: `dvc checkout {weights}` takes it from the cache, "
-            f"`dvc pull {weights}` from a remote, `dvc repro evaluate@{name}` makes it"
-        )
+    """Raise UserError with the remedies that are possible here if a model file is missing.
+
+    Model files are not in Git: DVC's cache or a remote may have them.
+    """
+    if weights.exists():
+        return
+    from dvc.repo import Repo
+
+    ways = [f"`dvc repro evaluate@{name}` trains it"]
+    with Repo() as repo:
+        outs = [out for out in repo.index.outs if out.def_path == str(weights)]
+        if repo.config["remote"]:
+            ways.insert(0, f"`dvc pull {weights}` takes it from a remote")
+        if any(out.hash_info and out.cache.exists(out.hash_info.value) for out in outs):
+            ways = [f"`dvc checkout {weights}` takes it from the cache"]
+    raise UserError(f"{weights} does not exist: {', '.join(ways)}")
 
 
 def _evaluated(dataset: str) -> Iterator[Candidate]:

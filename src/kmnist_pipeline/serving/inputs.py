@@ -8,6 +8,7 @@ and the next one is read.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -15,7 +16,7 @@ import stat
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,15 @@ def read(places: Iterable[str], form: Form, fault: Fault) -> Iterator[Picture]:
                 yield from _pictures(shown(path), _content(path), form, fault)
             except (UserError, OSError, MemoryError) as error:
                 fault(shown(path), _words(error))
+
+
+def require(places: Sequence[str]) -> None:
+    """Raise UserError if none of the places exists: then no model is needed to say so."""
+    missing = [place for place in places if place != STDIN and not os.path.lexists(place)]
+    if len(missing) == len(places):
+        raise UserError(
+            "\n".join(f"{shown(place)}: {os.strerror(errno.ENOENT)}" for place in missing)
+        )
 
 
 def shown(path: str) -> str:
