@@ -207,7 +207,7 @@ def test_a_champion_of_others_is_not_run(promoted, here):
 
 def test_a_store_that_is_gone_is_one_line_without_its_credentials(made):
     uri = "http://user:secret@127.0.0.1:9"
-    done = made.run("kmnist", "predict", "x.png", MLFLOW_TRACKING_URI=uri)
+    done = made.run("kmnist", "predict", "README.md", MLFLOW_TRACKING_URI=uri)
     assert done.returncode == 1
     assert done.stderr.startswith("error: the MLflow store fails: ConnectionRefusedError")
     assert "`--model NAME`" in done.stderr and done.stderr.count("\n") == 1
