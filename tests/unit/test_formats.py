@@ -134,7 +134,9 @@ def test_an_out_on_another_file_system(tmp_path: Path, monkeypatch):
 
 
 def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path: Path):
-    file, folder, young = (tmp_path / f".{name}.unfinished" for name in ("file", "folder", "young"))
+    file, folder, young = (
+        tmp_path / f".kmnist-{name}.unfinished" for name in ("file", "folder", "young")
+    )
     folder.mkdir()
     for path in (file, folder / "figure.png", young):
         path.touch()

@@ -86,7 +86,7 @@ def read(path: Path) -> list[dict[str, str]]:
     reported = {claim["id"]: claim["reported"] for _, claim in lines}
     seen = set[str]()
     for line, claim in lines:
-        for problem in _problems(claim, reported, seen):
+        if problem := next(_problems(claim, reported, seen), None):
             raise ClaimError(f"{path}: line {line}: {claim['id']}: {problem}")
         seen.add(claim["id"])
     return [claim for _, claim in lines]
@@ -154,11 +154,10 @@ def _compare_rates(
     counted = claim["value"] == "accuracy" and "correct" in entry
     obtained = entry["correct"] / entry["n"] if counted else entry[claim["value"]]
     unknown = claim["unknown"]
-    try:
-        reported = float(claim["reported"])
-    except ValueError as error:
+    reported = _number(claim)
+    if reported is None:
         problem = f"reported={claim['reported']}: must be a number, as {claim['value']} is"
-        raise ClaimError(f"claim {claim['id']}: {problem}") from error
+        raise ClaimError(f"claim {claim['id']}: {problem}")
     spread = _spread(claim, entry, metrics) if unknown in NUMERIC else None
     mean = spread.mean if spread else obtained
     sampling = sqrt(mean * (1 - mean) / entry["n"]) if "split" in unknown else 0.0

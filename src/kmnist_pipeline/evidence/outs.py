@@ -18,7 +18,7 @@ import numpy as np
 
 # The names of unfinished files and folders have this prefix and suffix, and Git ignores them. They
 # are beside their targets, because renaming is atomic only within a file system.
-BEGINS, ENDS = ".", ".unfinished"
+BEGINS, ENDS = ".kmnist-", ".unfinished"
 DAY = 24 * 60 * 60
 
 

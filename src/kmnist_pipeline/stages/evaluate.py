@@ -21,7 +21,7 @@ from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import models as model_figures
 
 Drawn = tuple[str, str, Figure]  # file name, caption, figure
-LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow")
+LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
 SALIENT = 5  # the number of test images with a saliency map
 
 
