@@ -108,9 +108,10 @@ class Stage:
 
     @contextmanager
     def partial(self) -> Iterator[Path]:
-        """A folder that the next run with the same lineage key reuses; removed on success."""
+        """A folder that a run with the same lineage key reuses within a day; removed on success."""
         partial = Path(".kmnist/partial")
         partial.mkdir(parents=True, exist_ok=True)
+        outs.remove_leftovers(partial.iterdir())
         if self.lineage is None:  # a run by hand is never resumed
             with tempfile.TemporaryDirectory(prefix=f"{self.kind}-", dir=partial) as folder:
                 yield Path(folder)
