@@ -344,7 +344,7 @@ def test_files_are_opened_one_after_the_other(tmp_path):
 
 @given(st.binary(min_size=1).filter(lambda name: name != b"-"))
 def test_every_name_is_printable_and_can_be_encoded(name):
-    shown = inputs.shown(os.fsdecode(name))
+    shown = inputs._called(os.fsdecode(name))
     assert shown.isprintable() and shown.encode()
 
 

@@ -3,10 +3,12 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository.names import printable
 
 PARAMS = Path("params.yaml")
 
@@ -28,13 +30,29 @@ def read_params() -> dict[str, Any]:
     return params
 
 
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print lines, with unprintable characters escaped: names in them may come from anyone."""
+    print(_escaped(str(text)), file=file)
+
+
+def _escaped(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def print_json(content: Any) -> None:
     """Print JSON for programs."""
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    print(text.encode(errors="backslashreplace").decode())  # \\udcff is how JSON escapes it too
 
 
 def console() -> Any:
-    """A console that does not wrap or cut lines in a pipe."""
+    """A console that does not wrap or cut lines in a pipe, and escapes unprintable characters."""
     from rich.console import Console
+    from rich.segment import Segment
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    class Escaping(Console):
+        def render(self, *given: Any, **options: Any) -> Iterator[Segment]:
+            for segment in super().render(*given, **options):
+                yield Segment(_escaped(segment.text), segment.style, segment.control)
+
+    return Escaping(highlight=False, width=None if sys.stdout.isatty() else 10_000)

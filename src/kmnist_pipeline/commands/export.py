@@ -247,7 +247,7 @@ class _Crate:
         number_of = {f"{paths.FIGURES}/{file}": number for number, file in numbered.items()}
         for path in sorted((self.folder / paths.FIGURES).rglob("*.png")):
             name = path.relative_to(self.folder).as_posix()
-            with Image.open(path) as image:
+            with Image.open(path, formats=["PNG"]) as image:
                 self.crate.get(name)["description"] = image.info["Caption"]
             if name in number_of:
                 self.crate.get(name)["alternateName"] = f"Figure {number_of[name]}"

@@ -214,7 +214,7 @@ def _claimed_origin(content: bytes) -> tuple[str, str]:
         from PIL import Image
 
         try:
-            with Image.open(BytesIO(content)) as image:
+            with Image.open(BytesIO(content), formats=["PNG"]) as image:
                 return str(image.info.get("Stage", "")), str(image.info.get("Lineage", ""))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return "", ""  # the text itself is damaged
