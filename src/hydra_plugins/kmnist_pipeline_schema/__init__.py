@@ -5,7 +5,9 @@ it the same way. So both refuse the same mistakes with the same message, before 
 """
 
 import functools
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 from dvc.exceptions import DvcException
@@ -44,6 +46,19 @@ def _plain(config: DictConfig, resolve: bool = True) -> dict[Any, Any]:
     return cast(dict[Any, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
+def _read_claims(loader: ConfigLoaderImpl, config: DictConfig) -> None:
+    """Refuse what the report stage could not judge, before the other stages have run."""
+    from kmnist_pipeline.evaluation import claims  # slow to import, and stages do not need it
+
+    conf = next(s.path for s in loader.config_search_path.get_path() if s.provider == "main")
+    folder = Path(os.path.relpath(str(conf).removeprefix("file://"))) / "claims"
+    for name, report in (config.get("reports") or {}).items():
+        path = folder / f"{report.claims}.csv"
+        if not path.exists():
+            raise UserError(f"reports.{name}.claims={report.claims}: {path} does not exist")
+        claims.read(path)
+
+
 def _refusing(load: Any) -> Any:
     """Wrap `load_configuration`, so that its errors say what is allowed, which Hydra's do not.
 
@@ -61,7 +76,8 @@ def _refusing(load: Any) -> Any:
                 if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
                     raise UserError("models: is composed; must be ${kmnist.models:}")
                 cfg.models = cfg.models  # keep it: each read of the node composes and checks
-        except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
+                _read_claims(self, cfg)
+        except (UserError, HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
             raise ConfigurationError(_explain(error, overrides)) from None
         return cfg
 
@@ -86,7 +102,8 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
         if key:
             return f"{key}: {str(cause).splitlines()[0]}"
     # The outermost error names the file, the innermost the reason; either may be empty.
-    return next(text for text in map(str, (error, *reversed(causes))) if text)
+    text = next(text for text in map(str, (error, *reversed(causes))) if text)
+    return text if isinstance(error, HydraException) else ": ".join([*overrides, text])
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
