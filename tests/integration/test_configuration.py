@@ -167,7 +167,7 @@ OVERRIDES = [
     ("~experiments", "studies.digits_softmax_grid.base=digits_softmax: must be one of"),
     ("models=5", "models: is composed"),
     (f"{LR}=1,2", f"'{LR}=1,2'"),
-    ("abc", "'abc'"),
+    ("abc", "must be KEY=VALUE"),
 ]
 
 
