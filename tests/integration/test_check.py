@@ -15,6 +15,7 @@ from support.project import ROOT, STORE, Project, replaced
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import check as checking
+from kmnist_pipeline.commands import derived, status
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
 
@@ -237,6 +238,45 @@ def test_a_metric_edited_by_hand(check, bare):
         f"evaluate@digits_softmax: reads outs of {SOFTMAX}",
         f"report@digits: reads outs of evaluate@digits_softmax, {SOFTMAX}",
     )
+
+
+TEST = VALIDATION.replace("validation", "test")
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "stage", "words"),
+    [
+        (TEST, '"correct": 349', '"correct": 350', "evaluate@digits_softmax", "correct is 350"),
+        (TEST, '"f1": 0.97', '"f1": 0.98', "evaluate@digits_softmax", "f1 is 0.98"),
+        (VALIDATION, '"accuracy": 0.97', '"accuracy": 0.98', SOFTMAX, "accuracy is 0.98"),
+        (DETAILS, '"loss": 0.0896998', '"loss": 0.0796998', SOFTMAX, "loss of seed 0, fold 0 is"),
+        (DETAILS, '"sd": ', '"sd": 1', SOFTMAX, "seeds.sd is 1"),
+        (DETAILS, '"kept_epoch": 60', '"kept_epoch": 70', SOFTMAX, "cannot be computed again"),
+    ],
+)
+def test_numbers_that_were_edited_and_recorded_contradict_others(
+    check, bare, path, old, new, stage, words
+):
+    def entry() -> str:
+        return f"path: {path}\n      hash: md5\n      md5: {md5_of(bare.folder / path)}"
+
+    before = entry()
+    bare.replace(path, old, new)
+    bare.replace("dvc.lock", before, entry())  # as `dvc commit` does
+    assert any(line.startswith(f"{stage}: ") and words in line for line in check())
+    (command,) = remedies(bare, stage)
+    assert command == f"dvc repro --force --single-item {stage}"
+
+
+def test_a_verdict_that_was_edited_and_recorded_contradicts_the_numbers(bare, monkeypatch):
+    monkeypatch.chdir(bare.folder)
+    path = "reports/mnist_logistic/claims.json"
+    bare.replace(path, '"verdict": "', '"verdict": "very ')
+    lock = status.locked_here()
+    stage = lock.stages["report@mnist_logistic"]
+    found = derived.contradictions([stage], yaml.safe_load(COMPOSED))
+    [change] = found[stage.address]
+    assert f"{path}: claim " in str(change)
 
 
 def test_half_a_metric(check, bare):

@@ -2,8 +2,9 @@
 
 Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/, do
 not agree with code, configuration, data and the libraries of requirements.lock, or were edited by
-hand. Says what changed, from which value to which, and which commands fix it. Needs neither DVC's
-cache nor the data, runs no stage and changes nothing.
+hand. Computes rates, scores, means and verdicts again from other evidence. Says what changed, from
+which value to which, and which commands fix it. Needs neither DVC's cache nor the data, runs no
+stage and changes nothing.
 """
 
 import sys

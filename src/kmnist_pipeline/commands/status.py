@@ -22,6 +22,7 @@ from typing import Any
 from PIL import Image
 
 from kmnist_pipeline import arithmetic
+from kmnist_pipeline.commands import derived
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
@@ -105,6 +106,11 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
     lost = locked.downstream(gone)
     again = [name for name in wanted.stages if own.get(name) != [] or name in lost]
     below = wanted.downstream(again)
+    sound = [stage for name, stage in locked.stages.items() if name not in {*gone, *again, *below}]
+    if contradicted := derived.contradictions(sound, params):
+        own |= contradicted
+        again += contradicted
+        below = wanted.downstream(again)
     stages = [
         StageStatus(
             name,

@@ -19,7 +19,8 @@ class Change:
     """A changed input or output of a stage, before and after.
 
     kind: `command`, `parameter`, `file` (a dependency), `out`, or how an out was made: `lineage`,
-    `library`, `arithmetic`; name: the parameter's dotted name, the path, or the library; old, new:
+    `library`, `arithmetic`, `contradiction` (with other evidence); name: the parameter's dotted
+    name, the path, the library, or a sentence about the contradiction; old, new:
     the command, JSON of a parameter's value, md5 of a file (empty if it is missing), lineage key,
     version or arithmetic; None if there is none.
     """
@@ -30,12 +31,19 @@ class Change:
     new: str | None
 
     def __str__(self) -> str:
-        old, new = self.old, self.new
         match self.kind:
             case "command":
-                return f"command changed: `{old}` -> `{new}`"
+                return f"command changed: `{self.old}` -> `{self.new}`"
             case "parameter":
-                return f"parameter {self.name} {_became(old, new)}"
+                return f"parameter {self.name} {_became(self.old, self.new)}"
+            case "file" | "out":
+                return self._of_path()
+            case _:
+                return self._of_making()
+
+    def _of_making(self) -> str:
+        old, new = self.old, self.new
+        match self.kind:
             case "library":
                 now = f"changed: {old} -> {new}" if new else f"{old} is not in requirements.lock"
                 return f"library {self.name} {now}"
@@ -48,7 +56,7 @@ class Change:
                     f"{LOCK} says ({keys}): {self.name}"
                 )
             case _:
-                return self._of_path()
+                return self.name
 
     def _of_path(self) -> str:
         thing = f"{'out' if self.kind == 'out' else 'dependency'} {self.name}"

@@ -1,0 +1,168 @@
+"""Does the evidence agree with itself? What follows from other evidence is computed again.
+
+An out that was edited and then recorded by `dvc commit` has the md5 that `dvc.lock` says, so only
+its content can show the edit. Rates, scores and means follow from counts, confusion matrices and
+fits; verdicts follow from claims and numbers. This takes a second and needs neither models nor
+data. `kmnist verify` finds all other edits.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation import claims, metrics
+from kmnist_pipeline.evidence import lineage, numbers, outs, paths
+from kmnist_pipeline.repository.changes import Change
+from kmnist_pipeline.repository.locks import LockedStage
+
+DIGITS = 2e-6  # numbers are stored with six digits
+
+Values = dict[str, Any]  # by dotted name
+
+
+def contradictions(
+    stages: Iterable[LockedStage], params: dict[str, Any]
+) -> dict[str, list[Change]]:
+    """What does not follow from other evidence, by the stage that wrote it.
+
+    stages: those whose outs on disk are as the lock says; params: the content of `params.yaml`.
+    """
+    kinds = {
+        "kfold-train": _of_training,
+        "tune": _of_training,
+        "evaluate": _of_test,
+        "report": _of_report,
+    }
+    found = {}
+    for stage in stages:
+        if stage.kind in kinds:
+            try:
+                lines = list(kinds[stage.kind](stage, params))
+            except (
+                UserError,
+                LookupError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                OSError,
+            ) as error:
+                lines = [f"its numbers cannot be computed again: {type(error).__name__}: {error}"]
+            if lines:
+                found[stage.address] = [Change("contradiction", line, None, None) for line in lines]
+    return found
+
+
+def _of_training(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Accuracies and losses are means over folds; those of folds are those of the kept epochs."""
+    path = _numbers(stage, "validation.json")
+    content = numbers.read(path)
+    curves = {
+        (row["trial"], row["seed"], row["fold"], row["epoch"]): row
+        for row in _table(path.with_name("curves.csv"))
+        if row["split"] == "validation"
+    }
+    by_trial: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in content["folds"]:
+        trial = row.get("trial", "")
+        by_trial[trial][row["seed"]].append(row)
+        for score in ("accuracy", "loss") if row["n_validation"] else ():
+            epoch = curves[trial, *(str(row[key]) for key in ("seed", "fold", "kept_epoch"))]
+            place = f"{score} of seed {row['seed']}, fold {row['fold']}"
+            yield from _apart(path, {place: row[score]}, {place: float(epoch[score])})
+    of_trials = {name: _over_folds(seeds) for name, seeds in by_trial.items()}
+    stated = {trial["name"]: trial for trial in content.get("trials", [])}
+    for name, trial in stated.items():
+        yield from _apart(path, _stated(trial), of_trials[name])
+    # A winner that was trained again comes last.
+    kept = [name for name in of_trials if name not in stated] or [content.get("winner", "")]
+    yield from _apart(path, _stated(content), of_trials[kept[-1]])
+
+
+def _over_folds(seeds: dict[int, list[dict[str, Any]]]) -> Values:
+    """The numbers of a trial, from the rows of its folds by seed."""
+    first, *_ = seeds.values()
+    if not (n := sum(row["n_validation"] for row in first)):
+        return {"n": 0}
+    means = [float(np.mean([row["accuracy"] for row in rows])) for rows in seeds.values()]
+    loss = float(np.mean([row["loss"] for row in first]))
+    return {"accuracy": means[0], "loss": loss, "n": n, **_flat("seeds", metrics.spread(means))}
+
+
+def _of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Scores follow from the confusion matrix, spreads from the values of the seeds."""
+    path = _numbers(stage, "test.json")
+    content = numbers.read(path)
+    known = params["datasets"][params["models"][stage.item]["dataset"]]["classes"]
+    classes = tuple(name for name in known if name in content["per_class"])
+    scores = metrics.scores(np.array(content["confusion"]), classes)
+    stated, expected = (
+        {**metrics.compared(each), **_flat("per_class", each["per_class"])}
+        for each in (content, scores)
+    )
+    yield from _apart(path, stated, expected)
+    right = metrics.unpack_bits(content["right"], content["n"])
+    yield from _apart(path, {"correct": content["correct"]}, {"correct": int(right.sum())})
+    for trial in content.get("trials", [{**content, "name": content.get("winner", "")}]):
+        for score in metrics.SCORES:
+            spread = trial["seeds"][score]
+            first = {**spread, score: trial[score]}
+            again = {**metrics.spread(spread["values"]), score: spread["values"][0]}
+            yield from _apart(path, _flat(score, first), _flat(score, again))
+        rate = {"accuracy": trial["correct"] / trial["n"]}
+        yield from _apart(path, {"accuracy": trial["accuracy"]}, rate)
+
+
+def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Verdicts follow from the claims and the numbers."""
+    path = Path(paths.page(stage.item)) / "claims.json"
+    about = params["reports"][stage.item]
+    stated = json.loads(path.read_bytes())["claims"]
+    judged = [
+        claims.judge(claim, Path(paths.METRICS) / stage.item, about["confidence"], about["margin"])
+        for claim in claims.read(Path(f"conf/claims/{about['claims']}.csv"))
+    ]
+    for given, claim in itertools.zip_longest(stated, json.loads(outs.json_bytes(judged))):
+        if given != claim:
+            name = (claim or given)["id"]
+            yield f"{path}: claim {name} is not what conf/claims and the numbers give"
+
+
+def _numbers(stage: LockedStage, name: str) -> Path:
+    (path,) = (out for out in stage.outs if out.endswith(f"/{name}"))
+    return Path(path)
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _stated(content: dict[str, Any]) -> Values:
+    compared = {key: content[key] for key in ("accuracy", "loss", "n")}
+    return {**compared, **_flat("seeds", content["seeds"] or {})}
+
+
+def _flat(prefix: str, value: Any) -> Values:
+    return dict(lineage.leaves(prefix, value))
+
+
+def _apart(path: Path, stated: Values, expected: Values) -> Iterator[str]:
+    for name, value in expected.items():
+        given = stated.get(name)
+        if given is None or value is None:
+            same, known = given is value, value
+        else:
+            same = math.isclose(given, value, rel_tol=DIGITS, abs_tol=DIGITS)
+            known = float(f"{value:.6g}")
+        if not same:
+            yield f"{path}: {name} is {given}, but {known} follows from the rest"
