@@ -1,6 +1,7 @@
 """`kmnist check`: evidence that is fresh passes, and every way to be stale is named."""
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from support.checking import findings as found
-from support.project import ROOT, STORE, Project, replaced
+from support.project import ROOT, Project, replaced, stripped
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import check as checking
@@ -48,11 +49,6 @@ def remedies(project: Project, *places: str, composed: str = COMPOSED) -> list[s
     ways = {each.where: each.remedies for each in found(project, composed)}
     told = dict.fromkeys(remedy for place in places for remedy in ways[place])
     return [command for remedy in told for command in remedy.commands]
-
-
-def stripped(digits_run: tuple[Project, str], folder: Path) -> Project:
-    """A copy after `make demo`, without the caches that no check reads."""
-    return digits_run[0].copy(folder, without=("cache", ".kmnist", *STORE))
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +273,19 @@ def test_a_verdict_that_was_edited_and_recorded_contradicts_the_numbers(bare, mo
     found = derived.contradictions([stage], yaml.safe_load(COMPOSED))
     [change] = found[stage.address]
     assert f"{path}: claim " in str(change)
+
+
+def test_a_confusion_matrix_has_the_order_of_the_configured_classes(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    model = "kmnist_logistic_2_6"
+    path = Path(f"metrics/kmnist_linear/{model}/test_details.json")
+    content = json.loads(path.read_bytes())
+    content["confusion"] = [row[::-1] for row in content["confusion"][::-1]]
+    path.write_text(json.dumps(content))
+    stage, params = status.locked_here().stages[f"evaluate@{model}"], yaml.safe_load(COMPOSED)
+    assert derived.contradictions([stage], params)
+    params["experiments"][model]["classes"].reverse()
+    assert not derived.contradictions([stage], params)
 
 
 def test_half_a_metric(check, bare):

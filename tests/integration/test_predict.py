@@ -20,7 +20,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
-from support.project import STORE, Project
+from support.project import Project, stripped
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.data import idx
@@ -451,8 +451,7 @@ def test_an_interrupted_run_leaves_the_file_that_was_there(tmp_path, monkeypatch
 @pytest.fixture(scope="module")
 def answering(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after `make demo`, without a store; tests add files to it."""
-    folder = tmp_path_factory.mktemp("predict") / "project"
-    return digits_run[0].copy(folder, without=("cache", ".kmnist", *STORE))
+    return stripped(digits_run, tmp_path_factory.mktemp("predict") / "project")
 
 
 @pytest.fixture(scope="module")

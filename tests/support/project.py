@@ -150,3 +150,8 @@ def committed(folder: Path) -> None:
 def copied(digits_run: tuple[Project, str], folder: Path) -> Project:
     """The project after `make demo`, with its cache, and without what its stages have logged."""
     return digits_run[0].copy(folder, without=STORE)
+
+
+def stripped(digits_run: tuple[Project, str], folder: Path) -> Project:
+    """The same without the caches that `check` and `predict` do not read."""
+    return digits_run[0].copy(folder, without=("cache", ".kmnist", *STORE))

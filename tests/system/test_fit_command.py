@@ -6,9 +6,10 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 from support.project import Project
 
-from kmnist_pipeline.commands import fits
+from kmnist_pipeline.commands import fit, fits
 from kmnist_pipeline.fits.store import Store
 
 POOLS = re.compile(r"fits: (\d+) known, (\d+) to train")
@@ -63,6 +64,13 @@ def test_changed_comments_and_labels_make_stages_stale_and_train_nothing(digits:
     assert "Running stage 'tune@" in printed and "Running stage 'evaluate@" in printed
     assert counts(printed) == []
     assert "metrics/digits/digits_softmax/curves.csv" not in digits.changed()  # the same bytes
+
+
+def test_all_stages_of_a_kind_are_a_target(project: Project, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project.folder)
+    found = fit.stale(["kfold-train"])  # nothing is in the cache of a new clone
+    assert set(TRAINED[:3]) <= set(found)
+    assert {stage.partition("@")[0] for stage in found} == {"download", "preprocess", "kfold-train"}
 
 
 def test_an_unknown_target_and_a_bad_store_are_named(digits: Project):

@@ -23,9 +23,12 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims, metrics
 from kmnist_pipeline.evidence import lineage, numbers, outs, paths
 from kmnist_pipeline.repository.changes import Change
+from kmnist_pipeline.repository.compare import are_close
 from kmnist_pipeline.repository.locks import LockedStage
 
-DIGITS = 2e-6  # numbers are stored with six digits
+# Numbers are stored with six digits. A number and those that it follows from were both rounded,
+# and the standard deviation of rates has the rounding errors of the rates.
+RELATIVE, ABSOLUTE = 1e-5, 2e-6
 
 Values = dict[str, Any]  # by dotted name
 
@@ -102,9 +105,7 @@ def _of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     """Scores follow from the confusion matrix, spreads from the values of the seeds."""
     path = _numbers(stage, "test.json")
     content = numbers.read(path)
-    known = params["datasets"][params["models"][stage.item]["dataset"]]["classes"]
-    classes = tuple(name for name in known if name in content["per_class"])
-    scores = metrics.scores(np.array(content["confusion"]), classes)
+    scores = metrics.scores(np.array(content["confusion"]), _classes(stage.item, params))
     stated, expected = (
         {**metrics.compared(each), **_flat("per_class", each["per_class"])}
         for each in (content, scores)
@@ -112,7 +113,7 @@ def _of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     yield from _apart(path, stated, expected)
     right = metrics.unpack_bits(content["right"], content["n"])
     yield from _apart(path, {"correct": content["correct"]}, {"correct": int(right.sum())})
-    for trial in content.get("trials", [{**content, "name": content.get("winner", "")}]):
+    for trial in [content, *content.get("trials", [])]:
         for score in metrics.SCORES:
             spread = trial["seeds"][score]
             first = {**spread, score: trial[score]}
@@ -120,6 +121,16 @@ def _of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
             yield from _apart(path, _flat(score, first), _flat(score, again))
         rate = {"accuracy": trial["correct"] / trial["n"]}
         yield from _apart(path, {"accuracy": trial["accuracy"]}, rate)
+
+
+def _classes(model: str, params: dict[str, Any]) -> tuple[str, ...]:
+    """The names of a model's classes, in the order of its confusion matrix."""
+    base = params["studies"][model]["base"] if model in params["studies"] else model
+    experiment = params["experiments"][base]
+    names = params["datasets"][experiment["dataset"]]["classes"]
+    return tuple(
+        names if (chosen := experiment["classes"]) is None else map(names.__getitem__, chosen)
+    )
 
 
 def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
@@ -132,7 +143,10 @@ def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
         for claim in claims.read(Path(f"conf/claims/{about['claims']}.csv"))
     ]
     for given, claim in itertools.zip_longest(stated, json.loads(outs.json_bytes(judged))):
-        if given != claim:
+        before, after = (_flat("", each or {}) for each in (given, claim))
+        if before.keys() != after.keys() or not all(
+            map(are_close, before.values(), after.values())
+        ):
             name = (claim or given)["id"]
             yield f"{path}: claim {name} is not what conf/claims and the numbers give"
 
@@ -162,7 +176,7 @@ def _apart(path: Path, stated: Values, expected: Values) -> Iterator[str]:
         if given is None or value is None:
             same, known = given is value, value
         else:
-            same = math.isclose(given, value, rel_tol=DIGITS, abs_tol=DIGITS)
+            same = math.isclose(given, value, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
             known = float(f"{value:.6g}")
         if not same:
             yield f"{path}: {name} is {given}, but {known} follows from the rest"
