@@ -74,6 +74,9 @@ ELSEWHERE = {
     "kmnist verify report@digits": (
         "tests/system/test_verify.py::test_a_bare_clone_gives_what_was_committed"
     ),
+    "kmnist verify --sign ~/.ssh/id_ed25519 report@digits": (
+        "tests/system/test_verify.py::test_a_signed_receipt_names_its_signer"
+    ),
     "kmnist verify --epochs 1 report@digits": (
         "tests/system/test_verify.py::test_the_first_epoch_gives_the_committed_weights"
     ),

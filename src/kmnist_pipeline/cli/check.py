@@ -3,8 +3,9 @@
 Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/, do
 not agree with code, configuration, data and the libraries of requirements.lock, or were edited by
 hand. Computes rates, scores, means and verdicts again from other evidence. Says what changed, from
-which value to which, and which commands fix it. Needs neither DVC's cache nor the data, runs no
-stage and changes nothing.
+which value to which, and which commands fix it. Then says which receipts in receipts/ are of this
+evidence, that is, which stages `kmnist verify` has run again. Needs neither DVC's cache nor the
+data, runs no stage and changes nothing.
 """
 
 import sys
@@ -17,18 +18,21 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    from kmnist_pipeline.commands import check, status
+    from kmnist_pipeline.commands import check, receipts, status
     from kmnist_pipeline.commands.words import count
     from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.repository import locks
 
     composed = composition.compose(Path("conf"), [])
-    found = status.of(status.locked_here(), locks.load(composed, "conf/"))
+    lock = status.locked_here()
+    found = status.of(lock, locks.load(composed, "conf/"))
     findings = check.findings(found, composed)
     for line in check.lines(findings):
         print(line)
     if not findings:
         print("up to date: the evidence is what code, configuration and data give")
+    for line in receipts.lines(lock):
+        print(line)
     print(status.summary(check.of_head()))
     if findings:
         numbers = {"stage": len(found.stages), "other file": len(findings) - len(found.stages)}

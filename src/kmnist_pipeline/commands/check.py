@@ -22,7 +22,7 @@ from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Difference, Verdict, compare
 from kmnist_pipeline.repository.locks import LOCK, Graph
-from kmnist_pipeline.repository.revision import DamagedError, Revision
+from kmnist_pipeline.repository.revision import DamagedError, Revision, digest_of
 
 PARAMS, MAIN = "params.yaml", "conf/config.yaml"
 WIDTH = 100
@@ -203,11 +203,9 @@ def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
             return [("dvc checkout --force", path)] if head.cached(path, md5) else []
         except DamagedError:
             return []
-    md5s = {name.removeprefix(f"{path}/"): lineage.digest_of_bytes(c) for name, c in files.items()}
-    committed = md5s.get(path) or lineage.digest_of_listing(md5s)
     back = [(RESTORE, name) for name in _edited(path)]
     back += [(CLEAN, name) for name in _untracked(path)]
-    return back if committed == md5 else []
+    return back if digest_of(path, files) == md5 else []
 
 
 def _cut(addresses: list[str]) -> tuple[str, ...]:

@@ -168,6 +168,16 @@ def summary(differences: Iterable[Difference], run: bool = False) -> str:
 def _restored(files: list[str]) -> str:
     """The smallest commands that give these files their committed content, in a sentence."""
     kept = head().ids(*files)
+    edited = {*git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *files)}
+    # Committed files, and outs that are folders of them, that are not what the lock says.
+    wrong = {
+        file
+        for file in files
+        if file not in edited and any(f"{path}/".startswith(f"{file}/") for path in kept)
+    }
+    if wrong == {*files}:
+        return "`kmnist check` names the commands that make it again"
+    files = [file for file in files if file not in wrong]
     of_git = {file for file in files if file in kept}
     new = {file for file in files if file.startswith(paths.TRACKED)} - of_git
     commands = [

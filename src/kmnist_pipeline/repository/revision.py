@@ -74,6 +74,15 @@ class Revision:
         """The stages of the lock. Raises UserError if there is no lock or it is invalid."""
         return locks.parse(self.read(locks.LOCK), self.called(locks.LOCK))
 
+    def recorded(self, out: str, md5: str) -> dict[str, bytes]:
+        """The files of an out with this md5 in the newest commit up to this one that has them.
+
+        Empty if no commit has them.
+        """
+        log = ("log", "-z", "--no-show-signature", "--format=%H", str(self.commit), "--", out)
+        versions = (Revision(commit, commit).files(out) for commit in git.paths(*log))
+        return next((files for files in versions if digest_of(out, files) == md5), {})
+
     def cached(self, out: str, md5: str) -> dict[str, Path]:
         """The places on disk of the files of an out with this md5, by path.
 
@@ -149,6 +158,13 @@ def below(place: Path, name: str) -> dict[str, Path]:
         return {name: place}
     inside = sorted(file for file in place.rglob("*") if file.is_file())
     return {f"{name}/{file.relative_to(place).as_posix()}": file for file in inside}
+
+
+def digest_of(out: str, files: dict[str, bytes]) -> str:
+    """The md5 that DVC's lock has for an out with these files, given by their paths."""
+    md5s = {path: lineage.digest_of_bytes(content) for path, content in files.items()}
+    names = {path.removeprefix(f"{out}/"): md5 for path, md5 in md5s.items()}
+    return md5s.get(out) or lineage.digest_of_listing(names)
 
 
 def check(place: Path, path: str, md5: str) -> None:
