@@ -5,6 +5,7 @@ DATASET ?= kmnist
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 READY := .venv/.ready
+PIP := .venv/bin/pip --quiet --disable-pip-version-check
 PYTEST := pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -18,8 +19,15 @@ setup: $(READY) ## create .venv and install the packages of requirements.lock
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed, but $(PYTHON) is " + sys.version.split()[0] + "; use another one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# torch first: given hashes, pip takes the build of the package index, and not the one that this machine
+	@# prefers, such as that for CPUs in a folder of PIP_FIND_LINKS. So it is downloaded and then checked.
+	@awk '/^torch==/, !/\\$$/' requirements.lock > .venv/torch.lock
+	$(PIP) download --no-deps --only-binary :all: --dest .venv/torch `grep -o '^torch==[^ ]*' .venv/torch.lock`
+	$(PIP) install --no-deps --require-hashes --no-index --find-links .venv/torch --requirement .venv/torch.lock
+	@rm -r .venv/torch .venv/torch.lock
+	$(PIP) install --no-deps --require-hashes --requirement requirements.lock
+	@# What the lock cannot have for all builds of torch: the CUDA libraries whose versions one of them pins.
+	$(PIP) install --no-build-isolation --editable '.[dev]'
 	@touch $(READY)
 
 demo: $(READY) ## run the whole pipeline on scikit-learn's digits, in a minute or two and without a network
