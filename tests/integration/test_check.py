@@ -98,7 +98,10 @@ def locked(stage: dict[str, Any], kind: str, path: str) -> dict[str, Any]:
 
 def test_a_clone_of_the_committed_evidence_is_fresh(project):
     done = project.run("kmnist", "check")
-    fresh, last = done.stdout.splitlines()
+    fresh, *receipts, last = done.stdout.splitlines()
+    assert receipts and all(
+        re.match("(not )?verified|of other evidence", line) for line in receipts
+    )
     assert (fresh, last.startswith(COMMITTED), done.returncode) == (FRESH, True, 0)
     assert done.stderr == ""
 

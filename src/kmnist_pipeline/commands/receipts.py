@@ -19,16 +19,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage, outs
-from kmnist_pipeline.repository.compare import Difference, Verdict
+from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository.locks import Graph, LockedStage
+
+if TYPE_CHECKING:  # `kmnist trace` reads receipts without waiting for NumPy
+    from kmnist_pipeline.repository.compare import Difference
 
 FOLDER = Path("receipts")
 SIGNERS = FOLDER / "allowed_signers"
@@ -50,6 +52,9 @@ MAKE_BYTES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib", "pillow")
 Name = Annotated[str, StringConstraints(pattern=r"^[\w@.+ -]+$")]
 
 
+Word = Literal["identical", "equal", "different"]  # the worst last
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -65,7 +70,7 @@ class Outcome(_Part):
     """A stage that was run again: its lineage key, and the verdict on each out."""
 
     lineage: str
-    outs: dict[str, Literal["identical", "equal", "different"]]
+    outs: dict[str, Word]
 
 
 class Verification(_Part):
@@ -129,8 +134,8 @@ class Receipt:
     def verdict(self, *addresses: str) -> str:
         """The worst verdict on the outs of these stages; of all stages without addresses."""
         found = (self.ran.stages[address] for address in addresses or self.ran.stages)
-        verdicts = {Verdict[word.upper()] for outcome in found for word in outcome.outs.values()}
-        return max(verdicts, default=Verdict.IDENTICAL).name.lower()
+        words = {word for outcome in found for word in outcome.outs.values()}
+        return max(words, key=get_args(Word).index)
 
     @cached_property
     def signature(self) -> str:
@@ -222,6 +227,8 @@ def leave(receipt: Statement, key: Path | None) -> Path:
 
     key: of SSH, to sign it. Raises UserError if it cannot sign.
     """
+    from kmnist_pipeline.evidence import outs
+
     ran = receipt.predicate
     epochs = f"epochs {ran.epochs}" if ran.epochs else ""
     name = " ".join(filter(None, (ran.target or "all", epochs, ran.machine))).replace(" ", "-")
