@@ -271,8 +271,37 @@ def test_a_verdict_that_was_edited_and_recorded_contradicts_the_numbers(bare, mo
     lock = status.locked_here()
     stage = lock.stages["report@mnist_logistic"]
     found = derived.contradictions([stage], yaml.safe_load(COMPOSED))
-    [change] = found[stage.address]
-    assert f"{path}: claim " in str(change)
+    assert f"{path}: claim " in str(found[stage.address][0])
+
+
+def swapped(page: str) -> str:
+    """A page with its first two pictures exchanged."""
+    one, other = derived.PICTURE.findall(page)[:2]
+    return page.replace(one, "...").replace(other, one).replace("...", other)
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "words"),
+    [
+        ("README.md", lambda page: page.replace("0.9", "0.8", 1), "is not what"),
+        ("index.html", lambda page: page.replace("</h1>", "!</h1>", 1), "is not what"),
+        ("index.html", swapped, "does not show figures/data/mnist/"),
+    ],
+)
+def test_a_page_that_was_edited_and_recorded_contradicts_its_inputs(
+    bare, monkeypatch, file, edit, words
+):
+    monkeypatch.chdir(bare.folder)
+    path = Path("reports/mnist_logistic", file)
+    stage = status.locked_here().stages["report@mnist_logistic"]
+    params = yaml.safe_load(COMPOSED)
+    assert not derived.contradictions([stage], params)
+    before = path.read_text()
+    path.write_text(edit(before))
+    assert path.read_text() != before
+    found = derived.contradictions([stage], params)[stage.address]
+    assert found
+    assert all(f"{path}: {words}" in str(change) for change in found)
 
 
 def test_a_confusion_matrix_has_the_order_of_the_configured_classes(project, monkeypatch):
