@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from support.project import Project, copied
+from support.project import Project, copied, files_under
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import metrics
@@ -214,6 +214,30 @@ def test_a_store_that_is_gone_is_one_line_without_its_credentials(made):
     assert "secret" not in done.stdout + done.stderr
 
 
+def test_a_version_whose_files_are_lost_names_the_command_that_brings_them_back(
+    promoted, made, tmp_path, monkeypatch
+):  # fmt: skip
+    """Also in a copy of the project, which leaves the original as it is."""
+    copy, original = tmp_path / "copy", files_under(made.folder / "mlartifacts")
+    shutil.copytree(made.folder, copy, ignore=shutil.ignore_patterns(".dvc"))
+    monkeypatch.chdir(copy)
+    assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
+    place = files_of(versions()[0])
+    assert place.is_relative_to(copy)
+    kept = files_under(place)
+    shutil.rmtree(copy / "mlartifacts")
+    remedy = f"version 1 of digits has lost its files in the store: `kmnist promote {SOFTMAX}`"
+    with pytest.raises(UserError, match=remedy):
+        registry.champion("digits")
+    said = list(registry.promote(candidates.read(GRID), force=False))
+    assert said[0].startswith(f"not compared with the champion: {remedy}")
+    said = list(registry.promote(candidates.read(SOFTMAX), force=False))
+    assert f"digits version 1, {SOFTMAX}, has its files again" in said
+    assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
+    assert files_under(place).keys() == kept.keys()
+    assert files_under(made.folder / "mlartifacts") == original
+
+
 # --- serving -------------------------------------------------------------------------------------
 
 USE = """
@@ -223,7 +247,7 @@ model = mlflow.pyfunc.load_model(sys.argv[1])
 with np.load(sys.argv[2]) as arrays:
     model.predict(arrays["images"][:1])
     table = model.predict(arrays["images"][:20])
-files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "kmnist_pipeline"]
+files = [m.__file__ for n, m in sys.modules.items() if n.startswith("kmnist_pipeline")]
 print(json.dumps({"rows": table.to_dict("records"), "files": files}))
 """
 
