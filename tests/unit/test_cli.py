@@ -25,7 +25,8 @@ def test_help_groups_the_commands_with_a_line_each(capsys):
 
 def test_every_module_of_a_command_is_listed():
     files = Path(cli.__file__).parent.glob("[!_]*.py")
-    assert sorted(COMMANDS) == sorted(file.stem for file in files if file.stem != "common")
+    others = ("common", "dvc")  # `dvc` is a command of its own
+    assert sorted(COMMANDS) == sorted(file.stem for file in files if file.stem not in others)
 
 
 def test_a_misspelt_command_is_refused_with_the_known_ones(capsys):
