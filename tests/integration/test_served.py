@@ -59,7 +59,7 @@ def test_two_versions_in_one_process_run_their_own_code(here, monkeypatch):
 
     images = np.zeros((1, 2, 3), np.uint8)
     path = [*sys.path]
-    models = [load_model(str(place)) for place in (first, second, same)]
+    models: list[Any] = [load_model(str(place)) for place in (first, second, same)]
     try:
         decisions = [model.predict(images)["decision"].tolist() for model in models]
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage, outs
+from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import LOCK, LockedStage
 
@@ -61,6 +61,8 @@ def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:
 
 
 def _mend() -> str:
+    from kmnist_pipeline.evidence import outs
+
     found = _damage()  # once more, because another DVC may have just ended
     if found is None:
         return ""
