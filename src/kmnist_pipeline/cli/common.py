@@ -18,7 +18,7 @@ def absolute(name: str) -> Path:
 
 def mend_lock() -> None:
     """Put back what an interrupted DVC has lost from dvc.lock, and say so."""
-    from kmnist_pipeline.repository import recovery
+    from kmnist_pipeline.commands import recovery
 
     if said := recovery.put_back():
         print(said, file=sys.stderr)

@@ -11,7 +11,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import PARAMS, mend_lock
+from kmnist_pipeline.cli.common import PARAMS
 
 
 def add(parser: ArgumentParser) -> None:
@@ -43,7 +43,6 @@ def run(chosen: Namespace) -> int:
         print(composition.show(text, chosen.show), end="")
         return 0
     if PARAMS.exists() and PARAMS.read_text() == text:
-        mend_lock()
         print(f"{PARAMS} is up to date with conf/")
         return 0
     if chosen.check:
@@ -53,6 +52,5 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.evidence import outs
 
     outs.write_bytes(PARAMS, text.encode())
-    mend_lock()
     print(f"{PARAMS} was written")
     return 0
