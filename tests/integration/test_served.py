@@ -28,7 +28,6 @@ ABOUT = {
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_card", lambda *_: "a model")
     tensors = {"shift": np.zeros(6), "scale": np.ones(6), "weights": np.ones((7, 2))}
     named = {file.name(0, 0, name): tensor for name, tensor in tensors.items()}
     (tmp_path / "models").mkdir()
@@ -42,7 +41,7 @@ def saved(folder: Path) -> Path:
     model = Candidate({}, test, name="m", report="r", family="linear", dataset=DATASET)
     folder.mkdir()
     logged: Any = SimpleNamespace(source_run_id="0" * 32, model_id="m-0")
-    return registry._saved(folder, model, "key", logged)
+    return registry._saved(folder, model, "key", "a model", logged)
 
 
 def test_two_versions_in_one_process_run_their_own_code(here, monkeypatch):

@@ -500,6 +500,15 @@ def test_a_deleted_experiment_comes_back_without_its_runs(store):
     assert len(active) == 1 + len(children(store, run))
 
 
+def test_a_run_without_the_number_of_its_nested_runs_stays(store):
+    """As in stores that were filled before this tag."""
+    publish(trained())
+    (run,) = runs(store)
+    store.delete_tag(run.info.run_id, tracking.NESTED)
+    publish(trained())
+    assert [found.info.run_id for found in runs(store)] == [run.info.run_id]
+
+
 def test_what_a_person_removes_comes_back_and_what_is_twice_goes(store, project):
     def removes_artifacts(run: Any) -> None:
         shutil.rmtree(project / "mlartifacts")

@@ -215,10 +215,8 @@ def test_a_store_that_is_gone_is_one_line_without_its_credentials(made):
     assert "secret" not in done.stdout + done.stderr
 
 
-def test_a_version_whose_files_are_lost_names_the_command_that_brings_them_back(
-    promoted, made, tmp_path, monkeypatch
-):  # fmt: skip
-    """Also in a copy of the project, which leaves the original as it is."""
+def test_a_version_whose_files_are_lost_is_registered_again(promoted, made, tmp_path, monkeypatch):
+    """In a copy of the project, which leaves the original as it is."""
     copy, original = tmp_path / "copy", files_under(made.folder / "mlartifacts")
     shutil.copytree(made.folder, copy, ignore=shutil.ignore_patterns(".dvc"))
     monkeypatch.chdir(copy)
@@ -227,19 +225,21 @@ def test_a_version_whose_files_are_lost_names_the_command_that_brings_them_back(
         "mlflow.tracking._tracking_service.utils._artifact_repos_cache", OrderedDict()
     )
     assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
-    place = files_of(versions()[0])
+    place, count = files_of(versions()[0]), len(versions())
     assert place.is_relative_to(copy)
     kept = files_under(place)
     shutil.rmtree(copy / "mlartifacts")
+    connect().delete_logged_model(str(versions()[0].source).rpartition("/")[2])
     remedy = f"version 1 of digits has lost its files in the store: `kmnist promote {SOFTMAX}`"
     with pytest.raises(UserError, match=remedy):
         registry.champion("digits")
-    said = list(registry.promote(candidates.read(GRID), force=False))
-    assert said[0].startswith(f"not compared with the champion: {remedy}")
-    said = list(registry.promote(candidates.read(SOFTMAX), force=False))
-    assert f"digits version 1, {SOFTMAX}, has its files again" in said
+    with pytest.raises(UserError, match=f"cannot be compared with the champion: {remedy}"):
+        list(registry.promote(candidates.read(GRID), force=False))
+    for words in ("is the champion", "is already the champion"):
+        said = list(registry.promote(candidates.read(SOFTMAX), force=False))
+        assert said == [f"digits version {count + 1}, {SOFTMAX}, {words}"]
     assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
-    assert files_under(place).keys() == kept.keys()
+    assert files_under(files_of(versions()[-1])).keys() == kept.keys()
     assert files_under(made.folder / "mlartifacts") == original
 
 

@@ -20,9 +20,9 @@ PARAMS = Path("params.yaml")
 def put_back() -> str:
     """Put the entries that the lock has lost back; returns a sentence for the user, or "".
 
-    They come from the committed lock. An entry is put back only if `dvc.yaml`, `params.yaml`
-    and `conf/` have the stage with the same command, dependencies, parameters and outs, and if its
-    outs are what it says; an out that is only in DVC's cache may be missing. A lock that a person has
+    They come from the committed lock. An entry is put back only if `dvc.yaml`, `params.yaml` and
+    `conf/` have the stage with the same command, dependencies, parameters and outs, and if its outs
+    are what it says; an out that is only in DVC's cache may be missing. A lock that a person has
     edited, or that another DVC is writing, stays as it is.
     """
     if _damage() is None:

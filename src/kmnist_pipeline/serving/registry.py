@@ -58,7 +58,7 @@ CODE = (
     "serving/classifier.py",
 )
 LIBRARIES = {"safetensors", "scipy"}  # that a version needs, besides those of its family
-WEIGHTS, PARTS = "model.safetensors", ("about", "validation", "test")
+FILES = {"model.safetensors", "about.json", "validation.json", "test.json"}  # of a bundle
 
 
 class LostError(UserError):
@@ -106,7 +106,7 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
             try:
                 notes, worse = compared(model, _load(client, current))
             except LostError as lost:
-                notes, worse = [f"not compared with the champion: {lost}"], []
+                notes, worse = [], [f"it cannot be compared with the champion: {lost}"]
             objections += worse
             yield from notes
         if objections and not force:
@@ -114,12 +114,9 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
             raise UserError(f"{model.name} is not promoted (--force does it anyway):\n{reasons}")
         yield from (f"forced, although {objection}" for objection in objections)
         with_key = f"name = '{dataset}' and tags.`{LINEAGE}` = '{lineage}'"
-        known = client.search_model_versions(with_key)
-        version = known[0] if known else _register(client, model, lineage, objections)
+        known = (v for v in client.search_model_versions(with_key) if _has_files(client, v))
+        version = next(known, None) or _register(client, model, lineage, objections)
         name = f"{version.name} version {version.version}, {model.name}"
-        if not _has_files(client, version):
-            _store_files(client, str(version.source).rpartition("/")[2], model, lineage)
-            yield f"{name}, has its files again"
         if current is not None and current.version == version.version:
             yield f"{name}, is already the champion"
             return
@@ -244,7 +241,7 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
     if not _has_files(client, version):
         raise LostError(
             f"version {version.version} of {version.name} has lost its files in the store: "
-            f"`kmnist promote {version.tags.get('kmnist.model', '')}` restores them"
+            f"`kmnist promote {version.tags.get('kmnist.model', '')}` registers it again"
         )
     place = client.get_model_version_download_uri(version.name, version.version)
     with tempfile.TemporaryDirectory() as folder:
@@ -255,7 +252,9 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
                 tracking_uri=client.tracking_uri,
             )
         )
-        validation, test = (json.loads((bundle / f"{part}.json").read_text()) for part in PARTS[1:])
+        validation, test = (
+            json.loads((bundle / f"{part}.json").read_text()) for part in ("validation", "test")
+        )
         return Champion(validation, test, str(version.version), classifier.of_bundle(bundle))
 
 
@@ -264,7 +263,7 @@ def _has_files(client: MlflowClient, version: ModelVersion) -> bool:
 
     place = client.get_model_version_download_uri(version.name, version.version)
     listed = list_artifacts(f"{place}/artifacts/{BUNDLE}", tracking_uri=client.tracking_uri)
-    return {WEIGHTS, *(f"{part}.json" for part in PARTS)} <= {Path(f.path).name for f in listed}
+    return {Path(file.path).name for file in listed} >= FILES
 
 
 def _register(
@@ -280,28 +279,22 @@ def _register(
     tags |= {name: f"{value:.6g}" for name, value in numbers.items() if value is not None}
     if objections:
         tags["kmnist.forced"] = "\n".join(objections)
+    about = _card(model, lineage)
     logged = client.create_logged_model(
         run.info.experiment_id, model.name, run.info.run_id, tags, model_type=model.family
     )
-    _store_files(client, logged.model_id, model, lineage)
+    with tempfile.TemporaryDirectory() as folder:
+        saved = _saved(Path(folder), model, lineage, about, logged)
+        client.log_model_artifacts(logged.model_id, str(saved))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
     name = model.dataset["name"]
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description=f"Models of {model.dataset['title']}.")
     source = f"models:/{logged.model_id}"
-    about = _card(model, lineage)
     return client.create_model_version(
         name, source, run.info.run_id, tags, description=about, model_id=logged.model_id
     )
-
-
-def _store_files(client: MlflowClient, logged_model: str, model: Candidate, lineage: str) -> None:
-    """Store the files of a version; logged_model: the id of its logged model."""
-    with tempfile.TemporaryDirectory() as folder:
-        logged = client.get_logged_model(logged_model)
-        saved = _saved(Path(folder), model, lineage, logged)
-        client.log_model_artifacts(logged_model, str(saved))
 
 
 def _card(model: Candidate, lineage: str) -> str:
@@ -332,7 +325,7 @@ def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
     return client.search_runs([experiment.experiment_id], finished)[0]
 
 
-def _saved(folder: Path, model: Candidate, lineage: str, logged: LoggedModel) -> Path:
+def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: LoggedModel) -> Path:
     """Write the pyfunc to a folder: code as files, weights as safetensors, nothing pickled."""
     import pandas as pd
     from mlflow.models import Model, infer_signature
@@ -342,7 +335,7 @@ def _saved(folder: Path, model: Candidate, lineage: str, logged: LoggedModel) ->
 
     bundle = folder / BUNDLE
     bundle.mkdir()
-    shutil.copy(model.weights, bundle / WEIGHTS)
+    shutil.copy(model.weights, bundle / "model.safetensors")
     dataset = {name: model.dataset[name] for name in ("name", "classes", "shape", "pixel_max")}
     for name, content in {
         "about": {"model": model.name, "dataset": dataset, "lineage": lineage},
@@ -350,7 +343,7 @@ def _saved(folder: Path, model: Candidate, lineage: str, logged: LoggedModel) ->
         "test": model.test,
     }.items():
         (bundle / f"{name}.json").write_bytes(outs.json_bytes(content))
-    (bundle / "README.md").write_text(_card(model, lineage))
+    (bundle / "README.md").write_text(about)
 
     example = np.zeros((1, *model.dataset["shape"]), np.uint8)
     answers = [Answer(0, "", "", 0.0, decision) for decision in ("review", None)]
