@@ -60,13 +60,16 @@ def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:
 
 def _mend() -> str:
     from kmnist_pipeline.evidence import outs
+    from kmnist_pipeline.repository import dvc
 
     found = _damage()  # once more, because another DVC may have just ended
     if found is None:
         return ""
     here, committed, is_cut = found
     known = committed | here
-    back = committed.keys() - here - _changed(known)
+    described = dvc.stages(locks.load(PARAMS.read_text(), PARAMS.name))
+    lost = (committed.keys() & described.keys()) - here.keys()
+    back = lost - _changed(known) if lost else set()  # _changed takes seconds
     if not back and not is_cut:
         return ""
     content = locks.text_of(known[name] for name in known if name in back or name in here)
