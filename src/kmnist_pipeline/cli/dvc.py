@@ -1,7 +1,8 @@
-"""The command `dvc` in this project's environment: DVC, but an interrupt or a PATH loses nothing.
+"""The command `dvc` of this project's environment: DVC, with two changes.
 
-DVC alone runs the first `python` in PATH, after it has deleted the outs of the stage; and it writes
-its files in place, so that an interrupted or full disk leaves them cut.
+Stages run in the Python of this environment: DVC deletes the outs of a stage before it starts the
+first `python` in PATH, which may lack the libraries. DVC's files are replaced when the new ones are
+complete: DVC writes them in place, so an interrupt or a full disk leaves them cut.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def main() -> int:
 
 
 def _replace_file(path: Any, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:
-    """Does what DVC's function of this place does, but never leaves a part of the file."""
+    """Write a file as DVC's own function does, but never leave a part of it."""
     from kmnist_pipeline.evidence import outs
 
     text = io.StringIO()
