@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from support.project import Project, copied
+from support.project import Project, copied, files_under
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import metrics
@@ -214,6 +215,34 @@ def test_a_store_that_is_gone_is_one_line_without_its_credentials(made):
     assert "secret" not in done.stdout + done.stderr
 
 
+def test_a_version_whose_files_are_lost_is_registered_again(promoted, made, tmp_path, monkeypatch):
+    """In a copy of the project, which leaves the original as it is."""
+    copy, original = tmp_path / "copy", files_under(made.folder / "mlartifacts")
+    shutil.copytree(made.folder, copy, ignore=shutil.ignore_patterns(".dvc"))
+    monkeypatch.chdir(copy)
+    # As in a process of its own: MLflow remembers the places of artifacts.
+    monkeypatch.setattr(
+        "mlflow.tracking._tracking_service.utils._artifact_repos_cache", OrderedDict()
+    )
+    assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
+    place, count = files_of(versions()[0]), len(versions())
+    assert place.is_relative_to(copy)
+    kept = files_under(place)
+    shutil.rmtree(copy / "mlartifacts")
+    connect().delete_logged_model(str(versions()[0].source).rpartition("/")[2])
+    remedy = f"version 1 of digits has lost its files in the store: `kmnist promote {SOFTMAX}`"
+    with pytest.raises(UserError, match=remedy):
+        registry.champion("digits")
+    with pytest.raises(UserError, match=f"cannot be compared with the champion: {remedy}"):
+        list(registry.promote(candidates.read(GRID), force=False))
+    for words in ("is the champion", "is already the champion"):
+        said = list(registry.promote(candidates.read(SOFTMAX), force=False))
+        assert said == [f"digits version {count + 1}, {SOFTMAX}, {words}"]
+    assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
+    assert files_under(files_of(versions()[-1])).keys() == kept.keys()
+    assert files_under(made.folder / "mlartifacts") == original
+
+
 # --- serving -------------------------------------------------------------------------------------
 
 USE = """
@@ -223,7 +252,7 @@ model = mlflow.pyfunc.load_model(sys.argv[1])
 with np.load(sys.argv[2]) as arrays:
     model.predict(arrays["images"][:1])
     table = model.predict(arrays["images"][:20])
-files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "kmnist_pipeline"]
+files = [m.__file__ for n, m in sys.modules.items() if n.startswith("kmnist_pipeline")]
 print(json.dumps({"rows": table.to_dict("records"), "files": files}))
 """
 

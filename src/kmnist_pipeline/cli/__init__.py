@@ -1,7 +1,8 @@
 """The command `kmnist`, with a module for each subcommand; the docstring is the help text.
 
 `add` adds the arguments to the parser; `run` does the work and returns the exit status. `run`
-imports what it needs, so that no command waits for another command's libraries.
+imports what it needs, so that no command waits for another command's libraries. The module `dvc`
+is no subcommand but a command of its own.
 """
 
 import importlib
@@ -55,7 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.description = HELP.format(commands=listed.rstrip("\n") + "\n")
     chosen = parser.parse_args(arguments)
     try:
-        _enter_project()
+        if (folder := project()) is None:
+            raise UserError(
+                f"{Path.cwd()}: no project (a folder with dvc.yaml and conf/) is here or above"
+            )
+        os.chdir(folder)
         return chosen.run(chosen)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -65,10 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _enter_project() -> None:
+def project() -> Path | None:
+    """The folder of the project that contains the current folder."""
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").exists() and (folder / "conf").is_dir():
-            os.chdir(folder)
-            return
-    raise UserError(f"{here}: no project (a folder with dvc.yaml and conf/) is here or above")
+    folders = (here, *here.parents)
+    return next((f for f in folders if (f / "dvc.yaml").exists() and (f / "conf").is_dir()), None)

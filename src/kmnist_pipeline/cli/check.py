@@ -3,13 +3,16 @@
 Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/, do
 not agree with code, configuration, data and the libraries of requirements.lock, or were edited by
 hand. Computes rates, scores, means and verdicts again from other evidence. Says what changed, from
-which value to which, and which commands fix it. Needs neither DVC's cache nor the data, runs no
-stage and changes nothing.
+which value to which, and which commands fix it. Needs neither DVC's cache nor the data, and runs no
+stage. Changes nothing, unless an interrupted DVC has cut dvc.lock: then it puts back the committed
+entries that are still true.
 """
 
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+
+from kmnist_pipeline.cli.common import mend_lock
 
 
 def add(parser: ArgumentParser) -> None:
@@ -22,6 +25,7 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.repository import locks
 
+    mend_lock()
     composed = composition.compose(Path("conf"), [])
     found = status.of(status.locked_here(), locks.load(composed, "conf/"))
     findings = check.findings(found, composed)

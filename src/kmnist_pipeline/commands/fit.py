@@ -120,6 +120,6 @@ def _upstream(repo: Any, target: str, known: list[str]) -> list[Any]:
 def _prepare(datasets: set[str]) -> None:
     """Make the processed data of these datasets with DVC, if they are stale."""
     targets = [f"preprocess@{name}" for name in sorted(datasets)]
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet", *targets]
+    command = [sys.executable, "-m", "kmnist_pipeline.cli.dvc", "repro", "--quiet", *targets]
     if subprocess.run(command, check=False).returncode:
         raise UserError(f"`dvc repro {' '.join(targets)}` fails: see above")

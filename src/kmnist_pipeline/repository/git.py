@@ -5,6 +5,7 @@ Paths are relative to the current folder, which may be any folder of a repositor
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,15 +14,28 @@ from pathlib import Path
 from kmnist_pipeline.errors import UserError
 
 
-def run(*arguments: str, stdin: bytes | None = None) -> bytes:
+def run(
+    *arguments: str, stdin: bytes | None = None, environment: dict[str, str] | None = None
+) -> bytes:
     """The output of a git command. Raises UserError with git's message if it fails."""
     try:
-        done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], input=stdin, env=environment, capture_output=True, check=False
+        )
     except FileNotFoundError as error:
         raise UserError("git is not installed, or not in PATH") from error
     if done.returncode:
         raise UserError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout
+
+
+def environment_elsewhere() -> dict[str, str]:
+    """This process's environment for a command in another repository.
+
+    It lacks the variables that name this repository, such as GIT_DIR; Git sets them in hooks.
+    """
+    names = run("rev-parse", "--local-env-vars").decode().split()
+    return {name: value for name, value in os.environ.items() if name not in names}
 
 
 def paths(*arguments: str) -> list[str]:

@@ -149,6 +149,37 @@ def _yaml(text: str) -> Any:
     return YAML(typ="safe").load(text)
 
 
+def whole_entries(text: str) -> dict[str, str] | None:
+    """The text of each entry, by address, of a lock whose end may be cut, without a cut entry.
+
+    None if the text does not begin as DVC writes a lock, or has a stage twice.
+    """
+    if _HEAD.startswith(text):
+        return {}
+    lines, newline, rest = text.removeprefix(_HEAD).rpartition("\n")
+    found = _ENTRY.findall(lines + newline)
+    if not text.startswith(_HEAD) or "".join(found) != lines + newline or rest[:1].strip():
+        return None
+    begins_next = re.match("  [^ ]", rest)
+    if found and ((rest and not begins_next) or not _is_whole(found[-1])):
+        found.pop()
+    by_address = {entry.partition(":\n")[0].strip(): entry for entry in found}
+    return by_address if len(by_address) == len(found) else None
+
+
+def _is_whole(entry: str) -> bool:
+    try:
+        return bool(_parsed(entry))
+    except (ValueError, YAMLError):
+        return False
+
+
+def text_of(entries: Iterable[str]) -> str:
+    """The lock with these entries."""
+    return _HEAD + "".join(entries)
+
+
+_HEAD = "schema: '2.0'\nstages:\n"
 _ENTRY = re.compile(r"^  [^ \n].*\n(?:(?:   .*)?\n)*", re.MULTILINE)
 
 

@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
 import textwrap
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from kmnist_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+ARTIFACTS = "mlartifacts"  # the folder beside a SQLite store
+ADDRESSES = {  # the columns with addresses of folders of artifacts
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
 LONGEST = 200  # the most characters of an error in a message
 
 # With MLflow's defaults a call to a dead server blocks for four minutes.
@@ -54,6 +64,7 @@ def connect() -> MlflowClient:
         return MlflowClient(_uri())
     if not file.exists():
         create(file)
+    move_in(file)
     try:
         client = MlflowClient(f"sqlite:///{file}")
     except MlflowException as error:
@@ -66,9 +77,9 @@ def connect() -> MlflowClient:
     return client
 
 
-def database() -> Path | None:
+def database(uri: str | None = None) -> Path | None:
     """The absolute path of a SQLite store; MLflow would open a second engine for a relative one."""
-    scheme, _, path = _uri().partition(":///")
+    scheme, _, path = (uri or _uri()).partition(":///")
     return Path(path).absolute() if scheme == "sqlite" else None
 
 
@@ -83,7 +94,48 @@ def artifacts(experiment: str) -> str | None:
     Without a server MLflow would choose another folder.
     """
     file = database()
-    return (file.parent / "mlartifacts" / experiment).as_uri() if file else None
+    return (file.parent / ARTIFACTS / experiment).as_uri() if file else None
+
+
+def move_in(file: Path) -> None:
+    """Make a SQLite store that was moved or copied use the artifacts beside it.
+
+    Its addresses are absolute, so a copy would read and change the artifacts of the original.
+    Raises UserError if the store cannot be changed.
+    """
+    ours = file.parent / ARTIFACTS
+    try:
+        with closing(sqlite3.connect(file)) as store, store:
+            for old in _elsewhere(store, ours):
+                for table, column in ADDRESSES.items():
+                    store.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                        f"WHERE substr({column}, 1, ?) = ?",
+                        (ours.as_uri(), len(old) + 1, len(old) + 1, f"{old}/"),
+                    )
+    except sqlite3.Error as error:
+        raise UserError(
+            f"{file} was moved or copied here, and its addresses of artifacts cannot be changed: "
+            f"{error}"
+        ) from error
+
+
+def _elsewhere(store: sqlite3.Connection, ours: Path) -> set[str]:
+    """The addresses of folders of artifacts beside other stores."""
+    try:
+        rows = store.execute("SELECT name, artifact_location FROM experiments").fetchall()
+    except sqlite3.Error:  # MLflow says what is wrong with it
+        return set()
+    found = {
+        address.removesuffix(f"/{name}")
+        for name, address in rows
+        if str(address).startswith("file:") and address.endswith(f"/{ARTIFACTS}/{name}")
+    }
+    return {old for old in found if _path(old).resolve() != ours.resolve()}
+
+
+def _path(address: str) -> Path:
+    return Path(unquote(urlsplit(address).path))
 
 
 def create(file: Path) -> None:
