@@ -89,6 +89,7 @@ def test_outside_a_project(tmp_path, monkeypatch, capsys):
 KMNIST, DIGITS = "conf/experiment/kmnist_softmax.yaml", "conf/experiment/digits_softmax.yaml"
 NETWORK = "conf/experiment/digits_cnn.yaml"
 GRID, MENU = "conf/study/digits_softmax_grid.yaml", "conf/config.yaml"
+REPORT, CLAIMS = "conf/report/kmnist_linear.yaml", "conf/claims/kmnist_linear.csv"
 MISTAKES = [
     # file, text, its replacement, what the message must say
     (KMNIST, "lr: 0.075", "lrr: 0.075", "kmnist_softmax.optimizer.lrr=0.075: ", "lr, batch_size"),
@@ -140,6 +141,20 @@ MISTAKES = [
         "reports, evaluation",
     ),
     (MENU, "models: ${kmnist.models:}", "", "models", "must be ${kmnist.models:}"),
+    (
+        CLAIMS,
+        ",0.9954,k",
+        ',"0,9954",k',
+        f"{CLAIMS}: line 2: ",
+        "reported='0,9954': must be a number",
+    ),
+    (CLAIMS, ",0.9954,k", ",,k", f"{CLAIMS}: line 2: ", "reported='': must be a number"),
+    (
+        REPORT,
+        "claims: kmnist_linear",
+        "claims: letters",
+        "reports.kmnist_linear.claims=letters: conf/claims",
+    ),
 ]
 
 
@@ -168,6 +183,9 @@ OVERRIDES = [
     ("models=5", "models: is composed"),
     (f"{LR}=1,2", f"'{LR}=1,2'"),
     ("abc", "must be KEY=VALUE"),
+    ("=3", "=3: must be KEY=VALUE"),
+    ("a b=3", "a b=3: must be KEY=VALUE"),
+    ("dataset=3", "dataset=3: ", "must be a string"),
 ]
 
 

@@ -37,7 +37,8 @@ def test_an_environment_that_was_moved_is_made_again(folder):
     assert " venv --clear .venv" in planned(moved)
     linked = folder.parent / "linked"
     shutil.copytree(moved, linked, ignore=shutil.ignore_patterns(".venv"))
-    subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", ".venv"], cwd=moved)
+    again = [sys.executable, "-m", "venv", "--clear", "--without-pip", ".venv"]
+    subprocess.run(again, cwd=moved, check=True)
     (moved / ".venv/.ready").touch()
     (linked / ".venv").symlink_to(
         moved / ".venv"

@@ -5,7 +5,9 @@ it the same way. So both refuse the same mistakes with the same message, before 
 """
 
 import functools
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 from dvc.exceptions import DvcException
@@ -49,6 +51,19 @@ def _plain(config: DictConfig, resolve: bool = True) -> dict[Any, Any]:
     return cast(dict[Any, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
+def _read_claims(loader: ConfigLoaderImpl, config: DictConfig) -> None:
+    """Refuse what the report stage could not judge, before the other stages have run."""
+    from kmnist_pipeline.evaluation import claims  # slow to import, and stages do not need it
+
+    conf = next(s.path for s in loader.config_search_path.get_path() if s.provider == "main")
+    folder = Path(os.path.relpath(str(conf).removeprefix("file://"))) / "claims"
+    for name, report in (config.get("reports") or {}).items():
+        path = folder / f"{report.claims}.csv"
+        if not path.exists():
+            raise UserError(f"reports.{name}.claims={report.claims}: {path} does not exist")
+        claims.read(path)
+
+
 def _refusing(load: Any) -> Any:
     """Wrap `load_configuration`, so that its errors say what is allowed, which Hydra's do not.
 
@@ -61,15 +76,22 @@ def _refusing(load: Any) -> Any:
         self: Any, config_name: str | None, overrides: list[str], *args: Any, **named: Any
     ) -> DictConfig:
         try:
+            for override in overrides:
+                key, equals, _ = override.partition("=")
+                if not key.lstrip("+~") or not (equals or key.startswith("~")):
+                    raise UserError(f"{override}: must be KEY=VALUE")
             cfg = load(self, config_name, overrides, *args, **named)
             if config_name == MAIN:
                 if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
                     raise UserError("models: is composed; must be ${kmnist.models:}")
                 cfg.models = cfg.models  # keep it: each read of the node composes and checks
+                _read_claims(self, cfg)
         except OverrideParseException as error:
             raise ConfigurationError(_no_override(error)) from None
         except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
             raise ConfigurationError(_explain(error, overrides)) from None
+        except ValueError as error:
+            raise ConfigurationError(f"{' '.join(overrides)}: {error}") from None
         return cfg
 
     return load_and_check
@@ -97,10 +119,9 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
 
 
 def _no_override(error: OverrideParseException) -> str:
-    if "=" not in error.override:
-        return f"{error.override}: must be KEY=VALUE"
-    lines = str(error).splitlines()  # the first may only repeat the override, the last is a link
-    reason = next((line for line in lines if error.override not in line), lines[0])
+    lines = str(error).splitlines()[:-1]  # the last is a link; others may only repeat the override
+    said = (line for line in lines if error.override not in line and line.strip() != "^")
+    reason = next(said, "must be KEY=VALUE")
     return f"{error.override}: {reason}; a text with other signs needs quotes"
 
 
