@@ -116,7 +116,16 @@ class Revision:
 
     @cached_property
     def _tree(self) -> dict[str, str]:
-        return git.tree(f"{self.commit}:./")
+        try:
+            return git.tree(f"{self.commit}:./")
+        except UserError as error:
+            if git.objects([str(self.commit)], ""):
+                raise
+            top, here = git.place()
+            raise UserError(
+                f"{self.name} has no file of this folder, {here} of the Git repository {top}: "
+                "`git add --all . && git commit -m start` puts them there"
+            ) from error
 
     def _cached(self, md5: str) -> Path:
         return self._cache / md5[:2] / md5[2:]
@@ -137,10 +146,14 @@ class Revision:
 
     @cached_property
     def _cache(self) -> Path:
+        from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
-        with Repo() as repo:
-            return Path(repo.cache.local.path)
+        try:
+            with Repo() as repo:
+                return Path(repo.cache.local.path)
+        except DvcException as error:
+            raise UserError(f"DVC: {error}") from error
 
 
 def below(place: Path, name: str) -> dict[str, Path]:
