@@ -4,6 +4,7 @@
 imports what it needs, so that no command waits for another command's libraries.
 """
 
+import getpass
 import importlib
 import os
 import sys
@@ -15,7 +16,7 @@ from kmnist_pipeline.errors import UserError
 
 INTERRUPTED = 130
 GROUPS = {
-    "Configure and train": ("compose", "fit", "fits"),
+    "Configure and train": ("compose", "fit", "fits", "prune"),
     "Check the evidence": ("impact", "check", "verify"),
     "Explore and share the evidence": ("trace", "diff", "publish", "export"),
     "Use the models": ("predict", "promote"),
@@ -55,14 +56,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.description = HELP.format(commands=listed.rstrip("\n") + "\n")
     chosen = parser.parse_args(arguments)
     try:
+        _name_user()
         _enter_project()
-        return chosen.run(chosen)
+        status = chosen.run(chosen)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _name_user() -> None:
+    """Call a user id without a name, as in containers, by its number: DVC asks for a name."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
 
 
 def _enter_project() -> None:
