@@ -201,7 +201,8 @@ def _store() -> Iterator[MlflowClient]:
         gc.enable()
         yield client
     except (MlflowException, SQLAlchemyError) as error:
-        raise UserError(f"the MLflow store fails: {store.reason(error)}") from error
+        why = f"{store.reason(error)} ({store.named()})"
+        raise UserError(f"the MLflow store fails: {why}") from error
 
 
 def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:

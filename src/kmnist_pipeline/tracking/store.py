@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LONGEST = 200  # the most characters of an error in a message
+# What to do about errors of SQLite.
+WAYS_OUT = {
+    "readonly database": "make it and its folder writable",
+    "database is locked": "end the other program that uses it, or wait",
+    "file is not a database": "move it away, and `kmnist publish` makes another",
+}
 
 # With MLflow's defaults a call to a dead server blocks for four minutes.
 BOUNDS = {
@@ -60,7 +66,9 @@ def connect() -> MlflowClient:
         if "out-of-date database schema" not in str(error):
             raise
         raise UserError(
-            f"{file} is from another version of MLflow: `mlflow db upgrade sqlite:///{file}`"
+            f"{file} is from another version of MLflow: `mlflow db upgrade sqlite:///{file}` "
+            "changes one from an older version; for one from a newer version, install that or "
+            "name another file in MLFLOW_TRACKING_URI, which `kmnist publish` fills"
         ) from error
     client.search_experiments(max_results=1)  # SQLAlchemy initialises itself at the first query
     return client
@@ -94,11 +102,16 @@ def create(file: Path) -> None:
     """
     from mlflow import MlflowClient
 
+    if not file.parent.is_dir():
+        raise UserError(f"the MLflow store {file} cannot be made: there is no folder {file.parent}")
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "mlflow.db"
         MlflowClient(f"sqlite:///{fresh}")
         copy = file.with_name(f"{file.name}.{os.getpid()}")
-        shutil.copyfile(fresh, copy)
+        try:
+            shutil.copyfile(fresh, copy)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(file)) from error
     if file.exists():  # another stage has just created it
         copy.unlink()
     else:
@@ -129,7 +142,8 @@ def reason(error: BaseException) -> str:
         chain.append(inner)
     telling = [fault for fault in chain if isinstance(fault, OSError)] or chain[:1]
     text = f"{type(telling[-1]).__name__}: {telling[-1]}".partition("\n")[0]
-    return textwrap.shorten(without_credentials(text), LONGEST, placeholder=" …")
+    way = next((f"; {way}" for words, way in WAYS_OUT.items() if words in text), "")
+    return textwrap.shorten(without_credentials(text), LONGEST, placeholder=" …") + way
 
 
 def without_credentials(text: str) -> str:
