@@ -142,6 +142,13 @@ MISTAKES = [
     ),
     (MENU, "models: ${kmnist.models:}", "", "models", "must be ${kmnist.models:}"),
     (
+        MENU,
+        "  - experiment@experiments.digits_cnn: digits_cnn\n",
+        "<<<<<<< HEAD\n  - a: b\n=======\n  - c: d\n>>>>>>> other\n",
+        f"{MENU}: line ",
+        "a merge conflict is not resolved",
+    ),
+    (
         CLAIMS,
         ",0.9954,k",
         ',"0,9954",k',

@@ -20,7 +20,7 @@ from hydra.errors import (
 )
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 # At import time, because DVC removes the plugins' folder from sys.path afterwards.
 from kmnist_pipeline.config import rules
@@ -103,6 +103,14 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
     for cause in causes:
         if isinstance(cause, UserError):
             return str(cause)
+        if isinstance(cause, MarkedYAMLError) and cause.problem_mark is not None:
+            from kmnist_pipeline.repository import locks  # slow to import
+
+            file = Path(os.path.relpath(cause.problem_mark.name))
+            try:
+                locks.refuse_conflict(file.read_text(), str(file))
+            except UserError as conflict:
+                return str(conflict)
         if isinstance(cause, MissingConfigException):
             known = f"; known: {', '.join(cause.options)}" if cause.options else ""
             return str(cause).splitlines()[0] + known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from dvc.exceptions import DvcException
@@ -11,6 +12,7 @@ from voluptuous import MultipleInvalid
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.repository import locks
 
 
 def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -24,6 +26,7 @@ def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
         resolver = lineage.resolver(content, params)
         return {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
     except YAMLFileCorruptedError as error:
+        locks.refuse_conflict(Path("dvc.yaml").read_text(), "dvc.yaml")
         raise UserError(f"dvc.yaml: {error.__cause__ or error}") from error
     except (DvcException, MultipleInvalid) as error:
         raise UserError(f"dvc.yaml: {error}") from error
