@@ -121,7 +121,7 @@ def _ways(
         kinds[kind].append(stage.address)
     again, forced = kinds["run"], kinds["force"]
     force = "make them again; DVC would not do it by itself"
-    cut = f"delete the entries that DVC left in {LOCK}"
+    cut = f"remove what is left of them in {LOCK} and among the evidence"
     remedies = {
         "restore": [Remedy("restore the files", _merged(undo, kinds["restore"]))],
         "run": [
@@ -211,9 +211,8 @@ def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
 
 
 def _cut(addresses: list[str]) -> tuple[str, ...]:
-    """The command that deletes entries of the lock."""
-    scripts = (f"-e '/^  {name}:$/,/^  [^ ]/{{/^  {name}:$/d;/^  [^ ]/!d}}'" for name in addresses)
-    return (f"sed -i {' '.join(scripts)} {LOCK}",)
+    """The command that removes stages that only the lock has, with what they made."""
+    return tuple(filter(None, [_command("kmnist prune --yes", addresses)]))
 
 
 def _of_orphans(files: list[str]) -> tuple[Remedy, ...]:

@@ -303,5 +303,6 @@ def _orphans(wanted: Graph) -> list[str]:
         file.as_posix()
         for file in map(Path, git.paths("ls-files", "-z", "--", *paths.TRACKED))
         if file.name != ".gitignore"
+        and file.exists()
         and not any(parent.as_posix() in outs for parent in (file, *file.parents))
     ]

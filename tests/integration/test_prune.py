@@ -1,0 +1,118 @@
+"""`kmnist prune`: an item leaves the menu, the lock and the evidence, or nothing changes."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from support.checking import findings
+from support.project import ROOT, Project, files_under
+
+from kmnist_pipeline import cli
+from kmnist_pipeline.config import compose as composition
+from kmnist_pipeline.evidence import outs
+
+NETWORK = "digits_cnn"
+MODELS = [NETWORK, "digits_softmax", "digits_softmax_grid", "digits_sklearn_logistic"]
+COMPOSED = (ROOT / "params.yaml").read_text()
+LINE = f"  - experiment@experiments.{NETWORK}: {NETWORK}\n"
+MODEL = f"models/{NETWORK}.safetensors"
+FOLDERS = ("conf", "params.yaml", "dvc.lock", "metrics", "figures", "reports", "models")
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A clone with one model file, in the current folder."""
+    (project.folder / "models").mkdir()
+    (project.folder / MODEL).write_bytes(b"weights")
+    monkeypatch.chdir(project.folder)
+    return project
+
+
+def state(project: Project) -> dict[str, bytes]:
+    return {k: v for k, v in files_under(project.folder).items() if k.startswith(FOLDERS)}
+
+
+def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(here, capsys, monkeypatch):
+    before = state(here)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert cli.main(["prune", NETWORK]) == 0
+    shown = capsys.readouterr().out
+    after = state(here)
+    gone = before.keys() - after.keys()
+    assert MODEL in gone
+    assert all(NETWORK in file for file in gone)
+    assert not [file for file in after if NETWORK in file and not file.startswith("conf/")]
+    assert {file for file in after if after[file] != before[file]} == {
+        "conf/config.yaml",
+        "params.yaml",
+        "dvc.lock",
+    }
+    for word in (LINE.strip(), f"evaluate@{NETWORK}", f"metrics/digits/{NETWORK}/", MODEL):
+        assert word in shown
+    assert "`dvc repro report@digits`" in shown  # the page goes on showing it until then
+    assert {finding.where for finding in findings(here)} == {"report@digits"}
+
+    for file, content in before.items():
+        outs.write_bytes(Path(file), content)
+    here.replace("conf/config.yaml", LINE, "")
+    outs.write_bytes(Path("params.yaml"), composition.compose(Path("conf"), []).encode())
+    assert cli.main(["prune", "--yes", f"experiments.{NETWORK}"]) == 0
+    assert state(here) == after
+
+    for file in gone:  # as if someone had cut the lock by hand
+        outs.write_bytes(Path(file), before[file])
+    assert cli.main(["prune", "--yes", NETWORK]) == 0
+    assert state(here) == after
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["digits_softmax"], ["studies.digits_softmax_grid needs experiments.digits_softmax"]),
+        (
+            ["kmnist_tuned_cnn"],
+            ["claim ", " in conf/claims/kmnist_cnn.csv needs studies.kmnist_tuned_cnn"],
+        ),
+        (MODELS, ["reports.digits would have no model left: remove it too"]),
+        (["digits"], ["say datasets.digits or reports.digits"]),
+        (["datasets.digits"], ["experiments.digits_cnn needs", "reports.digits needs"]),
+        (["reports.digits", NETWORK], ["experiments.digits_softmax needs reports.digits"]),
+        (["digits_cn"], ["there is no digits_cn", "did you mean digits_cnn?"]),
+        (["evaluate@digits_cnn"], ["evaluate@digits_cnn is a stage of dvc.yaml"]),
+    ],
+)
+def test_what_is_needed_stays(names, words, clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone.folder)
+    monkeypatch.setattr(composition, "compose", lambda conf, overrides: COMPOSED)  # saves seconds
+    assert cli.main(["prune", "--yes", *names]) == 1
+    message = capsys.readouterr().err
+    for word in words:
+        assert word in message
+    assert clone.changed() == ""
+
+
+def test_a_failure_and_an_interrupt_change_nothing(here, monkeypatch, capsys):
+    before, write = state(here), outs.write_bytes
+    for error in (OSError("the disk is full"), KeyboardInterrupt()):
+
+        def fail(path: Path, content: bytes, error: BaseException = error) -> None:
+            if path.name == "dvc.lock" and error is not None:
+                raise error
+            write(path, content)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(outs, "write_bytes", fail)
+            assert cli.main(["prune", "--yes", NETWORK]) != 0
+        assert state(here) == before
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert cli.main(["prune", NETWORK]) == 1
+    assert "nothing was removed" in capsys.readouterr().err
+    assert state(here) == before
+
+
+def test_a_whole_report_with_its_models_and_data(here, capsys):
+    assert cli.main(["prune", "--yes", *MODELS, "datasets.digits", "reports.digits"]) == 0
+    left = [file for file in state(here) if "digits" in file and not file.startswith("conf/")]
+    assert left == []
+    assert findings(here) == []
