@@ -1,0 +1,117 @@
+"""Where a project lies, whose it is and who uses it: the commands work, or say the real reason."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.checking import findings
+from support.project import Project, committed
+
+from kmnist_pipeline import cli
+from kmnist_pipeline.tracking import store
+
+FIGURE = "figures/digits/digits_softmax/curves.png"
+COMMANDS = [["check"], ["trace", FIGURE], ["verify", "--quick"], ["diff", "HEAD"], ["impact"]]
+USER = ("LOGNAME", "USER", "LNAME", "USERNAME")
+
+
+def messages(project: Project, capsys: pytest.CaptureFixture[str], *commands: list[str]) -> str:
+    """What the commands say, which all fail."""
+    with contextlib.chdir(project.folder):
+        for command in commands:
+            assert cli.main(command) == 1
+    found = capsys.readouterr()
+    assert "HEAD is not a commit" not in found.err
+    return found.err
+
+
+def test_an_unpacked_archive_is_no_repository(project, capsys):
+    shutil.rmtree(project.folder / ".git")
+    found = messages(project, capsys, *COMMANDS)
+    assert found.count("is not in a Git repository, as after unpacking a ZIP") == len(COMMANDS)
+    assert found.count("`git init && git add --all && git commit -m start`") == len(COMMANDS)
+
+
+def test_a_repository_that_has_not_committed_the_project(project, capsys):
+    (project.folder / ".git").rename(project.folder.parent / "kept")
+    larger = Project(project.folder.parent)
+    (larger.folder / ".gitignore").write_text("project/\nkept/\n")
+    committed(larger.folder)
+    found = messages(project, capsys, ["check"], ["verify", "--quick"])
+    assert found.count("HEAD has no file of this folder, project/ of the Git repository ") == 2
+    assert found.count("`git add --all . && git commit -m start`") == 2
+    shutil.rmtree(larger.folder / ".git")
+    project.run("git", "init", "--quiet")
+    assert "nothing is committed yet: `git add --all" in messages(project, capsys, ["check"])
+
+
+def test_a_repository_of_another_owner(project, capsys, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    found = messages(project, capsys, *COMMANDS)
+    assert found.count("git config --global --add safe.directory") == len(COMMANDS)
+
+
+def test_a_shallow_clone(project, tmp_path, capsys):
+    project.commit("another")
+    shallow = Project(tmp_path / "shallow")
+    subprocess.run(
+        ["git", "clone", "-q", "--depth", "1", project.folder.as_uri(), shallow.folder], check=True
+    )
+    assert findings(shallow) == []
+    found = messages(shallow, capsys, ["diff", "HEAD~1"])
+    assert "HEAD~1 is not a commit of this repository; this clone does not have all" in found
+    assert "`git fetch --unshallow`" in found
+
+
+def test_what_a_user_has_told_git_changes_no_file(project, tmp_path, monkeypatch):
+    (tmp_path / "attributes").write_text("* text eol=crlf\n")
+    (tmp_path / "config").write_text(
+        "[core]\nautocrlf = true\neol = crlf\n"
+        f"attributesFile = {tmp_path}/attributes\n[color]\nui = always\n"
+        "[diff]\nnoprefix = true\nexternal = false\n[log]\nshowSignature = true\n"
+    )
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    cloned = Project(tmp_path / "cloned")
+    subprocess.run(["git", "clone", "-q", project.folder, cloned.folder], check=True)
+    assert findings(cloned) == []
+
+
+def test_a_user_id_without_a_name(clone, monkeypatch):
+    def nameless(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.chdir(clone.folder)
+    for name in USER:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(pwd, "getpwuid", nameless)
+    assert cli.main(["verify", "--quick"]) == 0
+    assert os.environ["USER"] == str(os.getuid())
+
+
+def test_a_reader_that_has_seen_enough(clone):
+    command = f"set -o pipefail; kmnist trace --json {FIGURE} | head -1"
+    done = clone.run("bash", "-c", command)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "{\n", "")
+
+
+def test_a_store_that_cannot_be_used_says_why_and_what_to_do(
+    clone, publish, own_store, tmp_path, capsys
+):
+    nowhere = tmp_path / "no/such/store.db"
+    assert f"there is no folder {nowhere.parent}" in publish(clone, nowhere).err
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(own_store)) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+        database.commit()
+    found = publish(clone, own_store).err
+    assert "for one from a newer version, install that or name another file" in found
+    for reason, way in store.WAYS_OUT.items():
+        error = RuntimeError(f"(sqlite3.OperationalError) {reason}\n[SQL: ...]")
+        assert store.reason(error).endswith(f"{reason}; {way}")
+    (Path(tmp_path) / "text.db").write_text("text" * 999)
+    assert "move it away" in publish(clone, tmp_path / "text.db").err
