@@ -13,7 +13,6 @@ from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
 
-
 EMPTY = "nothing is committed yet: `git add --all && git commit -m start`"
 
 
