@@ -179,6 +179,14 @@ def test_a_mistake_in_conf_is_named(file, old, new, words, conf, capsys):
     assert (conf.folder / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
+@pytest.mark.parametrize("file", [KMNIST, CLAIMS])
+def test_text_that_is_not_utf_8_is_named(file, conf, capsys):
+    path = conf.folder / file
+    path.write_bytes(path.read_bytes() + b"# Schl\xfcssel\n")
+    assert cli.main(["compose"]) == 1
+    assert f"error: {file}: is not UTF-8: " in capsys.readouterr().err
+
+
 OVERRIDES = [
     ("experimens.digits_softmax.optimizer.lr=1", "experimens.digits_soft", "datasets, experiments"),
     ("+typo=1", "typo=1: there is no such key", "datasets, experiments, studies"),

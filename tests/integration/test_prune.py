@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from support.checking import findings
-from support.project import ROOT, Project, files_under
+from support.project import Project, files_under
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.config import compose as composition
@@ -14,7 +15,6 @@ from kmnist_pipeline.evidence import outs
 
 NETWORK = "digits_cnn"
 MODELS = [NETWORK, "digits_softmax", "digits_softmax_grid", "digits_sklearn_logistic"]
-COMPOSED = (ROOT / "params.yaml").read_text()
 LINE = f"  - experiment@experiments.{NETWORK}: {NETWORK}\n"
 MODEL = f"models/{NETWORK}.safetensors"
 FOLDERS = ("conf", "params.yaml", "dvc.lock", "metrics", "figures", "reports", "models")
@@ -48,7 +48,7 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(here, caps
         "params.yaml",
         "dvc.lock",
     }
-    for word in (LINE.strip(), f"evaluate@{NETWORK}", f"metrics/digits/{NETWORK}/", MODEL):
+    for word in (LINE.strip(), f"evaluate@{NETWORK}", f"metrics/digits/{NETWORK}\n", MODEL):
         assert word in shown
     assert "`dvc repro report@digits`" in shown  # the page goes on showing it until then
     assert {finding.where for finding in findings(here)} == {"report@digits"}
@@ -69,22 +69,24 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(here, caps
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["digits_softmax"], ["studies.digits_softmax_grid needs experiments.digits_softmax"]),
+        (["digits_softmax"], ["studies.digits_softmax_grid.base=digits_softmax: must be one of"]),
         (
             ["kmnist_tuned_cnn"],
-            ["claim ", " in conf/claims/kmnist_cnn.csv needs studies.kmnist_tuned_cnn"],
+            ["reports.kmnist_cnn.figures.5a=kmnist_cnn/kmnist_tuned_cnn/confusion_train.png: "],
         ),
-        (MODELS, ["reports.digits would have no model left: remove it too"]),
+        (["kmnist_siamese"], ["kmnist_cnn.csv: claim one-shot-accuracy: kmnist_siamese is no exp"]),
+        (MODELS, ["reports.digits: no experiment or study has report=digits"]),
         (["digits"], ["say datasets.digits or reports.digits"]),
-        (["datasets.digits"], ["experiments.digits_cnn needs", "reports.digits needs"]),
-        (["reports.digits", NETWORK], ["experiments.digits_softmax needs reports.digits"]),
+        (["datasets.digits"], ["digits_sklearn_logistic.dataset=digits: must be one of"]),
+        (["reports.digits", NETWORK], ["digits_sklearn_logistic.report=digits: must be one of"]),
         (["digits_cn"], ["there is no digits_cn", "did you mean digits_cnn?"]),
-        (["evaluate@digits_cnn"], ["evaluate@digits_cnn is a stage of dvc.yaml"]),
+        (["evaluate@digits_cnn"], ["there is no evaluate@digits_cnn", "nothing is left of one"]),
+        (["*"], ["there is no *"]),
+        (["experiments."], ["there is no experiments."]),
     ],
 )
 def test_what_is_needed_stays(names, words, clone, monkeypatch, capsys):
     monkeypatch.chdir(clone.folder)
-    monkeypatch.setattr(composition, "compose", lambda conf, overrides: COMPOSED)  # saves seconds
     assert cli.main(["prune", "--yes", *names]) == 1
     message = capsys.readouterr().err
     for word in words:
@@ -92,22 +94,38 @@ def test_what_is_needed_stays(names, words, clone, monkeypatch, capsys):
     assert clone.changed() == ""
 
 
-def test_a_failure_and_an_interrupt_change_nothing(here, monkeypatch, capsys):
-    before, write = state(here), outs.write_bytes
-    for error in (OSError("the disk is full"), KeyboardInterrupt()):
-
-        def fail(path: Path, content: bytes, error: BaseException = error) -> None:
-            if path.name == "dvc.lock" and error is not None:
-                raise error
-            write(path, content)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(outs, "write_bytes", fail)
-            assert cli.main(["prune", "--yes", NETWORK]) != 0
-        assert state(here) == before
+def test_no_answer_removes_nothing(here, monkeypatch, capsys):
+    before = state(here)
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert cli.main(["prune", NETWORK]) == 1
     assert "nothing was removed" in capsys.readouterr().err
+    assert state(here) == before
+
+
+@pytest.mark.parametrize("interrupted", ["config.yaml", "params.yaml", "dvc.lock"])
+def test_what_was_interrupted_can_be_done_again(interrupted, here, monkeypatch):
+    write = outs.write_bytes
+
+    def interrupt(path: Path, content: bytes) -> None:
+        if path.name == interrupted:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outs, "write_bytes", interrupt)
+        assert cli.main(["prune", "--yes", NETWORK]) != 0
+    assert NETWORK in (here.folder / "dvc.lock").read_text()
+    assert cli.main(["prune", "--yes", NETWORK]) == 0
+    assert cli.main(["compose"]) == 0
+    assert not [file for file in state(here) if NETWORK in file and not file.startswith("conf/")]
+    assert {finding.where for finding in findings(here)} == {"report@digits"}
+
+
+def test_while_a_stage_runs_nothing_is_removed(here, capsys):
+    before = state(here)
+    with Repo() as repo, repo.lock:
+        assert cli.main(["prune", "--yes", NETWORK]) == 1
+    assert "error: DVC: Unable to acquire lock" in capsys.readouterr().err
     assert state(here) == before
 
 

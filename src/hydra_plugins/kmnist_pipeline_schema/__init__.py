@@ -51,17 +51,34 @@ def _plain(config: DictConfig, resolve: bool = True) -> dict[Any, Any]:
     return cast(dict[Any, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
-def _read_claims(loader: ConfigLoaderImpl, config: DictConfig) -> None:
-    """Refuse what the report stage could not judge, before the other stages have run."""
+def _conf(loader: ConfigLoaderImpl) -> Path:
+    """The folder of the configuration."""
+    main = next(s.path for s in loader.config_search_path.get_path() if s.provider == "main")
+    return Path(os.path.relpath(str(main).removeprefix("file://")))
+
+
+def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
+    """Refuse what the report stages could not show or judge, before the other stages have run."""
     from kmnist_pipeline.evaluation import claims  # slow to import, and stages do not need it
 
-    conf = next(s.path for s in loader.config_search_path.get_path() if s.provider == "main")
-    folder = Path(os.path.relpath(str(conf).removeprefix("file://"))) / "claims"
     for name, report in (config.get("reports") or {}).items():
-        path = folder / f"{report.claims}.csv"
+        known = [model for model, about in config.models.items() if about.report == name]
+        if not known:
+            raise UserError(f"reports.{name}: no experiment or study has report={name}")
+        path = _conf(loader) / f"claims/{report.claims}.csv"
         if not path.exists():
             raise UserError(f"reports.{name}.claims={report.claims}: {path} does not exist")
-        claims.read(path)
+        figures = report.figures.items()
+        shown = [(f"reports.{name}.figures.{n}={file}", file) for n, file in figures]
+        for claim in claims.read(path):
+            where = f"{path}: claim {claim['id']}"
+            shown += [(where, f"{name}/{file}") for file in claims.files(claim)]
+        for where, file in shown:
+            of_report, _, rest = file.partition("/")
+            model = rest.partition("/")[0]
+            if of_report == name and model not in known:
+                needed = f"{model} is no experiment or study of the report {name}"
+                raise UserError(f"{where}: {needed}; known: {', '.join(known)}")
 
 
 def _refusing(load: Any) -> Any:
@@ -85,11 +102,14 @@ def _refusing(load: Any) -> Any:
                 if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
                     raise UserError("models: is composed; must be ${kmnist.models:}")
                 cfg.models = cfg.models  # keep it: each read of the node composes and checks
-                _read_claims(self, cfg)
+                _check_reports(self, cfg)
         except OverrideParseException as error:
             raise ConfigurationError(_no_override(error)) from None
         except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
             raise ConfigurationError(_explain(error, overrides)) from None
+        except UnicodeDecodeError as error:
+            files = (f for f in _conf(self).rglob("*.yaml") if error.object in f.read_bytes())
+            raise ConfigurationError(f"{next(files)}: is not UTF-8: {error}") from None
         except ValueError as error:
             raise ConfigurationError(f"{' '.join(overrides)}: {error}") from None
         return cfg

@@ -1,9 +1,9 @@
 """Remove an experiment, study, dataset or report from the menu and from the evidence.
 
-Takes its line out of conf/config.yaml, its parameters out of params.yaml, its stages out of
-dvc.lock, and removes its metrics, figures, model, predictions, data or page; also what is left of
+Takes its line out of conf/config.yaml, its parameters out of params.yaml and its stages out of
+dvc.lock, and deletes its metrics, figures, model, predictions, data or page; also what is left of
 one that is no longer in conf/config.yaml. Its files in conf/ stay. Shows everything and asks first.
-Refuses if another item, a claim or a numbered figure of a report needs it.
+Refuses if the rest of the configuration, a claim or a numbered figure needs it.
 
   kmnist prune digits_cnn
   kmnist prune digits_softmax digits_softmax_grid    both: the study is based on the experiment
@@ -36,10 +36,9 @@ def run(chosen: Namespace) -> int:
         print("nothing was removed; --yes removes without asking", file=sys.stderr)
         return 1
     prune.remove(removal)
-    print("removed; to take it back: `git restore .` and `dvc checkout`")
+    print("removed; what was committed is still in Git, and models and data are in DVC's cache")
     if removal.stale:
-        targets = " ".join(removal.stale)
-        print(f"stale now, and still showing it: {targets}; run `dvc repro {targets}`")
+        print(f"these are stale now: `dvc repro {' '.join(removal.stale)}`")
     return 0
 
 

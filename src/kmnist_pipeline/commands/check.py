@@ -137,7 +137,7 @@ def _ways(
                 ),
             )
         ],
-        "gone": [Remedy(cut, _cut(kinds["gone"]))],
+        "gone": [Remedy(cut, tuple(filter(None, [_command("kmnist prune --yes", kinds["gone"])])))],
     }
     return {
         name: (kind != "restore" and experiment) or tuple(way for way in ways if way.commands)
@@ -208,11 +208,6 @@ def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
     back = [(RESTORE, name) for name in _edited(path)]
     back += [(CLEAN, name) for name in _untracked(path)]
     return back if committed == md5 else []
-
-
-def _cut(addresses: list[str]) -> tuple[str, ...]:
-    """The command that removes stages that only the lock has, with what they made."""
-    return tuple(filter(None, [_command("kmnist prune --yes", addresses)]))
 
 
 def _of_orphans(files: list[str]) -> tuple[Remedy, ...]:
