@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 READY := .venv/.ready
 # A virtual environment has its own path in its scripts: if it was moved or copied, make it again.
 MADE_AT := sed -n 's/^command = .* -m venv \(--[a-z-]* \)*//p' pyvenv.cfg
-MOVED := $(shell cd .venv 2>/dev/null && [ "$$($(MADE_AT))" != "$$(pwd -P)" ] && echo moved)
+MOVED := $(shell cd .venv 2>/dev/null && $(MADE_AT) | grep -qvxF "$$(pwd -P)" && echo moved)
 # DVC asks for the name of the user; in a container there may be only a number.
 export USER ?= $(firstword $(shell id -un 2>/dev/null || id -u))
 PYTEST := pytest --numprocesses auto --dist loadfile --no-loadscope-reorder

@@ -24,7 +24,7 @@ SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
 CURVES = "figures/digits/digits_softmax/curves.png"
 VALIDATION = "metrics/digits/digits_softmax/validation.json"
 DETAILS = "metrics/digits/digits_softmax/validation_details.json"
-MADE, OTHER = "is not what the stage made", "is damaged or of another commit"
+MADE, OTHER = "is not what the stage made", "is damaged or from another commit"
 
 
 OTHER_KEY = (

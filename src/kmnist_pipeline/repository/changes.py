@@ -70,7 +70,9 @@ class Change:
         became = "changed"
         if self.kind == "out":  # those that Git ignores stay when another commit is checked out
             is_kept = self.name.startswith(paths.TRACKED)
-            became = "is not what the stage made" if is_kept else "is damaged or of another commit"
+            became = (
+                "is not what the stage made" if is_kept else "is damaged or from another commit"
+            )
         return f"{thing} {became}: md5 {old} -> {new}"
 
 

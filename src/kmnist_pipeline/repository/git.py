@@ -32,7 +32,7 @@ def run(*arguments: str, stdin: bytes | None = None) -> bytes:
     if not done.returncode:
         return done.stdout
     message = done.stderr.decode(errors="replace").strip()
-    if "not a git repository" in message:
+    if "not a git repository (or any" in message:
         raise UserError(
             f"{Path.cwd()} is not in a Git repository, as after unpacking a ZIP archive: clone the "
             "repository instead, or make one: `git init && git add --all && git commit -m start`"
