@@ -20,20 +20,20 @@ help: ## list the targets
 
 setup: $(READY) ## create .venv and install the packages of requirements.lock
 
-# `sed` writes a relative path: under LC_ALL=C Python 3.11 would not start if this folder's name has
-# an umlaut.
+# If this folder's name has an umlaut, Python 3.11 under LC_ALL=C can neither write its path for an
+# editable installation nor start with it: so `sed` makes the path relative.
 $(READY): requirements.lock pyproject.toml $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed, but $(PYTHON) is " + sys.version.split()[0] + "; use another one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(MOVED:moved=--clear) .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	LC_ALL=C.UTF-8 .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@sed -i 's|^/.*/src$$|../../../../src|' .venv/lib/python3*/site-packages/__editable__.*.pth
 	@touch $(READY)
 
 repository:
-	@git rev-parse --verify --quiet HEAD >/dev/null || { \
-	  echo "error: DVC needs a Git repository with a commit, which a ZIP archive lacks: clone the"; \
-	  echo "repository, or run: git init && git add --all && git commit --message start"; exit 1; } >&2
+	@git rev-parse --verify HEAD >/dev/null || { \
+	  echo "error: DVC needs a Git repository with a commit. In an unpacked ZIP archive, make one:"; \
+	  echo "git init && git add --all && git commit --message start"; exit 1; } >&2
 
 demo: repository $(READY) ## run the whole pipeline on scikit-learn's digits, in a minute or two and without a network
 	kmnist compose

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ from support.checking import findings
 from support.project import Project, committed
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.tracking import store
 
 FIGURE = "figures/digits/digits_softmax/curves.png"
 COMMANDS = [["check"], ["trace", FIGURE], ["verify", "--quick"], ["diff", "HEAD"], ["impact"]]
@@ -105,20 +105,47 @@ def test_a_reader_that_has_seen_enough(clone):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_a_store_that_cannot_be_used_says_why_and_what_to_do(
-    clone, publish, own_store, tmp_path, capsys
-):
-    nowhere = tmp_path / "no/such/store.db"
-    assert f"there is no folder {nowhere.parent}" in publish(clone, nowhere).err
-    import sqlite3
+def read_only(database: Path) -> None:
+    with database.open("r+b") as file:
+        file.seek(18)  # the version of SQLite that is needed to write
+        file.write(b"\3")
 
-    with contextlib.closing(sqlite3.connect(own_store)) as database:
-        database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
-        database.commit()
-    found = publish(clone, own_store).err
-    assert "for one from a newer version, install that or name another file" in found
-    for reason, way in store.WAYS_OUT.items():
-        error = RuntimeError(f"(sqlite3.OperationalError) {reason}\n[SQL: ...]")
-        assert store.reason(error).endswith(f"{reason}; {way}")
-    (Path(tmp_path) / "text.db").write_text("text" * 999)
-    assert "move it away" in publish(clone, tmp_path / "text.db").err
+
+def cut(database: Path) -> None:
+    os.truncate(database, database.stat().st_size // 2)
+
+
+def newer(database: Path) -> None:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+        connection.commit()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (read_only, "attempt to write a readonly database; make it and its folder writable"),
+        (cut, "database disk image is malformed; move it away, and `kmnist publish` makes another"),
+        (newer, "for one from a newer version, install that or name another file"),
+        (lambda file: file.write_text("text" * 999), "file is not a database; move it away"),
+        (lambda file: shutil.rmtree(file.parent), "cannot be made: there is no folder "),
+    ],
+)
+def test_a_store_that_cannot_be_used_says_why_and_what_to_do(
+    damage, words, clone, publish, empty_store, tmp_path
+):
+    (tmp_path / "folder").mkdir()
+    database = Path(shutil.copy(empty_store, tmp_path / "folder/store.db"))
+    damage(database)
+    found = publish(clone, database).err
+    assert words in found
+    assert str(database) in found
+    assert "Traceback" not in found
+
+
+def test_a_store_that_another_program_has_locked(clone, publish, own_store):
+    with contextlib.closing(sqlite3.connect(own_store)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        found = publish(clone, own_store).err
+    assert "database is locked; end the other program that uses it, or wait" in found
+    assert "Traceback" not in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
 
 LONGEST = 200  # the most characters of an error in a message
 # What to do about errors of SQLite.
+WRITABLE = "make it and its folder writable"
+ANOTHER = "move it away, and `kmnist publish` makes another"
 WAYS_OUT = {
-    "readonly database": "make it and its folder writable",
+    "readonly database": WRITABLE,
+    "unable to open database file": WRITABLE,
     "database is locked": "end the other program that uses it, or wait",
-    "file is not a database": "move it away, and `kmnist publish` makes another",
+    "file is not a database": ANOTHER,
+    "database disk image is malformed": ANOTHER,
 }
 
 # With MLflow's defaults a call to a dead server blocks for four minutes.
@@ -55,6 +60,7 @@ def connect() -> MlflowClient:
         from mlflow.store.db import utils
 
         utils.MAX_RETRY_COUNT = 1  # ten attempts to reach a stopped database take two minutes
+        utils._logger.setLevel(logging.CRITICAL)  # it prints a traceback for what `reason` says
     file = database()
     if file is None:
         return MlflowClient(_uri())
@@ -132,15 +138,18 @@ def _project() -> Path:
 def reason(error: BaseException) -> str:
     """An error in one line, without the credentials in addresses.
 
-    A UserError is not shortened. For other errors, it is the innermost error of the network or
-    the files, because it says more than MLflow's wrappers; a long one ends in an ellipsis.
+    A UserError is not shortened. For other errors, it is the innermost error of the network, the
+    files or the database, because it says more than the wrappers of MLflow and SQLAlchemy; a long
+    one ends in an ellipsis.
     """
     if isinstance(error, UserError):
         return without_credentials(" ".join(str(error).split()))
     chain = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
-    telling = [fault for fault in chain if isinstance(fault, OSError)] or chain[:1]
+    of_database = [inner for fault in chain if (inner := getattr(fault, "orig", None))]
+    of_system = [fault for fault in chain if isinstance(fault, OSError)]
+    telling = of_system or of_database or chain[:1]
     text = f"{type(telling[-1]).__name__}: {telling[-1]}".partition("\n")[0]
     way = next((f"; {way}" for words, way in WAYS_OUT.items() if words in text), "")
     return textwrap.shorten(without_credentials(text), LONGEST, placeholder=" …") + way
