@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import textwrap
@@ -71,8 +72,9 @@ def connect() -> MlflowClient:
     except MlflowException as error:
         if "out-of-date database schema" not in str(error):
             raise
+        upgrade = f"mlflow db upgrade {shlex.quote(f'sqlite:///{file}')}"
         raise UserError(
-            f"{file} is from another version of MLflow: `mlflow db upgrade sqlite:///{file}` "
+            f"{file} is from another version of MLflow: `{upgrade}` "
             "changes one from an older version; for one from a newer version, install that or "
             "name another file in MLFLOW_TRACKING_URI, which `kmnist publish` fills"
         ) from error
