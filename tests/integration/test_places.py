@@ -32,9 +32,11 @@ def messages(project: Project, capsys: pytest.CaptureFixture[str], *commands: li
 
 def test_an_unpacked_archive_is_no_repository(project, capsys):
     shutil.rmtree(project.folder / ".git")
-    found = messages(project, capsys, *COMMANDS)
-    assert found.count("is not in a Git repository, as after unpacking a ZIP") == len(COMMANDS)
-    assert found.count("`git init && git add --all && git commit -m start`") == len(COMMANDS)
+    of_dvc = [["fit"], ["predict", "docs/report.png"], ["prune", "--yes", "digits_cnn"]]
+    found = messages(project, capsys, *COMMANDS, *of_dvc)
+    reason = "is not in a Git repository, as after unpacking a ZIP archive: clone the repository "
+    way = "instead, or make one: `git init && git add --all && git commit -m start`"
+    assert found.count(reason + way) == len(COMMANDS + of_dvc)
 
 
 def test_a_repository_that_has_not_committed_the_project(project, capsys):

@@ -84,27 +84,22 @@ def plan(names: list[str]) -> Removal:
 
 def remove(removal: Removal) -> None:
     """Change and remove the files. If this is interrupted, doing it again does the rest."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
     from dvc.utils.fs import remove as delete
 
-    try:
-        with Repo() as repo, repo.lock:  # no stage runs meanwhile
-            locked = locks.without(LOCK.read_text(), removal.stages) if removal.stages else None
-            if removal.menu:
-                menu = MENU.read_text()
-                for line in removal.menu:
-                    menu = menu.replace(line, "")
-                outs.write_bytes(MENU, menu.encode())
-                outs.write_bytes(PARAMS, removal.composed.encode())
-            for file in removal.files:
-                delete(file)
-                with suppress(OSError):  # its folder, if it is empty now
-                    Path(file).parent.rmdir()
-            if locked is not None:  # last, because it names the files
-                outs.write_bytes(LOCK, locked.encode())
-    except DvcException as error:
-        raise UserError(f"DVC: {error}") from error
+    with dvc.opened() as repo, repo.lock:  # no stage runs meanwhile
+        locked = locks.without(LOCK.read_text(), removal.stages) if removal.stages else None
+        if removal.menu:
+            menu = MENU.read_text()
+            for line in removal.menu:
+                menu = menu.replace(line, "")
+            outs.write_bytes(MENU, menu.encode())
+            outs.write_bytes(PARAMS, removal.composed.encode())
+        for file in removal.files:
+            delete(file)
+            with suppress(OSError):  # its folder, if it is empty now
+                Path(file).parent.rmdir()
+        if locked is not None:  # last, because it names the files
+            outs.write_bytes(LOCK, locked.encode())
 
 
 def _line(name: str, menu: str) -> re.Match[str] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dvc.exceptions import DvcException
 from dvc.schema import COMPILED_MULTI_STAGE_SCHEMA
@@ -12,7 +14,23 @@ from voluptuous import MultipleInvalid
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
-from kmnist_pipeline.repository import locks
+from kmnist_pipeline.repository import git, locks
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+
+@contextmanager
+def opened() -> Iterator[Repo]:
+    """DVC's repository in this folder. DVC's errors become UserErrors."""
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            yield repo
+    except DvcException as error:
+        git.place()  # raises the reason if Git is why
+        raise UserError(f"DVC: {error}") from error
 
 
 def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -146,14 +146,10 @@ class Revision:
 
     @cached_property
     def _cache(self) -> Path:
-        from dvc.exceptions import DvcException
-        from dvc.repo import Repo
+        from kmnist_pipeline.repository import dvc  # slow to import
 
-        try:
-            with Repo() as repo:
-                return Path(repo.cache.local.path)
-        except DvcException as error:
-            raise UserError(f"DVC: {error}") from error
+        with dvc.opened() as repo:
+            return Path(repo.cache.local.path)
 
 
 def below(place: Path, name: str) -> dict[str, Path]:
