@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
-from support.checking import findings
+from support.checking import commands, findings
 from support.project import Project, files_under
 
 from kmnist_pipeline import cli
@@ -57,7 +57,12 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(here, caps
         outs.write_bytes(Path(file), content)
     here.replace("conf/config.yaml", LINE, "")
     outs.write_bytes(Path("params.yaml"), composition.compose(Path("conf"), []).encode())
-    assert cli.main(["prune", "--yes", f"experiments.{NETWORK}"]) == 0
+    (way,) = commands(here, f"evaluate@{NETWORK}")
+    assert way == f"kmnist prune --yes kfold-train@{NETWORK} evaluate@{NETWORK}"
+    stale = {f"kfold-train@{NETWORK}", f"evaluate@{NETWORK}", "report@digits"}
+    assert {finding.where for finding in findings(here)} == stale
+    assert cli.main(way.split()[1:]) == 0
+    assert capsys.readouterr().out.count(f"evaluate@{NETWORK}") == 1
     assert state(here) == after
 
     for file in gone:  # as if someone had cut the lock by hand

@@ -73,8 +73,10 @@ def findings(found: Status, composed: str) -> list[Finding]:
         Finding(stage.address, tuple(stage.reasons), ways.get(stage.address, ()))
         for stage in found.stages
     ]
-    orphans = _of_orphans(found.orphans)
-    files = [Finding(file, ("no stage makes this file",), orphans) for file in found.orphans]
+    left = [out for stage in found.stages if stage.state == "gone" for out in stage.outs]
+    alone = [f for f in found.orphans if not any(Path(f).is_relative_to(out) for out in left)]
+    orphans = _of_orphans(alone)
+    files = [Finding(file, ("no stage makes this file",), orphans) for file in alone]
     return [*_of_params(composed, apart, experiment), *stages, *files]
 
 

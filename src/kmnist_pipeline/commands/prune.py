@@ -61,7 +61,7 @@ def plan(names: list[str]) -> Removal:
     described = dvc.stages(locks.load(composed, "conf/"))
     made = [path for stage in described.values() for path in dvc.outs(stage)]
 
-    stages, files = list[str](), set[str]()
+    stages, files = dict[str, None](), set[str]()
     for name, line in lines.items():
         item = re.split("[.@]", name)[-1]
         left = [s for a, s in locked.stages.items() if s.item == item and a not in described]
@@ -71,7 +71,7 @@ def plan(names: list[str]) -> Removal:
             known = {found[3] for found in LINE.finditer(menu)}
             known |= {stage.item for stage in locked.stages.values()}
             raise unknown(f"there is no {name} in {MENU}, and nothing is left of one", item, known)
-        stages += [stage.address for stage in left]
+        stages |= dict.fromkeys(stage.address for stage in left)
         files |= {*own}
     inside = {path for path in files if files & {*map(str, Path(path).parents)}}
     stale = [
@@ -79,7 +79,7 @@ def plan(names: list[str]) -> Removal:
         for address, stage in described.items()
         if any(_overlap(path, file) for path in stage["deps"] for file in files)
     ]
-    return Removal([line[0] for line in listed], stages, sorted(files - inside), composed, stale)
+    return Removal([line[0] for line in listed], [*stages], sorted(files - inside), composed, stale)
 
 
 def remove(removal: Removal) -> None:
