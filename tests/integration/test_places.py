@@ -83,6 +83,13 @@ def test_what_a_user_has_told_git_changes_no_file(project, tmp_path, monkeypatch
     assert findings(cloned) == []
 
 
+def test_a_merge_conflict_is_named_also_where_dvc_reads_the_lock(project, capsys):
+    project.replace("dvc.lock", "stages:\n", "<<<<<<< HEAD\nstages:\n")
+    found = messages(project, capsys, ["check"], ["fit"], ["predict", "docs/report.png"])
+    problem = "dvc.lock: line 2: a merge conflict is not resolved; take one side's; `dvc repro` "
+    assert found.count(f"{problem}makes what only the other has (docs/experiments.md)") == 3
+
+
 def test_a_user_id_without_a_name(clone, monkeypatch):
     def nameless(number: int) -> None:
         raise KeyError(f"getpwuid(): uid not found: {number}")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.project import ROOT
+from support.project import ROOT, committed
 
 
 @pytest.fixture
@@ -55,3 +55,19 @@ def test_python_starts_whatever_the_folder_and_the_language(folder):
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "LANG"))}
     command = [folder / ".venv/bin/python", "-c", "import found"]
     subprocess.run(command, env={**plain, "LC_ALL": "C"}, check=True)
+
+
+def test_a_missing_repository_is_said_with_gits_own_reason(folder):
+    def said(**changes: str) -> str:
+        done = subprocess.run(
+            ["make", "repository"], cwd=folder, env={**os.environ, **changes},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.stderr
+
+    found = said()
+    assert "not a git repository" in found
+    assert "git init && git add --all && git commit" in found
+    committed(folder)
+    assert said() == ""
+    assert "safe.directory" in said(GIT_TEST_ASSUME_DIFFERENT_OWNER="1")

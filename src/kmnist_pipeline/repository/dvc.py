@@ -29,7 +29,8 @@ def opened() -> Iterator[Repo]:
         with Repo() as repo:
             yield repo
     except DvcException as error:
-        git.place()  # raises the reason if Git is why
+        git.place()  # these two raise the reason if Git or the lock is why
+        locks.parse(Path(locks.LOCK).read_bytes() if Path(locks.LOCK).exists() else b"")
         raise UserError(f"DVC: {error}") from error
 
 

@@ -187,7 +187,8 @@ def _entries(text: str) -> list[str] | None:
     """The text of each stage's entry; None if DVC has not written the lock."""
     head, _, body = text.partition("\nstages:\n")
     found = _ENTRY.findall(body)
-    return found if found and head.startswith("schema:") and "".join(found) == body else None
+    is_ours = re.fullmatch("schema: .*", head) and "".join(found) == body
+    return found if found and is_ours else None
 
 
 def _address(entry: str) -> str:
