@@ -24,7 +24,7 @@ SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
 CURVES = "figures/digits/digits_softmax/curves.png"
 VALIDATION = "metrics/digits/digits_softmax/validation.json"
 DETAILS = "metrics/digits/digits_softmax/validation_details.json"
-MADE = "is not what the stage made"
+MADE, OTHER = "is not what the stage made", "is damaged or from another commit"
 
 
 OTHER_KEY = (
@@ -450,7 +450,7 @@ def test_lock_entries_that_do_not_fit_together(data, maker, check, bare):
     found = check()
     assert any(line.startswith(f"{SOFTMAX}: dependency {path} changed: md5 ") for line in found)
     if maker and data == "here":
-        assert any(line.startswith(f"{stage}: out {path} {MADE}: md5 ") for line in found)
+        assert any(line.startswith(f"{stage}: out {path} {OTHER}: md5 ") for line in found)
 
 
 def test_a_file_that_was_edited_while_its_stage_ran(check, bare):
@@ -494,7 +494,7 @@ def test_damaged_data(check, bare):
     path = bare.folder / "models/digits_softmax.safetensors"
     path.unlink()  # DVC may have linked it to its cache
     path.write_bytes(b"damaged")
-    out = f"{SOFTMAX}: out models/digits_softmax.safetensors {MADE}"
+    out = f"{SOFTMAX}: out models/digits_softmax.safetensors {OTHER}"
     assert any(line.startswith(out) for line in check())
 
 
@@ -507,7 +507,12 @@ def test_damaged_data(check, bare):
         (
             "dvc.lock",
             "<<<<<<< HEAD\nstages: {",
-            ["dvc.lock", "line 2", "`git checkout HEAD -- dvc.lock` restores"],
+            ["dvc.lock: line 1: a merge conflict", "`git checkout HEAD -- dvc.lock` restores"],
+        ),
+        (
+            "dvc.lock",
+            "schema: '2.0'\nstages:\n" + 2 * "  a@b:\n    cmd: c\n",
+            ["dvc.lock: a@b: is there twice, as after a merge that kept both sides"],
         ),
         ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: stages: must be a map"]),
         ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: a: 'cmd' is missing"]),
@@ -518,6 +523,7 @@ def test_damaged_data(check, bare):
             ["a: c has no md5"],
         ),
         ("dvc.yaml", "stages: [", ["dvc.yaml", "line 2"]),
+        ("dvc.yaml", "<<<<<<< HEAD\nstages: {}", ["dvc.yaml: line 1: a merge conflict"]),
         ("dvc.yaml", "stages: {a: {cmdd: x}}\n", ["dvc.yaml"]),
         (".git/HEAD", "nonsense", ["git"]),
     ],

@@ -636,7 +636,10 @@ def test_a_store_of_another_version_of_mlflow(store, project, capfd):
         database.execute("update alembic_version set version_num = 'older'")
         database.commit()
     log(trained())
-    assert f"`mlflow db upgrade sqlite:///{project}/mlflow.db`); its results" in only_warning(capfd)
+    assert (
+        f"`mlflow db upgrade sqlite:///{project}/mlflow.db` changes one from an older"
+        in only_warning(capfd)
+    )
 
 
 # A server.

@@ -5,6 +5,7 @@ imports what it needs, so that no command waits for another command's libraries.
 is no subcommand but a command of its own.
 """
 
+import getpass
 import importlib
 import os
 import sys
@@ -16,7 +17,7 @@ from kmnist_pipeline.errors import UserError
 
 INTERRUPTED = 130
 GROUPS = {
-    "Configure and train": ("compose", "fit", "fits"),
+    "Configure and train": ("compose", "fit", "fits", "prune"),
     "Check the evidence": ("impact", "check", "verify"),
     "Explore and share the evidence": ("trace", "diff", "publish", "export"),
     "Use the models": ("predict", "promote"),
@@ -56,18 +57,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.description = HELP.format(commands=listed.rstrip("\n") + "\n")
     chosen = parser.parse_args(arguments)
     try:
+        name_user()
         if (folder := project()) is None:
             raise UserError(
                 f"{Path.cwd()}: no project (a folder with dvc.yaml and conf/) is here or above"
             )
         os.chdir(folder)
-        return chosen.run(chosen)
+        status = chosen.run(chosen)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def name_user() -> None:
+    """Call a user id without a name, as in containers, by its number: DVC asks for a name."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
 
 
 def project() -> Path | None:

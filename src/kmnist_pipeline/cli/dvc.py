@@ -23,6 +23,7 @@ def main() -> int:
     """Run DVC with the arguments of this process; returns its exit status."""
     programs = sysconfig.get_path("scripts")
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
+    cli.name_user()
     if folder := cli.project():
         with contextlib.chdir(folder):
             mend_lock()

@@ -18,6 +18,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.fits import plan, pool, store
 from kmnist_pipeline.fits.plan import Plan
+from kmnist_pipeline.repository import dvc
 from kmnist_pipeline.repository.names import unknown
 
 DATA = ("download@", "preprocess@")
@@ -76,34 +77,29 @@ def stale(targets: list[str]) -> list[str]:
     targets: only these and the stages that they depend on; empty for every stage. Stages that DVC
     can restore from its cache are left out. Raises UserError if a target is not a stage.
     """
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
     from dvc.stage.cache import RunCacheNotFoundError
 
     logging.getLogger("dvc").setLevel(logging.WARNING)  # hide "restored": it is a dry run
     found = []
-    try:
-        with Repo() as repo, repo.lock:
-            stages = set(repo.index.stages)
-            if targets:
-                known = sorted(stage.addressing for stage in stages)
-                stages = {stage for target in targets for stage in _upstream(repo, target, known)}
-            for stage in sorted(stages, key=lambda stage: stage.addressing):
-                if not stage.changed():
-                    continue
-                try:
-                    if not all(dep.exists for dep in stage.deps):
-                        raise RunCacheNotFoundError(stage)
-                    if stage.changed_stage() or stage.changed_deps():
-                        # DVC does this too before it looks for a run with these dependencies.
-                        stage.save_deps()
-                        for out in stage.outs:
-                            out.clear()
-                    repo.stage_cache.restore(stage, dry=True)
-                except RunCacheNotFoundError:
-                    found.append(stage.addressing)
-    except DvcException as error:
-        raise UserError(f"DVC: {error}") from error
+    with dvc.opened() as repo, repo.lock:
+        stages = set(repo.index.stages)
+        if targets:
+            known = sorted(stage.addressing for stage in stages)
+            stages = {stage for target in targets for stage in _upstream(repo, target, known)}
+        for stage in sorted(stages, key=lambda stage: stage.addressing):
+            if not stage.changed():
+                continue
+            try:
+                if not all(dep.exists for dep in stage.deps):
+                    raise RunCacheNotFoundError(stage)
+                if stage.changed_stage() or stage.changed_deps():
+                    # DVC does this too before it looks for a run with these dependencies.
+                    stage.save_deps()
+                    for out in stage.outs:
+                        out.clear()
+                repo.stage_cache.restore(stage, dry=True)
+            except RunCacheNotFoundError:
+                found.append(stage.addressing)
     return found
 
 

@@ -209,9 +209,27 @@ def _store() -> Iterator[MlflowClient]:
     try:
         client = store.connect()
         gc.enable()
-        yield client
+        with _as_default(client.tracking_uri):
+            yield client
     except (MlflowException, SQLAlchemyError) as error:
-        raise UserError(f"the MLflow store fails: {store.reason(error)}") from error
+        why = f"{store.reason(error)} ({store.named()})"
+        raise UserError(f"the MLflow store fails: {why}") from error
+
+
+@contextmanager
+def _as_default(uri: str) -> Iterator[None]:
+    """Let MLflow use this store also where it asks none in particular.
+
+    MLflow's own default has a wrong path if this folder's name has a space or an umlaut.
+    """
+    name = "MLFLOW_TRACKING_URI"
+    before = {name: os.environ[name]} if name in os.environ else {}
+    os.environ[name] = uri
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        os.environ.update(before)
 
 
 def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 import tempfile
@@ -26,6 +28,16 @@ ADDRESSES = {  # the columns with addresses of folders of artifacts
     "model_versions": "storage_location",
 }
 LONGEST = 200  # the most characters of an error in a message
+# What to do about errors of SQLite.
+WRITABLE = "make it and its folder writable"
+ANOTHER = "move it away, and `kmnist publish` makes another"
+WAYS_OUT = {
+    "readonly database": WRITABLE,
+    "unable to open database file": WRITABLE,
+    "database is locked": "end the other program that uses it, or wait",
+    "file is not a database": ANOTHER,
+    "database disk image is malformed": ANOTHER,
+}
 
 # With MLflow's defaults a call to a dead server blocks for four minutes.
 BOUNDS = {
@@ -59,6 +71,7 @@ def connect() -> MlflowClient:
         from mlflow.store.db import utils
 
         utils.MAX_RETRY_COUNT = 1  # ten attempts to reach a stopped database take two minutes
+        utils._logger.setLevel(logging.CRITICAL)  # it prints a traceback for what `reason` says
     file = database()
     if file is None:
         return MlflowClient(_uri())
@@ -70,8 +83,11 @@ def connect() -> MlflowClient:
     except MlflowException as error:
         if "out-of-date database schema" not in str(error):
             raise
+        upgrade = f"mlflow db upgrade {shlex.quote(f'sqlite:///{file}')}"
         raise UserError(
-            f"{file} is from another version of MLflow: `mlflow db upgrade sqlite:///{file}`"
+            f"{file} is from another version of MLflow: `{upgrade}` "
+            "changes one from an older version; for one from a newer version, install that or "
+            "name another file in MLFLOW_TRACKING_URI, which `kmnist publish` fills"
         ) from error
     client.search_experiments(max_results=1)  # SQLAlchemy initialises itself at the first query
     return client
@@ -146,11 +162,16 @@ def create(file: Path) -> None:
     """
     from mlflow import MlflowClient
 
+    if not file.parent.is_dir():
+        raise UserError(f"the MLflow store {file} cannot be made: there is no folder {file.parent}")
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "mlflow.db"
         MlflowClient(f"sqlite:///{fresh}")
         copy = file.with_name(f"{file.name}.{os.getpid()}")
-        shutil.copyfile(fresh, copy)
+        try:
+            shutil.copyfile(fresh, copy)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(file)) from error
     if file.exists():  # another stage has just created it
         copy.unlink()
     else:
@@ -171,17 +192,21 @@ def _project() -> Path:
 def reason(error: BaseException) -> str:
     """An error in one line, without the credentials in addresses.
 
-    A UserError is not shortened. For other errors, it is the innermost error of the network or
-    the files, because it says more than MLflow's wrappers; a long one ends in an ellipsis.
+    A UserError is not shortened. For other errors, it is the innermost error of the network, the
+    files or the database, because it says more than the wrappers of MLflow and SQLAlchemy; a long
+    one ends in an ellipsis.
     """
     if isinstance(error, UserError):
         return without_credentials(" ".join(str(error).split()))
     chain = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
-    telling = [fault for fault in chain if isinstance(fault, OSError)] or chain[:1]
+    of_database = [inner for fault in chain if (inner := getattr(fault, "orig", None))]
+    of_system = [fault for fault in chain if isinstance(fault, OSError)]
+    telling = of_system or of_database or chain[:1]
     text = f"{type(telling[-1]).__name__}: {telling[-1]}".partition("\n")[0]
-    return textwrap.shorten(without_credentials(text), LONGEST, placeholder=" …")
+    way = next((f"; {way}" for words, way in WAYS_OUT.items() if words in text), "")
+    return textwrap.shorten(without_credentials(text), LONGEST, placeholder=" …") + way
 
 
 def without_credentials(text: str) -> str:
