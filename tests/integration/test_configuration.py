@@ -157,6 +157,13 @@ MISTAKES = [
     ),
     (CLAIMS, ",0.9954,k", ",,k", f"{CLAIMS}: line 2: ", "reported='': must be a number"),
     (
+        "conf/claims/mnist_logistic.csv",
+        ",0.9172142857142858,mnist",
+        ",91.7%,mnist",
+        "line 2: accuracy: reported='91.7%': must be a number",  # nothing is unknown about it
+    ),
+    (CLAIMS, "seed and split,,\n", "seed and split,../x,\n", "line 2: ", "spread=../x: must be"),
+    (
         REPORT,
         "claims: kmnist_linear",
         "claims: letters",

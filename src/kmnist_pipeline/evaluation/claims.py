@@ -26,6 +26,7 @@ from typing import Any
 from scipy.special import ndtri, stdtrit
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation.metrics import SCORES
 from kmnist_pipeline.evidence import numbers
 
 COLUMNS = [
@@ -102,7 +103,8 @@ def _problems(claim: dict[str, str], reported: dict[str, str], seen: set[str]) -
     if claim["unknown"] not in UNKNOWNS:
         allowed = ", ".join(repr(unknown) for unknown in UNKNOWNS)
         yield f"unknown={claim['unknown']!r}: must be one of {allowed}"
-    if not claim["reported"] or (claim["unknown"] in NUMERIC and _number(claim) is None):
+    is_number = claim["unknown"] in NUMERIC or claim["value"] in SCORES
+    if not claim["reported"] or (is_number and _number(claim) is None):
         yield f"reported={claim['reported']!r}: must be a number such as 0.95"
     if Path(claim["file"]).is_absolute() or ".." in Path(claim["file"]).parts:
         yield f"file={claim['file']}: must be a path in the report's folder of metrics"
