@@ -24,7 +24,7 @@ SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
 CURVES = "figures/digits/digits_softmax/curves.png"
 VALIDATION = "metrics/digits/digits_softmax/validation.json"
 DETAILS = "metrics/digits/digits_softmax/validation_details.json"
-MADE = "is not what the stage made"
+MADE, OTHER = "is not what the stage made", "is damaged or from another commit"
 
 
 OTHER_KEY = (
@@ -274,8 +274,37 @@ def test_a_verdict_that_was_edited_and_recorded_contradicts_the_numbers(bare, mo
     lock = status.locked_here()
     stage = lock.stages["report@mnist_logistic"]
     found = derived.contradictions([stage], yaml.safe_load(COMPOSED))
-    [change] = found[stage.address]
-    assert f"{path}: claim " in str(change)
+    assert f"{path}: claim " in str(found[stage.address][0])
+
+
+def swapped(page: str) -> str:
+    """A page with its first two pictures exchanged."""
+    one, other = derived.PICTURE.findall(page)[:2]
+    return page.replace(one, "...").replace(other, one).replace("...", other)
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "words"),
+    [
+        ("README.md", lambda page: page.replace("0.9", "0.8", 1), "is not what"),
+        ("index.html", lambda page: page.replace("</h1>", "!</h1>", 1), "is not what"),
+        ("index.html", swapped, "does not show figures/data/mnist/"),
+    ],
+)
+def test_a_page_that_was_edited_and_recorded_contradicts_its_inputs(
+    bare, monkeypatch, file, edit, words
+):
+    monkeypatch.chdir(bare.folder)
+    path = Path("reports/mnist_logistic", file)
+    stage = status.locked_here().stages["report@mnist_logistic"]
+    params = yaml.safe_load(COMPOSED)
+    assert not derived.contradictions([stage], params)
+    before = path.read_text()
+    path.write_text(edit(before))
+    assert path.read_text() != before
+    found = derived.contradictions([stage], params)[stage.address]
+    assert found
+    assert all(f"{path}: {words}" in str(change) for change in found)
 
 
 def test_a_confusion_matrix_has_the_order_of_the_configured_classes(project, monkeypatch):
@@ -424,7 +453,7 @@ def test_lock_entries_that_do_not_fit_together(data, maker, check, bare):
     found = check()
     assert any(line.startswith(f"{SOFTMAX}: dependency {path} changed: md5 ") for line in found)
     if maker and data == "here":
-        assert any(line.startswith(f"{stage}: out {path} {MADE}: md5 ") for line in found)
+        assert any(line.startswith(f"{stage}: out {path} {OTHER}: md5 ") for line in found)
 
 
 def test_a_file_that_was_edited_while_its_stage_ran(check, bare):
@@ -468,7 +497,7 @@ def test_damaged_data(check, bare):
     path = bare.folder / "models/digits_softmax.safetensors"
     path.unlink()  # DVC may have linked it to its cache
     path.write_bytes(b"damaged")
-    out = f"{SOFTMAX}: out models/digits_softmax.safetensors {MADE}"
+    out = f"{SOFTMAX}: out models/digits_softmax.safetensors {OTHER}"
     assert any(line.startswith(out) for line in check())
 
 
@@ -481,7 +510,12 @@ def test_damaged_data(check, bare):
         (
             "dvc.lock",
             "<<<<<<< HEAD\nstages: {",
-            ["dvc.lock", "line 2", "`git checkout HEAD -- dvc.lock` restores"],
+            ["dvc.lock: line 1: a merge conflict", "`git checkout HEAD -- dvc.lock` restores"],
+        ),
+        (
+            "dvc.lock",
+            "schema: '2.0'\nstages:\n" + 2 * "  a@b:\n    cmd: c\n",
+            ["dvc.lock: a@b: is there twice, as after a merge that kept both sides"],
         ),
         ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: stages: must be a map"]),
         ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: a: 'cmd' is missing"]),
@@ -492,6 +526,7 @@ def test_damaged_data(check, bare):
             ["a: c has no md5"],
         ),
         ("dvc.yaml", "stages: [", ["dvc.yaml", "line 2"]),
+        ("dvc.yaml", "<<<<<<< HEAD\nstages: {}", ["dvc.yaml: line 1: a merge conflict"]),
         ("dvc.yaml", "stages: {a: {cmdd: x}}\n", ["dvc.yaml"]),
         (".git/HEAD", "nonsense", ["git"]),
     ],

@@ -122,6 +122,15 @@ def test_any_mode_and_polarity_gives_the_same_pixels(drawn, mode, inverted):
     assert ("inverted" in other.prepared) == inverted
 
 
+@given(drawings(), st.sampled_from([1, 16, 257]), st.booleans())
+def test_a_16_bit_image_may_use_only_its_low_bits(drawn, step, inverted):
+    drawn[0, 0] = 255
+    seen = 255 - drawn if inverted else drawn
+    deep = one(png(Image.fromarray(seen.astype(np.uint16) * step)), KMNIST)
+    plain = one(png(Image.fromarray(seen)), KMNIST)
+    assert np.abs(plain.pixels.astype(int) - deep.pixels).max() <= 2
+
+
 @given(drawings(levels=2), st.booleans())
 def test_black_and_white_of_one_bit_is_the_same_as_grey(drawn, inverted):
     image = Image.fromarray(255 - drawn if inverted else drawn)
@@ -225,6 +234,8 @@ BAD = {
     "empty": (b"", "is empty"),
     "text": (b"hello", "neither PNG nor JPEG"),
     "gif": (b"GIF89a", "neither PNG nor JPEG"),
+    "heic": (b"\0\0\0\x18ftypheic" + bytes(99), "neither PNG nor JPEG"),
+    "ico": (b"\0\0\1\0" + bytes(99), "neither PNG nor JPEG"),
     "header": (GOOD[:12], "broken image: its header cannot be read"),
     "truncated": (GOOD[: len(GOOD) // 2], "broken image: image file is truncated"),
     "bomb": (claiming(20_000, 20_000), "decompression bomb"),

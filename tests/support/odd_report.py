@@ -61,10 +61,9 @@ def content(folder: Path) -> dict[str, Any]:
         }
         for n, verdict in enumerate(VERDICTS)
     ]  # fmt: skip
-    return page.content(
-        name="odd", about=ABOUT, dataset=DATASET, claims=claims, root=folder,
-        made_by={"stage": "report@odd", "lineage": "e" * 64, "arithmetic": "x86-64-v3"},
-    )  # fmt: skip
+    made_by = {"stage": "report@odd", "lineage": "e" * 64, "arithmetic": "x86-64-v3"}
+    params = {"reports": {"odd": ABOUT}, "datasets": {"odd": DATASET}}
+    return page.content("odd", params, {"made_by": made_by, "claims": claims}, folder)
 
 
 def write(path: Path, stage: str, values: dict[str, Any]) -> None:

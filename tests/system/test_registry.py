@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from support.project import Project, copied
+from support.project import Project, copied, files_under
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import metrics
@@ -38,7 +40,7 @@ def made(
     digits_run: tuple[Project, str], empty_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Project:
     """The project after `make demo`, with an empty store of its own."""
-    project = copied(digits_run, tmp_path_factory.mktemp("registry") / "project")
+    project = copied(digits_run, tmp_path_factory.mktemp("registry") / "my ü")
     shutil.copy(empty_store, project.folder / "mlflow.db")
     return project
 
@@ -72,7 +74,7 @@ def key_of(name: str) -> str:
 
 def files_of(version: Any) -> Path:
     uri = connect().get_model_version_download_uri(version.name, version.version)
-    return Path(uri.removeprefix("file://"))
+    return Path(urllib.parse.unquote(uri.removeprefix("file://")))
 
 
 # --- promoting -----------------------------------------------------------------------------------
@@ -80,6 +82,7 @@ def files_of(version: Any) -> Path:
 
 def test_a_version_stands_alone(promoted, here):
     assert promoted == f"digits version 1, {SOFTMAX}, is the champion\n"
+    assert list(here.parent.iterdir()) == [here]  # MLflow may make a folder with another name
     version = connect().get_model_version_by_alias("digits", "champion")
     validation, test = (
         json.loads(Path(f"metrics/digits/{SOFTMAX}/{part}.json").read_text())
@@ -214,6 +217,34 @@ def test_a_store_that_is_gone_is_one_line_without_its_credentials(made):
     assert "secret" not in done.stdout + done.stderr
 
 
+def test_a_version_whose_files_are_lost_is_registered_again(promoted, made, tmp_path, monkeypatch):
+    """In a copy of the project, which leaves the original as it is."""
+    copy, original = tmp_path / "copy", files_under(made.folder / "mlartifacts")
+    shutil.copytree(made.folder, copy, ignore=shutil.ignore_patterns(".dvc"))
+    monkeypatch.chdir(copy)
+    # As in a process of its own: MLflow remembers the places of artifacts.
+    monkeypatch.setattr(
+        "mlflow.tracking._tracking_service.utils._artifact_repos_cache", OrderedDict()
+    )
+    assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
+    place, count = files_of(versions()[0]), len(versions())
+    assert place.is_relative_to(copy)
+    kept = files_under(place)
+    shutil.rmtree(copy / "mlartifacts")
+    connect().delete_logged_model(str(versions()[0].source).rpartition("/")[2])
+    remedy = f"version 1 of digits has lost its files in the store: `kmnist promote {SOFTMAX}`"
+    with pytest.raises(UserError, match=remedy):
+        registry.champion("digits")
+    with pytest.raises(UserError, match=f"cannot be compared with the champion: {remedy}"):
+        list(registry.promote(candidates.read(GRID), force=False))
+    for words in ("is the champion", "is already the champion"):
+        said = list(registry.promote(candidates.read(SOFTMAX), force=False))
+        assert said == [f"digits version {count + 1}, {SOFTMAX}, {words}"]
+    assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
+    assert files_under(files_of(versions()[-1])).keys() == kept.keys()
+    assert files_under(made.folder / "mlartifacts") == original
+
+
 # --- serving -------------------------------------------------------------------------------------
 
 USE = """
@@ -223,7 +254,7 @@ model = mlflow.pyfunc.load_model(sys.argv[1])
 with np.load(sys.argv[2]) as arrays:
     model.predict(arrays["images"][:1])
     table = model.predict(arrays["images"][:20])
-files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "kmnist_pipeline"]
+files = [m.__file__ for n, m in sys.modules.items() if n.startswith("kmnist_pipeline")]
 print(json.dumps({"rows": table.to_dict("records"), "files": files}))
 """
 

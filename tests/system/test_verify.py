@@ -268,7 +268,7 @@ def test_a_known_stage_is_suggested_for_an_unknown_one(here, evidence, monkeypat
         look("report@digit")
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_leaves_neither_file_nor_process(ending, bare):
     before, rest = contents(bare.folder), bare.folder.parent / "tmp"
     command = ["kmnist", "verify", DATA]

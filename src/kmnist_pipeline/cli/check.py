@@ -5,12 +5,15 @@ not agree with code, configuration, data and the libraries of requirements.lock,
 hand. Computes rates, scores, means and verdicts again from other evidence. Says what changed, from
 which value to which, and which commands fix it. Then says which receipts in receipts/ are of this
 evidence, that is, which stages `kmnist verify` has run again. Needs neither DVC's cache nor the
-data, runs no stage and changes nothing.
+data, and runs no stage. Changes nothing, unless an interrupted DVC has cut dvc.lock: then it puts
+back the committed entries that are still true.
 """
 
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+
+from kmnist_pipeline.cli.common import mend_lock
 
 
 def add(parser: ArgumentParser) -> None:
@@ -23,6 +26,7 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.repository import locks
 
+    mend_lock()
     composed = composition.compose(Path("conf"), [])
     lock = status.locked_here()
     found = status.of(lock, locks.load(composed, "conf/"))

@@ -16,6 +16,14 @@ def absolute(name: str) -> Path:
     return Path(os.path.abspath(name))
 
 
+def mend_lock() -> None:
+    """Put back what an interrupted DVC has lost from dvc.lock, and say so."""
+    from kmnist_pipeline.commands import recovery
+
+    if said := recovery.put_back():
+        print(said, file=sys.stderr)
+
+
 def read_params() -> dict[str, Any]:
     """The content of params.yaml. Raises UserError if it cannot be read or is invalid."""
     from kmnist_pipeline.config import rules

@@ -15,7 +15,6 @@ Exit status: 0 every image was classified; 1 an image was skipped, or there was 
 """
 
 import contextlib
-import os
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -50,13 +49,6 @@ def run(chosen: Namespace) -> int:
     classifier, why = predict.choose(chosen.model, chosen.dataset)
     native = "" if arithmetic.name() != arithmetic.NATIVE else ", in native arithmetic"
     print(f"model: {classifier.name} ({why}){native}", file=sys.stderr)
-    try:
-        with contextlib.chdir(chosen.start):  # so that names of images are as the user gave them
-            whole = predict.predict(
-                classifier, chosen.places, chosen.output, chosen.to, chosen.sheet
-            )
-            sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    with contextlib.chdir(chosen.start):  # so that names of images are as the user gave them
+        whole = predict.predict(classifier, chosen.places, chosen.output, chosen.to, chosen.sheet)
     return 0 if whole else 1

@@ -73,8 +73,10 @@ def findings(found: Status, composed: str) -> list[Finding]:
         Finding(stage.address, tuple(stage.reasons), ways.get(stage.address, ()))
         for stage in found.stages
     ]
-    orphans = _of_orphans(found.orphans)
-    files = [Finding(file, ("no stage makes this file",), orphans) for file in found.orphans]
+    left = [out for stage in found.stages if stage.state == "gone" for out in stage.outs]
+    alone = [f for f in found.orphans if not any(Path(f).is_relative_to(out) for out in left)]
+    orphans = _of_orphans(alone)
+    files = [Finding(file, ("no stage makes this file",), orphans) for file in alone]
     return [*_of_params(composed, apart, experiment), *stages, *files]
 
 
@@ -121,7 +123,7 @@ def _ways(
         kinds[kind].append(stage.address)
     again, forced = kinds["run"], kinds["force"]
     force = "make them again; DVC would not do it by itself"
-    cut = f"delete the entries that DVC left in {LOCK}"
+    cut = f"remove what is left of them in {LOCK} and among the evidence"
     remedies = {
         "restore": [Remedy("restore the files", _merged(undo, kinds["restore"]))],
         "run": [
@@ -137,7 +139,7 @@ def _ways(
                 ),
             )
         ],
-        "gone": [Remedy(cut, _cut(kinds["gone"]))],
+        "gone": [Remedy(cut, tuple(filter(None, [_command("kmnist prune --yes", kinds["gone"])])))],
     }
     return {
         name: (kind != "restore" and experiment) or tuple(way for way in ways if way.commands)
@@ -206,12 +208,6 @@ def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
     back = [(RESTORE, name) for name in _edited(path)]
     back += [(CLEAN, name) for name in _untracked(path)]
     return back if digest_of(path, files) == md5 else []
-
-
-def _cut(addresses: list[str]) -> tuple[str, ...]:
-    """The command that deletes entries of the lock."""
-    scripts = (f"-e '/^  {name}:$/,/^  [^ ]/{{/^  {name}:$/d;/^  [^ ]/!d}}'" for name in addresses)
-    return (f"sed -i {' '.join(scripts)} {LOCK}",)
 
 
 def _of_orphans(files: list[str]) -> tuple[Remedy, ...]:

@@ -2,26 +2,31 @@
 
 An out that was edited and then recorded by `dvc commit` has the md5 that `dvc.lock` says, so only
 its content can show the edit. Rates, scores and means follow from counts, confusion matrices and
-fits; verdicts follow from claims and numbers. This takes a second and needs neither models nor
-data. `kmnist verify` finds all other edits.
+fits; verdicts follow from claims and numbers, pages from verdicts, numbers and figures. This takes
+two seconds and needs neither models nor data. `kmnist verify` finds all other edits.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import itertools
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims, metrics
 from kmnist_pipeline.evidence import lineage, numbers, outs, paths
+from kmnist_pipeline.reporting import page
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import are_close
 from kmnist_pipeline.repository.locks import LockedStage
@@ -29,6 +34,7 @@ from kmnist_pipeline.repository.locks import LockedStage
 # Numbers are stored with six digits. A number and those that it follows from were both rounded,
 # and the standard deviation of rates has the rounding errors of the rates.
 RELATIVE, ABSOLUTE = 1e-5, 2e-6
+PICTURE = re.compile(r"data:image/webp;base64,([\w+/=]*)")  # of a page
 
 Values = dict[str, Any]  # by dotted name
 
@@ -134,10 +140,11 @@ def _classes(model: str, params: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
-    """Verdicts follow from the claims and the numbers."""
-    path = Path(paths.page(stage.item)) / "claims.json"
-    about = params["reports"][stage.item]
-    stated = json.loads(path.read_bytes())["claims"]
+    """Verdicts follow from claims and numbers; pages follow from verdicts, numbers and figures."""
+    folder = Path(paths.page(stage.item))
+    path = folder / "claims.json"
+    about, written = params["reports"][stage.item], json.loads(path.read_bytes())
+    stated = written["claims"]
     judged = [
         claims.judge(claim, Path(paths.METRICS) / stage.item, about["confidence"], about["margin"])
         for claim in claims.read(Path(f"conf/claims/{about['claims']}.csv"))
@@ -149,6 +156,25 @@ def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
         ):
             name = (claim or given)["id"]
             yield f"{path}: claim {name} is not what conf/claims and the numbers give"
+    content = page.content(stage.item, params, written, Path("."))
+    # Comparing pixels takes a tenth of the time of encoding the pictures again.
+    shown = (folder / "index.html").read_bytes().decode()
+    expected = {
+        "index.html": (PICTURE.sub("", shown), page.html(content, address=lambda picture: "")),
+        "README.md": ((folder / "README.md").read_bytes().decode(), page.markdown(content)),
+    }
+    for name, (text, again) in expected.items():
+        if text != again:
+            yield f"{folder / name}: is not what claims.json, the numbers and the figures give"
+    for encoded, picture in zip(PICTURE.findall(shown), content["pictures"], strict=False):
+        embedded = io.BytesIO(base64.b64decode(encoded))
+        if _pixels(embedded, "WEBP") != _pixels(picture["path"], "PNG"):
+            yield f"{folder / 'index.html'}: does not show {picture['path']}"
+
+
+def _pixels(picture: Path | io.BytesIO, kind: str) -> tuple[tuple[int, int], bytes]:
+    with Image.open(picture, formats=[kind]) as image:
+        return image.size, image.convert("RGB").tobytes()
 
 
 def _numbers(stage: LockedStage, name: str) -> Path:

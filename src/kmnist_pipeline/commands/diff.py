@@ -149,8 +149,10 @@ def _merge_base(one: str, other: str) -> str:
     ids = git.commit(one), git.commit(other)
     try:
         return git.run("merge-base", *ids).decode().strip()
-    except UserError as error:
-        raise UserError(f"{one} and {other} have no commit in common") from error
+    except git.NotFoundError as error:
+        raise UserError(
+            f"{one} and {other} have no commit in common{git.if_shallow('; ')}"
+        ) from error
 
 
 def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric]:

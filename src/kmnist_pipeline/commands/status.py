@@ -43,13 +43,15 @@ class StageStatus:
     """A stage that runs again or for the first time, or that `dvc.yaml` no longer has.
 
     state: `new`, `changed` (by itself), `downstream` or `gone`; changes: those of dependencies
-    that no stage makes, and of its outs; reads: the other such stages whose outs it reads.
+    that no stage makes, and of its outs; reads: the other such stages whose outs it reads; outs: of
+    a stage that is gone, as the lock has them.
     """
 
     address: str
     state: str
     changes: list[Change]
     reads: list[str]
+    outs: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> list[str]:
@@ -121,7 +123,7 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
         for name in wanted.stages
         if name in again or name in below
     ]
-    stages += [StageStatus(name, "gone", [], []) for name in gone]
+    stages += [StageStatus(name, "gone", [], [], tuple(locked.stages[name].outs)) for name in gone]
     return Status(stages, orphans, wanted)
 
 
@@ -313,5 +315,6 @@ def _orphans(wanted: Graph) -> list[str]:
         file.as_posix()
         for file in map(Path, git.paths("ls-files", "-z", "--", *paths.TRACKED))
         if file.name != ".gitignore"
+        and file.exists()
         and not any(parent.as_posix() in outs for parent in (file, *file.parents))
     ]

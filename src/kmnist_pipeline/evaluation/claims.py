@@ -26,6 +26,7 @@ from typing import Any
 from scipy.special import ndtri, stdtrit
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation.metrics import SCORES
 from kmnist_pipeline.evidence import numbers
 
 COLUMNS = [
@@ -86,7 +87,7 @@ def read(path: Path) -> list[dict[str, str]]:
     reported = {claim["id"]: claim["reported"] for _, claim in lines}
     seen = set[str]()
     for line, claim in lines:
-        for problem in _problems(claim, reported, seen):
+        if problem := next(_problems(claim, reported, seen), None):
             raise ClaimError(f"{path}: line {line}: {claim['id']}: {problem}")
         seen.add(claim["id"])
     return [claim for _, claim in lines]
@@ -102,10 +103,13 @@ def _problems(claim: dict[str, str], reported: dict[str, str], seen: set[str]) -
     if claim["unknown"] not in UNKNOWNS:
         allowed = ", ".join(repr(unknown) for unknown in UNKNOWNS)
         yield f"unknown={claim['unknown']!r}: must be one of {allowed}"
-    if not claim["reported"] or (claim["unknown"] in NUMERIC and _number(claim) is None):
+    is_number = claim["unknown"] in NUMERIC or claim["value"] in SCORES
+    if not claim["reported"] or (is_number and _number(claim) is None):
         yield f"reported={claim['reported']!r}: must be a number such as 0.95"
     if Path(claim["file"]).is_absolute() or ".." in Path(claim["file"]).parts:
         yield f"file={claim['file']}: must be a path in the report's folder of metrics"
+    if "/" in claim["spread"] or ".." in claim["spread"].split():
+        yield f"spread={claim['spread']}: must be {DRAWS} or names of models"
     same = claim["same_as"]
     if same and (same == claim["id"] or reported.get(same) != claim["reported"]):
         yield f"same_as={same}: must be another claim with the same reported number"
@@ -154,11 +158,10 @@ def _compare_rates(
     counted = claim["value"] == "accuracy" and "correct" in entry
     obtained = entry["correct"] / entry["n"] if counted else entry[claim["value"]]
     unknown = claim["unknown"]
-    try:
-        reported = float(claim["reported"])
-    except ValueError as error:
+    reported = _number(claim)
+    if reported is None:
         problem = f"reported={claim['reported']}: must be a number, as {claim['value']} is"
-        raise ClaimError(f"claim {claim['id']}: {problem}") from error
+        raise ClaimError(f"claim {claim['id']}: {problem}")
     spread = _spread(claim, entry, metrics) if unknown in NUMERIC else None
     mean = spread.mean if spread else obtained
     sampling = sqrt(mean * (1 - mean) / entry["n"]) if "split" in unknown else 0.0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import itertools
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,15 @@ NUMBERS = ("validation", "test")  # the files of numbers that a model has
 
 
 def content(
-    name: str, about: Any, dataset: Any, claims: list[dict[str, Any]], root: Path, made_by: Any
+    name: str, params: dict[str, Any], verdicts: dict[str, Any], root: Path
 ) -> dict[str, Any]:
     """All content of a page, read from the report's files.
 
-    about, dataset: the report and its dataset in params.yaml; root: the folder of dvc.yaml;
-    made_by: the origin of the page.
+    params: the content of params.yaml; verdicts: that of claims.json; root: the folder
+    of dvc.yaml.
     """
+    about, claims, made_by = params["reports"][name], verdicts["claims"], verdicts["made_by"]
+    dataset = params["datasets"][about["dataset"]]
     metrics, figures = root / paths.METRICS / name, root / paths.FIGURES
     rank = _order(claims, metrics)
     folders = sorted(path for path in metrics.iterdir() if path.is_dir())
@@ -78,9 +82,12 @@ def data_uri(picture: Path) -> str:
     return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def html(content: dict[str, Any]) -> str:
-    """The page as one HTML file; only its links to code need the repository."""
-    return _environment().get_template("report.html").render(content)
+def html(content: dict[str, Any], address: Callable[[Path], str] = data_uri) -> str:
+    """The page as one HTML file; only its links to code need the repository.
+
+    address: gives the address of a picture on the page.
+    """
+    return _environment().get_template("report.html").render(content, address=address)
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -88,12 +95,12 @@ def markdown(content: dict[str, Any]) -> str:
     return _environment().get_template("report.md").render(content)
 
 
+@functools.cache
 def _environment() -> Environment:
     environment = jinja.environment("kmnist_pipeline.reporting")
     environment.filters["number"] = _number
     environment.filters["probability"] = in_words
     environment.filters["plain"] = _plain
-    environment.filters["data_uri"] = data_uri
     return environment
 
 

@@ -5,6 +5,7 @@ Paths are relative to the current folder, which may be any folder of a repositor
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,16 +13,44 @@ from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
 
+EMPTY = "nothing is committed yet: `git add --all && git commit -m start`"
 
-def run(*arguments: str, stdin: bytes | None = None) -> bytes:
+
+class NotFoundError(UserError):
+    """The repository does not have what a git command was asked for."""
+
+
+def run(
+    *arguments: str, stdin: bytes | None = None, environment: dict[str, str] | None = None
+) -> bytes:
     """The output of a git command. Raises UserError with git's message if it fails."""
+    english = {**(os.environ if environment is None else environment), "LC_ALL": "C"}
     try:
-        done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], input=stdin, capture_output=True, check=False, env=english
+        )
     except FileNotFoundError as error:
         raise UserError("git is not installed, or not in PATH") from error
-    if done.returncode:
-        raise UserError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout
+    if not done.returncode:
+        return done.stdout
+    message = done.stderr.decode(errors="replace").strip()
+    if "not a git repository (or any" in message:
+        raise UserError(
+            f"{Path.cwd()} is not in a Git repository, as after unpacking a ZIP archive: clone the "
+            "repository instead, or make one: `git init && git add --all && git commit -m start`"
+        )
+    if "bad revision 'HEAD'" in message:
+        raise UserError(EMPTY)
+    raise (UserError if message else NotFoundError)(f"git {arguments[0]}: {message}")
+
+
+def environment_elsewhere() -> dict[str, str]:
+    """This process's environment for a command in another repository.
+
+    It lacks the variables that name this repository, such as GIT_DIR; Git sets them in hooks.
+    """
+    names = run("rev-parse", "--local-env-vars").decode().split()
+    return {name: value for name, value in os.environ.items() if name not in names}
 
 
 def paths(*arguments: str) -> list[str]:
@@ -30,11 +59,15 @@ def paths(*arguments: str) -> list[str]:
 
 
 def commit(revision: str) -> str:
-    """The full id of the commit that a revision names."""
+    """The full id of the commit that a revision names. Raises NotFoundError if there is none."""
     try:
         return run("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").decode().strip()
-    except UserError as error:
-        raise UserError(f"{revision} is not a commit of this repository") from error
+    except NotFoundError as error:
+        if revision == "HEAD":
+            problem = EMPTY
+        else:
+            problem = f"{revision} is not a commit of this repository{if_shallow('; ')}"
+        raise NotFoundError(problem) from error
 
 
 def hash_name() -> str:
@@ -42,9 +75,11 @@ def hash_name() -> str:
     return run("rev-parse", "--show-object-format").decode().strip()
 
 
-def is_shallow() -> bool:
-    """Whether this clone lacks commits that the repository has."""
-    return run("rev-parse", "--is-shallow-repository").strip() == b"true"
+def if_shallow(before: str = "") -> str:
+    """If this clone lacks commits that the repository has: `before`, and how to get them."""
+    if run("rev-parse", "--is-shallow-repository").strip() != b"true":
+        return ""
+    return f"{before}this clone does not have all commits: `git fetch --unshallow` gets them"
 
 
 @dataclass(frozen=True)
@@ -103,7 +138,7 @@ def commit_or_experiment(revision: str) -> tuple[str, str | None]:
     """
     try:
         found = [commit(revision)]
-    except UserError:
+    except NotFoundError:
         listing = run("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}")
         found = listing.decode().split()
     if not found:

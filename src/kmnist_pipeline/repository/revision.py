@@ -125,7 +125,16 @@ class Revision:
 
     @cached_property
     def _tree(self) -> dict[str, str]:
-        return git.tree(f"{self.commit}:./")
+        try:
+            return git.tree(f"{self.commit}:./")
+        except UserError as error:
+            if git.objects([str(self.commit)], ""):
+                raise
+            top, here = git.place()
+            raise UserError(
+                f"{self.name} has no file of this folder, {here} of the Git repository {top}: "
+                "`git add --all . && git commit -m start` puts them there"
+            ) from error
 
     def _cached(self, md5: str) -> Path:
         return self._cache / md5[:2] / md5[2:]
@@ -146,9 +155,9 @@ class Revision:
 
     @cached_property
     def _cache(self) -> Path:
-        from dvc.repo import Repo
+        from kmnist_pipeline.repository import dvc  # slow to import
 
-        with Repo() as repo:
+        with dvc.opened() as repo:
             return Path(repo.cache.local.path)
 
 

@@ -89,10 +89,10 @@ def require(weights: Path, name: str) -> None:
     """
     if weights.exists():
         return
-    from dvc.repo import Repo
+    from kmnist_pipeline.repository import dvc  # slow to import
 
     ways = [f"`dvc repro evaluate@{name}` trains it"]
-    with Repo() as repo:
+    with dvc.opened() as repo:
         outs = [out for out in repo.index.outs if out.def_path == str(weights)]
         if repo.config["remote"]:
             ways.insert(0, f"`dvc pull {weights}` takes it from a remote")

@@ -26,8 +26,10 @@ from kmnist_pipeline.data import idx
 from kmnist_pipeline.errors import UserError
 
 STDIN = "-"
+IDX = tuple(b"\0\0" + bytes([kind]) for kind in (8, 9, 11, 12, 13, 14))  # HEIC has a third zero
 LARGEST = 1 << 29  # bytes of one file, packed or unpacked
 WHITE = 255
+DEEP = (255, 4095, 65535)  # white in 16 bits, of which a scanner or camera may use the low 8 or 12
 RESAMPLE = Image.Resampling.BILINEAR  # keeps the accuracy on validation images; BOX does not
 
 Fault = Callable[[str, str], object]  # gets the name of a file and the problem
@@ -153,7 +155,7 @@ def _pictures(name: str, content: bytes, form: Form, fault: Fault) -> Iterator[P
         content = _unzipped(content)
     if content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         yield _fitted(name, _decoded(content), form, WHITE)
-    elif content.startswith(b"\0\0"):
+    elif content.startswith(IDX):
         yield from _of_array(name, idx.decode(content), form, fault)
     elif content.startswith(b"PK"):
         yield from _of_array(name, _of_npz(content), form, fault)
@@ -237,7 +239,9 @@ def _decoded(content: bytes) -> np.ndarray:
 
 def _grey(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # 16 bits, which `convert` would clip
-        return np.rint(np.clip(np.asarray(image, np.float32), 0, 65535) / 257).astype(np.uint8)
+        deep = np.clip(np.asarray(image, np.float32), 0, DEEP[-1])
+        white = next(top for top in DEEP if deep.max() <= top)
+        return np.rint(deep * (WHITE / white)).astype(np.uint8)
     if not image.has_transparency_data:
         return np.asarray(image.convert("L"))
     # Ink may be drawn on a transparent ground, which becomes the opposite of the ink.

@@ -17,7 +17,7 @@ from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import data as data_figures
 
 Parameters = dict[str, Any]
-LIBRARIES = ("numpy", "matplotlib", "pillow")
+LIBRARIES = ("numpy", "scikit-learn", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
 MATRIX_INDEX = 9  # mnist_logistic 3.2 prints this image
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,10 @@ def report(stage: Stage, params: dict[str, Any]) -> None:
     judged = [
         claims.judge(claim, metrics, about["confidence"], about["margin"]) for claim in stated
     ]
-    dataset = params["datasets"][about["dataset"]]
-    content = page.content(stage.item, about, dataset, judged, Path("."), stage.made_by)
+    written = outs.json_bytes({"made_by": stage.made_by, "claims": judged})
+    content = page.content(stage.item, params, json.loads(written), Path("."))
     with stage.directory(paths.page(stage.item)) as folder:
-        (folder / "claims.json").write_bytes(
-            outs.json_bytes({"made_by": stage.made_by, "claims": judged})
-        )
+        (folder / "claims.json").write_bytes(written)
         (folder / "index.html").write_bytes(page.html(content).encode())
         (folder / "README.md").write_bytes(page.markdown(content).encode())
 

@@ -233,9 +233,7 @@ def _hint(history: History, blob: str, address: str, key: str) -> str:
         return f"Git has it as {', '.join(paths)}, but no stage of any lock made these bytes"
     said = f"it says that {address} made it under lineage key {key[:12]}, which no lock has"
     remarks = [said] if key else []
-    if git.is_shallow():
-        remarks.append("this clone does not have all commits: `git fetch --unshallow` gets them")
-    return "; ".join(remarks)
+    return "; ".join(filter(None, [*remarks, git.if_shallow()]))
 
 
 def originals(stage: locks.LockedStage) -> Iterator[Original]:
