@@ -24,6 +24,7 @@ import numpy as np
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs, paths
+from kmnist_pipeline.evidence.lineage import digest
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.serving import candidates, classifier
 from kmnist_pipeline.serving.candidates import Candidate, Measured
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "champion"
-LINEAGE = "kmnist.lineage"
-BUNDLE = "bundle"
+LINEAGE, DIGEST = "kmnist.lineage", "kmnist.weights"  # tags: a lineage key, the md5 of the weights
+BUNDLE, WEIGHTS = "bundle", "model.safetensors"
 SURE = 1.96  # standard errors: two-sided 95 %
 LEVEL = 0.05  # of significance in McNemar's test
 PACKAGE = Path(__file__).parents[1]
@@ -59,9 +60,10 @@ LIBRARIES = {"safetensors", "scipy"}  # that a version needs, besides those of i
 
 @dataclass(frozen=True)
 class Champion(Measured):
-    """The registered model in use, with the evidence at its registration."""
+    """The registered model in use, with the evidence at its registration; md5: of its weights."""
 
     version: str
+    md5: str
     classifier: Classifier
 
 
@@ -95,8 +97,10 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
     with _store() as client:
         current = _champion(client, dataset)
         if current is not None and current.tags.get(LINEAGE) != lineage:
-            rival = _load(client, current)
-            notes, worse = compared(model, rival)
+            try:
+                notes, worse = compared(model, _load(client, current))
+            except UserError as error:
+                notes, worse = [], [f"it cannot be compared with the champion: {error}"]
             objections += worse
             yield from notes
         if objections and not force:
@@ -104,8 +108,8 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
             raise UserError(f"{model.name} is not promoted (--force does it anyway):\n{reasons}")
         yield from (f"forced, although {objection}" for objection in objections)
         with_key = f"name = '{dataset}' and tags.`{LINEAGE}` = '{lineage}'"
-        known = client.search_model_versions(with_key)
-        version = known[0] if known else _register(client, model, lineage, objections)
+        known = (v for v in client.search_model_versions(with_key) if _is_whole(client, v))
+        version = next(known, None) or _register(client, model, lineage, objections)
         name = f"{version.name} version {version.version}, {model.name}"
         if current is not None and current.version == version.version:
             yield f"{name}, is already the champion"
@@ -222,7 +226,10 @@ def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:
 
 
 def _load(client: MlflowClient, version: ModelVersion) -> Champion:
-    """The registered weights and evidence. This runs no code from the store."""
+    """The registered weights and evidence. This runs no code from the store.
+
+    Raises UserError if the weights are not those that were registered.
+    """
     from mlflow.artifacts import download_artifacts
 
     place = client.get_model_version_download_uri(version.name, version.version)
@@ -234,10 +241,24 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
                 tracking_uri=client.tracking_uri,
             )
         )
+        md5 = digest(bundle / WEIGHTS)
+        if md5 != version.tags.get(DIGEST):
+            raise UserError(
+                f"the weights of {version.name} version {version.version} do not have the md5 of "
+                f"its tag {DIGEST}: `kmnist promote {version.tags['kmnist.model']}` registers the "
+                "model again"
+            )
         validation, test = (
             json.loads((bundle / f"{part}.json").read_text()) for part in ("validation", "test")
         )
-        return Champion(validation, test, str(version.version), classifier.of_bundle(bundle))
+        return Champion(validation, test, str(version.version), md5, classifier.of_bundle(bundle))
+
+
+def _is_whole(client: MlflowClient, version: ModelVersion) -> bool:
+    try:
+        return bool(_load(client, version))
+    except UserError:
+        return False
 
 
 def _register(
@@ -247,7 +268,7 @@ def _register(
     from mlflow.entities import LoggedModelOutput
 
     run = _run(client, model, lineage)
-    tags = {"kmnist.model": model.name, LINEAGE: lineage}
+    tags = {"kmnist.model": model.name, LINEAGE: lineage, DIGEST: digest(model.weights)}
     numbers = {"validation_accuracy": model.accuracy}
     numbers |= {f"test_{metric}": model.test[metric] for metric in ("accuracy", "f1")}
     tags |= {name: f"{value:.6g}" for name, value in numbers.items() if value is not None}
@@ -309,7 +330,7 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
 
     bundle = folder / BUNDLE
     bundle.mkdir()
-    shutil.copy(model.weights, bundle / "model.safetensors")
+    shutil.copy(model.weights, bundle / WEIGHTS)
     dataset = {name: model.dataset[name] for name in ("name", "classes", "shape", "pixel_max")}
     for name, content in {
         "about": {"model": model.name, "dataset": dataset, "lineage": lineage},
