@@ -11,6 +11,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from kmnist_pipeline.cli.common import say
+
 
 def add(parser: ArgumentParser) -> None:
     """No options."""
@@ -26,7 +28,7 @@ def run(chosen: Namespace) -> int:
     found = status.of(status.locked_here(), locks.load(composed, "conf/"))
     findings = check.findings(found, composed)
     for line in check.lines(findings):
-        print(line)
+        say(line)
     if not findings:
         print("up to date: the evidence is what code, configuration and data give")
     print(status.summary(check.of_head()))
@@ -34,5 +36,5 @@ def run(chosen: Namespace) -> int:
         numbers = {"stage": len(found.stages), "other file": len(findings) - len(found.stages)}
         parts = [count(number, noun) for noun, number in numbers.items() if number]
         line = f"not up to date: {' and '.join(parts)}; the commands above fix this"
-        print(line, file=sys.stderr)
+        say(line, sys.stderr)
     return 1 if findings else 0

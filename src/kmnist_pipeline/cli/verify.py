@@ -17,6 +17,8 @@ which); 2 invalid command line; 130 interrupted.
 import contextlib
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
+from kmnist_pipeline.cli.common import say
+
 
 def add(parser: ArgumentParser) -> None:
     parser.add_argument(
@@ -56,5 +58,5 @@ def run(chosen: Namespace) -> int:
     else:
         result = verify.rerun(chosen.target)
     for line in result.lines():
-        print(line)
+        say(line)
     return result.status
