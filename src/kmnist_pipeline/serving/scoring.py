@@ -131,7 +131,7 @@ def main(uri: str, md5: str, host: str, port: str) -> None:
         port=int(port),
         http=Impatient,
         ws="none",
-        limit_concurrency=CONNECTIONS,
+        limit_concurrency=CONNECTIONS + 1,  # it refuses the one that reaches the limit
     )
 
 
