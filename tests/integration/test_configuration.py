@@ -333,6 +333,7 @@ REFUSED = [
     ("reports.digits.confidence", 95, "=95: must be less than 1"),
     ("reports.digits.claims", "../claims", "=../claims: must be lower-case words joined by '_'"),
     ("reports.digits.figures", {"1": "data/mnist/a.png"}, ".1=data/mnist/a.png: must be under"),
+    ("reports.digits.figures", {"1": "data/digits/../../a.png"}, "../../a.png: must be under"),
     ("reports.digits.figures", {1: "data/digits/a.png"}, "[1]: the name must be text"),
     ("evaluation.samples", 0, "=0: must be at least 1"),
     ("studies", 5, "=5: must be a map"),

@@ -13,7 +13,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import mend_lock
+from kmnist_pipeline.cli.common import mend_lock, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -32,15 +32,15 @@ def run(chosen: Namespace) -> int:
     found = status.of(lock, locks.load(composed, "conf/"))
     findings = check.findings(found, composed)
     for line in check.lines(findings):
-        print(line)
+        say(line)
     if not findings:
         print("up to date: the evidence is what code, configuration and data give")
     for line in receipts.lines(lock):
-        print(line)
+        say(line)
     print(status.summary(check.of_head()))
     if findings:
         numbers = {"stage": len(found.stages), "other file": len(findings) - len(found.stages)}
         parts = [count(number, noun) for noun, number in numbers.items() if number]
         line = f"not up to date: {' and '.join(parts)}; the commands above fix this"
-        print(line, file=sys.stderr)
+        say(line, sys.stderr)
     return 1 if findings else 0

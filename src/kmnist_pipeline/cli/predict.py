@@ -19,6 +19,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from kmnist_pipeline.cli.common import require_regular, say
+
 
 def add(parser: ArgumentParser) -> None:
     parser.add_argument("places", nargs="+", metavar="PATH", help="a file, a folder, or -")
@@ -46,9 +48,10 @@ def run(chosen: Namespace) -> int:
 
     with contextlib.chdir(chosen.start):
         inputs.require(chosen.places)
+        require_regular(chosen.to, chosen.sheet)
     classifier, why = predict.choose(chosen.model, chosen.dataset)
     native = "" if arithmetic.name() != arithmetic.NATIVE else ", in native arithmetic"
-    print(f"model: {classifier.name} ({why}){native}", file=sys.stderr)
+    say(f"model: {classifier.name} ({why}){native}", sys.stderr)
     with contextlib.chdir(chosen.start):  # so that names of images are as the user gave them
         whole = predict.predict(classifier, chosen.places, chosen.output, chosen.to, chosen.sheet)
     return 0 if whole else 1

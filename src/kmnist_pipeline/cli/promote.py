@@ -14,6 +14,7 @@ Test images can only refuse a model, never choose one.
 import sys
 from argparse import ArgumentParser, Namespace
 
+from kmnist_pipeline.cli.common import say
 from kmnist_pipeline.errors import UserError
 
 
@@ -36,8 +37,8 @@ def run(chosen: Namespace) -> int:
     for model in models:
         try:
             for line in registry.promote(model, chosen.force):
-                print(line)
+                say(line)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
             status = 1
     return status

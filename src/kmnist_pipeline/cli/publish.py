@@ -13,6 +13,7 @@ stage whose files are not as dvc.lock says is refused.
 import sys
 from argparse import ArgumentParser, Namespace
 
+from kmnist_pipeline.cli.common import say
 from kmnist_pipeline.errors import UserError
 
 
@@ -35,9 +36,9 @@ def run(chosen: Namespace) -> int:
     except KeyboardInterrupt:
         raise UserError("interrupted; run the command again to continue") from None
     for note in outcome.notes:
-        print(f"note: {note}: the run lacks it", file=sys.stderr)
+        say(f"note: {note}: the run lacks it", sys.stderr)
     for refused in outcome.refused:
-        print(f"refused: {refused}", file=sys.stderr)
+        say(f"refused: {refused}", sys.stderr)
     counts = (len(stages) for stages in (outcome.new, outcome.kept, outcome.refused))
     print("stages: {} published, {} already there, {} refused".format(*counts))
     return 1 if outcome.refused else 0

@@ -18,7 +18,7 @@ a file is altered; 1 a file was not made by any commit of this repository, or it
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import absolute, console, print_json
+from kmnist_pipeline.cli.common import absolute, console, print_json, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -48,8 +48,8 @@ def run(chosen: Namespace) -> int:
     else:
         from kmnist_pipeline.commands.trace import graph
 
-        print({"dot": graph.dot, "svg": graph.svg, "html": graph.html}[chosen.form](found), end="")
+        say({"dot": graph.dot, "svg": graph.svg, "html": graph.html}[chosen.form](found), end="")
         for file in found.files:
             if file.status != "exact":
-                print(f"{file.file} {text.verdict(file)}", file=sys.stderr)
+                say(f"{file.file} {text.verdict(file)}", sys.stderr)
     return found.exit_status

@@ -20,7 +20,7 @@ import contextlib
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
-from kmnist_pipeline.cli.common import absolute
+from kmnist_pipeline.cli.common import absolute, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def run(chosen: Namespace) -> int:
     else:
         result = verify.rerun(chosen.target)
     for line in result.lines():
-        print(line)
+        say(line)
     if result.receipt:
         path = receipts.leave(result.receipt, chosen.sign)
         print(f"receipt: {path}; `kmnist check` shows it", file=sys.stderr)

@@ -267,7 +267,7 @@ def _of_environment(path: str, pins: dict[str, str]) -> list[Change]:
 def _key_in(file: Path) -> str | None:
     """The lineage key that a JSON or PNG file states, if any."""
     if file.suffix == ".png":
-        with Image.open(file) as image:
+        with Image.open(file, formats=["PNG"]) as image:
             return image.info.get("Lineage", "none")
     if file.suffix == ".json":
         content = json.loads(file.read_text())

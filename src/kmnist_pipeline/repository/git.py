@@ -14,6 +14,7 @@ from pathlib import Path
 from kmnist_pipeline.errors import UserError
 
 EMPTY = "nothing is committed yet: `git add --all && git commit -m start`"
+LISTING = 1 << 24  # bytes of the file names of a tree
 
 
 class NotFoundError(UserError):
@@ -55,7 +56,7 @@ def environment_elsewhere() -> dict[str, str]:
 
 def paths(*arguments: str) -> list[str]:
     """The paths, or other fields, that a git command with `-z` prints."""
-    return [path for path in run(*arguments).decode().split("\0") if path]
+    return [path for path in os.fsdecode(run(*arguments)).split("\0") if path]
 
 
 def commit(revision: str) -> str:
@@ -150,9 +151,32 @@ def commit_or_experiment(revision: str) -> tuple[str, str | None]:
 
 
 def tree(name: str) -> dict[str, str]:
-    """The blob ids by path of all files in a tree; name: the tree's id, or `<commit>:./`."""
-    rows = (row.split("\t", 1) for row in paths("ls-tree", "-r", "-z", "--full-tree", name))
-    return {path: about.split()[2] for about, path in rows}
+    """The blob ids by path of all files in a tree; name: the tree's id, or `<commit>:./`.
+
+    Raises UserError if it lists too much: trees that hold each other many times are small, and
+    their listing fills any memory.
+    """
+    command = ["git", "ls-tree", "-r", "-z", "--full-tree", name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        listing = process.stdout.read(LISTING + 1)
+        if len(listing) > LISTING:
+            process.kill()
+            raise UserError(f"{name} lists more than {LISTING >> 20} MiB of file names")
+        problem = process.stderr.read().decode(errors="replace").strip()
+    if process.returncode:
+        raise UserError(f"git ls-tree: {problem}")
+    rows = (row.split("\t", 1) for row in os.fsdecode(listing).split("\0") if row)
+    entries = ((about.split(), path) for about, path in rows)
+    return {path: about[2] for about, path in entries if about[1] == "blob"}
+
+
+def sizes(ids: Iterable[str]) -> dict[str, int]:
+    """The size in bytes of each of these blobs, which are not read."""
+    asked = "".join(f"{name}\n" for name in ids).encode()
+    answers = run("cat-file", "--batch-check=%(objectname) %(objectsize)", stdin=asked).decode()
+    rows = (answer.split() for answer in answers.splitlines())
+    return {name: int(size) for name, size in rows}
 
 
 def workspace(*places: str) -> dict[str, str]:
@@ -161,9 +185,15 @@ def workspace(*places: str) -> dict[str, str]:
     listing = dict.fromkeys(paths("ls-files", "-z", *kinds, "--", *places))
     files = [file for file in listing if Path(file).is_file()]
     top, here = place()  # hash-object needs paths from the top
-    names = "".join(f"{here}{file}\n" for file in files).encode()
+    names = os.fsencode("".join(f"{_quoted(here + file)}\n" for file in files))
     ids = run("-C", str(top), "hash-object", "--stdin-paths", stdin=names).decode().split()
     return dict(zip(files, ids, strict=True))
+
+
+def _quoted(path: str) -> str:
+    """A path on one line, as git reads it."""
+    escaped = path.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return f'"{escaped}"'
 
 
 def place() -> tuple[Path, str]:

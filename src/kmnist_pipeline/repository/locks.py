@@ -8,16 +8,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
 
 LOCK = "dvc.lock"
+DEEPEST = 50  # maps and lists in each other
+LONGEST = 10_000  # characters of a value
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def load(text: str, origin: str) -> dict[str, Any]:
     refuse_conflict(text, origin)
     try:
         content = _yaml(text)
-    except YAMLError as error:
+    except (ValueError, YAMLError) as error:
         raise UserError(f"{origin}: {error}") from error
     if not isinstance(content, dict | None):
         raise UserError(f"{origin}: must be a map")
@@ -176,6 +179,19 @@ CONFLICTS = {
 
 
 def _yaml(text: str) -> Any:
+    """The value of a YAML text. Raises ValueError for what DVC never writes and may do harm.
+
+    The parser crashes on deep nesting, and a few aliases of aliases fill any memory.
+    """
+    depth = 0
+    for event in YAML(typ="safe").parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"has more than {DEEPEST} maps and lists in each other")
+        if isinstance(event, AliasEvent):
+            raise ValueError(f"has an alias, *{event.anchor}")
+        if isinstance(event, ScalarEvent) and len(event.value) > LONGEST:
+            raise ValueError(f"has a value of {len(event.value)} characters")
     return YAML(typ="safe").load(text)
 
 
@@ -254,6 +270,9 @@ def _stages(entries: Any) -> Iterator[LockedStage]:
                 for kind in ("deps", "outs")
             )
             params = entry.get("params", {}).get("params.yaml", {})
+            texts = (address, entry["cmd"], *params, *chain(*deps.items(), *outs.items()))
+            if odd := [text for text in texts if not isinstance(text, str)]:
+                raise TypeError(f"{odd[0]!r} must be text")
             yield LockedStage(address, entry["cmd"], deps, params, outs)
         except KeyError as error:
             raise ValueError(f"{address}: {error} is missing") from error

@@ -7,9 +7,11 @@ reads in 0.2 s, and checks no hash.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
@@ -43,12 +45,20 @@ class Revision:
         """
         if self.commit is None:
             return git.workspace(*paths)
-        folders = tuple(f"{path}/" for path in paths)
+        wanted = set(paths)
         return {
             path: name
             for path, name in self._tree.items()
-            if path in paths or path.startswith(folders)
+            if not wanted.isdisjoint(accumulate(path.split("/"), "{}/{}".format))
         }
+
+    def sizes(self, *paths: str) -> dict[str, int]:
+        """The size in bytes of these files, by path, without paths that do not exist."""
+        if self.commit is None:
+            return {path: os.stat(path).st_size for path in paths if os.path.isfile(path)}
+        found = self.ids(*paths)
+        of = git.sizes(set(found.values()))
+        return {path: of[name] for path, name in found.items()}
 
     def files(self, *paths: str) -> dict[str, bytes]:
         """The contents of these files and of the files in these folders, by path.

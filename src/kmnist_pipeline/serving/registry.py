@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage as lineages
 from kmnist_pipeline.evidence import outs, paths
+from kmnist_pipeline.evidence.lineage import digest
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.serving import candidates, classifier
 from kmnist_pipeline.serving.candidates import Candidate, Measured
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "champion"
-LINEAGE = "kmnist.lineage"
-BUNDLE = "bundle"
+LINEAGE, DIGEST = "kmnist.lineage", "kmnist.weights"  # tags: a lineage key, the md5 of the weights
+BUNDLE, WEIGHTS = "bundle", "model.safetensors"
 SURE = 1.96  # standard errors: two-sided 95 %
 LEVEL = 0.05  # of significance in McNemar's test
 PACKAGE = Path(__file__).parents[1]
@@ -61,15 +61,12 @@ LIBRARIES = {"safetensors", "scipy"}  # that a version needs, besides those of i
 FILES = {"model.safetensors", "about.json", "validation.json", "test.json"}  # of a bundle
 
 
-class LostError(UserError):
-    """The files of a registered version are gone."""
-
-
 @dataclass(frozen=True)
 class Champion(Measured):
-    """The registered model in use, with the evidence at its registration."""
+    """The registered model in use, with the evidence at its registration; md5: of its weights."""
 
     version: str
+    md5: str
     classifier: Classifier
 
 
@@ -105,8 +102,8 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
         if current is not None and current.tags.get(LINEAGE) != lineage:
             try:
                 notes, worse = compared(model, _load(client, current))
-            except LostError as lost:
-                notes, worse = [], [f"it cannot be compared with the champion: {lost}"]
+            except UserError as error:
+                notes, worse = [], [f"it cannot be compared with the champion: {error}"]
             objections += worse
             yield from notes
         if objections and not force:
@@ -114,7 +111,7 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
             raise UserError(f"{model.name} is not promoted (--force does it anyway):\n{reasons}")
         yield from (f"forced, although {objection}" for objection in objections)
         with_key = f"name = '{dataset}' and tags.`{LINEAGE}` = '{lineage}'"
-        known = (v for v in client.search_model_versions(with_key) if _has_files(client, v))
+        known = (v for v in client.search_model_versions(with_key) if _is_whole(client, v))
         version = next(known, None) or _register(client, model, lineage, objections)
         name = f"{version.name} version {version.version}, {model.name}"
         if current is not None and current.version == version.version:
@@ -252,12 +249,12 @@ def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:
 def _load(client: MlflowClient, version: ModelVersion) -> Champion:
     """The registered weights and evidence. This runs no code from the store.
 
-    Raises LostError if they are gone.
+    Raises UserError if the weights are gone, or are not those that were registered.
     """
     from mlflow.artifacts import download_artifacts
 
     if not _has_files(client, version):
-        raise LostError(
+        raise UserError(
             f"version {version.version} of {version.name} has lost its files in the store: "
             f"`kmnist promote {version.tags.get('kmnist.model', '')}` registers it again"
         )
@@ -270,10 +267,24 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
                 tracking_uri=client.tracking_uri,
             )
         )
+        md5 = digest(bundle / WEIGHTS)
+        if md5 != version.tags.get(DIGEST):
+            raise UserError(
+                f"the weights of {version.name} version {version.version} do not have the md5 of "
+                f"its tag {DIGEST}: `kmnist promote {version.tags['kmnist.model']}` registers the "
+                "model again"
+            )
         validation, test = (
             json.loads((bundle / f"{part}.json").read_text()) for part in ("validation", "test")
         )
-        return Champion(validation, test, str(version.version), classifier.of_bundle(bundle))
+        return Champion(validation, test, str(version.version), md5, classifier.of_bundle(bundle))
+
+
+def _is_whole(client: MlflowClient, version: ModelVersion) -> bool:
+    try:
+        return bool(_load(client, version))
+    except UserError:
+        return False
 
 
 def _has_files(client: MlflowClient, version: ModelVersion) -> bool:
@@ -291,7 +302,7 @@ def _register(
     from mlflow.entities import LoggedModelOutput
 
     run = _run(client, model, lineage)
-    tags = {"kmnist.model": model.name, LINEAGE: lineage}
+    tags = {"kmnist.model": model.name, LINEAGE: lineage, DIGEST: digest(model.weights)}
     numbers = {"validation_accuracy": model.accuracy}
     numbers |= {f"test_{metric}": model.test[metric] for metric in ("accuracy", "f1")}
     tags |= {name: f"{value:.6g}" for name, value in numbers.items() if value is not None}
@@ -353,7 +364,7 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
 
     bundle = folder / BUNDLE
     bundle.mkdir()
-    shutil.copy(model.weights, bundle / "model.safetensors")
+    shutil.copy(model.weights, bundle / WEIGHTS)
     dataset = {name: model.dataset[name] for name in ("name", "classes", "shape", "pixel_max")}
     for name, content in {
         "about": {"model": model.name, "dataset": dataset, "lineage": lineage},
@@ -412,7 +423,7 @@ def _code(folder: Path, family: str) -> tuple[Path, Path]:
         else:
             shutil.copy(PACKAGE / name, copy / name)
     (copy / "__init__.py").write_text('"""The code of a registered model."""\n')
-    package = copy.rename(folder / f"{PACKAGE.name}_{lineages.digest(copy)[:12]}")
+    package = copy.rename(folder / f"{PACKAGE.name}_{digest(copy)[:12]}")
     served = Path(shutil.copy(PACKAGE / "serving/served.py", folder))
     for file in (*package.rglob("*.py"), served):
         text = file.read_text()
