@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.project import ROOT
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import receipts
@@ -188,13 +189,13 @@ def test_a_key_that_cannot_sign_leaves_everything_as_it_was():
 
 
 def test_what_needs_a_receipt_is_refused_without_one(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_enter_project", lambda: None)
+    monkeypatch.chdir(ROOT)
     with contextlib.suppress(SystemExit):
         cli.main(["verify", "--quick", "--sign", "key"])
     assert "--quick runs nothing, so it leaves no receipt to sign" in capsys.readouterr().err
 
 
 def test_a_key_is_tried_before_the_run(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_enter_project", lambda: None)
-    assert cli.main(["verify", "--sign", "key"]) == 1  # no project is here that could be run
-    assert "key: ssh-keygen cannot sign with this key: " in capsys.readouterr().err
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["verify", "--sign", "no-key", "no-stage"]) == 1
+    assert "no-key: ssh-keygen cannot sign with this key: " in capsys.readouterr().err
