@@ -94,3 +94,16 @@ def test_without_the_environment_in_path_stages_run_in_its_python(small):
     assert (
         Path((small.folder / "made.txt").read_text().strip()).parent == Path(sys.executable).parent
     )
+
+
+def test_a_stage_that_says_nothing_loses_no_committed_file(project):
+    path = project.folder / "src/kmnist_pipeline/stages/report.py"
+    path.write_text("import nothing_there\n" + path.read_text())
+    command = (sys.executable, "-m", "kmnist_pipeline.cli.dvc", "repro", "--single-item")
+    done = project.run(*command, "report@mnist_logistic")
+    assert done.returncode
+    way = "git checkout HEAD -- reports/mnist_logistic"
+    assert f"`{way}`" in done.stderr
+    assert not (project.folder / "reports/mnist_logistic").exists()
+    assert project.run(*way.split()).returncode == 0
+    assert (project.folder / "reports/mnist_logistic/index.html").exists()

@@ -32,7 +32,14 @@ def main() -> int:
 
     for module in (_common, _yaml):
         module._dump_data = _replace_file
-    return dvc()
+    status = dvc()
+    if status and folder:
+        from kmnist_pipeline.commands import recovery
+
+        with contextlib.chdir(folder):
+            if said := recovery.way_back():
+                print(said, file=sys.stderr)
+    return status
 
 
 def _replace_file(path: Any, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:

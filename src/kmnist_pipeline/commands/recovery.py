@@ -1,4 +1,4 @@
-"""Putting back entries of `dvc.lock` that an interrupted write has lost.
+"""Putting back what an interrupted DVC has lost: entries of `dvc.lock`, and committed files.
 
 DVC writes the lock in place. The command `dvc` of this project replaces it instead (`cli/dvc.py`),
 but another DVC that is interrupted leaves a lock that is cut. The committed lock has the entries of
@@ -8,6 +8,7 @@ them from there without running the stages again.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
@@ -35,6 +36,28 @@ def put_back() -> str:
             return _mend()
     except (DvcException, UserError, OSError):  # the next command says what is wrong
         return ""
+
+
+def way_back() -> str:
+    """A sentence with the command for committed files that DVC has removed, or "".
+
+    DVC removes the outs of a stage before it runs it. A stage that fails says so itself, but one
+    that is killed, or whose code cannot be imported, does not.
+    """
+    from kmnist_pipeline.commands import status
+    from kmnist_pipeline.evidence import paths
+    from kmnist_pipeline.repository import dvc
+
+    try:
+        described = dvc.stages(locks.load(PARAMS.read_text(), PARAMS.name))
+        committed = status.head().lock().stages.items()
+    except (OSError, UserError):  # what is wrong is said already
+        return ""
+    outs = [out for name, stage in committed if name in described for out in stage.outs]
+    gone = [out for out in outs if out.startswith(paths.TRACKED) and not Path(out).exists()]
+    if not gone:
+        return ""
+    return f"committed files are missing: `{status.RESTORE} {shlex.join(gone)}` brings them back"
 
 
 def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:
