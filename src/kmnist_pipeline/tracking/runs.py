@@ -68,9 +68,8 @@ def publish(client: Any, record: Record) -> bool:
 
     Each lineage key of a stage has one finished run. A run is written again if an attempt was
     interrupted, if somebody has removed its nested runs or artifacts, or if files that it lacks are
-    available now. Finished runs of other keys are
-    tagged as superseded, except experiments, and unless this run is superseded or an experiment.
-    A stage run by hand always gets a new run.
+    available now. Finished runs of other keys are tagged as superseded, except experiments, and
+    unless this run is superseded or an experiment. A stage run by hand always gets a new run.
     """
     experiment = _experiment(client, record["group"])
     number = experiment.experiment_id
