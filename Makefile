@@ -43,7 +43,7 @@ repository:
 	  echo "error: DVC needs a Git repository with a commit. In an unpacked ZIP archive, make one:"; \
 	  echo "git init && git add --all && git commit --message start"; exit 1; } >&2
 
-demo: repository $(READY) ## run the whole pipeline on scikit-learn's digits, in a minute or two and without a network
+demo: repository $(READY) ## run the whole pipeline on scikit-learn's digits, in a few minutes and without a network
 	kmnist compose
 	dvc repro --force report@digits
 	-kmnist promote --dataset digits

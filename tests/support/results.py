@@ -53,7 +53,7 @@ def counts() -> str:
 
 
 def verified() -> dict[str, str]:
-    """What the receipts that are of this evidence say of each report, by its name."""
+    """What the receipts of the current evidence say of each report, by its name."""
     lock = locks.parse((ROOT / locks.LOCK).read_bytes())
     with contextlib.chdir(ROOT):
         standing = [receipt for receipt in receipts.here() if receipt.stands(lock)]

@@ -21,6 +21,7 @@ TABLE, FIGURES, MODEL = "metrics/a/validation.json", "figures/a", "models/a.safe
 OUTS = {TABLE: "1" * 32, FIGURES: "2" * 32 + ".dir", MODEL: "3" * 32}
 STAGE = LockedStage("kfold-train@a", "python", {"code.py": "4" * 32}, {"lr": 0.5}, OUTS)
 LOCK = Graph({STAGE.address: STAGE})
+NONE = "not verified: `kmnist verify` has left no receipt of the current evidence"
 FOUND = [
     Difference(TABLE, EQUAL, ""),
     Difference(f"{FIGURES}/one.png", IDENTICAL, ""),
@@ -120,8 +121,8 @@ def test_it_is_of_the_evidence_that_it_was_compared_with(lock, stands):
         assert first.startswith("verified by `kmnist verify kfold-train@a` on ")
         assert first.endswith(": different (2 outs, not signed)") and rest == []
     else:
-        assert first == "not verified: no receipt of `kmnist verify` is of this evidence"
-        assert rest == [f"of other evidence: {path}"]
+        assert first == NONE
+        assert rest == [f"receipts of older evidence: {path}"]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_a_signature_of_something_else_makes_it_worthless(fault, monkeypatch):
         path = left(key=new_key("alice"))
         path.write_text(path.read_text().replace('"different"', '"identical"'))
     assert list(receipts.lines(LOCK)) == [
-        "not verified: no receipt of `kmnist verify` is of this evidence",
+        NONE,
         f"{path}: does not count: its signature is not of this file",
     ]
 

@@ -34,7 +34,7 @@ def run(chosen: Namespace) -> int:
     for line in check.lines(findings):
         say(line)
     if not findings:
-        print("up to date: the evidence is what code, configuration and data give")
+        print("up to date: the evidence matches code, configuration and data")
     for line in receipts.lines(lock):
         say(line)
     print(status.summary(check.of_head()))

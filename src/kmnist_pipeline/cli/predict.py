@@ -8,7 +8,7 @@ predictions to accept and which a person should review.
 
   kmnist predict scans/                                     the champion of kmnist
   kmnist predict a.png b.jpg --model kmnist_softmax --sheet sheet.png
-  kmnist predict t10k-images-idx3-ubyte.gz --output parquet --to answers.parquet
+  kmnist predict t10k-images-idx3-ubyte.gz --output parquet --to predictions.parquet
 
 In CSV, a name that a spreadsheet would read as a formula gets an apostrophe in front.
 Exit status: 0 every image was classified; 1 an image was skipped, or there was no image.

@@ -22,7 +22,11 @@ def add(parser: ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("name", nargs="?", metavar="NAME", help="default: the best of each dataset")
     which.add_argument("--dataset", help="only the best of this dataset")
-    parser.add_argument("--force", action="store_true", help="promote in spite of all objections")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="promote although its evidence is stale, or it is worse than the champion",
+    )
 
 
 def run(chosen: Namespace) -> int:

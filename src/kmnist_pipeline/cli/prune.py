@@ -1,4 +1,4 @@
-"""Remove an experiment, study, dataset or report from the menu and from the evidence.
+"""Remove an experiment, study, dataset or report from the configuration and the evidence.
 
 Takes its line out of conf/config.yaml, its parameters out of params.yaml and its stages out of
 dvc.lock, and deletes its metrics, figures, model, predictions, data or page; also what is left of
@@ -7,7 +7,10 @@ Refuses if the rest of the configuration, a claim or a numbered figure needs it.
 
   kmnist prune digits_cnn
   kmnist prune digits_softmax digits_softmax_grid    both: the study is based on the experiment
-  kmnist prune datasets.digits                       where a report has the same name
+  kmnist prune reports.mnist_logistic mnist_simple_cnn mnist_sklearn_logistic
+
+The last one removes a report with its models; `reports.` is only needed if a dataset or model has
+the same name.
 
 Exit status: 0 it was removed; 1 it was not.
 """

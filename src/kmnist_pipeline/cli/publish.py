@@ -16,6 +16,8 @@ from argparse import ArgumentParser, Namespace
 from kmnist_pipeline.cli.common import say
 from kmnist_pipeline.errors import UserError
 
+SHOWN = 3  # missing files that are named
+
 
 def add(parser: ArgumentParser) -> None:
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="only this stage")
@@ -35,8 +37,10 @@ def run(chosen: Namespace) -> int:
         outcome = publish.stages(chosen.stages, chosen.rev)
     except KeyboardInterrupt:
         raise UserError("interrupted; run the command again to continue") from None
-    for note in outcome.notes:
+    for note in outcome.notes[:SHOWN]:
         say(f"note: {note}: the run lacks it", sys.stderr)
+    if (more := len(outcome.notes) - SHOWN) > 0:
+        say(f"note: and {more} more: `kmnist publish` adds what is there later", sys.stderr)
     for refused in outcome.refused:
         say(f"refused: {refused}", sys.stderr)
     counts = (len(stages) for stages in (outcome.new, outcome.kept, outcome.refused))

@@ -6,7 +6,7 @@ difference. Says the likely cause of a difference. Leaves a receipt in receipts/
 different result: commit it, and `kmnist check` shows whether it is of the evidence that is here.
 Does not touch anything else in the workspace.
 
-  kmnist verify report@digits    one small report: takes less than a minute
+  kmnist verify report@digits    one small report: takes a few minutes
   kmnist verify                  every stage: takes hours
   kmnist verify --epochs 1       compare weights after one epoch of every fit: a tenth of that time
   kmnist verify --quick          run nothing: compare the workspace and the cache with HEAD

@@ -296,9 +296,9 @@ def lines(lock: Graph) -> Iterator[str]:
             f"{receipt.verdict()} ({number}, {receipt.signature})"
         )
     if not standing:
-        yield "not verified: no receipt of `kmnist verify` is of this evidence"
+        yield "not verified: `kmnist verify` has left no receipt of the current evidence"
     for path, fault in found.items():
         if isinstance(fault, str):
             yield f"{path}: {fault}"
     if old := [receipt for receipt in receipts if receipt not in standing]:
-        yield f"of other evidence: {', '.join(str(receipt.path) for receipt in old)}"
+        yield f"receipts of older evidence: {', '.join(str(receipt.path) for receipt in old)}"

@@ -155,9 +155,8 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
     )
     result = metrics.mcnemar(right, others)
     text = (
-        f"of {len(right)} test images {result['only']} are correct only for it, "
-        f"{result['only_other']} only for {against}; "
-        f"p {metrics.in_words(result['p'], '= ')} (McNemar)"
+        f"of {len(right)} test images it alone classifies {result['only']} correctly, {against} "
+        f"alone {result['only_other']} (McNemar's test: p {metrics.in_words(result['p'], '= ')})"
     )
     notes.append(text)
     if result["p"] < LEVEL and result["only"] < result["only_other"]:

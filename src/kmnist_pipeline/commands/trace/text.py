@@ -147,7 +147,7 @@ def _add_rows(tree: Tree, name: str, rows: list[str], seen: set[str]) -> None:
     """Add the rows that the tree does not show yet, and the number of the others."""
     new = [row for row in rows if row not in seen]
     seen |= set(new)
-    repeated = f"  {len(rows) - len(new)} as above" if len(rows) > len(new) else ""
+    repeated = f"  {len(rows) - len(new)} more, listed above" if len(rows) > len(new) else ""
     if rows:
         branch = tree.add(Text(name + repeated, "dim"))
         for row in new:
