@@ -39,9 +39,10 @@ $(READY): requirements.lock pyproject.toml $(MOVED)
 	@touch $(READY)
 
 repository:
-	@git rev-parse --verify HEAD >/dev/null || { \
-	  echo "error: DVC needs a Git repository with a commit. In an unpacked ZIP archive, make one:"; \
-	  echo "git init && git add --all && git commit --message start"; exit 1; } >&2
+	@reason=$$(LC_ALL=C git rev-parse --verify HEAD 2>&1) || { echo "$$reason"; \
+	  case "$$reason" in *"not a git repository (or"* | *"Needed a single revision"*) \
+	    echo "error: DVC needs a Git repository with a commit. In an unpacked ZIP archive, make one:"; \
+	    echo "git init && git add --all && git commit --message start";; esac; exit 1; } >&2
 
 demo: repository $(READY) ## run the whole pipeline on scikit-learn's digits, in a few minutes and without a network
 	kmnist compose

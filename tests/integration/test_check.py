@@ -377,6 +377,8 @@ def test_evidence_that_another_version_of_a_library_made(check, bare):
     bare.replace("requirements.lock", f"numpy=={made}", "numpy==1.26.4")
     changed = f"library numpy changed: {made} -> 1.26.4"
     assert {f"{SOFTMAX}: {changed}", f"{GRID}: {changed}"} <= set(check())
+    restore, install, *_ = remedies(bare, SOFTMAX)
+    assert (restore, install) == ("git checkout HEAD -- requirements.lock", "make setup")
     drawn = bare.json(DETAILS.replace("validation", "test"))["made_by"]["libraries"]["pillow"]
     (bare.folder / "requirements.lock").write_text(pins.replace(f"pillow=={drawn}", "pillow==0.1"))
     of_pillow = [line for line in check() if f"library pillow changed: {drawn} -> 0.1" in line]
@@ -393,8 +395,8 @@ def test_evidence_that_another_version_of_a_library_made(check, bare):
         pins.replace(f"numpy=={made}", f"numpy=={made}+cpu ; python_version > '3'")
     )
     assert check() == []
-    (bare.folder / "requirements.lock").unlink()  # then what is installed counts
-    assert check() == []
+    (bare.folder / "requirements.lock").unlink()
+    assert check() == ["requirements.lock: is missing"]
 
 
 def test_evidence_in_native_arithmetic(check, bare):

@@ -162,6 +162,13 @@ MISTAKES = [
         ",91.7%,mnist",
         "line 2: accuracy: reported='91.7%': must be a number",  # nothing is unknown about it
     ),
+    (
+        CLAIMS,
+        ",0.9954,k",
+        ",0_9954,k",
+        f"{CLAIMS}: line 2: ",
+        "reported='0_9954': must be a number",
+    ),
     (CLAIMS, "seed and split,,\n", "seed and split,../x,\n", "line 2: ", "spread=../x: must be"),
     (
         REPORT,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 import sysconfig
 from pathlib import Path
@@ -27,6 +28,7 @@ def main() -> int:
     if folder := cli.project():
         with contextlib.chdir(folder):
             mend_lock()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # DVC ends in order, as on Ctrl-C
     from dvc.cli import main as dvc
     from dvc.utils.serialize import _common, _yaml
 

@@ -20,6 +20,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from kmnist_pipeline.cli.common import require_regular, say
+from kmnist_pipeline.errors import UserError
 
 
 def add(parser: ArgumentParser) -> None:
@@ -49,6 +50,9 @@ def run(chosen: Namespace) -> int:
     with contextlib.chdir(chosen.start):
         inputs.require(chosen.places)
         require_regular(chosen.to, chosen.sheet)
+        for place in filter(None, (chosen.to, chosen.sheet)):
+            if not place.parent.is_dir():
+                raise UserError(f"{place}: there is no folder {place.parent}")
     classifier, why = predict.choose(chosen.model, chosen.dataset)
     native = "" if arithmetic.name() != arithmetic.NATIVE else ", in native arithmetic"
     say(f"model: {classifier.name} ({why}){native}", sys.stderr)

@@ -77,7 +77,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
     alone = [f for f in found.orphans if not any(Path(f).is_relative_to(out) for out in left)]
     orphans = _of_orphans(alone)
     files = [Finding(file, ("no stage makes this file",), orphans) for file in alone]
-    return [*_of_params(composed, apart, experiment), *stages, *files]
+    return [*_of_pins(), *_of_params(composed, apart, experiment), *stages, *files]
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
@@ -123,6 +123,10 @@ def _ways(
         kinds[kind].append(stage.address)
     again, forced = kinds["run"], kinds["force"]
     force = "make them again; DVC would not do it by itself"
+    pins = []
+    if any(c.kind == "library" for s in own for c in s.changes) and _edited(str(status.PINS)):
+        pins = [Remedy("restore the pins", (f"{RESTORE} {status.PINS}",))]
+        force = "or keep the new ones: install them, and make these stages again"
     cut = f"remove what is left of them in {LOCK} and among the evidence"
     remedies = {
         "restore": [Remedy("restore the files", _merged(undo, kinds["restore"]))],
@@ -131,13 +135,15 @@ def _ways(
             Remedy("or undo the uncommitted changes", _merged(undo, again)),
         ],
         "force": [
+            *pins,
             Remedy(
                 force,
                 (
+                    *(["make setup"] if pins else []),
                     *filter(None, [_command("dvc repro", _missing(forced, found.wanted))]),
                     _command("dvc repro --force --single-item", forced),
                 ),
-            )
+            ),
         ],
         "gone": [Remedy(cut, tuple(filter(None, [_command("kmnist prune --yes", kinds["gone"])])))],
     }
@@ -236,6 +242,13 @@ def _of_params(
         reasons.append(f"and {len(apart) - SHOWN} more values: see `kmnist compose --check`")
     remedies = experiment or (Remedy("compose it", ("kmnist compose",)),)
     return [Finding(PARAMS, tuple(reasons), remedies)]
+
+
+def _of_pins() -> list[Finding]:
+    if status.PINS.exists():
+        return []
+    way = Remedy("restore it", (f"{RESTORE} {status.PINS}",))
+    return [Finding(str(status.PINS), ("is missing",), (way,))]
 
 
 def _apart(conf: dict[str, Any]) -> dict[str, Change]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import hypot, inf, isfinite, sqrt
@@ -116,10 +117,9 @@ def _problems(claim: dict[str, str], reported: dict[str, str], seen: set[str]) -
 
 
 def _number(claim: dict[str, str]) -> float | None:
-    try:
-        number = float(claim["reported"])
-    except ValueError:
+    if not re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", claim["reported"], re.ASCII):
         return None
+    number = float(claim["reported"])
     return number if isfinite(number) else None
 
 

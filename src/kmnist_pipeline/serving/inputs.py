@@ -30,7 +30,7 @@ STDIN = "-"
 IDX = tuple(b"\0\0" + bytes([kind]) for kind in (8, 9, 11, 12, 13, 14))  # HEIC has a third zero
 LARGEST = 1 << 29  # bytes of one file, packed or unpacked
 WHITE = 255
-DEEP = (255, 4095, 65535)  # white in 16 bits, of which a scanner or camera may use the low 8 or 12
+DEEP = (255, 1023, 4095, 16383, 65535)  # white in 16 bits, of which a camera may use the low ones
 RESAMPLE = Image.Resampling.BILINEAR  # keeps the accuracy on validation images; BOX does not
 
 Fault = Callable[[str, str], object]  # gets the name of a file and the problem
