@@ -488,6 +488,12 @@ def test_only_regular_files_are_written(option, kind, answering, tmp_path, monke
     assert {path.name for path in tmp_path.iterdir()} == {"other", "place"}
 
 
+def test_a_folder_that_is_not_there_is_said_before_anything_is_computed(capsys, tmp_path):
+    place = tmp_path / "none/sheet.png"
+    assert cli.main(["predict", "README.md", "--model", "no_model", "--sheet", str(place)]) == 1
+    assert capsys.readouterr().err == f"error: {place}: there is no folder {place.parent}\n"
+
+
 @pytest.fixture(scope="module")
 def images(answering: Project) -> np.ndarray:
     """Forty images of the digits' test split, (40, 8, 8)."""
