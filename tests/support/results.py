@@ -57,15 +57,14 @@ def verified() -> dict[str, str]:
     lock = locks.parse((ROOT / locks.LOCK).read_bytes())
     with contextlib.chdir(ROOT):
         standing = [receipt for receipt in receipts.here() if receipt.stands(lock)]
-    found: dict[str, list[str]] = {}
-    for receipt in standing:
-        ran = receipt.ran
-        told = f"{receipt.verdict()} on {ran.machine}"
-        told += f", epochs 1 to {ran.epochs} alone" if ran.epochs else ""
+    found: dict[str, str] = {}
+    for receipt in sorted(standing, key=lambda receipt: receipt.ran.epochs is None):
+        ran = receipt.ran  # a whole run says more than the first epochs
+        part = f"weights by epoch {ran.epochs}: " if ran.epochs else ""
         for name in titles():
             if ran.target in (None, f"report@{name}"):
-                found.setdefault(name, []).append(told)
-    return {name: "; ".join(lines) for name, lines in found.items()}
+                found[name] = f"{part}{receipt.verdict()} on {ran.machine}"
+    return found
 
 
 def tables() -> str:
