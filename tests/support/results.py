@@ -60,7 +60,7 @@ def verified() -> dict[str, str]:
     found: dict[str, str] = {}
     for receipt in sorted(standing, key=lambda receipt: receipt.ran.epochs is None):
         ran = receipt.ran  # a whole run says more than the first epochs
-        part = f"weights by epoch {ran.epochs}: " if ran.epochs else ""
+        part = f"weights after epoch {ran.epochs}: " if ran.epochs else ""
         for name in titles():
             if ran.target in (None, f"report@{name}"):
                 found[name] = f"{part}{receipt.verdict()} on {ran.machine}"
