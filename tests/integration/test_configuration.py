@@ -193,6 +193,12 @@ def test_a_mistake_in_conf_is_named(file, old, new, words, conf, capsys):
     assert (conf.folder / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
+def test_claims_that_were_deleted_are_named_with_the_way_back(conf, capsys):
+    (conf.folder / CLAIMS).unlink()
+    assert cli.main(["compose"]) == 1
+    assert f"`git checkout HEAD -- {CLAIMS}` restores it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("file", [KMNIST, CLAIMS])
 def test_text_that_is_not_utf_8_is_named(file, conf, capsys):
     path = conf.folder / file

@@ -297,7 +297,9 @@ def test_a_version_whose_files_are_lost_is_registered_again(promoted, made, tmp_
         said = list(registry.promote(candidates.read(SOFTMAX), force=False))
         assert said == [f"digits version {count + 1}, {SOFTMAX}, {words}"]
     assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
-    assert files_under(files_of(versions()[-1])).keys() == kept.keys()
+    # MLflow writes the other file when somebody loads the version.
+    mended = files_under(files_of(versions()[-1])).keys()
+    assert mended == kept.keys() - {"registered_model_meta"}
     assert files_under(made.folder / "mlartifacts") == original
 
 

@@ -134,11 +134,6 @@ def test_the_three_commands_name_the_same_stages(change, expected, copy, monkeyp
             f"git clean --force -- {CURVES.replace('curves', 'new')}",
         ),
         (lambda p: more(p, MODEL), SOFTMAX, f"dvc checkout --force {MODEL}"),
-        (
-            lambda p: rewrite(p, "conf/claims/none.csv", None),
-            REPORT,
-            "git checkout HEAD -- conf/claims/none.csv",
-        ),
         (edit_params, "params.yaml", "kmnist compose"),
         (add_file, "metrics/digits/old.json", "git rm -- metrics/digits/old.json"),
     ],

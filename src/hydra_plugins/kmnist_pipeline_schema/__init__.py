@@ -67,7 +67,10 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
             raise UserError(f"reports.{name}: no experiment or study has report={name}")
         path = _conf(loader) / f"claims/{report.claims}.csv"
         if not path.exists():
-            raise UserError(f"reports.{name}.claims={report.claims}: {path} does not exist")
+            raise UserError(
+                f"reports.{name}.claims={report.claims}: {path} does not exist; if it was deleted, "
+                f"`git checkout HEAD -- {path}` restores it"
+            )
         figures = report.figures.items()
         shown = [(f"reports.{name}.figures.{n}={file}", file) for n, file in figures]
         for claim in claims.read(path):
