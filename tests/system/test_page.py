@@ -50,6 +50,7 @@ def site(
     project = digits_run[0]
     folder = tmp_path_factory.mktemp("ui")
     store = Path(shutil.copy(project.folder / "mlflow.db", folder))
+    shutil.copytree(project.folder / "mlartifacts", folder / "mlartifacts")
     running = Running(project, folder, "--store", f"sqlite:///{store}")
     site = Site(running.uri, store)
     site.add("pair", {"classes": "[0, 6]"})
