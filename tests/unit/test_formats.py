@@ -153,7 +153,11 @@ def test_what_killed_runs_left_in_kmnist_is_removed_after_a_day(tmp_path: Path, 
     monkeypatch.delenv(store.VARIABLE, raising=False)
     partial, fits = Path(".kmnist/partial"), Path(".kmnist/fits/ab")
     written = {partial / "old/images", partial / "in_use/images"}
-    written |= {fits / ".old.unfinished", fits / ".young.unfinished", fits / "old.checkpoint"}
+    written |= {
+        fits / ".kmnist-old.unfinished",
+        fits / ".kmnist-young.unfinished",
+        fits / "old.checkpoint",
+    }
     for path in written:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
