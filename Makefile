@@ -5,24 +5,46 @@ DATASET ?= kmnist
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 READY := .venv/.ready
+PIP := .venv/bin/pip --quiet --disable-pip-version-check
+# A virtual environment has its own path in its scripts: if it was moved or copied, make it again.
+MADE_AT := sed -n 's/^command = .* -m venv \(--[a-z-]* \)*//p' pyvenv.cfg
+MOVED := $(shell cd .venv 2>/dev/null && $(MADE_AT) | grep -qvxF "$$(pwd -P)" && echo moved)
+# DVC asks for the name of the user; in a container there may be only a number.
+export USER ?= $(firstword $(shell id -un 2>/dev/null || id -u))
 PYTEST := pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-all repro cluster ui server serve bench
+.PHONY: help setup demo lint test test-all repro cluster ui server serve bench moved repository
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 setup: $(READY) ## create .venv and install the packages of requirements.lock
 
-$(READY): requirements.lock pyproject.toml
+# If this folder's name has an umlaut, Python 3.11 under LC_ALL=C can neither write its path for an
+# editable installation nor start with it: so `sed` makes the path relative.
+$(READY): requirements.lock pyproject.toml $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed, but $(PYTHON) is " + sys.version.split()[0] + "; use another one: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PYTHON) -m venv $(MOVED:moved=--clear) .venv
+	@# torch first: given hashes, pip takes the build of the package index, and not the one that this machine
+	@# prefers, such as that for CPUs in a folder of PIP_FIND_LINKS. So it is downloaded and then checked.
+	@awk '/^torch==/, !/\\$$/' requirements.lock > .venv/torch.lock
+	$(PIP) download --no-deps --only-binary :all: --dest .venv/torch `grep -o '^torch==[^ ]*' .venv/torch.lock`
+	$(PIP) install --no-deps --require-hashes --no-index --find-links .venv/torch --requirement .venv/torch.lock
+	@rm -r .venv/torch .venv/torch.lock
+	$(PIP) install --no-deps --require-hashes --requirement requirements.lock
+	@# What the lock cannot have for all builds of torch: the CUDA libraries whose versions one of them pins.
+	LC_ALL=C.UTF-8 $(PIP) install --no-build-isolation --editable '.[dev]'
+	@sed -i 's|^/.*/src$$|../../../../src|' .venv/lib/python3*/site-packages/__editable__.*.pth
 	@touch $(READY)
 
-demo: $(READY) ## run the whole pipeline on scikit-learn's digits, in a minute or two and without a network
+repository:
+	@reason=$$(LC_ALL=C git rev-parse --verify HEAD 2>&1) || { echo "$$reason"; \
+	  case "$$reason" in *"not a git repository (or"* | *"Needed a single revision"*) \
+	    echo "error: DVC needs a Git repository with a commit. In an unpacked ZIP archive, make one:"; \
+	    echo "git init && git add --all && git commit --message start";; esac; exit 1; } >&2
+
+demo: repository $(READY) ## run the whole pipeline on scikit-learn's digits, in a few minutes and without a network
 	kmnist compose
 	dvc repro --force report@digits
 	-kmnist promote --dataset digits
@@ -41,7 +63,7 @@ test-all: lint ## also run the tests of whole systems, in half an hour; installs
 	tools/install-debian postgresql chromium qemu-user
 	$(PYTEST)
 
-repro: $(READY) ## run every stage that is stale, and make the best models champions
+repro: repository $(READY) ## run every stage that is stale, and make the best models champions
 	kmnist compose
 	kmnist fit
 	dvc repro

@@ -24,7 +24,7 @@ SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
 CURVES = "figures/digits/digits_softmax/curves.png"
 VALIDATION = "metrics/digits/digits_softmax/validation.json"
 DETAILS = "metrics/digits/digits_softmax/validation_details.json"
-MADE = "is not what the stage made"
+MADE, OTHER = "is not what the stage made", "is damaged or from another commit"
 
 
 OTHER_KEY = (
@@ -32,7 +32,7 @@ OTHER_KEY = (
     "(lineage key MD5 -> MD5)"
 )
 MD5 = "[0-9a-f]{12}"
-FRESH = "up to date: the evidence is what code, configuration and data give"
+FRESH = "up to date: the evidence matches code, configuration and data"
 COMMITTED = "identical: these are the committed bytes (all of "
 COMPOSED = (ROOT / "params.yaml").read_text()
 
@@ -98,7 +98,10 @@ def locked(stage: dict[str, Any], kind: str, path: str) -> dict[str, Any]:
 
 def test_a_clone_of_the_committed_evidence_is_fresh(project):
     done = project.run("kmnist", "check")
-    fresh, last = done.stdout.splitlines()
+    fresh, *receipts, last = done.stdout.splitlines()
+    assert receipts and all(
+        re.match("(not )?verified|receipts of older", line) for line in receipts
+    )
     assert (fresh, last.startswith(COMMITTED), done.returncode) == (FRESH, True, 0)
     assert done.stderr == ""
 
@@ -374,6 +377,8 @@ def test_evidence_that_another_version_of_a_library_made(check, bare):
     bare.replace("requirements.lock", f"numpy=={made}", "numpy==1.26.4")
     changed = f"library numpy changed: {made} -> 1.26.4"
     assert {f"{SOFTMAX}: {changed}", f"{GRID}: {changed}"} <= set(check())
+    restore, install, *_ = remedies(bare, SOFTMAX)
+    assert (restore, install) == ("git checkout HEAD -- requirements.lock", "make setup")
     drawn = bare.json(DETAILS.replace("validation", "test"))["made_by"]["libraries"]["pillow"]
     (bare.folder / "requirements.lock").write_text(pins.replace(f"pillow=={drawn}", "pillow==0.1"))
     of_pillow = [line for line in check() if f"library pillow changed: {drawn} -> 0.1" in line]
@@ -390,8 +395,8 @@ def test_evidence_that_another_version_of_a_library_made(check, bare):
         pins.replace(f"numpy=={made}", f"numpy=={made}+cpu ; python_version > '3'")
     )
     assert check() == []
-    (bare.folder / "requirements.lock").unlink()  # then what is installed counts
-    assert check() == []
+    (bare.folder / "requirements.lock").unlink()
+    assert check() == ["requirements.lock: is missing"]
 
 
 def test_evidence_in_native_arithmetic(check, bare):
@@ -450,7 +455,7 @@ def test_lock_entries_that_do_not_fit_together(data, maker, check, bare):
     found = check()
     assert any(line.startswith(f"{SOFTMAX}: dependency {path} changed: md5 ") for line in found)
     if maker and data == "here":
-        assert any(line.startswith(f"{stage}: out {path} {MADE}: md5 ") for line in found)
+        assert any(line.startswith(f"{stage}: out {path} {OTHER}: md5 ") for line in found)
 
 
 def test_a_file_that_was_edited_while_its_stage_ran(check, bare):
@@ -494,7 +499,7 @@ def test_damaged_data(check, bare):
     path = bare.folder / "models/digits_softmax.safetensors"
     path.unlink()  # DVC may have linked it to its cache
     path.write_bytes(b"damaged")
-    out = f"{SOFTMAX}: out models/digits_softmax.safetensors {MADE}"
+    out = f"{SOFTMAX}: out models/digits_softmax.safetensors {OTHER}"
     assert any(line.startswith(out) for line in check())
 
 
@@ -507,7 +512,12 @@ def test_damaged_data(check, bare):
         (
             "dvc.lock",
             "<<<<<<< HEAD\nstages: {",
-            ["dvc.lock", "line 2", "`git checkout HEAD -- dvc.lock` restores"],
+            ["dvc.lock: line 1: a merge conflict", "`git checkout HEAD -- dvc.lock` restores"],
+        ),
+        (
+            "dvc.lock",
+            "schema: '2.0'\nstages:\n" + 2 * "  a@b:\n    cmd: c\n",
+            ["dvc.lock: a@b: is there twice, as after a merge that kept both sides"],
         ),
         ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: stages: must be a map"]),
         ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: a: 'cmd' is missing"]),
@@ -518,6 +528,7 @@ def test_damaged_data(check, bare):
             ["a: c has no md5"],
         ),
         ("dvc.yaml", "stages: [", ["dvc.yaml", "line 2"]),
+        ("dvc.yaml", "<<<<<<< HEAD\nstages: {}", ["dvc.yaml: line 1: a merge conflict"]),
         ("dvc.yaml", "stages: {a: {cmdd: x}}\n", ["dvc.yaml"]),
         (".git/HEAD", "nonsense", ["git"]),
     ],

@@ -89,6 +89,7 @@ def test_outside_a_project(tmp_path, monkeypatch, capsys):
 KMNIST, DIGITS = "conf/experiment/kmnist_softmax.yaml", "conf/experiment/digits_softmax.yaml"
 NETWORK = "conf/experiment/digits_cnn.yaml"
 GRID, MENU = "conf/study/digits_softmax_grid.yaml", "conf/config.yaml"
+REPORT, CLAIMS = "conf/report/kmnist_linear.yaml", "conf/claims/kmnist_linear.csv"
 MISTAKES = [
     # file, text, its replacement, what the message must say
     (KMNIST, "lr: 0.075", "lrr: 0.075", "kmnist_softmax.optimizer.lrr=0.075: ", "lr, batch_size"),
@@ -140,6 +141,41 @@ MISTAKES = [
         "reports, evaluation",
     ),
     (MENU, "models: ${kmnist.models:}", "", "models", "must be ${kmnist.models:}"),
+    (
+        MENU,
+        "  - experiment@experiments.digits_cnn: digits_cnn\n",
+        "<<<<<<< HEAD\n  - a: b\n=======\n  - c: d\n>>>>>>> other\n",
+        f"{MENU}: line ",
+        "a merge conflict is not resolved",
+    ),
+    (
+        CLAIMS,
+        ",0.9954,k",
+        ',"0,9954",k',
+        f"{CLAIMS}: line 2: ",
+        "reported='0,9954': must be a number",
+    ),
+    (CLAIMS, ",0.9954,k", ",,k", f"{CLAIMS}: line 2: ", "reported='': must be a number"),
+    (
+        "conf/claims/mnist_logistic.csv",
+        ",0.9172142857142858,mnist",
+        ",91.7%,mnist",
+        "line 2: accuracy: reported='91.7%': must be a number",  # nothing is unknown about it
+    ),
+    (
+        CLAIMS,
+        ",0.9954,k",
+        ",0_9954,k",
+        f"{CLAIMS}: line 2: ",
+        "reported='0_9954': must be a number",
+    ),
+    (CLAIMS, "seed and split,,\n", "seed and split,../x,\n", "line 2: ", "spread=../x: must be"),
+    (
+        REPORT,
+        "claims: kmnist_linear",
+        "claims: letters",
+        "reports.kmnist_linear.claims=letters: conf/claims",
+    ),
 ]
 
 
@@ -157,6 +193,14 @@ def test_a_mistake_in_conf_is_named(file, old, new, words, conf, capsys):
     assert (conf.folder / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
+@pytest.mark.parametrize("file", [KMNIST, CLAIMS])
+def test_text_that_is_not_utf_8_is_named(file, conf, capsys):
+    path = conf.folder / file
+    path.write_bytes(path.read_bytes() + b"# Schl\xfcssel\n")
+    assert cli.main(["compose"]) == 1
+    assert f"error: {file}: is not UTF-8: " in capsys.readouterr().err
+
+
 OVERRIDES = [
     ("experimens.digits_softmax.optimizer.lr=1", "experimens.digits_soft", "datasets, experiments"),
     ("+typo=1", "typo=1: there is no such key", "datasets, experiments, studies"),
@@ -168,6 +212,9 @@ OVERRIDES = [
     ("models=5", "models: is composed"),
     (f"{LR}=1,2", f"'{LR}=1,2'"),
     ("abc", "must be KEY=VALUE"),
+    ("=3", "=3: must be KEY=VALUE"),
+    ("a b=3", "a b=3: must be KEY=VALUE"),
+    ("dataset=3", "dataset=3: ", "must be a string"),
 ]
 
 
@@ -293,6 +340,7 @@ REFUSED = [
     ("reports.digits.confidence", 95, "=95: must be less than 1"),
     ("reports.digits.claims", "../claims", "=../claims: must be lower-case words joined by '_'"),
     ("reports.digits.figures", {"1": "data/mnist/a.png"}, ".1=data/mnist/a.png: must be under"),
+    ("reports.digits.figures", {"1": "data/digits/../../a.png"}, "../../a.png: must be under"),
     ("reports.digits.figures", {1: "data/digits/a.png"}, "[1]: the name must be text"),
     ("evaluation.samples", 0, "=0: must be at least 1"),
     ("studies", 5, "=5: must be a map"),

@@ -21,7 +21,6 @@ from support.project import ROOT, STORE, Project
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import diff, diff_views
 from kmnist_pipeline.commands.diff import Claim, Diff, Figure, Metric
-from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.revision import Revision
 
 MODEL = "digits/digits_softmax"
@@ -358,12 +357,6 @@ def test_misuse(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["diff", *arguments])
     assert caught.value.code == 2
-
-
-def test_claims_that_are_no_list_are_named(changed):
-    (changed.folder / JUDGED).write_text("{}x")
-    with pytest.raises(UserError, match="has no list of claims with verdicts"):
-        between(changed, "before")
 
 
 # --- the workflow --------------------------------------------------------------------------------

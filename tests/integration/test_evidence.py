@@ -217,7 +217,7 @@ def test_numbers_that_are_the_same_by_construction_count_once():
     for name, other in same.items():
         assert judged[name]["obtained"] == pytest.approx(judged[other]["obtained"], abs=1e-6)
         assert judged[name]["reported"] == judged[other]["reported"]
-    assert "19 numbers reported" in read("reports/kmnist_cnn/README.md")
+    assert "19 published numbers" in read("reports/kmnist_cnn/README.md")
 
 
 # --- kmnist_cnn ----------------------------------------------------------------------------------

@@ -309,6 +309,14 @@ def test_data_that_is_damaged_in_the_cache_is_not_exported(project):
         exported(project)
 
 
+def test_no_link_is_replaced_or_followed(project, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (project.folder / "crate").symlink_to(tmp_path / "empty")
+    with pytest.raises(UserError, match="crate: is a link; name a new folder or a crate"):
+        exported(project, to="crate")
+    assert not any((tmp_path / "empty").iterdir())
+
+
 def test_no_folder_but_a_crate_is_replaced(project):
     with pytest.raises(UserError, match="conf: has other content than a crate"):
         exported(project, to="conf")

@@ -92,7 +92,7 @@ def test_diff_with_the_workspace_and_between_commits(inside, edited):
 def test_a_comment_shows_figures_by_their_path_in_the_repository(inside):
     figure = diff.Figure(FIGURE, "differ")
     side = Revision("a", "a" * 40)
-    found = diff.Diff(side, side, [], [], [figure], [], 0)
+    found = diff.Diff(side, side, figures=[figure])
     assert f"raw/{'a' * 40}/{PLACE}/{FIGURE}" in diff_views.markdown(found, "https://x/raw")
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,6 +23,7 @@ from support.stores import Server
 from voluptuous import All, Any, Datetime, Length, Match, Optional, Schema
 
 from kmnist_pipeline import cli
+from kmnist_pipeline.commands import receipts
 from kmnist_pipeline.commands.trace import text as texts
 from kmnist_pipeline.commands.trace.ancestry import Trace, trace
 from kmnist_pipeline.commands.trace.runs import SECONDS
@@ -30,6 +31,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import git as repository_git
 from kmnist_pipeline.repository import locks
+from kmnist_pipeline.repository.compare import Difference, Verdict
 
 FIGURE = "figures/digits/digits_softmax/correct.png"
 METRIC = "metrics/digits/digits_softmax/test_details.json"
@@ -472,7 +474,7 @@ def test_paths_count_from_where_the_user_stands(project, monkeypatch, capsys):
         monkeypatch.chdir(project.folder / "figures/digits")
         assert cli.main(["trace", path]) == 0
         output = capsys.readouterr().out
-        assert output.startswith(f"{FIGURE} is, byte for byte, what {EVALUATE} made (")
+        assert output.startswith(f"{FIGURE} is, byte for byte, recorded in dvc.lock as what ")
 
 
 def test_the_worst_of_several_files_counts(run, project, tmp_path):
@@ -491,7 +493,7 @@ def test_the_tree_shows_all(run, made, project):
     found = of(made[2] / FIGURE)
     match = found.files[0].matches[0]
     assert status == 0
-    assert f"what {EVALUATE} made as {FIGURE} (md5 " in output
+    assert f"recorded in dvc.lock as what {EVALUATE} made as {FIGURE} (md5 " in output
     assert "no longer in dvc.lock of this folder" in output
     assert made[1][0][:12] in output
     for step in found.behind(match.stage.key):
@@ -506,6 +508,34 @@ def test_the_tree_shows_all(run, made, project):
                 assert f"{name}  sha256 {sha256}" in output
     assert "evaluation.samples: 10" in output
     assert "experiments.digits_softmax.optimizer.lr: 0.5" in output
+
+
+@pytest.fixture
+def receipt(project) -> Iterator[Path]:
+    """Of a verification of the first commit's stage; that of the later commits has another key."""
+    lock = locks.parse(project.git("show", "HEAD~2:dvc.lock"))
+    stage = lock.stages[EVALUATE]
+    found = [Difference(out, Verdict.IDENTICAL, "") for out in stage.outs]
+    made = receipts.statement("c" * 40, EVALUATE, None, [(stage, found)])
+    path = receipts.leave(made, None)
+    yield path
+    path.unlink()
+
+
+def test_a_verification_that_ran_the_stage_is_shown(receipt, run, made):
+    told = f"run again by `kmnist verify {EVALUATE}` on "
+    _, output, _ = run(made[2] / FIGURE)
+    assert re.search(f"{told}.*: identical \\(not signed\\)", output)
+    _, output, _ = run(FIGURE)  # of a later commit
+    assert told not in output
+    assert "no receipt of `kmnist verify` says that this stage was run again" in output
+    _, output, _ = run("--json", made[2] / FIGURE)
+    content = json.loads(output)
+    SCHEMA(content)
+    key = content["files"][0]["made"][0]["lineage"]
+    verified = {each["receipt"]: each for each in content["stages"][key]["verified"]}
+    told = verified[receipt.as_posix()]
+    assert (told["verdict"], told["signature"]) == ("identical", "not signed")
 
 
 KEY, ID, MD5 = All(str, Match("^[0-9a-f]{64}$")), Match("^[0-9a-f]{40}$"), Match("^[0-9a-f]{32}$")
@@ -546,6 +576,10 @@ STAGE = {
     "files": [TEXT],
     "originals": [ORIGINAL],
     "run": Any(None, {"id": TEXT, "name": TEXT, "experiment": TEXT, "experiment_id": TEXT}),
+    "verified": [
+        {"command": TEXT, "commit": ID, "machine": TEXT, "receipt": TEXT}
+        | {"signature": TEXT, "verdict": Any("identical", "equal", "different")}
+    ],
 }
 SCHEMA = Schema({"files": [FILE], "stages": {Optional(KEY): STAGE}, "mlflow": TEXT}, required=True)
 
@@ -687,7 +721,7 @@ def test_a_server_is_asked_as_a_file_is(run, project, tmp_path, monkeypatch):
         ("postgresql://name:word@127.0.0.1:9/runs?a=word", "postgresql://127.0.0.1:9/runs (Prog"),
         ("file:///runs", "file:///runs (not asked: neither a server nor SQLite nor PostgreSQL)"),
         ("sqlite:///none.db", "none.db (does not exist)"),
-        ("sqlite:///params.yaml", "params.yaml (DatabaseError: file is not a database)"),
+        ("sqlite:///params.yaml", "params.yaml (DatabaseError: file is not a database; "),
     ],
 )
 def test_a_store_that_cannot_answer_costs_nothing(uri, store, run, project, monkeypatch):

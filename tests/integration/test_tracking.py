@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from support.project import files_under
 from support.stores import attempts, free_port
 
 from kmnist_pipeline import arithmetic
@@ -499,6 +500,87 @@ def test_a_deleted_experiment_comes_back_without_its_runs(store):
     assert len(active) == 1 + len(children(store, run))
 
 
+def test_a_run_without_the_number_of_its_nested_runs_stays(store):
+    """As in stores that were filled before this tag."""
+    publish(trained())
+    (run,) = runs(store)
+    store.delete_tag(run.info.run_id, tracking.NESTED)
+    publish(trained())
+    assert [found.info.run_id for found in runs(store)] == [run.info.run_id]
+
+
+def test_what_a_person_removes_comes_back_and_what_is_twice_goes(store, project):
+    def removes_artifacts(run: Any) -> None:
+        shutil.rmtree(project / "mlartifacts")
+
+    def cuts_a_file(run: Any) -> None:
+        (curves,) = project.glob(f"mlartifacts/digits/{run.info.run_id}/**/curves.csv")
+        curves.write_text("")
+
+    def deletes_a_fold(run: Any) -> None:
+        store.delete_run(children(store, run)[0].info.run_id)
+
+    def deletes_and_restores(run: Any) -> None:
+        store.delete_run(run.info.run_id)
+        publish(trained())
+        store.restore_run(run.info.run_id)
+
+    def restores_an_older_one(run: Any) -> None:
+        publish(trained(OTHER_KEY))
+        (older,) = runs(store, "digits", f"tags.`kmnist.lineage` = '{KEY}'")
+        store.delete_tag(older.info.run_id, "kmnist.superseded")
+        publish(trained())
+        (other,) = runs(store, "digits", f"tags.`kmnist.lineage` = '{OTHER_KEY}'")
+        store.delete_tag(other.info.run_id, "kmnist.superseded")
+
+    def restores_an_experiment(run: Any) -> None:
+        store.delete_run(run.info.run_id)
+        store.delete_experiment(run.info.experiment_id)
+        store.restore_experiment(run.info.experiment_id)
+
+    publish(trained())
+    (first,) = runs(store)
+    wanted = artifacts(store, first)
+    for change in (
+        *(removes_artifacts, cuts_a_file, deletes_a_fold, deletes_and_restores),
+        *(restores_an_older_one, restores_an_experiment),
+    ):
+        (run,) = runs(store, "digits", views.CURRENT)
+        change(run)
+        publish(trained())
+        (run,) = runs(store, "digits", views.CURRENT)
+        assert artifacts(store, run) == wanted, change
+        assert len(children(store, run)) == SEEDS * FOLDS, change
+        (curves,) = project.glob(f"mlartifacts/digits/{run.info.run_id}/**/curves.csv")
+        assert curves.stat().st_size > 0
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_a_project_that_was_moved_or_copied_uses_its_own_artifacts(is_copy, store, project):
+    old, new = project / "old ü", project / "new"
+    old.mkdir()
+    for name in ("mlflow.db", "mlartifacts"):
+        if (project / name).exists():
+            shutil.move(project / name, old / name)
+    with contextlib.chdir(old):
+        publish(trained())
+        (first,) = runs(stores.connect())
+        wanted = artifacts(stores.connect(), first)
+    before = files_under(old)
+    if is_copy:
+        shutil.copytree(old, new)
+    else:
+        shutil.move(old, new)
+    with contextlib.chdir(new):
+        again = stores.connect()
+        assert not tracking.publish(again, record_of(trained()))  # there already
+        (run,) = runs(again)
+        assert artifacts(again, run) == wanted
+        publish(trained(OTHER_KEY), again)
+        assert len([*Path("mlartifacts/digits").iterdir()]) == 2
+    assert not is_copy or files_under(old) == before
+
+
 @pytest.mark.parametrize("calls", [7, 15])
 def test_what_a_kill_leaves_is_written_again(store, calls):
     class Dies:
@@ -554,7 +636,10 @@ def test_a_store_of_another_version_of_mlflow(store, project, capfd):
         database.execute("update alembic_version set version_num = 'older'")
         database.commit()
     log(trained())
-    assert f"`mlflow db upgrade sqlite:///{project}/mlflow.db`); its results" in only_warning(capfd)
+    assert (
+        f"`mlflow db upgrade sqlite:///{project}/mlflow.db` changes one from an older"
+        in only_warning(capfd)
+    )
 
 
 # A server.

@@ -1,10 +1,11 @@
-"""The results in README.md and docs/results.md, written from reports/*/claims.json.
+"""The results in README.md and docs/results.md, written from reports/*/claims.json and receipts/.
 
-`python tests/support/results.py` writes them again after a report was made again.
+`python tests/support/results.py` writes them again after a report was made or verified again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import yaml
 
+from kmnist_pipeline.commands import receipts
 from kmnist_pipeline.evaluation.claims import VERDICTS
+from kmnist_pipeline.repository import locks
 
 ROOT = Path(__file__).parents[2]
 BEGIN = "<!-- results: written by tests/support/results.py -->\n"
@@ -33,17 +36,36 @@ def titles() -> dict[str, str]:
 
 def counts() -> str:
     """One row a report; claims that are the same number by construction count once."""
-    lines = ["| report | numbers compared | verdicts |", "| --- | ---: | --- |"]
+    lines = [
+        "| report | numbers compared | verdicts | run again by `kmnist verify` |",
+        "| --- | ---: | --- | --- |",
+    ]
+    again = verified()
     for name, title in titles().items():
         verdicts = Counter(c["verdict"] for c in claims(name) if not c.get("same_as"))
         told = ", ".join(
             f"{verdict} {verdicts[verdict]}" for verdict in VERDICTS if verdicts[verdict]
         )
         link = f"[{title}](reports/{name}/README.md) (`{name}`)"
-        lines.append(
-            f"| {link} | {verdicts.total()} | {told or 'nothing published to compare with'} |"
-        )
+        told = told or "nothing published to compare with"
+        lines.append(f"| {link} | {verdicts.total()} | {told} | {again.get(name, 'no receipt')} |")
     return "\n".join(lines) + "\n"
+
+
+def verified() -> dict[str, str]:
+    """What the receipts of the current evidence say of each report, by its name."""
+    lock = locks.parse((ROOT / locks.LOCK).read_bytes())
+    with contextlib.chdir(ROOT):
+        standing = [receipt for receipt in receipts.here() if receipt.stands(lock)]
+    found: dict[str, list[str]] = {}
+    for receipt in standing:
+        ran = receipt.ran
+        told = f"{receipt.verdict()} on {ran.machine}"
+        told += f", epochs 1 to {ran.epochs} alone" if ran.epochs else ""
+        for name in titles():
+            if ran.target in (None, f"report@{name}"):
+                found.setdefault(name, []).append(told)
+    return {name: "; ".join(lines) for name, lines in found.items()}
 
 
 def tables() -> str:

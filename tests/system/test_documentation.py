@@ -39,6 +39,13 @@ INSTEAD = {
         "chgrp -R $(id -g) shared/fits && chmod -R g+ws shared/fits"
     ),
     "make bench": "python -m benchmarks.bench --help",
+    "git merge other": (
+        "git add --all && git commit --message one && git checkout -b other HEAD~1 && "
+        "git show @{-1}:conf/config.yaml | sed s/1_7/0_6/g > conf/config.yaml && "
+        "git show @{-1}:conf/experiment/digits_logistic_1_7.yaml | sed 's/1, 7/0, 6/' "
+        "> conf/experiment/digits_logistic_0_6.yaml && kmnist compose && dvc repro report@digits "
+        "&& git add --all && git commit --message other && git checkout - && ! git merge other"
+    ),
     "mlflow server --host 127.0.0.1 --artifacts-destination s3://bucket/mlflow "
     "--allowed-hosts mlflow.example.org --cors-allowed-origins https://mlflow.example.org "
     "--app-name basic-auth": (
@@ -73,6 +80,9 @@ ELSEWHERE = {
     f"for host in node1 node2 node3; do ssh $host 'cd kmnist && .venv/bin/{WORKER}' & done": TLS,
     "kmnist verify report@digits": (
         "tests/system/test_verify.py::test_a_bare_clone_gives_what_was_committed"
+    ),
+    "kmnist verify --sign ~/.ssh/id_ed25519 report@digits": (
+        "tests/system/test_verify.py::test_a_signed_receipt_names_its_signer"
     ),
     "kmnist verify --epochs 1 report@digits": (
         "tests/system/test_verify.py::test_the_first_epoch_gives_the_committed_weights"

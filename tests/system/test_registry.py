@@ -6,13 +6,13 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from support.project import Project, copied
+from support.project import Project, copied, files_under, replaced
+from support.scoring import serving
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import locks
-from kmnist_pipeline.serving import candidates, predict, registry
+from kmnist_pipeline.serving import candidates, predict, registry, scoring
 from kmnist_pipeline.tracking.store import connect
 
 SOFTMAX, GRID = "digits_softmax", "digits_softmax_grid"
@@ -38,7 +39,7 @@ def made(
     digits_run: tuple[Project, str], empty_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Project:
     """The project after `make demo`, with an empty store of its own."""
-    project = copied(digits_run, tmp_path_factory.mktemp("registry") / "project")
+    project = copied(digits_run, tmp_path_factory.mktemp("registry") / "my ü")
     shutil.copy(empty_store, project.folder / "mlflow.db")
     return project
 
@@ -72,7 +73,7 @@ def key_of(name: str) -> str:
 
 def files_of(version: Any) -> Path:
     uri = connect().get_model_version_download_uri(version.name, version.version)
-    return Path(uri.removeprefix("file://"))
+    return Path(urllib.parse.unquote(uri.removeprefix("file://")))
 
 
 # --- promoting -----------------------------------------------------------------------------------
@@ -80,6 +81,7 @@ def files_of(version: Any) -> Path:
 
 def test_a_version_stands_alone(promoted, here):
     assert promoted == f"digits version 1, {SOFTMAX}, is the champion\n"
+    assert list(here.parent.iterdir()) == [here]  # MLflow may make a folder with another name
     version = connect().get_model_version_by_alias("digits", "champion")
     validation, test = (
         json.loads(Path(f"metrics/digits/{SOFTMAX}/{part}.json").read_text())
@@ -88,6 +90,7 @@ def test_a_version_stands_alone(promoted, here):
     assert version.tags == {
         "kmnist.model": SOFTMAX,
         "kmnist.lineage": key_of(SOFTMAX),
+        "kmnist.weights": lineage.digest(Path(f"models/{SOFTMAX}.safetensors")),
         "validation_accuracy": f"{validation['accuracy']:.6g}",
         "test_accuracy": f"{test['accuracy']:.6g}",
         "test_f1": f"{test['f1']:.6g}",
@@ -180,6 +183,62 @@ def test_stale_evidence_is_refused_with_its_reason_unless_forced(promoted, here)
         assert "is stale" in versions()[-1].tags["kmnist.forced"]
 
 
+def test_altered_weights_are_not_promoted(promoted, here):
+    path = Path(f"models/{GRID}.safetensors")
+    with replaced(path, altered(path)), pytest.raises(UserError, match=r"is not as dvc\.lock says"):
+        list(registry.promote(candidates.read(GRID), force=True))
+
+
+def altered(weights: Path) -> bytes:
+    """Weights that differ in the last number."""
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    return bytes(content)
+
+
+def test_altered_weights_in_the_store_are_not_used_and_registered_again(promoted, made, here):
+    client = connect()
+    version = client.get_model_version_by_alias("digits", "champion")
+    weights = files_of(version) / scoring.WEIGHTS
+    remedy = f"`kmnist promote {SOFTMAX}` registers the model again"
+    server = [sys.executable, "-m", "kmnist_pipeline.serving.serve", "digits", "5001"]
+    try:
+        with replaced(weights, altered(weights)):
+            for command in (["kmnist", "predict", "README.md", "--dataset", "digits"], server):
+                done = made.run(*command)
+                assert done.returncode == 1 and remedy in done.stderr, done.stderr
+            with pytest.raises(UserError, match="it cannot be compared with the champion: the wei"):
+                list(registry.promote(candidates.read(GRID), force=False))
+            said = list(registry.promote(candidates.read(SOFTMAX), force=False))
+            newest = versions()[-1]
+            assert said == [f"digits version {newest.version}, {SOFTMAX}, is the champion"]
+            assert newest.version != version.version
+            assert registry.champion("digits").version == str(newest.version)  # type: ignore[union-attr]
+    finally:
+        client.set_registered_model_alias("digits", "champion", version.version)
+
+
+def test_a_version_without_a_digest_is_registered_again(promoted, here):
+    client = connect()
+    version = client.get_model_version_by_alias("digits", "champion")
+    client.delete_model_version_tag("digits", version.version, "kmnist.weights")
+    try:
+        with pytest.raises(UserError, match=f"`kmnist promote {SOFTMAX}` registers the model"):
+            registry.champion("digits")
+        assert "is the champion" in next(registry.promote(candidates.read(SOFTMAX), force=False))
+    finally:
+        md5 = lineage.digest(Path(f"models/{SOFTMAX}.safetensors"))
+        client.set_model_version_tag("digits", version.version, "kmnist.weights", md5)
+        client.set_registered_model_alias("digits", "champion", version.version)
+
+
+def test_the_server_itself_compares_the_weights(promoted, made):
+    command = [sys.executable, "-P", scoring.__file__, "models:/digits/1", "0" * 32, "localhost"]
+    done = made.run(*command, "5001", MLFLOW_TRACKING_URI="sqlite:///mlflow.db")
+    assert done.returncode == 1
+    assert "error: models:/digits/1: its weights are not those that were" in done.stderr
+
+
 def test_native_arithmetic_makes_no_evidence_to_promote(promoted, here):
     path, lock = Path(f"metrics/digits/{GRID}/validation_details.json"), Path("dvc.lock")
     measured, locked, md5 = path.read_text(), lock.read_text(), lineage.digest(path)
@@ -214,6 +273,34 @@ def test_a_store_that_is_gone_is_one_line_without_its_credentials(made):
     assert "secret" not in done.stdout + done.stderr
 
 
+def test_a_version_whose_files_are_lost_is_registered_again(promoted, made, tmp_path, monkeypatch):
+    """In a copy of the project, which leaves the original as it is."""
+    copy, original = tmp_path / "copy", files_under(made.folder / "mlartifacts")
+    shutil.copytree(made.folder, copy, ignore=shutil.ignore_patterns(".dvc"))
+    monkeypatch.chdir(copy)
+    # As in a process of its own: MLflow remembers the places of artifacts.
+    monkeypatch.setattr(
+        "mlflow.tracking._tracking_service.utils._artifact_repos_cache", OrderedDict()
+    )
+    assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
+    place, count = files_of(versions()[0]), len(versions())
+    assert place.is_relative_to(copy)
+    kept = files_under(place)
+    shutil.rmtree(copy / "mlartifacts")
+    connect().delete_logged_model(str(versions()[0].source).rpartition("/")[2])
+    remedy = f"version 1 of digits has lost its files in the store: `kmnist promote {SOFTMAX}`"
+    with pytest.raises(UserError, match=remedy):
+        registry.champion("digits")
+    with pytest.raises(UserError, match=f"cannot be compared with the champion: {remedy}"):
+        list(registry.promote(candidates.read(GRID), force=False))
+    for words in ("is the champion", "is already the champion"):
+        said = list(registry.promote(candidates.read(SOFTMAX), force=False))
+        assert said == [f"digits version {count + 1}, {SOFTMAX}, {words}"]
+    assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
+    assert files_under(files_of(versions()[-1])).keys() == kept.keys()
+    assert files_under(made.folder / "mlartifacts") == original
+
+
 # --- serving -------------------------------------------------------------------------------------
 
 USE = """
@@ -223,7 +310,7 @@ model = mlflow.pyfunc.load_model(sys.argv[1])
 with np.load(sys.argv[2]) as arrays:
     model.predict(arrays["images"][:1])
     table = model.predict(arrays["images"][:20])
-files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "kmnist_pipeline"]
+files = [m.__file__ for n, m in sys.modules.items() if n.startswith("kmnist_pipeline")]
 print(json.dumps({"rows": table.to_dict("records"), "files": files}))
 """
 
@@ -260,63 +347,27 @@ def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
     run = server.client().get_run(version.run_id)  # published: the server did not know the stage
     assert run.data.tags["kmnist.lineage"] == key_of(SOFTMAX)
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    serving = subprocess.Popen(
-        [sys.executable, "-m", "kmnist_pipeline.serving.serve", "digits", str(port)],
-        env=made.environment(MLFLOW_TRACKING_URI=server.uri),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        _wait(f"http://127.0.0.1:{port}/ping", serving)
+    with serving(made, "digits", MLFLOW_TRACKING_URI=server.uri) as served:
         with np.load("data/processed/digits.npz") as arrays:
             images = arrays["images"][:3]
-        status, answer = _ask(port, images.tolist())
+        status, answer = served.ask(images.tolist())
         expected = predict.choose(SOFTMAX, "")[0].answers(images)
         assert (status, answer["predictions"]) == (200, [vars(one) for one in expected])
-        for wrong in ([[1, 2], [3, 4]], (images + 17).tolist(), (images * 100.0).tolist()):
-            assert _ask(port, wrong)[0] == 400
-        own = f"127.0.0.1:{port}"
+        own, port = f"127.0.0.1:{served.port}", served.port
         for header, status in (
             ({"Host": "evil.example"}, 403),
             ({"Host": f"localhost:{port}"}, 200),
             ({"Origin": "http://evil.example"}, 403),
             ({"Origin": f"http://{own}"}, 200),
         ):
-            assert _ask(port, images.tolist(), **header)[0] == status
+            assert served.ask(images.tolist(), **header)[0] == status
         with pytest.raises(OSError, match="refused"), socket.socket() as elsewhere:
             elsewhere.connect(("127.0.0.2", port))  # which a server on all addresses would answer
-    finally:
-        serving.send_signal(signal.SIGTERM)
-        output = serving.communicate(timeout=30)[0]
-    assert f"{SOFTMAX}, version 1 of digits: http://127.0.0.1:{port}/invocations" in output
-    assert "Finished server process" in output
+    assert f"{SOFTMAX}, version 1 of digits: http://127.0.0.1:{port}/invocations" in served.output
+    assert "Finished server process" in served.output
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", port))
-
-
-def _wait(url: str, process: subprocess.Popen[str]) -> None:
-    for _ in range(600):
-        with contextlib.suppress(OSError), urllib.request.urlopen(url):
-            return
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.1)
-    raise TimeoutError(url)
-
-
-def _ask(port: int, inputs: list, **headers: str) -> tuple[int, dict[str, Any]]:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/invocations",
-        json.dumps({"inputs": inputs}).encode(),
-        {"Content-Type": "application/json", **headers},
-    )
-    try:
-        with urllib.request.urlopen(request) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, {} if error.code == 403 else json.load(error)
 
 
 def test_nothing_is_served_without_a_champion(made):

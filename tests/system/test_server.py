@@ -24,6 +24,7 @@ from support.project import Project, copied
 from support.stores import OF_DIGITS, TRAINED, Running, free_port, published, table
 
 from kmnist_pipeline.tracking import runs, views
+from kmnist_pipeline.tracking import store as stores
 
 START_SECONDS = 120
 LATER = f"`kmnist publish {TRAINED}` shows them later"
@@ -126,6 +127,21 @@ def test_a_port_that_is_taken_and_a_store_that_is_a_server(project):
     done = project.run(*module, str(free_port()), "--store", "http://someone:secret@127.0.0.1")
     assert done.returncode == 1
     assert "secret" not in done.stderr
+
+
+def test_a_store_that_was_copied_shows_its_own_artifacts(clone, empty_store, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    shutil.copy(empty_store, old / "mlflow.db")
+    with contextlib.chdir(old):
+        stores.connect().create_experiment("digits", stores.artifacts("digits"))
+    shutil.copytree(old, new)
+    server = Running(clone, new, "--store", "sqlite:///mlflow.db")
+    try:
+        (found,) = server.client().search_experiments(filter_string="name = 'digits'")
+    finally:
+        server.end()
+    assert found.artifact_location == (new / "mlartifacts/digits").as_uri()
 
 
 # --- outages -------------------------------------------------------------------------------------

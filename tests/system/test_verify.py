@@ -9,7 +9,9 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -24,6 +26,7 @@ from kmnist_pipeline.repository.compare import Difference, Verdict
 from kmnist_pipeline.repository.locks import Graph, LockedStage
 
 SOFTMAX, DATA = "kfold-train@digits_softmax", "preprocess@digits"
+EVALUATE = "evaluate@digits_softmax"
 CURVES = "figures/digits/digits_softmax/curves.png"
 MATRIX = "figures/data/digits/matrix.png"
 COUNTS = "metrics/data/digits.json"
@@ -40,16 +43,29 @@ def bare(evidence: Project, tmp_path: Path) -> Project:
 
 
 def cloned(project: Project, folder: Path) -> Project:
+    """A clone, without the receipts that this repository has."""
     (folder.parent / "tmp").mkdir()
     subprocess.run(["git", "clone", "--quiet", project.folder, folder], check=True)
+    if (folder / "receipts").exists():
+        shutil.rmtree(folder / "receipts")
+        Project(folder).commit("without receipts")
     return Project(folder)
 
 
+def receipt_of(project: Project) -> dict[str, Any]:
+    """The predicate of the receipt that is there."""
+    (path,) = (project.folder / "receipts").glob("*.json")
+    return json.loads(path.read_bytes())["predicate"]
+
+
 def kmnist_verify(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run it, and see to it that nothing is left behind and the workspace is as before."""
+    """Run it, and see to it that it leaves a receipt and the workspace is as before."""
     before, rest = contents(project.folder), project.folder.parent / "tmp"
     done = project.run("kmnist", "verify", *arguments, TMPDIR=str(rest))
-    assert contents(project.folder) == before
+    after = contents(project.folder)
+    left = {path for path in after if path.startswith("receipts/")} - before.keys()
+    assert {path: after[path] for path in after.keys() - left} == before
+    assert len(left) == (done.stdout != "" and "--quick" not in arguments)  # no output: no result
     assert list(rest.iterdir()) == []
     return done
 
@@ -74,14 +90,14 @@ def change_lock(project: Project, stage: str, **md5s: str) -> None:
     path.write_text(yaml.dump(lock, Dumper=yaml.CSafeDumper, sort_keys=False))
 
 
-def repaint(file: Path, pixels: int) -> None:
-    """Paint the first so many pixels, and keep the text."""
+def repaint(file: Path, pixels: int, by: int = 255) -> None:
+    """Make the first so many pixels darker, by default black, and keep the text."""
     with Image.open(file) as image:
-        text, picture = PngInfo(), image.convert("RGB")
+        text, levels = PngInfo(), np.array(image.convert("RGB")).astype(int)
         for key, value in image.info.items():
             text.add_text(str(key), str(value))
-    for x in range(pixels):
-        picture.putpixel((x, 0), (0, 0, 0))
+    levels[0, :pixels] -= by
+    picture = Image.fromarray(levels.clip(0).astype(np.uint8))
     picture.save(file, pnginfo=text)
 
 
@@ -94,14 +110,21 @@ def test_a_bare_clone_gives_what_was_committed(bare):
     assert first.endswith("stages run in a clean clone (committed -> made again)")
     assert last.startswith("identical: the committed bytes were made again (all of ")
     assert done.returncode == 0
+    told = f"verified by `kmnist verify report@digits` on {receipt_of(bare)['machine']}: identical"
+    assert told in bare.run("kmnist", "check").stdout
+    traced = bare.run("kmnist", "trace", CURVES).stdout
+    assert f"recorded in dvc.lock as what {EVALUATE} made" in traced
+    assert "run again by `kmnist verify report@digits` on " in traced
     stages = [line for line in done.stderr.splitlines() if line.startswith("[")]
     assert stages[0] == f"[1/{len(stages)}] download@digits"
     assert stages[-1].startswith(f"[{len(stages)}/{len(stages)}] report@digits, about 00:")
 
 
 @pytest.fixture(scope="module")
-def tampered(evidence: Project, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What is said of a commit with faults of every kind, in a workspace that is not clean."""
+def tampered_run(
+    evidence: Project, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Project, list[str]]:
+    """A commit with faults of every kind, in a workspace that is not clean; what is said of it."""
     project = cloned(evidence, tmp_path_factory.mktemp("tampered") / "project")
     project.replace(COUNTS, '"n_test": 360', '"n_test": 361')
     repaint(project.folder / MATRIX, 30)
@@ -123,7 +146,12 @@ def tampered(evidence: Project, tmp_path_factory: pytest.TempPathFactory) -> lis
 
     done = kmnist_verify(project, SOFTMAX)
     assert done.returncode == 1
-    return [*done.stderr.splitlines(), *done.stdout.splitlines()]
+    return project, [*done.stderr.splitlines(), *done.stdout.splitlines()]
+
+
+@pytest.fixture
+def tampered(tampered_run: tuple[Project, list[str]]) -> list[str]:
+    return tampered_run[1]
 
 
 def test_a_tampered_metric_and_figure_are_different_by_how_much(tampered):
@@ -147,6 +175,18 @@ def test_other_numbers_within_six_digits_are_equal(tampered):
     assert "the size of the difference is unknown: the committed one is not in the cache" in model
 
 
+def test_the_receipt_of_a_run_that_differs_says_so(tampered_run):
+    project, _ = tampered_run
+    receipt = receipt_of(project)
+    assert receipt["commit"] == project.git("rev-parse", "HEAD")
+    outs = {
+        out: word for stage in receipt["stages"].values() for out, word in stage["outs"].items()
+    }
+    assert {COUNTS, "figures/data/digits"} == {out for out in outs if outs[out] == "different"}
+    assert {VALIDATION, DETAILS, MODEL} == {out for out in outs if outs[out] == "equal"}
+    assert outs["data/processed/digits.npz"] == "identical"
+
+
 def test_likely_causes_are_named(tampered):
     causes = [line for line in tampered if "likely cause" in line]
     assert any("idx.py changed: md5 0123456789ab -> " in cause for cause in causes)
@@ -158,6 +198,41 @@ def test_a_workspace_that_is_not_clean_is_said(tampered):
     (note,) = [line for line in tampered if line.startswith("note: ")]
     assert "note: the workspace has uncommitted changes (2 files; `git status`)" in note
     assert tampered.index(note) < tampered.index("[1/3] download@digits")
+
+
+def test_a_signed_receipt_names_its_signer(bare, tmp_path):
+    key = tmp_path / "key"
+    keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key]
+    subprocess.run(keygen, check=True)
+    done = bare.run("kmnist", "verify", "--sign", str(key), "download@digits")
+    (path,) = (bare.folder / "receipts").glob("*.json")
+    assert f"receipt: {path.relative_to(bare.folder)}; `kmnist check` shows it" in done.stderr
+    public = key.with_suffix(".pub").read_text()
+    (bare.folder / "receipts/allowed_signers").write_text(f"alice@example.org {public}")
+    assert "(1 out, signed by alice@example.org)" in bare.run("kmnist", "check").stdout
+    path.write_text(path.read_text().replace('"identical"', '"equal"'))
+    assert (
+        f"{path.relative_to(bare.folder)}: does not count: " in bare.run("kmnist", "check").stdout
+    )
+
+
+@pytest.mark.parametrize(("pixels", "status"), [(1, 3), (30, 1)])
+def test_a_committed_figure_that_looks_the_same_does_so_with_and_without_a_run(
+    pixels, status, bare
+):
+    """One pixel differs by one level, or thirty pixels are black."""
+    if pixels == 1:
+        repaint(bare.folder / MATRIX, 1, by=1)
+        words = "no pixel differs visibly"
+    else:
+        repaint(bare.folder / MATRIX, pixels)
+        words = "pixels differ in 30 of "
+    bare.commit()
+    for arguments in ([DATA], ["--quick", DATA]):
+        done = kmnist_verify(bare, *arguments)
+        assert words in done.stdout
+        assert done.returncode == status
+    assert done.stdout.endswith("; `kmnist check` names the commands that make it again\n")
 
 
 # --- what cannot be run --------------------------------------------------------------------------
@@ -193,7 +268,7 @@ def test_a_known_stage_is_suggested_for_an_unknown_one(here, evidence, monkeypat
         look("report@digit")
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_leaves_neither_file_nor_process(ending, bare):
     before, rest = contents(bare.folder), bare.folder.parent / "tmp"
     command = ["kmnist", "verify", DATA]
@@ -248,6 +323,8 @@ def test_a_full_disk_is_said_and_nothing_left(room, bare):
 def test_the_first_epoch_gives_the_committed_weights(bare):
     done = kmnist_verify(bare, "--epochs", "1", "report@digits")
     first, last = done.stdout.splitlines()
+    assert receipt_of(bare)["epochs"] == 1
+    assert receipt_of(bare)["stages"][SOFTMAX]["outs"] == {DETAILS: "identical"}  # weights alone
     assert "1 epoch of " in first and first.endswith("in a clean clone (committed -> made again)")
     assert last.startswith("identical: ")
     assert done.returncode == 0

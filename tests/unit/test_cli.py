@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from support.project import ROOT
 
 from kmnist_pipeline import cli
+from kmnist_pipeline.cli import dvc
 
 COMMANDS = [name for names in cli.GROUPS.values() for name in names]
 
@@ -25,7 +27,14 @@ def test_help_groups_the_commands_with_a_line_each(capsys):
 
 def test_every_module_of_a_command_is_listed():
     files = Path(cli.__file__).parent.glob("[!_]*.py")
-    assert sorted(COMMANDS) == sorted(file.stem for file in files if file.stem != "common")
+    others = ("common", "dvc")  # `dvc` is a command of its own
+    assert sorted(COMMANDS) == sorted(file.stem for file in files if file.stem not in others)
+
+
+def test_the_environment_gets_both_commands():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"kmnist": "kmnist_pipeline.cli:main", "dvc": "kmnist_pipeline.cli.dvc:main"}
+    assert callable(cli.main) and callable(dvc.main)
 
 
 def test_a_misspelt_command_is_refused_with_the_known_ones(capsys):

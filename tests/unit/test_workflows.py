@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import yaml
 from support.project import ROOT
+
+from kmnist_pipeline.commands import receipts
 
 WORKFLOWS = ROOT / ".github" / "workflows"
 
@@ -49,9 +52,47 @@ def test_every_week_two_images_verify_and_the_newest_libraries_may_fail():
     jobs = yaml.safe_load((WORKFLOWS / "weekly.yml").read_text())["jobs"]
     verify, newest = jobs["verify"], jobs["newest"]
     assert len(set(verify["strategy"]["matrix"]["image"])) == 2
-    assert "kmnist verify report@digits" in verify["steps"][-1]["run"]
+    *_, ran, kept = verify["steps"]
+    assert "kmnist verify report@digits" in ran["run"]
+    assert kept["with"]["path"] == f"{receipts.FOLDER}/" and kept["if"] == "${{ !cancelled() }}"
+    assert yaml.safe_load((WORKFLOWS / "weekly.yml").read_text())["permissions"] == {
+        "contents": "read"
+    }
     assert newest["continue-on-error"] is True
     assert "requirements.lock" not in str(newest["steps"][2]) and "make demo" in str(newest)
+
+
+def test_what_is_newer_than_the_lock_is_found(tmp_path):
+    """With a pip that lists the packages of the lock, and one of them newer."""
+    newest = yaml.safe_load((WORKFLOWS / "weekly.yml").read_text())["jobs"]["newest"]
+    (script,) = (step["run"] for step in newest["steps"] if "newer" in step.get("name", ""))
+    pins = re.findall(r"^[^#\s]+==\S+", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    listed = [pin.replace("numpy==", "numpy==9") for pin in pins]
+    pip = tmp_path / ".venv/bin/pip"
+    pip.parent.mkdir(parents=True)
+    pip.write_text("#!/bin/sh\ncat << 'END'\n" + "\n".join(listed) + "\nEND\n")
+    pip.chmod(0o755)
+    shutil.copy(ROOT / "requirements.lock", tmp_path)
+    run = ["bash", "-e", "-c", script]
+    said = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    changed = [line for line in said.splitlines() if line[0] in "<>"]
+    (pin,) = (pin for pin in pins if pin.startswith("numpy=="))
+    assert changed == [f"< {pin}", f"> {pin.replace('==', '==9')}"]
+
+
+def test_the_lock_has_the_hash_of_every_package():
+    text = (ROOT / "requirements.lock").read_text()
+    blocks = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
+    assert len(blocks) > 150
+    for block in blocks:
+        first, *rest = block.removesuffix("\n").split(" \\\n    ")
+        assert re.fullmatch(r"[\w.-]+==[\w.]+", first), block
+        assert rest and all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", line) for line in rest), (
+            block
+        )
+    dry = ["make", "--dry-run", "--always-make", "setup"]
+    said = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--require-hashes --requirement requirements.lock" in said
 
 
 def test_the_citation_is_of_this_version():

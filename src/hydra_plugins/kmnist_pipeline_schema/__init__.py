@@ -5,7 +5,9 @@ it the same way. So both refuse the same mistakes with the same message, before 
 """
 
 import functools
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 from dvc.exceptions import DvcException
@@ -18,7 +20,7 @@ from hydra.errors import (
 )
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 # At import time, because DVC removes the plugins' folder from sys.path afterwards.
 from kmnist_pipeline.config import rules
@@ -49,6 +51,36 @@ def _plain(config: DictConfig, resolve: bool = True) -> dict[Any, Any]:
     return cast(dict[Any, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
+def _conf(loader: ConfigLoaderImpl) -> Path:
+    """The folder of the configuration."""
+    main = next(s.path for s in loader.config_search_path.get_path() if s.provider == "main")
+    return Path(os.path.relpath(str(main).removeprefix("file://")))
+
+
+def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
+    """Refuse what the report stages could not show or judge, before the other stages have run."""
+    from kmnist_pipeline.evaluation import claims  # slow to import, and stages do not need it
+
+    for name, report in (config.get("reports") or {}).items():
+        known = [model for model, about in config.models.items() if about.report == name]
+        if not known:
+            raise UserError(f"reports.{name}: no experiment or study has report={name}")
+        path = _conf(loader) / f"claims/{report.claims}.csv"
+        if not path.exists():
+            raise UserError(f"reports.{name}.claims={report.claims}: {path} does not exist")
+        figures = report.figures.items()
+        shown = [(f"reports.{name}.figures.{n}={file}", file) for n, file in figures]
+        for claim in claims.read(path):
+            where = f"{path}: claim {claim['id']}"
+            shown += [(where, f"{name}/{file}") for file in claims.files(claim)]
+        for where, file in shown:
+            of_report, _, rest = file.partition("/")
+            model = rest.partition("/")[0]
+            if of_report == name and model not in known:
+                needed = f"{model} is no experiment or study of the report {name}"
+                raise UserError(f"{where}: {needed}; known: {', '.join(known)}")
+
+
 def _refusing(load: Any) -> Any:
     """Wrap `load_configuration`, so that its errors say what is allowed, which Hydra's do not.
 
@@ -61,15 +93,25 @@ def _refusing(load: Any) -> Any:
         self: Any, config_name: str | None, overrides: list[str], *args: Any, **named: Any
     ) -> DictConfig:
         try:
+            for override in overrides:
+                key, equals, _ = override.partition("=")
+                if not key.lstrip("+~") or not (equals or key.startswith("~")):
+                    raise UserError(f"{override}: must be KEY=VALUE")
             cfg = load(self, config_name, overrides, *args, **named)
             if config_name == MAIN:
                 if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
                     raise UserError("models: is composed; must be ${kmnist.models:}")
                 cfg.models = cfg.models  # keep it: each read of the node composes and checks
+                _check_reports(self, cfg)
         except OverrideParseException as error:
             raise ConfigurationError(_no_override(error)) from None
         except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
             raise ConfigurationError(_explain(error, overrides)) from None
+        except UnicodeDecodeError as error:
+            files = (f for f in _conf(self).rglob("*.yaml") if error.object in f.read_bytes())
+            raise ConfigurationError(f"{next(files)}: is not UTF-8: {error}") from None
+        except ValueError as error:
+            raise ConfigurationError(f"{' '.join(overrides)}: {error}") from None
         return cfg
 
     return load_and_check
@@ -81,6 +123,14 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
     for cause in causes:
         if isinstance(cause, UserError):
             return str(cause)
+        if isinstance(cause, MarkedYAMLError) and cause.problem_mark is not None:
+            from kmnist_pipeline.repository import locks  # slow to import
+
+            file = Path(os.path.relpath(cause.problem_mark.name))
+            try:
+                locks.refuse_conflict(file.read_text(), str(file))
+            except UserError as conflict:
+                return str(conflict)
         if isinstance(cause, MissingConfigException):
             known = f"; known: {', '.join(cause.options)}" if cause.options else ""
             return str(cause).splitlines()[0] + known
@@ -97,10 +147,9 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
 
 
 def _no_override(error: OverrideParseException) -> str:
-    if "=" not in error.override:
-        return f"{error.override}: must be KEY=VALUE"
-    lines = str(error).splitlines()  # the first may only repeat the override, the last is a link
-    reason = next((line for line in lines if error.override not in line), lines[0])
+    lines = str(error).splitlines()[:-1]  # the last is a link; others may only repeat the override
+    said = (line for line in lines if error.override not in line and line.strip() != "^")
+    reason = next(said, "must be KEY=VALUE")
     return f"{error.override}: {reason}; a text with other signs needs quotes"
 
 

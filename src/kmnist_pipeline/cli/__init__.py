@@ -1,9 +1,11 @@
 """The command `kmnist`, with a module for each subcommand; the docstring is the help text.
 
 `add` adds the arguments to the parser; `run` does the work and returns the exit status. `run`
-imports what it needs, so that no command waits for another command's libraries.
+imports what it needs, so that no command waits for another command's libraries. The module `dvc`
+is no subcommand but a command of its own.
 """
 
+import getpass
 import importlib
 import os
 import sys
@@ -11,11 +13,12 @@ from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
+from kmnist_pipeline.cli.common import say
 from kmnist_pipeline.errors import UserError
 
 INTERRUPTED = 130
 GROUPS = {
-    "Configure and train": ("compose", "fit", "fits"),
+    "Configure and train": ("compose", "fit", "fits", "prune"),
     "Check the evidence": ("impact", "check", "verify"),
     "Explore and share the evidence": ("trace", "diff", "publish", "export"),
     "Use the models": ("predict", "promote"),
@@ -55,20 +58,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.description = HELP.format(commands=listed.rstrip("\n") + "\n")
     chosen = parser.parse_args(arguments)
     try:
-        _enter_project()
-        return chosen.run(chosen)
+        name_user()
+        if (folder := project()) is None:
+            raise UserError(
+                f"{Path.cwd()}: no project (a folder with dvc.yaml and conf/) is here or above"
+            )
+        os.chdir(folder)
+        status = chosen.run(chosen)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 1
 
 
-def _enter_project() -> None:
+def name_user() -> None:
+    """Call a user id without a name, as in containers, by its number: DVC asks for a name."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = str(os.getuid())
+
+
+def project() -> Path | None:
+    """The folder of the project that contains the current folder."""
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").exists() and (folder / "conf").is_dir():
-            os.chdir(folder)
-            return
-    raise UserError(f"{here}: no project (a folder with dvc.yaml and conf/) is here or above")
+    folders = (here, *here.parents)
+    return next((f for f in folders if (f / "dvc.yaml").exists() and (f / "conf").is_dir()), None)

@@ -3,13 +3,17 @@
 Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/, do
 not agree with code, configuration, data and the libraries of requirements.lock, or were edited by
 hand. Computes rates, scores, means and verdicts again from other evidence. Says what changed, from
-which value to which, and which commands fix it. Needs neither DVC's cache nor the data, runs no
-stage and changes nothing.
+which value to which, and which commands fix it. Then says which receipts in receipts/ are of this
+evidence, that is, which stages `kmnist verify` has run again. Needs neither DVC's cache nor the
+data, and runs no stage. Changes nothing, unless an interrupted DVC has cut dvc.lock: then it puts
+back the committed entries that are still true.
 """
 
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+
+from kmnist_pipeline.cli.common import mend_lock, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -17,22 +21,26 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    from kmnist_pipeline.commands import check, status
+    from kmnist_pipeline.commands import check, receipts, status
     from kmnist_pipeline.commands.words import count
     from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.repository import locks
 
+    mend_lock()
     composed = composition.compose(Path("conf"), [])
-    found = status.of(status.locked_here(), locks.load(composed, "conf/"))
+    lock = status.locked_here()
+    found = status.of(lock, locks.load(composed, "conf/"))
     findings = check.findings(found, composed)
     for line in check.lines(findings):
-        print(line)
+        say(line)
     if not findings:
-        print("up to date: the evidence is what code, configuration and data give")
+        print("up to date: the evidence matches code, configuration and data")
+    for line in receipts.lines(lock):
+        say(line)
     print(status.summary(check.of_head()))
     if findings:
         numbers = {"stage": len(found.stages), "other file": len(findings) - len(found.stages)}
         parts = [count(number, noun) for noun, number in numbers.items() if number]
         line = f"not up to date: {' and '.join(parts)}; the commands above fix this"
-        print(line, file=sys.stderr)
+        say(line, sys.stderr)
     return 1 if findings else 0

@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
+import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository.names import printable
 
 PARAMS = Path("params.yaml")
 
@@ -14,6 +18,21 @@ PARAMS = Path("params.yaml")
 def absolute(name: str) -> Path:
     """The absolute path, because the command changes its folder later."""
     return Path(os.path.abspath(name))
+
+
+def mend_lock() -> None:
+    """Put back what an interrupted DVC has lost from dvc.lock, and say so."""
+    from kmnist_pipeline.commands import recovery
+
+    if said := recovery.put_back():
+        print(said, file=sys.stderr)
+
+
+def require_regular(*places: Path | None) -> None:
+    """Raise UserError if a file to write is there and not regular: a link, a device or a folder."""
+    for place in places:
+        if place is not None and os.path.lexists(place) and not stat.S_ISREG(place.lstat().st_mode):
+            raise UserError(f"{place}: is not a regular file; name a new file or a regular one")
 
 
 def read_params() -> dict[str, Any]:
@@ -28,13 +47,31 @@ def read_params() -> dict[str, Any]:
     return params
 
 
+def say(text: object, file: TextIO | None = None, end: str = "\n") -> None:
+    """Print lines, with unprintable characters escaped: names in them may come from anyone."""
+    print(_escaped(str(text)), file=file, end=end)
+
+
+def _escaped(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def print_json(content: Any) -> None:
-    """Print JSON for programs."""
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    """Print JSON for programs, with unprintable characters escaped as JSON escapes them."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    print(
+        re.sub(r"[^ -~\n]", lambda c: c[0] if c[0].isprintable() else json.dumps(c[0])[1:-1], text)
+    )
 
 
 def console() -> Any:
-    """A console that does not wrap or cut lines in a pipe."""
+    """A console that does not wrap or cut lines in a pipe, and escapes unprintable characters."""
     from rich.console import Console
+    from rich.segment import Segment
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    class Escaping(Console):
+        def render(self, *given: Any, **options: Any) -> Iterator[Segment]:
+            for segment in super().render(*given, **options):
+                yield Segment(_escaped(segment.text), segment.style, segment.control)
+
+    return Escaping(highlight=False, width=None if sys.stdout.isatty() else 10_000)

@@ -11,7 +11,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import PARAMS
+from kmnist_pipeline.cli.common import PARAMS, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -40,13 +40,13 @@ def run(chosen: Namespace) -> int:
 
     text = composition.compose(Path("conf"), chosen.overrides)
     if chosen.show is not None:
-        print(composition.show(text, chosen.show), end="")
+        say(composition.show(text, chosen.show), end="")
         return 0
     if PARAMS.exists() and PARAMS.read_text() == text:
         print(f"{PARAMS} is up to date with conf/")
         return 0
     if chosen.check:
-        print(composition.difference(PARAMS, text), end="")
+        say(composition.difference(PARAMS, text), end="")
         print(f"{PARAMS} is not up to date with conf/: run `kmnist compose`", file=sys.stderr)
         return 1
     from kmnist_pipeline.evidence import outs

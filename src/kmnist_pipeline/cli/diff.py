@@ -10,7 +10,7 @@ objects: nothing is checked out or run.
 
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import absolute, console, print_json
+from kmnist_pipeline.cli.common import absolute, console, print_json, require_regular
 
 
 def add(parser: ArgumentParser) -> None:
@@ -34,11 +34,13 @@ def add(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import diff, diff_views
+    from kmnist_pipeline.evidence import outs
 
     found = diff.between(chosen.old, chosen.new)
     if chosen.output is not None:
-        chosen.output.mkdir(parents=True, exist_ok=True)
-        (chosen.output / "index.html").write_text(diff_views.page(found), encoding="utf-8")
+        page = chosen.output / "index.html"
+        require_regular(page)
+        outs.write_bytes(page, diff_views.page(found).encode())
     if chosen.json:
         print_json(found.json())
     elif chosen.markdown:

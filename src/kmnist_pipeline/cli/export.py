@@ -13,7 +13,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import absolute
+from kmnist_pipeline.cli.common import absolute, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -31,8 +31,8 @@ def run(chosen: Namespace) -> int:
     if git.run("status", "--porcelain", "--untracked-files=no", "--", "."):
         print("note: the crate does not have the uncommitted changes", file=sys.stderr)
     for path, md5 in done.missing.items():
-        print(f"note: not in DVC's cache, so only listed: {path} ({md5})", file=sys.stderr)
-    print(
+        say(f"note: not in DVC's cache, so only listed: {path} ({md5})", sys.stderr)
+    say(
         f"{done.folder}: commit {done.commit[:7]}, {done.runs} runs, {done.files} files, "
         f"{done.size / 1e6:.1f} MB"
     )

@@ -13,7 +13,7 @@ the evidence. After an interruption run the command again: it trains only what i
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import PARAMS, read_params
+from kmnist_pipeline.cli.common import PARAMS, mend_lock, read_params
 from kmnist_pipeline.errors import UserError
 
 
@@ -30,6 +30,7 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import fit, status
     from kmnist_pipeline.config import compose as composition
 
+    mend_lock()
     params = read_params()
     if not status.is_composed(composition.compose(Path("conf"), [])):
         raise UserError(f"{PARAMS} is not up to date with conf/: run `kmnist compose`")

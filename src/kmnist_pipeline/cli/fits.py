@@ -12,7 +12,7 @@ Both also remove fits that other branches use, or other people who share the fol
 
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import read_params
+from kmnist_pipeline.cli.common import read_params, say
 from kmnist_pipeline.errors import UserError
 
 
@@ -41,5 +41,5 @@ def run(chosen: Namespace) -> int:
         keys = fits.used(read_params()) if chosen.clean else None
         print(f"removed: {fits.summary(fits.clean(kept, keys))}")
     for line in fits.lines(kept):
-        print(line)
+        say(line)
     return 0

@@ -8,17 +8,19 @@ predictions to accept and which a person should review.
 
   kmnist predict scans/                                     the champion of kmnist
   kmnist predict a.png b.jpg --model kmnist_softmax --sheet sheet.png
-  kmnist predict t10k-images-idx3-ubyte.gz --output parquet --to answers.parquet
+  kmnist predict t10k-images-idx3-ubyte.gz --output parquet --to predictions.parquet
 
 In CSV, a name that a spreadsheet would read as a formula gets an apostrophe in front.
 Exit status: 0 every image was classified; 1 an image was skipped, or there was no image.
 """
 
 import contextlib
-import os
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+
+from kmnist_pipeline.cli.common import require_regular, say
+from kmnist_pipeline.errors import UserError
 
 
 def add(parser: ArgumentParser) -> None:
@@ -47,16 +49,13 @@ def run(chosen: Namespace) -> int:
 
     with contextlib.chdir(chosen.start):
         inputs.require(chosen.places)
+        require_regular(chosen.to, chosen.sheet)
+        for place in filter(None, (chosen.to, chosen.sheet)):
+            if not place.parent.is_dir():
+                raise UserError(f"{place}: there is no folder {place.parent}")
     classifier, why = predict.choose(chosen.model, chosen.dataset)
     native = "" if arithmetic.name() != arithmetic.NATIVE else ", in native arithmetic"
-    print(f"model: {classifier.name} ({why}){native}", file=sys.stderr)
-    try:
-        with contextlib.chdir(chosen.start):  # so that names of images are as the user gave them
-            whole = predict.predict(
-                classifier, chosen.places, chosen.output, chosen.to, chosen.sheet
-            )
-            sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    say(f"model: {classifier.name} ({why}){native}", sys.stderr)
+    with contextlib.chdir(chosen.start):  # so that names of images are as the user gave them
+        whole = predict.predict(classifier, chosen.places, chosen.output, chosen.to, chosen.sheet)
     return 0 if whole else 1

@@ -14,6 +14,7 @@ Test images can only refuse a model, never choose one.
 import sys
 from argparse import ArgumentParser, Namespace
 
+from kmnist_pipeline.cli.common import say
 from kmnist_pipeline.errors import UserError
 
 
@@ -21,7 +22,11 @@ def add(parser: ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("name", nargs="?", metavar="NAME", help="default: the best of each dataset")
     which.add_argument("--dataset", help="only the best of this dataset")
-    parser.add_argument("--force", action="store_true", help="promote in spite of all objections")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="promote although its evidence is stale, or it is worse than the champion",
+    )
 
 
 def run(chosen: Namespace) -> int:
@@ -36,8 +41,8 @@ def run(chosen: Namespace) -> int:
     for model in models:
         try:
             for line in registry.promote(model, chosen.force):
-                print(line)
+                say(line)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
             status = 1
     return status

@@ -13,7 +13,10 @@ stage whose files are not as dvc.lock says is refused.
 import sys
 from argparse import ArgumentParser, Namespace
 
+from kmnist_pipeline.cli.common import say
 from kmnist_pipeline.errors import UserError
+
+SHOWN = 3  # missing files that are named
 
 
 def add(parser: ArgumentParser) -> None:
@@ -34,10 +37,12 @@ def run(chosen: Namespace) -> int:
         outcome = publish.stages(chosen.stages, chosen.rev)
     except KeyboardInterrupt:
         raise UserError("interrupted; run the command again to continue") from None
-    for note in outcome.notes:
-        print(f"note: {note}: the run lacks it", file=sys.stderr)
+    for note in outcome.notes[:SHOWN]:
+        say(f"note: {note}: the run lacks it", sys.stderr)
+    if (more := len(outcome.notes) - SHOWN) > 0:
+        say(f"note: and {more} more: `kmnist publish` adds what is there later", sys.stderr)
     for refused in outcome.refused:
-        print(f"refused: {refused}", file=sys.stderr)
+        say(f"refused: {refused}", sys.stderr)
     counts = (len(stages) for stages in (outcome.new, outcome.kept, outcome.refused))
     print("stages: {} published, {} already there, {} refused".format(*counts))
     return 1 if outcome.refused else 0

@@ -3,21 +3,22 @@
 FILE is a figure, metric, model, prediction, report or data file, in any folder and under any name;
 a folder means the files in it. A file is identified by its bytes, which are looked up in the
 dvc.lock of this folder and in all commits. A PNG, a JSON metric or a page that was changed is
-identified by the lineage key in it, and reported as altered.
+identified by the lineage key in it, and reported as altered. What dvc.lock records can be wrong; so
+the receipts that say that `kmnist verify` has run the stage again are shown too.
 
   kmnist trace figures/digits/digits_softmax/curves.png
   kmnist trace --json ~/Downloads/figure.png
   kmnist trace --svg reports/digits/index.html > lineage.svg
   kmnist trace --html > lineage.html    without a FILE: the whole graph
 
-Exit status: 0 every file is, byte for byte, what a stage made, and its whole lineage is known; 3 a
-file is altered; 1 a file was not made by any commit of this repository, or its lineage has a gap.
+Exit status: 0 every file is, byte for byte, recorded in dvc.lock, and its whole lineage is known; 3
+a file is altered; 1 a file was not made by any commit of this repository, or its lineage has a gap.
 """
 
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import absolute, console, print_json
+from kmnist_pipeline.cli.common import absolute, console, print_json, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -47,8 +48,8 @@ def run(chosen: Namespace) -> int:
     else:
         from kmnist_pipeline.commands.trace import graph
 
-        print({"dot": graph.dot, "svg": graph.svg, "html": graph.html}[chosen.form](found), end="")
+        say({"dot": graph.dot, "svg": graph.svg, "html": graph.html}[chosen.form](found), end="")
         for file in found.files:
             if file.status != "exact":
-                print(f"{file.file} {text.verdict(file)}", file=sys.stderr)
+                say(f"{file.file} {text.verdict(file)}", sys.stderr)
     return found.exit_status

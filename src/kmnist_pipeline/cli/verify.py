@@ -2,9 +2,11 @@
 
 Clones HEAD into a temporary folder, runs TARGET there with all stages that it depends on, and
 compares every out with the committed one: numbers, pixels of figures, and arrays by their largest
-difference. Says the likely cause of a difference. Does not touch the workspace.
+difference. Says the likely cause of a difference. Leaves a receipt in receipts/, also of a
+different result: commit it, and `kmnist check` shows whether it is of the evidence that is here.
+Does not touch anything else in the workspace.
 
-  kmnist verify report@digits    one small report: takes less than a minute
+  kmnist verify report@digits    one small report: takes a few minutes
   kmnist verify                  every stage: takes hours
   kmnist verify --epochs 1       compare weights after one epoch of every fit: a tenth of that time
   kmnist verify --quick          run nothing: compare the workspace and the cache with HEAD
@@ -15,7 +17,10 @@ which); 2 invalid command line; 130 interrupted.
 """
 
 import contextlib
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+
+from kmnist_pipeline.cli.common import absolute, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -37,6 +42,13 @@ def add(parser: ArgumentParser) -> None:
         metavar="N",
         help="train only the first N epochs of every fit, and compare the weights after each",
     )
+    parser.add_argument(
+        "--sign",
+        type=absolute,
+        metavar="KEY",
+        help="sign the receipt with an SSH key: a private one, or a public one of ssh-agent",
+    )
+    parser.set_defaults(misuse=parser.error)
 
 
 def _at_least_one(text: str) -> int:
@@ -47,8 +59,12 @@ def _at_least_one(text: str) -> int:
 
 
 def run(chosen: Namespace) -> int:
-    from kmnist_pipeline.commands import quick, verify
+    if chosen.quick and chosen.sign:
+        chosen.misuse("--sign: --quick runs nothing, so it leaves no receipt to sign")
+    from kmnist_pipeline.commands import quick, receipts, verify
 
+    if chosen.sign:
+        receipts.sign(b"", chosen.sign)  # a key that cannot sign is refused before the run
     if chosen.quick:
         result = quick.compare_here(chosen.target)
     elif chosen.epochs is not None:
@@ -56,5 +72,8 @@ def run(chosen: Namespace) -> int:
     else:
         result = verify.rerun(chosen.target)
     for line in result.lines():
-        print(line)
+        say(line)
+    if result.receipt:
+        path = receipts.leave(result.receipt, chosen.sign)
+        print(f"receipt: {path}; `kmnist check` shows it", file=sys.stderr)
     return result.status

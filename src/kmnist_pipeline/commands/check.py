@@ -22,7 +22,7 @@ from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Difference, Verdict, compare
 from kmnist_pipeline.repository.locks import LOCK, Graph
-from kmnist_pipeline.repository.revision import DamagedError, Revision
+from kmnist_pipeline.repository.revision import DamagedError, Revision, digest_of
 
 PARAMS, MAIN = "params.yaml", "conf/config.yaml"
 WIDTH = 100
@@ -73,9 +73,11 @@ def findings(found: Status, composed: str) -> list[Finding]:
         Finding(stage.address, tuple(stage.reasons), ways.get(stage.address, ()))
         for stage in found.stages
     ]
-    orphans = _of_orphans(found.orphans)
-    files = [Finding(file, ("no stage makes this file",), orphans) for file in found.orphans]
-    return [*_of_params(composed, apart, experiment), *stages, *files]
+    left = [out for stage in found.stages if stage.state == "gone" for out in stage.outs]
+    alone = [f for f in found.orphans if not any(Path(f).is_relative_to(out) for out in left)]
+    orphans = _of_orphans(alone)
+    files = [Finding(file, ("no stage makes this file",), orphans) for file in alone]
+    return [*_of_pins(), *_of_params(composed, apart, experiment), *stages, *files]
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
@@ -121,7 +123,11 @@ def _ways(
         kinds[kind].append(stage.address)
     again, forced = kinds["run"], kinds["force"]
     force = "make them again; DVC would not do it by itself"
-    cut = f"delete the entries that DVC left in {LOCK}"
+    pins = []
+    if any(c.kind == "library" for s in own for c in s.changes) and _edited(str(status.PINS)):
+        pins = [Remedy("restore the pins", (f"{RESTORE} {status.PINS}",))]
+        force = "or keep the new ones: install them, and make these stages again"
+    cut = f"remove what is left of them in {LOCK} and among the evidence"
     remedies = {
         "restore": [Remedy("restore the files", _merged(undo, kinds["restore"]))],
         "run": [
@@ -129,15 +135,17 @@ def _ways(
             Remedy("or undo the uncommitted changes", _merged(undo, again)),
         ],
         "force": [
+            *pins,
             Remedy(
                 force,
                 (
+                    *(["make setup"] if pins else []),
                     *filter(None, [_command("dvc repro", _missing(forced, found.wanted))]),
                     _command("dvc repro --force --single-item", forced),
                 ),
-            )
+            ),
         ],
-        "gone": [Remedy(cut, _cut(kinds["gone"]))],
+        "gone": [Remedy(cut, tuple(filter(None, [_command("kmnist prune --yes", kinds["gone"])])))],
     }
     return {
         name: (kind != "restore" and experiment) or tuple(way for way in ways if way.commands)
@@ -203,17 +211,9 @@ def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
             return [("dvc checkout --force", path)] if head.cached(path, md5) else []
         except DamagedError:
             return []
-    md5s = {name.removeprefix(f"{path}/"): lineage.digest_of_bytes(c) for name, c in files.items()}
-    committed = md5s.get(path) or lineage.digest_of_listing(md5s)
     back = [(RESTORE, name) for name in _edited(path)]
     back += [(CLEAN, name) for name in _untracked(path)]
-    return back if committed == md5 else []
-
-
-def _cut(addresses: list[str]) -> tuple[str, ...]:
-    """The command that deletes entries of the lock."""
-    scripts = (f"-e '/^  {name}:$/,/^  [^ ]/{{/^  {name}:$/d;/^  [^ ]/!d}}'" for name in addresses)
-    return (f"sed -i {' '.join(scripts)} {LOCK}",)
+    return back if digest_of(path, files) == md5 else []
 
 
 def _of_orphans(files: list[str]) -> tuple[Remedy, ...]:
@@ -242,6 +242,13 @@ def _of_params(
         reasons.append(f"and {len(apart) - SHOWN} more values: see `kmnist compose --check`")
     remedies = experiment or (Remedy("compose it", ("kmnist compose",)),)
     return [Finding(PARAMS, tuple(reasons), remedies)]
+
+
+def _of_pins() -> list[Finding]:
+    if status.PINS.exists():
+        return []
+    way = Remedy("restore it", (f"{RESTORE} {status.PINS}",))
+    return [Finding(str(status.PINS), ("is missing",), (way,))]
 
 
 def _apart(conf: dict[str, Any]) -> dict[str, Change]:

@@ -33,12 +33,10 @@ GRACE = 5.0  # seconds that a process has to end after a signal
 TICK = 0.5  # seconds between two updates of the progress
 LEAST_ROOM = 1 << 19  # bytes on the disk that a run needs to continue
 SAID = 15  # lines of a failed stage's output that are shown
-# Variables that would use another repository or store, change the arithmetic, or use workers with
-# other code and checkpoints.
-FOREIGN = (
-    *("DVC_", "MLFLOW_", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"),
-    *(arithmetic.VARIABLE, workers.SCHEDULER),
-)
+# Variables that would use another store, change the arithmetic, or use workers with other code and
+# checkpoints.
+FOREIGN = ("DVC_", "MLFLOW_", arithmetic.VARIABLE, workers.SCHEDULER)
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FULL = re.compile("No space left on device|Out of diskspace|disk is full")  # libc, git, SQLite
 _RUNNING = re.compile("Running stage '(.+)':")
 
@@ -47,24 +45,27 @@ _RUNNING = re.compile("Running stage '(.+)':")
 def clean(revision: str) -> Iterator["Clone"]:
     """A clone of this repository at a commit; it is removed when the block ends.
 
-    Within the block SIGTERM raises KeyboardInterrupt, as SIGINT does. Raises UserError if the disk
-    is full.
+    Within the block SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does. Raises UserError if
+    the disk is full.
     """
     folder = Path(tempfile.mkdtemp(prefix="kmnist-verify-"))
-    terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    handlers = {number: signal.getsignal(number) for number in ENDS}
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)
     clone = Clone(folder)
     try:
         clone.check_out(revision)
         yield clone
     finally:
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # while cleaning up
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in ENDS:  # while cleaning up
+            signal.signal(number, signal.SIG_IGN)
         try:
             clone.end()
             shutil.rmtree(folder)
         finally:
-            signal.signal(signal.SIGINT, interrupt)
-            signal.signal(signal.SIGTERM, terminate)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 class Clone:
@@ -79,8 +80,11 @@ class Clone:
         """Make the clone. Raises UserError with git's message if this fails."""
         try:
             top, here = git.place()
-            git.run("clone", "--quiet", "--no-checkout", "--", str(top), str(self.path))
-            git.run("-C", str(self.path), "checkout", "--quiet", "--detach", revision)
+            for command in (
+                ("clone", "--quiet", "--no-checkout", "--", str(top), str(self.path)),
+                ("-C", str(self.path), "checkout", "--quiet", "--detach", revision),
+            ):
+                git.run(*command, environment=git.environment_elsewhere())
         except UserError as error:
             raise UserError(_with_way_out(str(error))) from error
         self.path /= here
@@ -153,7 +157,7 @@ class Clone:
             _, alive = psutil.wait_procs(alive, timeout=GRACE)
 
     def _environment(self) -> dict[str, str]:
-        kept = os.environ.items()
+        kept = git.environment_elsewhere().items()
         return {
             **{name: value for name, value in kept if not name.startswith(FOREIGN)},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",

@@ -168,12 +168,12 @@ def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
             yield f"{folder / name}: is not what claims.json, the numbers and the figures give"
     for encoded, picture in zip(PICTURE.findall(shown), content["pictures"], strict=False):
         embedded = io.BytesIO(base64.b64decode(encoded))
-        if _pixels(embedded, "WEBP") != _pixels(picture["path"], "PNG"):
+        if _pixels(embedded) != _pixels(picture["path"]):
             yield f"{folder / 'index.html'}: does not show {picture['path']}"
 
 
-def _pixels(picture: Path | io.BytesIO, kind: str) -> tuple[tuple[int, int], bytes]:
-    with Image.open(picture, formats=[kind]) as image:
+def _pixels(picture: Path | io.BytesIO) -> tuple[tuple[int, int], bytes]:
+    with Image.open(picture, formats=["PNG", "WEBP"]) as image:
         return image.size, image.convert("RGB").tobytes()
 
 

@@ -2,10 +2,10 @@
 
 Both sides are read from Git's objects, without a checkout; the second side may be the workspace.
 Numbers may differ by one unit in the last digit, figures are compared by pixels. Every change gives
-a file another lineage key, so the key does not count.
+a file another lineage key, so the key does not count. A branch may come from a stranger: whatever
+it holds, the rest is compared, and the difference says what is not.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -19,11 +19,16 @@ from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.repository import changes, compare, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.locks import Graph
+from kmnist_pipeline.repository.names import printable
 from kmnist_pipeline.repository.revision import Revision
 
 EVIDENCE = (*paths.TRACKED, locks.LOCK)
 LISTS = ("claims", "metrics", "figures", "stages")
 LONGEST = 60  # the most characters of a text
+# Limits of what is read, far above all evidence, because a branch may come from anyone.
+MOST = 1000  # files
+LARGEST, ALL = 1 << 22, 1 << 25  # bytes of a file, and of all files
+MANY = 1000  # values of a file; more are counted
 _LABEL = re.compile(r"\[[^\]]*\]")
 _INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)
 
@@ -77,6 +82,14 @@ class ChangedStage:
     changes: list[Change]
 
 
+@dataclass(frozen=True)
+class NotCompared:
+    """A file that differs and cannot be compared, and why."""
+
+    file: str
+    why: str
+
+
 @dataclass
 class Diff:
     """All differences; `equal` counts the files that differ only in their lineage key."""
@@ -87,6 +100,7 @@ class Diff:
     metrics: list[Metric] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     stages: list[ChangedStage] = field(default_factory=list)
+    not_compared: list[NotCompared] = field(default_factory=list)
     equal: int = 0
 
     def __bool__(self) -> bool:
@@ -97,7 +111,10 @@ class Diff:
         sides = (("old", self.old), ("new", self.new))
         return {
             **{name: {"name": side.name, "commit": side.commit} for name, side in sides},
-            **{name: [asdict(entry) for entry in getattr(self, name)] for name in LISTS},
+            **{
+                name: [asdict(entry) for entry in getattr(self, name)]
+                for name in (*LISTS, "not_compared")
+            },
             "equal": self.equal,
         }
 
@@ -115,42 +132,77 @@ def between(revision: str, other: str | None = None) -> Diff:
     named = tip or other
     new = _at(named) if named else Revision("the workspace")
     ids = old.ids(*EVIDENCE), new.ids(*EVIDENCE)
-    paths = sorted({path for path, _ in ids[0].items() ^ ids[1].items()})
-    before, after = old.files(*paths), new.files(*paths)
-
+    apart = sorted({path for path, _ in ids[0].items() ^ ids[1].items()})
     diff = Diff(old, new)
+    paths = _readable(diff, apart)
+    before, after = old.files(*paths), new.files(*paths)
     for path in paths:
-        sides = before.get(path), after.get(path)
-        match path.split("/")[0], Path(path).suffix:
-            case "metrics", _:
-                values = list(_metrics(path, *sides))
-                diff.metrics += values
-                diff.equal += not values
-            case "figures", ".png":
-                figures = list(_figures(path, *sides))
-                diff.figures += figures
-                diff.equal += not figures
-            case "reports", ".json":
-                diff.claims += _claims(path, *sides)
-            case locks.LOCK, _:
-                versions = zip((old, new), sides, strict=True)
-                graphs = (locks.parse(text or "", side.called(path)) for side, text in versions)
-                diff.stages += _stages(*graphs)
+        try:
+            _add(diff, path, before.get(path), after.get(path))
+        except Exception as error:  # a branch may hold anything, and decoders raise anything
+            diff.not_compared.append(NotCompared(path, str(error) or type(error).__name__))
     diff.metrics.sort(key=lambda metric: (metric.delta is None, metric.depth, metric.file))
     return diff
 
 
+def _readable(diff: Diff, paths: list[str]) -> list[str]:
+    """The paths that may be read; the others are not compared."""
+    found, room = [], ALL
+    sizes = [side.sizes(*paths[:MOST]) for side in (diff.old, diff.new)]
+    for path in paths[:MOST]:
+        size, why = max(of.get(path, 0) for of in sizes), ""
+        if not path.isprintable():
+            why = "its name has unprintable characters"
+        elif size > LARGEST:
+            why = f"it has {size} bytes; at most {LARGEST} are read"
+        elif size > room:
+            why = f"it has {size} bytes; at most {ALL} of all files are read"
+        if why:
+            diff.not_compared.append(NotCompared(printable(path), why))
+        else:
+            room -= size
+            found.append(path)
+    if paths[MOST:]:
+        why = f"{count(len(paths), 'file')} differ; the first {MOST} are compared"
+        diff.not_compared.append(NotCompared(f"{printable(paths[MOST])} and all after it", why))
+    return found
+
+
+def _add(diff: Diff, path: str, *sides: bytes | None) -> None:
+    """Add the differences of a file."""
+    match path.split("/", maxsplit=1)[0], Path(path).suffix:
+        case "metrics", ".json" | ".csv":
+            values = list(_metrics(path, *sides))
+            diff.metrics += values
+            diff.equal += not values
+        case "figures", ".png":
+            figures = list(_figures(path, *sides))
+            diff.figures += figures
+            diff.equal += not figures
+        case "reports", ".json":
+            diff.claims += list(_claims(path, *sides))
+        case locks.LOCK, _:
+            versions = zip((diff.old, diff.new), sides, strict=True)
+            graphs = (locks.parse(text or "", side.called(path)) for side, text in versions)
+            diff.stages += list(_stages(*graphs))
+        case "metrics" | "figures", _:
+            raise UserError("metrics are JSON or CSV, and figures PNG")
+
+
 def _at(name: str) -> Revision:
     commit = git.commit(name)
-    return Revision(commit[:7] if commit.startswith(name) else f"{name} ({commit[:7]})", commit)
+    short = commit[:7]
+    return Revision(short if commit.startswith(name) else f"{printable(name)} ({short})", commit)
 
 
 def _merge_base(one: str, other: str) -> str:
     ids = git.commit(one), git.commit(other)
     try:
         return git.run("merge-base", *ids).decode().strip()
-    except UserError as error:
-        raise UserError(f"{one} and {other} have no commit in common") from error
+    except git.NotFoundError as error:
+        raise UserError(
+            f"{one} and {other} have no commit in common{git.if_shallow('; ')}"
+        ) from error
 
 
 def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric]:
@@ -166,6 +218,9 @@ def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric
         found = difference.changes
         if difference.verdict is compare.Verdict.DIFFERENT and not found:  # unreadable
             yield Metric(path, "", None, None, None, difference.line)
+    if len(values := [change for change in found if not _INDEXED.search(change.name)]) > MANY:
+        yield Metric(path, "", None, None, None, differing(len(values)))
+        return
     lists = Counter[str]()
     for change in found:
         name = _INDEXED.sub("", change.name)
@@ -206,9 +261,13 @@ def _verdicts(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
     if content is None:
         return {}
     try:
-        return {str(claim["id"]): claim for claim in json.loads(content)["claims"]}
+        claims = {str(claim["id"]): claim for claim in compare.of_json(content)["claims"]}
+        values = [claim[key] for claim in claims.values() for key in ("verdict", "obtained")]
+        if odd := [value for value in values if not isinstance(value, str | int | float | None)]:
+            raise TypeError(f"{type(odd[0]).__name__} instead of a number or a text")
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: has no list of claims with verdicts: {error!r}") from error
+        raise UserError(f"it has no list of claims with verdicts: {error!r}") from error
+    return claims
 
 
 def _stages(old: Graph, new: Graph) -> Iterator[ChangedStage]:

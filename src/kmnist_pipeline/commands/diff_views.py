@@ -5,7 +5,7 @@ import html
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -18,12 +18,14 @@ from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.reporting import jinja
 from kmnist_pipeline.repository import git
+from kmnist_pipeline.repository.names import printable
 from kmnist_pipeline.repository.revision import Revision
 
 MARKER = "<!-- kmnist diff -->"  # the first line of the comment, to find it again and update it
 LIMIT = 65_000  # characters; GitHub refuses a comment of more than 65,536
 DEEPEST = 2  # parts of a metric's name, such as seeds.mean, that get their own row
 FEW = 4  # more stages are counted instead of named
+LONGEST = 500  # characters of a cell
 NOTHING = "No claim, metric, figure or stage differs."
 
 
@@ -43,17 +45,29 @@ def sections(diff: Diff) -> list[Section]:
         Section("Metrics", ["file", "metric", "old", "new", "delta"], list(_metrics(diff.metrics))),
         Section("Figures", ["figure", "what"], [[f.file, f.what] for f in diff.figures]),
         Section("Causes", ["what changed", "stages"], list(_causes(diff))),
+        Section("Not compared", ["file", "why"], [[n.file, n.why] for n in diff.not_compared]),
     ]
-    return [section for section in found if section.rows]
+    return [
+        replace(section, rows=[[*map(_cell, row)] for row in section.rows])
+        for section in found
+        if section.rows
+    ]
+
+
+def _cell(text: str) -> str:
+    """Any text as one line of at most LONGEST printable characters."""
+    return printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
 
 
 def summary(diff: Diff) -> str:
     """The counts in a sentence."""
+    missing = len(diff.not_compared)
+    rest = f" Not compared: {count(missing, 'file')}." if missing else ""
     if not diff:
-        return NOTHING
+        return f"{NOTHING}{rest}"
     lists = {name.removesuffix("s"): getattr(diff, name) for name in LISTS}
     counts = [count(len(entries), noun) for noun, entries in lists.items() if entries]
-    return f"Different: {', '.join(counts)}."
+    return f"Different: {', '.join(counts)}.{rest}"
 
 
 def remark(diff: Diff) -> str:
@@ -181,9 +195,8 @@ def _code(value: str) -> str:
     """Any text as code, escaped so that GitHub finds no Markdown, mention or table in it."""
     if re.fullmatch(r"[-+0-9.e]*|–", value):
         return value
-    plain = "".join(char if char.isprintable() else " " for char in value)
     special = r"[^\w\s.,;=/→–-]|_"
-    return f"<code>{re.sub(special, lambda char: f'&#{ord(char[0])};', plain)}</code>"
+    return f"<code>{re.sub(special, lambda char: f'&#{ord(char[0])};', value)}</code>"
 
 
 def _side_by_side(diff: Diff, images: str, file: str, what: str) -> str:

@@ -72,6 +72,8 @@ def export(report: str, folder: Path) -> Exported:
     folder has other content than a crate.
     """
     is_free = (folder / METADATA).exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if folder.is_symlink():
+        raise UserError(f"{folder}: is a link; name a new folder or a crate")
     if folder.exists() and not is_free:
         raise UserError(f"{folder}: has other content than a crate; name another folder")
     head = status.head()
@@ -247,7 +249,7 @@ class _Crate:
         number_of = {f"{paths.FIGURES}/{file}": number for number, file in numbered.items()}
         for path in sorted((self.folder / paths.FIGURES).rglob("*.png")):
             name = path.relative_to(self.folder).as_posix()
-            with Image.open(path) as image:
+            with Image.open(path, formats=["PNG"]) as image:
                 self.crate.get(name)["description"] = image.info["Caption"]
             if name in number_of:
                 self.crate.get(name)["alternateName"] = f"Figure {number_of[name]}"

@@ -5,14 +5,20 @@ cores or machines, so that `dvc repro` finds every fit in the store.
 """
 
 import logging
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.fits import plan, pool, store
 from kmnist_pipeline.fits.plan import Plan
+from kmnist_pipeline.repository import dvc
 from kmnist_pipeline.repository.names import unknown
 
 DATA = ("download@", "preprocess@")
@@ -26,6 +32,7 @@ def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
     the data of these stages up to date. Returns the stale stages that train. Raises UserError if
     a target is unknown, or data cannot be made.
     """
+    remove_leftovers()
     first = stale(targets)
     data = {name.partition("@")[2] for name in first if name.startswith(DATA)}
     data |= {params["models"][name.partition("@")[2]]["dataset"] for name in trains(first)}
@@ -35,6 +42,16 @@ def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
     names = trains(stale(targets))  # equal data makes no stage stale
     pool.train([plan_of(name, params) for name in names], store.default())
     return names
+
+
+def remove_leftovers() -> None:
+    """Remove the unfinished files in `.kmnist/` that no process has changed for a day."""
+    unfinished = store.default().folder.glob(f"??/{outs.BEGINS}*{outs.ENDS}")
+    for left in (*Path(".kmnist/partial").glob("*"), *unfinished):
+        with suppress(OSError):  # another process removes it too, or it is another user's
+            inside = left.rglob("*") if left.is_dir() else ()
+            if max(path.lstat().st_mtime for path in (left, *inside)) < time.time() - outs.DAY:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def trains(stages: Iterable[str]) -> list[str]:
@@ -60,34 +77,29 @@ def stale(targets: list[str]) -> list[str]:
     targets: only these and the stages that they depend on; empty for every stage. Stages that DVC
     can restore from its cache are left out. Raises UserError if a target is not a stage.
     """
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
     from dvc.stage.cache import RunCacheNotFoundError
 
     logging.getLogger("dvc").setLevel(logging.WARNING)  # hide "restored": it is a dry run
     found = []
-    try:
-        with Repo() as repo, repo.lock:
-            stages = set(repo.index.stages)
-            if targets:
-                known = sorted(stage.addressing for stage in stages)
-                stages = {stage for target in targets for stage in _upstream(repo, target, known)}
-            for stage in sorted(stages, key=lambda stage: stage.addressing):
-                if not stage.changed():
-                    continue
-                try:
-                    if not all(dep.exists for dep in stage.deps):
-                        raise RunCacheNotFoundError(stage)
-                    if stage.changed_stage() or stage.changed_deps():
-                        # DVC does this too before it looks for a run with these dependencies.
-                        stage.save_deps()
-                        for out in stage.outs:
-                            out.clear()
-                    repo.stage_cache.restore(stage, dry=True)
-                except RunCacheNotFoundError:
-                    found.append(stage.addressing)
-    except DvcException as error:
-        raise UserError(f"DVC: {error}") from error
+    with dvc.opened() as repo, repo.lock:
+        stages = set(repo.index.stages)
+        if targets:
+            known = sorted(stage.addressing for stage in stages)
+            stages = {stage for target in targets for stage in _upstream(repo, target, known)}
+        for stage in sorted(stages, key=lambda stage: stage.addressing):
+            if not stage.changed():
+                continue
+            try:
+                if not all(dep.exists for dep in stage.deps):
+                    raise RunCacheNotFoundError(stage)
+                if stage.changed_stage() or stage.changed_deps():
+                    # DVC does this too before it looks for a run with these dependencies.
+                    stage.save_deps()
+                    for out in stage.outs:
+                        out.clear()
+                repo.stage_cache.restore(stage, dry=True)
+            except RunCacheNotFoundError:
+                found.append(stage.addressing)
     return found
 
 
@@ -104,6 +116,6 @@ def _upstream(repo: Any, target: str, known: list[str]) -> list[Any]:
 def _prepare(datasets: set[str]) -> None:
     """Make the processed data of these datasets with DVC, if they are stale."""
     targets = [f"preprocess@{name}" for name in sorted(datasets)]
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet", *targets]
+    command = [sys.executable, "-m", "kmnist_pipeline.cli.dvc", "repro", "--quiet", *targets]
     if subprocess.run(command, check=False).returncode:
         raise UserError(f"`dvc repro {' '.join(targets)}` fails: see above")

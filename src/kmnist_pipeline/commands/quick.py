@@ -54,7 +54,7 @@ def compare_here(target: str | None = None) -> Result:
     if absent:
         notes.append(f"{count(len(absent), 'out')} not compared: not in the workspace or cache")
     title = f"{verify.named(old)}, {count(len(stages), 'stage')} compared (committed -> here)"
-    return Result(title, checked, notes, run=False)
+    return Result(title, checked, notes)
 
 
 def _stale(stage: StageStatus | None) -> list[str]:

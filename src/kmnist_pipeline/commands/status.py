@@ -43,13 +43,15 @@ class StageStatus:
     """A stage that runs again or for the first time, or that `dvc.yaml` no longer has.
 
     state: `new`, `changed` (by itself), `downstream` or `gone`; changes: those of dependencies
-    that no stage makes, and of its outs; reads: the other such stages whose outs it reads.
+    that no stage makes, and of its outs; reads: the other such stages whose outs it reads; outs: of
+    a stage that is gone, as the lock has them.
     """
 
     address: str
     state: str
     changes: list[Change]
     reads: list[str]
+    outs: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> list[str]:
@@ -121,7 +123,7 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
         for name in wanted.stages
         if name in again or name in below
     ]
-    stages += [StageStatus(name, "gone", [], []) for name in gone]
+    stages += [StageStatus(name, "gone", [], [], tuple(locked.stages[name].outs)) for name in gone]
     return Status(stages, orphans, wanted)
 
 
@@ -168,6 +170,16 @@ def summary(differences: Iterable[Difference], run: bool = False) -> str:
 def _restored(files: list[str]) -> str:
     """The smallest commands that give these files their committed content, in a sentence."""
     kept = head().ids(*files)
+    edited = {*git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *files)}
+    # Committed files, and outs that are folders of them, that are not what the lock says.
+    wrong = {
+        file
+        for file in files
+        if file not in edited and any(f"{path}/".startswith(f"{file}/") for path in kept)
+    }
+    if wrong == {*files}:
+        return "`kmnist check` names the commands that make it again"
+    files = [file for file in files if file not in wrong]
     of_git = {file for file in files if file in kept}
     new = {file for file in files if file.startswith(paths.TRACKED)} - of_git
     commands = [
@@ -255,7 +267,7 @@ def _of_environment(path: str, pins: dict[str, str]) -> list[Change]:
 def _key_in(file: Path) -> str | None:
     """The lineage key that a JSON or PNG file states, if any."""
     if file.suffix == ".png":
-        with Image.open(file) as image:
+        with Image.open(file, formats=["PNG"]) as image:
             return image.info.get("Lineage", "none")
     if file.suffix == ".json":
         content = json.loads(file.read_text())
@@ -303,5 +315,6 @@ def _orphans(wanted: Graph) -> list[str]:
         file.as_posix()
         for file in map(Path, git.paths("ls-files", "-z", "--", *paths.TRACKED))
         if file.name != ".gitignore"
+        and file.exists()
         and not any(parent.as_posix() in outs for parent in (file, *file.parents))
     ]

@@ -1,7 +1,8 @@
 """Does a run from scratch give the committed evidence? If not, what differs and why?
 
 HEAD is cloned into a temporary folder that has its own DVC cache and MLflow store; the stages run
-there, and every out is compared. Nothing is written into the workspace.
+there, and every out is compared. Nothing is written into the workspace; see `receipts` for what
+the command leaves there.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline import arithmetic
-from kmnist_pipeline.commands import clone, fit, status
+from kmnist_pipeline.commands import clone, fit, receipts, status
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers, paths
@@ -25,8 +26,6 @@ from kmnist_pipeline.repository.names import unknown
 from kmnist_pipeline.repository.revision import DamagedError, Revision, below
 
 STATUS = {Verdict.IDENTICAL: 0, Verdict.EQUAL: 3, Verdict.DIFFERENT: 1}
-# The libraries that affect the bytes of the evidence; `environment` names only some of them.
-MAKE_BYTES = ("numpy", "scipy", "scikit-learn", "torch", "matplotlib", "pillow")
 
 
 @dataclass
@@ -56,13 +55,13 @@ class Checked:
 class Result:
     """The comparison with the evidence of a commit.
 
-    run: whether the compared files come from a run or from the workspace.
+    receipt: of the run that made the compared files; None if they are those of the workspace.
     """
 
     title: str
     stages: list[Checked]
     notes: list[str] = field(default_factory=list)
-    run: bool = True
+    receipt: receipts.Statement | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -90,7 +89,8 @@ class Result:
             yield from (f"  {', '.join(files)}: {line}" for line, files in alike.items())
             yield from (f"  likely cause: {cause}" for cause in stage.causes)
         yield from self.notes
-        yield status.summary((d for stage in self.stages for d in stage.differences), self.run)
+        made = self.receipt is not None
+        yield status.summary((d for stage in self.stages for d in stage.differences), made)
 
 
 def rerun(target: str | None = None) -> Result:
@@ -108,6 +108,7 @@ def rerun(target: str | None = None) -> Result:
     return Result(
         f"{named(old)}, {count(len(stages), 'stage')} run in a clean clone {_SIDES}",
         _explained(checked, stages, made, environments),
+        receipt=_receipt(old, target, None, stages, checked),
     )
 
 
@@ -143,10 +144,22 @@ def first_epochs(epochs: int, target: str | None = None) -> Result:
         f"{named(old)}, {count(epochs, 'epoch')} of {count(fits, 'fit')} trained in a clean "
         f"clone {_SIDES}",
         checked,
+        receipt=_receipt(old, target, epochs, data + trained, checked),
     )
 
 
 _SIDES = "(committed -> made again)"
+
+
+def _receipt(
+    old: Revision,
+    target: str | None,
+    epochs: int | None,
+    stages: list[LockedStage],
+    checked: list[Checked],
+) -> receipts.Statement:
+    pairs = zip(stages, (each.differences for each in checked), strict=True)
+    return receipts.statement(str(old.commit), target, epochs, pairs)
 
 
 def _run(
@@ -253,11 +266,20 @@ def between(
             line = f"md5 {locked[:12]} -> {now[:12]}, the size of the difference is unknown: {why}"
             return [Difference(out, unknown, line)]
     after = _contents(below(path, out))
-    found = [compare(name, before.get(name), after.get(name)) for name in sorted(before | after)]
+    found = _compared(before, after)
     if locked != now and all(each.verdict is Verdict.IDENTICAL for each in found):
+        # The committed file is not what the stage made. An older commit may have that.
         line = f"{LOCK} says md5 {locked[:12]}, the committed file has {now[:12]}"
-        return [Difference(out, Verdict.DIFFERENT, line)]
+        made = old.recorded(out, locked) if in_git(out) else {}
+        if not made:
+            return [Difference(out, Verdict.DIFFERENT, line)]
+        worst = max(_compared(made, after), key=lambda each: each.verdict)
+        return [Difference(out, worst.verdict, f"{line}: {worst.line}")]
     return found
+
+
+def _compared(before: dict[str, bytes], after: dict[str, bytes]) -> list[Difference]:
+    return [compare(name, before.get(name), after.get(name)) for name in sorted(before | after)]
 
 
 def _contents(files: dict[str, Path]) -> dict[str, bytes]:
@@ -327,7 +349,7 @@ def _alone(stage: LockedStage, made: Graph) -> LockedStage:
 def _versions() -> list[str]:
     """The libraries whose installed version is not the pinned one."""
     pins = status.pinned()
-    pairs = [(name, pins.get(name), status.installed(name)) for name in MAKE_BYTES]
+    pairs = [(name, pins.get(name), status.installed(name)) for name in receipts.MAKE_BYTES]
     return [
         f"other version of {name}: {pin} is pinned, {here} is installed"
         for name, pin, here in pairs

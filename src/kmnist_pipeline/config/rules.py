@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import attrgetter
+from os.path import normpath
 from typing import Any
 
 from kmnist_pipeline.config import grid
@@ -176,7 +177,7 @@ def _check_report(key: str, report: Report, config: Config) -> None:
     _one_of(report.dataset, config.datasets, f"{key}.dataset")
     folders = (f"data/{report.dataset}/", f"{key.removeprefix('reports.')}/")
     for number, file in report.figures.items():
-        if not file.startswith(folders):
+        if not normpath(file).startswith(folders):
             raise refused(f"{key}.figures.{number}", file, f"under {' or '.join(folders)}")
 
 

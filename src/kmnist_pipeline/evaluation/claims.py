@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import hypot, inf, isfinite, sqrt
@@ -26,6 +27,7 @@ from typing import Any
 from scipy.special import ndtri, stdtrit
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation.metrics import SCORES
 from kmnist_pipeline.evidence import numbers
 
 COLUMNS = [
@@ -102,7 +104,8 @@ def _problems(claim: dict[str, str], reported: dict[str, str], seen: set[str]) -
     if claim["unknown"] not in UNKNOWNS:
         allowed = ", ".join(repr(unknown) for unknown in UNKNOWNS)
         yield f"unknown={claim['unknown']!r}: must be one of {allowed}"
-    if not claim["reported"] or (claim["unknown"] in NUMERIC and _number(claim) is None):
+    is_number = claim["unknown"] in NUMERIC or claim["value"] in SCORES
+    if not claim["reported"] or (is_number and _number(claim) is None):
         yield f"reported={claim['reported']!r}: must be a number such as 0.95"
     if Path(claim["file"]).is_absolute() or ".." in Path(claim["file"]).parts:
         yield f"file={claim['file']}: must be a path in the report's folder of metrics"
@@ -114,10 +117,9 @@ def _problems(claim: dict[str, str], reported: dict[str, str], seen: set[str]) -
 
 
 def _number(claim: dict[str, str]) -> float | None:
-    try:
-        number = float(claim["reported"])
-    except ValueError:
+    if not re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", claim["reported"], re.ASCII):
         return None
+    number = float(claim["reported"])
     return number if isfinite(number) else None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.evidence import lineage, paths
 from kmnist_pipeline.repository.locks import LOCK, LockedStage
 
 LONGEST = 60
@@ -67,7 +67,12 @@ class Change:
             return f"{thing} is new: md5 {new}"
         if new == "":
             return f"{thing} is missing"
-        became = "is not what the stage made" if self.kind == "out" else "changed"
+        became = "changed"
+        if self.kind == "out":  # those that Git ignores stay when another commit is checked out
+            is_kept = self.name.startswith(paths.TRACKED)
+            became = (
+                "is not what the stage made" if is_kept else "is damaged or from another commit"
+            )
         return f"{thing} {became}: md5 {old} -> {new}"
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dvc.exceptions import DvcException
 from dvc.schema import COMPILED_MULTI_STAGE_SCHEMA
@@ -11,6 +14,24 @@ from voluptuous import MultipleInvalid
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.repository import git, locks
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+
+@contextmanager
+def opened() -> Iterator[Repo]:
+    """DVC's repository in this folder. DVC's errors become UserErrors."""
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            yield repo
+    except DvcException as error:
+        git.place()  # these two raise the reason if Git or the lock is why
+        locks.parse(Path(locks.LOCK).read_bytes() if Path(locks.LOCK).exists() else b"")
+        raise UserError(f"DVC: {error}") from error
 
 
 def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -24,6 +45,7 @@ def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
         resolver = lineage.resolver(content, params)
         return {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
     except YAMLFileCorruptedError as error:
+        locks.refuse_conflict(Path("dvc.yaml").read_text(), "dvc.yaml")
         raise UserError(f"dvc.yaml: {error.__cause__ or error}") from error
     except (DvcException, MultipleInvalid) as error:
         raise UserError(f"dvc.yaml: {error}") from error

@@ -5,6 +5,7 @@ Paths are relative to the current folder, which may be any folder of a repositor
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,29 +13,62 @@ from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
 
+EMPTY = "nothing is committed yet: `git add --all && git commit -m start`"
+LISTING = 1 << 24  # bytes of the file names of a tree
 
-def run(*arguments: str, stdin: bytes | None = None) -> bytes:
+
+class NotFoundError(UserError):
+    """The repository does not have what a git command was asked for."""
+
+
+def run(
+    *arguments: str, stdin: bytes | None = None, environment: dict[str, str] | None = None
+) -> bytes:
     """The output of a git command. Raises UserError with git's message if it fails."""
+    english = {**(os.environ if environment is None else environment), "LC_ALL": "C"}
     try:
-        done = subprocess.run(["git", *arguments], input=stdin, capture_output=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], input=stdin, capture_output=True, check=False, env=english
+        )
     except FileNotFoundError as error:
         raise UserError("git is not installed, or not in PATH") from error
-    if done.returncode:
-        raise UserError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout
+    if not done.returncode:
+        return done.stdout
+    message = done.stderr.decode(errors="replace").strip()
+    if "not a git repository (or any" in message:
+        raise UserError(
+            f"{Path.cwd()} is not in a Git repository, as after unpacking a ZIP archive: clone the "
+            "repository instead, or make one: `git init && git add --all && git commit -m start`"
+        )
+    if "bad revision 'HEAD'" in message:
+        raise UserError(EMPTY)
+    raise (UserError if message else NotFoundError)(f"git {arguments[0]}: {message}")
+
+
+def environment_elsewhere() -> dict[str, str]:
+    """This process's environment for a command in another repository.
+
+    It lacks the variables that name this repository, such as GIT_DIR; Git sets them in hooks.
+    """
+    names = run("rev-parse", "--local-env-vars").decode().split()
+    return {name: value for name, value in os.environ.items() if name not in names}
 
 
 def paths(*arguments: str) -> list[str]:
     """The paths, or other fields, that a git command with `-z` prints."""
-    return [path for path in run(*arguments).decode().split("\0") if path]
+    return [path for path in os.fsdecode(run(*arguments)).split("\0") if path]
 
 
 def commit(revision: str) -> str:
-    """The full id of the commit that a revision names."""
+    """The full id of the commit that a revision names. Raises NotFoundError if there is none."""
     try:
         return run("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").decode().strip()
-    except UserError as error:
-        raise UserError(f"{revision} is not a commit of this repository") from error
+    except NotFoundError as error:
+        if revision == "HEAD":
+            problem = EMPTY
+        else:
+            problem = f"{revision} is not a commit of this repository{if_shallow('; ')}"
+        raise NotFoundError(problem) from error
 
 
 def hash_name() -> str:
@@ -42,9 +76,11 @@ def hash_name() -> str:
     return run("rev-parse", "--show-object-format").decode().strip()
 
 
-def is_shallow() -> bool:
-    """Whether this clone lacks commits that the repository has."""
-    return run("rev-parse", "--is-shallow-repository").strip() == b"true"
+def if_shallow(before: str = "") -> str:
+    """If this clone lacks commits that the repository has: `before`, and how to get them."""
+    if run("rev-parse", "--is-shallow-repository").strip() != b"true":
+        return ""
+    return f"{before}this clone does not have all commits: `git fetch --unshallow` gets them"
 
 
 @dataclass(frozen=True)
@@ -103,7 +139,7 @@ def commit_or_experiment(revision: str) -> tuple[str, str | None]:
     """
     try:
         found = [commit(revision)]
-    except UserError:
+    except NotFoundError:
         listing = run("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}")
         found = listing.decode().split()
     if not found:
@@ -115,9 +151,32 @@ def commit_or_experiment(revision: str) -> tuple[str, str | None]:
 
 
 def tree(name: str) -> dict[str, str]:
-    """The blob ids by path of all files in a tree; name: the tree's id, or `<commit>:./`."""
-    rows = (row.split("\t", 1) for row in paths("ls-tree", "-r", "-z", "--full-tree", name))
-    return {path: about.split()[2] for about, path in rows}
+    """The blob ids by path of all files in a tree; name: the tree's id, or `<commit>:./`.
+
+    Raises UserError if it lists too much: trees that hold each other many times are small, and
+    their listing fills any memory.
+    """
+    command = ["git", "ls-tree", "-r", "-z", "--full-tree", name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        listing = process.stdout.read(LISTING + 1)
+        if len(listing) > LISTING:
+            process.kill()
+            raise UserError(f"{name} lists more than {LISTING >> 20} MiB of file names")
+        problem = process.stderr.read().decode(errors="replace").strip()
+    if process.returncode:
+        raise UserError(f"git ls-tree: {problem}")
+    rows = (row.split("\t", 1) for row in os.fsdecode(listing).split("\0") if row)
+    entries = ((about.split(), path) for about, path in rows)
+    return {path: about[2] for about, path in entries if about[1] == "blob"}
+
+
+def sizes(ids: Iterable[str]) -> dict[str, int]:
+    """The size in bytes of each of these blobs, which are not read."""
+    asked = "".join(f"{name}\n" for name in ids).encode()
+    answers = run("cat-file", "--batch-check=%(objectname) %(objectsize)", stdin=asked).decode()
+    rows = (answer.split() for answer in answers.splitlines())
+    return {name: int(size) for name, size in rows}
 
 
 def workspace(*places: str) -> dict[str, str]:
@@ -126,9 +185,15 @@ def workspace(*places: str) -> dict[str, str]:
     listing = dict.fromkeys(paths("ls-files", "-z", *kinds, "--", *places))
     files = [file for file in listing if Path(file).is_file()]
     top, here = place()  # hash-object needs paths from the top
-    names = "".join(f"{here}{file}\n" for file in files).encode()
+    names = os.fsencode("".join(f"{_quoted(here + file)}\n" for file in files))
     ids = run("-C", str(top), "hash-object", "--stdin-paths", stdin=names).decode().split()
     return dict(zip(files, ids, strict=True))
+
+
+def _quoted(path: str) -> str:
+    """A path on one line, as git reads it."""
+    escaped = path.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return f'"{escaped}"'
 
 
 def place() -> tuple[Path, str]:

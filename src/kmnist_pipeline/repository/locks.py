@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage
 
 LOCK = "dvc.lock"
+DEEPEST = 50  # maps and lists in each other
+LONGEST = 10_000  # characters of a value
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ def stages(text: str | bytes, origin: str = LOCK, *needles: str) -> list[LockedS
     """
     try:
         text = text if isinstance(text, str) else text.decode()
+        _refuse_doubles(text)
         entries = _entries(text)
         if entries is None:
             return list(_stages(load(text, origin).get("stages", {})))
@@ -131,24 +136,96 @@ def stages(text: str | bytes, origin: str = LOCK, *needles: str) -> list[LockedS
         raise UserError(f"{origin}: {error}") from error
 
 
+def without(text: str, addresses: Iterable[str]) -> str:
+    """The text of a lock without these stages. Raises UserError if DVC has not written it."""
+    entries = _entries(text)
+    if entries is None:
+        raise UserError(f"{LOCK} is not as DVC writes it: `git checkout HEAD -- {LOCK}`")
+    left = [entry for entry in entries if _address(entry) not in {*addresses}]
+    head = text.partition("\nstages:\n")[0]
+    return "\n".join([head, *(["stages:"] if left else []), "".join(left)])
+
+
 def load(text: str, origin: str) -> dict[str, Any]:
     """The map in a text in YAML 1.2, as DVC writes it; empty if the text is empty.
 
     Raises UserError, which names `origin`, if the text is not YAML or not a map.
     """
+    refuse_conflict(text, origin)
     try:
         content = _yaml(text)
-    except YAMLError as error:
+    except (ValueError, YAMLError) as error:
         raise UserError(f"{origin}: {error}") from error
     if not isinstance(content, dict | None):
         raise UserError(f"{origin}: must be a map")
     return content or {}
 
 
+def refuse_conflict(text: str, origin: str) -> None:
+    """Raise UserError, which names `origin`, if Git has left both sides of a merge in a text."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith(("<<<<<<< ", ">>>>>>> ")):
+            raise UserError(
+                f"{origin}: line {number}: a merge conflict is not resolved; "
+                f"{CONFLICTS.get(origin, 'keep what both sides need, and remove the markers')}"
+            )
+
+
+# How to resolve a merge conflict in a file that the project writes itself.
+CONFLICTS = {
+    LOCK: "take one side's; `dvc repro` makes what only the other has (docs/experiments.md)",
+    "params.yaml": "`kmnist compose` writes it again",
+}
+
+
 def _yaml(text: str) -> Any:
+    """The value of a YAML text. Raises ValueError for what DVC never writes and may do harm.
+
+    The parser crashes on deep nesting, and a few aliases of aliases fill any memory.
+    """
+    depth = 0
+    for event in YAML(typ="safe").parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"has more than {DEEPEST} maps and lists in each other")
+        if isinstance(event, AliasEvent):
+            raise ValueError(f"has an alias, *{event.anchor}")
+        if isinstance(event, ScalarEvent) and len(event.value) > LONGEST:
+            raise ValueError(f"has a value of {len(event.value)} characters")
     return YAML(typ="safe").load(text)
 
 
+def whole_entries(text: str) -> dict[str, str] | None:
+    """The text of each entry, by address, of a lock whose end may be cut, without a cut entry.
+
+    None if the text does not begin as DVC writes a lock, or has a stage twice.
+    """
+    if _HEAD.startswith(text):
+        return {}
+    lines, newline, rest = text.removeprefix(_HEAD).rpartition("\n")
+    found = _ENTRY.findall(lines + newline)
+    if not text.startswith(_HEAD) or "".join(found) != lines + newline or rest[:1].strip():
+        return None
+    begins_next = re.match("  [^ ]", rest)
+    if found and ((rest and not begins_next) or not _is_whole(found[-1])):
+        found.pop()
+    by_address = {entry.partition(":\n")[0].strip(): entry for entry in found}
+    return by_address if len(by_address) == len(found) else None
+
+
+def _is_whole(entry: str) -> bool:
+    try:
+        return bool(_parsed(entry))
+    except (ValueError, YAMLError):
+        return False
+
+
+def text_of(entries: Iterable[str]) -> str:
+    """The lock with these entries."""
+    return _HEAD + "".join(entries)
+
+
+_HEAD = "schema: '2.0'\nstages:\n"
 _ENTRY = re.compile(r"^  [^ \n].*\n(?:(?:   .*)?\n)*", re.MULTILINE)
 
 
@@ -157,7 +234,22 @@ def _entries(text: str) -> list[str] | None:
     """The text of each stage's entry; None if DVC has not written the lock."""
     head, _, body = text.partition("\nstages:\n")
     found = _ENTRY.findall(body)
-    return found if found and head.startswith("schema:") and "".join(found) == body else None
+    is_ours = re.fullmatch("schema: .*", head) and "".join(found) == body
+    return found if found and is_ours else None
+
+
+def _address(entry: str) -> str:
+    return entry.partition(":")[0].strip()
+
+
+@cache
+def _refuse_doubles(text: str) -> None:
+    seen = Counter(map(_address, _entries(text) or ()))
+    if doubled := [address for address, number in seen.items() if number > 1]:
+        raise ValueError(
+            f"{doubled[0]}: is there twice, as after a merge that kept both sides; "
+            f"{CONFLICTS[LOCK]}"
+        )
 
 
 @cache
@@ -178,6 +270,9 @@ def _stages(entries: Any) -> Iterator[LockedStage]:
                 for kind in ("deps", "outs")
             )
             params = entry.get("params", {}).get("params.yaml", {})
+            texts = (address, entry["cmd"], *params, *chain(*deps.items(), *outs.items()))
+            if odd := [text for text in texts if not isinstance(text, str)]:
+                raise TypeError(f"{odd[0]!r} must be text")
             yield LockedStage(address, entry["cmd"], deps, params, outs)
         except KeyError as error:
             raise ValueError(f"{address}: {error} is missing") from error

@@ -1,4 +1,4 @@
-"""The answer to a name that is not known."""
+"""Names in messages: the answer to one that is not known, and any text in safe characters."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,3 +12,13 @@ def unknown(problem: str, name: str, known: Iterable[str]) -> UserError:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
     return UserError(f"{problem}; {hint}")
+
+
+def printable(text: str) -> str:
+    """The text with unprintable characters escaped: a terminal and a page only show it."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )

@@ -7,9 +7,11 @@ reads in 0.2 s, and checks no hash.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
@@ -43,12 +45,20 @@ class Revision:
         """
         if self.commit is None:
             return git.workspace(*paths)
-        folders = tuple(f"{path}/" for path in paths)
+        wanted = set(paths)
         return {
             path: name
             for path, name in self._tree.items()
-            if path in paths or path.startswith(folders)
+            if not wanted.isdisjoint(accumulate(path.split("/"), "{}/{}".format))
         }
+
+    def sizes(self, *paths: str) -> dict[str, int]:
+        """The size in bytes of these files, by path, without paths that do not exist."""
+        if self.commit is None:
+            return {path: os.stat(path).st_size for path in paths if os.path.isfile(path)}
+        found = self.ids(*paths)
+        of = git.sizes(set(found.values()))
+        return {path: of[name] for path, name in found.items()}
 
     def files(self, *paths: str) -> dict[str, bytes]:
         """The contents of these files and of the files in these folders, by path.
@@ -73,6 +83,15 @@ class Revision:
     def lock(self) -> locks.Graph:
         """The stages of the lock. Raises UserError if there is no lock or it is invalid."""
         return locks.parse(self.read(locks.LOCK), self.called(locks.LOCK))
+
+    def recorded(self, out: str, md5: str) -> dict[str, bytes]:
+        """The files of an out with this md5 in the newest commit up to this one that has them.
+
+        Empty if no commit has them.
+        """
+        log = ("log", "-z", "--no-show-signature", "--format=%H", str(self.commit), "--", out)
+        versions = (Revision(commit, commit).files(out) for commit in git.paths(*log))
+        return next((files for files in versions if digest_of(out, files) == md5), {})
 
     def cached(self, out: str, md5: str) -> dict[str, Path]:
         """The places on disk of the files of an out with this md5, by path.
@@ -116,7 +135,16 @@ class Revision:
 
     @cached_property
     def _tree(self) -> dict[str, str]:
-        return git.tree(f"{self.commit}:./")
+        try:
+            return git.tree(f"{self.commit}:./")
+        except UserError as error:
+            if git.objects([str(self.commit)], ""):
+                raise
+            top, here = git.place()
+            raise UserError(
+                f"{self.name} has no file of this folder, {here} of the Git repository {top}: "
+                "`git add --all . && git commit -m start` puts them there"
+            ) from error
 
     def _cached(self, md5: str) -> Path:
         return self._cache / md5[:2] / md5[2:]
@@ -137,9 +165,9 @@ class Revision:
 
     @cached_property
     def _cache(self) -> Path:
-        from dvc.repo import Repo
+        from kmnist_pipeline.repository import dvc  # slow to import
 
-        with Repo() as repo:
+        with dvc.opened() as repo:
             return Path(repo.cache.local.path)
 
 
@@ -149,6 +177,13 @@ def below(place: Path, name: str) -> dict[str, Path]:
         return {name: place}
     inside = sorted(file for file in place.rglob("*") if file.is_file())
     return {f"{name}/{file.relative_to(place).as_posix()}": file for file in inside}
+
+
+def digest_of(out: str, files: dict[str, bytes]) -> str:
+    """The md5 that DVC's lock has for an out with these files, given by their paths."""
+    md5s = {path: lineage.digest_of_bytes(content) for path, content in files.items()}
+    names = {path.removeprefix(f"{out}/"): md5 for path, md5 in md5s.items()}
+    return md5s.get(out) or lineage.digest_of_listing(names)
 
 
 def check(place: Path, path: str, md5: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import numbers, paths
+from kmnist_pipeline.evidence import lineage, numbers, paths
 from kmnist_pipeline.repository import locks
 from kmnist_pipeline.repository.names import unknown
 
@@ -83,22 +83,28 @@ def datasets() -> list[str]:
 
 
 def require(weights: Path, name: str) -> None:
-    """Raise UserError with the remedies that are possible here if a model file is missing.
+    """Raise UserError with the remedies that are possible here if a model file is not usable.
 
-    Model files are not in Git: DVC's cache or a remote may have them.
+    It must exist, and be as the lock says. Model files are not in Git: DVC's cache or a remote may
+    have them.
     """
-    if weights.exists():
-        return
-    from dvc.repo import Repo
+    from kmnist_pipeline.commands import status
 
-    ways = [f"`dvc repro evaluate@{name}` trains it"]
-    with Repo() as repo:
+    stages, there = status.locked_here().stages.values(), weights.exists()
+    known = {md5 for stage in stages for out, md5 in stage.outs.items() if out == str(weights)}
+    if there and lineage.digest(weights) in known:
+        return
+    from kmnist_pipeline.repository import dvc  # slow to import
+
+    ways, force = [f"`dvc repro evaluate@{name}` trains it"], " --force" if there else ""
+    with dvc.opened() as repo:
         outs = [out for out in repo.index.outs if out.def_path == str(weights)]
         if repo.config["remote"]:
-            ways.insert(0, f"`dvc pull {weights}` takes it from a remote")
+            ways.insert(0, f"`dvc pull{force} {weights}` takes it from a remote")
         if any(out.hash_info and out.cache.exists(out.hash_info.value) for out in outs):
-            ways = [f"`dvc checkout {weights}` takes it from the cache"]
-    raise UserError(f"{weights} does not exist: {', '.join(ways)}")
+            ways = [f"`dvc checkout{force} {weights}` takes it from the cache"]
+    problem = f"is not as {locks.LOCK} says" if there else "does not exist"
+    raise UserError(f"{weights} {problem}: {', '.join(ways)}")
 
 
 def _evaluated(dataset: str) -> Iterator[Candidate]:

@@ -24,10 +24,13 @@ from PIL import ExifTags, Image, ImageOps, ImageStat, UnidentifiedImageError
 
 from kmnist_pipeline.data import idx
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository.names import printable
 
 STDIN = "-"
+IDX = tuple(b"\0\0" + bytes([kind]) for kind in (8, 9, 11, 12, 13, 14))  # HEIC has a third zero
 LARGEST = 1 << 29  # bytes of one file, packed or unpacked
 WHITE = 255
+DEEP = (255, 1023, 4095, 16383, 65535)  # white in 16 bits, of which a camera may use the low ones
 RESAMPLE = Image.Resampling.BILINEAR  # keeps the accuracy on validation images; BOX does not
 
 Fault = Callable[[str, str], object]  # gets the name of a file and the problem
@@ -70,32 +73,27 @@ def read(places: Iterable[str], form: Form, fault: Fault) -> Iterator[Picture]:
     for place in places:
         for path in _files(place, fault):
             try:
-                yield from _pictures(shown(path), _content(path), form, fault)
+                yield from _pictures(_called(path), _content(path), form, fault)
             except (UserError, OSError, MemoryError) as error:
-                fault(shown(path), _words(error))
+                fault(_called(path), _words(error))
 
 
 def require(places: Sequence[str]) -> None:
     """Raise UserError if none of the places exists: then no model is needed to say so."""
     missing = [place for place in places if place != STDIN and not os.path.lexists(place)]
     if len(missing) == len(places):
-        raise UserError(
-            "\n".join(f"{shown(place)}: {os.strerror(errno.ENOENT)}" for place in missing)
-        )
+        lines = (f"{_called(place)}: {os.strerror(errno.ENOENT)}" for place in missing)
+        raise UserError("\n".join(lines))
 
 
-def shown(path: str) -> str:
-    """A file name with escaped unprintable characters, safe to print."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in ("stdin" if path == STDIN else path)
-    )
+def _called(path: str) -> str:
+    return "stdin" if path == STDIN else printable(path)
 
 
 def _words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return shown(str(error)) or type(error).__name__
+    return printable(str(error)) or type(error).__name__
 
 
 def _files(place: str, fault: Fault) -> Iterator[str]:
@@ -104,21 +102,25 @@ def _files(place: str, fault: Fault) -> Iterator[str]:
         yield place
         return
     root, found = os.path.realpath(place), False
-    walk = os.walk(place, onerror=lambda error: fault(shown(str(error.filename)), _words(error)))
+    walk = os.walk(
+        place, onerror=lambda error: fault(printable(str(error.filename)), _words(error))
+    )
     for folder, below, names in walk:
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in (name for name in below if os.path.islink(os.path.join(folder, name))):
-            fault(shown(os.path.join(folder, name)), "is a link to a folder; it is not followed")
+            fault(
+                printable(os.path.join(folder, name)), "is a link to a folder; it is not followed"
+            )
         for name in sorted(name for name in names if not name.startswith(".")):
             found = True
             path = os.path.join(folder, name)
             problem = _confined(path, root)
             if problem:
-                fault(shown(path), problem)
+                fault(printable(path), problem)
             else:
                 yield path
     if not found:
-        fault(shown(place), "there is no file in this folder")
+        fault(printable(place), "there is no file in this folder")
 
 
 def _confined(path: str, root: str) -> str | None:
@@ -153,7 +155,7 @@ def _pictures(name: str, content: bytes, form: Form, fault: Fault) -> Iterator[P
         content = _unzipped(content)
     if content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         yield _fitted(name, _decoded(content), form, WHITE)
-    elif content.startswith(b"\0\0"):
+    elif content.startswith(IDX):
         yield from _of_array(name, idx.decode(content), form, fault)
     elif content.startswith(b"PK"):
         yield from _of_array(name, _of_npz(content), form, fault)
@@ -183,7 +185,7 @@ def _of_npz(content: bytes) -> np.ndarray:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             names = arrays.files
             if "images" not in names and len(names) != 1:
-                found = shown(", ".join(names)) or "none"
+                found = printable(", ".join(names)) or "none"
                 raise InputError(f"has no array `images` and not exactly one array, but {found}")
             return np.asarray(arrays["images" if "images" in names else names[0]])
     except Exception as error:
@@ -237,7 +239,9 @@ def _decoded(content: bytes) -> np.ndarray:
 
 def _grey(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # 16 bits, which `convert` would clip
-        return np.rint(np.clip(np.asarray(image, np.float32), 0, 65535) / 257).astype(np.uint8)
+        deep = np.clip(np.asarray(image, np.float32), 0, DEEP[-1])
+        white = next(top for top in DEEP if deep.max() <= top)
+        return np.rint(deep * (WHITE / white)).astype(np.uint8)
     if not image.has_transparency_data:
         return np.asarray(image.convert("L"))
     # Ink may be drawn on a transparent ground, which becomes the opposite of the ink.

@@ -127,11 +127,11 @@ def answered(classifier: Classifier, pictures: Sequence[Picture]) -> list[Row]:
 def _summarise(
     classifier: Classifier, form: Form, count: int, done: Counter[str], faults: int, on_sheet: int
 ) -> None:
-    lines = [f"{count} images classified, {faults} skipped"]
+    lines = [f"{count} image{'' if count == 1 else 's'} classified, {faults} skipped"]
     if done["prepared"]:
         lines.append(f"{done['prepared']} of them were converted to {form}: see `prepared`")
     if classifier.routing is None:
-        lines.append(f"{classifier.name} has no threshold, so no answer is marked for review")
+        lines.append(f"{classifier.name} has no threshold, so no prediction is marked for review")
     else:
         lines.append(f"{done['accept']} to accept, {done['review']} to review")
     if 0 < on_sheet < count:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ import numpy as np
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs, paths
+from kmnist_pipeline.evidence.lineage import digest
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.serving import candidates, classifier
 from kmnist_pipeline.serving.candidates import Candidate, Measured
@@ -36,8 +39,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "champion"
-LINEAGE = "kmnist.lineage"
-BUNDLE = "bundle"
+LINEAGE, DIGEST = "kmnist.lineage", "kmnist.weights"  # tags: a lineage key, the md5 of the weights
+BUNDLE, WEIGHTS = "bundle", "model.safetensors"
 SURE = 1.96  # standard errors: two-sided 95 %
 LEVEL = 0.05  # of significance in McNemar's test
 PACKAGE = Path(__file__).parents[1]
@@ -55,20 +58,22 @@ CODE = (
     "serving/classifier.py",
 )
 LIBRARIES = {"safetensors", "scipy"}  # that a version needs, besides those of its family
+FILES = {"model.safetensors", "about.json", "validation.json", "test.json"}  # of a bundle
 
 
 @dataclass(frozen=True)
 class Champion(Measured):
-    """The registered model in use, with the evidence at its registration."""
+    """The registered model in use, with the evidence at its registration; md5: of its weights."""
 
     version: str
+    md5: str
     classifier: Classifier
 
 
 def champion(dataset: str) -> Champion | None:
     """The champion of a dataset; None if there is no champion or no store.
 
-    Raises UserError if the store does not answer.
+    Raises UserError if the store does not answer or has lost the files of the champion.
     """
     file = store.database()
     if file is not None and not file.exists():
@@ -95,8 +100,10 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
     with _store() as client:
         current = _champion(client, dataset)
         if current is not None and current.tags.get(LINEAGE) != lineage:
-            rival = _load(client, current)
-            notes, worse = compared(model, rival)
+            try:
+                notes, worse = compared(model, _load(client, current))
+            except UserError as error:
+                notes, worse = [], [f"it cannot be compared with the champion: {error}"]
             objections += worse
             yield from notes
         if objections and not force:
@@ -104,8 +111,8 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
             raise UserError(f"{model.name} is not promoted (--force does it anyway):\n{reasons}")
         yield from (f"forced, although {objection}" for objection in objections)
         with_key = f"name = '{dataset}' and tags.`{LINEAGE}` = '{lineage}'"
-        known = client.search_model_versions(with_key)
-        version = known[0] if known else _register(client, model, lineage, objections)
+        known = (v for v in client.search_model_versions(with_key) if _is_whole(client, v))
+        version = next(known, None) or _register(client, model, lineage, objections)
         name = f"{version.name} version {version.version}, {model.name}"
         if current is not None and current.version == version.version:
             yield f"{name}, is already the champion"
@@ -148,9 +155,8 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
     )
     result = metrics.mcnemar(right, others)
     text = (
-        f"of {len(right)} test images {result['only']} are correct only for it, "
-        f"{result['only_other']} only for {against}; "
-        f"p {metrics.in_words(result['p'], '= ')} (McNemar)"
+        f"of {len(right)} test images it alone classifies {result['only']} correctly, {against} "
+        f"alone {result['only_other']} (McNemar's test: p {metrics.in_words(result['p'], '= ')})"
     )
     notes.append(text)
     if result["p"] < LEVEL and result["only"] < result["only_other"]:
@@ -199,9 +205,27 @@ def _store() -> Iterator[MlflowClient]:
     try:
         client = store.connect()
         gc.enable()
-        yield client
+        with _as_default(client.tracking_uri):
+            yield client
     except (MlflowException, SQLAlchemyError) as error:
-        raise UserError(f"the MLflow store fails: {store.reason(error)}") from error
+        why = f"{store.reason(error)} ({store.named()})"
+        raise UserError(f"the MLflow store fails: {why}") from error
+
+
+@contextmanager
+def _as_default(uri: str) -> Iterator[None]:
+    """Let MLflow use this store also where it asks none in particular.
+
+    MLflow's own default has a wrong path if this folder's name has a space or an umlaut.
+    """
+    name = "MLFLOW_TRACKING_URI"
+    before = {name: os.environ[name]} if name in os.environ else {}
+    os.environ[name] = uri
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        os.environ.update(before)
 
 
 def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:
@@ -222,9 +246,17 @@ def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:
 
 
 def _load(client: MlflowClient, version: ModelVersion) -> Champion:
-    """The registered weights and evidence. This runs no code from the store."""
+    """The registered weights and evidence. This runs no code from the store.
+
+    Raises UserError if the weights are gone, or are not those that were registered.
+    """
     from mlflow.artifacts import download_artifacts
 
+    if not _has_files(client, version):
+        raise UserError(
+            f"version {version.version} of {version.name} has lost its files in the store: "
+            f"`kmnist promote {version.tags.get('kmnist.model', '')}` registers it again"
+        )
     place = client.get_model_version_download_uri(version.name, version.version)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(
@@ -234,10 +266,32 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
                 tracking_uri=client.tracking_uri,
             )
         )
+        md5 = digest(bundle / WEIGHTS)
+        if md5 != version.tags.get(DIGEST):
+            raise UserError(
+                f"the weights of {version.name} version {version.version} do not have the md5 of "
+                f"its tag {DIGEST}: `kmnist promote {version.tags['kmnist.model']}` registers the "
+                "model again"
+            )
         validation, test = (
             json.loads((bundle / f"{part}.json").read_text()) for part in ("validation", "test")
         )
-        return Champion(validation, test, str(version.version), classifier.of_bundle(bundle))
+        return Champion(validation, test, str(version.version), md5, classifier.of_bundle(bundle))
+
+
+def _is_whole(client: MlflowClient, version: ModelVersion) -> bool:
+    try:
+        return bool(_load(client, version))
+    except UserError:
+        return False
+
+
+def _has_files(client: MlflowClient, version: ModelVersion) -> bool:
+    from mlflow.artifacts import list_artifacts
+
+    place = client.get_model_version_download_uri(version.name, version.version)
+    listed = list_artifacts(f"{place}/artifacts/{BUNDLE}", tracking_uri=client.tracking_uri)
+    return {Path(file.path).name for file in listed} >= FILES
 
 
 def _register(
@@ -247,7 +301,7 @@ def _register(
     from mlflow.entities import LoggedModelOutput
 
     run = _run(client, model, lineage)
-    tags = {"kmnist.model": model.name, LINEAGE: lineage}
+    tags = {"kmnist.model": model.name, LINEAGE: lineage, DIGEST: digest(model.weights)}
     numbers = {"validation_accuracy": model.accuracy}
     numbers |= {f"test_{metric}": model.test[metric] for metric in ("accuracy", "f1")}
     tags |= {name: f"{value:.6g}" for name, value in numbers.items() if value is not None}
@@ -309,7 +363,7 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
 
     bundle = folder / BUNDLE
     bundle.mkdir()
-    shutil.copy(model.weights, bundle / "model.safetensors")
+    shutil.copy(model.weights, bundle / WEIGHTS)
     dataset = {name: model.dataset[name] for name in ("name", "classes", "shape", "pixel_max")}
     for name, content in {
         "about": {"model": model.name, "dataset": dataset, "lineage": lineage},
@@ -323,12 +377,14 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
     answers = [Answer(0, "", "", 0.0, decision) for decision in ("review", None)]
     saved = folder / "saved"
     libraries = sorted(LIBRARIES | {*FAMILIES[model.family].libraries})
-    with warnings.catch_warnings(record=True):  # about type hints and integers, not needed
+    package, served = _code(folder, model.family)
+    # The warnings about type hints and integers are not needed.
+    with warnings.catch_warnings(record=True), _importable(package):
         save_model(
             str(saved),
-            python_model=str(PACKAGE / "serving/served.py"),
+            python_model=str(served),
             artifacts={BUNDLE: str(bundle)},
-            code_paths=[str(_code(folder, model.family))],
+            code_paths=[str(package)],
             signature=infer_signature(example, pd.DataFrame(map(vars, answers))),
             input_example=example,
             pip_requirements=[f"{name}=={status.installed(name)}" for name in libraries],
@@ -339,9 +395,25 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
     return saved
 
 
-def _code(folder: Path, family: str) -> Path:
-    """A copy of the package with only the modules that a version needs."""
-    copy = folder / PACKAGE.name
+@contextmanager
+def _importable(package: Path) -> Iterator[None]:
+    """Make a package importable within the block, because MLflow tries the code that it saves."""
+    sys.path.insert(0, str(package.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(package.parent))
+        for name in [name for name in sys.modules if name.split(".")[0] == package.name]:
+            del sys.modules[name]
+
+
+def _code(folder: Path, family: str) -> tuple[Path, Path]:
+    """A copy of the modules that a version needs, and of the module that MLflow loads.
+
+    A process has only one package of a name. So the copy has a name that only equal code has, and
+    several versions, and the package itself, can be loaded in one process.
+    """
+    copy = folder / "code"
     for name in (*CODE, f"families/{family}"):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         if (PACKAGE / name).is_dir():
@@ -350,4 +422,9 @@ def _code(folder: Path, family: str) -> Path:
         else:
             shutil.copy(PACKAGE / name, copy / name)
     (copy / "__init__.py").write_text('"""The code of a registered model."""\n')
-    return copy
+    package = copy.rename(folder / f"{PACKAGE.name}_{digest(copy)[:12]}")
+    served = Path(shutil.copy(PACKAGE / "serving/served.py", folder))
+    for file in (*package.rglob("*.py"), served):
+        text = file.read_text()
+        file.write_text(re.sub(rf"\b{PACKAGE.name}\b", package.name, text))
+    return package, served

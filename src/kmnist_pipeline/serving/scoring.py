@@ -1,16 +1,37 @@
 """MLflow's scoring server for one model on this machine; it answers only under its own host name.
 
 It runs as a script and imports nothing from this project: a registered version has its own code.
+MLflow would wait forever for a request, read one of any size, cut fractions to 0 and answer many
+wrong requests with status 500, so requests are checked and bounded here.
 """
 
+import asyncio
+import hashlib
 import sys
 import warnings
+from pathlib import Path
+from typing import Annotated, Any
 
+import numpy as np
 import uvicorn
-from mlflow.pyfunc import load_model, scoring_server
+from annotated_types import Len
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from mlflow.artifacts import download_artifacts
+from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel, load_model, scoring_server
+from pydantic import BaseModel, FailFast, Field
 from starlette.datastructures import Headers
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+WEIGHTS = "artifacts/bundle/model.safetensors"
+LARGEST = 1 << 24  # bytes of a request
+MOST = 1000  # images of a request
+CONNECTIONS = 32  # at the same time
 
 
 def guarded(app: ASGIApp, names: list[str]) -> ASGIApp:
@@ -31,13 +52,87 @@ def guarded(app: ASGIApp, names: list[str]) -> ASGIApp:
     return guard
 
 
-def main(uri: str, host: str, port: str) -> None:
-    """Serve the model with this MLflow URI until SIGINT or SIGTERM."""
+def checked(model: PyFuncModel) -> FastAPI:
+    """MLflow's server for the model, with a stricter `/invocations`."""
+    app = scoring_server.init(model)
+    app.router.routes[:] = [
+        route for route in app.routes if getattr(route, "path", "") != "/invocations"
+    ]
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=LARGEST)
+    _, height, width = model.metadata.get_input_schema().inputs[0].shape
+    Pixel = Annotated[int, Field(ge=0, le=255)]
+    Row = Annotated[list[Pixel], Len(width, width), FailFast()]
+    Image = Annotated[list[Row], Len(height, height), FailFast()]
+
+    class Images(BaseModel, extra="forbid"):
+        inputs: Annotated[list[Image], Len(1, MOST), FailFast()]
+
+    @app.post("/invocations")
+    def answers(asked: Images) -> dict[str, Any]:
+        pixels = np.array(asked.inputs, np.uint8)
+        for number, image in enumerate(pixels):
+            if image.min() == image.max():
+                raise refused(f"inputs[{number}]: is blank: all its pixels are alike")
+        if pixels.max() == 1:
+            raise refused("inputs: no pixel is above 1; scale them to the white of the model")
+        table: Any = model.predict(pixels)
+        return {"predictions": table.to_dict("records")}
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        return failed(_, refused(f"{''.join(parts)[1:]}: {first['msg']}"))
+
+    @app.exception_handler(MlflowException)
+    def failed(_: Request, error: MlflowException) -> Response:
+        status = error.get_http_status_code()
+        return Response(error.serialize_as_json(), status, media_type="application/json")
+
+    return app
+
+
+def refused(problem: str) -> MlflowException:
+    """The error of a wrong request, which MLflow answers with status 400."""
+    return MlflowException.invalid_parameter_value(problem)
+
+
+class Impatient(H11Protocol):
+    """Ends a connection whose request or answer takes too long; uvicorn would wait forever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock."""
+        super().connection_made(transport)
+        self._start()
+
+    def on_response_complete(self) -> None:
+        """Start the clock again, for the next request."""
+        self._clock.cancel()
+        super().on_response_complete()
+        self._start()
+
+    def _start(self) -> None:
+        limit = 2 * MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()  # MLflow ends before, with 504
+        self._clock = self.loop.call_later(limit, self.transport.abort)
+
+
+def main(uri: str, md5: str, host: str, port: str) -> None:
+    """Serve the model with this MLflow URI until SIGINT or SIGTERM; md5: of its weights."""
+    place = Path(download_artifacts(uri))
+    if hashlib.md5((place / WEIGHTS).read_bytes(), usedforsecurity=False).hexdigest() != md5:
+        sys.exit(f"error: {uri}: its weights are not those that were registered")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*type hints")  # the version has a signature
-        app = scoring_server.init(load_model(uri))
+        app = checked(load_model(str(place)))
     names = [f"{name}:{port}" for name in (host, "localhost")]
-    uvicorn.run(guarded(app, names), host=host, port=int(port))
+    uvicorn.run(
+        guarded(app, names),
+        host=host,
+        port=int(port),
+        http=Impatient,
+        ws="none",
+        limit_concurrency=CONNECTIONS + 1,  # it refuses the one that reaches the limit
+    )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def serve(dataset: str, port: str) -> None:
     arithmetic.select()  # for the server that this process becomes
     server = str(Path(__file__).with_name("scoring.py"))
     version = f"models:/{dataset}/{champion.version}"
-    os.execv(sys.executable, [sys.executable, "-P", server, version, HOST, port])
+    os.execv(sys.executable, [sys.executable, "-P", server, version, champion.md5, HOST, port])
 
 
 if __name__ == "__main__":

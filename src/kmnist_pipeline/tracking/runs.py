@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SHOWN = {".json", ".csv", ".png", ".html"}
 LARGEST_MODEL = 10_000_000  # bytes
+NESTED = "kmnist.nested"  # the tag with the number of nested runs
 
 
 def main() -> None:
@@ -65,9 +67,9 @@ def publish(client: Any, record: Record) -> bool:
     client: an MlflowClient.
 
     Each lineage key of a stage has one finished run. A run is written again if an attempt was
-    interrupted, or if files that it lacks are available now. Finished runs of other keys are
-    tagged as superseded, except experiments, and unless this run is superseded or an experiment.
-    A stage run by hand always gets a new run.
+    interrupted, if somebody has removed its nested runs or artifacts, or if files that it lacks are
+    available now. Finished runs of other keys are tagged as superseded, except experiments, and
+    unless this run is superseded or an experiment. A stage run by hand always gets a new run.
     """
     experiment = _experiment(client, record["group"])
     number = experiment.experiment_id
@@ -79,7 +81,7 @@ def publish(client: Any, record: Record) -> bool:
     of_stage = f"tags.`kmnist.stage` = '{record['address']}'"
     key = record["lineage"]["key"]
     same = client.search_runs([number], f"{of_stage} and tags.`kmnist.lineage` = '{key}'")
-    done = [run for run in same if _is_whole(run, record)]
+    done = [run for run in same if _is_whole(client, run, record)][:1]
     for run in same:
         if run not in done:
             delete(client, run)
@@ -97,9 +99,27 @@ def publish(client: Any, record: Record) -> bool:
     return not done
 
 
-def _is_whole(run: Run, record: Record) -> bool:
-    lacks = set(run.data.tags.get("kmnist.missing", "").split())
-    return run.info.status == "FINISHED" and lacks <= set(record.get("missing", []))
+def _is_whole(client: Any, run: Run, record: Record) -> bool:
+    tags = run.data.tags
+    lacks = set(tags.get("kmnist.missing", "").split())
+    if run.info.status != "FINISHED" or not lacks <= set(record.get("missing", [])):
+        return False
+    nested = str(len(_nested(client, run)))
+    if tags.get(NESTED, nested) != nested:
+        return False
+    wanted: dict[str, dict[str, int]] = defaultdict(dict)
+    for path, folder in _artifacts(record):
+        wanted[folder][f"{folder}/{path.name}"] = path.stat().st_size
+    for folder, files in wanted.items():
+        listed = client.list_artifacts(run.info.run_id, folder)
+        if not files.items() <= {file.path: file.file_size for file in listed}.items():
+            return False
+    return True
+
+
+def _nested(client: Any, run: Run) -> list[Run]:
+    of_run = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    return client.search_runs([run.info.experiment_id], of_run)
 
 
 RANKS = ("kmnist.superseded", "kmnist.experiment")  # tags, lowest first; the current state has none
@@ -144,8 +164,7 @@ def _prepare_views(client: Any, experiment: Experiment, classes: list[int] | Non
 
 def delete(client: Any, run: Run) -> None:
     """Delete a run and its nested runs."""
-    of_run = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
-    for part in [*client.search_runs([run.info.experiment_id], of_run), run]:
+    for part in [*_nested(client, run), run]:
         client.delete_run(part.info.run_id)
 
 
@@ -196,6 +215,7 @@ def _tags(record: Record, shown: Content, experiment: str) -> dict[str, str]:
         "kmnist.kind": record["kind"],
         "kmnist.item": record["item"],
         "kmnist.lineage": record["lineage"]["key"] if record["lineage"] else views.BY_HAND,
+        NESTED: str(len(shown.children)),
         "mlflow.source.name": f"src/kmnist_pipeline/stages/{record['kind'].replace('-', '_')}.py",
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": views.description(record, experiment),

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.tracking import store as stores
 from kmnist_pipeline.tracking import views
 from kmnist_pipeline.tracking.store import QUIET
 
@@ -65,6 +66,8 @@ def _serve(port: int, store: str | None) -> None:
             raise UserError(f"port {port}: {error.strerror}; choose another: PORT=...") from error
     if store and store.startswith("http"):
         raise UserError("MLFLOW_TRACKING_URI names a server: open its address in a browser")
+    if store and (file := stores.database(store)) and file.exists():
+        stores.move_in(file)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with ExitStack() as running:
         children = []

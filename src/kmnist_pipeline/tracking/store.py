@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import shlex
 import shutil
+import sqlite3
 import tempfile
 import textwrap
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from kmnist_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+ARTIFACTS = "mlartifacts"  # the folder beside a SQLite store
+ADDRESSES = {  # the columns with addresses of folders of artifacts
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
 LONGEST = 200  # the most characters of an error in a message
+# What to do about errors of SQLite.
+WRITABLE = "make it and its folder writable"
+ANOTHER = "move it away, and `kmnist publish` makes another"
+WAYS_OUT = {
+    "readonly database": WRITABLE,
+    "unable to open database file": WRITABLE,
+    "database is locked": "end the other program that uses it, or wait",
+    "file is not a database": ANOTHER,
+    "database disk image is malformed": ANOTHER,
+}
 
 # With MLflow's defaults a call to a dead server blocks for four minutes.
 BOUNDS = {
@@ -49,26 +71,31 @@ def connect() -> MlflowClient:
         from mlflow.store.db import utils
 
         utils.MAX_RETRY_COUNT = 1  # ten attempts to reach a stopped database take two minutes
+        utils._logger.setLevel(logging.CRITICAL)  # it prints a traceback for what `reason` says
     file = database()
     if file is None:
         return MlflowClient(_uri())
     if not file.exists():
         create(file)
+    move_in(file)
     try:
         client = MlflowClient(f"sqlite:///{file}")
     except MlflowException as error:
         if "out-of-date database schema" not in str(error):
             raise
+        upgrade = f"mlflow db upgrade {shlex.quote(f'sqlite:///{file}')}"
         raise UserError(
-            f"{file} is from another version of MLflow: `mlflow db upgrade sqlite:///{file}`"
+            f"{file} is from another version of MLflow: `{upgrade}` "
+            "changes one from an older version; for one from a newer version, install that or "
+            "name another file in MLFLOW_TRACKING_URI, which `kmnist publish` fills"
         ) from error
     client.search_experiments(max_results=1)  # SQLAlchemy initialises itself at the first query
     return client
 
 
-def database() -> Path | None:
+def database(uri: str | None = None) -> Path | None:
     """The absolute path of a SQLite store; MLflow would open a second engine for a relative one."""
-    scheme, _, path = _uri().partition(":///")
+    scheme, _, path = (uri or _uri()).partition(":///")
     return Path(path).absolute() if scheme == "sqlite" else None
 
 
@@ -83,7 +110,48 @@ def artifacts(experiment: str) -> str | None:
     Without a server MLflow would choose another folder.
     """
     file = database()
-    return (file.parent / "mlartifacts" / experiment).as_uri() if file else None
+    return (file.parent / ARTIFACTS / experiment).as_uri() if file else None
+
+
+def move_in(file: Path) -> None:
+    """Make a SQLite store that was moved or copied use the artifacts beside it.
+
+    Its addresses are absolute, so a copy would read and change the artifacts of the original.
+    Raises UserError if the store cannot be changed.
+    """
+    ours = file.parent / ARTIFACTS
+    try:
+        with closing(sqlite3.connect(file)) as store, store:
+            for old in _elsewhere(store, ours):
+                for table, column in ADDRESSES.items():
+                    store.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                        f"WHERE substr({column}, 1, ?) = ?",
+                        (ours.as_uri(), len(old) + 1, len(old) + 1, f"{old}/"),
+                    )
+    except sqlite3.Error as error:
+        raise UserError(
+            f"{file} was moved or copied here, and its addresses of artifacts cannot be changed: "
+            f"{error}"
+        ) from error
+
+
+def _elsewhere(store: sqlite3.Connection, ours: Path) -> set[str]:
+    """The addresses of folders of artifacts beside other stores."""
+    try:
+        rows = store.execute("SELECT name, artifact_location FROM experiments").fetchall()
+    except sqlite3.Error:  # MLflow says what is wrong with it
+        return set()
+    found = {
+        address.removesuffix(f"/{name}")
+        for name, address in rows
+        if str(address).startswith("file:") and address.endswith(f"/{ARTIFACTS}/{name}")
+    }
+    return {old for old in found if _path(old).resolve() != ours.resolve()}
+
+
+def _path(address: str) -> Path:
+    return Path(unquote(urlsplit(address).path))
 
 
 def create(file: Path) -> None:
@@ -94,11 +162,16 @@ def create(file: Path) -> None:
     """
     from mlflow import MlflowClient
 
+    if not file.parent.is_dir():
+        raise UserError(f"the MLflow store {file} cannot be made: there is no folder {file.parent}")
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "mlflow.db"
         MlflowClient(f"sqlite:///{fresh}")
         copy = file.with_name(f"{file.name}.{os.getpid()}")
-        shutil.copyfile(fresh, copy)
+        try:
+            shutil.copyfile(fresh, copy)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(file)) from error
     if file.exists():  # another stage has just created it
         copy.unlink()
     else:
@@ -119,17 +192,21 @@ def _project() -> Path:
 def reason(error: BaseException) -> str:
     """An error in one line, without the credentials in addresses.
 
-    A UserError is not shortened. For other errors, it is the innermost error of the network or
-    the files, because it says more than MLflow's wrappers; a long one ends in an ellipsis.
+    A UserError is not shortened. For other errors, it is the innermost error of the network, the
+    files or the database, because it says more than the wrappers of MLflow and SQLAlchemy; a long
+    one ends in an ellipsis.
     """
     if isinstance(error, UserError):
         return without_credentials(" ".join(str(error).split()))
     chain = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
-    telling = [fault for fault in chain if isinstance(fault, OSError)] or chain[:1]
+    of_database = [inner for fault in chain if (inner := getattr(fault, "orig", None))]
+    of_system = [fault for fault in chain if isinstance(fault, OSError)]
+    telling = of_system or of_database or chain[:1]
     text = f"{type(telling[-1]).__name__}: {telling[-1]}".partition("\n")[0]
-    return textwrap.shorten(without_credentials(text), LONGEST, placeholder=" …")
+    way = next((f"; {way}" for words, way in WAYS_OUT.items() if words in text), "")
+    return textwrap.shorten(without_credentials(text), LONGEST, placeholder=" …") + way
 
 
 def without_credentials(text: str) -> str:

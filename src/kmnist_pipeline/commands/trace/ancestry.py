@@ -1,9 +1,11 @@
 """The stages behind a file: from the stage that made it back to the published data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from kmnist_pipeline.commands import receipts
+from kmnist_pipeline.commands.receipts import Receipt
 from kmnist_pipeline.commands.trace import identify
 from kmnist_pipeline.commands.trace.history import History, LockVersion
 from kmnist_pipeline.commands.trace.identify import Identified, Original
@@ -55,12 +57,14 @@ class Step:
 class Trace:
     """Files and the stages behind them.
 
-    steps: by lineage key, each before the stages whose outs it read; runs: their MLflow runs.
+    steps: by lineage key, each before the stages whose outs it read; runs: their MLflow runs;
+    receipts: of verifications in this folder.
     """
 
     files: list[Identified]
     steps: dict[str, Step]
     runs: StageRuns
+    receipts: list[Receipt] = field(default_factory=list)
 
     def behind(self, key: str) -> list[Step]:
         """A stage and all stages that it depends on, each once, the nearest first."""
@@ -109,7 +113,7 @@ def trace(paths: Sequence[Path], unfold: bool = False) -> Trace:
         if not roots:
             raise UserError(f"{locks.LOCK} is missing or empty: `dvc repro` makes the evidence")
     steps = _steps(roots, history, unfold)
-    return Trace(files, steps, runs_of(steps))
+    return Trace(files, steps, runs_of(steps), receipts.here())
 
 
 def _files(path: Path) -> list[Path]:

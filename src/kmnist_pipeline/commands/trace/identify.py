@@ -18,6 +18,7 @@ from typing import Literal
 from kmnist_pipeline.commands.trace.history import History, LockVersion, folders_above
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import git, locks
+from kmnist_pipeline.repository.names import printable
 
 Status = Literal["exact", "altered", "unknown"]
 BY_HAND = "by hand"  # instead of a lineage key, if a stage ran without DVC
@@ -98,14 +99,14 @@ def identify(file: Path, blob: str, history: History) -> Identified:
         remark = ""
         if key not in ("", exact[0].stage.key):
             remark = f"a file was changed while the stage ran: it began under lineage key {key}"
-        return Identified(place, md5, "exact", remark, exact)
+        return Identified(printable(place), md5, "exact", remark, exact)
 
     match = (_of_key(history, address, key, place) if key else None) or _of_place(history, place)
     if match:
         version = "this file" if match.path == place else match.path
         remark = f"{match.stage.address} made a different version of {version}"
-        return Identified(place, md5, "altered", remark, [match])
-    return Identified(place, md5, "unknown", _hint(history, blob, address, key))
+        return Identified(printable(place), md5, "altered", remark, [match])
+    return Identified(printable(place), md5, "unknown", _hint(history, blob, address, key))
 
 
 def _matches(found: Iterable[tuple[LockVersion, locks.LockedStage, str]]) -> list[Match]:
@@ -214,7 +215,7 @@ def _claimed_origin(content: bytes) -> tuple[str, str]:
         from PIL import Image
 
         try:
-            with Image.open(BytesIO(content)) as image:
+            with Image.open(BytesIO(content), formats=["PNG"]) as image:
                 return str(image.info.get("Stage", "")), str(image.info.get("Lineage", ""))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return "", ""  # the text itself is damaged
@@ -233,9 +234,7 @@ def _hint(history: History, blob: str, address: str, key: str) -> str:
         return f"Git has it as {', '.join(paths)}, but no stage of any lock made these bytes"
     said = f"it says that {address} made it under lineage key {key[:12]}, which no lock has"
     remarks = [said] if key else []
-    if git.is_shallow():
-        remarks.append("this clone does not have all commits: `git fetch --unshallow` gets them")
-    return "; ".join(remarks)
+    return "; ".join(filter(None, [*remarks, git.if_shallow()]))
 
 
 def originals(stage: locks.LockedStage) -> Iterator[Original]:

@@ -37,7 +37,8 @@ def verdict(file: Identified) -> str:
         remedy = f"; `git checkout HEAD -- {file.file}` restores it" if _is_edited(file) else ""
         return f"is ALTERED{remark}{remedy} (md5 {file.md5})"
     name = f" as {match.path}" if match.path != file.file else ""
-    return f"is, byte for byte, what {match.stage.address} made{name}{remark} (md5 {file.md5})"
+    made = f"what {match.stage.address} made{name}"
+    return f"is, byte for byte, recorded in dvc.lock as {made}{remark} (md5 {file.md5})"
 
 
 def _is_edited(file: Identified) -> bool:
@@ -74,6 +75,18 @@ def _locks_with(match: Match) -> Iterator[str]:
         yield "in dvc.lock of this folder, not committed yet"
 
 
+def verified(found: Trace, key: str) -> list[str]:
+    """The verifications that have run a stage again, and what they found."""
+    address = found.steps[key].stage.address
+    lines = [
+        f"run again by `{receipt.ran.command}` on {receipt.ran.machine}: "
+        f"{receipt.verdict(address)} ({receipt.signature})"
+        for receipt in found.receipts
+        if receipt.covers(found.steps[key].stage)
+    ]
+    return lines or ["no receipt of `kmnist verify` says that this stage was run again"]
+
+
 def flat(params: dict[str, Any]) -> list[str]:
     """Each parameter by its dotted name, as rows `name: value`."""
     rows = lineage.leaves("", params, lists=dict)
@@ -94,6 +107,8 @@ def _trees(found: Trace) -> Iterator[Tree]:
         tree = Tree(Text("\n").join(heads), guide_style="dim")
         if match := next(iter(files[0].matches), None):
             for line in history_of(files[0]) if len(files) == 1 else _locks_with(match):
+                tree.add(Text(line))
+            for line in verified(found, key):
                 tree.add(Text(line))
             _add_step(tree, found, key, set())
         yield tree
@@ -132,7 +147,7 @@ def _add_rows(tree: Tree, name: str, rows: list[str], seen: set[str]) -> None:
     """Add the rows that the tree does not show yet, and the number of the others."""
     new = [row for row in rows if row not in seen]
     seen |= set(new)
-    repeated = f"  {len(rows) - len(new)} as above" if len(rows) > len(new) else ""
+    repeated = f"  {len(rows) - len(new)} more, listed above" if len(rows) > len(new) else ""
     if rows:
         branch = tree.add(Text(name + repeated, "dim"))
         for row in new:
@@ -147,7 +162,8 @@ def as_json(found: Trace) -> dict[str, Any]:
     newest first), the lineage keys of the stages `behind` it, the `originals` that these read,
     and `whole` (nothing is missing between); stages: by lineage key, with `code` (md5 by path),
     `inputs` and the keys of their `makers` (`fits`: they made exactly this content), `outs` and
-    the `files` in them, and the MLflow `run`; mlflow: the store, and why it is incomplete.
+    the `files` in them, the MLflow `run`, and the receipts of verifications that have run the stage
+    again (`verified`); mlflow: the store, and why it is incomplete.
     """
     return {
         "files": [_file(found, file) for file in found.files],
@@ -195,4 +211,16 @@ def _stage(found: Trace, step: Step) -> dict[str, Any]:
         "files": step.files,
         "originals": [asdict(original) for original in step.originals],
         "run": asdict(run) if run else None,
+        "verified": [
+            {
+                "receipt": receipt.path.as_posix(),
+                "command": receipt.ran.command,
+                "commit": receipt.ran.commit,
+                "machine": receipt.ran.machine,
+                "verdict": receipt.verdict(step.stage.address),
+                "signature": receipt.signature,
+            }
+            for receipt in found.receipts
+            if receipt.covers(step.stage)
+        ],
     }

@@ -1,0 +1,57 @@
+"""The command `dvc` of this project's environment: DVC, with two changes.
+
+Stages run in the Python of this environment: DVC deletes the outs of a stage before it starts the
+first `python` in PATH, which may lack the libraries. DVC's files are replaced when the new ones are
+complete: DVC writes them in place, so an interrupt or a full disk leaves them cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from kmnist_pipeline import cli
+from kmnist_pipeline.cli.common import mend_lock
+
+
+def main() -> int:
+    """Run DVC with the arguments of this process; returns its exit status."""
+    programs = sysconfig.get_path("scripts")
+    os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
+    cli.name_user()
+    if folder := cli.project():
+        with contextlib.chdir(folder):
+            mend_lock()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # DVC ends in order, as on Ctrl-C
+    from dvc.cli import main as dvc
+    from dvc.utils.serialize import _common, _yaml
+
+    for module in (_common, _yaml):
+        module._dump_data = _replace_file
+    status = dvc()
+    if status and folder:
+        from kmnist_pipeline.commands import recovery
+
+        with contextlib.chdir(folder):
+            if said := recovery.way_back():
+                print(said, file=sys.stderr)
+    return status
+
+
+def _replace_file(path: Any, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:
+    """Write a file as DVC's own function does, but never leave a part of it."""
+    from kmnist_pipeline.evidence import outs
+
+    text = io.StringIO()
+    dumper(data, text, **options)
+    outs.write_bytes(Path(path), text.getvalue().encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

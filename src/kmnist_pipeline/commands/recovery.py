@@ -1,0 +1,119 @@
+"""Putting back what an interrupted DVC has lost: entries of `dvc.lock`, and committed files.
+
+DVC writes the lock in place. The command `dvc` of this project replaces it instead (`cli/dvc.py`),
+but another DVC that is interrupted leaves a lock that is cut. The committed lock has the entries of
+the committed evidence. Those of stages that have run since are in DVC's run cache: DVC restores
+them from there without running the stages again.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository import git, locks
+from kmnist_pipeline.repository.locks import LOCK
+
+PARAMS = Path("params.yaml")
+
+
+def put_back() -> str:
+    """Put the entries that the lock has lost back; returns a sentence for the user, or "".
+
+    They come from the committed lock. An entry is put back only if `dvc.yaml`, `params.yaml` and
+    `conf/` have the stage with the same command, dependencies, parameters and outs, and if its outs
+    are what it says; an out that is only in DVC's cache may be missing. A lock that a person has
+    edited, or that another DVC is writing, stays as it is.
+    """
+    if _damage() is None:
+        return ""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo, repo.lock:
+            return _mend()
+    except (DvcException, UserError, OSError):  # the next command says what is wrong
+        return ""
+
+
+def way_back() -> str:
+    """A sentence with the command for committed files that DVC has removed, or "".
+
+    DVC removes the outs of a stage before it runs it. A stage that fails says so itself, but one
+    that is killed, or whose code cannot be imported, does not.
+    """
+    from kmnist_pipeline.commands import status
+    from kmnist_pipeline.evidence import paths
+    from kmnist_pipeline.repository import dvc
+
+    try:
+        described = dvc.stages(locks.load(PARAMS.read_text(), PARAMS.name))
+        committed = status.head().lock().stages.items()
+    except (OSError, UserError):  # what is wrong is said already
+        return ""
+    outs = [out for name, stage in committed if name in described for out in stage.outs]
+    gone = [out for out in outs if out.startswith(paths.TRACKED) and not Path(out).exists()]
+    if not gone:
+        return ""
+    return f"committed files are missing: `{status.RESTORE} {shlex.join(gone)}` brings them back"
+
+
+def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:
+    """The entries of the lock and of the committed lock, and whether the lock's end is cut.
+
+    None if the lock has lost nothing, or if it or the committed one is not as DVC writes it.
+    """
+    try:
+        text = Path(LOCK).read_bytes().decode(errors="replace")  # a cut character
+        committed = locks.whole_entries(git.run("show", f"HEAD:./{LOCK}").decode())
+    except (OSError, UserError, UnicodeDecodeError):
+        return None
+    here = locks.whole_entries(text)
+    if here is None or not committed:
+        return None
+    last = next(reversed(here), "")
+    before = committed.get(last, "")
+    if last and before != here[last] and before.startswith(here[last]):  # cut after a whole line
+        del here[last]
+    is_cut = text != locks.text_of(here.values())
+    return (here, committed, is_cut) if is_cut or committed.keys() - here else None
+
+
+def _mend() -> str:
+    from kmnist_pipeline.evidence import outs
+    from kmnist_pipeline.repository import dvc
+
+    found = _damage()  # once more, because another DVC may have just ended
+    if found is None:
+        return ""
+    here, committed, is_cut = found
+    known = committed | here
+    described = dvc.stages(locks.load(PARAMS.read_text(), PARAMS.name))
+    lost = (committed.keys() & described.keys()) - here.keys()
+    back = lost - _changed(known) if lost else set()  # _changed takes seconds
+    if not back and not is_cut:
+        return ""
+    content = locks.text_of(known[name] for name in known if name in back or name in here)
+    outs.write_bytes(Path(LOCK), content.encode())
+    return (
+        f"{LOCK} was incomplete, as an interrupted DVC leaves it. Entries put back from the last "
+        f"commit: {len(back)}; `dvc repro` finds later ones in its cache"
+    )
+
+
+def _changed(entries: dict[str, str]) -> set[str]:
+    """The stages that DVC would run again by themselves, or does not know."""
+    from kmnist_pipeline.commands import check, status
+    from kmnist_pipeline.config import compose as composition
+
+    locked = locks.parse(locks.text_of(entries.values()))
+    # What somebody has just removed from conf/ is still in params.yaml.
+    texts = {PARAMS.read_text(), composition.compose(Path("conf"), [])}
+    return {
+        stage.address
+        for text in texts
+        for stage in status.of(locked, locks.load(text, PARAMS.name)).stages
+        if stage.state == "gone" or any(c.kind not in check.MADE for c in stage.changes)
+    }

@@ -1,0 +1,141 @@
+"""`kmnist prune`: an item leaves the menu, the lock and the evidence, or nothing changes."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+from support.checking import commands, findings
+from support.project import Project, files_under
+
+from kmnist_pipeline import cli
+from kmnist_pipeline.config import compose as composition
+from kmnist_pipeline.evidence import outs
+
+NETWORK = "digits_cnn"
+MODELS = [NETWORK, "digits_softmax", "digits_softmax_grid", "digits_sklearn_logistic"]
+LINE = f"  - experiment@experiments.{NETWORK}: {NETWORK}\n"
+MODEL = f"models/{NETWORK}.safetensors"
+FOLDERS = ("conf", "params.yaml", "dvc.lock", "metrics", "figures", "reports", "models")
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A clone with one model file, in the current folder."""
+    (project.folder / "models").mkdir()
+    (project.folder / MODEL).write_bytes(b"weights")
+    monkeypatch.chdir(project.folder)
+    return project
+
+
+def state(project: Project) -> dict[str, bytes]:
+    return {k: v for k, v in files_under(project.folder).items() if k.startswith(FOLDERS)}
+
+
+def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(here, capsys, monkeypatch):
+    before = state(here)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert cli.main(["prune", NETWORK]) == 0
+    shown = capsys.readouterr().out
+    after = state(here)
+    gone = before.keys() - after.keys()
+    assert MODEL in gone
+    assert all(NETWORK in file for file in gone)
+    assert not [file for file in after if NETWORK in file and not file.startswith("conf/")]
+    assert {file for file in after if after[file] != before[file]} == {
+        "conf/config.yaml",
+        "params.yaml",
+        "dvc.lock",
+    }
+    for word in (LINE.strip(), f"evaluate@{NETWORK}", f"metrics/digits/{NETWORK}\n", MODEL):
+        assert word in shown
+    assert "`dvc repro report@digits`" in shown  # the page goes on showing it until then
+    assert {finding.where for finding in findings(here)} == {"report@digits"}
+
+    for file, content in before.items():
+        outs.write_bytes(Path(file), content)
+    here.replace("conf/config.yaml", LINE, "")
+    outs.write_bytes(Path("params.yaml"), composition.compose(Path("conf"), []).encode())
+    (way,) = commands(here, f"evaluate@{NETWORK}")
+    assert way == f"kmnist prune --yes kfold-train@{NETWORK} evaluate@{NETWORK}"
+    stale = {f"kfold-train@{NETWORK}", f"evaluate@{NETWORK}", "report@digits"}
+    assert {finding.where for finding in findings(here)} == stale
+    assert cli.main(way.split()[1:]) == 0
+    assert capsys.readouterr().out.count(f"evaluate@{NETWORK}") == 1
+    assert state(here) == after
+
+    for file in gone:  # as if someone had cut the lock by hand
+        outs.write_bytes(Path(file), before[file])
+    assert cli.main(["prune", "--yes", NETWORK]) == 0
+    assert state(here) == after
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["digits_softmax"], ["studies.digits_softmax_grid.base=digits_softmax: must be one of"]),
+        (
+            ["kmnist_tuned_cnn"],
+            ["reports.kmnist_cnn.figures.5a=kmnist_cnn/kmnist_tuned_cnn/confusion_train.png: "],
+        ),
+        (["kmnist_siamese"], ["kmnist_cnn.csv: claim one-shot-accuracy: kmnist_siamese is no exp"]),
+        (MODELS, ["reports.digits: no experiment or study has report=digits"]),
+        (["digits"], ["say datasets.digits or reports.digits"]),
+        (["datasets.digits"], ["digits_sklearn_logistic.dataset=digits: must be one of"]),
+        (["reports.digits", NETWORK], ["digits_sklearn_logistic.report=digits: must be one of"]),
+        (["digits_cn"], ["there is no digits_cn", "did you mean digits_cnn?"]),
+        (["evaluate@digits_cnn"], ["there is no evaluate@digits_cnn", "nothing is left of one"]),
+        (["*"], ["there is no *"]),
+        (["experiments."], ["there is no experiments."]),
+    ],
+)
+def test_what_is_needed_stays(names, words, clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone.folder)
+    assert cli.main(["prune", "--yes", *names]) == 1
+    message = capsys.readouterr().err
+    for word in words:
+        assert word in message
+    assert clone.changed() == ""
+
+
+def test_no_answer_removes_nothing(here, monkeypatch, capsys):
+    before = state(here)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert cli.main(["prune", NETWORK]) == 1
+    assert "nothing was removed" in capsys.readouterr().err
+    assert state(here) == before
+
+
+@pytest.mark.parametrize("interrupted", ["config.yaml", "params.yaml", "dvc.lock"])
+def test_what_was_interrupted_can_be_done_again(interrupted, here, monkeypatch):
+    write = outs.write_bytes
+
+    def interrupt(path: Path, content: bytes) -> None:
+        if path.name == interrupted:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outs, "write_bytes", interrupt)
+        assert cli.main(["prune", "--yes", NETWORK]) != 0
+    assert NETWORK in (here.folder / "dvc.lock").read_text()
+    assert cli.main(["prune", "--yes", NETWORK]) == 0
+    assert cli.main(["compose"]) == 0
+    assert not [file for file in state(here) if NETWORK in file and not file.startswith("conf/")]
+    assert {finding.where for finding in findings(here)} == {"report@digits"}
+
+
+def test_while_a_stage_runs_nothing_is_removed(here, capsys):
+    before = state(here)
+    with Repo() as repo, repo.lock:
+        assert cli.main(["prune", "--yes", NETWORK]) == 1
+    assert "error: DVC: Unable to acquire lock" in capsys.readouterr().err
+    assert state(here) == before
+
+
+def test_a_whole_report_with_its_models_and_data(here, capsys):
+    assert cli.main(["prune", "--yes", *MODELS, "datasets.digits", "reports.digits"]) == 0
+    left = [file for file in state(here) if "digits" in file and not file.startswith("conf/")]
+    assert left == []
+    assert findings(here) == []

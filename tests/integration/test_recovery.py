@@ -1,0 +1,115 @@
+"""A lock that was cut gets its entries back, if they are still true."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.project import Project, replaced
+
+from kmnist_pipeline.cli import main
+from kmnist_pipeline.commands import recovery
+from kmnist_pipeline.repository import git, locks
+
+LOCK = Path("dvc.lock")
+SAID = "dvc.lock was incomplete, as an interrupted DVC leaves it. Entries put back from the last "
+
+
+@pytest.fixture
+def whole(clone: Project) -> Iterator[bytes]:
+    """The lock, in the project that has it and gets it back."""
+    with contextlib.chdir(clone.folder):
+        lock = LOCK.read_bytes()
+        yield lock
+        LOCK.write_bytes(lock)
+
+
+def cuts(lock: bytes) -> Iterator[bytes]:
+    """It as interrupts leave it: empty, in the head, and in or between entries, lines and words."""
+    second = lock.index(b"\n  evaluate@") + 1
+    last = lock.rindex(b"\n      size:")
+    ends = [0, 5, 27, second, second + 2, second + 12, last, last + 1, len(lock) - 1]
+    yield from (lock[:end] for end in (*ends, len(lock) // 2))
+
+
+def test_a_cut_lock_gets_its_entries_back_byte_for_byte(whole):
+    for cut in cuts(whole):
+        LOCK.write_bytes(cut)
+        assert recovery.put_back().startswith(SAID)
+        assert LOCK.read_bytes() == whole, len(cut)
+        assert recovery.put_back() == ""
+
+
+def test_an_entry_comes_back_only_with_the_files_parameters_and_code_that_it_names(clone, whole):
+    stages = locks.parse(whole).stages
+    metric = Path("metrics/kmnist_linear/kmnist_softmax/test.json")
+    params = Path("params.yaml").read_text()
+    other = params.replace("  digits_cnn:\n", "  digits_cnn_gone:\n")
+    code = Path("src/kmnist_pipeline/families/cnn/train.py")
+
+    def gone() -> set[str]:
+        LOCK.write_bytes(b"")
+        recovery.put_back()
+        return stages.keys() - locks.parse(LOCK.read_bytes()).stages.keys()
+
+    with replaced(clone.folder / metric, b"{}"):
+        assert gone() == {"evaluate@kmnist_softmax"}
+    with replaced(clone.folder / "params.yaml", other.encode()):
+        assert gone() == {f"{kind}@digits_cnn" for kind in ("kfold-train", "evaluate")}
+    with replaced(clone.folder / code, code.read_bytes() + b"\n"):
+        assert {
+            name for name, stage in stages.items() if code.parent.as_posix() in stage.deps
+        } == gone()
+
+
+def test_a_lock_that_people_or_another_dvc_write_stays_as_it_is(whole):
+    from dvc.repo import Repo
+
+    conflict = b"<<<<<<< HEAD\n".join(whole.partition(b"  evaluate@")[::2])
+    twice = whole + whole.partition(b"stages:\n")[2]
+    for text in (conflict, twice, b"stages: {}\n"):
+        LOCK.write_bytes(text)
+        assert recovery.put_back() == ""
+        assert LOCK.read_bytes() == text
+    LOCK.write_bytes(b"")
+    with Repo() as repo, repo.lock:
+        assert recovery.put_back() == ""
+    LOCK.unlink()
+    assert recovery.put_back() == ""
+
+
+def test_what_was_removed_on_purpose_does_not_come_back(project):
+    """An experiment, from the menu, the files and the lock: before and after composing."""
+
+    def is_gone() -> bool:
+        main(["check"])
+        return LOCK.read_text() == kept
+
+    with contextlib.chdir(project.folder):
+        entries = locks.whole_entries(LOCK.read_text()) or {}
+        kept = locks.text_of(t for name, t in entries.items() if not name.endswith("@digits_cnn"))
+        LOCK.write_text(kept)
+        Path("conf/experiment/digits_cnn.yaml").unlink()
+        main_file = Path("conf/config.yaml")
+        lines = main_file.read_text().splitlines(keepends=True)
+        main_file.write_text("".join(line for line in lines if "digits_cnn" not in line))
+        assert is_gone()
+        assert main(["compose"]) == 0
+        assert is_gone()
+        project.commit("without it")
+        project.git("checkout", "--quiet", "HEAD~1", "--", "conf", "params.yaml")
+        assert is_gone()  # from the last commit too
+
+
+@pytest.mark.parametrize("command", [["check"], ["fit", "report@digits"]])
+def test_commands_notice_a_cut_lock(command, whole, capsys, monkeypatch):
+    from kmnist_pipeline.commands import fit
+
+    monkeypatch.setattr(fit, "train_missing", lambda *_: [])
+    LOCK.write_bytes(whole[: len(whole) // 2])
+    assert main(command) == 0
+    assert capsys.readouterr().err.startswith(SAID)
+    assert LOCK.read_bytes() == whole
+    assert git.run("status", "--porcelain") == b""

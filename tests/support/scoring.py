@@ -1,0 +1,69 @@
+"""A champion served over HTTP, as `make serve` does, for a test to ask."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from typing import Any
+
+from support.project import Project
+
+
+@dataclass
+class Scoring:
+    """The server of a dataset's champion; output: what it printed, when it has ended."""
+
+    port: int
+    output: str = field(default="", init=False)
+
+    def ask(self, inputs: Any, **headers: str) -> tuple[int, Any]:
+        """The status and the answer for a list of images."""
+        return self.post(json.dumps({"inputs": inputs}).encode(), **headers)
+
+    def post(self, body: bytes, **headers: str) -> tuple[int, Any]:
+        """The status and the answer for any body; an answer that is no JSON is text."""
+        connection = HTTPConnection("127.0.0.1", self.port)
+        headers = {"Content-Type": "application/json", **headers}
+        with contextlib.closing(connection):
+            connection.request("POST", "/invocations", body, headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        return answer.status, json.loads(text) if text.startswith("{") else text
+
+
+@contextmanager
+def serving(project: Project, dataset: str, **environment: str) -> Iterator[Scoring]:
+    """Serve the champion; afterwards the server stops cleanly."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        scoring = Scoring(free.getsockname()[1])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kmnist_pipeline.serving.serve", dataset, str(scoring.port)],
+        cwd=project.folder, env=project.environment(**environment),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        _wait(f"http://127.0.0.1:{scoring.port}/ping", process)
+        yield scoring
+    finally:
+        process.send_signal(signal.SIGTERM)
+        scoring.output = process.communicate(timeout=30)[0]
+
+
+def _wait(url: str, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError), urllib.request.urlopen(url):
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    raise TimeoutError(url)

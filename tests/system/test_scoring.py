@@ -1,0 +1,177 @@
+"""The scoring server of `make serve`, asked over HTTP: what it answers, refuses and ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.project import Project, copied
+from support.scoring import Scoring, serving
+
+from kmnist_pipeline.serving import inputs, scoring
+
+TIMEOUT = 5  # seconds
+
+
+@pytest.fixture(scope="module")
+def made(
+    digits_run: tuple[Project, str], empty_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
+    """The project after `make demo`, with a champion of the digits."""
+    project = copied(digits_run, tmp_path_factory.mktemp("scoring") / "project")
+    shutil.copy(empty_store, project.folder / "mlflow.db")
+    done = project.run("kmnist", "promote", "--dataset", "digits")
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.fixture(scope="module")
+def server(made: Project) -> Iterator[Scoring]:
+    """Its server, with a short time for a request."""
+    with serving(made, "digits", MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT=str(TIMEOUT)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def images(made: Project) -> np.ndarray:
+    with np.load(made.folder / "data/processed/digits.npz") as arrays:
+        return arrays["images"]
+
+
+def test_as_many_images_as_allowed_are_answered_as_predict_answers_them(made, server, images):
+    most = np.concatenate([images, images])[: scoring.MOST]
+    status, answer = server.ask(most.tolist())
+    np.savez(made.folder / "most.npz", most)
+    done = made.run("kmnist", "predict", "most.npz", "--dataset", "digits", "--output", "json")
+    rows = json.loads(done.stdout)
+    assert status == 200 and len(answer["predictions"]) == len(rows) == scoring.MOST
+    for one, row in zip(answer["predictions"], rows, strict=True):
+        assert {**one, "probability": float(f"{one['probability']:.6g}")} == {
+            name: row[name] for name in one
+        }
+
+
+def test_whole_numbers_may_be_written_as_fractions(server, images):
+    assert server.ask(images[:9].astype(float).tolist()) == server.ask(images[:9].tolist())
+
+
+def test_a_blank_image_is_refused_in_the_words_of_predict(server, images, tmp_path):
+    blank = images[:3].copy()
+    blank[1] = 7
+    status, answer = server.ask(blank.tolist())
+    np.savez(tmp_path / "blank.npz", blank)
+    faults: list[str] = []
+    form = inputs.Form((8, 8), 16)
+    list(
+        inputs.read([str(tmp_path / "blank.npz")], form, lambda _, problem: faults.append(problem))
+    )
+    assert (status, answer["message"]) == (400, f"inputs[1]: {faults[0]}")
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "fractions": ([[[0.5] * 8] * 8], "[0][0][0]: Input should be a valid integer, got a number"),
+    "a mask": ([[[0] * 7 + [1]] * 8], "no pixel is above 1"),
+    "negative": ([[[-1] * 8] * 8], "[0][0][0]: Input should be greater than or equal to 0"),
+    "no byte": ([[[256] * 8] * 8], "[0][0][0]: Input should be less than or equal to 255"),
+    "above the white": ([[[0] * 7 + [17]] * 8], "the white of this model is 16, but a pixel is 17"),
+    "not a number": ([[[float("nan")] * 8] * 8], "[0][0][0]: Input should be a finite number"),
+    "too few rows": ([[[1] * 8] * 7], "[0]: List should have at least 8 items"),
+    "too long a row": ([[[1] * 8] * 7 + [[1] * 9]], "[0][7]: List should have at most 8 items"),
+    "one image": ([[1] * 8] * 8, "[0][0]: Input should be a valid list"),
+    "no image": ([], "List should have at least 1 item"),
+    "many images": (
+        [[[1] * 8] * 8] * (scoring.MOST + 1),
+        f"List should have at most {scoring.MOST} items",
+    ),
+    "a map": ({"a": 1}, "Input should be a valid list"),
+    "nothing": (None, "Input should be a valid list"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_images_are_refused_with_their_place(what, server):
+    asked, words = WRONG[what]
+    status, answer = server.ask(asked)
+    assert status == 400
+    assert words in answer["message"]
+    assert len(answer["message"]) < 200  # the images are not repeated
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"[]", b"null", b"\xff", b'{"\\ud800": 1}', b"[" * 100_000,
+        b'{"inputs": ' + b"[" * 100_000, b'{"inputs": [[[' + b"9" * 5000 + b"]]]}",
+        b'{"instances": []}', b'{"inputs": [], "params": {}}',
+    ],
+)  # fmt: skip
+def test_a_wrong_body_is_refused(body, server):
+    status, answer = server.post(body)
+    assert status == 400 and ("message" in answer or "detail" in answer)
+
+
+@pytest.mark.parametrize("kind", ["text/csv", "application/vnd.apache.parquet", "x", ""])
+def test_only_json_is_read(kind, server, images):
+    body = json.dumps({"inputs": images[:1].tolist()}).encode()
+    assert server.post(body)[0] == 200
+    assert server.post(body, **{"Content-Type": kind})[0] == 400
+
+
+def test_a_body_has_at_most_16_mb(server):
+    assert scoring.LARGEST == 16 << 20
+    assert server.post(b" " * scoring.LARGEST)[0] == 400
+    assert server.post(b" " * (scoring.LARGEST + 1)) == (413, "Content Too Large")
+    chunk = b"%x\r\n%b\r\n" % (1 << 20, b" " * (1 << 20))
+    head = f"{HEAD.format(server.port)}Transfer-Encoding: chunked\r\n\r\n".encode()
+    assert answered(server, head + 17 * chunk).startswith(b"HTTP/1.1 413 ")
+
+
+HEAD = "POST /invocations HTTP/1.1\r\nHost: localhost:{}\r\nContent-Type: application/json\r\n"
+
+
+def answered(server: Scoring, sent: bytes) -> bytes:
+    """The answer until the server ends the connection, which it must do in time."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=4 * TIMEOUT) as here:
+        here.sendall(sent)
+        return b"".join(iter(lambda: here.recv(1 << 16), b""))
+
+
+SLOW = {  # requests that never end, with the begin of the answer
+    "": b"",
+    "POST /invoc": b"",
+    f"{HEAD}X: ": b"",
+    f"{HEAD}Content-Length: 9\r\n\r\n{{{{": b"HTTP/1.1 504 ",
+    "GET /ping HTTP/1.1\r\nHost: localhost:{}\r\n\r\nGET": b"HTTP/1.1 200 ",
+}
+
+
+def test_slow_requests_are_ended(server, images):
+    def seconds(sent: str) -> float:
+        start = time.monotonic()
+        found = answered(server, sent.format(server.port).encode())
+        assert found.startswith(SLOW[sent]) and bool(found) == bool(SLOW[sent])
+        return time.monotonic() - start
+
+    with ThreadPoolExecutor() as threads:
+        took = list(threads.map(seconds, SLOW))
+    assert min(took) >= TIMEOUT
+    assert server.ask(images[:1].tolist())[0] == 200
+
+
+def test_a_crowd_is_refused_until_it_is_gone(server, images):
+    with ExitStack() as crowd:
+        for _ in range(scoring.CONNECTIONS - 1):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        assert server.ask(images[:1].tolist())[0] == 200
+        crowd.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        assert server.ask(images[:1].tolist()) == (503, "Service Unavailable")
+    assert server.ask(images[:1].tolist())[0] == 200
