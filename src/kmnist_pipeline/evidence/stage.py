@@ -159,7 +159,6 @@ def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ())
         "By hand, its results go under multirun/, and any key of params.yaml can be changed:\n"
         "experiments.kmnist_softmax.optimizer.lr=0.05, or with -m to several values: 0.05,0.1\n"
     )
-    reads.watch()
     primary = {**PRIMARY, "hydra": {**PRIMARY["hydra"], "help": {"template": usage}}}
     ConfigStore.instance().store(name=kind, node=primary)
 
