@@ -27,7 +27,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import locks
-from kmnist_pipeline.serving import candidates, predict, registry
+from kmnist_pipeline.serving import candidates, character, predict, registry
 from kmnist_pipeline.tracking.store import connect
 
 SOFTMAX, GRID = "digits_softmax", "digits_softmax_grid"
@@ -107,7 +107,7 @@ def test_a_version_stands_alone(promoted, here):
     assert "__pycache__" not in {path.parent.name for path in files}
     about = yaml.safe_load((files_of(version) / "MLmodel").read_text())
     assert about["metadata"] == {"kmnist.lineage": key_of(SOFTMAX)}
-    assert json.loads(about["signature"]["inputs"])[0]["tensor-spec"]["shape"] == [-1, 8, 8]
+    assert json.loads(about["signature"]["inputs"])[0]["tensor-spec"]["shape"] == [-1, -1, -1]
     weights = files_of(version) / "artifacts/bundle/model.safetensors"
     assert lineage.digest(weights) == lineage.digest(Path(f"models/{SOFTMAX}.safetensors"))
     requirements = (files_of(version) / "requirements.txt").read_text()
@@ -222,9 +222,12 @@ import mlflow.pyfunc, numpy as np
 model = mlflow.pyfunc.load_model(sys.argv[1])
 with np.load(sys.argv[2]) as arrays:
     model.predict(arrays["images"][:1])
-    table = model.predict(arrays["images"][:20])
+    table = model.predict(arrays["images"][:20], params={"as_is": True})
+    sheets = np.pad(255 - 15 * arrays["images"][:20], ((0, 0), (9, 4), (3, 6)), constant_values=255)
+    placed = model.predict(sheets)
 files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "kmnist_pipeline"]
-print(json.dumps({"rows": table.to_dict("records"), "files": files}))
+placed = placed.to_dict("records")
+print(json.dumps({"rows": table.to_dict("records"), "placed": placed, "files": files}))
 """
 
 
@@ -240,13 +243,22 @@ def test_a_version_brings_its_own_code(promoted, made, here, tmp_path):
     assert done.stderr.count("to about six digits") == 1
     assert len(used["files"]) > 5
     assert all(Path(file).is_relative_to(place / "code") for file in used["files"])
+    classifier = predict.choose(SOFTMAX, "")[0]
     with np.load(data) as arrays:
-        expected = predict.choose(SOFTMAX, "")[0].answers(arrays["images"][:20])
-    for row, answer in zip(used["rows"], expected, strict=True):
-        assert row == {
-            name: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
-            for name, value in vars(answer).items()
-        }
+        images = arrays["images"][:20]
+    sheets = np.pad(255 - 15 * images, ((0, 0), (9, 4), (3, 6)), constant_values=255)
+    prepared = [character.prepare(sheet / 255, classifier.form) for sheet in sheets]
+    pixels, doubts = np.stack([p.pixels for p in prepared]), [p.doubt for p in prepared]
+    assert "inverted" in prepared[0].steps
+    for rows, answers, said in (
+        (used["rows"], classifier.answers(images), [""] * 20),
+        (used["placed"], classifier.answers(pixels, doubts), list(map(str, prepared))),
+    ):
+        for row, answer, text in zip(rows, answers, said, strict=True):
+            assert row == {"prepared": text} | {
+                name: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
+                for name, value in vars(answer).items()
+            }
 
 
 def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
@@ -274,7 +286,8 @@ def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
             images = arrays["images"][:3]
         status, answer = _ask(port, images.tolist())
         expected = predict.choose(SOFTMAX, "")[0].answers(images)
-        assert (status, answer["predictions"]) == (200, [vars(one) for one in expected])
+        rows = [{**vars(one), "prepared": ""} for one in expected]
+        assert (status, answer["predictions"]) == (200, rows)
         for wrong in ([[1, 2], [3, 4]], (images + 17).tolist(), (images * 100.0).tolist()):
             assert _ask(port, wrong)[0] == 400
         own = f"127.0.0.1:{port}"
@@ -309,7 +322,7 @@ def _wait(url: str, process: subprocess.Popen[str]) -> None:
 def _ask(port: int, inputs: list, **headers: str) -> tuple[int, dict[str, Any]]:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/invocations",
-        json.dumps({"inputs": inputs}).encode(),
+        json.dumps({"inputs": inputs, "params": {"as_is": True}}).encode(),
         {"Content-Type": "application/json", **headers},
     )
     try:

@@ -44,6 +44,8 @@ PACKAGE = Path(__file__).parents[1]
 # The modules that a version needs, besides the model families.
 CODE = (
     "arithmetic.py",
+    "data/__init__.py",
+    "data/placement.py",
     "errors.py",
     "evaluation/__init__.py",
     "evaluation/routing.py",
@@ -52,9 +54,15 @@ CODE = (
     "families/file.py",
     "families/trained.py",
     "serving/__init__.py",
+    "serving/character.py",
     "serving/classifier.py",
 )
-LIBRARIES = {"safetensors", "scipy"}  # that a version needs, besides those of its family
+LIBRARIES = {
+    "pillow",
+    "safetensors",
+    "scikit-image",
+    "scipy",
+}  # that a version needs, besides those of its family
 
 
 @dataclass(frozen=True)
@@ -237,7 +245,12 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
         validation, test = (
             json.loads((bundle / f"{part}.json").read_text()) for part in ("validation", "test")
         )
-        return Champion(validation, test, str(version.version), classifier.of_bundle(bundle))
+        return Champion(
+            validation,
+            test,
+            str(version.version),
+            classifier.of_bundle(bundle, candidates.placement(version.name)),
+        )
 
 
 def _register(
@@ -304,13 +317,15 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
     import pandas as pd
     from mlflow.models import Model, infer_signature
     from mlflow.pyfunc import save_model
+    from mlflow.types import Schema, TensorSpec
 
     from kmnist_pipeline.commands import status
 
     bundle = folder / BUNDLE
     bundle.mkdir()
     shutil.copy(model.weights, bundle / "model.safetensors")
-    dataset = {name: model.dataset[name] for name in ("name", "classes", "shape", "pixel_max")}
+    keys = ("name", "classes", "shape", "pixel_max", "placement")
+    dataset = {name: model.dataset[name] for name in keys}
     for name, content in {
         "about": {"model": model.name, "dataset": dataset, "lineage": lineage},
         "validation": model.validation,
@@ -321,6 +336,9 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
 
     example = np.zeros((1, *model.dataset["shape"]), np.uint8)
     answers = [Answer(0, "", "", 0.0, decision) for decision in ("review", None)]
+    rows = pd.DataFrame([{**vars(answer), "prepared": ""} for answer in answers])
+    signature = infer_signature(example, rows, {"as_is": False})
+    signature.inputs = Schema([TensorSpec(example.dtype, (-1, -1, -1))])  # pictures of any size
     saved = folder / "saved"
     libraries = sorted(LIBRARIES | {*FAMILIES[model.family].libraries})
     with warnings.catch_warnings(record=True):  # about type hints and integers, not needed
@@ -329,7 +347,7 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
             python_model=str(PACKAGE / "serving/served.py"),
             artifacts={BUNDLE: str(bundle)},
             code_paths=[str(_code(folder, model.family))],
-            signature=infer_signature(example, pd.DataFrame(map(vars, answers))),
+            signature=signature,
             input_example=example,
             pip_requirements=[f"{name}=={status.installed(name)}" for name in libraries],
             mlflow_model=Model(
