@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from kmnist_pipeline.data import placement
-from kmnist_pipeline.evaluation import conditions
+from kmnist_pipeline.evaluation import acceptance, conditions
 from kmnist_pipeline.serving import character
 from kmnist_pipeline.serving.character import Form, Prepared
 
@@ -240,12 +240,12 @@ def test_the_interval_of_accepted_answers_is_exact():
     from scipy.stats import binomtest
 
     right, accepted = np.array([1, 1, 0, 1, 0], bool), np.array([1, 1, 1, 0, 0], bool)
-    found = conditions.outcome(right, accepted, 0.995)
+    found = acceptance.outcome(right, accepted, 0.995)
     interval = binomtest(2, 3).proportion_ci(0.95, "exact")
     assert found["interval"] == pytest.approx([interval.low, interval.high])
     assert (found["accuracy"], found["accepted_accuracy"], found["keeps"]) == (0.6, 2 / 3, False)
-    assert conditions.outcome(right, right, 0.995)["keeps"]
-    assert conditions.outcome(right, ~accepted & False, 0.995)["accepted_accuracy"] is None
+    assert acceptance.outcome(right, right, 0.995)["keeps"]
+    assert acceptance.outcome(right, ~accepted & False, 0.995)["accepted_accuracy"] is None
 
 
 def test_a_jpeg_of_a_photo_is_read_as_the_picture_that_it_shows():

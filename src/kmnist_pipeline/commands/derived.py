@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evaluation import claims, conditions, metrics
+from kmnist_pipeline.evaluation import acceptance, claims, metrics
 from kmnist_pipeline.evidence import lineage, numbers, outs, paths
 from kmnist_pipeline.reporting import page
 from kmnist_pipeline.repository.changes import Change
@@ -136,7 +136,7 @@ def _of_conditions(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     content = numbers.read(path)
     for row in content["conditions"]:
         counts = (row[key] for key in ("n", "correct", "accepted", "accepted_correct"))
-        again = conditions.outcome_of(*counts, content["promise"])
+        again = acceptance.outcome_of(*counts, content["promise"])
         yield from _apart(path, _flat(row["name"], row), _flat(row["name"], again))
 
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage, stats
+from scipy import ndimage
 
 SIDE = 84  # pixels of an enlarged drawing, about
-CONFIDENCE = 0.95  # of the interval of an accuracy
 
 Random = np.random.Generator
 Render = Callable[[np.ndarray, Random], np.ndarray]
@@ -28,35 +27,6 @@ def rendered(name: str, drawings: np.ndarray, seed: int) -> list[np.ndarray]:
     render = {**CONDITIONS, **UNANSWERABLE}[name]
     pictures = (render(drawing, rng) for drawing in drawings)
     return [np.rint(np.clip(picture, 0, 1) * 255) / np.float32(255) for picture in pictures]
-
-
-def outcome(right: np.ndarray, accepted: np.ndarray, promise: float) -> dict[str, Any]:
-    """What is counted and computed from answers that are right, and accepted, (N,) bool."""
-    counts = (right.sum(), accepted.sum(), (right & accepted).sum())
-    return outcome_of(len(right), *map(int, counts), promise)
-
-
-def outcome_of(
-    n: int, correct: int, accepted: int, accepted_correct: int, promise: float
-) -> dict[str, Any]:
-    """Accuracy of n answers, and of the accepted ones with its exact interval.
-
-    `keeps`: the promised accuracy is in the interval, or below it.
-    """
-    interval = None
-    if accepted:
-        found = stats.binomtest(accepted_correct, accepted).proportion_ci(CONFIDENCE, "exact")
-        interval = [float(found.low), float(found.high)]
-    return {
-        "n": n,
-        "correct": correct,
-        "accuracy": correct / n,
-        "accepted": accepted,
-        "accepted_correct": accepted_correct,
-        "accepted_accuracy": accepted_correct / accepted if accepted else None,
-        "interval": interval,
-        "keeps": interval is None or interval[1] >= promise,
-    }
 
 
 # --- drawings ------------------------------------------------------------------------------------

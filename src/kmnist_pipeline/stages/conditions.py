@@ -10,6 +10,7 @@ import numpy as np
 
 from kmnist_pipeline.data import dataset
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation import acceptance
 from kmnist_pipeline.evaluation import conditions as renderings
 from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
@@ -43,7 +44,7 @@ def conditions(stage: Stage, params: dict[str, Any]) -> None:
         answers = classifier.answers(pixels, doubts)
         right = np.array([answer.label for answer in answers]) == chosen.labels
         accepted = np.array([answer.decision == "accept" for answer in answers])
-        return renderings.outcome(right, accepted, routing["promise"])
+        return acceptance.outcome(right, accepted, routing["promise"])
 
     results = [{"name": renderings.CLEAN, **measured(chosen.pixels, [])}]
     refused, shown, titles = [], [], []
