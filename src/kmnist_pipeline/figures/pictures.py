@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-SIDE = 72  # pixels of each of the two
+SIDE = 56  # pixels of each of the two
 BETWEEN = 4
 
 

@@ -21,12 +21,11 @@ LARGEST = 640  # pixels of the longer side; a larger picture is reduced first
 ENOUGH = 4000  # pixels of paper, to fit a surface through them
 FAINT = 0.06  # ink differs from the paper by more than this, on a scale from black to white
 NOISE = 4.0  # and by more than this many standard deviations of the paper
+PAPER = 2.5  # a pixel that differs by fewer standard deviations is paper
 PART = 4  # pixels in each part of a character, on average at least
 SPECK = 0.02  # a spot with less ink than this share of the largest one is no part of a character
-SIDE, LEAST = (
-    0.9,
-    16,
-)  # a line around a character covers this share of each side of its box, which has LEAST pixels
+SIDE = 0.9  # a line around a character covers this share of each side of its box,
+LEAST = 16  # which has as many pixels
 SHOWN = 0.1  # paper and ink that change by more than this are said
 
 
@@ -127,7 +126,7 @@ def ink_on_paper(picture: np.ndarray, steps: list[str]) -> tuple[np.ndarray, flo
         surface = terms[:, :count] @ _fit(terms[some, :count], flat[some])
         apart = flat - surface
         far = np.abs(apart).max(axis=1)
-        paper = np.flatnonzero(far < NOISE * max(_deviation(apart[paper]), FAINT / NOISE))
+        paper = np.flatnonzero(far < PAPER * max(_deviation(apart[paper]), FAINT / NOISE))
     colour = (apart * far[:, None] ** 2).sum(axis=0)
     colour /= max(float(np.linalg.norm(colour)), 1e-9)
     along = apart @ colour
