@@ -84,7 +84,7 @@ def drawings(draw: st.DrawFn, levels: int = 256) -> np.ndarray:
     """A real digit of any size, white on black (h, w) uint8, anywhere on a sheet."""
     drawn = digit(draw(st.integers(0, 1796)), draw(st.integers(12, 70)))
     if levels == 2:
-        drawn = np.uint8(drawn > 127) * np.uint8(255)
+        drawn = np.where(drawn > 127, 255, 0).astype(np.uint8)
     room = st.tuples(st.integers(1, 30), st.integers(1, 30))
     return np.pad(drawn, (draw(room), draw(room)))
 

@@ -135,8 +135,8 @@ def _of_conditions(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     path = _numbers(stage, "conditions.json")
     content = numbers.read(path)
     for row in content["conditions"]:
-        counts = (row[key] for key in ("n", "correct", "accepted", "accepted_correct"))
-        again = acceptance.outcome_of(*counts, content["promise"])
+        counts = [row[key] for key in ("n", "correct", "accepted", "accepted_correct")]
+        again = acceptance.outcome_of(*counts, promise=content["promise"])
         yield from _apart(path, _flat(row["name"], row), _flat(row["name"], again))
 
 

@@ -110,7 +110,7 @@ def _parts(ink: np.ndarray) -> np.ndarray:
 
     0 if there is no empty column between columns with ink.
     """
-    columns = ink.any(axis=1)
+    columns = np.asarray(ink.any(axis=1))
     widest, at, run = (np.zeros(len(ink), int) for _ in range(3))
     begun = np.zeros(len(ink), bool)
     for x, filled in enumerate(columns.T):
@@ -119,8 +119,8 @@ def _parts(ink: np.ndarray) -> np.ndarray:
         run = np.where(filled, 0, run + 1)
         begun |= filled
     right = np.arange(columns.shape[1]) >= at[:, None]
-    heights = [_extent((ink & side[:, None]).any(axis=2)) for side in (~right, right)]
-    lower = np.minimum(*heights) / np.maximum(_extent(ink.any(axis=2)), 1)
+    heights = [_extent(np.asarray((ink & side[:, None]).any(axis=2))) for side in (~right, right)]
+    lower = np.minimum(*heights) / np.maximum(_extent(np.asarray(ink.any(axis=2))), 1)
     return np.where(widest > 0, lower, 0.0)
 
 

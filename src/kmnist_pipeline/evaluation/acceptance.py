@@ -12,8 +12,8 @@ CONFIDENCE = 0.95  # of the interval
 
 def outcome(right: np.ndarray, accepted: np.ndarray, promise: float) -> dict[str, Any]:
     """What is counted and computed from answers that are right, and accepted, (N,) bool."""
-    counts = (right.sum(), accepted.sum(), (right & accepted).sum())
-    return outcome_of(len(right), *map(int, counts), promise)
+    both = int((right & accepted).sum())
+    return outcome_of(len(right), int(right.sum()), int(accepted.sum()), both, promise)
 
 
 def outcome_of(

@@ -16,7 +16,7 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
     kind = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.BILINEAR
     image = image.resize([max(1, round(side * scale)) for side in image.size], kind)
     square = Image.new("RGB", (SIDE, SIDE), (190, 190, 190))
-    square.paste(image, [(SIDE - side) // 2 for side in image.size])
+    square.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
     return np.asarray(square)
 
 
