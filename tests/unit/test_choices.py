@@ -23,7 +23,7 @@ from kmnist_pipeline.fits import key
 
 OFF = {"affine": None, "elastic": None, "thickness": None, "cutout": None}
 STRENGTHS = {"affine": 0.2, "elastic": 0.04, "thickness": 0.5, "cutout": 0.3}
-CHAMPION = {
+RECIPE = {
     "optimizer": {
         "name": "nesterov", "lr": 0.05, "batch_size": 32, "momentum": 0.9, "weight_decay": 0.001,
         "label_smoothing": 0.1,
@@ -35,8 +35,8 @@ CHAMPION = {
 }  # fmt: skip
 
 
-def champion(architecture: str = "residual", **changes: Any) -> dict[str, Any]:
-    experiment = trial(architecture) | CHAMPION
+def recipe(architecture: str = "residual", **changes: Any) -> dict[str, Any]:
+    experiment = trial(architecture) | RECIPE
     for name, value in changes.items():
         holder = next(part for part in ("optimizer", "trainer") if name in experiment[part])
         experiment[holder] = {**experiment[holder], name: value}
@@ -68,7 +68,7 @@ def pictures(n: int = 4, shape: tuple[int, ...] = (1, 28, 28), seed: int = 0) ->
 )
 def test_a_resumed_training_ends_with_the_bytes_of_an_undisturbed_one(architecture, shape, changes):
     images = digits(300) if shape == (8, 8) else noise(shape, 200)
-    experiment = champion(architecture, **changes)
+    experiment = recipe(architecture, **changes)
     whole, memory = trained(experiment, images), Memory()
     for epoch in (1, 2):
         trained(experiment, images, memory, stop_after=epoch)
@@ -78,16 +78,16 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_undisturbed_one(architectu
 
 def test_the_whole_recipe_learns_and_each_part_changes_the_result():
     images = digits(300)
-    whole = trained(champion(epochs=8), images)
+    whole = trained(recipe(epochs=8), images)
     kept = whole.kept("validation")
     assert kept is not None and kept.accuracy > 0.7
     images = digits(90)
-    first = trained(champion(), images, stop_after=1).digests
+    first = trained(recipe(), images, stop_after=1).digests
     others = [
         {"lr": 0.01}, {"momentum": 0.5}, {"weight_decay": 0.1}, {"label_smoothing": None},
         {"warmup": 0.0}, *({name: None} for name in STRENGTHS),
     ]  # fmt: skip
-    found = {trained(champion(**each), images, stop_after=1).digests[0] for each in others}
+    found = {trained(recipe(**each), images, stop_after=1).digests[0] for each in others}
     assert len(found) == len(others) and first[0] not in found
 
 
@@ -98,7 +98,7 @@ def test_a_fit_without_the_new_settings_has_the_key_that_it_had():
     assert key._without_null(new) == key._without_null(settings)
     code = key.code("cnn", settings)
     assert not [path for path in code if "distortions" in path or "_penalties" in path]
-    used = key.code("cnn", {**settings, **CHAMPION})
+    used = key.code("cnn", {**settings, **RECIPE})
     assert {f"families/cnn/augmentations/_{name}.py" for name in STRENGTHS} <= used.keys()
     assert "families/cnn/optimizers/_penalties.py" in used
 

@@ -43,7 +43,7 @@ def write(
     winner = results.winner(kept)
     model = results.model_bytes(stage.item, kept, winner, classes)
     stage.write(paths.weights(stage.item), model)
-    trials = {name: trial for wave in waves for name, trial in wave.items()}
+    trials = results.longest(waves)
     curves = paths.numbers(report, stage.item, "curves.csv")
     stage.write_csv(curves, results.CURVES, results.curve_rows(trials))
     compared, seeds = results.validation_accuracy(kept[winner])
