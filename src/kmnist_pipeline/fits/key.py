@@ -69,9 +69,13 @@ def surroundings(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def environment(family: str) -> dict[str, Any]:
-    """The libraries and the arithmetic that a family computes with, for the evidence."""
-    return {"arithmetic": arithmetic.name(), "libraries": libraries(family)}
+def environment(family: str, *others: str) -> dict[str, Any]:
+    """The libraries and the arithmetic that a family computes with, for the evidence.
+
+    others: more libraries that decide its numbers.
+    """
+    used = {**libraries(family), **lineage.versions(others)}
+    return {"arithmetic": arithmetic.name(), "libraries": used}
 
 
 def libraries(family: str) -> dict[str, str]:

@@ -27,7 +27,8 @@ def tune(stage: Stage, params: dict[str, Any]) -> None:
         spent = {"epochs": results.epochs(tried[name])} if study.get("search") else {}
         rows.append(row | spent)
     details = {"winner": winner, "trials": rows}
-    training.write(stage, study["report"], planned.images.classes, waves, details)
+    chose = ["optuna"] if study.get("search") else []
+    training.write(stage, study["report"], planned.images.classes, waves, details, *chose)
     table = paths.numbers(study["report"], stage.item, "trials.csv")
     stage.write_csv(table, *_table(rows, winner))
 
