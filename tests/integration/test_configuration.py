@@ -216,6 +216,7 @@ def unvalidated(experiment: str = SOFTMAX, **trainer: Any) -> dict:
 
 KFOLD = {"method": "kfold", "folds": 3}
 ADAMW = {"name": "adamw", "lr": 0.001, "batch_size": 64}
+SMOOTHED = {"weight_decay": 0.0, "label_smoothing": 0.1}
 
 
 def trained(**trainer: Any) -> dict:
@@ -277,7 +278,7 @@ REFUSED = [
     (f"{CNN}.optimizer.name", "sgd", "=sgd: must be one of adam"),
     (f"{CNN}.optimizer", CONTENT["experiments"]["digits_softmax"]["optimizer"], ".name=sgd: must"),
     (f"{CNN}.model.dropout", 1, "=1: must be less than 1"),
-    (f"{CNN}.model.architecture", "lenet", "=lenet: must be one of improved, residual, resnet_like, s"),
+    (f"{CNN}.model.architecture", "lenet", "=lenet: must be one of improved, residual, resnet"),
     (f"{CNN}.model.draws", 5, "=5: must be a whole number for a siamese network, and null for"),
     (f"{CNN}.validation", {"method": "holdout", "fraction": 1}, ".fraction=1: must be less than 1"),
     (f"{CNN}.validation", KFOLD | {"ensemble": 1}, ".ensemble=1: must be true or false"),
@@ -286,9 +287,9 @@ REFUSED = [
     (f"{CNN}.trainer.warmup", 0.1, "=0.1: must be null, because trainer.schedule is constant"),
     (f"{CNN}.trainer.cutout", 0.1, "=0.1: must be null, because trainer.augmentation is none"),
     (f"{CNN}.trainer.cutout", 2, "=2: must be at most 1"),
-    (CNN, trained(schedule="linear"), ".trainer.warmup=null: must be a number, because trainer.sch"),
-    (f"{CNN}.optimizer", ADAMW, ".weight_decay=null: must be a number, because optimizer.name is a"),
-    (CNN, trained(loss="sum") | {"optimizer": ADAMW | {"weight_decay": 0.0, "label_smoothing": 0.1}},
+    (CNN, trained(schedule="linear"), ".trainer.warmup=null: must be a number, because trainer"),
+    (f"{CNN}.optimizer", ADAMW, ".weight_decay=null: must be a number, because optimizer.name"),
+    (CNN, trained(loss="sum") | {"optimizer": ADAMW | SMOOTHED},
      ".optimizer.label_smoothing=0.1: must be null, because it is that of a mean loss"),
     (GRID, searched(rungs=[2, 1]), ".search.rungs=[2, 1]: must be a rising list of epochs below 3"),
     (GRID, searched(rungs=[3]), ".search.rungs=[3]: must be a rising list of epochs below 3"),
@@ -301,6 +302,7 @@ REFUSED = [
     (GRID, searched(space={"model.dropout": {"low": 0.5, "high": 0.5, "log": False}}),
      ".search.space.model.dropout.high=0.5: must be greater than low"),
     (GRID, searched(reduction=1), ".search.reduction=1: must be at least 2"),
+    (GRID, searched() | {"retrain": False}, ".retrain=false: must be true for a search, which"),
     (GRID, searched() | {"points": [{"optimizer.lr": 1}]}, ".points=[{"),
     (f"{GRID}.product", {"optimizer.lr": [0.1, -1]}, ".optimizer.lr[1]=-1: must be greater than 0"),
     (f"{GRID}.product", {"optimizer.name": ["adam", "sgd"]}, ".optimizer.name[1]=sgd: must be one"),

@@ -51,7 +51,7 @@ def main() -> int:
     for changes in json.loads(sys.argv[2]):
         label, again = changes.pop("label"), changes.pop("again", None)
         if search := changes.pop("search", None):
-            study = {"points": [], "product": {}, "search": search, "retrain": False}
+            study = {"points": [], "product": {}, "search": search, "retrain": True}
             plans.append(plan.of_study(label, study, trial(**changes), images))
             continue
         second = iter([({"again": trial(**{**changes, "seeds": again or []})}, None)])
@@ -69,9 +69,14 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     keys = [task.key for each in plans for task in each.tasks()]
-    waves = [[sorted(wave) for wave in each.waves] for each in plans]
+    waves = [[_keys(wave) for wave in each.waves] for each in plans]
     print(json.dumps({"keys": keys, "waves": waves, "loky": "loky" in sys.modules}))
     return 0
+
+
+def _keys(wave: Any) -> dict[str, list[str]]:
+    """The keys of whole fits by trial."""
+    return {name: [t.whole for seed in seeds for t in seed] for name, seeds in wave.items()}
 
 
 def _damage_the_first(store: Any) -> None:

@@ -226,6 +226,7 @@ def test_the_average_of_equal_weights_is_these_weights():
 def test_augmentations_that_are_off_change_nothing():
     images = pictures()
     assert torch.equal(augmented(images), images)
+    assert torch.equal(distortions.augment(images, np.random.default_rng(0), {}), images)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

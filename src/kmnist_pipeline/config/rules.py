@@ -202,6 +202,8 @@ def _check_study(key: str, study: Study, config: Config) -> None:
         raise refused(f"{key}.seeds", study.seeds, "one or more different seeds, or null")
     tried = checked_trials(study, base, key)
     if study.search:
+        if not study.retrain:
+            raise refused(f"{key}.retrain", False, "true for a search, which ends trials early")
         _check_search(f"{key}.search", study.search, list(tried.values()))
     shared = attrgetter("report", "dataset", "classes", "seeds", "model.family")
     for position, trial in enumerate(tried.values()):

@@ -3,7 +3,8 @@
 A round asks for `size` points. Their trials are trained to the first of the `rungs`; the best of
 them go on to the next one, and so on, and those that are left are trained to the end. Optuna learns
 the results between two rounds. So the points depend on the size of a round, not on the number of
-workers or on which of them is faster.
+workers or on which of them is faster. After the last round, the best trial is trained again as the
+base experiment says.
 
 Nothing is stored but the fits: a search that was killed asks the same questions again, and finds
 the answers in the store.
@@ -103,10 +104,7 @@ class Search:
     def _winner(self) -> dict[str, Experiment]:
         finished = [name for name in self.points if name in self._finished]
         name = max(finished, key=self._finished.__getitem__)
-        point = self.points[name]
-        if self._study["retrain"]:
-            return {self._retrained: grid.retrained(self._study, self._base, point)}
-        return {name: grid.trial(self._study, self._base, point)}
+        return {self._retrained: grid.retrained(self._study, self._base, self.points[name])}
 
 
 def _proposed(trial: Any, key: str, values: Any) -> Any:

@@ -19,24 +19,24 @@ from kmnist_pipeline.families.cnn.augmentations import _affine, _cutout, _elasti
 def augment(images: Tensor, rng: np.random.Generator, settings: dict[str, Any]) -> Tensor:
     """The distorted batch (N, C, H, W) of scaled images.
 
-    rng: the random stream of the epoch; settings: `affine`, `elastic`, `thickness`, `cutout`; null
-    leaves one out. The smallest value of the batch is the background, which moved points outside
-    of an image have, and the cut out square.
+    rng: the random stream of the epoch; settings: `affine`, `elastic`, `thickness`, `cutout`; those
+    that are null are left out. The background, which is seen where an image is read outside of its
+    border and in the cut out square, is the smallest value of the batch.
     """
     n, _, height, width = images.shape
     changed, blank = images.float(), images.min().float()
     points, moves = _points(height, width), []
-    if settings["affine"] is not None:
-        moves.append(_affine.displacement(n, rng, settings["affine"], points))
-    if settings["elastic"] is not None:
-        moves.append(_elastic.displacement(n, rng, settings["elastic"], (height, width)))
+    if (affine := settings.get("affine")) is not None:
+        moves.append(_affine.displacement(n, rng, affine, points))
+    if (elastic := settings.get("elastic")) is not None:
+        moves.append(_elastic.displacement(n, rng, elastic, (height, width)))
     if moves:
         where = (points + sum(moves)).unflatten(1, (height, width)).to(images.device)
         changed = functional.grid_sample(changed - blank, where, align_corners=False) + blank
-    if settings["thickness"] is not None:
-        changed = _thickness.change(changed, rng, settings["thickness"])
-    if settings["cutout"] is not None:
-        changed = _cutout.erase(changed, rng, settings["cutout"], blank)
+    if (thickness := settings.get("thickness")) is not None:
+        changed = _thickness.change(changed, rng, thickness)
+    if (cutout := settings.get("cutout")) is not None:
+        changed = _cutout.erase(changed, rng, cutout, blank)
     return changed.to(images.dtype).contiguous(memory_format=torch.channels_last)
 
 

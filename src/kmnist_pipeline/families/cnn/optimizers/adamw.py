@@ -15,6 +15,6 @@ from kmnist_pipeline.families.cnn.optimizers import _penalties
 
 def build(network: nn.Module, settings: dict[str, Any]) -> torch.optim.Optimizer:
     """The optimizer of a network's weights; settings: `lr`, `weight_decay`, `label_smoothing`."""
-    _penalties.smooth_labels(network, settings["label_smoothing"])
+    _penalties.smooth_labels(network, settings.get("label_smoothing"))
     groups = _penalties.decayed(network, settings["weight_decay"])
     return torch.optim.AdamW(groups, lr=settings["lr"], fused=True)

@@ -18,7 +18,7 @@ def build(network: nn.Module, settings: dict[str, Any]) -> torch.optim.Optimizer
 
     settings: `lr`, `momentum`, `weight_decay`, `label_smoothing`.
     """
-    _penalties.smooth_labels(network, settings["label_smoothing"])
+    _penalties.smooth_labels(network, settings.get("label_smoothing"))
     groups = _penalties.decayed(network, settings["weight_decay"])
     lr, momentum = settings["lr"], settings["momentum"]
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
