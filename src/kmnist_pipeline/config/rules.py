@@ -206,14 +206,15 @@ def _check_study(key: str, study: Study, config: Config) -> None:
             raise refused(f"{key}.retrain", False, "true for a search, which ends trials early")
         _check_search(f"{key}.search", study.search, list(tried.values()))
     shared = attrgetter("report", "dataset", "classes", "seeds", "model.family")
-    for position, trial in enumerate(tried.values()):
-        _check_experiment(f"{key}.points[{position}]", trial, config)
+    for position, (name, trial) in enumerate(tried.items()):
+        where = f"{key}.search.space[{name}]" if study.search else f"{key}.points[{position}]"
+        _check_experiment(where, trial, config)
         if isinstance(trial.validation, NoValidation):
-            where = f"{key}.points[{position}]: validation.method"
-            raise refused(where, "none", "kfold or holdout, because validation chooses the winner")
+            allowed = "kfold or holdout, because validation chooses the winner"
+            raise refused(f"{where}: validation.method", "none", allowed)
         if shared(trial) != shared(base):
             raise ConfigError(
-                f"{key}.points[{position}]: must not change report, dataset, classes, seeds or "
+                f"{where}: must not change report, dataset, classes, seeds or "
                 f"model.family of the base experiment ({key}.seeds sets other seeds)"
             )
 

@@ -266,10 +266,12 @@ def training_figures(folder: Path, winner: str, rows: list[dict]) -> Iterator[Dr
     if "trials" in validation:
         chosen = {trial["name"]: trial["seeds"] for trial in validation["trials"]}
         tested = {row["name"]: row["seeds"]["accuracy"] for row in rows}
-        names, n = list(chosen), chosen[winner]["n"]
+        names, n = list(chosen), chosen[validation["winner"]]["n"]
+        is_search = "epochs" in validation["trials"][0]
         yield (
             "trials",
             f"validation accuracy of each of {len(names)} trials, which chose the winner"
+            + (" and ended the others early" if is_search else "")
             + (", and test accuracy, measured afterwards" if names[0] in tested else "")
             + (f"; mean and standard deviation over {n} seeds." if n > 1 else "; one seed."),
             model_figures.trials(
