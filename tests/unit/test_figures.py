@@ -263,7 +263,11 @@ def test_samples_are_of_their_class_and_differ() -> None:
     [
         ({}, "retrained", "which chose the winner; one seed."),
         ({}, "lr=2", "which chose the winner, and test accuracy, measured afterwards; one seed."),
-        ({"epochs": 3}, "retrained", "chose the winner and ended the others early; one seed."),
+        (
+            {"epochs": 3},
+            "retrained",
+            "which chose the winner and ended the others early; one seed.",
+        ),
     ],
 )
 def test_the_trials_of_a_study_are_drawn_whether_or_not_its_winner_was_trained_again(
