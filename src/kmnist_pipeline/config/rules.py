@@ -83,7 +83,8 @@ def checked_trials(study: Study, base: Experiment, key: str) -> dict[str, Experi
     content = _applied(base.model_dump(), study.trial, f"{key}.trial")
     space = study.search.space if study.search else {}
     tried: dict[str, Experiment] = {}
-    for part, choices in (("product", study.product), ("search.space", space)):
+    parts: list[tuple[str, dict[str, Any]]] = [("product", study.product), ("search.space", space)]
+    for part, choices in parts:
         for dotted, values in choices.items():
             ends = [values["low"], values["high"]] if isinstance(values, dict) else values
             for position, value in enumerate(ends):

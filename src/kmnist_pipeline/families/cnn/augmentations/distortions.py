@@ -25,7 +25,7 @@ def augment(images: Tensor, rng: np.random.Generator, settings: dict[str, Any]) 
     """
     n, _, height, width = images.shape
     changed, blank = images.float(), images.min().float()
-    points, moves = _points(height, width), []
+    points, moves = _points(height, width), list[Tensor]()
     if (affine := settings.get("affine")) is not None:
         moves.append(_affine.displacement(n, rng, affine, points))
     if (elastic := settings.get("elastic")) is not None:

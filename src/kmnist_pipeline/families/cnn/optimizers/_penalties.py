@@ -26,13 +26,14 @@ def smooth_labels(network: nn.Module, share: float | None) -> None:
     that with the even target. The second part needs no labels, so that it can be added to the
     gradient of the logits here. Reported losses stay those of the labels, as in validation.
     """
+    if share is None:
+        return
 
     def smooth(module: nn.Module, images: Any, logits: Tensor) -> None:
         if logits.requires_grad:
             logits.register_hook(lambda gradient: gradient.lerp(_even(logits), share))
 
-    if share:
-        network.register_forward_hook(smooth)
+    network.register_forward_hook(smooth)
 
 
 def _even(logits: Tensor) -> Tensor:
