@@ -49,12 +49,17 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, undisturbed)
     assert results(tmp_path) == results(store)
 
 
+def kill_after(fits: int, store: Path) -> None:
+    """Search, and kill the program when its store has so many fits."""
+    with training(store, SEARCH) as program:
+        wait_until(lambda: program.finished() >= fits, f"{fits} fits")
+        program.process.kill()
+
+
 def test_a_killed_search_ends_with_the_same_bytes(tmp_path, undisturbed):
     store, printed = undisturbed
-    for finished in (3, 11):  # in the first rung, and in a later one
-        with training(tmp_path, SEARCH) as program:
-            wait_until(lambda n=finished: program.finished() >= n, f"{finished} fits")
-            program.process.kill()
+    kill_after(3, tmp_path)  # in the first rung
+    kill_after(11, tmp_path)  # in a later one
     status, out, messages = train(tmp_path, SEARCH)
     assert status == 0, messages
     assert json.loads(out)["waves"] == printed["waves"]

@@ -22,7 +22,7 @@ from kmnist_pipeline.families.cnn.schedules import linear
 from kmnist_pipeline.fits import key
 
 OFF = {"affine": None, "elastic": None, "thickness": None, "cutout": None}
-STRENGTHS = {"affine": 0.2, "elastic": 0.04, "thickness": 0.5, "cutout": 0.3}
+STRENGTHS: dict[str, Any] = {"affine": 0.2, "elastic": 0.04, "thickness": 0.5, "cutout": 0.3}
 RECIPE = {
     "optimizer": {
         "name": "nesterov", "lr": 0.05, "batch_size": 32, "momentum": 0.9, "weight_decay": 0.001,
@@ -43,7 +43,7 @@ def recipe(architecture: str = "residual", **changes: Any) -> dict[str, Any]:
     return experiment
 
 
-def augmented(images: torch.Tensor, seed: int = 0, **settings: float) -> torch.Tensor:
+def augmented(images: torch.Tensor, seed: int = 0, **settings: Any) -> torch.Tensor:
     return distortions.augment(images, np.random.default_rng(seed), OFF | settings)
 
 
@@ -83,7 +83,7 @@ def test_the_whole_recipe_learns_and_each_part_changes_the_result():
     assert kept is not None and kept.accuracy > 0.7
     images = digits(90)
     first = trained(recipe(), images, stop_after=1).digests
-    others = [
+    others: list[dict[str, Any]] = [
         {"lr": 0.01}, {"momentum": 0.5}, {"weight_decay": 0.1}, {"label_smoothing": None},
         {"warmup": 0.0}, *({name: None} for name in STRENGTHS),
     ]  # fmt: skip
@@ -241,7 +241,7 @@ def test_an_augmented_batch_has_the_form_of_the_batch(shape, dtype):
 @pytest.mark.parametrize("name", STRENGTHS)
 def test_each_augmentation_takes_its_numbers_from_the_stream_alone(name):
     images = pictures()
-    strength = {name: STRENGTHS[name]}
+    strength: dict[str, Any] = {name: STRENGTHS[name]}
     torch.manual_seed(1)
     first = augmented(images, **strength)
     torch.manual_seed(2)

@@ -69,7 +69,8 @@ def test_an_ensemble_predicts_with_the_mean_of_its_members(tmp_path: Path):
         for name, tensor in {**SCALER, "weights": own}.items()
     }
     validation = {"method": "kfold", "folds": 3, "ensemble": True}
-    about = {"trials": [{**ABOUT["trials"][0], "validation": validation}], "winner": 0}
+    trial = {"name": "t", "model": SETTINGS, "validation": validation}
+    about = {"trials": [trial], "winner": 0}
     content = file.encode(tensors, {**ABOUT, **about, "kept_folds": [[1, 2]]})
     (tmp_path / "m.safetensors").write_bytes(content)
     for seed, best in ((0, 1), (1, 2)):

@@ -36,7 +36,7 @@ def used(params: dict[str, Any], store: Store) -> set[str]:
                 with suppress(LostError):
                     while plan.advance(store):
                         pass
-                if plan.choose:  # unfinished: what it continues is used too
+                if plan.choose is not None:  # unfinished: what it continues is used too
                     keys |= {task.whole for task in plan.tasks()}
             elif plan.choose:
                 study = params["studies"][name]  # each of its trials may win and be trained again
