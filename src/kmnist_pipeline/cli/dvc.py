@@ -1,8 +1,9 @@
-"""The command `dvc` of this project's environment: DVC, with two changes.
+"""The command `dvc` of this project's environment: DVC, with three changes.
 
 Stages run in the Python of this environment: DVC deletes the outs of a stage before it starts the
 first `python` in PATH, which may lack the libraries. DVC's files are replaced when the new ones are
-complete: DVC writes them in place, so an interrupt or a full disk leaves them cut.
+complete: DVC writes them in place, so an interrupt or a full disk leaves them cut. And `dvc exp
+show` without options shows only the columns that people compare.
 """
 
 from __future__ import annotations
@@ -19,6 +20,14 @@ from typing import Any
 from kmnist_pipeline import cli
 from kmnist_pipeline.cli.common import mend_lock
 
+# The columns of `dvc exp show` that people compare: all are thousands of characters wide.
+COMPARED = [
+    "--only-changed",
+    "--drop",
+    r"Created|State|Executor|.*:(loss|precision|recall|f1|correct)$"
+    r"|(src|data|models|metrics|figures|conf)/[^:]*$",
+]
+
 
 def main() -> int:
     """Run DVC with the arguments of this process; returns its exit status."""
@@ -34,6 +43,8 @@ def main() -> int:
 
     for module in (_common, _yaml):
         module._dump_data = _replace_file
+    if sys.argv[1:] == ["exp", "show"]:
+        sys.argv += COMPARED
     status = dvc()
     if status and folder:
         from kmnist_pipeline.commands import recovery
