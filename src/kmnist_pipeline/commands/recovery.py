@@ -28,13 +28,12 @@ def put_back() -> str:
     """
     if _damage() is None:
         return ""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
+    from kmnist_pipeline.repository import dvc
 
     try:
-        with Repo() as repo, repo.lock:
+        with dvc.opened() as repo, repo.lock:
             return _mend()
-    except (DvcException, UserError, OSError):  # the next command says what is wrong
+    except (UserError, OSError):  # the next command says what is wrong
         return ""
 
 

@@ -209,7 +209,7 @@ def whole_entries(text: str) -> dict[str, str] | None:
     begins_next = re.match("  [^ ]", rest)
     if found and ((rest and not begins_next) or not _is_whole(found[-1])):
         found.pop()
-    by_address = {entry.partition(":\n")[0].strip(): entry for entry in found}
+    by_address = {_address(entry): entry for entry in found}
     return by_address if len(by_address) == len(found) else None
 
 

@@ -58,7 +58,7 @@ CODE = (
     "serving/classifier.py",
 )
 LIBRARIES = {"safetensors", "scipy"}  # that a version needs, besides those of its family
-FILES = {"model.safetensors", "about.json", "validation.json", "test.json"}  # of a bundle
+FILES = {WEIGHTS, "about.json", "validation.json", "test.json"}  # of a bundle
 
 
 @dataclass(frozen=True)

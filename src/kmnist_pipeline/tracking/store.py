@@ -114,7 +114,7 @@ def artifacts(experiment: str) -> str | None:
 
 
 def move_in(file: Path) -> None:
-    """Make a SQLite store that was moved or copied use the artifacts beside it.
+    """Point the addresses in a moved or copied SQLite store to the artifacts beside it.
 
     Its addresses are absolute, so a copy would read and change the artifacts of the original.
     Raises UserError if the store cannot be changed.

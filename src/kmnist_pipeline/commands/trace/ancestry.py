@@ -73,6 +73,11 @@ class Trace:
             found += [maker for maker in self.steps[one].makers if maker not in found]
         return [self.steps[one] for one in found]
 
+    def verifications(self, key: str) -> list[Receipt]:
+        """The receipts of verifications that have run a stage again."""
+        stage = self.steps[key].stage
+        return [receipt for receipt in self.receipts if receipt.covers(stage)]
+
     def is_whole(self, file: Identified) -> bool:
         """Whether the stages behind a file lead back to published data without a gap or remark."""
         if not file.matches or file.remark:

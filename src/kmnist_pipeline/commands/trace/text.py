@@ -81,8 +81,7 @@ def verified(found: Trace, key: str) -> list[str]:
     lines = [
         f"run again by `{receipt.ran.command}` on {receipt.ran.machine}: "
         f"{receipt.verdict(address)} ({receipt.signature})"
-        for receipt in found.receipts
-        if receipt.covers(found.steps[key].stage)
+        for receipt in found.verifications(key)
     ]
     return lines or ["no receipt of `kmnist verify` says that this stage was run again"]
 
@@ -220,7 +219,6 @@ def _stage(found: Trace, step: Step) -> dict[str, Any]:
                 "verdict": receipt.verdict(step.stage.address),
                 "signature": receipt.signature,
             }
-            for receipt in found.receipts
-            if receipt.covers(step.stage)
+            for receipt in found.verifications(step.stage.key)
         ],
     }
