@@ -240,7 +240,7 @@ def test_a_figure_that_no_stage_of_the_report_made_is_refused(without_mlflow: Pr
 
 
 def unfinished(project: Project) -> list[Path]:
-    return [path for path in project.folder.rglob(".*.unfinished") if ".git" not in path.parts]
+    return [path for path in project.folder.rglob("*.unfinished") if ".git" not in path.parts]
 
 
 def test_a_stage_by_hand_with_many_overrides(without_mlflow: Project) -> None:

@@ -59,6 +59,10 @@ def pca_scatter(names: Sequence[str] = NAMES) -> Figure:
     return data_figures.pca_scatter(components, LABELS, names, ratios)
 
 
+def measured(mean: float, sd: float | None = None) -> dict[str, float | None]:
+    return {"mean": mean, "sd": sd}
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "class_table": lambda: data_figures.class_table(list("abcdefghij"), range(10), range(10)),
     "class_table_numbers": lambda: data_figures.class_table(NAMES, range(10), range(10)),
@@ -81,10 +85,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         IMAGES[:7], ["Predicted: 4, Actual: 7", "True: 1\nPredicted: 2"] * 3 + [""], 5, 16, gap=18
     ),
     "trials": lambda: model_figures.trials(
-        ["lr 0.1", "lr 0.01"], [0.9, 0.8], [0.01, None], [0.85, None], 0
+        ["lr 0.1", "lr 0.01"], [measured(0.9, 0.01), measured(0.8)], [measured(0.85, 0.02), None], 0
     ),
     "trials_untested": lambda: model_figures.trials(
-        ["a", "b"], [0.9, 0.8], [0.1, 0.1], [None] * 2, 1
+        ["a", "b"], [measured(0.9, 0.1), measured(0.8, 0.1)], [None, None], 1
     ),
     "class_scores": lambda: model_figures.class_scores(
         NAMES, np.linspace(0.8, 0.9, 10), np.linspace(0.9, 0.8, 10), np.full(10, 0.85)

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -108,9 +108,10 @@ class Stage:
 
     @contextmanager
     def partial(self) -> Iterator[Path]:
-        """A folder that the next run with the same lineage key reuses; removed on success."""
+        """A folder that a run with the same lineage key reuses within a day; removed on success."""
         partial = Path(".kmnist/partial")
         partial.mkdir(parents=True, exist_ok=True)
+        outs.remove_leftovers(partial.iterdir())
         if self.lineage is None:  # a run by hand is never resumed
             with tempfile.TemporaryDirectory(prefix=f"{self.kind}-", dir=partial) as folder:
                 yield Path(folder)
@@ -174,7 +175,6 @@ def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ())
 
 
 def _run(run: Run, kind: str, items: str, libraries: tuple[str, ...], cfg: DictConfig) -> None:
-    reads.watch()
     with publisher() as child:  # first, because it needs two seconds to get ready
         content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         name = content.pop("name")
@@ -184,7 +184,7 @@ def _run(run: Run, kind: str, items: str, libraries: tuple[str, ...], cfg: DictC
             raise UserError(f"name={name}: must be one of the {items}: {', '.join(known)}")
 
         arithmetic.require()
-        stage = replace(_stage(kind, name, content), libraries=libraries)
+        stage = _stage(kind, name, libraries, content)
         _refuse_undeclared(stage)
         run(stage, content)
         _refuse_undeclared(stage)
@@ -208,27 +208,26 @@ def _refuse_undeclared(stage: Stage) -> None:
 
 def _way_back() -> str:
     """How to get the committed outs back, which DVC has removed before it ran this stage."""
-    from kmnist_pipeline.repository import git  # only a stage that fails uses it
+    from kmnist_pipeline.repository import dvc, git  # only a stage that fails uses them
 
-    if "DVC_STAGE" not in os.environ:
-        return ""
     with suppress(UserError, OSError, ValueError, KeyError):
         params = OmegaConf.to_container(OmegaConf.load("params.yaml"))
-        removed = lineage.outs(os.environ["DVC_STAGE"], cast(dict[str, Any], params))
-        gone = [p for p in removed if not Path(p).exists() and git.paths("ls-files", "-z", p)]
-        if gone:
-            return f"\nTo get the committed files back: git checkout -- {shlex.join(gone)}"
+        stage = dvc.stages(cast(dict[str, Any], params))[os.environ["DVC_STAGE"]]
+        removed = [path for path in dvc.outs(stage) if not Path(path).exists()]
+        if gone := [path for path in removed if git.paths("ls-files", "-z", path)]:
+            return f"\nTo get the committed files back: git checkout HEAD -- {shlex.join(gone)}"
     return ""
 
 
-def _stage(kind: str, name: str, params: dict[str, Any]) -> Stage:
+def _stage(kind: str, name: str, libraries: tuple[str, ...], params: dict[str, Any]) -> Stage:
     address = os.environ.get("DVC_STAGE")
     if address == f"{kind}@{name}":
-        return Stage(kind, name, Path("."), lineage.of_running_stage(address, params))
+        known = lineage.of_running_stage(address, params)
+        return Stage(kind, name, Path("."), known, libraries)
     changes = HydraConfig.get().job.override_dirname.replace("/", "_") or "unchanged"
     root = Path("multirun") / kind / name / _short(changes)
     root.mkdir(parents=True, exist_ok=True)  # if this fails, it fails before the work
-    return Stage(kind, name, root, None)
+    return Stage(kind, name, root, None, libraries)
 
 
 def _short(name: str) -> str:

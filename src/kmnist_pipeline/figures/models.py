@@ -202,28 +202,28 @@ def risk_coverage(
 @canvas.style()
 def trials(
     names: Sequence[str],
-    validation: canvas.Numbers,
-    sd: Sequence[float | None] | np.ndarray,
-    test: Sequence[float | None] | np.ndarray,
+    validation: Sequence[Mapping[str, Any]],
+    test: Sequence[Mapping[str, Any] | None],
     winner: int,
 ) -> Figure:
     """The trials of a study: validation accuracy (left) and, if known, test accuracy (right).
 
-    names, validation, sd, test: an entry for each trial, in the order of drawing, None if a
-    number is missing; bars reach one `sd` to both sides; winner: the position of the trial with
-    the best validation accuracy.
+    names, validation, test: an entry for each trial, in the order of drawing; an accuracy is a
+    `mean` with `sd`, which is None for one seed. Bars reach one `sd` to both sides. winner: the
+    position of the trial with the best validation accuracy.
     """
     count = len(names)
-    mean, deviation, held = (np.array(values, float) for values in (validation, sd, test))
+    shown = [validation, test] if any(test) else [validation]
     height = max(canvas.LEAST_HEIGHT, 140 + 38 * count)
     figure = canvas.blank(canvas.WIDTH, height, layout="constrained")
-    panels = figure.subplots(1, 2 if np.isfinite(held).any() else 1, sharey=True, squeeze=False)[0]
-    rows = np.arange(count)
-    for which, colour in ((rows != winner, canvas.BLUE), (rows == winner, canvas.ORANGE)):
-        spread = np.nan_to_num(deviation[which])
-        bars: dict[str, Any] = {"fmt": "o", "ms": 5.5, "capsize": 3, "elinewidth": 1.2}
-        panels[0].errorbar(mean[which], rows[which], xerr=spread, color=colour, **bars)
-        panels[-1].plot(held[which], rows[which], "o", ms=5.5, mfc="white", mec=colour, mew=1.4)
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, accuracies, face in zip(panels, shown, (None, "white"), strict=False):
+        for row, accuracy in enumerate(accuracies):
+            if accuracy is not None:
+                colour = canvas.ORANGE if row == winner else canvas.BLUE
+                bar = {"capsize": 3, "elinewidth": 1.2, "ms": 5.5, "mfc": face or colour}
+                spread = accuracy["sd"] or 0.0
+                axes.errorbar(accuracy["mean"], row, xerr=spread, fmt="o", color=colour, **bar)
     for axes, title in zip(panels, ("validation accuracy", "test accuracy"), strict=False):
         axes.set_title(title, loc="left")
         axes.grid(axis="y")
@@ -231,7 +231,7 @@ def trials(
         axes.tick_params(axis="y", length=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.margins(x=0.08)
-    panels[0].set_yticks(rows, names)
+    panels[0].set_yticks(range(count), names)
     panels[0].set_ylim(count - 0.5, -0.5)
     panels[0].get_yticklabels()[winner].set(weight="bold", color=canvas.ORANGE)
     return figure

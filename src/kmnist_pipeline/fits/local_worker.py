@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kmnist_pipeline.evidence import reads
 from kmnist_pipeline.families.base import Data
 from kmnist_pipeline.fits import work
 from kmnist_pipeline.fits.store import Store
@@ -32,6 +33,7 @@ _data: dict[str, Data] = {}  # by digest
 
 def begin(parent: int, folder: Path, store: Path, number: int) -> None:
     """Make this process a worker that gives a heartbeat and ends with its parent."""
+    reads.watch()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent kills its workers
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # prctl(2)

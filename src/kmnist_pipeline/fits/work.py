@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kmnist_pipeline import arithmetic
+from kmnist_pipeline.evidence import reads
 from kmnist_pipeline.families import file
 from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Progress, TrainingError
 from kmnist_pipeline.families.registry import FAMILIES
@@ -86,6 +87,8 @@ def train(
         stop_after = min(stop_after, fit.settings["trainer"].get("epochs", 1))
     began = time.monotonic()
     fitted = family.fit(fit, data, checkpoint, progress, stop_after)
+    if found := reads.undeclared(["src"]):  # the key has the code
+        raise TrainingError(f"the fit reads {', '.join(found)}, which its key does not contain")
     for tensor, values in fitted.tensors.items():
         if not np.isfinite(values).all():
             raise TrainingError(

@@ -21,7 +21,7 @@ from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import models as model_figures
 
 Drawn = tuple[str, str, Figure]  # file name, caption, figure
-LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow")
+LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
 SALIENT = 5  # the number of test images with a saliency map
 
 
@@ -243,27 +243,27 @@ def training_figures(folder: Path, winner: str, rows: list[dict]) -> Iterator[Dr
         curves = [row for row in csv.DictReader(table) if row["trial"] == winner]
     if len({row["epoch"] for row in curves}) > 1:
         fits = len({(row["seed"], row["fold"]) for row in curves})
+        several = f"; mean and range over {fits} fits, one for each seed and fold"
         yield (
             "curves",
-            "accuracy (left) and loss (right) by epoch on training and validation images; mean and "
-            f"range over {fits} {'fit' if fits == 1 else 'fits'}, one for each seed and fold.",
+            "accuracy (left) and loss (right) by epoch on training and validation images"
+            f"{several if fits > 1 else ''}.",
             model_figures.learning_curves(curves),
         )
     validation = numbers.read(folder / "validation.json")
     if "trials" in validation:
-        names = [trial["name"] for trial in validation["trials"]]
-        seeds = [trial["seeds"] for trial in validation["trials"]]
-        measured = {row["name"]: row["seeds"]["accuracy"]["mean"] for row in rows}
+        chosen = {trial["name"]: trial["seeds"] for trial in validation["trials"]}
+        tested = {row["name"]: row["seeds"]["accuracy"] for row in rows}
+        names, n = list(chosen), chosen[winner]["n"]
         yield (
             "trials",
-            f"validation accuracy of each of {len(names)} trials (mean and standard deviation over "
-            "seeds), which chose the winner"
-            + (", and test accuracy, measured afterwards." if names[0] in measured else "."),
+            f"validation accuracy of each of {len(names)} trials, which chose the winner"
+            + (", and test accuracy, measured afterwards" if names[0] in tested else "")
+            + (f"; mean and standard deviation over {n} seeds." if n > 1 else "; one seed."),
             model_figures.trials(
                 names,
-                [spread["mean"] for spread in seeds],
-                [spread["sd"] for spread in seeds],
-                [measured.get(name) for name in names],
+                list(chosen.values()),
+                [tested.get(name) for name in names],
                 names.index(validation["winner"]),
             ),
         )
