@@ -267,6 +267,24 @@ def unvalidated(experiment: str = SOFTMAX, **trainer: Any) -> dict:
     return content | {"validation": {"method": "none"}, "trainer": content["trainer"] | trainer}
 
 
+KFOLD = {"method": "kfold", "folds": 3}
+ADAMW = {"name": "adamw", "lr": 0.001, "batch_size": 64}
+SMOOTHED = {"weight_decay": 0.0, "label_smoothing": 0.1}
+
+
+def trained(**trainer: Any) -> dict:
+    """The network with other values of its trainer."""
+    content = at(CONTENT, tuple(CNN.split(".")))
+    return content | {"trainer": content["trainer"] | trainer}
+
+
+def searched(**changes: Any) -> dict:
+    """The grid of the network as a search, with other values."""
+    search = {"seed": 0, "rounds": 2, "size": 4, "rungs": [1, 2], "reduction": 2}
+    space = {"optimizer.lr": {"low": 0.001, "high": 0.1, "log": True}, "model.dropout": [0, 0.3]}
+    return NETWORK_GRID | {"product": {}, "search": {**search, "space": space} | changes}
+
+
 REFUSED = [
     # key, value, what the message says after the key
     (f"{SOFTMAX}.dataset", "digitz", "=digitz: must be one of digits, kmnist, mnist"),
@@ -307,15 +325,38 @@ REFUSED = [
     (f"{CNN}.trainer.keep", "best", "=best: must be one of last, best_accuracy, best_loss"),
     (f"{CNN}.trainer.epochs", None, "=null: must be a whole number"),
     (f"{CNN}.trainer.schedule", "cosine", "=cosine: must be one of constant"),
-    (f"{CNN}.trainer.augmentation", "flip", "=flip: must be one of none"),
-    (f"{CNN}.trainer.averaging", None, "=null: must be one of none"),
+    (f"{CNN}.trainer.augmentation", "flip", "=flip: must be one of distortions, none"),
+    (f"{CNN}.trainer.averaging", None, "=null: must be one of exponential, none"),
     (f"{CNN}.optimizer", None, "=null: must be a map of name, lr, batch_size"),
     (f"{CNN}.optimizer.name", "sgd", "=sgd: must be one of adam"),
     (f"{CNN}.optimizer", CONTENT["experiments"]["digits_softmax"]["optimizer"], ".name=sgd: must"),
     (f"{CNN}.model.dropout", 1, "=1: must be less than 1"),
-    (f"{CNN}.model.architecture", "lenet", "=lenet: must be one of improved, resnet_like, siamese"),
+    (f"{CNN}.model.architecture", "lenet", "=lenet: must be one of improved, residual, resnet"),
     (f"{CNN}.model.draws", 5, "=5: must be a whole number for a siamese network, and null for"),
     (f"{CNN}.validation", {"method": "holdout", "fraction": 1}, ".fraction=1: must be less than 1"),
+    (f"{CNN}.validation", KFOLD | {"ensemble": 1}, ".ensemble=1: must be true or false"),
+    ("experiments.kmnist_siamese.validation", KFOLD | {"ensemble": True},
+     ".ensemble=true: must be null for a siamese network"),
+    (f"{CNN}.trainer.warmup", 0.1, "=0.1: must be null, because trainer.schedule is constant"),
+    (f"{CNN}.trainer.cutout", 0.1, "=0.1: must be null, because trainer.augmentation is none"),
+    (f"{CNN}.trainer.cutout", 2, "=2: must be at most 1"),
+    (CNN, trained(schedule="linear"), ".trainer.warmup=null: must be a number, because trainer"),
+    (f"{CNN}.optimizer", ADAMW, ".weight_decay=null: must be a number, because optimizer.name"),
+    (CNN, trained(loss="sum") | {"optimizer": ADAMW | SMOOTHED},
+     ".optimizer.label_smoothing=0.1: must be null, because it is that of a mean loss"),
+    (GRID, searched(rungs=[2, 1]), ".search.rungs=[2, 1]: must be a rising list of epochs below 3"),
+    (GRID, searched(rungs=[3]), ".search.rungs=[3]: must be a rising list of epochs below 3"),
+    (GRID, searched(space={}), ".search.space={}: must be at least one key with its values"),
+    (GRID, searched(space={"optimizer.lr": 1}), ".search.space.optimizer.lr=1: must be a list of"),
+    (GRID, searched(space={"optimizer.l": [1]}), ".search.space: the base experiment has no key"),
+    (GRID, searched(space={"optimizer.lr": [1, -1]}), ".space.optimizer.lr[1]=-1: must be greater"),
+    (GRID, searched(space={"model.dropout": {"low": 0, "high": 0.5, "log": True}}),
+     ".search.space.model.dropout.low=0: must be greater than 0 with log"),
+    (GRID, searched(space={"model.dropout": {"low": 0.5, "high": 0.5, "log": False}}),
+     ".search.space.model.dropout.high=0.5: must be greater than low"),
+    (GRID, searched(reduction=1), ".search.reduction=1: must be at least 2"),
+    (GRID, searched() | {"retrain": False}, ".retrain=false: must be true for a search, which"),
+    (GRID, searched() | {"points": [{"optimizer.lr": 1}]}, ".points=[{"),
     (f"{GRID}.product", {"optimizer.lr": [0.1, -1]}, ".optimizer.lr[1]=-1: must be greater than 0"),
     (f"{GRID}.product", {"optimizer.name": ["adam", "sgd"]}, ".optimizer.name[1]=sgd: must be one"),
     (f"{GRID}.points", [{"optimizer.lr": 1}], ": must be a list of at least one point, or instead"),
@@ -367,6 +408,15 @@ def test_the_committed_parameters_are_accepted_as_they_are():
     assert rules.models_of(config) == COMMITTED["models"]
     model = schema.LinearModel(kind="softmax", scaling="minmax")
     assert config.experiments["digits_softmax"].model == model
+
+
+def test_a_search_is_accepted():
+    (study,) = [
+        study
+        for name, study in rules.check(changed(GRID, searched())).studies.items()
+        if name == "digits_cnn_grid"
+    ]
+    assert study.search is not None and study.search.rungs == [1, 2]
 
 
 def test_a_linear_model_may_have_any_validation():

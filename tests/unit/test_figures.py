@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from support.odd_report import NAMES as ODD_NAMES
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import data as data_figures
 from kmnist_pipeline.figures import models as model_figures
+from kmnist_pipeline.stages import evaluate
 
 DIGITS = load_digits()
 IMAGES, LABELS = DIGITS.images.astype(np.uint8), DIGITS.target.astype(np.int64)
@@ -254,3 +256,31 @@ def test_confusion_matrix_writes_every_count(classes: int) -> None:
 def test_samples_are_of_their_class_and_differ() -> None:
     assert (LABELS[ROWS] == np.arange(10)[:, None]).all()
     assert len(np.unique(ROWS)) == ROWS.size
+
+
+@pytest.mark.parametrize(
+    ("epochs", "trial", "words"),
+    [
+        ({}, "retrained", "which chose the winner; one seed."),
+        ({}, "lr=2", "which chose the winner, and test accuracy, measured afterwards; one seed."),
+        (
+            {"epochs": 3},
+            "retrained",
+            "which chose the winner and ended the others early; one seed.",
+        ),
+    ],
+)
+def test_the_trials_of_a_study_are_drawn_whether_or_not_its_winner_was_trained_again(
+    epochs: dict[str, int], trial: str, words: str, tmp_path: Path
+) -> None:
+    seeds = {"mean": 0.9, "sd": None, "n": 1, "values": [0.9]}
+    tried = [{"name": name, "seeds": seeds, **epochs} for name in ("lr=1", "lr=2")]
+    (tmp_path / "validation.json").write_text(
+        json.dumps({"made_by": {}, "winner": "lr=2", "trials": tried})
+    )
+    (tmp_path / "curves.csv").write_text("trial,seed,fold,epoch,split,loss,accuracy\n")
+    names = ["lr=1", "lr=2"] if trial != "retrained" else [trial]
+    rows = [{"name": name, "seeds": {"accuracy": seeds}} for name in names]
+    ((name, caption, figure),) = evaluate.training_figures(tmp_path, trial, rows)
+    assert (name, caption) == ("trials", f"validation accuracy of each of 2 trials, {words}")
+    assert len(figure.axes) == (1 if trial == "retrained" else 2)

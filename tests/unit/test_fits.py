@@ -497,6 +497,36 @@ def test_out_of_fold_probabilities_are_those_of_the_model_that_did_not_see_the_i
         assert arrays["labels"][row] == data.labels[17]
 
 
+@pytest.mark.parametrize("ensemble", [None, True])
+def test_an_ensemble_keeps_all_folds_and_anything_else_the_best_one(ensemble, tmp_path):
+    from kmnist_pipeline.families.trained import TrainedModel
+    from kmnist_pipeline.stages import evaluate
+
+    data = images()
+    base = experiment(validation={"method": "kfold", "folds": 3, "ensemble": ensemble})
+    planned = plan.of_experiment("a", base, data)
+    assert keys(planned) == keys(plan.of_experiment("a", experiment(), data))
+    fits = [[run(task.fit, data) for task in folds] for folds in planned.waves[0][""]]
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(results.model_bytes("m", {"": results.Trial(base, fits)}, "", data.classes))
+    model = TrainedModel.load(path, "m", "d").of(0, 1)
+
+    def alone(fitted: Fitted, rows: np.ndarray) -> np.ndarray:
+        linear = FAMILIES["linear"].model
+        return linear.probabilities(base["model"], fitted.tensors, data.pixels[rows], 3)
+
+    every, best = np.arange(60), results.kept_fold(fits[1])
+    members = fits[1] if ensemble else [fits[1][best]]
+    expected = np.mean([alone(fitted, every) for fitted in members], axis=0)
+    assert np.array_equal(model.probabilities(data.pixels), expected)
+
+    held = planned.validated("")[1] if ensemble else [planned.validated("")[1][best]]
+    found, validation = evaluate.held_out(model, data)
+    assert np.array_equal(validation.index, np.concatenate(held))
+    own = [alone(*each) for each in zip(members, held, strict=True)]
+    assert np.array_equal(found, np.concatenate(own))
+
+
 # The store
 
 

@@ -38,7 +38,7 @@ def run(chosen: Namespace) -> int:
             f"{arithmetic.NATIVE}: unset it"
         )
     if chosen.clear or chosen.clean:
-        keys = fits.used(read_params()) if chosen.clean else None
+        keys = fits.used(read_params(), kept) if chosen.clean else None
         print(f"removed: {fits.summary(fits.clean(kept, keys))}")
     for line in fits.lines(kept):
         say(line)

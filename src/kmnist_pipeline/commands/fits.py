@@ -12,15 +12,16 @@ from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
-from kmnist_pipeline.fits.plan import RETRAINED
+from kmnist_pipeline.fits.plan import RETRAINED, LostError
 from kmnist_pipeline.fits.store import Entry, Store
 
 LEFT = 3600  # seconds after which no process writes an incomplete file any more
 
 
-def used(params: dict[str, Any]) -> set[str]:
+def used(params: dict[str, Any], store: Store) -> set[str]:
     """The keys of all fits that the stages of `params.yaml` use or may use.
 
+    store: of the fits that say how a search went on.
     Raises UserError if a dataset is not processed here: the fits of its stages are unknown.
     """
     keys, absent = set(), set()
@@ -31,15 +32,19 @@ def used(params: dict[str, Any]) -> set[str]:
                 absent.add(data)
                 continue
             plan = fit.plan_of(f"{kind}@{name}", params)
+            if plan.choose and params["studies"][name].get("search"):
+                with suppress(LostError):
+                    while plan.advance(store):
+                        pass
+                if plan.choose is not None:  # unfinished: what it continues is used too
+                    keys |= {task.whole for task in plan.tasks()}
+            elif plan.choose:
+                study = params["studies"][name]  # each of its trials may win and be trained again
+                base = params["experiments"][study["base"]]
+                for point in plan.points.values():
+                    again = grid.retrained(study, base, point)
+                    plan.waves.append(plan.wave({RETRAINED: again}))
             keys |= {task.key for task in plan.tasks()}
-            if plan.choose is None:
-                continue
-            study = params["studies"][name]  # each of its trials may win and be trained again
-            base = params["experiments"][study["base"]]
-            for position in range(len(plan.trials)):
-                again = grid.retrained(study, base, position)
-                plan.waves.append(plan.wave({RETRAINED: again}))
-                keys |= {task.key for task in plan.tasks()}
     if absent:
         targets = " ".join(f"preprocess@{name}" for name in sorted(absent))
         raise UserError(

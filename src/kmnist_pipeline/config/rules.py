@@ -17,8 +17,23 @@ from kmnist_pipeline.config.schema import (
     LinearModel,
     NoValidation,
     Report,
+    Search,
     Study,
 )
+
+# Settings that only some choices use: the choice, its values that use the setting, and whether
+# they also take null.
+USED = {
+    "optimizer.momentum": ("optimizer.name", {"nesterov"}, False),
+    "optimizer.weight_decay": ("optimizer.name", {"adamw", "nesterov"}, False),
+    "optimizer.label_smoothing": ("optimizer.name", {"adamw", "nesterov"}, True),
+    "trainer.warmup": ("trainer.schedule", {"linear"}, False),
+    "trainer.decay": ("trainer.averaging", {"exponential"}, False),
+    "trainer.affine": ("trainer.augmentation", {"distortions"}, True),
+    "trainer.elastic": ("trainer.augmentation", {"distortions"}, True),
+    "trainer.thickness": ("trainer.augmentation", {"distortions"}, True),
+    "trainer.cutout": ("trainer.augmentation", {"distortions"}, True),
+}
 
 
 def check(content: Mapping[Any, Any]) -> Config:
@@ -67,15 +82,21 @@ def checked_trials(study: Study, base: Experiment, key: str) -> dict[str, Experi
     names a key that the base does not have, or has an invalid value.
     """
     content = _applied(base.model_dump(), study.trial, f"{key}.trial")
-    for dotted, values in study.product.items():
-        for position, value in enumerate(values):
-            trial = _applied(content, {dotted: value}, f"{key}.product")
-            try:
-                typed("", trial, Experiment)
-            except ConfigError as error:  # an error of one value, not of a combination
-                where = f"{key}.product.{dotted}[{position}]={shown(value)}"
-                raise ConfigError(f"{where}: {str(error).partition(': ')[2]}") from error
+    space = study.search.space if study.search else {}
     tried: dict[str, Experiment] = {}
+    parts: list[tuple[str, dict[str, Any]]] = [("product", study.product), ("search.space", space)]
+    for part, choices in parts:
+        for dotted, values in choices.items():
+            ends = [values["low"], values["high"]] if isinstance(values, dict) else values
+            for position, value in enumerate(ends):
+                trial = _applied(content, {dotted: value}, f"{key}.{part}")
+                try:
+                    found = typed("", trial, Experiment)
+                except ConfigError as error:  # an error of one value, not of a combination
+                    where = f"{key}.{part}.{dotted}[{position}]={shown(value)}"
+                    raise ConfigError(f"{where}: {str(error).partition(': ')[2]}") from error
+                if part == "search.space":
+                    tried[grid.name({dotted: value})] = found
     for position, point in enumerate(grid.points(study.model_dump())):
         where = f"{key}.points[{position}]"
         if not point:
@@ -140,6 +161,10 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
     if isinstance(model, CnnModel) and (model.draws is None) == (model.architecture == "siamese"):
         allowed = "a whole number for a siamese network, and null for any other"
         raise refused(f"{key}.model.draws", model.draws, allowed)
+    if isinstance(model, CnnModel):
+        _check_used(key, experiment)
+        if model.draws is not None and getattr(validation, "ensemble", None):
+            raise refused(f"{key}.validation.ensemble", True, "null for a siamese network")
     if isinstance(validation, NoValidation):
         for name, only in (("patience", None), ("keep", "last")):
             value = getattr(experiment.trainer, name, only)
@@ -148,29 +173,66 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
                 raise refused(f"{key}.trainer.{name}", value, allowed)
 
 
+def _check_used(key: str, experiment: Experiment) -> None:
+    """Refuse a setting of a network that has no effect, or that is missing."""
+    for setting, (choice, users, optional) in USED.items():
+        value, chosen = attrgetter(setting)(experiment), attrgetter(choice)(experiment)
+        used = chosen in users
+        if (value is not None and not used) or (value is None and used and not optional):
+            allowed = f"{'a number' if used else 'null'}, because {choice} is {chosen}"
+            raise refused(f"{key}.{setting}", value, allowed)
+    if experiment.optimizer.label_smoothing is not None and experiment.trainer.loss != "mean":
+        allowed = "null, because it is that of a mean loss"
+        raise refused(
+            f"{key}.optimizer.label_smoothing", experiment.optimizer.label_smoothing, allowed
+        )
+
+
 def _check_study(key: str, study: Study, config: Config) -> None:
     _one_of(study.base, config.experiments, f"{key}.base")
     _one_of(study.report, config.reports, f"{key}.report")
     base = config.experiments[study.base]
     _one_of(study.dataset, [base.dataset], f"{key}.dataset")
     _one_of(study.family, [base.model.family], f"{key}.family")
-    if bool(study.points) == bool(study.product) or not all(study.product.values()):
-        allowed = "a list of at least one point, or instead a product of lists of values"
+    given = sum(map(bool, (study.points, study.product, study.search)))
+    if given != 1 or not all(study.product.values()):
+        allowed = (
+            "a list of at least one point, or instead a product of lists of values, or a search"
+        )
         raise refused(f"{key}.points", study.points, allowed)
     if study.seeds is not None and not _different(study.seeds, least=1):
         raise refused(f"{key}.seeds", study.seeds, "one or more different seeds, or null")
     tried = checked_trials(study, base, key)
+    if study.search:
+        if not study.retrain:
+            raise refused(f"{key}.retrain", False, "true for a search, which ends trials early")
+        _check_search(f"{key}.search", study.search, list(tried.values()))
     shared = attrgetter("report", "dataset", "classes", "seeds", "model.family")
-    for position, trial in enumerate(tried.values()):
-        _check_experiment(f"{key}.points[{position}]", trial, config)
+    for position, (name, trial) in enumerate(tried.items()):
+        where = f"{key}.search.space[{name}]" if study.search else f"{key}.points[{position}]"
+        _check_experiment(where, trial, config)
         if isinstance(trial.validation, NoValidation):
-            where = f"{key}.points[{position}]: validation.method"
-            raise refused(where, "none", "kfold or holdout, because validation chooses the winner")
+            allowed = "kfold or holdout, because validation chooses the winner"
+            raise refused(f"{where}: validation.method", "none", allowed)
         if shared(trial) != shared(base):
             raise ConfigError(
-                f"{key}.points[{position}]: must not change report, dataset, classes, seeds or "
+                f"{where}: must not change report, dataset, classes, seeds or "
                 f"model.family of the base experiment ({key}.seeds sets other seeds)"
             )
+
+
+def _check_search(key: str, search: Search, trials: list[Experiment]) -> None:
+    if not trials:
+        raise refused(f"{key}.space", search.space, "at least one key with its values")
+    for dotted, values in search.space.items():
+        if isinstance(values, dict) and not values["low"] < values["high"]:
+            raise refused(f"{key}.space.{dotted}.high", values["high"], "greater than low")
+        if isinstance(values, dict) and values["log"] and values["low"] <= 0:
+            raise refused(f"{key}.space.{dotted}.low", values["low"], "greater than 0 with log")
+    last = min(getattr(trial.trainer, "epochs", 1) for trial in trials)
+    if search.rungs != sorted(set(search.rungs)) or any(rung >= last for rung in search.rungs):
+        allowed = f"a rising list of epochs below {last}, the last one"
+        raise refused(f"{key}.rungs", search.rungs, allowed)
 
 
 def _check_report(key: str, report: Report, config: Config) -> None:

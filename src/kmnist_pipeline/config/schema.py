@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, Field, GetPydanticSchema, ValidationInfo, field_validator
 from pydantic_core.core_schema import literal_schema
 
-from kmnist_pipeline.config.node import Node, kinds, must
+from kmnist_pipeline.config.node import Node, kinds, must, said
 
 CHOICES = Path(__file__).parents[1] / "families/cnn"
 NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
@@ -36,6 +36,7 @@ Seed = Annotated[int, Field(ge=0)]
 Label = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Strength = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, AfterValidator(_named)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -124,9 +125,12 @@ class LinearOptimizer(Optimizer):
 
 
 class CnnOptimizer(Optimizer):
-    """The optimizers of the networks."""
+    """The optimizers of the networks; `rules.USED` says which of them use the other settings."""
 
     name: Annotated[str, module("optimizers")]
+    momentum: Share | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    label_smoothing: Share | None = None
 
 
 class SklearnTrainer(Node):
@@ -150,12 +154,23 @@ class LinearTrainer(Node):
 
 
 class CnnTrainer(LinearTrainer):
-    """The same for a network, with its exchangeable modules; bfloat16 is not for evidence."""
+    """The same for a network, with its exchangeable modules; bfloat16 is not for evidence.
+
+    `rules.USED` says which modules use the other settings: `warmup` is a share of the updates,
+    `decay` is the share that an update leaves of the averaged weights, and the others are the
+    strengths of augmentations.
+    """
 
     precision: Literal["float32", "bfloat16"]  # type: ignore[assignment]
     schedule: Annotated[str, module("schedules")]
     augmentation: Annotated[str, module("augmentations")]
     averaging: Annotated[str, module("averaging")]
+    warmup: Annotated[float, Field(ge=0, lt=1)] | None = None
+    decay: Share | None = None
+    affine: Strength | None = None
+    elastic: Strength | None = None
+    thickness: Strength | None = None
+    cutout: Strength | None = None
 
 
 class SettingTypes(NamedTuple):
@@ -174,10 +189,15 @@ SETTING_TYPES = {
 
 
 class KFold(Node):
-    """k folds, each held out once."""
+    """k folds, each held out once.
+
+    `ensemble`: whether the models of all folds are kept and predict together, with the mean of
+    their probabilities; otherwise only the model of the best fold is kept.
+    """
 
     method: str
     folds: int = Field(ge=2)
+    ensemble: bool | None = None
 
 
 class Holdout(Node):
@@ -223,12 +243,45 @@ class Experiment(Node):
         return None
 
 
+class Range(Node):
+    """The numbers between two limits; `log`: their logarithms are equally likely."""
+
+    low: int | float
+    high: int | float
+    log: bool
+
+
+class Search(Node):
+    """Trials that Optuna proposes, in `rounds` of `size`: see `fits/search.py`.
+
+    `space` has a list of values or a range for each changed key. After each of the epochs in
+    `rungs` one trial of `reduction` goes on. `seed` is that of the proposals.
+    """
+
+    seed: Seed
+    rounds: Count
+    size: Count
+    rungs: list[Count]
+    reduction: int = Field(ge=2)
+    space: dict[str, Any]
+
+    @field_validator("space")
+    @classmethod
+    def _listed_or_between(cls, space: dict[str, Any]) -> dict[str, Any]:
+        for key, values in space.items():
+            if isinstance(values, dict):
+                Range.model_validate(values)
+            elif not isinstance(values, list) or not values:
+                raise said("must be a list of values, or a map of low, high, log", key, values)
+        return space
+
+
 class Study(Node):
     """Trials of a base experiment, one a point; validation accuracy chooses the winner.
 
-    The points are listed, or are all combinations of the values in `product`. `trial` changes
-    every trial, such as to fewer epochs; with `retrain` the winner is then trained again without
-    these changes. `seeds: null` takes the seeds of the base.
+    The points are listed, or are all combinations of the values in `product`, or are proposed in a
+    `search`. `trial` changes every trial, such as to fewer epochs; with `retrain` the winner is
+    then trained again without these changes. `seeds: null` takes the seeds of the base.
     """
 
     report: str
@@ -237,6 +290,7 @@ class Study(Node):
     family: str
     points: list[dict[str, Any]]
     product: dict[str, list[Any]]
+    search: Search | None = None
     trial: dict[str, Any]
     retrain: bool
     seeds: list[Seed] | None

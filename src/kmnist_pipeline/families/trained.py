@@ -26,7 +26,8 @@ class TrainedModel:
     """The weights and the scaling of one trial and seed in a model file.
 
     about: the metadata of the file; everything: the tensors of all its trials and seeds;
-    trial, seed: the positions of the used trial and seed.
+    trial, seed: the positions of the used trial and seed; fold: of the used member of an ensemble,
+    None for all of them.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class TrainedModel:
     everything: dict[str, np.ndarray]
     trial: int
     seed: int = 0
+    fold: int | None = None
 
     @classmethod
     def load(cls, path: Path, name: str, dataset: str) -> TrainedModel:
@@ -65,6 +67,25 @@ class TrainedModel:
         return FAMILIES[self.parameters["model"]["family"]]
 
     @property
+    def is_ensemble(self) -> bool:
+        """Whether the file keeps the models of all folds."""
+        return bool(self.parameters["validation"].get("ensemble"))
+
+    @property
+    def members(self) -> list[TrainedModel]:
+        """The models that predict together: one for each fold of an ensemble, otherwise this."""
+        if self.fold is not None or not self.is_ensemble:
+            return [self]
+        folds = range(self.parameters["validation"]["folds"])
+        return [replace(self, fold=fold) for fold in folds]
+
+    @property
+    def best(self) -> TrainedModel:
+        """The model of the best fold; or this one, if `fold` names one."""
+        kept = self.about["kept_folds"][self.trial][self.seed]
+        return self if self.fold is not None else replace(self, fold=kept)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the C classes."""
         return tuple(self.about["class_names"])
@@ -86,12 +107,17 @@ class TrainedModel:
 
     @cached_property
     def tensors(self) -> dict[str, np.ndarray]:
-        """Weights and scaling by name."""
-        return file.select(self.everything, self.trial, self.seed)
+        """Weights and scaling by name, of the best fold if there are several."""
+        fold = self.best.fold if self.is_ensemble else None
+        return file.select(self.everything, self.trial, self.seed, fold)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """Class probabilities (N, C) float64 of unscaled images (N, ...) uint8."""
-        return self._predict("probabilities", pixels)
+        """Class probabilities (N, C) float64 of unscaled images (N, ...) uint8.
+
+        Those of an ensemble are the means of those of its members.
+        """
+        found = [member._predict("probabilities", pixels) for member in self.members]
+        return np.mean(found, axis=0)
 
     def distances(self, pixels: np.ndarray) -> np.ndarray:
         """The distances (N, draws, C) float64 to the support images of a one-shot model."""

@@ -55,6 +55,11 @@ def key(fit: Fit, data: str, around: dict[str, Any] | None = None) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def stopped(key: str, epochs: int) -> str:
+    """The key of a fit that is stopped after so many epochs; key: that of the whole fit."""
+    return hashlib.sha256(f"{key} stopped after {epochs}".encode()).hexdigest()
+
+
 def surroundings(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The current code, libraries and arithmetic that a fit with these settings depends on."""
     return {
@@ -64,9 +69,13 @@ def surroundings(family: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def environment(family: str) -> dict[str, Any]:
-    """The libraries and the arithmetic that a family computes with, for the evidence."""
-    return {"arithmetic": arithmetic.name(), "libraries": libraries(family)}
+def environment(family: str, *others: str) -> dict[str, Any]:
+    """The libraries and the arithmetic that a family computes with, for the evidence.
+
+    others: more libraries that decide its numbers.
+    """
+    used = {**libraries(family), **lineage.versions(others)}
+    return {"arithmetic": arithmetic.name(), "libraries": used}
 
 
 def libraries(family: str) -> dict[str, str]:

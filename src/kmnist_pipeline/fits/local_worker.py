@@ -45,16 +45,19 @@ def begin(parent: int, folder: Path, store: Path, number: int) -> None:
     threading.Thread(target=_beat, args=(parent,), daemon=True).start()
 
 
-def train(name: str, digest: str, classes: int, stop_after: int | None) -> float:
-    """Train the fit with the key `name` on the data of this digest; returns the seconds."""
+def train(name: str, whole: str, digest: str, classes: int, stop_after: int | None) -> float:
+    """Train the fit in the file `name` on the data of this digest; returns the seconds.
+
+    whole: the key of the fit with all epochs.
+    """
     folder = _Home.folder
     if digest not in _data:
         # Mapped, so that workers share the memory; "c", because torch needs writable arrays.
         files = (folder / f"{digest}.{part}.npy" for part in ("pixels", "labels"))
         pixels, labels = (np.asarray(np.load(file, "c")) for file in files)
         _data[digest] = work.verified(Data(pixels, labels, classes), digest)
-    fit, data, kept = (folder / name).read_bytes(), _data[digest], _Home.store.checkpoint(name)
-    result, seconds = work.train(fit, name, data, digest, kept, _progress, stop_after)
+    fit, data, kept = (folder / name).read_bytes(), _data[digest], _Home.store.checkpoint(whole)
+    result, seconds = work.train(fit, whole, data, digest, kept, _progress, stop_after)
     (folder / f"{name}.result").write_bytes(result)
     return seconds
 

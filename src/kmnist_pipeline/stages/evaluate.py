@@ -34,7 +34,7 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     processed = Path(paths.processed(about["dataset"]))
     test = dataset.load(processed, "test", model.about["classes"])
     train = dataset.load(processed, "train", model.about["classes"])
-    training, validation = split(model, train)
+    held, validation = held_out(model, train)
 
     names = [trial["name"] for trial in model.about["trials"]]
     scored = [scores_by_seed(model, trial, test) for trial in range(len(names))]
@@ -47,7 +47,6 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     by_split = {"test": (shown, test.labels)}
     arrays = _predictions("test", shown, test)
     if len(validation):
-        held = model.probabilities(validation.pixels)
         by_split["validation"] = (held, validation.labels)
         arrays |= _predictions("validation", held, validation)
     scores = scored[model.trial][0]
@@ -77,7 +76,7 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
         *training_figures(Path(test_numbers).parent, names[model.trial], rows),
     ]
     if is_study and is_network:
-        drawn.append(training_confusion(model, training))
+        drawn.append(training_confusion(model, train.take(split(model, train)[0])))
     if "routing" in details:
         drawn += routing_figures(details["routing"], by_split)
     with stage.directory(paths.figures(about["report"], stage.item)) as folder:
@@ -88,13 +87,26 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
 
 
-def split(model: TrainedModel, images: Images) -> tuple[Images, Images]:
-    """The training images and the validation images of the kept fold."""
+def split(model: TrainedModel, images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the training images and of the validation images of the best fold."""
     seed, subset = model.about["seeds"][model.seed], model.parameters["subset"]
-    drawn = images.take(splits.subset(len(images), subset, seed))
-    fold = model.about["kept_folds"][model.trial][model.seed]
-    training, validation = splits.folds(len(drawn), model.parameters["validation"], seed)[fold]
-    return drawn.take(training), drawn.take(validation)
+    drawn = splits.subset(len(images), subset, seed)
+    folds = splits.folds(len(drawn), model.parameters["validation"], seed)
+    training, validation = folds[model.best.fold or 0]
+    return drawn[training], drawn[validation]
+
+
+def held_out(model: TrainedModel, images: Images) -> tuple[np.ndarray, Images]:
+    """The validation images, with the class probabilities (N, C) that their fold's model gives.
+
+    The members of an ensemble predict alone here, because the others have seen these images.
+    """
+    rows = [split(member, images)[1] for member in model.members]
+    found = [np.zeros((0, len(images.classes)))]
+    for member, held in zip(model.members, rows, strict=True):
+        if len(held):
+            found.append(member.probabilities(images.pixels[held]))
+    return np.concatenate(found), images.take(np.concatenate(rows))
 
 
 def scores_of(test: Images, predicted: np.ndarray) -> dict[str, Any]:
@@ -184,7 +196,7 @@ def model_insight(model: TrainedModel, test: Images) -> Iterator[Drawn]:
         slopes = saliency.saliency(
             model.parameters["model"], model.tensors, few.pixels, len(few.classes)
         )
-        predicted = model.probabilities(few.pixels).argmax(axis=1)
+        predicted = model.best.probabilities(few.pixels).argmax(axis=1)
         titles = [test.classes[label] for label in predicted]
         caption = (
             f"the first {SALIENT} test images (above, with the predicted class) and their saliency "
@@ -254,10 +266,12 @@ def training_figures(folder: Path, winner: str, rows: list[dict]) -> Iterator[Dr
     if "trials" in validation:
         chosen = {trial["name"]: trial["seeds"] for trial in validation["trials"]}
         tested = {row["name"]: row["seeds"]["accuracy"] for row in rows}
-        names, n = list(chosen), chosen[winner]["n"]
+        names, n = list(chosen), chosen[validation["winner"]]["n"]
+        is_search = "epochs" in validation["trials"][0]
         yield (
             "trials",
             f"validation accuracy of each of {len(names)} trials, which chose the winner"
+            + (" and ended the others early" if is_search else "")
             + (", and test accuracy, measured afterwards" if names[0] in tested else "")
             + (f"; mean and standard deviation over {n} seeds." if n > 1 else "; one seed."),
             model_figures.trials(
