@@ -21,7 +21,7 @@ FOLDERS = ("conf", "params.yaml", "dvc.lock", "metrics", "figures", "reports", "
 
 
 @pytest.fixture
-def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+def lone(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A clone with one model file, in the current folder."""
     (project.folder / "models").mkdir()
     (project.folder / MODEL).write_bytes(b"weights")
@@ -33,12 +33,12 @@ def state(project: Project) -> dict[str, bytes]:
     return {k: v for k, v in files_under(project.folder).items() if k.startswith(FOLDERS)}
 
 
-def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(here, capsys, monkeypatch):
-    before = state(here)
+def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(lone, capsys, monkeypatch):
+    before = state(lone)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert cli.main(["prune", NETWORK]) == 0
     shown = capsys.readouterr().out
-    after = state(here)
+    after = state(lone)
     gone = before.keys() - after.keys()
     assert MODEL in gone
     assert all(NETWORK in file for file in gone)
@@ -51,24 +51,24 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(here, caps
     for word in (LINE.strip(), f"evaluate@{NETWORK}", f"metrics/digits/{NETWORK}\n", MODEL):
         assert word in shown
     assert "`dvc repro report@digits`" in shown  # the page goes on showing it until then
-    assert {finding.where for finding in findings(here)} == {"report@digits"}
+    assert {finding.where for finding in findings(lone)} == {"report@digits"}
 
     for file, content in before.items():
         outs.write_bytes(Path(file), content)
-    here.replace("conf/config.yaml", LINE, "")
+    lone.replace("conf/config.yaml", LINE, "")
     outs.write_bytes(Path("params.yaml"), composition.compose(Path("conf"), []).encode())
-    (way,) = commands(here, f"evaluate@{NETWORK}")
+    (way,) = commands(lone, f"evaluate@{NETWORK}")
     assert way == f"kmnist prune --yes kfold-train@{NETWORK} evaluate@{NETWORK}"
     stale = {f"kfold-train@{NETWORK}", f"evaluate@{NETWORK}", "report@digits"}
-    assert {finding.where for finding in findings(here)} == stale
+    assert {finding.where for finding in findings(lone)} == stale
     assert cli.main(way.split()[1:]) == 0
     assert capsys.readouterr().out.count(f"evaluate@{NETWORK}") == 1
-    assert state(here) == after
+    assert state(lone) == after
 
     for file in gone:  # as if someone had cut the lock by hand
         outs.write_bytes(Path(file), before[file])
     assert cli.main(["prune", "--yes", NETWORK]) == 0
-    assert state(here) == after
+    assert state(lone) == after
 
 
 @pytest.mark.parametrize(
@@ -99,16 +99,16 @@ def test_what_is_needed_stays(names, words, clone, monkeypatch, capsys):
     assert clone.changed() == ""
 
 
-def test_no_answer_removes_nothing(here, monkeypatch, capsys):
-    before = state(here)
+def test_no_answer_removes_nothing(lone, monkeypatch, capsys):
+    before = state(lone)
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert cli.main(["prune", NETWORK]) == 1
     assert "nothing was removed" in capsys.readouterr().err
-    assert state(here) == before
+    assert state(lone) == before
 
 
 @pytest.mark.parametrize("interrupted", ["config.yaml", "params.yaml", "dvc.lock"])
-def test_what_was_interrupted_can_be_done_again(interrupted, here, monkeypatch):
+def test_what_was_interrupted_can_be_done_again(interrupted, lone, monkeypatch):
     write = outs.write_bytes
 
     def interrupt(path: Path, content: bytes) -> None:
@@ -119,23 +119,23 @@ def test_what_was_interrupted_can_be_done_again(interrupted, here, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(outs, "write_bytes", interrupt)
         assert cli.main(["prune", "--yes", NETWORK]) != 0
-    assert NETWORK in (here.folder / "dvc.lock").read_text()
+    assert NETWORK in (lone.folder / "dvc.lock").read_text()
     assert cli.main(["prune", "--yes", NETWORK]) == 0
     assert cli.main(["compose"]) == 0
-    assert not [file for file in state(here) if NETWORK in file and not file.startswith("conf/")]
-    assert {finding.where for finding in findings(here)} == {"report@digits"}
+    assert not [file for file in state(lone) if NETWORK in file and not file.startswith("conf/")]
+    assert {finding.where for finding in findings(lone)} == {"report@digits"}
 
 
-def test_while_a_stage_runs_nothing_is_removed(here, capsys):
-    before = state(here)
+def test_while_a_stage_runs_nothing_is_removed(lone, capsys):
+    before = state(lone)
     with Repo() as repo, repo.lock:
         assert cli.main(["prune", "--yes", NETWORK]) == 1
     assert "error: DVC: Unable to acquire lock" in capsys.readouterr().err
-    assert state(here) == before
+    assert state(lone) == before
 
 
-def test_a_whole_report_with_its_models_and_data(here, capsys):
+def test_a_whole_report_with_its_models_and_data(lone, capsys):
     assert cli.main(["prune", "--yes", *MODELS, "datasets.digits", "reports.digits"]) == 0
-    left = [file for file in state(here) if "digits" in file and not file.startswith("conf/")]
+    left = [file for file in state(lone) if "digits" in file and not file.startswith("conf/")]
     assert left == []
-    assert findings(here) == []
+    assert findings(lone) == []

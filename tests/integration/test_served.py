@@ -25,7 +25,7 @@ ABOUT = {
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model."""
     monkeypatch.chdir(tmp_path)
     tensors = {"shift": np.zeros(6), "scale": np.ones(6), "weights": np.ones((7, 2))}
@@ -44,17 +44,17 @@ def saved(folder: Path) -> Path:
     return registry._saved(folder, model, "key", "a model", logged)
 
 
-def test_two_versions_in_one_process_run_their_own_code(here, monkeypatch):
+def test_two_versions_in_one_process_run_their_own_code(model_folder, monkeypatch):
     from mlflow.pyfunc import load_model
 
-    first = saved(here / "first")
-    changed = Path(shutil.copytree(registry.PACKAGE, here / "changed/kmnist_pipeline"))
+    first = saved(model_folder / "first")
+    changed = Path(shutil.copytree(registry.PACKAGE, model_folder / "changed/kmnist_pipeline"))
     code = changed / "serving/classifier.py"
     code.write_text(code.read_text().replace('"accept" if', '"surely" if'))
     with monkeypatch.context() as patch:
         patch.setattr(registry, "PACKAGE", changed)
-        second = saved(here / "second")
-    same = saved(here / "same")
+        second = saved(model_folder / "second")
+    same = saved(model_folder / "same")
 
     images = np.zeros((1, 2, 3), np.uint8)
     path = [*sys.path]

@@ -46,7 +46,7 @@ UNKNOWN = "was not made by any commit of this repository"
 
 
 @pytest.fixture(scope="module")
-def made(
+def history(
     digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Project, list[str], Path]:
     """The digits evidence with three commits of history, their ids, and the first one's files.
@@ -55,30 +55,30 @@ def made(
     third the report did too.
     """
     folder = tmp_path_factory.mktemp("made") / "project"
-    project = digits_run[0].copy(folder)
+    archive = digits_run[0].copy(folder)
     old = folder.parent / "old"
-    commits = [project.commit("Show ten samples")]
+    commits = [archive.commit("Show ten samples")]
     for name in ("figures", "metrics", "reports", "models", "predictions"):
         shutil.copytree(folder / name, old / name)
     for file in ("conf/config.yaml", "params.yaml"):
-        project.replace(file, " samples: 10", " samples: 9")
+        archive.replace(file, " samples: 10", " samples: 9")
     for stage, message in ((EVALUATE, "Show nine samples"), ("report@digits", "Report it")):
-        done = project.run("dvc", "repro", "--single-item", stage)
+        done = archive.run("dvc", "repro", "--single-item", stage)
         assert done.returncode == 0, done.stdout + done.stderr
-        commits.append(project.commit(message))
-    return project, commits, old
+        commits.append(archive.commit(message))
+    return archive, commits, old
 
 
 @pytest.fixture
-def project(made, monkeypatch) -> Project:
+def archive(history, monkeypatch) -> Project:
     """The project with a history, as the working directory; not to be changed by a test."""
-    monkeypatch.chdir(made[0].folder)
+    monkeypatch.chdir(history[0].folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return made[0]
+    return history[0]
 
 
 @pytest.fixture
-def run(project, capsys) -> Callable[..., tuple[int, str, str]]:
+def run(archive, capsys) -> Callable[..., tuple[int, str, str]]:
     """`kmnist trace ...` in this process: exit status, output, messages."""
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
@@ -129,9 +129,9 @@ def test_every_file_of_the_evidence_leads_to_a_published_data_set(clone, monkeyp
         assert ends and ends <= known, traced.file
 
 
-def test_a_page_names_the_keys_of_its_figures(project):
+def test_a_page_names_the_keys_of_its_figures(archive):
     """The key under a figure in a report is the one that trace finds for that figure."""
-    page = (project.folder / PAGE).read_text()
+    page = (archive.folder / PAGE).read_text()
     said = r"lineage key <code>(\w+)</code>, data .*<code>kmnist trace (figures/[^<]+)<"
     told = re.findall(said, page)
     assert len(told) == page.count("<figure") > 20
@@ -155,8 +155,8 @@ def test_a_page_names_the_keys_of_its_figures(project):
     ],
 )
 @pytest.mark.parametrize("place", ["in the checkout", "elsewhere under another name"])
-def test_a_file_is_known_by_its_bytes(file, stage, place, project, tmp_path):
-    path = project.folder / file
+def test_a_file_is_known_by_its_bytes(file, stage, place, archive, tmp_path):
+    path = archive.folder / file
     if place != "in the checkout":
         path = Path(shutil.copyfile(path, tmp_path / "x"))
     found = of(path)
@@ -166,10 +166,10 @@ def test_a_file_is_known_by_its_bytes(file, stage, place, project, tmp_path):
     assert (traced.status, match.stage.address) == ("exact", stage)
     assert place == "elsewhere under another name" or match is traced.matches[0]
     assert found.exit_status == 0
-    assert digests(found, traced.matches[0].stage.key) <= published(project.folder)
+    assert digests(found, traced.matches[0].stage.key) <= published(archive.folder)
 
-    entry = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"][stage]
-    step = next(s for s in of(project.folder / file).steps.values() if s.stage.address == stage)
+    entry = yaml.safe_load((archive.folder / "dvc.lock").read_text())["stages"][stage]
+    step = next(s for s in of(archive.folder / file).steps.values() if s.stage.address == stage)
     assert step.stage.cmd == entry["cmd"]
     assert step.stage.params == entry["params"]["params.yaml"]
     deps = {dep["path"]: dep["md5"] for dep in entry["deps"]}
@@ -177,9 +177,9 @@ def test_a_file_is_known_by_its_bytes(file, stage, place, project, tmp_path):
     assert all(path.startswith(("src/", "conf/claims/")) for path in step.code)
 
 
-def test_a_figure_from_two_commits_ago(made, project):
-    _, commits, old = made
-    found = of(old / FIGURE, project.folder / FIGURE)
+def test_a_figure_from_two_commits_ago(history, archive):
+    _, commits, old = history
+    found = of(old / FIGURE, archive.folder / FIGURE)
     then, now = (traced.matches[0] for traced in found.files)
     assert found.exit_status == 0
     assert then.path == now.path == FIGURE
@@ -189,35 +189,35 @@ def test_a_figure_from_two_commits_ago(made, project):
     assert [commit.id for commit in now.commits] == [commits[2], commits[1]]
     holding = [
         commit
-        for commit in project.git("rev-list", "--all").splitlines()
-        if locks.parse(project.git("show", f"{commit}:dvc.lock")).stages[EVALUATE].key
+        for commit in archive.git("rev-list", "--all").splitlines()
+        if locks.parse(archive.git("show", f"{commit}:dvc.lock")).stages[EVALUATE].key
         == then.stage.key
     ]
     assert [commit.id for commit in then.commits] == holding
     assert commits[0] in holding
 
 
-def test_a_file_that_later_commits_keep(made, project):
+def test_a_file_that_later_commits_keep(history, archive):
     """A model that no later commit made again is in the lock of each."""
-    match = of(made[2] / MODEL).files[0].matches[0]
+    match = of(history[2] / MODEL).files[0].matches[0]
     assert match.versions[0].here
-    assert set(made[1]) <= {commit.id for commit in match.commits}
+    assert set(history[1]) <= {commit.id for commit in match.commits}
 
 
 @pytest.mark.parametrize(("page", "samples"), [("old", 10), ("new", 9)])
-def test_a_page_leads_to_the_figures_it_was_made_from(page, samples, made, project):
+def test_a_page_leads_to_the_figures_it_was_made_from(page, samples, history, archive):
     """The second commit has the old page and an evaluation that is newer than it."""
-    found = of(made[2] / PAGE if page == "old" else PAGE)
+    found = of(history[2] / PAGE if page == "old" else PAGE)
     match = found.files[0].matches[0]
     assert found.exit_status == 0
-    assert (made[1][1] in {commit.id for commit in match.commits}) == (page == "old")
+    assert (history[1][1] in {commit.id for commit in match.commits}) == (page == "old")
     (evaluation,) = (s for s in found.behind(match.stage.key) if s.stage.address == EVALUATE)
     assert evaluation.stage.params["evaluation"]["samples"] == samples
 
 
-def test_evidence_that_is_not_committed_yet(project, tmp_path, monkeypatch):
+def test_evidence_that_is_not_committed_yet(archive, tmp_path, monkeypatch):
     folder = tmp_path / "project"
-    shutil.copytree(project.folder, folder, symlinks=True)
+    shutil.copytree(archive.folder, folder, symlinks=True)
     Project(folder).git("reset", "--quiet", "HEAD~2")
     monkeypatch.chdir(folder)
     copy = Path(shutil.copyfile(folder / FIGURE, tmp_path / "copy.png"))
@@ -229,9 +229,9 @@ def test_evidence_that_is_not_committed_yet(project, tmp_path, monkeypatch):
     assert found.exit_status == 0
 
 
-def test_a_figure_of_an_experiment_that_only_a_ref_of_dvc_keeps(project, tmp_path, monkeypatch):
+def test_a_figure_of_an_experiment_that_only_a_ref_of_dvc_keeps(archive, tmp_path, monkeypatch):
     folder = tmp_path / "project"
-    shutil.copytree(project.folder, folder, symlinks=True)
+    shutil.copytree(archive.folder, folder, symlinks=True)
     shutil.copyfile(folder / FIGURE, tmp_path / "copy.png")
     Project(folder).git("update-ref", "refs/exps/12/34/warm-sun", "HEAD")
     Project(folder).git("reset", "--quiet", "--hard", "HEAD~2")
@@ -241,10 +241,10 @@ def test_a_figure_of_an_experiment_that_only_a_ref_of_dvc_keeps(project, tmp_pat
     assert subjects == ["Report it", "Show nine samples"]
 
 
-def test_a_project_in_a_subfolder_of_a_repository(project, tmp_path, monkeypatch):
+def test_a_project_in_a_subfolder_of_a_repository(archive, tmp_path, monkeypatch):
     top, folder = tmp_path / "top", tmp_path / "top/work/project"
     git_alone = shutil.ignore_patterns(".git")
-    shutil.copytree(project.folder, folder, symlinks=True, ignore=git_alone)
+    shutil.copytree(archive.folder, folder, symlinks=True, ignore=git_alone)
     copy = Path(shutil.copyfile(folder / FIGURE, tmp_path / "copy.png"))
     Project(top).git("init", "--quiet")
     made = Project(top).commit("Make it")
@@ -260,7 +260,7 @@ def test_a_project_in_a_subfolder_of_a_repository(project, tmp_path, monkeypatch
     assert "Git has it as src/kmnist_pipeline/cli/compose.py" in found.files[3].remark
 
 
-def test_other_lineage_keys_of_equal_bytes_are_named(made, project):
+def test_other_lineage_keys_of_equal_bytes_are_named(history, archive):
     """Fewer samples in a figure change neither the predictions nor what they depend on."""
     match, *others = of(PREDICTIONS).files[0].matches
     assert match.versions[0].here
@@ -272,21 +272,21 @@ def test_other_lineage_keys_of_equal_bytes_are_named(made, project):
 
 
 @pytest.mark.parametrize("file", [FIGURE, METRIC, PAGE])
-def test_a_flipped_byte_where_the_file_names_its_lineage(file, project, tmp_path):
+def test_a_flipped_byte_where_the_file_names_its_lineage(file, archive, tmp_path):
     copy = tmp_path / f"copy{Path(file).suffix}"
-    copy.write_bytes(flipped(project.folder / file, 60 if file == METRIC else -100))
+    copy.write_bytes(flipped(archive.folder / file, 60 if file == METRIC else -100))
     found = of(copy)
     (traced,) = found.files
     match = traced.matches[0]
     assert traced.status == "altered"
     assert found.exit_status == 3
     assert match.stage.key == of(file).files[0].matches[0].stage.key
-    assert digests(found, match.stage.key) <= published(project.folder)
+    assert digests(found, match.stage.key) <= published(archive.folder)
 
 
 @pytest.mark.parametrize("file", [FIGURE, METRIC, TABLE, MODEL, PREDICTIONS, PROCESSED, RAW])
-def test_a_flipped_byte_in_the_checkout(file, project):
-    path = project.folder / file
+def test_a_flipped_byte_in_the_checkout(file, archive):
+    path = archive.folder / file
     with replaced(path, flipped(path)):
         found = of(path)
         (traced,) = found.files
@@ -297,9 +297,9 @@ def test_a_flipped_byte_in_the_checkout(file, project):
 
 
 @pytest.mark.parametrize("file", [TABLE, MODEL, PREDICTIONS, RAW])
-def test_a_flipped_byte_in_a_file_that_names_no_lineage(file, project, tmp_path):
+def test_a_flipped_byte_in_a_file_that_names_no_lineage(file, archive, tmp_path):
     copy = tmp_path / Path(file).name
-    copy.write_bytes(flipped(project.folder / file))
+    copy.write_bytes(flipped(archive.folder / file))
     found = of(copy)
     assert found.files[0].status == "unknown"
     assert found.exit_status == 1
@@ -314,8 +314,8 @@ def text_of(image: Image.Image) -> PngImagePlugin.PngInfo:
 
 
 @pytest.mark.parametrize("change", ["re-encoded", "cropped", "without its text"])
-def test_a_png_that_was_saved_again(change, project, run, tmp_path):
-    with Image.open(project.folder / FIGURE) as image:
+def test_a_png_that_was_saved_again(change, archive, run, tmp_path):
+    with Image.open(archive.folder / FIGURE) as image:
         kept = None if change == "without its text" else text_of(image)
         shown = image.crop((0, 0, 50, 50)) if change == "cropped" else image
         shown.save(tmp_path / "again.png", pnginfo=kept, compress_level=1)
@@ -333,8 +333,8 @@ def test_a_png_that_was_saved_again(change, project, run, tmp_path):
         )
 
 
-def test_a_copy_with_an_older_figures_text_leads_to_the_older_stage(made, project, tmp_path):
-    with Image.open(made[2] / FIGURE) as image:
+def test_a_copy_with_an_older_figures_text_leads_to_the_older_stage(history, archive, tmp_path):
+    with Image.open(history[2] / FIGURE) as image:
         image.save(tmp_path / "correct.png", pnginfo=text_of(image), compress_level=1)
     match = of(tmp_path / "correct.png").files[0].matches[0]
     assert match.stage.params["evaluation"]["samples"] == 10
@@ -350,7 +350,7 @@ def test_a_copy_with_an_older_figures_text_leads_to_the_older_stage(made, projec
         ({"Stage": "evaluate@other", "Lineage": "1" * 64}, "evaluate@other"),
     ],
 )
-def test_a_picture_that_no_stage_made(text, remark, project, tmp_path):
+def test_a_picture_that_no_stage_made(text, remark, archive, tmp_path):
     kept = PngImagePlugin.PngInfo()
     for key, value in text.items():
         kept.add_text(key, value)
@@ -364,7 +364,7 @@ def test_a_picture_that_no_stage_made(text, remark, project, tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"\x89PNG\r\n\x1a\n", b"{", b"\x89PNG\r\n\x1a\n" + b"x" * 99]
 )
-def test_broken_files_are_unknown(content, project, tmp_path):
+def test_broken_files_are_unknown(content, archive, tmp_path):
     (tmp_path / "x.png").write_bytes(content)
     assert of(tmp_path / "x.png").files[0].status == "unknown"
 
@@ -375,9 +375,9 @@ def test_code_is_in_git_but_no_stage_made_it(run):
     assert f"cli/compose.py {UNKNOWN}: Git has it as src/kmnist_pipeline" in output
 
 
-def test_a_figure_that_was_edited_and_committed_is_no_evidence(project, tmp_path, monkeypatch):
+def test_a_figure_that_was_edited_and_committed_is_no_evidence(archive, tmp_path, monkeypatch):
     clone = tmp_path / "project"
-    Project(tmp_path).git("clone", "--quiet", str(project.folder), str(clone))
+    Project(tmp_path).git("clone", "--quiet", str(archive.folder), str(clone))
     content = flipped(clone / FIGURE)
     (clone / FIGURE).write_bytes(content)
     Project(clone).commit()
@@ -385,18 +385,18 @@ def test_a_figure_that_was_edited_and_committed_is_no_evidence(project, tmp_path
     assert of(FIGURE).files[0].status == "altered"
 
 
-def test_a_shallow_clone_says_what_it_lacks(made, project, tmp_path, monkeypatch):
+def test_a_shallow_clone_says_what_it_lacks(history, archive, tmp_path, monkeypatch):
     clone = tmp_path / "project"
-    Project(tmp_path).git("clone", "--quiet", "--depth=1", f"file://{project.folder}", str(clone))
+    Project(tmp_path).git("clone", "--quiet", "--depth=1", f"file://{archive.folder}", str(clone))
     monkeypatch.chdir(clone)
     assert of(FIGURE).exit_status == 0
-    (traced,) = of(made[2] / FIGURE).files
+    (traced,) = of(history[2] / FIGURE).files
     assert (traced.status, "git fetch --unshallow" in traced.remark) == ("unknown", True)
 
 
-def test_a_flipped_byte_in_the_lock(project, run):
+def test_a_flipped_byte_in_the_lock(archive, run):
     """The file is what the committed lock says, and the chain behind it has a gap in this one."""
-    lock = project.folder / "dvc.lock"
+    lock = archive.folder / "dvc.lock"
     text = lock.read_text()
     md5 = locks.parse(text).stages[TRAIN].outs[MODEL]
     other = md5[:-1] + ("0" if md5[-1] != "0" else "1")
@@ -417,22 +417,22 @@ def test_a_flipped_byte_in_the_lock(project, run):
 
         # A metric names its key itself.
         (traced,) = of(METRIC).files
-        assert traced.matches[0].stage.key in (project.folder / METRIC).read_text()
+        assert traced.matches[0].stage.key in (archive.folder / METRIC).read_text()
         assert not traced.matches[0].versions[0].here
 
 
-def test_a_broken_lock_is_named(project, run):
+def test_a_broken_lock_is_named(archive, run):
     for content in (b"<<<<<<< HEAD\nstages: {", b"schema: '2.0'\nstages: {a: {deps: []}}\n"):
-        with replaced(project.folder / "dvc.lock", content):
+        with replaced(archive.folder / "dvc.lock", content):
             status, _, message = run("--json")
             assert status == 1
             assert message.startswith("error: dvc.lock: ")
     assert run(FIGURE)[0] == 0
 
 
-def test_a_broken_lock_in_an_old_commit_is_ignored(project, tmp_path, monkeypatch):
+def test_a_broken_lock_in_an_old_commit_is_ignored(archive, tmp_path, monkeypatch):
     clone = tmp_path / "project"
-    Project(tmp_path).git("clone", "--quiet", str(project.folder), str(clone))
+    Project(tmp_path).git("clone", "--quiet", str(archive.folder), str(clone))
     good = (clone / "dvc.lock").read_text()
     for text in (good.replace("stages:\n", "stages:\n<<<<<<< HEAD\n"), good):
         (clone / "dvc.lock").write_text(text)
@@ -444,7 +444,7 @@ def test_a_broken_lock_in_an_old_commit_is_ignored(project, tmp_path, monkeypatc
 # --- what is asked -------------------------------------------------------------------------------
 
 
-def test_a_path_that_is_not_there(run, project, tmp_path):
+def test_a_path_that_is_not_there(run, archive, tmp_path):
     for path in ("figures/none.png", tmp_path / "none.png"):
         status, output, message = run(FIGURE, path)
         assert (status, output) == (1, "")
@@ -462,24 +462,24 @@ def test_a_folder_stands_for_its_files(run, tmp_path):
     assert "there is no file in this folder" in run(tmp_path / "empty")[2]
 
 
-def test_no_file_is_named(project, capsys):
+def test_no_file_is_named(archive, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["trace"])
     assert caught.value.code == 2
     assert "name a FILE" in capsys.readouterr().err
 
 
-def test_paths_count_from_where_the_user_stands(project, monkeypatch, capsys):
+def test_paths_count_from_where_the_user_stands(archive, monkeypatch, capsys):
     for path in ("digits_softmax/correct.png", "../digits/./digits_softmax/correct.png"):
-        monkeypatch.chdir(project.folder / "figures/digits")
+        monkeypatch.chdir(archive.folder / "figures/digits")
         assert cli.main(["trace", path]) == 0
         output = capsys.readouterr().out
         assert output.startswith(f"{FIGURE} is, byte for byte, recorded in dvc.lock as what ")
 
 
-def test_the_worst_of_several_files_counts(run, project, tmp_path):
+def test_the_worst_of_several_files_counts(run, archive, tmp_path):
     (tmp_path / "unknown").write_bytes(b"x")
-    (tmp_path / "altered.png").write_bytes(flipped(project.folder / FIGURE))
+    (tmp_path / "altered.png").write_bytes(flipped(archive.folder / FIGURE))
     assert run(FIGURE, METRIC)[0] == 0
     assert run(FIGURE, tmp_path / "altered.png")[0] == 3
     assert run(FIGURE, tmp_path / "altered.png", tmp_path / "unknown")[0] == 1
@@ -488,14 +488,14 @@ def test_the_worst_of_several_files_counts(run, project, tmp_path):
 # --- what is shown -------------------------------------------------------------------------------
 
 
-def test_the_tree_shows_all(run, made, project):
-    status, output, _ = run(made[2] / FIGURE)
-    found = of(made[2] / FIGURE)
+def test_the_tree_shows_all(run, history, archive):
+    status, output, _ = run(history[2] / FIGURE)
+    found = of(history[2] / FIGURE)
     match = found.files[0].matches[0]
     assert status == 0
     assert f"recorded in dvc.lock as what {EVALUATE} made as {FIGURE} (md5 " in output
     assert "no longer in dvc.lock of this folder" in output
-    assert made[1][0][:12] in output
+    assert history[1][0][:12] in output
     for step in found.behind(match.stage.key):
         assert output.count(f"{step.stage.address}  lineage key {step.stage.key}") == 1
         assert step.stage.cmd in output
@@ -511,9 +511,9 @@ def test_the_tree_shows_all(run, made, project):
 
 
 @pytest.fixture
-def receipt(project) -> Iterator[Path]:
+def receipt(archive) -> Iterator[Path]:
     """Of a verification of the first commit's stage; that of the later commits has another key."""
-    lock = locks.parse(project.git("show", "HEAD~2:dvc.lock"))
+    lock = locks.parse(archive.git("show", "HEAD~2:dvc.lock"))
     stage = lock.stages[EVALUATE]
     found = [Difference(out, Verdict.IDENTICAL, "") for out in stage.outs]
     made = receipts.statement("c" * 40, EVALUATE, None, [(stage, found)])
@@ -522,14 +522,14 @@ def receipt(project) -> Iterator[Path]:
     path.unlink()
 
 
-def test_a_verification_that_ran_the_stage_is_shown(receipt, run, made):
+def test_a_verification_that_ran_the_stage_is_shown(receipt, run, history):
     told = f"run again by `kmnist verify {EVALUATE}` on "
-    _, output, _ = run(made[2] / FIGURE)
+    _, output, _ = run(history[2] / FIGURE)
     assert re.search(f"{told}.*: identical \\(not signed\\)", output)
     _, output, _ = run(FIGURE)  # of a later commit
     assert told not in output
     assert "no receipt of `kmnist verify` says that this stage was run again" in output
-    _, output, _ = run("--json", made[2] / FIGURE)
+    _, output, _ = run("--json", history[2] / FIGURE)
     content = json.loads(output)
     SCHEMA(content)
     key = content["files"][0]["made"][0]["lineage"]
@@ -584,9 +584,9 @@ STAGE = {
 SCHEMA = Schema({"files": [FILE], "stages": {Optional(KEY): STAGE}, "mlflow": TEXT}, required=True)
 
 
-def test_json_has_a_schema(run, made, tmp_path):
+def test_json_has_a_schema(run, history, tmp_path):
     (tmp_path / "unknown").write_bytes(b"x")
-    for asked in ([FIGURE, made[2] / PAGE, RAW], [tmp_path / "unknown"], []):
+    for asked in ([FIGURE, history[2] / PAGE, RAW], [tmp_path / "unknown"], []):
         status, output, _ = run("--json", *asked)
         content = json.loads(output)
         SCHEMA(content)
@@ -600,11 +600,11 @@ def test_json_has_a_schema(run, made, tmp_path):
 
 
 @pytest.mark.parametrize("asked", ["a page", "a file", "two versions", "all"])
-def test_pictures_hold_every_stage(asked, run, made, project):
+def test_pictures_hold_every_stage(asked, run, history, archive):
     files = {
-        "a page": [made[2] / PAGE],
+        "a page": [history[2] / PAGE],
         "a file": [FIGURE],
-        "two versions": [made[2] / FIGURE, FIGURE],
+        "two versions": [history[2] / FIGURE, FIGURE],
         "all": [],
     }[asked]
     found = of(*files)
@@ -672,12 +672,12 @@ def test_a_picture_of_an_unknown_file(run, tmp_path):
 # --- MLflow --------------------------------------------------------------------------------------
 
 
-def test_the_run_that_shows_a_stage(run, project):
+def test_the_run_that_shows_a_stage(run, archive):
     """The stages of the fixture logged themselves to mlflow.db."""
     from mlflow import MlflowClient
 
     found = of(FIGURE)
-    client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{archive.folder / 'mlflow.db'}")
     for key, step in found.steps.items():
         logged = client.get_run(found.runs.by_key[key].id)
         assert logged.data.tags["kmnist.lineage"] == key
@@ -688,9 +688,9 @@ def test_the_run_that_shows_a_stage(run, project):
 
 
 @pytest.mark.system
-def test_a_server_is_asked_as_a_file_is(run, project, tmp_path, monkeypatch):
+def test_a_server_is_asked_as_a_file_is(run, archive, tmp_path, monkeypatch):
     in_file = of(FIGURE).runs
-    server = Server(tmp_path, project.folder / "mlflow.db")
+    server = Server(tmp_path, archive.folder / "mlflow.db")
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("//", "//name:word@"))
         of_server = of(FIGURE).runs
@@ -724,7 +724,7 @@ def test_a_server_is_asked_as_a_file_is(run, project, tmp_path, monkeypatch):
         ("sqlite:///params.yaml", "params.yaml (DatabaseError: file is not a database; "),
     ],
 )
-def test_a_store_that_cannot_answer_costs_nothing(uri, store, run, project, monkeypatch):
+def test_a_store_that_cannot_answer_costs_nothing(uri, store, run, archive, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     status, output, message = run("--json", FIGURE)
     assert (status, message) == (0, "")
@@ -736,7 +736,7 @@ def test_a_store_that_cannot_answer_costs_nothing(uri, store, run, project, monk
 # --- time ----------------------------------------------------------------------------------------
 
 
-def test_nothing_heavy_is_imported(project):
+def test_nothing_heavy_is_imported(archive):
     """Importing DVC, numpy or MLflow takes longer than all of a trace."""
     code = (
         "import sys; from kmnist_pipeline import cli; cli.main(sys.argv[1:]); "
@@ -745,7 +745,7 @@ def test_nothing_heavy_is_imported(project):
     )
     source = Path(cli.__file__).parents[2]
     for asked in ([FIGURE], ["--json", FIGURE], [PAGE]):
-        done = project.run(sys.executable, "-c", code, "trace", *asked, PYTHONPATH=str(source))
+        done = archive.run(sys.executable, "-c", code, "trace", *asked, PYTHONPATH=str(source))
         assert (done.returncode, done.stderr) == (0, "")
 
 

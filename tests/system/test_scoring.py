@@ -23,7 +23,7 @@ TIMEOUT = 5  # seconds
 
 
 @pytest.fixture(scope="module")
-def made(
+def owner(
     digits_run: tuple[Project, str], empty_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Project:
     """The project after `make demo`, with a champion of the digits."""
@@ -35,23 +35,23 @@ def made(
 
 
 @pytest.fixture(scope="module")
-def server(made: Project) -> Iterator[Scoring]:
+def scorer(owner: Project) -> Iterator[Scoring]:
     """Its server, with a short time for a request."""
-    with serving(made, "digits", MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT=str(TIMEOUT)) as found:
+    with serving(owner, "digits", MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT=str(TIMEOUT)) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def images(made: Project) -> np.ndarray:
-    with np.load(made.folder / "data/processed/digits.npz") as arrays:
+def pictures(owner: Project) -> np.ndarray:
+    with np.load(owner.folder / "data/processed/digits.npz") as arrays:
         return arrays["images"]
 
 
-def test_as_many_images_as_allowed_are_answered_as_predict_answers_them(made, server, images):
-    most = np.concatenate([images, images])[: scoring.MOST]
-    status, answer = server.ask(most.tolist())
-    np.savez(made.folder / "most.npz", most)
-    done = made.run("kmnist", "predict", "most.npz", "--dataset", "digits", "--output", "json")
+def test_as_many_images_as_allowed_are_answered_as_predict_answers_them(owner, scorer, pictures):
+    most = np.concatenate([pictures, pictures])[: scoring.MOST]
+    status, answer = scorer.ask(most.tolist())
+    np.savez(owner.folder / "most.npz", most)
+    done = owner.run("kmnist", "predict", "most.npz", "--dataset", "digits", "--output", "json")
     rows = json.loads(done.stdout)
     assert status == 200 and len(answer["predictions"]) == len(rows) == scoring.MOST
     for one, row in zip(answer["predictions"], rows, strict=True):
@@ -60,14 +60,14 @@ def test_as_many_images_as_allowed_are_answered_as_predict_answers_them(made, se
         }
 
 
-def test_whole_numbers_may_be_written_as_fractions(server, images):
-    assert server.ask(images[:9].astype(float).tolist()) == server.ask(images[:9].tolist())
+def test_whole_numbers_may_be_written_as_fractions(scorer, pictures):
+    assert scorer.ask(pictures[:9].astype(float).tolist()) == scorer.ask(pictures[:9].tolist())
 
 
-def test_a_blank_image_is_refused_in_the_words_of_predict(server, images, tmp_path):
-    blank = images[:3].copy()
+def test_a_blank_image_is_refused_in_the_words_of_predict(scorer, pictures, tmp_path):
+    blank = pictures[:3].copy()
     blank[1] = 7
-    status, answer = server.ask(blank.tolist())
+    status, answer = scorer.ask(blank.tolist())
     np.savez(tmp_path / "blank.npz", blank)
     faults: list[str] = []
     form = inputs.Form((8, 8), 16)
@@ -98,9 +98,9 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_wrong_images_are_refused_with_their_place(what, server):
+def test_wrong_images_are_refused_with_their_place(what, scorer):
     asked, words = WRONG[what]
-    status, answer = server.ask(asked)
+    status, answer = scorer.ask(asked)
     assert status == 400
     assert words in answer["message"]
     assert len(answer["message"]) < 200  # the images are not repeated
@@ -114,33 +114,33 @@ def test_wrong_images_are_refused_with_their_place(what, server):
         b'{"instances": []}', b'{"inputs": [], "params": {}}',
     ],
 )  # fmt: skip
-def test_a_wrong_body_is_refused(body, server):
-    status, answer = server.post(body)
+def test_a_wrong_body_is_refused(body, scorer):
+    status, answer = scorer.post(body)
     assert status == 400 and ("message" in answer or "detail" in answer)
 
 
 @pytest.mark.parametrize("kind", ["text/csv", "application/vnd.apache.parquet", "x", ""])
-def test_only_json_is_read(kind, server, images):
-    body = json.dumps({"inputs": images[:1].tolist()}).encode()
-    assert server.post(body)[0] == 200
-    assert server.post(body, **{"Content-Type": kind})[0] == 400
+def test_only_json_is_read(kind, scorer, pictures):
+    body = json.dumps({"inputs": pictures[:1].tolist()}).encode()
+    assert scorer.post(body)[0] == 200
+    assert scorer.post(body, **{"Content-Type": kind})[0] == 400
 
 
-def test_a_body_has_at_most_16_mb(server):
+def test_a_body_has_at_most_16_mb(scorer):
     assert scoring.LARGEST == 16 << 20
-    assert server.post(b" " * scoring.LARGEST)[0] == 400
-    assert server.post(b" " * (scoring.LARGEST + 1)) == (413, "Content Too Large")
+    assert scorer.post(b" " * scoring.LARGEST)[0] == 400
+    assert scorer.post(b" " * (scoring.LARGEST + 1)) == (413, "Content Too Large")
     chunk = b"%x\r\n%b\r\n" % (1 << 20, b" " * (1 << 20))
-    head = f"{HEAD.format(server.port)}Transfer-Encoding: chunked\r\n\r\n".encode()
-    assert answered(server, head + 17 * chunk).startswith(b"HTTP/1.1 413 ")
+    head = f"{HEAD.format(scorer.port)}Transfer-Encoding: chunked\r\n\r\n".encode()
+    assert answered(scorer, head + 17 * chunk).startswith(b"HTTP/1.1 413 ")
 
 
 HEAD = "POST /invocations HTTP/1.1\r\nHost: localhost:{}\r\nContent-Type: application/json\r\n"
 
 
-def answered(server: Scoring, sent: bytes) -> bytes:
+def answered(scorer: Scoring, sent: bytes) -> bytes:
     """The answer until the server ends the connection, which it must do in time."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=4 * TIMEOUT) as here:
+    with socket.create_connection(("127.0.0.1", scorer.port), timeout=4 * TIMEOUT) as here:
         here.sendall(sent)
         return b"".join(iter(lambda: here.recv(1 << 16), b""))
 
@@ -154,24 +154,24 @@ SLOW = {  # requests that never end, with the begin of the answer
 }
 
 
-def test_slow_requests_are_ended(server, images):
+def test_slow_requests_are_ended(scorer, pictures):
     def seconds(sent: str) -> float:
         start = time.monotonic()
-        found = answered(server, sent.format(server.port).encode())
+        found = answered(scorer, sent.format(scorer.port).encode())
         assert found.startswith(SLOW[sent]) and bool(found) == bool(SLOW[sent])
         return time.monotonic() - start
 
     with ThreadPoolExecutor() as threads:
         took = list(threads.map(seconds, SLOW))
     assert min(took) >= TIMEOUT
-    assert server.ask(images[:1].tolist())[0] == 200
+    assert scorer.ask(pictures[:1].tolist())[0] == 200
 
 
-def test_a_crowd_is_refused_until_it_is_gone(server, images):
+def test_a_crowd_is_refused_until_it_is_gone(scorer, pictures):
     with ExitStack() as crowd:
         for _ in range(scoring.CONNECTIONS - 1):
-            crowd.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-        assert server.ask(images[:1].tolist())[0] == 200
-        crowd.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-        assert server.ask(images[:1].tolist()) == (503, "Service Unavailable")
-    assert server.ask(images[:1].tolist())[0] == 200
+            crowd.enter_context(socket.create_connection(("127.0.0.1", scorer.port)))
+        assert scorer.ask(pictures[:1].tolist())[0] == 200
+        crowd.enter_context(socket.create_connection(("127.0.0.1", scorer.port)))
+        assert scorer.ask(pictures[:1].tolist()) == (503, "Service Unavailable")
+    assert scorer.ask(pictures[:1].tolist())[0] == 200

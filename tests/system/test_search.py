@@ -22,7 +22,7 @@ SEARCH: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The store after a search by one worker, and what the program printed."""
     store = tmp_path_factory.mktemp("search")
     status, out, messages = train(store, SEARCH, LOKY_MAX_CPU_COUNT="1")
@@ -30,8 +30,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[st
     return store, json.loads(out)
 
 
-def test_each_round_halves_its_trials_and_the_best_one_is_last(undisturbed):
-    _, printed = undisturbed
+def test_each_round_halves_its_trials_and_the_best_one_is_last(searched):
+    _, printed = searched
     waves = printed["waves"][0]
     assert [len(wave) for wave in waves] == [4, 2, 1, 4, 2, 1, 1]
     for longer, shorter in ((1, 0), (2, 1), (4, 3), (5, 4)):
@@ -41,8 +41,8 @@ def test_each_round_halves_its_trials_and_the_best_one_is_last(undisturbed):
     assert set(waves[0]) != set(waves[3]), "the second round has other points"
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, undisturbed):
-    store, printed = undisturbed
+def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, searched):
+    store, printed = searched
     status, out, messages = train(tmp_path, SEARCH, LOKY_MAX_CPU_COUNT="2")
     assert status == 0, messages
     assert json.loads(out)["waves"] == printed["waves"]
@@ -56,8 +56,8 @@ def kill_after(fits: int, store: Path) -> None:
         program.process.kill()
 
 
-def test_a_killed_search_ends_with_the_same_bytes(tmp_path, undisturbed):
-    store, printed = undisturbed
+def test_a_killed_search_ends_with_the_same_bytes(tmp_path, searched):
+    store, printed = searched
     kill_after(3, tmp_path)  # in the first rung
     kill_after(11, tmp_path)  # in a later one
     status, out, messages = train(tmp_path, SEARCH)
@@ -67,9 +67,9 @@ def test_a_killed_search_ends_with_the_same_bytes(tmp_path, undisturbed):
 
 
 def test_lost_results_of_a_rung_are_made_again_although_a_longer_training_goes_on(
-    tmp_path, undisturbed
+    tmp_path, searched
 ):
-    store, _ = undisturbed
+    store, _ = searched
     whole = results(store)
     for path in store.glob("??/*.fit"):
         path.unlink()  # the checkpoints stay
@@ -79,7 +79,7 @@ def test_lost_results_of_a_rung_are_made_again_although_a_longer_training_goes_o
     assert results(store) == whole
 
 
-def test_a_search_that_is_known_trains_nothing(undisturbed):
-    status, out, messages = train(undisturbed[0], SEARCH)
+def test_a_search_that_is_known_trains_nothing(searched):
+    status, out, messages = train(searched[0], SEARCH)
     assert (status, messages) == (0, "")
     assert json.loads(out)["loky"] is False

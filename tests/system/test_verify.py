@@ -37,7 +37,7 @@ IDENTICAL, EQUAL, DIFFERENT = Verdict
 
 
 @pytest.fixture
-def bare(evidence: Project, tmp_path: Path) -> Project:
+def bare_one(evidence: Project, tmp_path: Path) -> Project:
     """A clone of it: no cache, no models, no MLflow store. A folder next to it is its `TMPDIR`."""
     return cloned(evidence, tmp_path / "bare")
 
@@ -104,15 +104,17 @@ def repaint(file: Path, pixels: int, by: int = 255) -> None:
 # --- a run from scratch --------------------------------------------------------------------------
 
 
-def test_a_bare_clone_gives_what_was_committed(bare):
-    done = kmnist_verify(bare, "report@digits")
+def test_a_bare_clone_gives_what_was_committed(bare_one):
+    done = kmnist_verify(bare_one, "report@digits")
     first, last = done.stdout.splitlines()
     assert first.endswith("stages run in a clean clone (committed -> made again)")
     assert last.startswith("identical: the committed bytes were made again (all of ")
     assert done.returncode == 0
-    told = f"verified by `kmnist verify report@digits` on {receipt_of(bare)['machine']}: identical"
-    assert told in bare.run("kmnist", "check").stdout
-    traced = bare.run("kmnist", "trace", CURVES).stdout
+    told = (
+        f"verified by `kmnist verify report@digits` on {receipt_of(bare_one)['machine']}: identical"
+    )
+    assert told in bare_one.run("kmnist", "check").stdout
+    traced = bare_one.run("kmnist", "trace", CURVES).stdout
     assert f"recorded in dvc.lock as what {EVALUATE} made" in traced
     assert "run again by `kmnist verify report@digits` on " in traced
     stages = [line for line in done.stderr.splitlines() if line.startswith("[")]
@@ -200,36 +202,37 @@ def test_a_workspace_that_is_not_clean_is_said(tampered):
     assert tampered.index(note) < tampered.index("[1/3] download@digits")
 
 
-def test_a_signed_receipt_names_its_signer(bare, tmp_path):
+def test_a_signed_receipt_names_its_signer(bare_one, tmp_path):
     key = tmp_path / "key"
     keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key]
     subprocess.run(keygen, check=True)
-    done = bare.run("kmnist", "verify", "--sign", str(key), "download@digits")
-    (path,) = (bare.folder / "receipts").glob("*.json")
-    assert f"receipt: {path.relative_to(bare.folder)}; `kmnist check` shows it" in done.stderr
+    done = bare_one.run("kmnist", "verify", "--sign", str(key), "download@digits")
+    (path,) = (bare_one.folder / "receipts").glob("*.json")
+    assert f"receipt: {path.relative_to(bare_one.folder)}; `kmnist check` shows it" in done.stderr
     public = key.with_suffix(".pub").read_text()
-    (bare.folder / "receipts/allowed_signers").write_text(f"alice@example.org {public}")
-    assert "(1 out, signed by alice@example.org)" in bare.run("kmnist", "check").stdout
+    (bare_one.folder / "receipts/allowed_signers").write_text(f"alice@example.org {public}")
+    assert "(1 out, signed by alice@example.org)" in bare_one.run("kmnist", "check").stdout
     path.write_text(path.read_text().replace('"identical"', '"equal"'))
     assert (
-        f"{path.relative_to(bare.folder)}: does not count: " in bare.run("kmnist", "check").stdout
+        f"{path.relative_to(bare_one.folder)}: does not count: "
+        in bare_one.run("kmnist", "check").stdout
     )
 
 
 @pytest.mark.parametrize(("pixels", "status"), [(1, 3), (30, 1)])
 def test_a_committed_figure_that_looks_the_same_does_so_with_and_without_a_run(
-    pixels, status, bare
+    pixels, status, bare_one
 ):
     """One pixel differs by one level, or thirty pixels are black."""
     if pixels == 1:
-        repaint(bare.folder / MATRIX, 1, by=1)
+        repaint(bare_one.folder / MATRIX, 1, by=1)
         words = "no pixel differs visibly"
     else:
-        repaint(bare.folder / MATRIX, pixels)
+        repaint(bare_one.folder / MATRIX, pixels)
         words = "pixels differ in 30 of "
-    bare.commit()
+    bare_one.commit()
     for arguments in ([DATA], ["--quick", DATA]):
-        done = kmnist_verify(bare, *arguments)
+        done = kmnist_verify(bare_one, *arguments)
         assert words in done.stdout
         assert done.returncode == status
     assert done.stdout.endswith("; `kmnist check` names the commands that make it again\n")
@@ -240,15 +243,15 @@ def test_a_committed_figure_that_looks_the_same_does_so_with_and_without_a_run(
 
 @pytest.mark.parametrize("mirror", [True, False])
 def test_the_data_come_from_the_mirror_beside_the_project_or_nothing_is_left(
-    mirror, bare, evidence
+    mirror, bare_one, evidence
 ):
-    bare.replace("conf/dataset/digits.yaml", "sklearn:digits", "no/such/source")
-    assert bare.run("kmnist", "compose").returncode == 0
-    bare.commit()
+    bare_one.replace("conf/dataset/digits.yaml", "sklearn:digits", "no/such/source")
+    assert bare_one.run("kmnist", "compose").returncode == 0
+    bare_one.commit()
     if mirror:
-        here = bare.folder.parent / "shared/datasets/digits"
+        here = bare_one.folder.parent / "shared/datasets/digits"
         shutil.copytree(evidence.folder / "data/raw/digits", here)
-    done = kmnist_verify(bare, "download@digits")
+    done = kmnist_verify(bare_one, "download@digits")
     if mirror:
         assert (done.returncode, "identical: " in done.stdout) == (0, True)
     else:
@@ -269,12 +272,12 @@ def test_a_known_stage_is_suggested_for_an_unknown_one(here, evidence, monkeypat
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupt_leaves_neither_file_nor_process(ending, bare):
-    before, rest = contents(bare.folder), bare.folder.parent / "tmp"
+def test_an_interrupt_leaves_neither_file_nor_process(ending, bare_one):
+    before, rest = contents(bare_one.folder), bare_one.folder.parent / "tmp"
     command = ["kmnist", "verify", DATA]
-    environment = bare.environment(TMPDIR=str(rest))
+    environment = bare_one.environment(TMPDIR=str(rest))
     with subprocess.Popen(
-        command, cwd=bare.folder, env=environment, stderr=subprocess.PIPE, text=True
+        command, cwd=bare_one.folder, env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("[1/2] download@digits")
@@ -287,7 +290,7 @@ def test_an_interrupt_leaves_neither_file_nor_process(ending, bare):
     assert process.returncode == 130
     assert children_in(rest, "") == []
     assert list(rest.iterdir()) == []
-    assert contents(bare.folder) == before
+    assert contents(bare_one.folder) == before
 
 
 def children_in(folder: Path, words: str) -> list[psutil.Process]:
@@ -301,15 +304,15 @@ def children_in(folder: Path, words: str) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("room", ["not even for the clone", "not for its stages"])
-def test_a_full_disk_is_said_and_nothing_left(room, bare):
-    rest = bare.folder.parent / "tmp"
-    clone_size = sum(map(len, contents(bare.folder).values())) // 1000
+def test_a_full_disk_is_said_and_nothing_left(room, bare_one):
+    rest = bare_one.folder.parent / "tmp"
+    clone_size = sum(map(len, contents(bare_one.folder).values())) // 1000
     size = 300 if room == "not even for the clone" else clone_size + 2000
     script = (
         f"mount -t tmpfs -o size={size}k none {rest} || exit 77; "
         f"TMPDIR={rest} kmnist verify {DATA}; echo status $?; ls -A {rest}"
     )
-    done = bare.run("unshare", "--map-root-user", "--mount", "sh", "-c", script)
+    done = bare_one.run("unshare", "--map-root-user", "--mount", "sh", "-c", script)
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip("no file system of one's own to fill here")
     assert done.stdout == "status 1\n"
@@ -320,24 +323,28 @@ def test_a_full_disk_is_said_and_nothing_left(room, bare):
 # --- the first epochs ----------------------------------------------------------------------------
 
 
-def test_the_first_epoch_gives_the_committed_weights(bare):
-    done = kmnist_verify(bare, "--epochs", "1", "report@digits")
+def test_the_first_epoch_gives_the_committed_weights(bare_one):
+    done = kmnist_verify(bare_one, "--epochs", "1", "report@digits")
     first, last = done.stdout.splitlines()
-    assert receipt_of(bare)["epochs"] == 1
-    assert receipt_of(bare)["stages"][SOFTMAX]["outs"] == {DETAILS: "identical"}  # weights alone
+    assert receipt_of(bare_one)["epochs"] == 1
+    assert receipt_of(bare_one)["stages"][SOFTMAX]["outs"] == {
+        DETAILS: "identical"
+    }  # weights alone
     assert "1 epoch of " in first and first.endswith("in a clean clone (committed -> made again)")
     assert last.startswith("identical: ")
     assert done.returncode == 0
 
 
-def test_other_weights_after_the_first_epoch_are_named_by_their_fit(bare):
+def test_other_weights_after_the_first_epoch_are_named_by_their_fit(bare_one):
     """As if another learning rate had made the evidence, or a digest had been edited."""
-    folds = bare.json(VALIDATION)["folds"]
+    folds = bare_one.json(VALIDATION)["folds"]
     fold = next(row for row in folds if (row["seed"], row["fold"]) == (3, 2))
-    bare.replace(DETAILS, fold["weights"][0], "0123456789abcdef")
-    bare.replace("params.yaml", "max_iter: 100", "max_iter: 5")  # the first one is of the digits
-    bare.commit()
-    done = kmnist_verify(bare, "--epochs", "1", "report@digits")
+    bare_one.replace(DETAILS, fold["weights"][0], "0123456789abcdef")
+    bare_one.replace(
+        "params.yaml", "max_iter: 100", "max_iter: 5"
+    )  # the first one is of the digits
+    bare_one.commit()
+    done = kmnist_verify(bare_one, "--epochs", "1", "report@digits")
     assert done.returncode == 1
     apart = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
     softmax = [line for line in apart if line.startswith(DETAILS)]
@@ -445,11 +452,11 @@ def test_a_flipped_byte_in_the_lock(apart):
         assert apart(DATA)["dvc.lock"].line == "is missing"
 
 
-def test_a_committed_lock_that_does_not_fit_its_files(bare, monkeypatch):
-    monkeypatch.chdir(bare.folder)
+def test_a_committed_lock_that_does_not_fit_its_files(bare_one, monkeypatch):
+    monkeypatch.chdir(bare_one.folder)
     code = "src/kmnist_pipeline/data/idx.py"
-    change_lock(bare, DATA, **{COUNTS: "0" * 32, code: "1" * 32})
-    bare.commit()
+    change_lock(bare_one, DATA, **{COUNTS: "0" * 32, code: "1" * 32})
+    bare_one.commit()
     result = quick.compare_here(DATA)
     (stage,) = [stage for stage in result.stages if stage.address == DATA]
     (counts,) = [each.line for each in stage.differences if each.path == COUNTS]

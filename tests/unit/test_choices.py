@@ -200,7 +200,7 @@ def test_the_average_forgets_and_takes_the_running_moments_along():
     for update in range(1, 6):
         layers(torch.randn(8, 3) * update)
         with torch.no_grad():
-            layers[0].weight.add_(1.0)
+            next(layers.parameters()).add_(1.0)
         average.update()
         left = min(0.3, (1 + update) / (10 + update))  # 2/11 and 3/12 at first
         for name, before in expected.items():

@@ -5,17 +5,12 @@ cores or machines, so that `dvc repro` finds every fit in the store.
 """
 
 import logging
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.fits import plan, pool, store
 from kmnist_pipeline.fits.plan import Plan
 from kmnist_pipeline.repository import dvc
@@ -32,7 +27,6 @@ def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
     the data of these stages up to date. Returns the stale stages that train. Raises UserError if
     a target is unknown, or data cannot be made.
     """
-    remove_leftovers()
     first = stale(targets)
     data = {name.partition("@")[2] for name in first if name.startswith(DATA)}
     data |= {params["models"][name.partition("@")[2]]["dataset"] for name in trains(first)}
@@ -42,16 +36,6 @@ def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
     names = trains(stale(targets))  # equal data makes no stage stale
     pool.train([plan_of(name, params) for name in names], store.default())
     return names
-
-
-def remove_leftovers() -> None:
-    """Remove the unfinished files in `.kmnist/` that no process has changed for a day."""
-    unfinished = store.default().folder.glob(f"??/{outs.BEGINS}*{outs.ENDS}")
-    for left in (*Path(".kmnist/partial").glob("*"), *unfinished):
-        with suppress(OSError):  # another process removes it too, or it is another user's
-            inside = left.rglob("*") if left.is_dir() else ()
-            if max(path.lstat().st_mtime for path in (left, *inside)) < time.time() - outs.DAY:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def trains(stages: Iterable[str]) -> list[str]:

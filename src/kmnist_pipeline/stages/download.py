@@ -6,7 +6,8 @@ from typing import Any
 
 from kmnist_pipeline.data import sources
 from kmnist_pipeline.evidence import paths
-from kmnist_pipeline.evidence.stage import Stage, entrypoint
+from kmnist_pipeline.evidence.stage import Stage
+from kmnist_pipeline.stages.frame import entrypoint
 
 
 def download(stage: Stage, params: dict[str, Any]) -> None:

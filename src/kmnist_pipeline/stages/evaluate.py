@@ -15,10 +15,11 @@ from kmnist_pipeline.data import dataset, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.evaluation import metrics, routing
 from kmnist_pipeline.evidence import numbers, paths
-from kmnist_pipeline.evidence.stage import Stage, entrypoint
+from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.families.trained import TrainedModel
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import models as model_figures
+from kmnist_pipeline.stages.frame import entrypoint
 
 Drawn = tuple[str, str, Figure]  # file name, caption, figure
 LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from kmnist_pipeline.data import dataset, idx
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
-from kmnist_pipeline.evidence.stage import Stage, entrypoint
+from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import data as data_figures
+from kmnist_pipeline.stages.frame import entrypoint
 
 Parameters = dict[str, Any]
 LIBRARIES = ("numpy", "scikit-learn", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")

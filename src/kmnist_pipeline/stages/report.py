@@ -8,8 +8,9 @@ from typing import Any
 
 from kmnist_pipeline.evaluation import claims
 from kmnist_pipeline.evidence import outs, paths
-from kmnist_pipeline.evidence.stage import Stage, entrypoint
+from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.reporting import page
+from kmnist_pipeline.stages.frame import entrypoint
 
 LIBRARIES = ("scipy", "pillow", "jinja2")
 

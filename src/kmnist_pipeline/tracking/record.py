@@ -1,6 +1,6 @@
 """The record of a stage for MLflow: plain data, such as the names of the files it has written.
 
-A stage makes its record when it ends (`evidence/stage.py`), `kmnist publish` makes the same record
+A stage makes its record when it ends (`stages/frame.py`), `kmnist publish` makes the same record
 later, and `runs` reads it.
 """
 
