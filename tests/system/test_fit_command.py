@@ -66,6 +66,17 @@ def test_changed_comments_and_labels_make_stages_stale_and_train_nothing(digits:
     assert "metrics/digits/digits_softmax/curves.csv" not in digits.changed()  # the same bytes
 
 
+def test_a_fit_that_reads_what_its_key_does_not_contain_fails(digits: Project):
+    digits.replace(
+        "src/kmnist_pipeline/families/sklearn/train.py",
+        "    missing = np.setdiff1d",
+        '    open("README.md").close()\n    missing = np.setdiff1d',
+    )
+    done = digits.run("kmnist", "fit", "kfold-train@digits_sklearn_logistic")
+    assert "the fit reads README.md, which its key does not contain" in done.stderr
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+
+
 def test_all_stages_of_a_kind_are_a_target(project: Project, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(project.folder)
     found = fit.stale(["kfold-train"])  # nothing is in the cache of a new clone

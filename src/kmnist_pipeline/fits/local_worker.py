@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kmnist_pipeline.evidence import reads
-from kmnist_pipeline.families.base import Data
+from kmnist_pipeline.families.base import Data, TrainingError
 from kmnist_pipeline.fits import work
 from kmnist_pipeline.fits.store import Store
 
@@ -58,6 +58,8 @@ def train(name: str, whole: str, digest: str, classes: int, stop_after: int | No
         _data[digest] = work.verified(Data(pixels, labels, classes), digest)
     fit, data, kept = (folder / name).read_bytes(), _data[digest], _Home.store.checkpoint(whole)
     result, seconds = work.train(fit, whole, data, digest, kept, _progress, stop_after)
+    if found := reads.undeclared(["src"]):  # the key has the code
+        raise TrainingError(f"the fit reads {', '.join(found)}, which its key does not contain")
     (folder / f"{name}.result").write_bytes(result)
     return seconds
 
