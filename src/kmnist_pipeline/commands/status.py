@@ -145,20 +145,22 @@ def locked_here() -> Graph:
         raise UserError(f"{error}\n{way}") from error
 
 
-def summary(differences: Iterable[Difference], run: bool = False) -> str:
+def summary(differences: Iterable[Difference], run: bool = False, fits: int = 0) -> str:
     """A sentence: how many files differ from the commit, and the commands that restore them.
 
     differences: of all files; run: whether a run in a clone made them, so that there is nothing to
-    restore.
+    restore; fits: how many of the differences compare the weights of a fit instead of a file.
     """
     verdicts = {each.path: each.verdict for each in differences}
     apart = [path for path, verdict in verdicts.items() if verdict is not Verdict.IDENTICAL]
     worst = max(verdicts.values(), default=Verdict.IDENTICAL)
+    whole = count(len(verdicts) - fits, "file")
+    whole += f" and the weights of {count(fits, 'fit')}" if fits else ""
     if not apart:
         again = "the committed bytes were made again" if run else "these are the committed bytes"
-        return f"{worst.words}: {again} (all of {count(len(verdicts), 'file')})"
+        return f"{worst.words}: {again} (all of {whole})"
     differ = "differs" if len(apart) == 1 else "differ"
-    line = f"{worst.words}: {len(apart)} of {count(len(verdicts), 'file')} {differ} from the commit"
+    line = f"{worst.words}: {len(apart)} of {whole} {differ} from the commit"
     equal = sum(verdict is Verdict.EQUAL for verdict in verdicts.values())
     if worst is Verdict.DIFFERENT and equal:
         line += f", {equal} of them with equal numbers"

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,9 +72,9 @@ def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ())
         try:
             _run(run, kind, items, libraries, cfg)
         except KeyboardInterrupt:
-            sys.exit(f"{kind}: interrupted{_way_back()}")
+            sys.exit(f"{kind}: interrupted")
         except (UserError, OSError) as error:
-            sys.exit(f"error in {kind}: {error}{_way_back()}")
+            sys.exit(f"error in {kind}: {error}")
 
     task()
 
@@ -111,19 +109,6 @@ def _refuse_undeclared(stage: Stage) -> None:
             f"reads {', '.join(found)}, which is not among the deps of {stage.kind} in dvc.yaml: "
             "add it there"
         )
-
-
-def _way_back() -> str:
-    """How to get the committed outs back, which DVC has removed before it ran this stage."""
-    from kmnist_pipeline.repository import dvc, git  # only a stage that fails uses them
-
-    with suppress(UserError, OSError, ValueError, KeyError):
-        params = OmegaConf.to_container(OmegaConf.load("params.yaml"))
-        stage = dvc.stages(cast(dict[str, Any], params))[os.environ["DVC_STAGE"]]
-        removed = [path for path in dvc.outs(stage) if not Path(path).exists()]
-        if gone := [path for path in removed if git.paths("ls-files", "-z", path)]:
-            return f"\nTo get the committed files back: git checkout HEAD -- {shlex.join(gone)}"
-    return ""
 
 
 def _stage(kind: str, name: str, libraries: tuple[str, ...], params: dict[str, Any]) -> Stage:
