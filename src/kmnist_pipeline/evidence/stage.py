@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.evidence import lineage, numbers, outs
@@ -20,7 +20,8 @@ from kmnist_pipeline.evidence import lineage, numbers, outs
 class Stage:
     """One execution of a stage: its name, its lineage, and the folder of its outs.
 
-    libraries: the names of those that affect the bytes of its outs.
+    libraries: the names of those that affect the bytes of its outs; written: its outs; pinned:
+    files that it read, whose sha256 is among its parameters, so that they are no dependencies.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Stage:
     libraries: tuple[str, ...] = ()
     started: float = field(default_factory=time.time)
     written: list[str] = field(default_factory=list)
+    pinned: list[str] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -66,6 +68,13 @@ class Stage:
     def write(self, path: str, content: bytes) -> None:
         """Write one out."""
         outs.write_bytes(self.root / path, content)
+        self.written.append(path)
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[BinaryIO]:
+        """One out as an open file, which is complete when the block ends."""
+        with outs.writing(self.root / path) as file:
+            yield file
         self.written.append(path)
 
     def write_details(self, path: str, content: dict[str, Any]) -> None:

@@ -104,7 +104,7 @@ def _refuse_undeclared(stage: Stage) -> None:
     """Raise UserError if DVC's stage has read a file of the project that is not in its key."""
     if stage.lineage is None:
         return
-    if found := reads.undeclared([*stage.lineage["deps"], *stage.written]):
+    if found := reads.undeclared([*stage.lineage["deps"], *stage.written, *stage.pinned]):
         raise UserError(
             f"reads {', '.join(found)}, which is not among the deps of {stage.kind} in dvc.yaml: "
             "add it there"
