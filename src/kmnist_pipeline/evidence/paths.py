@@ -6,8 +6,13 @@ METRICS, FIGURES, REPORTS = "metrics", "figures", "reports"
 TRACKED = (METRICS, FIGURES, REPORTS)  # in Git; all other outs are in DVC's cache
 
 
+def imported(dataset: str) -> str:
+    """The file of a dataset that `kmnist import` has made; DVC tracks it."""
+    return f"data/imported/{dataset}.npz"
+
+
 def raw(dataset: str) -> str:
-    """The folder of a dataset's decoded IDX files."""
+    """The folder of a dataset's decoded IDX files, or of its imported file."""
     return f"data/raw/{dataset}"
 
 
