@@ -89,6 +89,11 @@ class Clone:
             raise UserError(_with_way_out(str(error))) from error
         self.path /= here
         self._aside.mkdir()
+        # Imported data are like a mirror: `download` checks their sha256.
+        for tracked in self.path.glob("data/imported/*.npz.dvc"):
+            file = tracked.relative_to(self.path).with_suffix("")
+            if file.exists():
+                (self.path / file).symlink_to(file.resolve())
         # The user's configuration may name a cache that several projects share.
         (self.path / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
 

@@ -111,7 +111,7 @@ def _of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     """Scores follow from the confusion matrix, spreads from the values of the seeds."""
     path = _numbers(stage, "test.json")
     content = numbers.read(path)
-    scores = metrics.scores(np.array(content["confusion"]), _classes(stage.item, params))
+    scores = metrics.scores(metrics.unpack_confusion(content["confusion"]), _classes(stage.item, params))
     stated, expected = (
         {**metrics.compared(each), **_flat("per_class", each["per_class"])}
         for each in (content, scores)

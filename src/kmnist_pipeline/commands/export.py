@@ -206,7 +206,8 @@ class _Crate:
         )
         raw = self._entity(paths.raw(name))
         raw["name"], raw["license"] = about["title"], licence
-        raw["description"] = f"The original files; sources: {', '.join(about['sources'])}"
+        sources = about.get("sources") or [about["imported"]["file"]]
+        raw["description"] = f"The original files; sources: {', '.join(sources)}"
 
     def _files(self, licences: dict[str, str]) -> None:
         """Add every file except the workflow."""

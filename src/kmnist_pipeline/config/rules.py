@@ -16,10 +16,13 @@ from kmnist_pipeline.config.schema import (
     Experiment,
     LinearModel,
     NoValidation,
+    PublishedDataset,
     Report,
     Search,
     Study,
 )
+
+MOST_CLASSES = 1000
 
 # Settings that only some choices use: the choice, its values that use the setting, and whether
 # they also take null.
@@ -129,10 +132,24 @@ def _dotted(content: Mapping[str, Any]) -> str:
 
 
 def _check_dataset(key: str, dataset: Dataset) -> None:
+    if len(dataset.shape) != 2 and dataset.shape[2:] != [3]:
+        raise refused(f"{key}.shape", dataset.shape, "[height, width] or [height, width, 3]")
+    classes = dataset.classes
+    if not _different(classes, least=2) or len(classes) > MOST_CLASSES:
+        allowed = f"2 to {MOST_CLASSES:,} different names"
+        raise refused(f"{key}.classes", classes if len(classes) < 10 else len(classes), allowed)
+    for position, name in enumerate(classes):
+        # numbers.py writes a list as a map whose keys begin with #.
+        if not name.strip() or not name.isprintable() or name.startswith("#"):
+            allowed = "printable text that does not begin with #"
+            raise refused(f"{key}.classes[{position}]", name, allowed)
+    if isinstance(dataset, PublishedDataset):
+        _check_parts(key, dataset)
+
+
+def _check_parts(key: str, dataset: PublishedDataset) -> None:
     if len(dataset.shape) != 2:
-        raise refused(f"{key}.shape", dataset.shape, "[height, width]")
-    if not _different(dataset.classes, least=2):
-        raise refused(f"{key}.classes", dataset.classes, "at least two different names")
+        raise refused(f"{key}.shape", dataset.shape, "[height, width], because IDX files are grey")
     names = [part.name for part in dataset.parts]
     if not _different(names, least=1):
         raise refused(f"{key}.parts", names, "one or more parts with different names")

@@ -11,7 +11,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, GetPydanticSchema, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    GetPydanticSchema,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core.core_schema import literal_schema
 
 from kmnist_pipeline.config.node import Node, kinds, must, said
@@ -59,21 +66,46 @@ class Split(Node):
 
 
 class Dataset(Node):
-    """A set of labelled grey images, and the sources of its files.
-
-    The images have the order of `parts`; a split by files takes the first part for training and
-    the second for test. `parts` is a list, because DVC notices a changed order of a list, but not
-    of a map.
-    """
+    """A set of labelled images: grey, [height, width], or coloured, [height, width, 3]."""
 
     title: str
     licence: str
     shape: list[Count]
     pixel_max: int = Field(ge=1, le=255)
     classes: list[str]
+
+
+class PublishedDataset(Dataset):
+    """Grey images in IDX files, and the sources of these files.
+
+    The images have the order of `parts`; a split by files takes the first part for training and
+    the second for test. `parts` is a list, because DVC notices a changed order of a list, but not
+    of a map.
+    """
+
     parts: list[Part]
     sources: list[str]
     split: Split
+
+
+class Content(Node):
+    """The file of an imported dataset, its digest, and its numbers of training and test images."""
+
+    file: str = Field(pattern=r"^data/imported/[a-z0-9_]+\.npz$")
+    sha256: Sha256
+    train: Count
+    test: Count
+
+
+class ImportedDataset(Dataset):
+    """Images that `kmnist import` has put into one file, which DVC tracks."""
+
+    imported: Content
+
+
+def _dataset(node: Any) -> Dataset:
+    is_imported = isinstance(node, dict) and "imported" in node
+    return (ImportedDataset if is_imported else PublishedDataset).model_validate(node)
 
 
 class Model(Node):
@@ -325,7 +357,7 @@ class Evaluation(Node):
 class Config(Node):
     """The whole of `params.yaml`. `models` is composed: see `rules.models_of`."""
 
-    datasets: dict[Name, Dataset] = Field({})
+    datasets: dict[Name, Annotated[Any, PlainValidator(_dataset)]] = Field({})
     experiments: dict[Name, Experiment] = Field({})
     studies: dict[Name, Study] = Field({})
     reports: dict[Name, Report] = Field({})

@@ -25,10 +25,17 @@ DAY = 24 * 60 * 60
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and rename it, so that it is never incomplete."""
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """As `replacing`, but makes the folder too, and a disk error in the block names the out."""
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
-            file.write(content)
+            yield file
 
 
 @contextmanager

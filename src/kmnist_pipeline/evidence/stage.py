@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -38,7 +38,8 @@ from kmnist_pipeline.tracking.record import of_stage
 class Stage:
     """One execution of a stage: its name, its lineage, and the folder of its outs.
 
-    libraries: the names of those that affect the bytes of its outs.
+    libraries: the names of those that affect the bytes of its outs; written: its outs; pinned:
+    files that it read, whose sha256 is among its parameters, so that they are no dependencies.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Stage:
     libraries: tuple[str, ...] = ()
     started: float = field(default_factory=time.time)
     written: list[str] = field(default_factory=list)
+    pinned: list[str] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -84,6 +86,13 @@ class Stage:
     def write(self, path: str, content: bytes) -> None:
         """Write one out."""
         outs.write_bytes(self.root / path, content)
+        self.written.append(path)
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[BinaryIO]:
+        """One out as an open file, which is complete when the block ends."""
+        with outs.writing(self.root / path) as file:
+            yield file
         self.written.append(path)
 
     def write_details(self, path: str, content: dict[str, Any]) -> None:
@@ -199,7 +208,7 @@ def _refuse_undeclared(stage: Stage) -> None:
     """Raise UserError if DVC's stage has read a file of the project that is not in its key."""
     if stage.lineage is None:
         return
-    if found := reads.undeclared([*stage.lineage["deps"], *stage.written]):
+    if found := reads.undeclared([*stage.lineage["deps"], *stage.written, *stage.pinned]):
         raise UserError(
             f"reads {', '.join(found)}, which is not among the deps of {stage.kind} in dvc.yaml: "
             "add it there"

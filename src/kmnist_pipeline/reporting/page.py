@@ -18,7 +18,7 @@ from PIL import Image
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims as judged
-from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
+from kmnist_pipeline.evaluation.metrics import OWN, holm, in_words, mcnemar, unpack_bits
 from kmnist_pipeline.evidence import lineage, numbers, paths
 from kmnist_pipeline.reporting import jinja
 
@@ -61,6 +61,7 @@ def content(
         "meanings": judged.VERDICTS,
         "environments": _environments(models),
         "models": models,
+        "own": {name: f"#{name.replace('_', ' ').capitalize()}" for name in OWN},
         "pairs": _pairs([model for model in models if model["name"] in rank]),
         "routed": [model for model in models if "routing" in model["test"]],
         "pictures": pictures,

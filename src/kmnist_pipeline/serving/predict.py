@@ -203,7 +203,7 @@ def drawn(first: Sequence[tuple[Picture, Row]], classifier: Classifier) -> bytes
     """A PNG of pictures as the model got them, each below its file name and its answer."""
     from kmnist_pipeline.figures import canvas
 
-    pictures = canvas.grey(np.stack([p.pixels for p, _ in first]), classifier.pixel_max)
+    pictures = canvas.rgb(np.stack([p.pixels for p, _ in first]), classifier.pixel_max)
     titles = [
         f"{shortened(row['image'])}\n{row['name']}  {row['probability']:.1%}\n"
         f"{row['decision'] or ''}".rstrip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.special import softmax
 
+from kmnist_pipeline import own
 from kmnist_pipeline.data import dataset, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.evaluation import metrics, routing
@@ -19,6 +22,7 @@ from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.families.trained import TrainedModel
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import models as model_figures
+from kmnist_pipeline.own import figures
 
 Drawn = tuple[str, str, Figure]  # file name, caption, figure
 LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
@@ -52,7 +56,7 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     scores = scored[model.trial][0]
     details: dict[str, Any] = {
         "per_class": scores["per_class"],
-        "confusion": scores["confusion"],
+        "confusion": metrics.pack_confusion(scores["confusion"]),
         "seeds": rows[model.trial]["seeds"],
         "right": metrics.pack_bits(predicted == test.labels),
         "misclassified": np.flatnonzero(predicted != test.labels)[:10],
@@ -79,6 +83,7 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
         drawn.append(training_confusion(model, train.take(split(model, train)[0])))
     if "routing" in details:
         drawn += routing_figures(details["routing"], by_split)
+    drawn += own_figures(test, shown)
     with stage.directory(paths.figures(about["report"], stage.item)) as folder:
         for name, caption, figure in drawn:
             canvas.sign(figure, stage.item)
@@ -109,24 +114,24 @@ def held_out(model: TrainedModel, images: Images) -> tuple[np.ndarray, Images]:
     return np.concatenate(found), images.take(np.concatenate(rows))
 
 
-def scores_of(test: Images, predicted: np.ndarray) -> dict[str, Any]:
-    """The scores of predictions (N,) for the test images."""
-    counts = metrics.confusion(test.labels, predicted, len(test.classes))
-    return metrics.scores(counts, test.classes)
+def scores_of(test: Images, probabilities: np.ndarray) -> dict[str, Any]:
+    """The scores of class probabilities (N, C) of the test images."""
+    return metrics.measured(test.labels, probabilities, test.classes)
 
 
 def scores_by_seed(model: TrainedModel, trial: int, test: Images) -> list[dict[str, Any]]:
     """The scores of one trial on the test images, by seed."""
     models = [model.of(trial, seed) for seed in range(len(model.about["seeds"]))]
-    return [scores_of(test, m.probabilities(test.pixels).argmax(axis=1)) for m in models]
+    return [scores_of(test, m.probabilities(test.pixels)) for m in models]
 
 
 def draws(model: TrainedModel, test: Images) -> dict[str, Any]:
     """The spread of a one-shot model's scores over trainings and draws of the support images."""
     measured = []
     for seed in range(len(model.about["seeds"])):
-        nearest = model.of(model.trial, seed).distances(test.pixels).argmin(axis=2)
-        measured.append([scores_of(test, predicted) for predicted in nearest.T])
+        distances = model.of(model.trial, seed).distances(test.pixels)
+        nearness = softmax(-distances, axis=2)
+        measured.append([scores_of(test, nearness[:, draw]) for draw in range(nearness.shape[1])])
     return {
         score: metrics.nested([[draw[score] for draw in draws] for draws in measured])
         for score in metrics.SCORES
@@ -168,8 +173,7 @@ def prediction_figures(
         rows = np.flatnonzero(hits)[:samples]
         caption = f"the first {len(rows)} of {hits.sum():,} {result} predictions on the {n}."
         titles = [
-            f"Predicted: {test.classes[predicted[row]]}, Actual: {test.classes[test.labels[row]]}"
-            for row in rows
+            _title(test.classes[predicted[row]], test.classes[test.labels[row]]) for row in rows
         ]
         if len(rows):
             pixels, top = test.pixels[rows], int(test.pixels.max())
@@ -177,38 +181,57 @@ def prediction_figures(
             yield name, caption, figure
 
 
+def _title(predicted: str, actual: str) -> str:
+    apart = ", " if len(predicted) + len(actual) <= 12 else "\n"
+    return f"Predicted: {canvas.short(predicted)}{apart}Actual: {canvas.short(actual)}"
+
+
 def model_insight(model: TrainedModel, test: Images) -> Iterator[Drawn]:
     """The weights of each class (kmnist_linear Fig. 8), or saliency maps (kmnist_cnn Fig. 7)."""
-    shape = test.pixels.shape[1:3]
+    shape = test.pixels.shape[1:]
     if (weights := model.class_weights()) is not None:
-        caption = (
-            "the weight of each pixel for each class; red is evidence for the class, blue against."
-            if len(weights) > 1
-            else f"the weight of each pixel; red is evidence for {test.classes[1]}, blue for "
-            f"{test.classes[0]}."
+        pictures = weights.reshape(len(weights), *shape)[: canvas.MOST_TILES]
+        names = test.classes[: max(2, len(pictures))]
+        yield "weights", _about_weights(weights, shape, test.classes), model_figures.class_weights(
+            pictures, names
         )
-        pictures = weights.reshape(len(weights), *shape)
-        yield "weights", caption, model_figures.class_weights(pictures, test.classes)
     elif not model.is_one_shot:
         from kmnist_pipeline.families.cnn.insight import saliency  # loads torch
 
-        few = test.take(np.arange(SALIENT))
+        few = test.take(np.arange(min(SALIENT, len(test))))
         slopes = saliency.saliency(
             model.parameters["model"], model.tensors, few.pixels, len(few.classes)
         )
         predicted = model.best.probabilities(few.pixels).argmax(axis=1)
-        titles = [test.classes[label] for label in predicted]
+        titles = [canvas.short(test.classes[label]) for label in predicted]
         caption = (
-            f"the first {SALIENT} test images (above, with the predicted class) and their saliency "
+            f"the first {len(few)} test images (above, with the predicted class) and their saliency "
             "(below): the effect of each pixel on the logit of that class; black is no effect."
         )
         top = int(test.pixels.max())
         yield "saliency", caption, model_figures.saliency(few.pixels, slopes, titles, top)
 
 
+def _about_weights(weights: np.ndarray, shape: tuple[int, ...], names: tuple[str, ...]) -> str:
+    """The caption of the weights (K, D) of a linear model."""
+    classes = f"the first {canvas.MOST_TILES} classes" if len(weights) > canvas.MOST_TILES else ""
+    if len(shape) == 3:
+        whose = "each of " + classes if classes else "each class"
+        if len(weights) == 1:
+            whose = names[1]
+        return (
+            f"the weights of the red, green and blue value of each pixel for {whose}, as a colour; "
+            "grey is no weight, bright is evidence for the class, dark against."
+        )
+    if len(weights) == 1:
+        return f"the weight of each pixel; red is evidence for {names[1]}, blue for {names[0]}."
+    whose = f"each of {classes}" if classes else "each class"
+    return f"the weight of each pixel for {whose}; red is evidence for the class, blue against."
+
+
 def training_confusion(model: TrainedModel, training: Images) -> Drawn:
     """Confusion matrix on the training images (kmnist_cnn Fig. 5a)."""
-    scores = scores_of(training, model.probabilities(training.pixels).argmax(axis=1))
+    scores = scores_of(training, model.probabilities(training.pixels))
     caption = (
         f"confusion matrix of the {len(training):,} images that the model was trained on, in "
         f"counts; rows are true, columns predicted classes; accuracy "
@@ -247,6 +270,14 @@ def routing_figures(
         "chosen on validation images, the dashed line marks the promised error rate.",
         model_figures.risk_coverage(curves, chosen, 1 - routed["promise"]),
     )
+
+
+def own_figures(test: Images, probabilities: np.ndarray) -> Iterator[Drawn]:
+    """The figures of `own/figures.py`, captioned by their docstrings."""
+    for name, draw in own.functions(figures).items():
+        caption = " ".join((inspect.getdoc(draw) or name).partition("\n\n")[0].split())
+        with canvas.style():
+            yield name, caption, draw(test.pixels, test.labels, probabilities, test.classes)
 
 
 def training_figures(folder: Path, winner: str, rows: list[dict]) -> Iterator[Drawn]:

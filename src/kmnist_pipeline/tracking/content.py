@@ -170,7 +170,7 @@ def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
                     run.parameters["model"] = run.parameters[f"model.{key}"]
             if "draws" not in content:  # else it is measured on pairs of images
                 run.add("validation_accuracy", validation["accuracy"])
-    for metric in ("accuracy", "precision", "recall", "f1"):
+    for metric in content["seeds"]:
         run.add(f"test_{metric}", content[metric])
     for name, spread in (("test", content["seeds"]), ("draws", content.get("draws") or {})):
         _add_spread(run, f"{name}_accuracy", spread.get("accuracy"))
