@@ -159,8 +159,11 @@ def _classes(
     shown_names = [chosen[name] if chosen else name for name in listed]
     seen = dict[str, str]()
     for name in shown_names:
-        if not name.strip() or not name.isprintable():
-            raise SourceError(f"class {name!r}: the name must be text in one line")
+        if not name.strip() or not name.isprintable() or "${" in name or name.startswith("#"):
+            raise SourceError(
+                f"class {name!r}: the name must be text in one line, without ${{, and not begin "
+                "with #; rename it, in the source or by `--classes`"
+            )
         if (folded := name.strip().casefold()) in seen:
             raise SourceError(
                 f"the classes {seen[folded]} and {name} differ at most in case; rename one, in the "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from kmnist_pipeline.commands import additions
 from kmnist_pipeline.data import dataset
@@ -30,7 +32,9 @@ META = "import"  # the key of the options in the .dvc file
 UNKNOWN = "0" * 64
 HEAD = """\
 # Written by `kmnist import`, which replaces shape, pixel_max, classes and imported when the source
-# has changed; title and licence are yours. The images are in the file, and DVC has its bytes.
+# has changed; title and licence are yours. DVC tracks the file of the images.
+title: {name}
+licence: "unknown: state it here"
 """
 
 
@@ -63,10 +67,11 @@ def earlier(name: str) -> Earlier | None:
 
 
 def _described(file: Path) -> Any:
-    content = YAML().load(file.read_text())
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: must be a map")
-    return content
+    """The description of a dataset, with its comments and quotes."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    locks.load(file.read_text(), str(file))  # refuses what is no map
+    return yaml.load(file.read_text())
 
 
 def _version(name: str) -> difference.Version | None:
@@ -101,22 +106,19 @@ def write(name: str, content: Content, options: Options) -> list[str]:
     with _replaced(file), additions.restored(pointer, file.parent / ".gitignore"):
         file.parent.mkdir(parents=True, exist_ok=True)
         with outs.replacing(file) as opened:
-            _save(opened, content)
+            dataset.save(
+                opened, content.images, content.labels, content.train, content.test, content.classes
+            )
         with file.open("rb") as opened:
             sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
         with dvc.opened() as repo:
+            repo.scm_context.quiet = True  # it would name the files that Git does not have yet
             (stage,) = repo.add([str(file)])
-            stage.meta = {META: options.plain()}
+            stage.meta = {**(stage.meta or {}), META: options.plain()}
             stage.dump()
         addition = describe(name, content, sha256)
         addition.write()
     return [str(file), str(pointer), *map(str, addition.files)]
-
-
-def _save(file: Any, content: Content) -> None:
-    file.write(
-        dataset.encode(content.images, content.labels, content.train, content.test, content.classes)
-    )
 
 
 @contextmanager
@@ -139,26 +141,25 @@ def _replaced(file: Path) -> Iterator[None]:
 def describe(name: str, content: Content, sha256: str) -> additions.Addition:
     """The description of a dataset in `conf/`, with the title and licence that it has already."""
     file = additions.file("dataset", name)
-    values = {
-        "shape": list(content.images.shape[1:]),
-        "pixel_max": content.pixel_max,
-        "classes": content.classes,
-        "imported": {
-            "file": paths.imported(name),
-            "sha256": sha256,
-            "train": len(content.train),
-            "test": len(content.test),
-        },
-    }
     yaml = YAML()
     yaml.width = 100
-    if file.exists():
-        about: Any = _described(file)
-    else:
-        about = yaml.load(HEAD + f"title: {name}\nlicence: unknown\n")
-    for key, value in values.items():
-        about[key] = value
-    yaml.default_flow_style = None
+    about: Any = _described(file) if file.exists() else yaml.load(HEAD.format(name=name))
+    about["shape"] = _in_one_line(content.images.shape[1:])
+    about["pixel_max"] = content.pixel_max
+    # In quotes, because `no` and `010` would be read as something else.
+    about["classes"] = _in_one_line(map(DoubleQuotedScalarString, content.classes))
+    about["imported"] = {
+        "file": paths.imported(name),
+        "sha256": sha256,
+        "train": len(content.train),
+        "test": len(content.test),
+    }
     text = io.StringIO()
     yaml.dump(about, text)
     return additions.plan({("dataset", name): text.getvalue()})
+
+
+def _in_one_line(values: Iterable[Any]) -> CommentedSeq:
+    listed = CommentedSeq(values)
+    listed.fa.set_flow_style()
+    return listed
