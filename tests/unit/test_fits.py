@@ -22,6 +22,7 @@ from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families import selection
 from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Fitted, TrainingError, decode
+from kmnist_pipeline.families.modules import NEUTRAL
 from kmnist_pipeline.families.registry import FAMILIES, ModelModule, TrainModule
 from kmnist_pipeline.fits import key, plan, results, work
 from kmnist_pipeline.fits.store import Store, default
@@ -351,7 +352,7 @@ def test_all_code_that_runs_in_a_fit_is_in_its_key(family: str):
         run(fit, data)
     finally:
         sys.setprofile(None)
-    assert executed - key.NEUTRAL <= key.code(family, fit.settings).keys()
+    assert executed - NEUTRAL <= key.code(family, fit.settings).keys()
     assert f"families/{family}/train.py" in executed
 
 

@@ -1,4 +1,4 @@
-"""Hydra plugin: checks the composed configuration and composes its `models` map.
+"""Hydra plugin: checks the composed configuration and composes its maps `models` and `code`.
 
 DVC loads it from `hydra.plugins_path` when `dvc exp run` composes `conf/`. `kmnist compose` loads
 it the same way. So both refuse the same mistakes with the same message, before any stage runs.
@@ -23,10 +23,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import MarkedYAMLError, YAMLError
 
 # At import time, because DVC removes the plugins' folder from sys.path afterwards.
-from kmnist_pipeline.config import rules
+from kmnist_pipeline.config import code, rules
+from kmnist_pipeline.config.schema import Config
 from kmnist_pipeline.errors import UserError
 
 MAIN = "config"
+COMPOSED = ("models", "code")
 
 
 class ConfigurationError(UserError, ConfigCompositionException, DvcException):
@@ -34,7 +36,16 @@ class ConfigurationError(UserError, ConfigCompositionException, DvcException):
 
 
 def _models(_root_: DictConfig) -> Any:
-    sections = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "models")}
+    return OmegaConf.create(rules.models_of(_checked(_root_)))
+
+
+def _code(_root_: DictConfig) -> Any:
+    return OmegaConf.create(code.of(_checked(_root_)))
+
+
+def _checked(root: DictConfig) -> Config:
+    """The typed configuration. Raises ConfigError for the first mistake."""
+    sections = {key: root._get_node(key) for key in root if key not in ("hydra", *COMPOSED)}
     config = OmegaConf.create(sections)
     try:
         content = _plain(config)
@@ -44,7 +55,7 @@ def _models(_root_: DictConfig) -> Any:
         rules.check(_plain(OmegaConf.masked_copy(config, others)))
         rules.check_bases(_plain(config, resolve=False))
         raise
-    return OmegaConf.create(rules.models_of(rules.check(content)))
+    return rules.check(content)
 
 
 def _plain(config: DictConfig, resolve: bool = True) -> dict[Any, Any]:
@@ -102,9 +113,10 @@ def _refusing(load: Any) -> Any:
                     raise UserError(f"{override}: must be KEY=VALUE")
             cfg = load(self, config_name, overrides, *args, **named)
             if config_name == MAIN:
-                if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
-                    raise UserError("models: is composed; must be ${kmnist.models:}")
-                cfg.models = cfg.models  # keep it: each read of the node composes and checks
+                for name in COMPOSED:
+                    if name not in cfg or not OmegaConf.is_interpolation(cfg, name):
+                        raise UserError(f"{name}: is composed; must be ${{kmnist.{name}:}}")
+                    cfg[name] = cfg[name]  # keep it: each read of the node composes and checks
                 _check_reports(self, cfg)
         except OverrideParseException as error:
             raise ConfigurationError(_no_override(error)) from None
@@ -163,6 +175,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 OmegaConf.register_new_resolver("kmnist.models", _models, replace=True)
+OmegaConf.register_new_resolver("kmnist.code", _code, replace=True)
 ConfigLoaderImpl.load_configuration = _refusing(  # type: ignore[method-assign]
     ConfigLoaderImpl.load_configuration
 )

@@ -20,6 +20,7 @@ from typing import Any
 from kmnist_pipeline import cli
 from kmnist_pipeline.cli.common import mend_lock
 
+LOCK = "dvc.lock"
 # The columns of `dvc exp show` that people compare: all are thousands of characters wide.
 COMPARED = [
     "--only-changed",
@@ -56,8 +57,15 @@ def main() -> int:
 
 
 def _replace_file(path: Any, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:
-    """Write a file as DVC's own function does, but never leave a part of it."""
+    """Write a file as DVC's own function does, but never leave a part of it.
+
+    The lock names each dependency once, although `dvc.yaml` may repeat one: see `config/code.py`.
+    """
     from kmnist_pipeline.evidence import outs
+
+    for stage in data.get("stages", {}).values() if Path(path).name == LOCK else ():
+        if "deps" in stage:
+            stage["deps"] = list({dep["path"]: dep for dep in stage["deps"]}.values())
 
     text = io.StringIO()
     dumper(data, text, **options)

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evaluation import claims, metrics
+from kmnist_pipeline.evaluation import claims, metrics, scoring
 from kmnist_pipeline.evidence import lineage, numbers, outs, paths
 from kmnist_pipeline.reporting import page
 from kmnist_pipeline.repository.changes import Change
@@ -111,7 +111,9 @@ def _of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     """Scores follow from the confusion matrix, spreads from the values of the seeds."""
     path = _numbers(stage, "test.json")
     content = numbers.read(path)
-    scores = metrics.scores(metrics.unpack_confusion(content["confusion"]), _classes(stage.item, params))
+    scores = metrics.scores(
+        metrics.unpack_confusion(content["confusion"]), _classes(stage.item, params)
+    )
     stated, expected = (
         {**metrics.compared(each), **_flat("per_class", each["per_class"])}
         for each in (content, scores)
@@ -120,7 +122,7 @@ def _of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     right = metrics.unpack_bits(content["right"], content["n"])
     yield from _apart(path, {"correct": content["correct"]}, {"correct": int(right.sum())})
     for trial in [content, *content.get("trials", [])]:
-        for score in metrics.SCORES:
+        for score in scoring.SCORES:
             spread = trial["seeds"][score]
             first = {**spread, score: trial[score]}
             again = {**metrics.spread(spread["values"]), score: spread["values"][0]}

@@ -355,7 +355,7 @@ class Evaluation(Node):
 
 
 class Config(Node):
-    """The whole of `params.yaml`. `models` is composed: see `rules.models_of`."""
+    """The whole of `params.yaml`. The last two are composed: see `rules.models_of`, `code.of`."""
 
     datasets: dict[Name, Annotated[Any, PlainValidator(_dataset)]] = Field({})
     experiments: dict[Name, Experiment] = Field({})
@@ -363,3 +363,4 @@ class Config(Node):
     reports: dict[Name, Report] = Field({})
     evaluation: Evaluation
     models: Any = None
+    code: Any = None

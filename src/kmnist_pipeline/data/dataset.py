@@ -14,8 +14,8 @@ import numpy as np
 class Images:
     """Labelled images of one split, with their positions in the original files.
 
-    pixels: (N, H, W) or (N, H, W, 3) uint8; labels: (N,) int64; index: (N,) int64 in original file order;
-    classes: the name of each label.
+    pixels: (N, H, W) or (N, H, W, 3) uint8; labels: (N,) int64; index: (N,) int64 in original file
+    order; classes: the name of each label.
     """
 
     pixels: np.ndarray

@@ -1,5 +1,4 @@
-"""Classification metrics from a confusion matrix (the definitions are scikit-learn's), and those
-of `own/metrics.py`."""
+"""Classification metrics from a confusion matrix (the definitions are scikit-learn's)."""
 
 from __future__ import annotations
 
@@ -8,13 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr
 
-from kmnist_pipeline import own
-from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.own import metrics as own_metrics
-
-OWN = own.functions(own_metrics)
-# precision, recall and f1 are means over classes
-SCORES = ("accuracy", "precision", "recall", "f1", *OWN)
+SCORES = ("accuracy", "precision", "recall", "f1")  # the last three are means over classes
 DENSE = 50  # the most classes whose confusion matrix is written with its zeros
 
 
@@ -22,21 +15,6 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
     """Counts (C, C) int64: rows are true classes, columns are predicted classes."""
     cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
     return cells.reshape(classes, classes)
-
-
-def measured(
-    labels: np.ndarray, probabilities: np.ndarray, names: tuple[str, ...]
-) -> dict[str, Any]:
-    """The `scores` of predictions, and the metrics of `own/metrics.py`.
-
-    labels: (N,); probabilities: (N, C). Raises UserError if one of these is no finite number.
-    """
-    counts = confusion(labels, probabilities.argmax(axis=1), len(names))
-    found = {name: metric(labels, probabilities) for name, metric in OWN.items()}
-    for name, value in found.items():
-        if not np.isscalar(value) or not np.isfinite(value):
-            raise UserError(f"own/metrics.py: {name} is {value}, which is no finite number")
-    return {**scores(counts, names), **{name: float(value) for name, value in found.items()}}
 
 
 def pack_confusion(counts: np.ndarray) -> list[list[int]]:
@@ -101,7 +79,7 @@ def unpack_bits(text: str, n: int) -> np.ndarray:
 
 def compared(scores: dict[str, Any]) -> dict[str, Any]:
     """The part of `scores` that people compare between models."""
-    return {name: scores[name] for name in (*SCORES, "n", "correct") if name in scores}
+    return {name: scores[name] for name in (*SCORES, "n", "correct")}
 
 
 def nested(values: list[list[float]]) -> dict[str, Any]:

@@ -163,10 +163,10 @@ def reduction(shape: Sequence[int]) -> int:
 def pca(images: np.ndarray, pixel_max: int) -> tuple[np.ndarray, np.ndarray]:
     """The first two principal components of pixels scaled to [0, 1], (N, 2), and their shares.
 
-    images: (N, H, W) or (N, H, W, 3) uint8; larger images are reduced by `reduction`, because the
-    time grows with the third power of the number of features. The shares (2,) are explained variance over total variance. The
-    second moments are exact integers for any order of images and any number of threads. The
-    largest loading of each component is positive.
+    images: (N, H, W) or (N, H, W, 3) uint8; larger ones are reduced by `reduction`, because the
+    time grows with the third power of the number of features. The shares (2,) are explained
+    variance over total variance. The second moments are exact integers for any order of images and
+    any number of threads. The largest loading of each component is positive.
     """
     factor, count = reduction(images.shape[1:]), len(images)
     small = [canvas.reduced(images[at : at + 4096], factor) for at in range(0, count, 4096)]

@@ -18,7 +18,8 @@ from PIL import Image
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims as judged
-from kmnist_pipeline.evaluation.metrics import OWN, holm, in_words, mcnemar, unpack_bits
+from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
+from kmnist_pipeline.evaluation.scoring import OWN
 from kmnist_pipeline.evidence import lineage, numbers, paths
 from kmnist_pipeline.reporting import jinja
 

@@ -16,7 +16,7 @@ from scipy.special import softmax
 from kmnist_pipeline import own
 from kmnist_pipeline.data import dataset, splits
 from kmnist_pipeline.data.dataset import Images
-from kmnist_pipeline.evaluation import metrics, routing
+from kmnist_pipeline.evaluation import metrics, routing, scoring
 from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.families.trained import TrainedModel
@@ -44,8 +44,8 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     scored = [scores_by_seed(model, trial, test) for trial in range(len(names))]
     rows = []
     for name, seeds in zip(names, scored, strict=True):
-        spreads = {key: metrics.spread([s[key] for s in seeds]) for key in metrics.SCORES}
-        rows.append({"name": name, **metrics.compared(seeds[0]), "seeds": spreads})
+        spreads = {key: metrics.spread([s[key] for s in seeds]) for key in scoring.SCORES}
+        rows.append({"name": name, **scoring.compared(seeds[0]), "seeds": spreads})
     shown = model.probabilities(test.pixels)
     predicted = shown.argmax(axis=1)
     by_split = {"test": (shown, test.labels)}
@@ -68,7 +68,7 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     elif is_network and "validation" in by_split:
         details["routing"] = routing.route(by_split, settings["promise"])
     test_numbers = paths.numbers(about["report"], stage.item, "test.json")
-    stage.write_numbers(test_numbers, metrics.compared(scores), details)
+    stage.write_numbers(test_numbers, scoring.compared(scores), details)
 
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays, classes=np.array(test.classes))
@@ -116,7 +116,7 @@ def held_out(model: TrainedModel, images: Images) -> tuple[np.ndarray, Images]:
 
 def scores_of(test: Images, probabilities: np.ndarray) -> dict[str, Any]:
     """The scores of class probabilities (N, C) of the test images."""
-    return metrics.measured(test.labels, probabilities, test.classes)
+    return scoring.scores(test.labels, probabilities, test.classes)
 
 
 def scores_by_seed(model: TrainedModel, trial: int, test: Images) -> list[dict[str, Any]]:
@@ -134,7 +134,7 @@ def draws(model: TrainedModel, test: Images) -> dict[str, Any]:
         measured.append([scores_of(test, nearness[:, draw]) for draw in range(nearness.shape[1])])
     return {
         score: metrics.nested([[draw[score] for draw in draws] for draws in measured])
-        for score in metrics.SCORES
+        for score in scoring.SCORES
     }
 
 
@@ -192,8 +192,10 @@ def model_insight(model: TrainedModel, test: Images) -> Iterator[Drawn]:
     if (weights := model.class_weights()) is not None:
         pictures = weights.reshape(len(weights), *shape)[: canvas.MOST_TILES]
         names = test.classes[: max(2, len(pictures))]
-        yield "weights", _about_weights(weights, shape, test.classes), model_figures.class_weights(
-            pictures, names
+        yield (
+            "weights",
+            _about_weights(weights, shape, test.classes),
+            model_figures.class_weights(pictures, names),
         )
     elif not model.is_one_shot:
         from kmnist_pipeline.families.cnn.insight import saliency  # loads torch
@@ -205,8 +207,8 @@ def model_insight(model: TrainedModel, test: Images) -> Iterator[Drawn]:
         predicted = model.best.probabilities(few.pixels).argmax(axis=1)
         titles = [canvas.short(test.classes[label]) for label in predicted]
         caption = (
-            f"the first {len(few)} test images (above, with the predicted class) and their saliency "
-            "(below): the effect of each pixel on the logit of that class; black is no effect."
+            f"the first {len(few)} test images (above, with the predicted class) and their "
+            "saliency (below): the effect of each pixel on the logit of that class; black is no effect."
         )
         top = int(test.pixels.max())
         yield "saliency", caption, model_figures.saliency(few.pixels, slopes, titles, top)

@@ -23,7 +23,7 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images, labels
 LIBRARIES = ("numpy", "scikit-learn", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
 MATRIX_INDEX = 9  # mnist_logistic 3.2 prints this image
 LARGEST_MATRIX = 32  # pixels on each side
-WORDS = "no one two three four five six seven eight nine ten".split()
+WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 class DataError(UserError):
@@ -92,8 +92,8 @@ def read_imported(file: Path, about: Parameters) -> Arrays:
     elif outside or not np.array_equal(np.sort(np.concatenate([train, test])), np.arange(n)):
         problem = "has train and test rows that are not each image once"
     elif (len(train), len(test)) != (content["train"], content["test"]):
-        found = f"{len(train)} training and {len(test)} test images"
-        problem = f"has {found}, but the configuration says {content['train']} and {content['test']}"
+        told = f"{content['train']} and {content['test']}"
+        problem = f"has {len(train)} training and {len(test)} test images, but conf/ says {told}"
     else:
         return images, labels, train, test
     raise DataError(f"{file}: {problem}; `kmnist import {file.stem} SOURCE` makes both again")
@@ -153,7 +153,9 @@ def overlap(images: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str
 
 
 def _digest(image: np.ndarray) -> bytes:
-    return hashlib.sha256(image).digest()  # images themselves would take their memory again
+    return hashlib.sha256(
+        np.ascontiguousarray(image).data
+    ).digest()  # images themselves would take their memory again
 
 
 def figures(
