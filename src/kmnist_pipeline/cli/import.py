@@ -18,11 +18,12 @@ Exit status: 0 it was written, or nothing has changed; 1 it was not written.
 
 import contextlib
 import re
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
+from typing import Any
 
 from kmnist_pipeline.cli.common import agreed, say
+from kmnist_pipeline.errors import UserError
 
 
 def add(parser: ArgumentParser) -> None:
@@ -81,7 +82,7 @@ def _seed(text: str) -> int:
 
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.importing import content as contents
-    from kmnist_pipeline.importing import difference, reading, survey, versions
+    from kmnist_pipeline.importing import reading, survey, versions
 
     earlier = versions.earlier(chosen.name)
     with contextlib.chdir(chosen.start):  # so that paths are as the user gave them
@@ -94,19 +95,8 @@ def run(chosen: Namespace) -> int:
     for line in survey.lines(content, survey.survey(content), source.kind):
         say(line)
     versions.describe(chosen.name, content, versions.UNKNOWN)  # refuses what cannot be composed
-    if earlier is not None:
-        if earlier.version is None:
-            print("the earlier version is not in DVC's cache, so the difference is not known")
-        else:
-            found = difference.between(earlier.version, versions.of(content))
-            for line in found.lines():
-                say(line)
-            if not found:
-                print("nothing has changed, and nothing was written")
-                return 0
-        if not (chosen.yes or agreed("Replace the earlier version?")):
-            print("nothing was written; --yes writes without asking", file=sys.stderr)
-            return 1
+    if earlier is not None and not _replaces(chosen, earlier.version, content):
+        return 0
     for file in versions.write(chosen.name, content, options):
         say(f"written: {file}")
     if earlier is not None:
@@ -114,3 +104,26 @@ def run(chosen: Namespace) -> int:
     else:
         say(f"next: `kmnist new report NAME --dataset {chosen.name}`")
     return 0
+
+
+def _replaces(chosen: Namespace, earlier: Any, content: Any) -> bool:
+    """Show what differs from the earlier version, and ask; False if nothing does."""
+    from kmnist_pipeline.evidence import paths
+    from kmnist_pipeline.importing import difference, versions
+
+    if earlier is not None:
+        found = difference.between(earlier, versions.of(content))
+        for line in found.lines():
+            say(line)
+        if not found:
+            print("nothing has changed, and nothing was written")
+            return False
+    elif versions.is_again(chosen.name, content):
+        print("these are the images of the earlier version, whose file is not in DVC's cache")
+        return True
+    else:
+        pointer = f"{paths.imported(chosen.name)}.dvc"
+        say(f"the difference is not known: DVC's cache lacks the earlier version ({pointer})")
+    if chosen.yes or agreed("Replace the earlier version?"):
+        return True
+    raise UserError("nothing was written; --yes replaces the earlier version unasked")

@@ -26,9 +26,12 @@ def add(parser: ArgumentParser) -> None:
     )
     experiment = kinds.add_parser("experiment", help="an experiment like another one")
     experiment.add_argument("name", metavar="NAME", help="lower-case words joined by _")
-    experiment.add_argument("--like", required=True, metavar="OTHER", help="an experiment")
     experiment.add_argument(
-        "values", nargs="*", metavar="KEY=VALUE", help="a value that differs, as optimizer.lr=0.1"
+        "--like",
+        required=True,
+        nargs="+",
+        metavar=("OTHER", "KEY=VALUE"),
+        help="an experiment, and the values that differ, such as optimizer.lr=0.1",
     )
 
 
@@ -40,7 +43,7 @@ def run(chosen: Namespace) -> int:
         addition = new.report(chosen.name, chosen.dataset, models)
         report = chosen.name
     else:
-        addition = new.experiment(chosen.name, chosen.like, chosen.values)
+        addition = new.experiment(chosen.name, *chosen.like)
     addition.write()
     for file in addition.files:
         say(f"written: {file}")

@@ -44,7 +44,12 @@ def plan(texts: Mapping[tuple[str, str], str]) -> Addition:
     listed = menu.items(MENU.read_text())
     files = {file(*item): text for item, text in texts.items()}
     files[MENU] = menu.added(MENU.read_text(), [item for item in texts if item not in listed])
-    return Addition({**files, PARAMS: composition.with_files(CONF, files)})
+    files[PARAMS] = composition.with_files(CONF, files)
+    return Addition({path: text for path, text in files.items() if not _has(path, text)})
+
+
+def _has(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
 
 
 def require_new(group: str, name: str) -> None:
@@ -60,7 +65,9 @@ def require_new(group: str, name: str) -> None:
     models = ("experiment", "study")
     for other in models if group in models else (group,):
         if file(other, name).exists():
-            raise UserError(f"{file(other, name)} exists already; choose another name")
+            raise UserError(
+                f"{file(other, name)} exists already; choose another name, or remove it"
+            )
         if (other, name) in listed:
             raise UserError(f"{MENU} has a line for the {other} {name}; choose another name")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kmnist_pipeline.commands import additions
@@ -49,6 +50,7 @@ def report(name: str, dataset: str, models: list[str]) -> additions.Addition:
     models: files of `conf/model/`. Raises UserError for an unknown name, one that exists already,
     and for models that cannot be trained on the dataset.
     """
+    additions.require_new("report", name)
     params = locks.load(composition.compose(additions.CONF, []), "conf/")
     if dataset not in params["datasets"]:
         raise unknown(f"--dataset {dataset}: there is no such dataset", dataset, params["datasets"])
@@ -102,7 +104,7 @@ def _experiment(model: str, family: str, report: str, dataset: str) -> str:
     )
 
 
-def experiment(name: str, like: str, values: list[str]) -> additions.Addition:
+def experiment(name: str, like: str, *values: str) -> additions.Addition:
     """An experiment that differs from another one in some values.
 
     values: `key=value`, in the grammar of Hydra. Raises UserError for a name that is unknown or
@@ -118,7 +120,7 @@ def experiment(name: str, like: str, values: list[str]) -> additions.Addition:
     return additions.plan({("experiment", name): text})
 
 
-def _nested(values: list[str]) -> dict[str, Any]:
+def _nested(values: Sequence[str]) -> dict[str, Any]:
     """The map that sets these keys, such as `optimizer.lr=0.1`."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
@@ -126,7 +128,7 @@ def _nested(values: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in values:
         try:
-            override = OverridesParser.create().parse_override(text)
+            (override,) = OverridesParser.create().parse_overrides([text])
         except OverrideParseException as error:
             raise UserError(f"{text}: must be KEY=VALUE; {str(error).splitlines()[0]}") from None
         unusual = (override.is_add(), override.is_force_add(), override.is_delete())
@@ -136,6 +138,8 @@ def _nested(values: list[str]) -> dict[str, Any]:
         node = found
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise UserError(f"{text}: {parent} is set already")
         node[leaf] = override.value()
     return found
 

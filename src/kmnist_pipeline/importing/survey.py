@@ -88,7 +88,8 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
         one, place = np.nonzero((others < len(rows)) & (others != at[:, None]))
         pairs = np.stack([at[one], others[one, place]], axis=1)
         pairs = np.unique(np.sort(pairs, axis=1), axis=0)
-        for part in np.array_split(pairs, max(1, len(pairs) // CHUNK)):
+        for some in _chunks(len(pairs)):
+            part = pairs[some]
             left, right = (_units(images[rows[part[:, side]]]) for side in (0, 1))
             close = np.einsum("nd,nd->n", left, right) >= NEAR
             found.update(map(tuple, rows[part[close]].tolist()))

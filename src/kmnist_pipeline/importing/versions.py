@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def _version(name: str) -> difference.Version | None:
     path = paths.imported(name)
     with dvc.opened() as repo:
         try:
-            with repo.dvcfs.open(path) as file:
+            with repo.dvcfs.open(path, "rb") as file:
                 content = file.read()
         except OSError:
             return None
@@ -95,6 +96,19 @@ def of(content: Content) -> difference.Version:
     )
 
 
+def is_again(name: str, content: Content) -> bool:
+    """Whether this content is, byte for byte, that of the version that `conf/` describes."""
+    about = _described(additions.file("dataset", name))["imported"]
+    with tempfile.TemporaryFile() as file:
+        _save(file, content)
+        file.seek(0)
+        return about.get("sha256") == hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _save(file: Any, content: Content) -> None:
+    dataset.save(file, content.images, content.labels, content.train, content.test, content.classes)
+
+
 def write(name: str, content: Content, options: Options) -> list[str]:
     """Write the dataset: its file and DVC's pointer to it, its description, menu and parameters.
 
@@ -103,12 +117,10 @@ def write(name: str, content: Content, options: Options) -> list[str]:
     file = Path(paths.imported(name))
     pointer = Path(f"{file}.dvc")
     describe(name, content, UNKNOWN)  # what the configuration refuses is refused before
-    with _replaced(file), additions.restored(pointer, file.parent / ".gitignore"):
+    with _replaced(file), additions.restored(pointer):
         file.parent.mkdir(parents=True, exist_ok=True)
         with outs.replacing(file) as opened:
-            dataset.save(
-                opened, content.images, content.labels, content.train, content.test, content.classes
-            )
+            _save(opened, content)
         with file.open("rb") as opened:
             sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
         with dvc.opened() as repo:
