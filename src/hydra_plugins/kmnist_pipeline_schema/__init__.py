@@ -23,7 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import MarkedYAMLError, YAMLError
 
 # At import time, because DVC removes the plugins' folder from sys.path afterwards.
-from kmnist_pipeline.config import code, rules
+from kmnist_pipeline.config import rules
 from kmnist_pipeline.config.schema import Config
 from kmnist_pipeline.errors import UserError
 
@@ -40,6 +40,8 @@ def _models(_root_: DictConfig) -> Any:
 
 
 def _code(_root_: DictConfig) -> Any:
+    from kmnist_pipeline.config import code  # stages load this plugin, but do not compose
+
     return OmegaConf.create(code.of(_checked(_root_)))
 
 
