@@ -18,7 +18,7 @@ from kmnist_pipeline.errors import UserError
 
 INTERRUPTED = 130
 GROUPS = {
-    "Configure and train": ("compose", "fit", "fits", "prune"),
+    "Configure and train": ("compose", "import", "new", "fit", "fits", "prune"),
     "Check the evidence": ("impact", "check", "verify"),
     "Explore and share the evidence": ("trace", "diff", "publish", "export"),
     "Use the models": ("predict", "promote"),

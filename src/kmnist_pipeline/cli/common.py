@@ -52,6 +52,15 @@ def say(text: object, file: TextIO | None = None, end: str = "\n") -> None:
     print(_escaped(str(text)), file=file, end=end)
 
 
+def agreed(question: str) -> bool:
+    """Whether the user answers a question with yes; without a user, no."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
+
+
 def _escaped(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 

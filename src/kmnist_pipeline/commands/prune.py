@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kmnist_pipeline.commands import status
 from kmnist_pipeline.config import compose as composition
+from kmnist_pipeline.config import menu as menus
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs, paths
 from kmnist_pipeline.repository import dvc, locks
 from kmnist_pipeline.repository.names import unknown
 
-CONF, MENU, PARAMS, LOCK = map(Path, ("conf", "conf/config.yaml", "params.yaml", locks.LOCK))
-# A line of the menu: the key that removes it, its section and its name.
-LINE = re.compile(r"^ *- *(\w+@(\w+)\.([\w-]+)):.*\n", re.MULTILINE)
+CONF, PARAMS, LOCK = Path("conf"), Path("params.yaml"), Path(locks.LOCK)
+MENU = CONF / menus.FILE
 PLACES = (
     *(paths.raw, paths.processed, paths.data_numbers, paths.data_figures, paths.weights),
     *(paths.out_of_fold, paths.predictions, paths.page),
@@ -28,10 +29,12 @@ PLACES = (
 class Removal:
     """What goes: lines of the menu, stages of the lock, files and folders.
 
-    composed: the new text of `params.yaml`; stale: the stages that must run again.
+    menu: the lines; remaining: the new text of the menu; composed: that of `params.yaml`; stale:
+    the stages that must run again.
     """
 
     menu: list[str]
+    remaining: str
     stages: list[str]
     files: list[str]
     composed: str
@@ -58,8 +61,10 @@ def plan(names: list[str]) -> Removal:
         composed = composition.compose(CONF, [f"~{line[1]}" for line in listed])
     except UserError as error:
         raise UserError(f"nothing was removed: {error}") from error
-    described = dvc.stages(locks.load(composed, "conf/"))
+    params = locks.load(composed, "conf/")
+    described = dvc.stages(params)
     made = [path for stage in described.values() for path in dvc.outs(stage)]
+    made += [path for name in params["datasets"] for path in _imported(name)]
 
     stages, files = dict[str, None](), set[str]()
     for name, line in lines.items():
@@ -68,7 +73,7 @@ def plan(names: list[str]) -> Removal:
         places = [path for stage in left for path in stage.outs] + _places(item)
         own = [p for p in places if Path(p).exists() and not any(_overlap(p, m) for m in made)]
         if not (line or left or own):
-            known = {found[3] for found in LINE.finditer(menu)}
+            known = {name for _, name in menus.items(menu)}
             known |= {stage.item for stage in locked.stages.values()}
             raise unknown(f"there is no {name} in {MENU}, and nothing is left of one", item, known)
         stages |= dict.fromkeys(stage.address for stage in left)
@@ -79,7 +84,56 @@ def plan(names: list[str]) -> Removal:
         for address, stage in described.items()
         if any(_overlap(path, file) for path in stage["deps"] for file in files)
     ]
-    return Removal([line[0] for line in listed], [*stages], sorted(files - inside), composed, stale)
+    removed = [line[0] for line in listed]
+    for text in removed:
+        menu = menu.replace(text, "")
+    return Removal(removed, menu, [*stages], sorted(files - inside), composed, stale)
+
+
+def all_but(names: list[str]) -> Removal:
+    """What removing everything else would change, with the files in `conf/` that were its own.
+
+    names: as for `plan`; of every item with such a name stays what it needs: of a report its models
+    and dataset, of an experiment or study its report.
+    """
+    params = locks.load(composition.compose(CONF, []), "conf/")
+    kept = _needed(names, params)
+    menu = [f"{menus.SECTIONS[group]}.{name}" for group, name in menus.items(MENU.read_text())]
+    known = {name.partition(".")[2] for name in menu}
+    left = [s.address for s in status.locked_here().stages.values() if s.item not in known]
+    removal = plan([*(name for name in menu if name not in kept), *left])
+    unused = [str(path) for path in menus.unused(CONF, removal.remaining)]
+    return replace(removal, files=sorted({*removal.files, *unused}))
+
+
+def _needed(names: list[str], params: dict[str, Any]) -> set[str]:
+    """The items of these names, and those that they need, as `experiments.digits_cnn`."""
+    every = {
+        f"{section}.{name}": about
+        for section in menus.SECTIONS.values()
+        for name, about in params[section].items()
+    }
+    queue = [key for key in every if key in names or key.partition(".")[2] in names]
+    for name in names:
+        if not any(name in (key, key.partition(".")[2]) for key in queue):
+            known = {key.partition(".")[2] for key in every}
+            raise unknown(f"there is no {name} in {MENU}", name, known)
+    kept = set[str]()
+    while queue:
+        if (key := queue.pop()) in kept:
+            continue
+        kept.add(key)
+        about = every[key]
+        queue += [f"{s}s.{about[s]}" for s in ("dataset", "report") if s in about]
+        queue += [f"experiments.{about['base']}"] if "base" in about else []
+        if key.startswith("reports."):
+            models = params["models"].items()
+            queue += [
+                f"{'studies' if model['kind'] == 'study' else 'experiments'}.{name}"
+                for name, model in models
+                if f"reports.{model['report']}" == key
+            ]
+    return kept
 
 
 def remove(removal: Removal) -> None:
@@ -89,10 +143,7 @@ def remove(removal: Removal) -> None:
     with dvc.opened() as repo, repo.lock:  # no stage runs meanwhile
         locked = locks.without(LOCK.read_text(), removal.stages) if removal.stages else None
         if removal.menu:
-            menu = MENU.read_text()
-            for line in removal.menu:
-                menu = menu.replace(line, "")
-            outs.write_bytes(MENU, menu.encode())
+            outs.write_bytes(MENU, removal.remaining.encode())
             outs.write_bytes(PARAMS, removal.composed.encode())
         for file in removal.files:
             delete(file)
@@ -105,18 +156,23 @@ def remove(removal: Removal) -> None:
 def _line(name: str, menu: str) -> re.Match[str] | None:
     """The line of an item in the menu."""
     section, _, item = name.rpartition(".")
-    found = [f for f in LINE.finditer(menu) if f[3] == item and section in ("", f[2])]
+    found = [f for f in menus.LINE.finditer(menu) if f[4] == item and section in ("", f[3])]
     if len(found) > 1:
-        either = " or ".join(f"{line[2]}.{item}" for line in found)
+        either = " or ".join(f"{line[3]}.{item}" for line in found)
         raise UserError(f"{name}: several have this name; say {either}")
     return found[0] if found else None
+
+
+def _imported(dataset: str) -> list[str]:
+    """The file of an imported dataset, and DVC's pointer to it."""
+    return [paths.imported(dataset), f"{paths.imported(dataset)}.dvc"]
 
 
 def _places(item: str) -> list[str]:
     """The files and folders that stages make for an item of this name, of whatever kind."""
     if not re.fullmatch(r"[\w-]+", item):
         return []
-    patterns = [place(item) for place in PLACES]
+    patterns = [*_imported(item), *(place(item) for place in PLACES)]
     patterns += [f"{root}/*/{item}" for root in (paths.METRICS, paths.FIGURES)]
     return [path.as_posix() for pattern in patterns for path in Path().glob(pattern)]
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.names import unknown
 
 
@@ -21,6 +26,23 @@ def compose(conf: Path, overrides: list[str]) -> str:
         cfg = compose("config", overrides)
     OmegaConf.resolve(cfg)
     return OmegaConf.to_yaml(cfg)
+
+
+def with_files(conf: Path, files: Mapping[Path, str]) -> str:
+    """The text of `params.yaml` that `conf/` would give if it had these files; nothing changes.
+
+    files: text by path in `conf`. Raises UserError as `compose` does.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "conf"
+        shutil.copytree(conf, copy)
+        for path, text in files.items():
+            (copy / path.relative_to(conf)).write_text(text)
+        try:
+            return compose(copy, [])
+        except UserError as error:
+            said = str(error).replace(os.path.relpath(copy), str(conf))
+            raise UserError(said.replace(str(copy), str(conf))) from None
 
 
 def show(text: str, name: str) -> str:
