@@ -1,4 +1,4 @@
-"""Hydra plugin: checks the composed configuration and composes its `models` map.
+"""Hydra plugin: checks the composed configuration and composes its maps `models` and `reviews`.
 
 DVC loads it from `hydra.plugins_path` when `dvc exp run` composes `conf/`. `kmnist compose` loads
 it the same way. So both refuse the same mistakes with the same message, before any stage runs.
@@ -34,13 +34,14 @@ class ConfigurationError(UserError, ConfigCompositionException, DvcException):
 
 
 def _models(_root_: DictConfig) -> Any:
-    sections = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "models")}
+    composed = ("hydra", "models", "reviews")
+    sections = {key: _root_._get_node(key) for key in _root_ if key not in composed}
     config = OmegaConf.create(sections)
     try:
         content = _plain(config)
     except OmegaConfBaseException:
-        # Studies interpolate keys of their base: name its mistake, not that of the interpolation.
-        others = [str(key) for key in sections if key != "studies"]
+        # These interpolate keys of an experiment: name its mistake, not that of the interpolation.
+        others = [str(key) for key in sections if key not in ("studies", "suspects")]
         rules.check(_plain(OmegaConf.masked_copy(config, others)))
         rules.check_bases(_plain(config, resolve=False))
         raise
@@ -55,6 +56,25 @@ def _conf(loader: ConfigLoaderImpl) -> Path:
     """The folder of the configuration."""
     main = next(s.path for s in loader.config_search_path.get_path() if s.provider == "main")
     return Path(os.path.relpath(str(main).removeprefix("file://")))
+
+
+def _reviews(datasets: DictConfig, root: Path) -> dict[str, dict[str, str]]:
+    """The files with people's decisions about each dataset, or the empty ones in reviews/.
+
+    DVC needs a dependency that exists, and every dataset may be without reviews. If images are
+    here or only in DVC's cache, their `.dvc` file is here.
+    """
+    from kmnist_pipeline.evidence import review_paths  # not in stages, which do not depend on it
+
+    found = {}
+    for name in map(str, datasets):
+        decisions, images = review_paths.decisions(name), review_paths.images(name)
+        has_images = any((root / f"{images}{ending}").exists() for ending in ("", ".dvc"))
+        found[name] = {
+            "decisions": decisions if (root / decisions).exists() else review_paths.NO_DECISIONS,
+            "images": images if has_images else review_paths.NO_IMAGES,
+        }
+    return found
 
 
 def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
@@ -105,6 +125,9 @@ def _refusing(load: Any) -> Any:
                 if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
                     raise UserError("models: is composed; must be ${kmnist.models:}")
                 cfg.models = cfg.models  # keep it: each read of the node composes and checks
+                if cfg.get("reviews") != {}:
+                    raise UserError("reviews: is composed; must be {}")
+                cfg.reviews = _reviews(cfg.get("datasets") or {}, _conf(self).parent)
                 _check_reports(self, cfg)
         except OverrideParseException as error:
             raise ConfigurationError(_no_override(error)) from None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kmnist_pipeline.data import dataset, splits
+from kmnist_pipeline.data import dataset, reviews, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.evaluation import metrics, routing
 from kmnist_pipeline.evidence import numbers, paths
@@ -57,6 +57,10 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
         "right": metrics.pack_bits(predicted == test.labels),
         "misclassified": np.flatnonzero(predicted != test.labels)[:10],
     }
+    chosen = model.about["classes"]
+    corrected = reviews.labels_of_test(processed, test.index, test.labels, chosen)
+    if corrected is not None:
+        details["corrected"] = of_corrected(predicted, test.labels, corrected)
     if is_study:
         details |= {"winner": names[model.trial], "trials": rows}
     if model.is_one_shot:
@@ -113,6 +117,21 @@ def scores_of(test: Images, predicted: np.ndarray) -> dict[str, Any]:
     """The scores of predictions (N,) for the test images."""
     counts = metrics.confusion(test.labels, predicted, len(test.classes))
     return metrics.scores(counts, test.classes)
+
+
+def of_corrected(
+    predicted: np.ndarray, labels: np.ndarray, corrected: np.ndarray
+) -> dict[str, Any]:
+    """The accuracy with the test labels that people have corrected, without excluded images.
+
+    predicted, labels, corrected: (N,); `labels` as published, reviews.LEFT_OUT where corrected has
+    none.
+    """
+    kept = corrected != reviews.LEFT_OUT
+    right, n = int((predicted == corrected)[kept].sum()), int(kept.sum())
+    changed = int((corrected != labels)[kept].sum())
+    left_out = len(labels) - n
+    return {"accuracy": right / n, "n": n, "correct": right, "changed": changed, "excluded": left_out}
 
 
 def scores_by_seed(model: TrainedModel, trial: int, test: Images) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""Check the raw files of a dataset, split it into train and test, and draw its figures."""
+"""Check the raw files of a dataset, split it, apply what people have reviewed, and draw figures."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kmnist_pipeline.data import dataset, idx
+from kmnist_pipeline.data import dataset, idx, reviews
+from kmnist_pipeline.data.reviews import Corrected
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
@@ -29,10 +31,12 @@ def preprocess(stage: Stage, params: Parameters) -> None:
     """Write the npz of images, labels and split, its counts, and the figures of the data."""
     about = params["datasets"][stage.item]
     images, labels = read(Path(paths.raw(stage.item)), about)
-    train, test = split(about, len(images))
+    corrected = reviewed(params["reviews"][stage.item], about, images, labels)
+    images, labels = corrected.images, corrected.labels
+    train, test = corrected.train, corrected.test
 
     content = dataset.encode(images, labels, train, test, about["classes"])
-    stage.write(paths.processed(stage.item), content)
+    stage.write(paths.processed(stage.item), reviews.with_test(content, corrected))
 
     names = about["classes"]
     counts = {
@@ -45,6 +49,8 @@ def preprocess(stage: Stage, params: Parameters) -> None:
     }
     sizes = {"n": len(images), "n_train": len(train), "n_test": len(test)}
     details = {**sizes, "per_class": per_class, "overlap": overlap(images, train, test)}
+    if corrected.counts:
+        details["reviews"] = corrected.counts
     stage.write_details(paths.data_numbers(stage.item), details)
     with stage.directory(paths.data_figures(stage.item)) as folder:
         for name, caption, figure in figures(images, labels, train, counts, about):
@@ -95,6 +101,22 @@ def split(about: Parameters, count: int) -> tuple[np.ndarray, np.ndarray]:
 
     train, test = train_test_split(rows, train_size=drawn["train_size"], random_state=drawn["seed"])
     return train, test
+
+
+def reviewed(
+    files: dict[str, str], about: Parameters, images: np.ndarray, labels: np.ndarray
+) -> Corrected:
+    """The images and their split, after the decisions of people in `reviews/`.
+
+    files: the paths of `decisions` and of new `images`. Raises ReviewError, which names the line.
+    """
+    names, decisions, new = about["classes"], Path(files["decisions"]), Path(files["images"])
+    decided, notes = reviews.parse(decisions.read_bytes(), str(decisions), names)
+    for note in notes:
+        print(note, file=sys.stderr)
+    pictures = reviews.images_of(new.read_bytes(), str(new), about["shape"])
+    parts = split(about, len(images))
+    return reviews.apply(decided, str(decisions), images, labels, *parts, names, pictures)
 
 
 def overlap(images: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, int]:
