@@ -6,7 +6,7 @@ it the same way. So both refuse the same mistakes with the same message, before 
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,7 +58,7 @@ def _conf(loader: ConfigLoaderImpl) -> Path:
     return Path(os.path.relpath(str(main).removeprefix("file://")))
 
 
-def _reviews(datasets: DictConfig, root: Path) -> dict[str, dict[str, str]]:
+def _reviews(datasets: Iterable[Any], root: Path) -> dict[str, dict[str, str]]:
     """The files with people's decisions about each dataset, or the empty ones in reviews/.
 
     DVC needs a dependency that exists, and every dataset may be without reviews. If images are
@@ -127,7 +127,7 @@ def _refusing(load: Any) -> Any:
                 cfg.models = cfg.models  # keep it: each read of the node composes and checks
                 if cfg.get("reviews") != {}:
                     raise UserError("reviews: is composed; must be {}")
-                cfg.reviews = _reviews(cfg.get("datasets") or {}, _conf(self).parent)
+                cfg.reviews = _reviews(cfg.get("datasets") or (), _conf(self).parent)
                 _check_reports(self, cfg)
         except OverrideParseException as error:
             raise ConfigurationError(_no_override(error)) from None

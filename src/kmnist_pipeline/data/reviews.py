@@ -120,7 +120,7 @@ def parse(content: bytes, file: str, classes: Sequence[str]) -> tuple[dict[str, 
 def _review(row: list[str], where: str, classes: Sequence[str], line: int) -> Review:
     if len(row) != len(COLUMNS):
         raise ReviewError(f"{where}: has {len(row)} cells instead of {len(COLUMNS)}")
-    sha256, _, old, new, asked_by = row
+    sha256, origin, old, new, asked_by = row
     for column, value, optional in (("sha256", sha256, False), ("asked_by", asked_by, True)):
         if not (KEY.fullmatch(value) or (optional and not value)):
             raise ReviewError(f"{where}: {column}={value}: must be 64 hexadecimal digits")
@@ -130,7 +130,7 @@ def _review(row: list[str], where: str, classes: Sequence[str], line: int) -> Re
             raise ReviewError(
                 f"{where}: {column}={value}: must be {said} or one of {', '.join(classes)}"
             )
-    return Review(*row, line=line)
+    return Review(sha256, origin, old, new, asked_by, line)
 
 
 def encode(reviews: Iterable[Review]) -> bytes:

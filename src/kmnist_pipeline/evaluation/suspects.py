@@ -8,18 +8,21 @@ largest probability of another class, lowest first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
 from kmnist_pipeline.data import streams
 
 SWAP = 6  # the purpose of the random stream
+CONTRADICTED = 0.5  # below this margin, another class is more probable than the label
 
 
-class Predictions(NamedTuple):
-    """One prediction for each image: probabilities (N, C), index in file order (N,), labels (N,)."""
+@dataclass(frozen=True)
+class Predictions:
+    """A prediction for each image: probabilities (N, C), index in file order (N,), labels (N,)."""
 
     probabilities: np.ndarray
     index: np.ndarray
@@ -27,7 +30,7 @@ class Predictions(NamedTuple):
 
 
 def load(file: Path | BinaryIO) -> Predictions:
-    """The out-of-fold predictions of an experiment; several for an image, by seeds, are averaged."""
+    """The out-of-fold predictions of an experiment; those of several seeds are averaged."""
     with np.load(file, allow_pickle=False) as arrays:
         return averaged(arrays["probabilities"], arrays["index"], arrays["labels"])
 
@@ -44,7 +47,8 @@ def margins(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The normalised margin (N,) of each label, from 0 (surely wrong) to 1 (surely right).
 
     probabilities: (N, C); labels: (N,). Half of 1 plus the label's probability minus the largest
-    other one: below 0.5 the models contradict the label.
+    other one: below CONTRADICTED another class is
+    more probable.
     """
     rows = np.arange(len(labels))
     others = probabilities.copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,7 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
         "seeds": rows[model.trial]["seeds"],
         "right": metrics.pack_bits(predicted == test.labels),
         "misclassified": np.flatnonzero(predicted != test.labels)[:10],
+        "test_images": hashlib.sha256(test.pixels.tobytes() + test.labels.tobytes()).hexdigest(),
     }
     chosen = model.about["classes"]
     corrected = reviews.labels_of_test(processed, test.index, test.labels, chosen)
@@ -131,7 +133,13 @@ def of_corrected(
     right, n = int((predicted == corrected)[kept].sum()), int(kept.sum())
     changed = int((corrected != labels)[kept].sum())
     left_out = len(labels) - n
-    return {"accuracy": right / n, "n": n, "correct": right, "changed": changed, "excluded": left_out}
+    return {
+        "accuracy": right / n,
+        "n": n,
+        "correct": right,
+        "changed": changed,
+        "excluded": left_out,
+    }
 
 
 def scores_by_seed(model: TrainedModel, trial: int, test: Images) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ def suspects(stage: Stage, params: dict[str, Any]) -> None:
     details = {
         "experiment": settings["experiment"],
         "n": len(order),
-        "contradicted": int((margins < 0.5).sum()),
+        "contradicted": int((margins < ranked.CONTRADICTED).sum()),
         "first": predictions.index[first],
         "swapped": {"n": len(wrong), "of": len(images), "ranks": ranks},
         "environment": key.environment(settings["family"]),
