@@ -54,12 +54,12 @@ def check(content: Mapping[Any, Any]) -> Config:
         _check_study(f"studies.{key}", study, config)
         if key in config.experiments:
             raise ConfigError(f"studies.{key}: an experiment has this name already")
+    for key, report in config.reports.items():
+        _check_report(f"reports.{key}", report, config)
     for key, suspects in config.suspects.items():
         _check_suspects(key, suspects, config)
     for key, loop in config.loops.items():
         _check_loop(key, loop, config)
-    for key, report in config.reports.items():
-        _check_report(f"reports.{key}", report, config)
     return config
 
 

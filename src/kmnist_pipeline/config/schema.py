@@ -355,6 +355,13 @@ class Report(Node):
     figures: dict[str, str]
 
 
+class Reviews(Node):
+    """The files with people's decisions about a dataset, and with its new images."""
+
+    decisions: str
+    images: str
+
+
 class Evaluation(Node):
     """What the stage `evaluate` shows for every model."""
 
@@ -376,4 +383,4 @@ class Config(Node):
     reports: dict[Name, Report] = Field({})
     evaluation: Evaluation
     models: Any = None
-    reviews: Any = None
+    reviews: dict[Name, Reviews] = Field({})

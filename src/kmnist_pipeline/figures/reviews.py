@@ -53,5 +53,5 @@ def accuracy_by_labels(labels: Sequence[int], curves: Mapping[str, np.ndarray]) 
     axes.set_xticks(list(labels))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(axis="y")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     return figure
