@@ -133,7 +133,9 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
 
     against = f"the champion, version {rival.version} ({rival.classifier.name})"
     if _test_images(model.test) != _test_images(rival.test):
-        return [], [f"it was measured on other data than {against}, so they cannot be compared"]
+        return [], [
+            f"it was measured on other test images than {against}, so they cannot be compared"
+        ]
 
     notes, worse = [], []
     own, other = model.accuracy, rival.accuracy
