@@ -259,6 +259,7 @@ IMAGES = ("datasets", "digits", "parts", 0, "images")
 SHA, SOFTMAX = "0" * 63 + "g", "experiments.digits_softmax"
 CNN, GRID = "experiments.digits_cnn", "studies.digits_cnn_grid"
 SKLEARN = "experiments.digits_sklearn_logistic"
+SUSPECTS, LOOP = "suspects.digits", "loops.digits"
 
 
 def unvalidated(experiment: str = SOFTMAX, **trainer: Any) -> dict:
@@ -318,6 +319,21 @@ REFUSED = [
     (f"{SOFTMAX}.trainer.schedule", "constant", "=constant: there is no such key; known keys: "),
     (f"{SOFTMAX}.trainer.threads", 2, "=2: there is no such key; known keys: epochs, patience, "),
     (f"{SOFTMAX}.trainer", DELETE, ": is missing; needed are report, "),
+    (f"{SUSPECTS}.experiment", "digits_sofmax", "=digits_sofmax: must be one of digits_sklearn"),
+    (f"{SUSPECTS}.dataset", "mnist", "=mnist: must be one of digits"),
+    (f"{SUSPECTS}.family", "cnn", "=cnn: must be one of linear"),
+    (f"{SUSPECTS}.ranks", [60, 30], "=[60, 30]: must be a rising list of counts"),
+    (f"{SUSPECTS}.swapped", 0, "=0: must be at least 1"),
+    (f"{SUSPECTS}.trial", {"subset": 100}, '={"subset": 100}: must be other keys than report'),
+    (f"{SUSPECTS}.trial", {"trainer.epoch": 1}, ": the base experiment has no key 'trainer.epoch'"),
+    (f"{SUSPECTS}.trial", {"trainer.epochs": 0}, ".trainer.epochs=0: must be at least 1"),
+    ("suspects.digit", CONTENT["suspects"]["digits"], "=digit: must be one of digits, kmnist_cnn"),
+    (f"{LOOP}.dataset", "mnist", "=mnist: must be one of digits"),
+    (f"{LOOP}.seeds", [1, 1], "=[1, 1]: must be one or more different seeds"),
+    (f"{LOOP}.trainer.keep", "best_loss", "=best_loss: must be last without validation"),
+    (f"{LOOP}.trainer.schedule", "constant", "=constant: there is no such key; known keys: "),
+    (f"{LOOP}.model.kind", "logistic", "=logistic: must be softmax, unless there are two classes"),
+    (f"{LOOP}.optimizer", None, "=null: must be a map of name, lr, batch_size"),
     (f"{SKLEARN}.optimizer", {"lr": 1, "batch_size": 1}, ": must be null: sklearn has its own"),
     (f"{SKLEARN}.trainer.epochs", 2, "=2: there is no such key; known keys: precision"),
     (f"{CNN}.trainer.precision", "float64", "=float64: must be one of float32, bfloat16"),
@@ -426,6 +442,7 @@ def test_a_linear_model_may_have_any_validation():
         # A study that builds on it would need the validation to choose its winner.
         for section in ("studies", "models"):
             del params[section]["digits_softmax_grid"]
+        del params["suspects"]["digits"]  # and suspects need a prediction for each image
         rules.check(params)
 
 

@@ -265,6 +265,8 @@ def by_hand(extended: Extended, tmp_path_factory: pytest.TempPathFactory) -> ByH
         "evaluate@digits_cnn",
         "evaluate@stripes_grid",
         "evaluate@stripes_sklearn",
+        "suspects@digits",
+        "loop@digits",
         "report@stripes",
     ],
 )
@@ -274,7 +276,7 @@ def test_a_stage_depends_on_exactly_what_it_reads(
     read = by_hand(address).read
     lock = locks.parse((extended.project.folder / "dvc.lock").read_text())
     dependencies = lock.stages[address].deps.keys()
-    if address.startswith(("kfold-train", "tune")):
+    if address.startswith(("kfold-train", "tune", "suspects", "loop")):
         read = read | WORKERS_READ
         read |= {path for path in dependencies if path.startswith(FAMILIES)}
     if not any(uses_trials(extended.project.folder / path) for path in read - {RULES_BRING}):

@@ -8,8 +8,21 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support import odd_report
+
 from kmnist_pipeline.commands import derived
 from kmnist_pipeline.evaluation import metrics
+from kmnist_pipeline.repository.locks import LockedStage
+
+LOOP = {
+    "saved": 100.0,
+    "rounds": [
+        {"labels": labels, "accuracy": {
+            "least_sure_first": metrics.spread([high, high + 0.1]),
+            "at_random": metrics.spread([low, low + 0.1]),
+        }} for labels, high, low in ((100, 0.5, 0.5), (200, 0.6, 0.55), (300, 0.7, 0.6))
+    ],
+}  # fmt: skip
 
 RATES, LOSSES = st.floats(0, 1), st.floats(1e-6, 1e4)
 FOLDS = st.integers(1, 5).flatmap(
@@ -40,3 +53,22 @@ def test_means_and_spreads_of_rounded_numbers_follow_from_them(seeds):
     }
     found = derived._apart(Path("x"), derived._stated(stored(stated)), derived._over_folds(rows))
     assert not list(found)
+
+
+def test_altered_counts_means_and_saved_labels_of_reviewing_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, content, edit in (
+        ("suspects", odd_report.SUSPECTS, ("share", "0.75", "0.85")),
+        ("loop", LOOP, ("mean", '"mean": 0.55,', '"mean": 0.56,')),
+        ("loop", LOOP, ("saved", '"labels": 200', '"labels": 220')),
+    ):
+        file = Path(f"metrics/odd/{name}.json")
+        odd_report.write(file, f"{name}@odd", content)
+        stage = LockedStage(f"{name}@odd", "", {}, {}, {str(file): "", "figures/odd/x": ""})
+        assert derived.contradictions([stage], {}) == {}
+        part, old, new = edit
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+        (found,) = derived.contradictions([stage], {}).values()
+        assert part in found[0].name

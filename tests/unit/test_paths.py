@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 from support.project import ROOT
 
-from kmnist_pipeline.evidence import numbers, paths
+from kmnist_pipeline.evidence import numbers, paths, review_paths
 from kmnist_pipeline.repository import dvc
 
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -20,6 +20,14 @@ def of_training(name: str, about: dict[str, Any]) -> set[str]:
     validation = paths.numbers(report, name, "validation.json")
     curves = paths.numbers(report, name, "curves.csv")
     return {paths.weights(name), curves, *with_details(validation)}
+
+
+def of_report(kind: str, name: str) -> set[str]:
+    return {
+        "suspects": {review_paths.suspects(name), review_paths.suspects_figures(name)},
+        "loop": {review_paths.loop(name), review_paths.loop_figures(name)},
+        "report": {paths.page(name)},
+    }[kind]
 
 
 def outs_of(kind: str, name: str) -> set[str]:
@@ -38,8 +46,8 @@ def outs_of(kind: str, name: str) -> set[str]:
             report = PARAMS["models"][name]["report"]
             test = paths.numbers(report, name, "test.json")
             return {paths.predictions(name), paths.figures(report, name), *with_details(test)}
-        case "report":
-            return {paths.page(name)}
+        case "suspects" | "loop" | "report":
+            return of_report(kind, name)
     raise AssertionError(f"{kind}@{name} is not known here")
 
 

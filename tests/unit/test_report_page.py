@@ -77,6 +77,37 @@ def test_html_has_headings_in_order_and_names_its_tables_and_figures(content: di
     assert not elements.attributes("script") and not elements.attributes("link")
 
 
+def test_a_page_tells_what_people_have_reviewed_and_what_it_brings(content: dict) -> None:
+    html = " ".join("".join(Elements(page.html(content)).texts("body")).split())
+    text = " ".join(page.markdown(content).split())
+    for shown in (html, text):
+        assert "People have reviewed 9 images" in shown and "1 decisions are about test" in shown
+        assert "published test labels its test accuracy is 0.5000 (10 / 20)" in shown
+        assert "with the corrected ones 0.5789 (11 / 19)" in shown
+        assert "contradict the labels of 7 of 80 images" in shown and "3 / 4" in shown
+        assert "as accurate as 20 labels at random with 4 labels fewer" in shown
+        assert "0.7000 ± 0.0100" in shown
+    assert "| 20 | 0.7000 ± 0.0100 | 0.6000 ± – |" in text
+
+
+def test_a_loop_that_saves_nothing_says_so(content: dict) -> None:
+    nothing = {**content, "simulated": {**content["simulated"], "saved": None}}
+    for text in (page.html(nothing), page.markdown(nothing)):
+        assert "it saves no labels" in text and "labels fewer" not in text
+
+
+def test_a_page_without_reviews_does_not_mention_them(content: dict) -> None:
+    tests = [{**model["test"]} for model in content["models"]]
+    for test in tests:
+        del test["corrected"]
+    models = [{**m, "test": test} for m, test in zip(content["models"], tests, strict=True)]
+    data = {name: value for name, value in content["data"].items() if name != "reviews"}
+    bare = {**content, "models": models, "data": data, "suspects": None, "simulated": None}
+    for text in (page.html(bare), page.markdown(bare)):
+        for words in ("have reviewed", "Suspect labels", "Learn, predict", "corrected ones"):
+            assert words not in text
+
+
 def test_markdown_shows_text_as_it_is(content: dict) -> None:
     text = page.markdown(content)
     assert r"the weights of \<b\>\&amp;, \$x_1\$, \*a_b\* and \[お\]." in text

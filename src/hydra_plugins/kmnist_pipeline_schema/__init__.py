@@ -1,4 +1,4 @@
-"""Hydra plugin: checks the composed configuration and composes its maps `models` and `code`.
+"""Hydra plugin: checks the composed configuration and composes `models`, `code` and `reviews`.
 
 DVC loads it from `hydra.plugins_path` when `dvc exp run` composes `conf/`. `kmnist compose` loads
 it the same way. So both refuse the same mistakes with the same message, before any stage runs.
@@ -6,7 +6,7 @@ it the same way. So both refuse the same mistakes with the same message, before 
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,13 +47,13 @@ def _code(_root_: DictConfig) -> Any:
 
 def _checked(root: DictConfig) -> Config:
     """The typed configuration. Raises ConfigError for the first mistake."""
-    sections = {key: root._get_node(key) for key in root if key not in ("hydra", *COMPOSED)}
+    sections = {key: root._get_node(key) for key in root if key not in ("hydra", "reviews", *COMPOSED)}
     config = OmegaConf.create(sections)
     try:
         content = _plain(config)
     except OmegaConfBaseException:
-        # Studies interpolate keys of their base: name its mistake, not that of the interpolation.
-        others = [str(key) for key in sections if key != "studies"]
+        # These interpolate keys of an experiment: name its mistake, not that of the interpolation.
+        others = [str(key) for key in sections if key not in ("studies", "suspects")]
         rules.check(_plain(OmegaConf.masked_copy(config, others)))
         rules.check_bases(_plain(config, resolve=False))
         raise
@@ -68,6 +68,25 @@ def _conf(loader: ConfigLoaderImpl) -> Path:
     """The folder of the configuration."""
     main = next(s.path for s in loader.config_search_path.get_path() if s.provider == "main")
     return Path(os.path.relpath(str(main).removeprefix("file://")))
+
+
+def _reviews(datasets: Iterable[Any], root: Path) -> dict[str, dict[str, str]]:
+    """The files with people's decisions about each dataset, or the empty ones in reviews/.
+
+    DVC needs a dependency that exists, and every dataset may be without reviews. If images are
+    here or only in DVC's cache, their `.dvc` file is here.
+    """
+    from kmnist_pipeline.evidence import review_paths  # not in stages, which do not depend on it
+
+    found = {}
+    for name in map(str, datasets):
+        decisions, images = review_paths.decisions(name), review_paths.images(name)
+        has_images = any((root / f"{images}{ending}").exists() for ending in ("", ".dvc"))
+        found[name] = {
+            "decisions": decisions if (root / decisions).exists() else review_paths.NO_DECISIONS,
+            "images": images if has_images else review_paths.NO_IMAGES,
+        }
+    return found
 
 
 def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
@@ -119,6 +138,9 @@ def _refusing(load: Any) -> Any:
                     if name not in cfg or not OmegaConf.is_interpolation(cfg, name):
                         raise UserError(f"{name}: is composed; must be ${{kmnist.{name}:}}")
                     cfg[name] = cfg[name]  # keep it: each read of the node composes and checks
+                if cfg.get("reviews") != {}:
+                    raise UserError("reviews: is composed; must be {}")
+                cfg.reviews = _reviews(cfg.get("datasets") or (), _conf(self).parent)
                 _check_reports(self, cfg)
         except OverrideParseException as error:
             raise ConfigurationError(_no_override(error)) from None

@@ -21,7 +21,7 @@ GROUPS = {
     "Configure and train": ("compose", "import", "new", "fit", "fits", "prune"),
     "Check the evidence": ("impact", "check", "verify"),
     "Explore and share the evidence": ("trace", "diff", "publish", "export"),
-    "Use the models": ("predict", "promote"),
+    "Use the models": ("predict", "review", "promote"),
 }
 HELP = """Manage the configuration, the evidence and the models of the pipeline in this folder.
 

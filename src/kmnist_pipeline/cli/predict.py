@@ -9,6 +9,7 @@ predictions to accept and which a person should review.
   kmnist predict scans/                                     the champion of kmnist
   kmnist predict a.png b.jpg --model kmnist_softmax --sheet sheet.png
   kmnist predict t10k-images-idx3-ubyte.gz --output parquet --to predictions.parquet
+  kmnist predict scans/ --review                            then `kmnist review --new`
 
 In CSV, a name that a spreadsheet would read as a formula gets an apostrophe in front.
 Exit status: 0 every image was classified; 1 an image was skipped, or there was no image.
@@ -19,7 +20,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import require_regular, say
+from kmnist_pipeline.cli.common import read_params, require_regular, say
 from kmnist_pipeline.errors import UserError
 
 
@@ -37,6 +38,9 @@ def add(parser: ArgumentParser) -> None:
         type=Path,
         metavar="FILE.png",
         help="draw the first images with their predictions",
+    )
+    parser.add_argument(
+        "--review", action="store_true", help="queue the images for `kmnist review --new`"
     )
     parser.set_defaults(start=Path.cwd())
 
@@ -56,6 +60,16 @@ def run(chosen: Namespace) -> int:
     classifier, why = predict.choose(chosen.model, chosen.dataset)
     native = "" if arithmetic.name() != arithmetic.NATIVE else ", in native arithmetic"
     say(f"model: {classifier.name} ({why}){native}", sys.stderr)
+    collected = None
+    if chosen.review:
+        from kmnist_pipeline.serving.queues import Collected
+
+        classes = read_params()["datasets"][classifier.dataset]["classes"]
+        collected = Collected(classifier, len(classes))
     with contextlib.chdir(chosen.start):  # so that names of images are as the user gave them
-        whole = predict.predict(classifier, chosen.places, chosen.output, chosen.to, chosen.sheet)
+        whole = predict.predict(
+            classifier, chosen.places, chosen.output, chosen.to, chosen.sheet, collected
+        )
+    if collected:
+        say(f"{collected.add()}: `kmnist review --new` shows them", sys.stderr)
     return 0 if whole else 1

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evaluation import claims, metrics, scoring
+from kmnist_pipeline.evaluation import claims, labelling, metrics, scoring
 from kmnist_pipeline.evidence import lineage, numbers, outs, paths
 from kmnist_pipeline.reporting import page
 from kmnist_pipeline.repository.changes import Change
@@ -50,6 +50,8 @@ def contradictions(
         "kfold-train": _of_training,
         "tune": _of_training,
         "evaluate": _of_test,
+        "suspects": _of_suspects,
+        "loop": _of_loop,
         "report": _of_report,
     }
     found = {}
@@ -121,6 +123,9 @@ def _of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     yield from _apart(path, stated, expected)
     right = metrics.unpack_bits(content["right"], content["n"])
     yield from _apart(path, {"correct": content["correct"]}, {"correct": int(right.sum())})
+    if corrected := content.get("corrected"):
+        rate = {"corrected": corrected["correct"] / corrected["n"]}
+        yield from _apart(path, {"corrected": corrected["accuracy"]}, rate)
     for trial in [content, *content.get("trials", [])]:
         for score in scoring.SCORES:
             spread = trial["seeds"][score]
@@ -129,6 +134,30 @@ def _of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
             yield from _apart(path, _flat(score, first), _flat(score, again))
         rate = {"accuracy": trial["correct"] / trial["n"]}
         yield from _apart(path, {"accuracy": trial["accuracy"]}, rate)
+
+
+def _of_suspects(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Shares follow from counts."""
+    path = _numbers(stage, "suspects.json")
+    swapped = numbers.read(path)["swapped"]
+    for row in swapped["ranks"]:
+        share = {f"share of {row['rank']}": row["found"] / swapped["n"]}
+        yield from _apart(path, dict.fromkeys(share, row["share"]), share)
+
+
+def _of_loop(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Means and deviations follow from the seeds, saved labels from the means."""
+    path = _numbers(stage, "loop.json")
+    content = numbers.read(path)
+    means: dict[str, list[float]] = {way: [] for way in labelling.WAYS}
+    for row in content["rounds"]:
+        for way, spread in row["accuracy"].items():
+            again = metrics.spread(spread["values"])
+            yield from _apart(path, _flat(way, spread), _flat(way, again))
+            means[way].append(again["mean"])
+    labels = [row["labels"] for row in content["rounds"]]
+    saved = labelling.saved(labels, *(means[way] for way in labelling.WAYS))
+    yield from _apart(path, {"saved": content["saved"]}, {"saved": saved})
 
 
 def _classes(model: str, params: dict[str, Any]) -> tuple[str, ...]:

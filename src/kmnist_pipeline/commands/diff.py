@@ -15,6 +15,7 @@ from typing import Any
 
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.repository import changes, compare, git, locks
 from kmnist_pipeline.repository.changes import Change
@@ -226,6 +227,8 @@ def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric
         name = _INDEXED.sub("", change.name)
         if name != change.name:
             lists[name] += 1
+        elif name == "right" and (tested := _mcnemar(change.old, change.new)):
+            yield Metric(path, name, None, None, None, tested)
         elif _is_number(change.old) and _is_number(change.new):
             delta = float(f"{change.new - change.old:.6g}")
             yield Metric(path, name, change.old, change.new, delta, change.amount)
@@ -235,6 +238,21 @@ def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric
             yield Metric(path, name, change.old, change.new, None, change.amount)
     for name, number in lists.items():
         yield Metric(path, name, None, None, None, differing(number))
+
+
+def _mcnemar(old: Any, new: Any) -> str | None:
+    """McNemar's exact test of a model before and after, on the same test images, in words.
+
+    old, new: which predictions are correct, packed; None if these are not of as many images.
+    """
+    if not (isinstance(old, str) and isinstance(new, str) and len(old) == len(new)):
+        return None
+    before, after = (metrics.unpack_bits(text, 4 * len(text)) for text in (old, new))
+    tested = metrics.mcnemar(before, after)
+    return (
+        f"correct only before: {tested['only']}, only after: {tested['only_other']} "
+        f"(McNemar's test: p {metrics.in_words(tested['p'], '= ')})"
+    )
 
 
 def differing(values: int) -> str:

@@ -188,6 +188,8 @@ class _Crate:
                 "download": stage.item,
                 "preprocess": stage.item,
                 "evaluate": stage.params.get(f"models.{stage.item}", {}).get("dataset"),
+                "suspects": stage.params.get(f"suspects.{stage.item}", {}).get("dataset"),
+                "loop": stage.params.get(f"loops.{stage.item}", {}).get("dataset"),
                 "report": dataset,
             }.get(stage.kind)
             shows = ("data/", "figures/", "reports/")

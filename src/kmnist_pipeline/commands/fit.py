@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.fits import plan, pool, store
+from kmnist_pipeline.fits import plan, pool, store, swapped
 from kmnist_pipeline.fits.plan import Plan
 from kmnist_pipeline.repository import dvc
 from kmnist_pipeline.repository.names import unknown
 
 DATA = ("download@", "preprocess@")
-SECTIONS = {"kfold-train": "experiments", "tune": "studies"}
+SECTIONS = {"kfold-train": "experiments", "tune": "studies"}  # of models
+SUSPECTS = "suspects"  # a stage and its section; it trains too, but keeps no model
 
 
 def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
@@ -29,7 +30,7 @@ def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
     """
     first = stale(targets)
     data = {name.partition("@")[2] for name in first if name.startswith(DATA)}
-    data |= {params["models"][name.partition("@")[2]]["dataset"] for name in trains(first)}
+    data |= {dataset_of(name, params) for name in trains(first)}
     if not data:
         return []
     _prepare(data)
@@ -40,7 +41,13 @@ def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
 
 def trains(stages: Iterable[str]) -> list[str]:
     """The stages that train, among `stages`."""
-    return [name for name in stages if name.partition("@")[0] in SECTIONS]
+    return [name for name in stages if name.partition("@")[0] in (*SECTIONS, SUSPECTS)]
+
+
+def dataset_of(stage: str, params: dict[str, Any]) -> str:
+    """The dataset of a stage that trains."""
+    kind, _, name = stage.partition("@")
+    return params[SUSPECTS if kind == SUSPECTS else "models"][name]["dataset"]
 
 
 def plan_of(stage: str, params: dict[str, Any], winner: str | None = None) -> Plan:
@@ -49,6 +56,10 @@ def plan_of(stage: str, params: dict[str, Any], winner: str | None = None) -> Pl
     winner: the trial that a study trains again; None if validation decides it.
     """
     kind, _, name = stage.partition("@")
+    if kind == SUSPECTS:
+        settings = params[SUSPECTS][name]
+        experiment = params["experiments"][settings["experiment"]]
+        return swapped.of_suspects(name, settings, experiment)[0]
     entry = params[SECTIONS[kind]][name]
     if kind == "kfold-train":
         return plan.of_experiment(name, entry)

@@ -24,10 +24,14 @@ def used(params: dict[str, Any], store: Store) -> set[str]:
     store: of the fits that say how a search went on.
     Raises UserError if a dataset is not processed here: the fits of its stages are unknown.
     """
-    keys, absent = set(), set()
-    for kind, section in fit.SECTIONS.items():
+    # Which images a simulated loop labels depends on its own fits, so all of them are kept.
+    loops = tuple(f"loop@{name} " for name in params["loops"])
+    entries = store.entries()
+    keys = {entry.key for entry in entries if entry.about.get("label", "").startswith(loops)}
+    absent = set()
+    for kind, section in {**fit.SECTIONS, fit.SUSPECTS: fit.SUSPECTS}.items():
         for name in params[section]:
-            data = params["models"][name]["dataset"]
+            data = fit.dataset_of(f"{kind}@{name}", params)
             if not Path(paths.processed(data)).exists():
                 absent.add(data)
                 continue

@@ -14,12 +14,15 @@ from kmnist_pipeline.config.schema import (
     Config,
     Dataset,
     Experiment,
+    KFold,
     LinearModel,
+    Loop,
     NoValidation,
     PublishedDataset,
     Report,
     Search,
     Study,
+    Suspects,
 )
 
 MOST_CLASSES = 1000
@@ -56,6 +59,10 @@ def check(content: Mapping[Any, Any]) -> Config:
             raise ConfigError(f"studies.{key}: an experiment has this name already")
     for key, report in config.reports.items():
         _check_report(f"reports.{key}", report, config)
+    for key, suspects in config.suspects.items():
+        _check_suspects(key, suspects, config)
+    for key, loop in config.loops.items():
+        _check_loop(key, loop, config)
     return config
 
 
@@ -183,11 +190,14 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
         if model.draws is not None and getattr(validation, "ensemble", None):
             raise refused(f"{key}.validation.ensemble", True, "null for a siamese network")
     if isinstance(validation, NoValidation):
-        for name, only in (("patience", None), ("keep", "last")):
-            value = getattr(experiment.trainer, name, only)
-            if value != only:
-                allowed = f"{shown(only)} without validation"
-                raise refused(f"{key}.trainer.{name}", value, allowed)
+        _check_unvalidated(key, experiment.trainer)
+
+
+def _check_unvalidated(key: str, trainer: Any) -> None:
+    for name, only in (("patience", None), ("keep", "last")):
+        value = getattr(trainer, name, only)
+        if value != only:
+            raise refused(f"{key}.trainer.{name}", value, f"{shown(only)} without validation")
 
 
 def _check_used(key: str, experiment: Experiment) -> None:
@@ -250,6 +260,45 @@ def _check_search(key: str, search: Search, trials: list[Experiment]) -> None:
     if search.rungs != sorted(set(search.rungs)) or any(rung >= last for rung in search.rungs):
         allowed = f"a rising list of epochs below {last}, the last one"
         raise refused(f"{key}.rungs", search.rungs, allowed)
+
+
+def _check_suspects(name: str, suspects: Suspects, config: Config) -> None:
+    key = f"suspects.{name}"
+    _one_of(name, config.reports, key)
+    _one_of(suspects.experiment, config.experiments, f"{key}.experiment")
+    base = config.experiments[suspects.experiment]
+    _one_of(suspects.dataset, [config.reports[name].dataset], f"{key}.dataset")
+    _one_of(suspects.dataset, [base.dataset], f"{key}.dataset")
+    _one_of(suspects.family, [base.model.family], f"{key}.family")
+    changed = _applied(base.model_dump(), suspects.trial, f"{key}.trial")
+    trial = typed(f"{key}.trial", changed, Experiment)
+    _check_experiment(f"{key}.trial", trial, config)
+    kept = attrgetter("report", "dataset", "classes", "subset", "model.family")
+    if kept(trial) != kept(base):
+        allowed = "other keys than report, dataset, classes, subset and model.family"
+        raise refused(f"{key}.trial", suspects.trial, allowed)
+    for where, experiment in ((f"{key}.experiment", base), (f"{key}.trial", trial)):
+        if not isinstance(experiment.validation, KFold):
+            allowed = "an experiment with kfold validation, because each image needs a prediction"
+            raise refused(where, suspects.experiment, allowed)
+        if getattr(experiment.model, "draws", None) is not None:
+            raise refused(where, suspects.experiment, "no Siamese network")
+    if suspects.ranks != sorted(set(suspects.ranks)) or not suspects.ranks:
+        raise refused(f"{key}.ranks", suspects.ranks, "a rising list of counts")
+
+
+def _check_loop(name: str, loop: Loop, config: Config) -> None:
+    key = f"loops.{name}"
+    _one_of(name, config.reports, key)
+    _one_of(loop.dataset, [config.reports[name].dataset], f"{key}.dataset")
+    if not _different(loop.seeds, least=1):
+        raise refused(f"{key}.seeds", loop.seeds, "one or more different seeds")
+    classes = len(config.datasets[loop.dataset].classes)
+    if isinstance(loop.model, LinearModel) and loop.model.kind == "logistic" and classes != 2:
+        raise refused(f"{key}.model.kind", "logistic", "softmax, unless there are two classes")
+    if isinstance(loop.model, CnnModel) and loop.model.draws is not None:
+        raise refused(f"{key}.model.draws", loop.model.draws, "null")
+    _check_unvalidated(key, loop.trainer)
 
 
 def _check_report(key: str, report: Report, config: Config) -> None:

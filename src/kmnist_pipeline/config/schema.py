@@ -248,6 +248,19 @@ class NoValidation(Node):
 VALIDATIONS: dict[str, type[Node]] = {"kfold": KFold, "holdout": Holdout, "none": NoValidation}
 
 
+def of_family(value: Any, info: ValidationInfo) -> Any:
+    """Validate settings of the optimizer or the trainer as the model's family needs them."""
+    if "model" not in info.data:  # then `model` is refused
+        return value
+    family = info.data["model"].family
+    kind = getattr(SETTING_TYPES[family], str(info.field_name))
+    if kind is not None:
+        return kind.model_validate(value)
+    if value is not None:
+        raise must(f"null: {family} has its own")
+    return None
+
+
 class Experiment(Node):
     """One model trained on one dataset: all settings that decide its numbers."""
 
@@ -261,18 +274,7 @@ class Experiment(Node):
     trainer: Any  # by the family
     seeds: list[Seed]
 
-    @field_validator("optimizer", "trainer")
-    @classmethod
-    def _of_family(cls, value: Any, info: ValidationInfo) -> Any:
-        if "model" not in info.data:  # then `model` is refused
-            return value
-        family = info.data["model"].family
-        kind = getattr(SETTING_TYPES[family], str(info.field_name))
-        if kind is not None:
-            return kind.model_validate(value)
-        if value is not None:
-            raise must(f"null: {family} has its own")
-        return None
+    _of_family = field_validator("optimizer", "trainer")(of_family)
 
 
 class Range(Node):
@@ -328,6 +330,44 @@ class Study(Node):
     seeds: list[Seed] | None
 
 
+class Suspects(Node):
+    """The search for wrong labels with an experiment's out-of-fold predictions.
+
+    `shown` suspects are drawn. To measure the search, the experiment is trained again, with the
+    changes of `trial`, while `swapped` labels are wrong on purpose: they are counted among the
+    first suspects, as many as each of `ranks` says.
+    """
+
+    experiment: str
+    shown: Annotated[int, Field(ge=1, le=200)]
+    swapped: Count
+    ranks: list[Count]
+    seed: Seed
+    trial: dict[str, Any]
+    dataset: str
+    family: str
+
+
+class Loop(Node):
+    """A simulated loop of predicting and reviewing: the true label is the person's answer.
+
+    A model is trained on `start` labelled training images; `size` more are labelled in each of the
+    `rounds`. Its accuracy is measured on `held_out` other training images.
+    """
+
+    dataset: str
+    start: Count
+    size: Count
+    rounds: Count
+    held_out: Count
+    seeds: list[Seed]
+    model: Annotated[Any, kinds("family", {n: f.model for n, f in SETTING_TYPES.items()})]
+    optimizer: Any  # by the family
+    trainer: Any  # by the family
+
+    _of_family = field_validator("optimizer", "trainer")(of_family)
+
+
 class Report(Node):
     """One page: the publication that it reproduces, and the dataset.
 
@@ -347,6 +387,13 @@ class Report(Node):
     figures: dict[str, str]
 
 
+class Reviews(Node):
+    """The files with people's decisions about a dataset, and with its new images."""
+
+    decisions: str
+    images: str
+
+
 class Evaluation(Node):
     """What the stage `evaluate` shows for every model."""
 
@@ -355,12 +402,19 @@ class Evaluation(Node):
 
 
 class Config(Node):
-    """The whole of `params.yaml`. The last two are composed: see `rules.models_of`, `code.of`."""
+    """The whole of `params.yaml`.
+
+    The last three are composed: `models` by `rules.models_of`, `code` by `code.of`, `reviews` by
+    the plugin of Hydra.
+    """
 
     datasets: dict[Name, Annotated[Any, PlainValidator(_dataset)]] = Field({})
     experiments: dict[Name, Experiment] = Field({})
     studies: dict[Name, Study] = Field({})
+    suspects: dict[Name, Suspects] = Field({})
+    loops: dict[Name, Loop] = Field({})
     reports: dict[Name, Report] = Field({})
     evaluation: Evaluation
     models: Any = None
     code: Any = None
+    reviews: dict[Name, Reviews] = Field({})

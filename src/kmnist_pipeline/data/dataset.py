@@ -53,10 +53,12 @@ def save(
     train: np.ndarray,
     test: np.ndarray,
     classes: list[str],
+    **more: np.ndarray,
 ) -> None:
     """Write the npz of the dataset; the same content gives the same bytes.
 
-    images: (N, H, W) or (N, H, W, 3) uint8; labels: (N,) integers; train, test: int64 rows.
+    images: (N, H, W) or (N, H, W, 3) uint8; labels: (N,) integers; train, test: int64 rows; more:
+    further arrays.
     """
     np.savez(
         file,
@@ -65,6 +67,8 @@ def save(
         train=train,
         test=test,
         classes=np.array(classes),
+        allow_pickle=False,
+        **more,
     )
 
 

@@ -24,6 +24,7 @@ from kmnist_pipeline.evidence import lineage, numbers, paths
 from kmnist_pipeline.reporting import jinja
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
+REVIEWING = ("suspects", "loop")  # those that a report may have
 
 
 def content(
@@ -45,7 +46,12 @@ def content(
     drawn = [root / paths.data_figures(about["dataset"]), figures / name]
     winners = {model["name"]: model["validation"].get("winner") for model in models}
     pictures = _pictures(figures, drawn, about["figures"], name, claims, winners)
-    origins = _origins([data, *(model[part] for model in models for part in NUMBERS)])
+    reviewing = {
+        part: _read(metrics / f"{part}.json") if (metrics / f"{part}.json").exists() else None
+        for part in REVIEWING
+    }
+    measured = [model[part] for model in models for part in NUMBERS]
+    origins = _origins([data, *measured, *filter(None, reviewing.values())])
     origin_of = {origin["stage"]: origin for origin in origins}
     for picture in pictures:
         if (maker := picture["text"]["Stage"]) not in origin_of:
@@ -63,6 +69,8 @@ def content(
         "environments": _environments(models),
         "models": models,
         "own": {name: f"#{name.replace('_', ' ').capitalize()}" for name in OWN},
+        "suspects": reviewing["suspects"],
+        "simulated": reviewing["loop"],  # `loop` has a meaning in templates
         "pairs": _pairs([model for model in models if model["name"] in rank]),
         "routed": [model for model in models if "routing" in model["test"]],
         "pictures": pictures,

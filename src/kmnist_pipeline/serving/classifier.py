@@ -47,12 +47,18 @@ class Classifier:
     """
 
     def __init__(
-        self, weights: Path, name: str, dataset: dict[str, Any], routing: dict[str, Any] | None
+        self,
+        weights: Path,
+        name: str,
+        dataset: dict[str, Any],
+        routing: dict[str, Any] | None,
+        lineage: str | None = None,
     ) -> None:
         """Read the model file `weights`, which must be from the model `name` of the dataset.
 
         dataset: its `name`, `classes`, `shape` and `pixel_max`; routing: `temperature` and
-        `threshold` in the model's `test.json`, None if it has none.
+        `threshold` in the model's `test.json`, None if it has none; lineage: the key of the stage
+        that measured the model, None if it was measured by hand.
 
         Raises UserError if the file is from another model or not a model file.
         """
@@ -62,6 +68,12 @@ class Classifier:
         self.shape: tuple[int, ...] = tuple(dataset["shape"])
         self.pixel_max: int = dataset["pixel_max"]
         self.routing = routing
+        self.lineage = lineage
+
+    @property
+    def labels(self) -> list[int]:
+        """The label of each of the model's classes in the dataset."""
+        return self._model.labels
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Probabilities (N, C) of the model's classes, calibrated if it has a threshold.
@@ -100,4 +112,5 @@ def of_bundle(folder: Path) -> Classifier:
     about = json.loads((folder / "about.json").read_text())
     test = json.loads((folder / "test.json").read_text())
     weights = folder / "model.safetensors"
-    return Classifier(weights, about["model"], about["dataset"], test.get("routing"))
+    routing, lineage = test.get("routing"), about["lineage"]
+    return Classifier(weights, about["model"], about["dataset"], routing, lineage)

@@ -35,6 +35,7 @@ LONGEST_ON_SHEET = 16  # characters of a file name
 
 Row = dict[str, Any]  # by COLUMNS
 Write = Callable[[list[Row]], object]
+Collect = Callable[[list[Picture], list[Row]], object]
 
 
 def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
@@ -62,7 +63,8 @@ def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
 
 def _of_candidate(model: candidates.Candidate) -> Classifier:
     candidates.require(model.weights, model.name)
-    return Classifier(model.weights, model.name, model.dataset, model.test.get("routing"))
+    routing, lineage = model.test.get("routing"), model.test["made_by"]["lineage"]
+    return Classifier(model.weights, model.name, model.dataset, routing, lineage)
 
 
 def predict(
@@ -71,11 +73,13 @@ def predict(
     output: str,
     to: Path | None,
     sheet: Path | None,
+    review: Collect | None = None,
 ) -> bool:
     """Classify every image of `places`; returns whether no image was skipped.
 
     to: the file to write, None for standard output; sheet: the file for a picture of the first
-    images with their answers. Errors of single files and a summary go to standard error.
+    images with their answers; review: gets each batch of images with their answers, to queue them.
+    Errors of single files and a summary go to standard error.
     """
     form = Form(classifier.shape, classifier.pixel_max)
     faults, done = 0, Counter[str]()
@@ -96,6 +100,8 @@ def predict(
         while batch := list(itertools.islice(pictures, BATCH)):
             rows = answered(classifier, batch)
             write(rows)
+            if review is not None:
+                review(batch, rows)
             if sheet is not None:
                 first += list(zip(batch, rows, strict=True))[: ON_SHEET - len(first)]
             done.update(str(row["decision"]) for row in rows)

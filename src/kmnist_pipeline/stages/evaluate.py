@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import inspect
 import io
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 
 from kmnist_pipeline import own
-from kmnist_pipeline.data import dataset, splits
+from kmnist_pipeline.data import dataset, reviews, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.evaluation import metrics, routing, scoring
 from kmnist_pipeline.evidence import numbers, paths
@@ -61,7 +62,12 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
         "seeds": rows[model.trial]["seeds"],
         "right": metrics.pack_bits(predicted == test.labels),
         "misclassified": np.flatnonzero(predicted != test.labels)[:10],
+        "test_images": hashlib.sha256(test.pixels.tobytes() + test.labels.tobytes()).hexdigest(),
     }
+    chosen = model.about["classes"]
+    corrected = reviews.labels_of_test(processed, test.index, test.labels, chosen)
+    if corrected is not None:
+        details["corrected"] = of_corrected(predicted, test.labels, corrected)
     if is_study:
         details |= {"winner": names[model.trial], "trials": rows}
     if model.is_one_shot:
@@ -118,6 +124,27 @@ def held_out(model: TrainedModel, images: Images) -> tuple[np.ndarray, Images]:
 def scores_of(test: Images, probabilities: np.ndarray) -> dict[str, Any]:
     """The scores of class probabilities (N, C) of the test images."""
     return scoring.scores(test.labels, probabilities, test.classes)
+
+
+def of_corrected(
+    predicted: np.ndarray, labels: np.ndarray, corrected: np.ndarray
+) -> dict[str, Any]:
+    """The accuracy with the test labels that people have corrected, without excluded images.
+
+    predicted, labels, corrected: (N,); `labels` as published, reviews.LEFT_OUT where corrected has
+    none.
+    """
+    kept = corrected != reviews.LEFT_OUT
+    right, n = int((predicted == corrected)[kept].sum()), int(kept.sum())
+    changed = int((corrected != labels)[kept].sum())
+    left_out = len(labels) - n
+    return {
+        "accuracy": right / n,
+        "n": n,
+        "correct": right,
+        "changed": changed,
+        "excluded": left_out,
+    }
 
 
 def scores_by_seed(model: TrainedModel, trial: int, test: Images) -> list[dict[str, Any]]:

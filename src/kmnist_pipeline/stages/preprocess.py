@@ -1,8 +1,9 @@
-"""Check the raw files of a dataset, split it into train and test, and draw its figures."""
+"""Check the raw files of a dataset, split it, apply what people have reviewed, and draw figures."""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from zipfile import BadZipFile
 import numpy as np
 from matplotlib.figure import Figure
 
-from kmnist_pipeline.data import dataset, idx
+from kmnist_pipeline.data import dataset, idx, reviews
+from kmnist_pipeline.data.reviews import Corrected
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage
@@ -34,7 +36,10 @@ class DataError(UserError):
 def preprocess(stage: Stage, params: Parameters) -> None:
     """Write the npz of images, labels and split, its counts, and the figures of the data."""
     about = params["datasets"][stage.item]
-    images, labels, train, test = load(Path(paths.raw(stage.item)), about)
+    raw = load(Path(paths.raw(stage.item)), about)
+    corrected = reviewed(params["reviews"][stage.item], about, *raw)
+    images, labels = corrected.images, corrected.labels
+    train, test = corrected.train, corrected.test
     names = about["classes"]
     counts = {
         part: np.bincount(labels[rows], minlength=len(names))
@@ -45,13 +50,15 @@ def preprocess(stage: Stage, params: Parameters) -> None:
         raise DataError(f"datasets.{stage.item}: class {names[label]} has no training image")
 
     with stage.writing(paths.processed(stage.item)) as file:
-        dataset.save(file, images, labels, train, test, names)
+        dataset.save(file, images, labels, train, test, names, **corrected.of_test)
     per_class = {
         f"{c} {name}" if name != str(c) else name: {part: n[c] for part, n in counts.items()}
         for c, name in enumerate(names)
     }
     sizes = {"n": len(images), "n_train": len(train), "n_test": len(test)}
     details = {**sizes, "per_class": per_class, "overlap": overlap(images, train, test)}
+    if corrected.counts:
+        details["reviews"] = corrected.counts
     stage.write_details(paths.data_numbers(stage.item), details)
     with stage.directory(paths.data_figures(stage.item)) as folder:
         for name, caption, figure in figures(images, labels, train, counts, about):
@@ -143,6 +150,27 @@ def split(about: Parameters, count: int) -> tuple[np.ndarray, np.ndarray]:
 
     train, test = train_test_split(rows, train_size=drawn["train_size"], random_state=drawn["seed"])
     return train, test
+
+
+def reviewed(
+    files: dict[str, str],
+    about: Parameters,
+    images: np.ndarray,
+    labels: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+) -> Corrected:
+    """The images and their split, after the decisions of people in `reviews/`.
+
+    files: the paths of `decisions` and of new `images`. Raises ReviewError, which names the line.
+    """
+    names, decisions, new = about["classes"], Path(files["decisions"]), Path(files["images"])
+    decided, notes = reviews.parse(decisions.read_bytes(), str(decisions), names)
+    for note in notes:
+        print(note, file=sys.stderr)
+    pictures = reviews.images_of(new.read_bytes(), str(new), about["shape"])
+    where = str(decisions)
+    return reviews.apply(decided, where, images, labels, train, test, names, pictures)
 
 
 def overlap(images: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, int]:

@@ -46,6 +46,8 @@ def of(record: Record) -> Content:
         "kfold-train": ("validation.json", _kfold_train),
         "tune": ("validation.json", _tune),
         "evaluate": ("test.json", _evaluate),
+        "suspects": ("suspects.json", _suspects),
+        "loop": ("loop.json", _loop),
         "report": ("claims.json", _report),
     }
     if record["kind"] in shows:
@@ -179,6 +181,19 @@ def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
             run.add(f"routing/{number}", content["routing"][number])
         for number in ("accepted", "review", "accuracy"):
             run.add(f"routing/test_{number}", content["routing"]["test"][number])
+
+
+def _suspects(run: Content, content: dict[str, Any], record: Record) -> None:
+    run.add("contradicted", content["contradicted"])
+    for row in content["swapped"]["ranks"]:
+        run.add("swapped_found", row["found"], row["rank"])
+
+
+def _loop(run: Content, content: dict[str, Any], record: Record) -> None:
+    run.add("labels_saved", content["saved"])
+    for row in content["rounds"]:
+        for name, spread in row["accuracy"].items():
+            run.add(f"accuracy/{name}", spread["mean"], row["labels"])
 
 
 def _report(run: Content, content: Any, record: Record) -> None:

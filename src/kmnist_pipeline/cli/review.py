@@ -1,0 +1,60 @@
+"""Review images on a page: accept what the model says, or correct it.
+
+Shows one image at a time at http://127.0.0.1:5002, least sure first, with the model's answer and
+the average image of its class. By default these are suspects: training images whose label models
+that have not seen them contradict. With --new they are images that `kmnist predict --review` has
+queued. The decisions go to reviews/DATASET.csv, for you to commit; images that the dataset does not
+have go to data/reviewed/DATASET.npz, which DVC keeps.
+
+  kmnist review --dataset digits
+  kmnist predict scans/ --review && kmnist review --new
+
+Keys: Enter accepts, 0 to 9 correct (more than ten classes: type the name), x excludes, z takes
+back, arrows go on and back. Then `kmnist compose`, `kmnist impact` and `dvc repro` train with them.
+"""
+
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+
+from kmnist_pipeline.cli.common import read_params, say
+from kmnist_pipeline.errors import UserError
+
+
+def add(parser: ArgumentParser) -> None:
+    parser.add_argument("--dataset", default="kmnist", help="default: %(default)s")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--new", action="store_true", help="new images instead of suspects")
+    which.add_argument(
+        "--model", metavar="EXPERIMENT", help="whose out-of-fold predictions find the suspects"
+    )
+    parser.add_argument("--port", type=int, default=5002, help="default: %(default)s")
+
+
+def run(chosen: Namespace) -> int:
+    from kmnist_pipeline.serving import queues
+    from kmnist_pipeline.serving.reviewing import Decisions
+
+    params, name = read_params(), chosen.dataset
+    if chosen.new:
+        queue = queues.of_new(name, params)
+    else:
+        queue = queues.of_suspects(name, params, chosen.model)
+    if not queue.items:
+        raise UserError(f"there are no {queue.title}")
+    decisions = Decisions(queue, tuple(params["datasets"][name]["shape"]))
+    for note in decisions.notes:
+        say(note, sys.stderr)
+    say(f"{queue.title}: {len(decisions.left())} of {len(queue.items)} left")
+    before = decisions.images.read_bytes() if decisions.images.exists() else b""
+
+    from kmnist_pipeline.serving import review_page  # imports MLflow, which takes seconds
+
+    review_page.serve(decisions, chosen.port)
+    say(f"{len(decisions.left())} left; the decisions are in {decisions.file}")
+    if decisions.images.exists() and decisions.images.read_bytes() != before:
+        command = ["dvc", "add", "--quiet", str(decisions.images)]
+        subprocess.run([sys.executable, "-m", "kmnist_pipeline.cli.dvc", *command[1:]], check=True)
+        say(f"{decisions.images} is in DVC's cache; commit {decisions.images}.dvc")
+    say("`kmnist compose` and `kmnist impact` show what they make stale; `dvc repro` makes it")
+    return 0
