@@ -47,7 +47,9 @@ def _code(_root_: DictConfig) -> Any:
 
 def _checked(root: DictConfig) -> Config:
     """The typed configuration. Raises ConfigError for the first mistake."""
-    sections = {key: root._get_node(key) for key in root if key not in ("hydra", "reviews", *COMPOSED)}
+    sections = {
+        key: root._get_node(key) for key in root if key not in ("hydra", "reviews", *COMPOSED)
+    }
     config = OmegaConf.create(sections)
     try:
         content = _plain(config)

@@ -11,11 +11,12 @@ from kmnist_pipeline.data import dataset
 from kmnist_pipeline.evaluation import labelling, metrics
 from kmnist_pipeline.evaluation.labelling import GUIDED, RANDOM, WAYS
 from kmnist_pipeline.evidence import paths, review_paths
-from kmnist_pipeline.evidence.stage import Stage, entrypoint
+from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import reviews as review_figures
 from kmnist_pipeline.fits import given, key
+from kmnist_pipeline.stages.frame import entrypoint
 
 LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
 

@@ -13,10 +13,11 @@ from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import suspects as ranked
 from kmnist_pipeline.evidence import paths, review_paths
-from kmnist_pipeline.evidence.stage import Stage, entrypoint
+from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import reviews as review_figures
 from kmnist_pipeline.fits import key, results, swapped, training
+from kmnist_pipeline.stages.frame import entrypoint
 
 LIBRARIES = ("numpy", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
 
