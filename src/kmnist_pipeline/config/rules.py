@@ -16,6 +16,7 @@ from kmnist_pipeline.config.schema import (
     Experiment,
     LinearModel,
     NoValidation,
+    Readings,
     Report,
     Search,
     Study,
@@ -53,6 +54,9 @@ def check(content: Mapping[Any, Any]) -> Config:
             raise ConfigError(f"studies.{key}: an experiment has this name already")
     for key, report in config.reports.items():
         _check_report(f"reports.{key}", report, config)
+    for key, readings in config.readings.items():
+        _one_of(key, config.reports, f"readings.{key}")
+        _check_readings(f"readings.{key}", readings, config)
     return config
 
 
@@ -241,6 +245,35 @@ def _check_report(key: str, report: Report, config: Config) -> None:
     for number, file in report.figures.items():
         if not normpath(file).startswith(folders):
             raise refused(f"{key}.figures.{number}", file, f"under {' or '.join(folders)}")
+
+
+def _check_readings(key: str, readings: Readings, config: Config) -> None:
+    """Refuse readings that cannot be trained, or that do not have our protocol's among them."""
+    if not _different(readings.seeds, least=1):
+        raise refused(f"{key}.seeds", readings.seeds, "one or more different seeds")
+    choices = readings.choices
+    for name, values in choices.model_dump().items():
+        if not _different(values, least=1):
+            raise refused(f"{key}.choices.{name}", values, "one or more different values")
+    if "mean_best" not in choices.value:
+        raise refused(f"{key}.choices.value", choices.value, "a list with mean_best, our protocol")
+    for name, study in readings.studies.items():
+        _one_of(study.base, readings.experiments, f"{key}.studies.{name}.base")
+    known = readings.experiments.items()
+    if not readings.experiments:
+        raise refused(f"{key}.experiments", {}, "at least one experiment")
+    for name, experiment in known:
+        where = f"{key}.experiments.{name}"
+        _one_of(experiment.dataset, [readings.dataset], f"{where}.dataset")
+        _one_of(experiment.model.family, ["linear"], f"{where}.model.family")
+        _one_of(experiment.validation.method, ["kfold"], f"{where}.validation.method")
+        _one_of(experiment.subset, [None], f"{where}.subset")
+        _one_of(experiment.trainer.patience, [None], f"{where}.trainer.patience")
+        _one_of(experiment.trainer.precision, ["float64"], f"{where}.trainer.precision")
+        for dotted in ("model.scaling", "trainer.loss", "trainer.epochs", "trainer.keep"):
+            allowed = getattr(choices, dotted.partition(".")[2])
+            _one_of(attrgetter(dotted)(experiment), allowed, f"{where}.{dotted}")
+        _one_of(experiment.validation.folds, choices.folds, f"{where}.validation.folds")
 
 
 def _different(values: list, least: int) -> bool:

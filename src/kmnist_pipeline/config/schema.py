@@ -296,6 +296,34 @@ class Study(Node):
     seeds: list[Seed] | None
 
 
+class Choices(Node):
+    """What a publication leaves open: the values of each choice (see `readings/multiverse.py`)."""
+
+    scaling: list[Literal["none", "minmax", "zscore", "zscore_pixel"]]
+    loss: list[Literal["mean", "sum"]]
+    folds: list[Annotated[int, Field(ge=2)]]
+    epochs: list[Count]
+    keep: list[Literal["last", "best_accuracy", "best_loss"]]
+    value: list[Literal["mean", "best", "mean_best"]]
+
+
+class Readings(Node):
+    """The readings of a publication about linear models: every combination of `choices`.
+
+    The first of the `seeds` trains all readings, the others train ours and the `best` ones.
+    `experiments` and `studies` are copies of those of the report.
+    """
+
+    dataset: str
+    claims: Name
+    confidence: Share
+    experiments: dict[Name, Experiment]
+    studies: dict[Name, Study]
+    choices: Choices
+    seeds: list[Seed]
+    best: Count
+
+
 class Report(Node):
     """One page: the publication that it reproduces, and the dataset.
 
@@ -329,5 +357,6 @@ class Config(Node):
     experiments: dict[Name, Experiment] = Field({})
     studies: dict[Name, Study] = Field({})
     reports: dict[Name, Report] = Field({})
+    readings: dict[Name, Readings] = Field({})
     evaluation: Evaluation
     models: Any = None

@@ -66,7 +66,7 @@ def of_stage(
     kind, _, item = address.partition("@")
     if kind in ("download", "preprocess"):
         group = DATA
-    elif kind == "report":
+    elif kind in ("report", "readings", "faults"):
         group = item
     elif item in models:
         group = models[item]["report"]
