@@ -14,6 +14,7 @@ from kmnist_pipeline.config.schema import (
     Config,
     Dataset,
     Experiment,
+    Faults,
     LinearModel,
     NoValidation,
     Readings,
@@ -56,7 +57,10 @@ def check(content: Mapping[Any, Any]) -> Config:
         _check_report(f"reports.{key}", report, config)
     for key, readings in config.readings.items():
         _one_of(key, config.reports, f"readings.{key}")
-        _check_readings(f"readings.{key}", readings, config)
+        _check_readings(f"readings.{key}", readings)
+    for key, faults in config.faults.items():
+        _one_of(key, config.reports, f"faults.{key}")
+        _check_faults(f"faults.{key}", faults, config)
     return config
 
 
@@ -110,6 +114,17 @@ def checked_trials(study: Study, base: Experiment, key: str) -> dict[str, Experi
             raise ConfigError(f"{where}: the point {name} is listed twice")
         tried[name] = typed(where, _applied(content, point, where), Experiment)
     return tried
+
+
+def with_fault(fault: Mapping[str, Any], before: Any) -> Any:
+    """The value of a setting after a fault with the `act` change, multiply or add."""
+    match fault["act"]:
+        case "change":
+            return fault["value"]
+        case "multiply":
+            return before * fault["factor"]
+        case _:
+            return before + fault["amount"]
 
 
 def _applied(content: dict[str, Any], point: dict[str, Any], where: str) -> dict[str, Any]:
@@ -247,7 +262,7 @@ def _check_report(key: str, report: Report, config: Config) -> None:
             raise refused(f"{key}.figures.{number}", file, f"under {' or '.join(folders)}")
 
 
-def _check_readings(key: str, readings: Readings, config: Config) -> None:
+def _check_readings(key: str, readings: Readings) -> None:
     """Refuse readings that cannot be trained, or that do not have our protocol's among them."""
     if not _different(readings.seeds, least=1):
         raise refused(f"{key}.seeds", readings.seeds, "one or more different seeds")
@@ -274,6 +289,40 @@ def _check_readings(key: str, readings: Readings, config: Config) -> None:
             allowed = getattr(choices, dotted.partition(".")[2])
             _one_of(attrgetter(dotted)(experiment), allowed, f"{where}.{dotted}")
         _one_of(experiment.validation.folds, choices.folds, f"{where}.validation.folds")
+
+
+def _check_faults(key: str, faults: Faults, config: Config) -> None:
+    """Refuse faults that cannot be put into the models of the study."""
+    if not faults.experiments or not faults.catalogue:
+        raise refused(f"{key}.experiments", {}, "at least one experiment, with a catalogue")
+    for name, study in faults.studies.items():
+        _one_of(study.base, faults.experiments, f"{key}.studies.{name}.base")
+    for name, experiment in faults.experiments.items():
+        where = f"{key}.experiments.{name}"
+        _one_of(experiment.dataset, [faults.dataset], f"{where}.dataset")
+        _one_of(experiment.model.family, [faults.family], f"{where}.model.family")
+        trial = typed(where, _applied(experiment.model_dump(), faults.trial, f"{key}.trial"),
+                      Experiment)  # fmt: skip
+        _check_experiment(where, trial, config)
+        _check_catalogue(key, faults, where, trial, config)
+
+
+def _check_catalogue(
+    key: str, faults: Faults, where: str, trial: Experiment, config: Config
+) -> None:
+    known, content = len(config.datasets[trial.dataset].classes), trial.model_dump()
+    for name, fault in faults.catalogue.items():
+        place = f"{key}.catalogue.{name}"
+        classes = getattr(fault, "classes", [0, 1])
+        count = len(trial.classes) if trial.classes else known
+        if not (_different(classes, least=2) and max(classes) < count):
+            allowed = f"two different positions of 0 to {count - 1}, the classes of {where}"
+            raise refused(f"{place}.classes", classes, allowed)
+        for dotted in getattr(fault, "settings", ()):
+            part, _, setting = dotted.partition(".")
+            if (before := (content[part] or {}).get(setting)) is not None:
+                after = with_fault(fault.model_dump(), before)
+                typed(f"{place}: {where}", grid.apply(content, {dotted: after}), Experiment)
 
 
 def _different(values: list, least: int) -> bool:

@@ -324,6 +324,74 @@ class Readings(Node):
     best: Count
 
 
+class Fault(Node):
+    """A fault on purpose; `act` says what it does (see `faults/tampering.py`), `says` tells it."""
+
+    act: str
+    says: str
+
+
+class ShareFault(Fault):
+    """A share of the test images leaks into training, or only a share of these is kept."""
+
+    share: Share
+
+
+class SwapFault(Fault):
+    """The labels of two classes, by position among those of the experiment, are swapped."""
+
+    classes: Annotated[list[Label], Field(min_length=2, max_length=2)]
+
+
+class ChangeFault(Fault):
+    """A setting has another value: the first of `settings` that an experiment has."""
+
+    settings: list[str]
+    value: Any
+
+
+class MultiplyFault(Fault):
+    """A setting is multiplied."""
+
+    settings: list[str]
+    factor: float = Field(gt=0)
+
+
+class AddFault(Fault):
+    """An amount is added to a setting."""
+
+    settings: list[str]
+    amount: int
+
+
+FAULTS: dict[str, type[Node]] = {
+    "leak": ShareFault,
+    "keep": ShareFault,
+    "swap": SwapFault,
+    "scale_by_test": Fault,
+    "measure_validation": Fault,
+    "change": ChangeFault,
+    "multiply": MultiplyFault,
+    "add": AddFault,
+}
+
+
+class Faults(Node):
+    """A study of what the claims of a report would notice.
+
+    `trial` changes every experiment, such as to fewer images; `budget` tells this to people.
+    All experiments are of one `family`.
+    """
+
+    dataset: str
+    family: str
+    budget: str
+    catalogue: dict[Name, Annotated[Any, kinds("act", FAULTS)]]
+    experiments: dict[Name, Experiment]
+    studies: dict[Name, Study]
+    trial: dict[str, Any]
+
+
 class Report(Node):
     """One page: the publication that it reproduces, and the dataset.
 
@@ -358,5 +426,6 @@ class Config(Node):
     studies: dict[Name, Study] = Field({})
     reports: dict[Name, Report] = Field({})
     readings: dict[Name, Readings] = Field({})
+    faults: dict[Name, Faults] = Field({})
     evaluation: Evaluation
     models: Any = None
