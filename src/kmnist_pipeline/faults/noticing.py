@@ -11,8 +11,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kmnist_pipeline.evidence import numbers
+
 WRONG = ("differs", "missed")
 CLEAN = "none"  # the name under which the numbers without a fault are stored
+
+
+def of_report(
+    claims: list[dict[str, Any]], rows: list[dict[str, str]], metrics: Path
+) -> dict[str, Any]:
+    """The part of `claims.json` about faults: empty if the report has no study of faults.
+
+    claims, rows: see `matrix`; metrics: the report's folder of metrics.
+    """
+    path = metrics / "faults.json"
+    return {"faults": matrix(claims, rows, numbers.read(path))} if path.exists() else {}
 
 
 def matrix(
@@ -31,8 +44,8 @@ def matrix(
         if model is None or clean is None:
             continue
         found[claim["id"]] = {
-            fault: notices(claim, clean, numbers[path.stem][row["value"]])
-            for fault, numbers in model.items()
+            fault: notices(claim, clean, faulty[path.stem][row["value"]])
+            for fault, faulty in model.items()
             if fault != CLEAN
         }
     return found

@@ -20,9 +20,10 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims as judged
 from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
 from kmnist_pipeline.evidence import lineage, numbers, paths
-from kmnist_pipeline.reporting import jinja
+from kmnist_pipeline.reporting import extras, jinja
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
+EXTRAS = ("readings", "faults")  # those that a report may have
 
 
 def content(
@@ -39,12 +40,16 @@ def content(
     rank = _order(claims, metrics)
     folders = sorted(path for path in metrics.iterdir() if path.is_dir())
     folders.sort(key=lambda folder: rank.index(folder.name) if folder.name in rank else len(rank))
-    models = [_model(folder) for folder in folders]
+    models = [_model(folder, claims) for folder in folders]
     data = _read(root / paths.data_numbers(about["dataset"]))
     drawn = [root / paths.data_figures(about["dataset"]), figures / name]
     winners = {model["name"]: model["validation"].get("winner") for model in models}
     pictures = _pictures(figures, drawn, about["figures"], name, claims, winners)
-    origins = _origins([data, *(model[part] for model in models for part in NUMBERS)])
+    read, faults = (
+        _read(path) if (path := metrics / f"{part}.json").exists() else None for part in EXTRAS
+    )
+    measured = [model[part] for model in models for part in NUMBERS]
+    origins = _origins([data, *measured, *filter(None, (read, faults))])
     origin_of = {origin["stage"]: origin for origin in origins}
     for picture in pictures:
         if (maker := picture["text"]["Stage"]) not in origin_of:
@@ -61,6 +66,8 @@ def content(
         "meanings": judged.VERDICTS,
         "environments": _environments(models),
         "models": models,
+        "readings": read and extras.readings(read),
+        "faults": faults and extras.faults(faults, verdicts["faults"], claims),
         "pairs": _pairs([model for model in models if model["name"] in rank]),
         "routed": [model for model in models if "routing" in model["test"]],
         "pictures": pictures,
@@ -142,7 +149,7 @@ def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return origins
 
 
-def _model(folder: Path) -> dict[str, Any]:
+def _model(folder: Path, claims: list[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of a model and, for a study, the rows of its trials.
 
     Raises UserError if a file was made for another model.
@@ -160,6 +167,8 @@ def _model(folder: Path) -> dict[str, Any]:
         {**trial, "won": trial["name"] == validation["winner"], "test": scored.get(trial["name"])}
         for trial in validation.get("trials", [])
     ]
+    if trials:
+        trials = extras.with_wins(trials, claims)
     return {
         "name": folder.name,
         "validation": validation,
