@@ -38,6 +38,10 @@ def outs_of(kind: str, name: str) -> set[str]:
             report = PARAMS["models"][name]["report"]
             test = paths.numbers(report, name, "test.json")
             return {paths.predictions(name), paths.figures(report, name), *with_details(test)}
+        case "readings":
+            return {f"{paths.METRICS}/{name}/readings.json", paths.figures(name, "readings")}
+        case "faults":
+            return {f"{paths.METRICS}/{name}/faults.json"}
         case "report":
             return {paths.page(name)}
     raise AssertionError(f"{kind}@{name} is not known here")

@@ -21,10 +21,14 @@ LEFT = 3600  # seconds after which no process writes an incomplete file any more
 def used(params: dict[str, Any], store: Store) -> set[str]:
     """The keys of all fits that the stages of `params.yaml` use or may use.
 
-    store: of the fits that say how a search went on.
+    Of readings and faults these are all in the store, because the published numbers decide which
+    readings are trained with more seeds. store: also says how a search went on.
     Raises UserError if a dataset is not processed here: the fits of its stages are unknown.
     """
-    keys, absent = set(), set()
+    asked = {f"{kind}@{name}" for kind in ("readings", "faults") for name in params.get(kind, {})}
+    keys = {entry.key for entry in store.entries()
+            if entry.about.get("label", "").partition(" ")[0] in asked}  # fmt: skip
+    absent = set()
     for kind, section in fit.SECTIONS.items():
         for name in params[section]:
             data = params["models"][name]["dataset"]

@@ -20,6 +20,8 @@ COLOURS = {  # fill and line by the kind of a box
     "kfold-train": ("#e3f0fb", "#1c63a5"),
     "tune": ("#e3f0fb", "#1c63a5"),
     "evaluate": ("#efe9fa", "#6b45b0"),
+    "readings": ("#e4f4f4", "#13747d"),
+    "faults": ("#e4f4f4", "#13747d"),
     "report": ("#fbe6ec", "#ad2f56"),
     "exact": ("#ffffff", "#1b1f24"),
     "altered": ("#fff1e5", "#bc4c00"),
