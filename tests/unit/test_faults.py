@@ -113,7 +113,7 @@ def test_a_setting_changes_and_no_other(parts, clean, fault, part, name, after):
 
 
 def test_a_fault_that_changes_nothing_does_not_apply(parts):
-    left_out = {"act": "change", "settings": ["model.scaling"], "value": "none"}
+    left_out: dict[str, Any] = {"act": "change", "settings": ["model.scaling"], "value": "none"}
     assert made(parts, **left_out).fit.shift.tolist() == [0] * 9
     model = {"family": "linear", "kind": "softmax", "scaling": "none"}
     assert faulty(parts, left_out, model=model) is None

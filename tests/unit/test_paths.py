@@ -22,7 +22,7 @@ def of_training(name: str, about: dict[str, Any]) -> set[str]:
     return {paths.weights(name), curves, *with_details(validation)}
 
 
-def outs_of(kind: str, name: str) -> set[str]:
+def outs_of(kind: str, name: str) -> set[str]:  # noqa: PLR0911
     match kind:
         case "download":
             return {paths.raw(name)}
@@ -38,10 +38,9 @@ def outs_of(kind: str, name: str) -> set[str]:
             report = PARAMS["models"][name]["report"]
             test = paths.numbers(report, name, "test.json")
             return {paths.predictions(name), paths.figures(report, name), *with_details(test)}
-        case "readings":
-            return {f"{paths.METRICS}/{name}/readings.json", paths.figures(name, "readings")}
-        case "faults":
-            return {f"{paths.METRICS}/{name}/faults.json"}
+        case "readings" | "faults":
+            figures = {paths.figures(name, kind)} if kind == "readings" else set()
+            return {f"{paths.METRICS}/{name}/{kind}.json"} | figures
         case "report":
             return {paths.page(name)}
     raise AssertionError(f"{kind}@{name} is not known here")

@@ -115,7 +115,7 @@ def test_a_reading_is_what_the_report_would_state(keep, epochs):
 # A synthetic report
 
 HIDDEN = Reading("zscore_pixel", "sum", FOLDS, EPOCHS, "best_loss", "best")
-OWN = {
+OWN: dict[str, Any] = {
     "report": "r", "dataset": "blobs", "classes": None, "subset": None,
     "model": {"family": "linear", "kind": "softmax", "scaling": "zscore"},
     "optimizer": {"name": "sgd", "lr": 0.01, "batch_size": 32},
@@ -124,7 +124,7 @@ OWN = {
                 "precision": "float64"},
     "seeds": [0, 1],
 }  # fmt: skip
-STUDY = {
+STUDY: dict[str, Any] = {
     "base": "m", "points": [{"optimizer.lr": lr} for lr in (0.02, 0.05, 0.1)], "product": {},
     "trial": {}, "seeds": None,
 }  # fmt: skip
@@ -184,7 +184,9 @@ def test_a_report_made_with_a_hidden_reading_is_explained_by_exactly_that_readin
     assert content["best"][0] == {**HIDDEN._asdict(), "agrees": 8, "agrees_over_seeds": 8}
     for claim in content["claims"].values():
         assert claim["agree"] >= 1 and claim["simplest"] is not None
-        assert claim["low"] <= claim["reported"] + 1e-6 and claim["reported"] <= claim["high"] + 1e-6
+        assert (
+            claim["low"] <= claim["reported"] + 1e-6 and claim["reported"] <= claim["high"] + 1e-6
+        )
 
 
 def test_a_report_made_with_no_reading_is_unexplained(courses):

@@ -37,9 +37,11 @@ class Faulty(NamedTuple):
 
 def together(train: Images, test: Images) -> Images:
     """The training images, then the test images."""
-    arrays = (np.concatenate([getattr(i, part) for i in (train, test)])
-              for part in ("pixels", "labels", "index"))  # fmt: skip
-    return Images(*arrays, train.classes)
+    pixels, labels, index = (
+        np.concatenate([getattr(images, part) for images in (train, test)])
+        for part in ("pixels", "labels", "index")
+    )
+    return Images(pixels, labels, index, train.classes)
 
 
 def tampered(

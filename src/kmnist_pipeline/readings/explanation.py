@@ -143,9 +143,7 @@ class Explanation:
     def _half(self, claim: Stated, reading: Reading, number: float, over: Spread | None) -> float:
         return multiverse.half_width(claim, reading, number, over, self._about["confidence"])
 
-    def _of(
-        self, reading: Reading, of: Configuration, seed: int, courses: Courses
-    ) -> np.ndarray:
+    def _of(self, reading: Reading, of: Configuration, seed: int, courses: Courses) -> np.ndarray:
         return courses[multiverse.course(reading, of, seed)]
 
     def _simplicity(self, position: int) -> tuple[int, int]:

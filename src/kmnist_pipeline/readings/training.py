@@ -86,9 +86,7 @@ def shown(train: Images, test: Images) -> Shown:
     return Shown(pixels, labels, len(train), len(train.classes))
 
 
-def works(
-    courses: Iterable[Course], epochs: int, images: Mapping[Classes, Shown]
-) -> list[Work]:
+def works(courses: Iterable[Course], epochs: int, images: Mapping[Classes, Shown]) -> list[Work]:
     """The groups that train these courses."""
     together = defaultdict(set)
     for course in courses:

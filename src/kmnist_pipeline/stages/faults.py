@@ -7,6 +7,7 @@ from typing import Any
 
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.data import dataset
+from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
 from kmnist_pipeline.faults import tampering, training
@@ -25,12 +26,12 @@ def faults(stage: Stage, params: dict[str, Any]) -> None:
     catalogue = {CLEAN: tampering.NONE, **about["catalogue"]}
     processed = Path(paths.processed(about["dataset"]))
     several, places = {}, {}
-    images: dict[str, Any] = {}
+    images: dict[str, tuple[Images, int]] = {}
     for model, trial, experiment in _models(about):
         classes = str(experiment["classes"])
         if classes not in images:
-            train, test = (dataset.load(processed, split, experiment["classes"])
-                           for split in ("train", "test"))  # fmt: skip
+            train = dataset.load(processed, "train", experiment["classes"])
+            test = dataset.load(processed, "test", experiment["classes"])
             images[classes] = tampering.together(train, test), len(train)
         for name, fault in catalogue.items():
             faulty = tampering.tampered(experiment, *images[classes], fault)
@@ -41,12 +42,11 @@ def faults(stage: Stage, params: dict[str, Any]) -> None:
     for label, numbers in training.measured(several):
         model, trial, name = places[label]
         found.setdefault(model, {}).setdefault(trial, {})[name] = numbers
-    families = sorted({e["model"]["family"] for _, _, e in _models(about)})
     content = {
         "catalogue": {name: fault["says"] for name, fault in about["catalogue"].items()},
         "budget": about["budget"],
         "measured": found,
-        "environment": {family: key.environment(family) for family in families},
+        "environment": key.environment(about["family"]),
     }
     stage.write_details(f"{paths.METRICS}/{stage.item}/faults.json", content)
 

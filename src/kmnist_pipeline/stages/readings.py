@@ -19,19 +19,19 @@ LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow", "noto-cjk-sans-jp-regular
 
 
 def readings(stage: Stage, params: dict[str, Any]) -> None:
-    """Train one seed of every reading, and all seeds of ours and of the best ones. Write the numbers
-    of each reading, the claims that they explain, and the specification curve.
+    """Train one seed of every reading, and all seeds of ours and of the best ones. Write the
+    numbers of each reading, the claims that they explain, and the specification curve.
 
     Test images are measured here too: readings explain a publication, and choose nothing.
     """
     about = params["readings"][stage.item]
     configurations = multiverse.configurations(about)
     processed = Path(paths.processed(about["dataset"]))
-    images = {
-        of.classes: training.shown(*(dataset.load(processed, split, of.classes and [*of.classes])
-                                     for split in ("train", "test")))
-        for of in configurations.values()
-    }  # fmt: skip
+    images = {}
+    for classes in dict.fromkeys(of.classes for of in configurations.values()):
+        several = None if classes is None else list(classes)
+        parts = (dataset.load(processed, split, several) for split in ("train", "test"))
+        images[classes] = training.shown(*parts)
     counts = {classes: of.training for classes, of in images.items()}
     published = claims.read(Path(f"conf/claims/{about['claims']}.csv"))
     stated = multiverse.stated(published, configurations, counts)
