@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kmnist_pipeline.data import scaling, splits
+from kmnist_pipeline.data import dataset, scaling, splits
+from kmnist_pipeline.evaluation import claims as judging
+from kmnist_pipeline.evidence import numbers, outs
+from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Fitted, TrainingError
 from kmnist_pipeline.families.linear import train
 from kmnist_pipeline.fits import results
@@ -14,6 +17,8 @@ from kmnist_pipeline.fits.store import Store
 from kmnist_pipeline.readings import explanation, multiverse, training, trajectories
 from kmnist_pipeline.readings.multiverse import Configuration, Reading
 from kmnist_pipeline.readings.trajectories import MEASURES, Column, Group
+from kmnist_pipeline.reporting import extras
+from kmnist_pipeline.stages import readings as stage
 
 EPOCHS, FOLDS = 4, 3
 CHOICES: dict[str, list[Any]] = {
@@ -208,8 +213,8 @@ def test_permuting_published_values_changes_no_training(courses, images, store):
               for row, other in zip(rows, rows[3:] + rows[:3], strict=True)]  # fmt: skip
     first, second = (explained(courses, each) for each in (rows, turned))
     assert not np.array_equal(first.agreement, second.agreement)
-    for place, numbers in first.numbers.items():
-        assert numbers.tolist() == second.numbers[place].tolist()
+    for place, found in first.numbers.items():
+        assert found.tolist() == second.numbers[place].tolist()
     known = multiverse.configurations(about([0])).values()
     again = training.train("x", multiverse.courses(EVERY, known, [0]), EPOCHS, images, store)
     assert all(np.array_equal(courses[course], again[course]) for course in courses)
@@ -247,3 +252,46 @@ def test_a_damaged_result_is_trained_again(images, tmp_path: Path):
     second = training.train("x", wanted, EPOCHS, images, kept)
     assert all(np.array_equal(first[course], second[course]) for course in wanted)
     assert len(list(kept.entries())) == FOLDS
+
+
+# The stage
+
+
+def test_the_stage_writes_what_the_readings_explain(tmp_path: Path, monkeypatch, images):
+    """By hand, on a report that was made with the hidden reading; the page finds it simplest."""
+    monkeypatch.chdir(tmp_path)
+    of = images[None]
+    classes = [str(label) for label in range(of.classes)]
+    rows = np.arange(len(of.labels))
+    content = dataset.encode(
+        of.pixels.reshape(-1, 3, 3), of.labels, rows[: of.training], rows[of.training :], classes
+    )
+    outs.write_bytes(Path("data/processed/blobs.npz"), content)
+    settings = {**about([0]), "dataset": "blobs", "claims": "r"}
+    known = multiverse.configurations(settings).values()
+    kept = Store(tmp_path / "other")
+    courses = training.train("x", multiverse.courses([HIDDEN], known, [0]), EPOCHS, images, kept)
+    table = [dict.fromkeys(judging.COLUMNS, "") | row for row in claims(courses, HIDDEN, 0.0)]
+    cells = [[row[name] for name in judging.COLUMNS] for row in table]
+    outs.write_bytes(Path("conf/claims/r.csv"), outs.csv_bytes(judging.COLUMNS, cells))
+
+    made = Stage("readings", "r", Path("out"), None)
+    stage.readings(made, {"readings": {"r": settings}})
+    assert made.written == ["metrics/r/readings.json", "figures/r/readings"]
+    written = numbers.read(Path("out/metrics/r/readings.json"))
+    assert written["best"][0]["agrees"] == 8
+    assert {name: written["best"][0][name] for name in Reading._fields} == HIDDEN._asdict()
+    drawn = Path("out/figures/r/readings/specification_curve.png")
+    assert 5_000 < drawn.stat().st_size < 60_000
+    page = extras.readings(written)
+    assert page["explained"] == 8
+    assert page["best"][0]["words"] == extras.in_words(HIDDEN._asdict(), MINE._asdict())
+    for claim in page["claims"].values():
+        ends = claim["strip"]["low"], claim["strip"]["high"]
+        assert all(0 <= x <= extras.WIDTH for x in claim["strip"].values()) and ends[0] <= ends[1]
+
+    # The other seeds are of ours and of the best readings alone.
+    stage.readings(made, {"readings": {"r": {**settings, "seeds": [0, 1]}}})
+    labels = [entry.about["label"] for entry in Store(Path(".kmnist/fits")).entries()]
+    assert sum("seed 0" in label for label in labels) == 2 + FOLDS
+    assert 0 < sum("seed 1" in label for label in labels) <= 3 * (2 + FOLDS)

@@ -78,6 +78,7 @@ class Explanation:
         agreed = self.agreement.sum(axis=0)
         return {
             "choices": self._about["choices"],
+            "order": Reading._fields,
             "ours": self._own._asdict(),
             "ours_agrees": int(agreed[self._every.index(self._own)]),
             "numbers": {

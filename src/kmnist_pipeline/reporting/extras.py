@@ -39,7 +39,7 @@ def _point(text: str) -> list[str]:
 
 def readings(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `readings.json` as the page shows it."""
-    ours = content["ours"]
+    ours = {name: content["ours"][name] for name in content["order"]}
     claims = {
         name: {
             **claim,
@@ -52,7 +52,9 @@ def readings(content: Mapping[str, Any]) -> dict[str, Any]:
     }
     best = [{**each, "words": in_words(each, ours)} for each in content["best"]]
     explained = sum(claim["explained"] for claim in claims.values())
-    return {**content, "claims": claims, "best": best, "explained": explained}
+    choices = {name: content["choices"][name] for name in content["order"]}
+    shown = {"choices": choices, "claims": claims, "best": best, "explained": explained}
+    return {**content, **shown}
 
 
 def in_words(reading: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
