@@ -320,9 +320,14 @@ def _check_catalogue(
             raise refused(f"{place}.classes", classes, allowed)
         for dotted in getattr(fault, "settings", ()):
             part, _, setting = dotted.partition(".")
-            if (before := (content[part] or {}).get(setting)) is not None:
-                after = with_fault(fault.model_dump(), before)
-                typed(f"{place}: {where}", grid.apply(content, {dotted: after}), Experiment)
+            settings = content.get(part)
+            before = settings.get(setting) if isinstance(settings, dict) else None
+            if before is None:
+                continue
+            if fault.act != "change" and not isinstance(before, int | float):
+                raise refused(f"{place}.settings", fault.settings, "keys whose values are numbers")
+            after = with_fault(fault.model_dump(), before)
+            typed(f"{place}: {where}", grid.apply(content, {dotted: after}), Experiment)
 
 
 def _different(values: list, least: int) -> bool:

@@ -347,7 +347,7 @@ class ChangeFault(Fault):
     """A setting has another value: the first of `settings` that an experiment has."""
 
     settings: list[str]
-    value: Any
+    value: str
 
 
 class MultiplyFault(Fault):
