@@ -283,7 +283,7 @@ def test_the_stage_writes_what_the_readings_explain(tmp_path: Path, monkeypatch,
     assert {name: written["best"][0][name] for name in Reading._fields} == HIDDEN._asdict()
     drawn = Path("out/figures/r/readings/specification_curve.png")
     assert 5_000 < drawn.stat().st_size < 60_000
-    page = extras.readings(written)
+    page = extras.readings(written, [row["id"] for row in table])
     assert page["explained"] == 8
     assert page["best"][0]["words"] == extras.in_words(HIDDEN._asdict(), MINE._asdict())
     for claim in page["claims"].values():

@@ -37,9 +37,10 @@ def _point(text: str) -> list[str]:
     return [pair.partition("=")[2].strip() for pair in text.split(",")]
 
 
-def readings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of `readings.json` as the page shows it."""
+def readings(content: Mapping[str, Any], order: list[str]) -> dict[str, Any]:
+    """The content of `readings.json` as the page shows it; order: the ids of the claims."""
     ours = {name: content["ours"][name] for name in content["order"]}
+    stated = {name: content["claims"][name] for name in order if name in content["claims"]}
     claims = {
         name: {
             **claim,
@@ -48,7 +49,7 @@ def readings(content: Mapping[str, Any]) -> dict[str, Any]:
             "mover": max(claim["moves"].items(), key=lambda move: move[1]),
             "strip": _strip(claim),
         }
-        for name, claim in content["claims"].items()
+        for name, claim in stated.items()
     }
     best = [{**each, "words": in_words(each, ours)} for each in content["best"]]
     explained = sum(claim["explained"] for claim in claims.values())

@@ -66,7 +66,7 @@ def content(
         "meanings": judged.VERDICTS,
         "environments": _environments(models),
         "models": models,
-        "readings": read and extras.readings(read),
+        "readings": read and extras.readings(read, [claim["id"] for claim in claims]),
         "faults": faults and extras.faults(faults, verdicts["faults"], claims),
         "pairs": _pairs([model for model in models if model["name"] in rank]),
         "routed": [model for model in models if "routing" in model["test"]],
