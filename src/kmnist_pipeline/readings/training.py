@@ -17,8 +17,8 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -41,6 +41,7 @@ from kmnist_pipeline.readings import trajectories
 from kmnist_pipeline.readings.multiverse import Configuration, Course
 from kmnist_pipeline.readings.trajectories import MEASURES, Column, Group
 
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 CONNECT = 10.0  # seconds for the scheduler's first answer
 FAMILY = "linear"  # of the models that readings train
 Classes = tuple[int, ...] | None
@@ -117,38 +118,49 @@ def train(
 
     label: names the groups in the store.
     """
-    wanted = works(courses, epochs, images)
     digests = {classes: _digest(of) for classes, of in images.items()}
+    wanted = works(courses, epochs, images)
     named = {key_of(work.group, digests[work.classes]): work for work in wanted}
-    results = {name: _read(store, name) for name in named}
-    missing = {name: named[name] for name, found in results.items() if found is None}
+    known = {name: content for name in named if (content := store.read(name)) is not None}
+    missing = {name: work for name, work in named.items() if name not in known}
     if missing:
-        say(f"{label}: {len(named) - len(missing)} groups of trainings known, {len(missing)} to go")
-    with _executor() if missing else _nothing() as executor:
-        bar = tqdm(total=sum(w.cost for w in missing.values()), desc=label, disable=None,
-                   bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}")  # fmt: skip
-        costly = sorted(missing, key=lambda name: -missing[name].cost)
-        running = {}
-        for name in costly:
-            work = missing[name]
-            call = (work.group, images[work.classes].pixels, images[work.classes].labels)
-            running[executor.submit(follow, name, digests[work.classes], *call)] = name
-        for future in as_completed(running):
-            name = running.pop(future)
-            content, seconds = future.result()
-            group = missing[name].group
-            about = {"label": f"{label} {group.kind} seed {group.seed} fold {group.fold}"}
-            store.write(name, content, {**about, "family": FAMILY, "seconds": seconds})
-            results[name] = file.decode(content)[0]
-            bar.update(missing[name].cost)
-        bar.close()
+        say(f"{label}: {len(known)} groups of trainings known, {len(missing)} to go")
+        known |= _compute(label, missing, images, digests, store)
     by_course: dict[Course, list[np.ndarray]] = defaultdict(list)
     for name, work in named.items():  # the folds of a course follow one another
-        tensors = results[name]
-        assert tensors is not None
+        tensors, _ = file.decode(known[name])
         for position, course in work.courses():
             by_course[course].append(np.stack([tensors[m][position] for m in MEASURES]))
     return {course: np.stack(folds) for course, folds in by_course.items()}
+
+
+def _compute(
+    label: str,
+    missing: Mapping[str, Work],
+    images: Mapping[Classes, Shown],
+    digests: Mapping[Classes, str],
+    store: Store,
+) -> dict[str, bytes]:
+    """Train groups, the most costly first, and store each result; returns them by key."""
+    found: dict[str, bytes] = {}
+    with (
+        tqdm(total=sum(w.cost for w in missing.values()), desc=label, bar_format=BAR, disable=None)
+        as bar,
+        _workers() as (start, ended),
+    ):  # fmt: skip
+        running = {}
+        for name, work in sorted(missing.items(), key=lambda item: -item[1].cost):
+            of = images[work.classes]
+            call = (name, digests[work.classes], work.group, of.pixels, of.labels)
+            running[start(follow, *call)] = name
+        for future in ended(running):
+            name = running.pop(future)
+            found[name], seconds = future.result()
+            group = missing[name].group
+            about = {"label": f"{label} {group.kind} seed {group.seed} fold {group.fold}"}
+            store.write(name, found[name], {**about, "family": FAMILY, "seconds": seconds})
+            bar.update(missing[name].cost)
+    return found
 
 
 def key_of(group: Group, digest: str) -> str:
@@ -188,14 +200,10 @@ def _digest(images: Shown) -> str:
     return key.digest_of_array(images.pixels) + key.digest_of_array(images.labels)
 
 
-def _read(store: Store, name: str) -> dict[str, np.ndarray] | None:
-    content = store.read(name)
-    return None if content is None else file.decode(content)[0]
-
-
 @contextmanager
-def _executor() -> Iterator[Executor]:
-    """The workers: processes on this machine, or those of a Dask cluster."""
+def _workers() -> Iterator[tuple[Callable[..., Any], Callable[..., Any]]]:
+    """What starts a call in a worker, a process here or of a Dask cluster, and returns its future;
+    and what yields futures as they end."""
     if address := os.environ.get(SCHEDULER):
         import distributed
 
@@ -203,19 +211,22 @@ def _executor() -> Iterator[Executor]:
             client = distributed.Client(checked(address), timeout=CONNECT)
         except OSError as error:
             raise UserError(f"{SCHEDULER}={address}: no scheduler answers there") from error
+        sent: dict[int, Any] = {}  # images on the cluster
+
+        def start(*call: Any) -> Any:
+            for array in call:
+                if isinstance(array, np.ndarray) and id(array) not in sent:
+                    sent[id(array)] = client.scatter(array)
+            return client.submit(*(sent.get(id(part), part) for part in call), pure=False)
+
         with client:
-            yield client.get_executor(pure=False)
+            yield start, distributed.as_completed
         return
     executor = loky.ProcessPoolExecutor(loky.cpu_count(), initializer=_begin)
     try:
-        yield executor
+        yield executor.submit, as_completed
     finally:
         executor.shutdown(wait=True, kill_workers=True)
-
-
-@contextmanager
-def _nothing() -> Iterator[Any]:
-    yield None
 
 
 def _begin() -> None:
