@@ -556,3 +556,21 @@ def test_a_broken_file_gives_one_message(file, clone, monkeypatch, capsys):
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert file in message
+
+
+def test_a_fault_that_no_claim_notices_any_more(project: Project) -> None:
+    path = "reports/digits/claims.json"
+    file = project.folder / path
+    content = json.loads(file.read_text())
+
+    def noticing(**claims: dict[str, bool]) -> None:
+        file.write_text(json.dumps({**content, "faults": claims}))
+
+    noticing(a={"leak": True, "swap": True, "rate": False}, b={"leak": False, "swap": True})
+    project.commit("noticed")
+    assert not [line for line in findings(project) if "notices the fault" in line]
+    noticing(a={"leak": False, "swap": False, "rate": False}, b={"leak": False, "swap": True})
+    lost = f"{path}: no claim notices the fault leak any more; a did in the last commit"
+    assert [line for line in findings(project) if "notices the fault" in line] == [lost]
+    noticing(a={"swap": False}, b={"swap": True})  # the catalogue no longer has it
+    assert not [line for line in findings(project) if "notices the fault" in line]

@@ -138,7 +138,7 @@ MISTAKES = [
         "evaluation:",
         "evalution:",
         'evalution={"samples": 10, "promise": 0.995}: ',
-        "reports, evaluation",
+        "reports, readings, faults, evaluation",
     ),
     (MENU, "models: ${kmnist.models:}", "", "models", "must be ${kmnist.models:}"),
     (
@@ -257,6 +257,8 @@ def at(content: Any, path: tuple) -> Any:
 DELETE = object()
 IMAGES = ("datasets", "digits", "parts", 0, "images")
 SHA, SOFTMAX = "0" * 63 + "g", "experiments.digits_softmax"
+READ, FAULTS = "readings.kmnist_linear", "faults.kmnist_linear.catalogue"
+NONE_LEFT = {"act": "add", "says": "none", "settings": ["trainer.epochs"], "amount": -50}
 CNN, GRID = "experiments.digits_cnn", "studies.digits_cnn_grid"
 SKLEARN = "experiments.digits_sklearn_logistic"
 SUSPECTS, LOOP = "suspects.digits", "loops.digits"
@@ -407,6 +409,17 @@ REFUSED = [
     ("reports.digits.figures", {1: "data/digits/a.png"}, "[1]: the name must be text"),
     ("evaluation.samples", 0, "=0: must be at least 1"),
     ("studies", 5, "=5: must be a map"),
+    (f"{READ}.experiments.kmnist_softmax.trainer.epochs", 7, "=7: must be one of 5, 10, 20, 30, "),
+    (f"{READ}.choices.folds", [], "=[]: must be one or more different values"),
+    (f"{READ}.choices.value", ["mean"], '=["mean"]: must be a list with mean_best'),
+    (f"{READ}.seeds", [1, 1], "=[1, 1]: must be one or more different seeds"),
+    ("readings.other", COMMITTED["readings"]["kmnist_linear"], "=other: must be one of digits, "),
+    ("faults.other", COMMITTED["faults"]["kmnist_linear"], "=other: must be one of digits, "),
+    ("faults.kmnist_linear.experiments.kmnist_softmax.dataset", "mnist", "=mnist: must be one"),
+    (f"{FAULTS}.labels_swapped.classes", [0, 2], "=[0, 2]: must be two different positions of 0 "),
+    (f"{FAULTS}.one_epoch_fewer", NONE_LEFT, ".trainer.epochs=0: must be at least 1"),
+    (f"{FAULTS}.rate_by_10.settings", ["model.kind"], ": must be keys whose values are numbers"),
+    (f"{FAULTS}.rate_by_10.act", "typo", "=typo: must be one of leak, keep, swap"),
     ("typo", {}, "={}: there is no such key; known keys: datasets, experiments, studies, "),
 ]  # fmt: skip
 
@@ -471,6 +484,7 @@ def paths(node: Any, path: tuple = ()) -> Iterator[tuple]:
 PATHS = [path for path in paths(CONTENT) if path[0] != "models"]
 FREE = {"points", "product", "trial", "retrain"}  # refused in the words of the keys they change
 TYPED = [path for path in PATHS if len(path) > 2 and not FREE & set(path)]
+NAMED = ("parts", "figures", "experiments", "studies", "catalogue")  # of any names
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda part: (
@@ -501,10 +515,10 @@ def test_a_wrong_type_is_refused_with_key_and_value(path, nested):
 
 
 @settings(max_examples=60)
-@given(st.sampled_from([path for path in TYPED if path[-2] not in ("parts", "figures")]))
+@given(st.sampled_from([path for path in TYPED if path[-2] not in NAMED]))
 def test_a_misspelt_key_is_refused_with_the_known_ones(path):
-    # `family` and `method` say which keys are known beside them.
-    assume(isinstance(path[-1], str) and path[-1] not in ("family", "method"))
+    # These say which keys are known beside them.
+    assume(isinstance(path[-1], str) and path[-1] not in ("family", "method", "act"))
     content = changed(path, DELETE)
     at(content, path[:-1])[f"{path[-1]}x"] = at(CONTENT, path)
     with pytest.raises(node.ConfigError, match=rf"{path[-1]}x=.*no such key.*\b{path[-1]}\b"):

@@ -55,6 +55,7 @@ INSTEAD = {
 }
 
 # Commands that are not run here, and what runs them.
+READINGS = "tests/integration/test_readings.py::test_a_report_gets_readings_and_faults"
 REGISTRY = "tests/system/test_registry.py::test_a_served_champion_comes_through_a_server"
 TLS = "tests/system/test_cluster.py::test_tls"
 WORKER = "python -m kmnist_pipeline.fits.worker tls://head.example.org:8786"
@@ -78,6 +79,8 @@ ELSEWHERE = {
     WORKER: TLS,
     "KMNIST_SCHEDULER=tls://head.example.org:8786 kmnist fit": TLS,
     f"for host in node1 node2 node3; do ssh $host 'cd kmnist && .venv/bin/{WORKER}' & done": TLS,
+    "dvc repro readings@kmnist_linear": READINGS,
+    "dvc repro faults@kmnist_linear": READINGS,
     "kmnist verify report@digits": (
         "tests/system/test_verify.py::test_a_bare_clone_gives_what_was_committed"
     ),

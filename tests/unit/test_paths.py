@@ -23,9 +23,12 @@ def of_training(name: str, about: dict[str, Any]) -> set[str]:
 
 
 def of_report(kind: str, name: str) -> set[str]:
+    numbers = {f"{paths.METRICS}/{name}/{kind}.json"}
     return {
         "suspects": {review_paths.suspects(name), review_paths.suspects_figures(name)},
         "loop": {review_paths.loop(name), review_paths.loop_figures(name)},
+        "readings": numbers | {paths.figures(name, kind)},
+        "faults": numbers,
         "report": {paths.page(name)},
     }[kind]
 
@@ -46,7 +49,7 @@ def outs_of(kind: str, name: str) -> set[str]:
             report = PARAMS["models"][name]["report"]
             test = paths.numbers(report, name, "test.json")
             return {paths.predictions(name), paths.figures(report, name), *with_details(test)}
-        case "suspects" | "loop" | "report":
+        case "suspects" | "loop" | "readings" | "faults" | "report":
             return of_report(kind, name)
     raise AssertionError(f"{kind}@{name} is not known here")
 

@@ -54,8 +54,9 @@ def _checked(root: DictConfig) -> Config:
     try:
         content = _plain(config)
     except OmegaConfBaseException:
-        # These interpolate keys of an experiment: name its mistake, not that of the interpolation.
-        others = [str(key) for key in sections if key not in ("studies", "suspects")]
+        # These interpolate keys of others: name their mistakes, not those of the interpolation.
+        interpolating = ("studies", "suspects", "readings", "faults")
+        others = [str(key) for key in sections if key not in interpolating]
         rules.check(_plain(OmegaConf.masked_copy(config, others)))
         rules.check_bases(_plain(config, resolve=False))
         raise

@@ -18,6 +18,7 @@ from kmnist_pipeline.commands.status import CLEAN, RESTORE, StageStatus, Status
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
+from kmnist_pipeline.faults import noticing
 from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Difference, Verdict, compare
@@ -25,6 +26,7 @@ from kmnist_pipeline.repository.locks import LOCK, Graph
 from kmnist_pipeline.repository.revision import DamagedError, Revision, digest_of
 
 PARAMS, MAIN = "params.yaml", "conf/config.yaml"
+CLAIMS = "claims.json"  # of each report
 WIDTH = 100
 SHOWN = 5  # values of params.yaml that differ from conf/, and downstream stages
 MADE = ("lineage", "library", "arithmetic", "contradiction")  # changes that DVC does not notice
@@ -77,7 +79,8 @@ def findings(found: Status, composed: str) -> list[Finding]:
     alone = [f for f in found.orphans if not any(Path(f).is_relative_to(out) for out in left)]
     orphans = _of_orphans(alone)
     files = [Finding(file, ("no stage makes this file",), orphans) for file in alone]
-    return [*_of_pins(), *_of_params(composed, apart, experiment), *stages, *files]
+    around = [*_of_pins(), *_of_params(composed, apart, experiment)]
+    return [*around, *stages, *files, *_of_faults()]
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
@@ -331,6 +334,35 @@ def _edits(apart: dict[str, Change]) -> Iterator[str]:
 
 
 # Comparing with HEAD.
+
+
+def _of_faults() -> list[Finding]:
+    """The faults of the catalogues that a claim noticed in HEAD, and none notices here."""
+    lost = []
+    for path, before in status.head().files(paths.REPORTS).items():
+        if Path(path).name == CLAIMS and (here := Revision("the workspace").files(path)):
+            was, now = (_noticed(content) for content in (before, here[path]))
+            lost += [
+                Finding(path, (f"no claim notices the fault {fault} any more; {', '.join(claims)} "
+                               "did in the last commit",), (_of_lost(path),))
+                for fault, claims in was.items()
+                if claims and now.get(fault) == []
+            ]  # fmt: skip
+    return lost
+
+
+def _noticed(content: bytes) -> dict[str, list[str]]:
+    """The claims that notice each fault, from the content of a report's claims.json."""
+    with suppress(ValueError, AttributeError, TypeError):
+        return noticing.summary(json.loads(content).get("faults", {}))
+    return {}  # a damaged file is another finding
+
+
+def _of_lost(path: str) -> Remedy:
+    report = Path(path).parent.name
+    lines = (f"# in conf/claims/{report}.csv, conf/report/ or src/, find what has changed",
+             f"# or remove the fault from the catalogue of conf/faults/{report}.yaml")  # fmt: skip
+    return Remedy("undo what made the claims blind, or do not claim that they see", lines)
 
 
 def of_head() -> list[Difference]:

@@ -26,6 +26,7 @@ from PIL import Image
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims, labelling, metrics, scoring
 from kmnist_pipeline.evidence import lineage, numbers, outs, paths
+from kmnist_pipeline.faults import noticing
 from kmnist_pipeline.reporting import page
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import are_close
@@ -176,10 +177,11 @@ def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     path = folder / "claims.json"
     about, written = params["reports"][stage.item], json.loads(path.read_bytes())
     stated = written["claims"]
-    judged = [
-        claims.judge(claim, Path(paths.METRICS) / stage.item, about["confidence"], about["margin"])
-        for claim in claims.read(Path(f"conf/claims/{about['claims']}.csv"))
-    ]
+    measured = Path(paths.METRICS) / stage.item
+    rows = claims.read(Path(f"conf/claims/{about['claims']}.csv"))
+    judged = [claims.judge(row, measured, about["confidence"], about["margin"]) for row in rows]
+    if written.get("faults") != noticing.of_report(judged, rows, measured).get("faults"):
+        yield f"{path}: the faults that claims notice are not what the numbers give"
     for given, claim in itertools.zip_longest(stated, json.loads(outs.json_bytes(judged))):
         before, after = (_flat("", each or {}) for each in (given, claim))
         if before.keys() != after.keys() or not all(

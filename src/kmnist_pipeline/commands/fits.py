@@ -21,13 +21,15 @@ LEFT = 3600  # seconds after which no process writes an incomplete file any more
 def used(params: dict[str, Any], store: Store) -> set[str]:
     """The keys of all fits that the stages of `params.yaml` use or may use.
 
-    store: of the fits that say how a search went on.
+    Of readings and faults these are all in the store, because the published numbers decide which
+    readings are trained with more seeds. store: also says how a search went on.
     Raises UserError if a dataset is not processed here: the fits of its stages are unknown.
     """
     # Which images a simulated loop labels depends on its own fits, so all of them are kept.
-    loops = tuple(f"loop@{name} " for name in params["loops"])
+    sections = {"loop": "loops", "readings": "readings", "faults": "faults"}
+    asked = {f"{kind}@{name}" for kind, section in sections.items() for name in params[section]}
     entries = store.entries()
-    keys = {entry.key for entry in entries if entry.about.get("label", "").startswith(loops)}
+    keys = {e.key for e in entries if e.about.get("label", "").partition(" ")[0] in asked}
     absent = set()
     for kind, section in {**fit.SECTIONS, fit.SUSPECTS: fit.SUSPECTS}.items():
         for name in params[section]:

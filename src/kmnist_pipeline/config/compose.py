@@ -46,11 +46,12 @@ def with_files(conf: Path, files: Mapping[Path, str]) -> str:
 
 
 def show(text: str, name: str) -> str:
-    """The part of `params.yaml` under `name`, a dataset, experiment, study or report."""
+    """The parts of `params.yaml` under `name`, such as a dataset, experiment, study or report."""
     from omegaconf import OmegaConf
 
     cfg: Any = OmegaConf.create(text)
-    sections = ("datasets", "experiments", "studies", "suspects", "loops", "reports")
+    composed = ("evaluation", "models", "code", "reviews")
+    sections = [str(section) for section in cfg if section not in composed]
     found = [f"# {s}.{name}\n{OmegaConf.to_yaml(cfg[s][name])}" for s in sections if name in cfg[s]]
     if not found:
         known = sorted({str(key) for section in sections for key in cfg[section]})

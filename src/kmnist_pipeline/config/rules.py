@@ -14,11 +14,13 @@ from kmnist_pipeline.config.schema import (
     Config,
     Dataset,
     Experiment,
+    Faults,
     KFold,
     LinearModel,
     Loop,
     NoValidation,
     PublishedDataset,
+    Readings,
     Report,
     Search,
     Study,
@@ -63,6 +65,12 @@ def check(content: Mapping[Any, Any]) -> Config:
         _check_suspects(key, suspects, config)
     for key, loop in config.loops.items():
         _check_loop(key, loop, config)
+    for key, readings in config.readings.items():
+        _one_of(key, config.reports, f"readings.{key}")
+        _check_readings(f"readings.{key}", readings)
+    for key, faults in config.faults.items():
+        _one_of(key, config.reports, f"faults.{key}")
+        _check_faults(f"faults.{key}", faults, config)
     return config
 
 
@@ -116,6 +124,17 @@ def checked_trials(study: Study, base: Experiment, key: str) -> dict[str, Experi
             raise ConfigError(f"{where}: the point {name} is listed twice")
         tried[name] = typed(where, _applied(content, point, where), Experiment)
     return tried
+
+
+def with_fault(fault: Mapping[str, Any], before: Any) -> Any:
+    """The value of a setting after a fault with the `act` change, multiply or add."""
+    match fault["act"]:
+        case "change":
+            return fault["value"]
+        case "multiply":
+            return before * fault["factor"]
+        case _:
+            return before + fault["amount"]
 
 
 def _applied(content: dict[str, Any], point: dict[str, Any], where: str) -> dict[str, Any]:
@@ -307,6 +326,74 @@ def _check_report(key: str, report: Report, config: Config) -> None:
     for number, file in report.figures.items():
         if not normpath(file).startswith(folders):
             raise refused(f"{key}.figures.{number}", file, f"under {' or '.join(folders)}")
+
+
+def _check_readings(key: str, readings: Readings) -> None:
+    """Refuse readings that cannot be trained, or that do not have our protocol's among them."""
+    if not _different(readings.seeds, least=1):
+        raise refused(f"{key}.seeds", readings.seeds, "one or more different seeds")
+    choices = readings.choices
+    for name, values in choices.model_dump().items():
+        if not _different(values, least=1):
+            raise refused(f"{key}.choices.{name}", values, "one or more different values")
+    if "mean_best" not in choices.value:
+        raise refused(f"{key}.choices.value", choices.value, "a list with mean_best, our protocol")
+    for name, study in readings.studies.items():
+        _one_of(study.base, readings.experiments, f"{key}.studies.{name}.base")
+    known = readings.experiments.items()
+    if not readings.experiments:
+        raise refused(f"{key}.experiments", {}, "at least one experiment")
+    for name, experiment in known:
+        where = f"{key}.experiments.{name}"
+        _one_of(experiment.dataset, [readings.dataset], f"{where}.dataset")
+        _one_of(experiment.model.family, ["linear"], f"{where}.model.family")
+        _one_of(experiment.validation.method, ["kfold"], f"{where}.validation.method")
+        _one_of(experiment.subset, [None], f"{where}.subset")
+        _one_of(experiment.trainer.patience, [None], f"{where}.trainer.patience")
+        _one_of(experiment.trainer.precision, ["float64"], f"{where}.trainer.precision")
+        for dotted in ("model.scaling", "trainer.loss", "trainer.epochs", "trainer.keep"):
+            allowed = getattr(choices, dotted.partition(".")[2])
+            _one_of(attrgetter(dotted)(experiment), allowed, f"{where}.{dotted}")
+        _one_of(experiment.validation.folds, choices.folds, f"{where}.validation.folds")
+
+
+def _check_faults(key: str, faults: Faults, config: Config) -> None:
+    """Refuse faults that cannot be put into the models of the study."""
+    if not faults.experiments or not faults.catalogue:
+        raise refused(f"{key}.experiments", {}, "at least one experiment, with a catalogue")
+    for name, study in faults.studies.items():
+        _one_of(study.base, faults.experiments, f"{key}.studies.{name}.base")
+    for name, experiment in faults.experiments.items():
+        where = f"{key}.experiments.{name}"
+        _one_of(experiment.dataset, [faults.dataset], f"{where}.dataset")
+        _one_of(experiment.model.family, [faults.family], f"{where}.model.family")
+        trial = typed(where, _applied(experiment.model_dump(), faults.trial, f"{key}.trial"),
+                      Experiment)  # fmt: skip
+        _check_experiment(where, trial, config)
+        _check_catalogue(key, faults, where, trial, config)
+
+
+def _check_catalogue(
+    key: str, faults: Faults, where: str, trial: Experiment, config: Config
+) -> None:
+    known, content = len(config.datasets[trial.dataset].classes), trial.model_dump()
+    for name, fault in faults.catalogue.items():
+        place = f"{key}.catalogue.{name}"
+        classes = getattr(fault, "classes", [0, 1])
+        count = len(trial.classes) if trial.classes else known
+        if not (_different(classes, least=2) and max(classes) < count):
+            allowed = f"two different positions of 0 to {count - 1}, the classes of {where}"
+            raise refused(f"{place}.classes", classes, allowed)
+        for dotted in getattr(fault, "settings", ()):
+            part, _, setting = dotted.partition(".")
+            settings = content.get(part)
+            before = settings.get(setting) if isinstance(settings, dict) else None
+            if before is None:
+                continue
+            if fault.act != "change" and not isinstance(before, int | float):
+                raise refused(f"{place}.settings", fault.settings, "keys whose values are numbers")
+            after = with_fault(fault.model_dump(), before)
+            typed(f"{place}: {where}", grid.apply(content, {dotted: after}), Experiment)
 
 
 def _different(values: list, least: int) -> bool:

@@ -368,6 +368,102 @@ class Loop(Node):
     _of_family = field_validator("optimizer", "trainer")(of_family)
 
 
+class Choices(Node):
+    """What a publication leaves open: the values of each choice (see `readings/multiverse.py`)."""
+
+    scaling: list[Literal["none", "minmax", "zscore", "zscore_pixel"]]
+    loss: list[Literal["mean", "sum"]]
+    folds: list[Annotated[int, Field(ge=2)]]
+    epochs: list[Count]
+    keep: list[Literal["last", "best_accuracy", "best_loss"]]
+    value: list[Literal["mean", "best", "mean_best"]]
+
+
+class Readings(Node):
+    """The readings of a publication about linear models: every combination of `choices`.
+
+    The first of the `seeds` trains all readings, the others train ours and the `best` ones.
+    `experiments` and `studies` are copies of those of the report.
+    """
+
+    dataset: str
+    claims: Name
+    confidence: Share
+    experiments: dict[Name, Experiment]
+    studies: dict[Name, Study]
+    choices: Choices
+    seeds: list[Seed]
+    best: Count
+
+
+class Fault(Node):
+    """A fault on purpose; `act` says what it does (see `faults/tampering.py`), `says` tells it."""
+
+    act: str
+    says: str
+
+
+class ShareFault(Fault):
+    """A share of the test images leaks into training, or only a share of these is kept."""
+
+    share: Share
+
+
+class SwapFault(Fault):
+    """The labels of two classes, by position among those of the experiment, are swapped."""
+
+    classes: Annotated[list[Label], Field(min_length=2, max_length=2)]
+
+
+class ChangeFault(Fault):
+    """A setting has another value: the first of `settings` that an experiment has."""
+
+    settings: list[str]
+    value: str
+
+
+class MultiplyFault(Fault):
+    """A setting is multiplied."""
+
+    settings: list[str]
+    factor: float = Field(gt=0)
+
+
+class AddFault(Fault):
+    """An amount is added to a setting."""
+
+    settings: list[str]
+    amount: int
+
+
+FAULTS: dict[str, type[Node]] = {
+    "leak": ShareFault,
+    "keep": ShareFault,
+    "swap": SwapFault,
+    "scale_by_test": Fault,
+    "measure_validation": Fault,
+    "change": ChangeFault,
+    "multiply": MultiplyFault,
+    "add": AddFault,
+}
+
+
+class Faults(Node):
+    """A study of what the claims of a report would notice.
+
+    `trial` changes every experiment, such as to fewer images; `budget` tells this to people.
+    All experiments are of one `family`.
+    """
+
+    dataset: str
+    family: str
+    budget: str
+    catalogue: dict[Name, Annotated[Any, kinds("act", FAULTS)]]
+    experiments: dict[Name, Experiment]
+    studies: dict[Name, Study]
+    trial: dict[str, Any]
+
+
 class Report(Node):
     """One page: the publication that it reproduces, and the dataset.
 
@@ -414,6 +510,8 @@ class Config(Node):
     suspects: dict[Name, Suspects] = Field({})
     loops: dict[Name, Loop] = Field({})
     reports: dict[Name, Report] = Field({})
+    readings: dict[Name, Readings] = Field({})
+    faults: dict[Name, Faults] = Field({})
     evaluation: Evaluation
     models: Any = None
     code: Any = None

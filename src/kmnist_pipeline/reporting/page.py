@@ -21,10 +21,10 @@ from kmnist_pipeline.evaluation import claims as judged
 from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
 from kmnist_pipeline.evaluation.scoring import OWN
 from kmnist_pipeline.evidence import lineage, numbers, paths
-from kmnist_pipeline.reporting import jinja
+from kmnist_pipeline.reporting import extras, jinja
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
-REVIEWING = ("suspects", "loop")  # those that a report may have
+EXTRAS = ("suspects", "loop", "readings", "faults")  # those that a report may have
 
 
 def content(
@@ -41,17 +41,18 @@ def content(
     rank = _order(claims, metrics)
     folders = sorted(path for path in metrics.iterdir() if path.is_dir())
     folders.sort(key=lambda folder: rank.index(folder.name) if folder.name in rank else len(rank))
-    models = [_model(folder) for folder in folders]
+    models = [_model(folder, claims) for folder in folders]
     data = _read(root / paths.data_numbers(about["dataset"]))
     drawn = [root / paths.data_figures(about["dataset"]), figures / name]
     winners = {model["name"]: model["validation"].get("winner") for model in models}
     pictures = _pictures(figures, drawn, about["figures"], name, claims, winners)
-    reviewing = {
-        part: _read(metrics / f"{part}.json") if (metrics / f"{part}.json").exists() else None
-        for part in REVIEWING
+    more = {
+        part: _read(path) if (path := metrics / f"{part}.json").exists() else None
+        for part in EXTRAS
     }
+    read, faults = more["readings"], more["faults"]
     measured = [model[part] for model in models for part in NUMBERS]
-    origins = _origins([data, *measured, *filter(None, reviewing.values())])
+    origins = _origins([data, *measured, *filter(None, more.values())])
     origin_of = {origin["stage"]: origin for origin in origins}
     for picture in pictures:
         if (maker := picture["text"]["Stage"]) not in origin_of:
@@ -69,8 +70,10 @@ def content(
         "environments": _environments(models),
         "models": models,
         "own": {name: f"#{name.replace('_', ' ').capitalize()}" for name in OWN},
-        "suspects": reviewing["suspects"],
-        "simulated": reviewing["loop"],  # `loop` has a meaning in templates
+        "suspects": more["suspects"],
+        "simulated": more["loop"],  # `loop` has a meaning in templates
+        "readings": read and extras.readings(read, [claim["id"] for claim in claims]),
+        "faults": faults and extras.faults(faults, verdicts["faults"], claims),
         "pairs": _pairs([model for model in models if model["name"] in rank]),
         "routed": [model for model in models if "routing" in model["test"]],
         "pictures": pictures,
@@ -152,7 +155,7 @@ def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return origins
 
 
-def _model(folder: Path) -> dict[str, Any]:
+def _model(folder: Path, claims: list[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of a model and, for a study, the rows of its trials.
 
     Raises UserError if a file was made for another model.
@@ -170,6 +173,8 @@ def _model(folder: Path) -> dict[str, Any]:
         {**trial, "won": trial["name"] == validation["winner"], "test": scored.get(trial["name"])}
         for trial in validation.get("trials", [])
     ]
+    if trials:
+        trials = extras.with_wins(trials, claims)
     return {
         "name": folder.name,
         "validation": validation,

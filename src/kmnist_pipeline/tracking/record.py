@@ -66,7 +66,7 @@ def of_stage(
     kind, _, item = address.partition("@")
     if kind in ("download", "preprocess"):
         group = DATA
-    elif kind in ("suspects", "loop", "report"):
+    elif kind in ("suspects", "loop", "readings", "faults", "report"):
         group = item
     elif item in models:
         group = models[item]["report"]

@@ -22,6 +22,8 @@ COLOURS = {  # fill and line by the kind of a box
     "evaluate": ("#efe9fa", "#6b45b0"),
     "suspects": ("#efe9fa", "#6b45b0"),
     "loop": ("#efe9fa", "#6b45b0"),
+    "readings": ("#e4f4f4", "#13747d"),
+    "faults": ("#e4f4f4", "#13747d"),
     "report": ("#fbe6ec", "#ad2f56"),
     "exact": ("#ffffff", "#1b1f24"),
     "altered": ("#fff1e5", "#bc4c00"),
