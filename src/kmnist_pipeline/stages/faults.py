@@ -10,10 +10,10 @@ from kmnist_pipeline.data import dataset
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage
-from kmnist_pipeline.stages.frame import entrypoint
 from kmnist_pipeline.faults import tampering, training
 from kmnist_pipeline.faults.noticing import CLEAN
 from kmnist_pipeline.fits import key
+from kmnist_pipeline.stages.frame import entrypoint
 
 LIBRARIES = ("numpy", "scipy")
 

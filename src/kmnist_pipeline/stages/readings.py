@@ -9,12 +9,12 @@ from kmnist_pipeline.data import dataset
 from kmnist_pipeline.evaluation import claims
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage
-from kmnist_pipeline.stages.frame import entrypoint
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import readings as drawn
 from kmnist_pipeline.fits import key, store
 from kmnist_pipeline.readings import explanation, multiverse, training
 from kmnist_pipeline.readings.multiverse import Courses, Reading
+from kmnist_pipeline.stages.frame import entrypoint
 
 LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
 
