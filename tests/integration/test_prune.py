@@ -150,10 +150,10 @@ def test_all_but_one_report_leaves_a_clean_start(here, capsys):
         assert {f for f in after if f.startswith(f"conf/{kind}/")} == {
             f"conf/{kind}/{path.name}" for path in (ROOT / "conf" / kind).iterdir()
         }
-    menu = (here.folder / "conf/config.yaml").read_text()
-    assert "mnist" not in menu
+    left = (here.folder / "conf/config.yaml").read_text()
+    assert "mnist:" not in left
     committed = (ROOT / "conf/config.yaml").read_text().splitlines()
-    assert [line for line in committed if line in menu.splitlines()] == menu.splitlines()
+    assert [line for line in committed if line in left.splitlines()] == left.splitlines()
     assert cli.main(["compose"]) == 0
     assert capsys.readouterr().err == ""
     assert findings(here) == []
