@@ -14,7 +14,8 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families import file
 from kmnist_pipeline.families.registry import FAMILIES, Family
 
-BATCH = 20_000  # images; a multiple of the networks' chunks, so that the results are the same bytes
+# Images of 28x28; a multiple of the networks' chunks, so that the results are the same bytes.
+BATCH, CHUNK, PIXELS = 20_000, 250, 28 * 28
 
 
 class MismatchError(UserError):
@@ -138,5 +139,7 @@ class TrainedModel:
             )
         of_family = getattr(self.family.model, function)
         settings, classes = self.parameters["model"], len(self.classes)
-        batches = [pixels[at : at + BATCH] for at in range(0, len(pixels), BATCH)]
+        # Of larger images fewer, because the families scale a batch to float64.
+        step = min(BATCH, max(CHUNK, BATCH * PIXELS // size // CHUNK * CHUNK))
+        batches = [pixels[at : at + step] for at in range(0, len(pixels), step)]
         return np.concatenate([of_family(settings, self.tensors, b, classes) for b in batches])

@@ -29,7 +29,9 @@ WIDTH, HEIGHT = 1200, 1300
 LEAST_HEIGHT = 304
 LARGEST_TILE = 224
 MOST_TILES = 100  # pictures in one figure
-MOST_PIXELS = 80_000  # of all pictures in one figure, so that its file stays small
+MOST_PIXELS = 80_000  # of all pictures in one figure
+# Roughly, how much a file grows by enlarging pictures in more than 16 colours, and by one title.
+GROWTH, TITLE = 2.9, 150
 MANY = 20  # classes; with more, figures have short names and leave out single numbers
 LONGEST = 24  # characters of a class's name
 MARGIN = 24
@@ -116,13 +118,19 @@ def reduced(pictures: np.ndarray, factor: int) -> np.ndarray:
     return np.rint(sums / areas.reshape(shape)).astype(np.uint8)
 
 
-def fitting(pictures: np.ndarray) -> np.ndarray:
-    """The pictures, reduced so that all together have at most MOST_PIXELS pixels."""
+def fitting(pictures: np.ndarray, titles: int) -> np.ndarray:
+    """The RGB pictures, reduced until a figure of them with so many titles is a small file."""
     count, height, width = pictures.shape[:3]
     factor = 1
-    while count * -(-height // factor) * -(-width // factor) > MOST_PIXELS:
+    while True:
+        if count * -(-height // factor) * -(-width // factor) <= MOST_PIXELS:
+            small = reduced(pictures, factor)
+            column = Image.fromarray(small.reshape(-1, *small.shape[2:]))
+            content = io.BytesIO()
+            _quantized(column, 16).save(content, "png", optimize=True)
+            if factor == max(height, width) or GROWTH * content.tell() + TITLE * titles < MAX_BYTES:
+                return small
         factor += 1
-    return reduced(pictures, factor)
 
 
 def paint(figure: Figure, pixels: np.ndarray, left: int = 0, bottom: int = 0) -> None:
@@ -197,7 +205,7 @@ def tiles(
     pictures: (N, H, W, 3) uint8, row by row; titles: one above each picture; row_titles: one to
     the left of each row; gap: pixels between pictures; right: free pixels on the right.
     """
-    pictures = fitting(pictures)
+    pictures = fitting(pictures, len(titles))
     count, height, width = pictures.shape[:3]
     columns = min(columns, count)
     rows = -(-count // columns)

@@ -42,7 +42,8 @@ class Answer:
 class Classifier:
     """A trained model with the classes of its dataset and its confidence routing.
 
-    shape: height and width of its images, which are white on black; pixel_max: the value of white.
+    shape: of its images, grey ones (height, width), white on black, or coloured ones
+    (height, width, 3); pixel_max: the value of white.
     """
 
     def __init__(
@@ -58,14 +59,14 @@ class Classifier:
         self._model = TrainedModel.load(weights, name, dataset["name"])
         self.name = name
         self.dataset: str = dataset["name"]
-        self.shape: tuple[int, int] = tuple(dataset["shape"])
+        self.shape: tuple[int, ...] = tuple(dataset["shape"])
         self.pixel_max: int = dataset["pixel_max"]
         self.routing = routing
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Probabilities (N, C) of the model's classes, calibrated if it has a threshold.
 
-        pixels: (N, H, W) uint8 with the model's shape and range, white on black.
+        pixels: (N, *shape) uint8 with the model's range.
         """
         found = self._model.probabilities(pixels)
         if self.routing is None:

@@ -31,6 +31,7 @@ IDX = tuple(b"\0\0" + bytes([kind]) for kind in (8, 9, 11, 12, 13, 14))  # HEIC 
 LARGEST = 1 << 29  # bytes of one file, packed or unpacked
 WHITE = 255
 DEEP = (255, 1023, 4095, 16383, 65535)  # white in 16 bits, of which a camera may use the low ones
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # the brightness of red, green and blue
 RESAMPLE = Image.Resampling.BILINEAR  # keeps the accuracy on validation images; BOX does not
 
 Fault = Callable[[str, str], object]  # gets the name of a file and the problem
@@ -42,13 +43,27 @@ class InputError(UserError):
 
 @dataclass(frozen=True)
 class Form:
-    """The form of a model's training images: white on black, their shape and the value of white."""
+    """The form of a model's training images: their shape and the value of white.
 
-    shape: tuple[int, int]
+    shape: (height, width) of grey images, white on black, or (height, width, 3) of coloured ones.
+    """
+
+    shape: tuple[int, ...]
     pixel_max: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.shape[0], self.shape[1]
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether the images have no colours."""
+        return len(self.shape) == 2
+
     def __str__(self) -> str:
-        return f"{self.shape[0]}x{self.shape[1]}, white on black, 0 to {self.pixel_max}"
+        kind = "white on black" if self.is_grey else "coloured"
+        return f"{self.shape[0]}x{self.shape[1]}, {kind}, 0 to {self.pixel_max}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,8 @@ class Picture:
     """One image in a model's form.
 
     name: the file's name, and the image's number if the file has several, without unprintable
-    characters; pixels: (H, W) uint8; prepared: the conversions, empty if there were none.
+    characters; pixels: uint8 of the form's shape; prepared: the conversions, empty if there were
+    none.
     """
 
     name: str
@@ -154,7 +170,7 @@ def _pictures(name: str, content: bytes, form: Form, fault: Fault) -> Iterator[P
     if content.startswith(b"\x1f\x8b"):
         content = _unzipped(content)
     if content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
-        yield _fitted(name, _decoded(content), form, WHITE)
+        yield _fitted(name, _decoded(content, form), form, WHITE)
     elif content.startswith(IDX):
         yield from _of_array(name, idx.decode(content), form, fault)
     elif content.startswith(b"PK"):
@@ -193,18 +209,31 @@ def _of_npz(content: bytes) -> np.ndarray:
 
 
 def _of_array(name: str, array: np.ndarray, form: Form, fault: Fault) -> Iterator[Picture]:
-    """The images of an array (N, H, W), which all have the same polarity and range."""
-    if array.ndim != 3:
-        raise InputError(f"has an array of shape {array.shape}, not images (N, height, width)")
+    """The images of an array (N, H, W) or (N, H, W, 3), of the same polarity and range."""
+    if array.ndim != 3 and (array.ndim != 4 or array.shape[3] != 3):
+        raise InputError(
+            f"has an array of shape {array.shape}, not images (N, height, width) or "
+            "(N, height, width, 3)"
+        )
     if not array.size:
         raise InputError(f"has no images: its shape is {array.shape}")
     white = _white(array, form)
-    inverted = _is_dark_on_light(array, white)
-    for number, image in enumerate(array):
+    inverted = array.ndim == 3 and form.is_grey and _is_dark_on_light(array, white)
+    for number, image in enumerate(_channels(image, form) for image in array):
         try:
             yield _fitted(f"{name}[{number}]", image, form, white, inverted)
         except InputError as error:
             fault(f"{name}[{number}]", str(error))
+
+
+def _channels(image: np.ndarray, form: Form) -> np.ndarray:
+    """The image with the channels of the form: colours as their brightness, grey as three equal."""
+    if form.is_grey and image.ndim == 3:
+        brightness = image @ LUMA
+        return brightness if image.dtype.kind == "f" else np.rint(brightness).astype(np.uint8)
+    if not form.is_grey and image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    return image
 
 
 def _white(array: np.ndarray, form: Form) -> int:
@@ -222,52 +251,60 @@ def _white(array: np.ndarray, form: Form) -> int:
     )
 
 
-def _decoded(content: bytes) -> np.ndarray:
-    """A PNG or JPEG in grey, (H, W) uint8, rotated as its metadata says."""
+def _decoded(content: bytes, form: Form) -> np.ndarray:
+    """A PNG or JPEG in grey (H, W) or in colours (H, W, 3) uint8, rotated as its metadata says."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
                 turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-                return _grey(ImageOps.exif_transpose(image) if turned else image)
+                upright = ImageOps.exif_transpose(image) if turned else image
+                return _opaque(upright, "L" if form.is_grey else "RGB")
     except UnidentifiedImageError as error:
         raise InputError("broken image: its header cannot be read") from error
     except Exception as error:
         raise _broken("image", error) from error
 
 
-def _grey(image: Image.Image) -> np.ndarray:
+def _opaque(image: Image.Image, mode: str) -> np.ndarray:
+    """The pixels of an image; mode: `L` for grey, `RGB` for colours."""
     if image.mode.startswith("I"):  # 16 bits, which `convert` would clip
         deep = np.clip(np.asarray(image, np.float32), 0, DEEP[-1])
         white = next(top for top in DEEP if deep.max() <= top)
-        return np.rint(deep * (WHITE / white)).astype(np.uint8)
+        image = Image.fromarray(np.rint(deep * (WHITE / white)).astype(np.uint8))
     if not image.has_transparency_data:
-        return np.asarray(image.convert("L"))
+        return np.asarray(image.convert(mode))
     # Ink may be drawn on a transparent ground, which becomes the opposite of the ink.
-    ink, opacity = image.convert("RGBA").convert("LA").split()
+    drawn = image.convert("RGBA")
+    ink, opacity = drawn.convert("LA").split()
     seen = ImageStat.Stat(ink, opacity)
     light = seen.count[0] and seen.mean[0] > WHITE / 2
-    under = Image.new("L", image.size, 0 if light else WHITE)
-    return np.asarray(Image.composite(ink, under, opacity))
+    under = Image.new(mode, image.size, "black" if light else "white")
+    return np.asarray(Image.composite(drawn.convert(mode), under, opacity))
 
 
 def _fitted(
     name: str, pixels: np.ndarray, form: Form, white: int, inverted: bool | None = None
 ) -> Picture:
-    """An image (h, w), converted to the model's form. inverted: dark on light, None: unknown."""
+    """An image (h, w) or (h, w, 3), converted to the model's form.
+
+    inverted: dark on light, None: unknown. Colours are never inverted.
+    """
     if pixels.min() == pixels.max():
         raise InputError("is blank: all its pixels are alike")
-    height, width = pixels.shape
+    height, width = pixels.shape[:2]
     level, done = white, []
-    if (height, width) != form.shape or white not in (form.pixel_max, WHITE):
+    if (height, width) != form.size or white not in (form.pixel_max, WHITE):
         pixels, level = _scaled(pixels, white, WHITE), WHITE
-    if (height, width) != form.shape:
+    if (height, width) != form.size:
         scale = min(form.shape[0] / height, form.shape[1] / width)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         pixels = np.asarray(Image.fromarray(pixels).resize(size, RESAMPLE))
         done.append(f"{width}x{height} to {form.shape[1]}x{form.shape[0]}")
-    if _is_dark_on_light(pixels[None], level) if inverted is None else inverted:
+    if inverted is None:
+        inverted = form.is_grey and _is_dark_on_light(pixels[None], level)
+    if inverted:
         pixels = level - pixels
         done.append("inverted")
     if pixels.shape != form.shape:

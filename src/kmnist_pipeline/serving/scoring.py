@@ -59,8 +59,9 @@ def checked(model: PyFuncModel) -> FastAPI:
         route for route in app.routes if getattr(route, "path", "") != "/invocations"
     ]
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=LARGEST)
-    _, height, width = model.metadata.get_input_schema().inputs[0].shape
-    Pixel = Annotated[int, Field(ge=0, le=255)]
+    _, height, width, *channels = model.metadata.get_input_schema().inputs[0].shape
+    Level = Annotated[int, Field(ge=0, le=255)]
+    Pixel: Any = Annotated[list[Level], Len(3, 3), FailFast()] if channels else Level
     Row = Annotated[list[Pixel], Len(width, width), FailFast()]
     Image = Annotated[list[Row], Len(height, height), FailFast()]
 

@@ -13,7 +13,7 @@ from kmnist_pipeline.serving import classifier
 
 
 class Served(PythonModel):
-    """A registered classifier: it takes images (N, H, W) and returns a row for each."""
+    """A registered classifier: it takes images (N, H, W[, 3]) and returns a row for each."""
 
     def load_context(self, context):
         """Read the weights, once."""
@@ -21,7 +21,7 @@ class Served(PythonModel):
         self._classifier = classifier.of_bundle(Path(context.artifacts["bundle"]))
 
     def predict(self, context, model_input, params=None):
-        """The answers for images, uint8 and white on black, as a table."""
+        """The answers for images, uint8, grey ones white on black, as a table."""
         pixels = np.asarray(model_input)
         if pixels.size and pixels.max() > self._classifier.pixel_max:
             raise MlflowException.invalid_parameter_value(

@@ -208,7 +208,8 @@ def model_insight(model: TrainedModel, test: Images) -> Iterator[Drawn]:
         titles = [canvas.short(test.classes[label]) for label in predicted]
         caption = (
             f"the first {len(few)} test images (above, with the predicted class) and their "
-            "saliency (below): the effect of each pixel on the logit of that class; black is no effect."
+            "saliency (below): the effect of each pixel on the logit of that class; black is no "
+            "effect."
         )
         top = int(test.pixels.max())
         yield "saliency", caption, model_figures.saliency(few.pixels, slopes, titles, top)
