@@ -63,6 +63,21 @@ def test_compose_writes_what_check_missed(conf, capsys):
     assert changed["experiments"]["digits_softmax"]["optimizer"]["lr"] == 0.4
 
 
+def test_files_that_the_menu_does_not_lead_to_are_pointed_out(conf, capsys):
+    line = "  - experiment@experiments.digits_cnn: digits_cnn\n"
+    conf.replace("conf/config.yaml", line, "")
+    conf.replace("conf/experiment/digits_softmax.yaml", "  - base\n", "  - shared\n")
+    (conf.folder / "conf/experiment/shared.yaml").write_text("defaults: [base]\n")
+    (conf.folder / "conf/claims/mine.csv").write_text("id\n")
+    assert cli.main(["compose"]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("note: conf/config.yaml leads to none of these files of conf/: ")
+    for file in ("experiment/digits_cnn.yaml", "claims/mine.csv"):
+        assert file in said
+    for used in ("shared", "base", "none", "digits_softmax", "model/", "protocol", "kmnist_linear"):
+        assert used not in said
+
+
 def test_show_prints_one_experiment(conf, capsys):
     assert cli.main(["compose", "--show", "digits_softmax", f"{LR}=0.4"]) == 0
     shown = capsys.readouterr().out

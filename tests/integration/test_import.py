@@ -69,7 +69,7 @@ def test_a_folder_becomes_a_dataset(here, kmnist):
     test = dataset.load(Path(FILE), "test")
     assert len(test) == 7 and test.classes == tuple(about["classes"])
     with Repo() as repo:
-        assert repo.data_status()["not_in_cache"] == []
+        assert FILE not in repo.data_status()["not_in_cache"]
 
 
 def test_a_second_version_is_shown_before_it_replaces_the_first(here, kmnist, tmp_path):
@@ -129,7 +129,7 @@ def test_impact_lists_what_a_second_version_makes_again(here, kmnist, tmp_path):
     assert (
         f'parameter datasets.leaves.imported.sha256 changed: "{old[:55]} ... -> "{new[:55]}' in out
     )
-    assert "parameter datasets.leaves.imported.train changed: 24 -> 23" in out
+    assert "parameter datasets.leaves.imported.test changed: 6 -> 5" in out
 
 
 def sha256s(project: Project) -> tuple[str, str]:
@@ -147,6 +147,7 @@ def test_the_same_source_gives_a_lost_file_again(here, kmnist):
     assert Path(FILE).read_bytes() == content
     assert here.changed() == ""
     shutil.rmtree(".dvc/cache")
+    Path(FILE).unlink()
     status, out, _ = kmnist("import", "leaves", f"../{SHAPES}", "--seed", "1", "--yes")
     assert status == 0 and "the difference is not known: DVC's cache lacks the earlier" in out
 

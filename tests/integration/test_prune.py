@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 from support.checking import commands, findings
-from support.project import Project, files_under
+from support.project import ROOT, Project, files_under
 
 from kmnist_pipeline import cli
+from kmnist_pipeline.commands import prune
 from kmnist_pipeline.config import compose as composition
+from kmnist_pipeline.config import menu
 from kmnist_pipeline.evidence import outs
 
 NETWORK = "digits_cnn"
@@ -131,6 +133,50 @@ def test_while_a_stage_runs_nothing_is_removed(lone, capsys):
     with Repo() as repo, repo.lock:
         assert cli.main(["prune", "--yes", NETWORK]) == 1
     assert "error: DVC: Unable to acquire lock" in capsys.readouterr().err
+    assert state(lone) == before
+
+
+def test_all_but_one_report_leaves_a_clean_start(lone, capsys):
+    (lone.folder / "conf/experiment/unused.yaml").write_text("defaults: [base]\n")
+    assert cli.main(["prune", "--yes", "--all-but", "digits"]) == 0
+    shown = capsys.readouterr().out
+    assert "conf/experiment/unused.yaml" in shown
+    after = state(lone)
+    owned = ("dataset", "experiment", "study", "report", "claims", "protocol")
+    conf = {file for file in after if file.startswith(tuple(f"conf/{name}/" for name in owned))}
+    assert {Path(file).stem for file in conf} == {"base", "none", "digits", *MODELS}
+    assert {file for file in after if "mnist" in file} == set()
+    for kind in ("model", "optimizer", "trainer", "validation"):  # choices for all
+        assert {f for f in after if f.startswith(f"conf/{kind}/")} == {
+            f"conf/{kind}/{path.name}" for path in (ROOT / "conf" / kind).iterdir()
+        }
+    left = (lone.folder / "conf/config.yaml").read_text()
+    assert "mnist:" not in left
+    committed = (ROOT / "conf/config.yaml").read_text().splitlines()
+    assert [line for line in committed if line in left.splitlines()] == left.splitlines()
+    assert cli.main(["compose"]) == 0
+    assert capsys.readouterr().err == ""
+    assert findings(lone) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (["digits_cnn"], {*MODELS, "digits"}),
+        (["datasets.kmnist"], {"kmnist"}),
+        (["mnist_logistic"], {"mnist", "mnist_simple_cnn", "mnist_sklearn_logistic"}),
+    ],
+)
+def test_what_the_kept_items_need_stays(names, kept, lone):
+    removal = prune.all_but(names)
+    left = {name for _, name in menu.items(removal.remaining)}
+    assert left == kept | {name for name in names if "." not in name}
+
+
+def test_all_but_an_unknown_name_removes_nothing(lone, capsys):
+    before = state(lone)
+    assert cli.main(["prune", "--yes", "--all-but", "digit"]) == 1
+    assert "there is no digit in conf/config.yaml; did you mean digits?" in capsys.readouterr().err
     assert state(lone) == before
 
 

@@ -14,25 +14,20 @@ import io
 import os
 import stat
 import sys
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, ImageStat, UnidentifiedImageError
 
-from kmnist_pipeline.data import idx
+from kmnist_pipeline.data import idx, pictures
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.names import printable
 
 STDIN = "-"
 IDX = tuple(b"\0\0" + bytes([kind]) for kind in (8, 9, 11, 12, 13, 14))  # HEIC has a third zero
 LARGEST = 1 << 29  # bytes of one file, packed or unpacked
-WHITE = 255
-DEEP = (255, 1023, 4095, 16383, 65535)  # white in 16 bits, of which a camera may use the low ones
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # the brightness of red, green and blue
-RESAMPLE = Image.Resampling.BILINEAR  # keeps the accuracy on validation images; BOX does not
 
 Fault = Callable[[str, str], object]  # gets the name of a file and the problem
 
@@ -169,8 +164,10 @@ def _bounded(content: bytes) -> bytes:
 def _pictures(name: str, content: bytes, form: Form, fault: Fault) -> Iterator[Picture]:
     if content.startswith(b"\x1f\x8b"):
         content = _unzipped(content)
-    if content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
-        yield _fitted(name, _decoded(content, form), form, WHITE)
+    if content.startswith(pictures.MAGIC):
+        yield _fitted(
+            name, pictures.decode(content, "L" if form.is_grey else "RGB"), form, pictures.WHITE
+        )
     elif content.startswith(IDX):
         yield from _of_array(name, idx.decode(content), form, fault)
     elif content.startswith(b"PK"):
@@ -243,45 +240,12 @@ def _white(array: np.ndarray, form: Form) -> int:
     """
     if array.dtype in (np.uint8, np.bool_):
         brightest = int(array.max())
-        return next((top for top in (1, form.pixel_max) if brightest <= top), WHITE)
+        return next((top for top in (1, form.pixel_max) if brightest <= top), pictures.WHITE)
     if np.issubdtype(array.dtype, np.floating) and array.min() >= 0 and array.max() <= 1:
         return 1
     raise InputError(
         f"has pixels of type {array.dtype}; they must be bytes or fractions from 0 to 1"
     )
-
-
-def _decoded(content: bytes, form: Form) -> np.ndarray:
-    """A PNG or JPEG in grey (H, W) or in colours (H, W, 3) uint8, rotated as its metadata says."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-                upright = ImageOps.exif_transpose(image) if turned else image
-                return _opaque(upright, "L" if form.is_grey else "RGB")
-    except UnidentifiedImageError as error:
-        raise InputError("broken image: its header cannot be read") from error
-    except Exception as error:
-        raise _broken("image", error) from error
-
-
-def _opaque(image: Image.Image, mode: str) -> np.ndarray:
-    """The pixels of an image; mode: `L` for grey, `RGB` for colours."""
-    if image.mode.startswith("I"):  # 16 bits, which `convert` would clip
-        deep = np.clip(np.asarray(image, np.float32), 0, DEEP[-1])
-        white = next(top for top in DEEP if deep.max() <= top)
-        image = Image.fromarray(np.rint(deep * (WHITE / white)).astype(np.uint8))
-    if not image.has_transparency_data:
-        return np.asarray(image.convert(mode))
-    # Ink may be drawn on a transparent ground, which becomes the opposite of the ink.
-    drawn = image.convert("RGBA")
-    ink, opacity = drawn.convert("LA").split()
-    seen = ImageStat.Stat(ink, opacity)
-    light = seen.count[0] and seen.mean[0] > WHITE / 2
-    under = Image.new(mode, image.size, "black" if light else "white")
-    return np.asarray(Image.composite(drawn.convert(mode), under, opacity))
 
 
 def _fitted(
@@ -295,12 +259,10 @@ def _fitted(
         raise InputError("is blank: all its pixels are alike")
     height, width = pixels.shape[:2]
     level, done = white, []
-    if (height, width) != form.size or white not in (form.pixel_max, WHITE):
-        pixels, level = _scaled(pixels, white, WHITE), WHITE
+    if (height, width) != form.size or white not in (form.pixel_max, pictures.WHITE):
+        pixels, level = _scaled(pixels, white, pictures.WHITE), pictures.WHITE
     if (height, width) != form.size:
-        scale = min(form.shape[0] / height, form.shape[1] / width)
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, RESAMPLE))
+        pixels = pictures.scaled(pixels, form.size)
         done.append(f"{width}x{height} to {form.shape[1]}x{form.shape[0]}")
     if inverted is None:
         inverted = form.is_grey and _is_dark_on_light(pixels[None], level)
