@@ -7,7 +7,6 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-
 from support import odd_report
 
 from kmnist_pipeline.commands import derived
