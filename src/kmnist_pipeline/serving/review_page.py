@@ -48,6 +48,7 @@ def serve(decisions: Decisions, port: int) -> None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, port))
+            listening.listen()  # before the address is told: an early request then waits
         except OSError as error:
             raise UserError(f"port {port}: {error.strerror}; choose another: --port") from error
         names = [f"{name}:{listening.getsockname()[1]}" for name in (HOST, "localhost")]
