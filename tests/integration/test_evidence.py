@@ -354,3 +354,25 @@ def test_evidence_is_small_and_carries_no_noise():
             assert not noise.search(content), (file, noise.search(content))
         if file.suffix == ".html":
             assert len(content) < 1_500_000
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("metrics/*/readings.json")), ids=str)
+def test_our_protocol_is_one_of_the_readings_and_has_the_reports_numbers(path):
+    obtained = {name: claim["obtained"] for name, claim in claims(path.parent.name).items()}
+    for name, claim in evidence.read(path)["claims"].items():
+        # The weights of a model file have half the digits, which may turn one image.
+        assert claim["ours"] == pytest.approx(obtained[name], abs=6e-4), name
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("metrics/*/faults.json")), ids=str)
+def test_every_fault_of_the_catalogue_was_tried_on_a_model(path):
+    report, content = path.parent.name, evidence.read(path)
+    tried = {
+        fault
+        for trials in content["measured"].values()
+        for faults in trials.values()
+        for fault in faults
+    }
+    known = params()["faults"][report]["catalogue"]
+    assert content["catalogue"] == {name: fault["says"] for name, fault in known.items()}
+    assert "none" in tried and tried - {"none"} <= set(known)
