@@ -51,6 +51,7 @@ def show(text: str, name: str) -> str:
 
     cfg: Any = OmegaConf.create(text)
     sections = ("datasets", "experiments", "studies", "reports")
+    cfg = {section: cfg.get(section) or {} for section in sections}
     found = [f"# {s}.{name}\n{OmegaConf.to_yaml(cfg[s][name])}" for s in sections if name in cfg[s]]
     if not found:
         known = sorted({str(key) for section in sections for key in cfg[section]})
