@@ -163,7 +163,6 @@ def test_all_but_one_report_leaves_a_clean_start(lone, capsys):
     ("names", "kept"),
     [
         (["digits_cnn"], {*MODELS, "digits"}),
-        (["datasets.kmnist"], {"kmnist"}),
         (["mnist_logistic"], {"mnist", "mnist_simple_cnn", "mnist_sklearn_logistic"}),
     ],
 )
@@ -173,11 +172,18 @@ def test_what_the_kept_items_need_stays(names, kept, lone):
     assert left == kept | {name for name in names if "." not in name}
 
 
-def test_all_but_an_unknown_name_removes_nothing(lone, capsys):
-    before = state(lone)
-    assert cli.main(["prune", "--yes", "--all-but", "digit"]) == 1
-    assert "there is no digit in conf/config.yaml; did you mean digits?" in capsys.readouterr().err
-    assert state(lone) == before
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("digit", "there is no digit in conf/config.yaml; did you mean digits?"),
+        ("datasets.kmnist", "keep a report too, one of digits, kmnist_cnn, "),
+    ],
+)
+def test_all_but_what_cannot_stay_alone_removes_nothing(name, words, clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone.folder)
+    assert cli.main(["prune", "--yes", "--all-but", name]) == 1
+    assert words in capsys.readouterr().err
+    assert clone.changed() == ""
 
 
 def test_a_whole_report_with_its_models_and_data(lone, capsys):

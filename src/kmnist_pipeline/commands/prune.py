@@ -64,7 +64,7 @@ def plan(names: list[str]) -> Removal:
     params = locks.load(composed, "conf/")
     described = dvc.stages(params)
     made = [path for stage in described.values() for path in dvc.outs(stage)]
-    made += [path for name in params["datasets"] for path in _imported(name)]
+    made += [path for name in params.get("datasets", ()) for path in _imported(name)]
 
     stages, files = dict[str, None](), set[str]()
     for name, line in lines.items():
@@ -87,6 +87,7 @@ def plan(names: list[str]) -> Removal:
     removed = [line[0] for line in listed]
     for text in removed:
         menu = menu.replace(text, "")
+    menu = re.sub("\n{3,}", "\n\n", menu)  # where a whole group has gone
     return Removal(removed, menu, [*stages], sorted(files - inside), composed, stale)
 
 
@@ -98,6 +99,9 @@ def all_but(names: list[str]) -> Removal:
     """
     params = locks.load(composition.compose(CONF, []), "conf/")
     kept = _needed(names, params)
+    if not any(key.startswith("reports.") for key in kept):
+        known = ", ".join(params["reports"])
+        raise UserError(f"nothing was removed: keep a report too, one of {known}")
     menu = [f"{menus.SECTIONS[group]}.{name}" for group, name in menus.items(MENU.read_text())]
     known = {name.partition(".")[2] for name in menu}
     left = [s.address for s in status.locked_here().stages.values() if s.item not in known]
@@ -111,7 +115,7 @@ def _needed(names: list[str], params: dict[str, Any]) -> set[str]:
     every = {
         f"{section}.{name}": about
         for section in menus.SECTIONS.values()
-        for name, about in params[section].items()
+        for name, about in (params.get(section) or {}).items()
     }
     queue = [key for key in every if key in names or key.partition(".")[2] in names]
     for name in names:

@@ -51,7 +51,8 @@ def show(text: str, name: str) -> str:
 
     cfg: Any = OmegaConf.create(text)
     composed = ("evaluation", "models", "code", "reviews")
-    sections = [str(section) for section in cfg if section not in composed]
+    cfg = {str(section): cfg[section] or {} for section in cfg if section not in composed}
+    sections = tuple(cfg)
     found = [f"# {s}.{name}\n{OmegaConf.to_yaml(cfg[s][name])}" for s in sections if name in cfg[s]]
     if not found:
         known = sorted({str(key) for section in sections for key in cfg[section]})
