@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -363,7 +364,7 @@ def _workers(cluster: Cluster) -> int:
 def test_readings_have_the_same_numbers_on_the_cluster(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (200, 4), np.uint8)
-    images = {None: Shown(pixels, (pixels[:, 0] > 128).astype(np.int64), 150, 2)}
+    images: dict[Any, Shown] = {None: Shown(pixels, (pixels[:, 0] > 128).astype(np.int64), 150, 2)}
     of = Configuration("logistic", None, 0.1, 16)
     courses = [Course(of, scaling, "mean", 2, 0) for scaling in ("minmax", "zscore")]
     here = readings.train("here", courses, 3, images, Store(tmp_path / "here"))
