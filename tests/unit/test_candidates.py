@@ -114,4 +114,4 @@ def test_measurements_on_other_data_are_not_compared():
         candidate(**measured(0.99, HALF, data="b")), champion(**measured(0.9, HALF))
     )
     assert not notes
-    assert len(objections) == 1 and "other data" in objections[0]
+    assert len(objections) == 1 and "other test images" in objections[0]
