@@ -259,6 +259,10 @@ IMAGES = ("datasets", "digits", "parts", 0, "images")
 SHA, SOFTMAX = "0" * 63 + "g", "experiments.digits_softmax"
 CNN, GRID = "experiments.digits_cnn", "studies.digits_cnn_grid"
 SKLEARN = "experiments.digits_sklearn_logistic"
+OTHERS = "conditions.digits_cnn"
+OF_SOFTMAX = {
+    **CONTENT["conditions"]["digits_cnn"], "model": "digits_softmax", "family": "linear",
+}  # fmt: skip
 
 
 def unvalidated(experiment: str = SOFTMAX, **trainer: Any) -> dict:
@@ -318,6 +322,10 @@ REFUSED = [
     (f"{SOFTMAX}.trainer.schedule", "constant", "=constant: there is no such key; known keys: "),
     (f"{SOFTMAX}.trainer.threads", 2, "=2: there is no such key; known keys: epochs, patience, "),
     (f"{SOFTMAX}.trainer", DELETE, ": is missing; needed are report, "),
+    (f"{OTHERS}.model", "digits_softmax", "=digits_softmax: must be one of digits_cnn"),
+    (f"{OTHERS}.dataset", "kmnist", "=kmnist: must be one of digits"),
+    (f"{OTHERS}.images", 0, "=0: must be at least 1"),
+    ("conditions.digits_softmax", OF_SOFTMAX, ".model=digits_softmax: must be a network with vali"),
     (f"{SKLEARN}.optimizer", {"lr": 1, "batch_size": 1}, ": must be null: sklearn has its own"),
     (f"{SKLEARN}.trainer.epochs", 2, "=2: there is no such key; known keys: precision"),
     (f"{CNN}.trainer.precision", "float64", "=float64: must be one of float32, bfloat16"),

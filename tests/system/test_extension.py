@@ -265,6 +265,7 @@ def by_hand(extended: Extended, tmp_path_factory: pytest.TempPathFactory) -> ByH
         "evaluate@digits_cnn",
         "evaluate@stripes_grid",
         "evaluate@stripes_sklearn",
+        "conditions@digits_cnn",
         "report@stripes",
     ],
 )

@@ -39,8 +39,8 @@ def _models(_root_: DictConfig) -> Any:
     try:
         content = _plain(config)
     except OmegaConfBaseException:
-        # Studies interpolate keys of their base: name its mistake, not that of the interpolation.
-        others = [str(key) for key in sections if key != "studies"]
+        # These interpolate keys of an experiment: name its mistake, not that of the interpolation.
+        others = [str(key) for key in sections if key not in ("studies", "conditions")]
         rules.check(_plain(OmegaConf.masked_copy(config, others)))
         rules.check_bases(_plain(config, resolve=False))
         raise

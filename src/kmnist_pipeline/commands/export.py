@@ -188,6 +188,7 @@ class _Crate:
                 "download": stage.item,
                 "preprocess": stage.item,
                 "evaluate": stage.params.get(f"models.{stage.item}", {}).get("dataset"),
+                "conditions": stage.params.get(f"conditions.{stage.item}", {}).get("dataset"),
                 "report": dataset,
             }.get(stage.kind)
             shows = ("data/", "figures/", "reports/")

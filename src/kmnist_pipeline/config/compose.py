@@ -28,7 +28,7 @@ def show(text: str, name: str) -> str:
     from omegaconf import OmegaConf
 
     cfg: Any = OmegaConf.create(text)
-    sections = ("datasets", "experiments", "studies", "reports")
+    sections = ("datasets", "experiments", "studies", "conditions", "reports")
     found = [f"# {s}.{name}\n{OmegaConf.to_yaml(cfg[s][name])}" for s in sections if name in cfg[s]]
     if not found:
         known = sorted({str(key) for section in sections for key in cfg[section]})

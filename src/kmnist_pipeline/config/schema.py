@@ -296,6 +296,20 @@ class Study(Node):
     seeds: list[Seed] | None
 
 
+class Conditions(Node):
+    """A model that is measured on pictures rendered from test images: see the stage `conditions`.
+
+    `images` test images are drawn with the `seed`, which also seeds the renderings.
+    """
+
+    model: str
+    images: Count
+    seed: Seed
+    dataset: str
+    report: str
+    family: str
+
+
 class Report(Node):
     """One page: the publication that it reproduces, and the dataset.
 
@@ -328,6 +342,7 @@ class Config(Node):
     datasets: dict[Name, Dataset] = Field({})
     experiments: dict[Name, Experiment] = Field({})
     studies: dict[Name, Study] = Field({})
+    conditions: dict[Name, Conditions] = Field({})
     reports: dict[Name, Report] = Field({})
     evaluation: Evaluation
     models: Any = None

@@ -23,6 +23,7 @@ from kmnist_pipeline.evidence import lineage, numbers, paths
 from kmnist_pipeline.reporting import jinja
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
+OTHERS = "conditions"  # and the one that some have
 
 
 def content(
@@ -44,7 +45,7 @@ def content(
     drawn = [root / paths.data_figures(about["dataset"]), figures / name]
     winners = {model["name"]: model["validation"].get("winner") for model in models}
     pictures = _pictures(figures, drawn, about["figures"], name, claims, winners)
-    origins = _origins([data, *(model[part] for model in models for part in NUMBERS)])
+    origins = _origins([data, *(m[part] for m in models for part in (*NUMBERS, OTHERS) if m[part])])
     origin_of = {origin["stage"]: origin for origin in origins}
     for picture in pictures:
         if (maker := picture["text"]["Stage"]) not in origin_of:
@@ -62,6 +63,7 @@ def content(
         "environments": _environments(models),
         "models": models,
         "pairs": _pairs([model for model in models if model["name"] in rank]),
+        "others": [model for model in models if model[OTHERS]],
         "routed": [model for model in models if "routing" in model["test"]],
         "pictures": pictures,
         "origins": origins,
@@ -148,12 +150,14 @@ def _model(folder: Path) -> dict[str, Any]:
     Raises UserError if a file was made for another model.
     """
     validation, test = (_read(folder / f"{part}.json") for part in NUMBERS)
-    for measured in (validation, test):
+    others = folder / f"{OTHERS}.json"
+    conditions = _read(others) if others.exists() else None
+    for measured in (validation, test, *([conditions] if conditions else [])):
         maker = measured["made_by"]["stage"]
         if maker.partition("@")[2] != folder.name:
             raise UserError(
                 f"{measured['origin']} was made by {maker}, not for {folder.name}: "
-                f"`dvc repro evaluate@{folder.name}` makes it again"
+                f"`dvc repro {maker.partition('@')[0]}@{folder.name}` makes it again"
             )
     scored = {trial["name"]: trial["seeds"]["accuracy"] for trial in test.get("trials", [])}
     trials = [
@@ -164,6 +168,7 @@ def _model(folder: Path) -> dict[str, Any]:
         "name": folder.name,
         "validation": validation,
         "test": test,
+        OTHERS: conditions,
         "trials": trials,
         "chosen": _chosen(validation["made_by"]["parameters"], len(trials)),
     }

@@ -34,6 +34,24 @@ MOST = 1000  # images of a request
 CONNECTIONS = 32  # at the same time
 
 
+Pixel = Annotated[int, Field(ge=0, le=255)]
+Row = Annotated[list[Pixel], Len(1), FailFast()]
+Image = Annotated[list[Row], Len(1), FailFast()]
+
+
+class Params(BaseModel, extra="forbid"):
+    """How the images of a request are used; as_is: without preparing them."""
+
+    as_is: bool = False
+
+
+class Images(BaseModel, extra="forbid"):
+    """The body of a request."""
+
+    inputs: Annotated[list[Image], Len(1, MOST), FailFast()]
+    params: Params = Params()
+
+
 def guarded(app: ASGIApp, names: list[str]) -> ASGIApp:
     """Refuse requests under other host names, and requests from pages of other origins.
 
@@ -59,23 +77,16 @@ def checked(model: PyFuncModel) -> FastAPI:
         route for route in app.routes if getattr(route, "path", "") != "/invocations"
     ]
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=LARGEST)
-    _, height, width = model.metadata.get_input_schema().inputs[0].shape
-    Pixel = Annotated[int, Field(ge=0, le=255)]
-    Row = Annotated[list[Pixel], Len(width, width), FailFast()]
-    Image = Annotated[list[Row], Len(height, height), FailFast()]
-
-    class Images(BaseModel, extra="forbid"):
-        inputs: Annotated[list[Image], Len(1, MOST), FailFast()]
 
     @app.post("/invocations")
     def answers(asked: Images) -> dict[str, Any]:
-        pixels = np.array(asked.inputs, np.uint8)
-        for number, image in enumerate(pixels):
-            if image.min() == image.max():
-                raise refused(f"inputs[{number}]: is blank: all its pixels are alike")
-        if pixels.max() == 1:
-            raise refused("inputs: no pixel is above 1; scale them to the white of the model")
-        table: Any = model.predict(pixels)
+        height, width = len(asked.inputs[0]), len(asked.inputs[0][0])
+        for number, image in enumerate(asked.inputs):
+            if len(image) != height or any(len(row) != width for row in image):
+                raise refused(
+                    f"inputs[{number}]: must be {height} rows of {width} numbers, as inputs[0] begins"
+                )
+        table: Any = model.predict(np.array(asked.inputs, np.uint8), asked.params.model_dump())
         return {"predictions": table.to_dict("records")}
 
     @app.exception_handler(RequestValidationError)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kmnist_pipeline.data import dataset, idx
+from kmnist_pipeline.data import dataset, idx, placement
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage, entrypoint
@@ -26,7 +26,7 @@ class DataError(UserError):
 
 
 def preprocess(stage: Stage, params: Parameters) -> None:
-    """Write the npz of images, labels and split, its counts, and the figures of the data."""
+    """Write the npz of images, labels and split, its numbers, and the figures of the data."""
     about = params["datasets"][stage.item]
     images, labels = read(Path(paths.raw(stage.item)), about)
     train, test = split(about, len(images))
@@ -44,7 +44,12 @@ def preprocess(stage: Stage, params: Parameters) -> None:
         for c, name in enumerate(names)
     }
     sizes = {"n": len(images), "n_train": len(train), "n_test": len(test)}
-    details = {**sizes, "per_class": per_class, "overlap": overlap(images, train, test)}
+    details = {
+        **sizes,
+        "per_class": per_class,
+        "overlap": overlap(images, train, test),
+        "placement": placement.measured(images[train] / np.float32(about["pixel_max"])),
+    }
     stage.write_details(paths.data_numbers(stage.item), details)
     with stage.directory(paths.data_figures(stage.item)) as folder:
         for name, caption, figure in figures(images, labels, train, counts, about):

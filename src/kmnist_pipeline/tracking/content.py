@@ -46,6 +46,7 @@ def of(record: Record) -> Content:
         "kfold-train": ("validation.json", _kfold_train),
         "tune": ("validation.json", _tune),
         "evaluate": ("test.json", _evaluate),
+        "conditions": ("conditions.json", _conditions),
         "report": ("claims.json", _report),
     }
     if record["kind"] in shows:
@@ -179,6 +180,13 @@ def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
             run.add(f"routing/{number}", content["routing"][number])
         for number in ("accepted", "review", "accuracy"):
             run.add(f"routing/test_{number}", content["routing"]["test"][number])
+
+
+def _conditions(run: Content, content: dict[str, Any], record: Record) -> None:
+    for row in content["conditions"]:
+        place = re.sub(r"\W+", "_", row["name"]).strip("_")
+        run.add(f"conditions/{place}_accuracy", row["accuracy"])
+        run.add(f"conditions/{place}_accepted_accuracy", row["accepted_accuracy"])
 
 
 def _report(run: Content, content: Any, record: Record) -> None:

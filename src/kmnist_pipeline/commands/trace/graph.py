@@ -20,6 +20,7 @@ COLOURS = {  # fill and line by the kind of a box
     "kfold-train": ("#e3f0fb", "#1c63a5"),
     "tune": ("#e3f0fb", "#1c63a5"),
     "evaluate": ("#efe9fa", "#6b45b0"),
+    "conditions": ("#efe9fa", "#6b45b0"),
     "report": ("#fbe6ec", "#ad2f56"),
     "exact": ("#ffffff", "#1b1f24"),
     "altered": ("#fff1e5", "#bc4c00"),
