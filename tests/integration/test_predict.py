@@ -619,7 +619,7 @@ def test_real_pictures_are_answered_and_doubted_ones_never_accepted(answering, i
         accepted = [row for row in of if row["decision"] == "accept"]
         if name in conditions.UNANSWERABLE:
             assert not accepted, name
-            assert all("review: " in row["prepared"] for row in of) or name == "two characters"
+            assert all("review: " in row["prepared"] for row in of) or "two" in name
         else:
             assert np.mean([row["label"] for row in of] == labels) > 0.85, name
             assert len(accepted) > 10, name

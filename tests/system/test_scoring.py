@@ -65,9 +65,7 @@ def test_whole_numbers_may_be_written_as_fractions(server, images):
 
 
 @pytest.mark.parametrize("as_is", [False, True])
-def test_sheets_are_prepared_and_blank_ones_doubted_as_predict_does_it(
-    as_is, made, server, images
-):
+def test_sheets_are_prepared_and_blank_ones_doubted_as_predict_does_it(as_is, made, server, images):
     sheets = 255 - 15 * images[:30]
     if not as_is:
         sheets = np.pad(sheets, ((0, 0), (9, 4), (3, 6)), constant_values=255)

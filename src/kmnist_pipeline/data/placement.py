@@ -1,8 +1,8 @@
 """How a dataset places its characters, and which forms they have.
 
 `preprocess` measures both on the training images. Prediction places the character of any picture in
-the same way, and does not accept an answer for a form that nearly no training image has. Images
-here are (N, H, W), with paper at 0 and the darkest ink near 1.
+the same way, and does not accept an answer for a form that nearly no training image has. Ink is
+(h, w) or (N, H, W), with paper at 0 and the darkest ink near 1.
 """
 
 from __future__ import annotations
@@ -11,37 +11,135 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 INK = 0.3  # a pixel above this share of the darkest ink is ink
-RARE = 0.01  # the share of training images whose form counts as unlike the others
+RARE = 0.01  # the share of training images that counts as unlike the others
+PAIRS = 1500  # two training images side by side, and as many one above the other
+GAP = 0.45  # at most between the two, as a share of the longer side of an image
+
+FEATURES = (
+    *("proportion", "amount of ink", "width of strokes", "sharpness of strokes"),
+    *("height of parts side by side", "ink of parts side by side"),
+    *("width of parts one above the other", "ink of parts one above the other"),
+)
+USUAL = ("size", "row", "column", "level")
+PARTS = slice(4, 8)  # of FEATURES
+
+Place = dict[str, Any]  # what `measured` returns
 
 
-def measured(images: np.ndarray) -> dict[str, Any]:
-    """The placement and the usual form of the characters of a dataset, from its training images.
+def measured(images: np.ndarray) -> Place:
+    """The placement and the usual form of the characters in images (N, H, W) from 0 to 1.
 
-    size: the longest side of the ink's box in pixels; centre: its row and column; centre_of: for
-    each of these two, whether it is of the box or of the mass, whichever differs less between
-    images; level: of the darkest ink; form: mean and inverse covariance of the features, and the
-    greatest usual distance.
+    dark_on_light: whether the ink is black and the paper white; size: the longest side of the ink's
+    box in pixels; centre: its row and column; centre_of: for each of these two, whether it is of
+    the box or of the mass, whichever differs less between images; level: of the darkest ink; usual:
+    the lowest and the highest usual value of what USUAL names; form: mean and inverse covariance of
+    the features, and the greatest usual distance; several: for two characters side by side, and one
+    above the other, the weights of the features in the linear discriminant that tells them from
+    one, and its greatest usual value.
     """
-    boxes = box(images)
-    points = {of: centre(images, boxes, (of, of)) for of in ("box", "mass")}
+    edge = np.concatenate([images[:, [0, -1]].ravel(), images[:, 1:-1, [0, -1]].ravel()])
+    dark_on_light = bool(edge.mean() > 0.5)
+    ink = 1 - images if dark_on_light else images
+    boxes = box(ink)
+    points = {of: centre(ink, boxes, (of, of)) for of in ("box", "mass")}
     spreads = {of: found.std(axis=0) for of, found in points.items()}
     of = [min(spreads, key=lambda name: spreads[name][axis]) for axis in (0, 1)]
-    found = np.stack(list(features(images).values()), axis=1)
-    # No covariance is 0: the digits have no character in two parts.
-    spread = np.cov(found.T) + 1e-4 * np.eye(found.shape[1])
-    form = {"mean": found.mean(axis=0), "precision": np.linalg.inv(spread) + 0.0}  # no -0.0
-    return {
-        "size": float(np.median(sides(boxes).max(axis=1))),
-        "centre": [float(np.median(points[kind][:, axis])) for axis, kind in enumerate(of)],
+    size, levels = sides(boxes).max(axis=1), [level(image) for image in ink]
+    row, column = (points[kind][:, axis] for axis, kind in enumerate(of))
+    place: Place = {
+        "dark_on_light": dark_on_light,
+        "size": float(np.median(size)),
+        "centre": [float(np.median(row)), float(np.median(column))],
         "centre_of": of,
-        "level": float(np.median([level(image) for image in images])),
-        "form": {
-            **{name: value.tolist() for name, value in form.items()},
-            "limit": float(np.quantile(distances(found, form), 1 - RARE)),
+        "level": float(np.median(levels)),
+        "usual": {
+            name: np.quantile(values, [RARE, 1 - RARE]).tolist()
+            for name, values in zip(USUAL, (size, row, column, levels), strict=True)
         },
     }
+    found = _features(ink)
+    mean, precision = found.mean(axis=0), np.linalg.inv(_spread(found))
+    limit = np.quantile(_distances(found, mean, precision), 1 - RARE)
+    place["form"] = {"mean": mean.tolist(), "precision": precision.tolist(), "limit": float(limit)}
+    rng = np.random.default_rng(0)
+    place["several"] = [_discriminant(found, _features(_pairs(ink, place, rng, k))) for k in (0, 1)]
+    return place
+
+
+def _spread(found: np.ndarray) -> np.ndarray:
+    """The covariance of features (N, F), none of which is constant: most digits have one part."""
+    return np.cov(found.T) + 1e-4 * np.eye(found.shape[1])
+
+
+def _discriminant(one: np.ndarray, two: np.ndarray) -> dict[str, Any]:
+    """Fisher's linear discriminant of two groups of features (N, F)."""
+    weights = np.linalg.solve(_spread(one) + _spread(two), two.mean(axis=0) - one.mean(axis=0))
+    return {"weights": weights.tolist(), "limit": float(np.quantile(one @ weights, 1 - RARE))}
+
+
+def _pairs(ink: np.ndarray, place: Place, rng: np.random.Generator, axis: int) -> np.ndarray:
+    """Two images at random each, with a gap along an axis, placed as one (PAIRS, H, W)."""
+    pairs = []
+    for one, two in rng.integers(len(ink), size=(PAIRS, 2)):
+        parts = [_cropped(ink[k]).swapaxes(0, axis) for k in (one, two)]
+        wide, room = max(part.shape[1] for part in parts), max(ink.shape[1:])
+        parts = [
+            np.pad(part, ((0, 0), ((wide - part.shape[1]) // 2, -((part.shape[1] - wide) // 2))))
+            for part in parts
+        ]
+        gap = np.zeros((rng.integers(1, max(1, round(GAP * room)), endpoint=True), wide))
+        both = np.concatenate([parts[0], gap, parts[1]]).swapaxes(0, axis)
+        pairs.append(levelled(placed(both, ink.shape[1:], place), place)[0])
+    return np.stack(pairs)
+
+
+def _cropped(ink: np.ndarray) -> np.ndarray:
+    top, left, bottom, right = box(ink[None])[0]
+    return ink[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))]
+
+
+def placed(ink: np.ndarray, shape: Sequence[int], place: Place) -> np.ndarray:
+    """The ink (h, w), scaled and moved to where the dataset has it, (H, W).
+
+    It is returned as it is if it has this shape and is placed as in most training images.
+    """
+    boxes = box(ink[None])
+    longest = sides(boxes)[0].max()
+    middle = centre(ink[None], boxes, place["centre_of"])[0]
+    found = zip(USUAL, (longest, *middle), strict=False)
+    if ink.shape == tuple(shape) and all(is_usual(place, *each) for each in found):
+        return ink
+    scale = place["size"] / longest
+    first = middle - np.asarray(place["centre"]) / scale  # of the part that fills the new image
+    if abs(longest - place["size"]) < 1:  # in the dataset's resolution: moved without a blur
+        scale, first = 1.0, np.rint(middle - place["centre"])
+    last = first + np.array(shape) / scale
+    room = [
+        (max(0, int(np.ceil(-low))), max(0, int(np.ceil(high - side))))
+        for low, high, side in zip(first, last, ink.shape, strict=True)
+    ]
+    around = Image.fromarray(np.pad(ink, room).astype(np.float32))
+    (top, left), (bottom, right) = (
+        [edge + pad[0] for edge, pad in zip(ends, room, strict=True)] for ends in (first, last)
+    )
+    window = (max(0, left), max(0, top), min(right, around.width), min(bottom, around.height))
+    way = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BILINEAR
+    return np.asarray(around.resize((shape[1], shape[0]), way, window), float)
+
+
+def is_usual(place: Place, name: str, value: float) -> bool:
+    """Whether most training images have about this value of what USUAL names."""
+    low, high = place["usual"][name]
+    return low <= value <= high
+
+
+def levelled(ink: np.ndarray, place: Place) -> tuple[np.ndarray, float]:
+    """The ink as strong as in the dataset, and how many times as strong as before it is."""
+    gain = place["level"] / level(ink)
+    return np.clip(ink * gain, 0, 1), gain
 
 
 def level(image: np.ndarray) -> float:
@@ -83,32 +181,37 @@ def centre(images: np.ndarray, boxes: np.ndarray, of: Sequence[str]) -> np.ndarr
     return found
 
 
-def features(images: np.ndarray) -> dict[str, np.ndarray]:
-    """What describes the form of characters: values (N,) by name.
+def _features(images: np.ndarray) -> np.ndarray:
+    """What describes the form of characters (N, F), in the order of FEATURES.
 
-    proportion: of width to height; fill: the ink in the square of the longest side; stroke: the
-    mean width of strokes; edge: the share of ink that is neither dark nor light; columns, rows: how
-    much the character looks like two side by side, or one above the other.
+    The logarithms of width by height, of the ink in the square of the longest side, and of the mean
+    width of strokes; the share of ink that is neither dark nor light; then, for the parts beside
+    the widest empty column, and for those beside the widest empty row, how high the lower one is
+    and how much ink the lighter one has.
     """
     height, width = np.maximum(sides(box(images)), 1).T
     ink = images > INK
     area = np.maximum(ink.sum(axis=(1, 2)), 1)
     padded = np.pad(ink, ((0, 0), (1, 1), (1, 1)))
     outline = sum((np.diff(padded, axis=axis)).sum(axis=(1, 2)) for axis in (1, 2))
-    return {
-        "proportion": np.log(width / height),
-        "fill": np.log(0.01 + images.sum(axis=(1, 2)) / np.maximum(height, width) ** 2),
-        "stroke": np.log(2 * area / np.maximum(outline, 1)),
-        "edge": 1 - (images > 1 - INK).sum(axis=(1, 2)) / area,
-        "columns": _parts(ink) * width / height,
-        "rows": _parts(ink.transpose(0, 2, 1)) * height / width,
-    }
+    beside, above = _parts(ink), _parts(ink.transpose(0, 2, 1))
+    found = (
+        np.log(width / height),
+        np.log(0.01 + images.sum(axis=(1, 2)) / np.maximum(height, width) ** 2),
+        np.log(2 * area / np.maximum(outline, 1)),
+        1 - (images > 1 - INK).sum(axis=(1, 2)) / area,
+        beside[0] * width / height,
+        beside[1],
+        above[0] * height / width,
+        above[1],
+    )
+    return np.stack(found, axis=1)
 
 
 def _parts(ink: np.ndarray) -> np.ndarray:
-    """The height of the lower of two parts beside the widest gap, as a share of the whole (N,).
+    """Of the two parts beside the widest gap, the height of the lower and the ink of the lighter.
 
-    0 if there is no empty column between columns with ink.
+    Both as shares of the whole (2, N); 0 if there is no empty column between columns with ink.
     """
     columns = np.asarray(ink.any(axis=1))
     widest, at, run = (np.zeros(len(ink), int) for _ in range(3))
@@ -119,9 +222,11 @@ def _parts(ink: np.ndarray) -> np.ndarray:
         run = np.where(filled, 0, run + 1)
         begun |= filled
     right = np.arange(columns.shape[1]) >= at[:, None]
-    heights = [_extent(np.asarray((ink & side[:, None]).any(axis=2))) for side in (~right, right)]
-    lower = np.minimum(*heights) / np.maximum(_extent(np.asarray(ink.any(axis=2))), 1)
-    return np.where(widest > 0, lower, 0.0)
+    one, other, both = (
+        np.stack([_extent(np.asarray(part.any(axis=2))), part.sum(axis=(1, 2))])
+        for part in (ink & ~right[:, None], ink & right[:, None], ink)
+    )
+    return np.where(widest > 0, np.minimum(one, other) / np.maximum(both, 1), 0.0)
 
 
 def _extent(lines: np.ndarray) -> np.ndarray:
@@ -130,21 +235,20 @@ def _extent(lines: np.ndarray) -> np.ndarray:
     return np.where(lines.any(axis=1), length, 0)
 
 
-def distances(found: np.ndarray, form: dict[str, Any]) -> np.ndarray:
+def _distances(found: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> np.ndarray:
     """Mahalanobis distances (N,) of features (N, F) from those of the training images."""
-    apart = found - np.asarray(form["mean"])
-    squares = np.einsum("ni,ij,nj->n", apart, np.asarray(form["precision"]), apart)
-    return np.sqrt(np.maximum(squares, 0))
+    apart = found - mean
+    return np.sqrt(np.maximum(np.einsum("ni,ij,nj->n", apart, precision, apart), 0))
 
 
-def unusual(image: np.ndarray, form: dict[str, Any]) -> str | None:
-    """The feature that sets one image (H, W) apart from the training images; None if it is usual.
-
-    form: that of `measured`.
-    """
-    by_name = features(image[None])
-    found = np.stack(list(by_name.values()), axis=1)
-    if distances(found, form)[0] <= form["limit"]:
+def doubt(ink: np.ndarray, place: Place) -> str | None:
+    """Why ink (H, W) may be no character of the dataset; None if it looks like one."""
+    found = _features(ink[None])[0]
+    several = any(found @ each["weights"] > each["limit"] for each in place["several"])
+    if several and found[PARTS].any():
+        return "several characters"
+    mean, precision = (np.asarray(place["form"][name]) for name in ("mean", "precision"))
+    if not several and _distances(found[None], mean, precision)[0] <= place["form"]["limit"]:
         return None
-    apart = np.abs(found[0] - form["mean"]) * np.sqrt(np.diag(form["precision"]))
-    return list(by_name)[int(apart.argmax())]
+    apart = np.abs(found - mean) * np.sqrt(np.diag(precision))
+    return f"unlike the training images ({FEATURES[int(apart.argmax())]})"

@@ -162,6 +162,21 @@ def _two(drawing: np.ndarray, rng: Random) -> np.ndarray:
     return 1 - _margin(np.concatenate([large, gap, other], axis=1), 0.2)
 
 
+def _two_above(drawing: np.ndarray, rng: Random) -> np.ndarray:
+    return _two(drawing.T, rng).T
+
+
+def _scribble(drawing: np.ndarray, rng: Random) -> np.ndarray:
+    """Two to five curves at random, about as thick as strokes."""
+    away = np.ones_like(_large(drawing))
+    t = np.linspace(0, 1, 4 * SIDE)[:, None]
+    for _ in range(rng.integers(2, 6)):
+        a, b, c, d = rng.uniform(0.1, 0.9, (4, 2)) * away.shape
+        curve = (1 - t) ** 3 * a + 3 * t * (1 - t) ** 2 * b + 3 * t**2 * (1 - t) * c + t**3 * d
+        away[tuple(curve.astype(int).T)] = 0
+    return _written(rng, ndimage.distance_transform_edt(away) < rng.uniform(2, 5), 0.95, 0.15, 0.01)
+
+
 def _lined(drawing: np.ndarray, rng: Random) -> np.ndarray:
     box = np.pad(np.pad(_large(drawing), 8), 2, constant_values=1)
     return _written(rng, np.pad(box, 8), 0.95, 0.15, 0.01)
@@ -192,7 +207,9 @@ CONDITIONS: dict[str, Render] = {
 }
 # No answer to these can be right, so none should be accepted.
 UNANSWERABLE: dict[str, Render] = {
-    "two characters": _two,
+    "two characters side by side": _two,
+    "two characters one above the other": _two_above,
     "a line around it": _lined,
     "empty paper": _empty,
+    "a scribble": _scribble,
 }

@@ -33,7 +33,7 @@ SHOWN = 0.1  # paper and ink that change by more than this are said
 
 @dataclass(frozen=True)
 class Form:
-    """The form of a model's images: white on black, their shape, the value of white, the placement.
+    """The form of a model's images: their shape, the value of white, the placement of characters.
 
     placement: see `placement.measured`.
     """
@@ -43,7 +43,8 @@ class Form:
     placement: dict[str, Any]
 
     def __str__(self) -> str:
-        return f"{self.shape[0]}x{self.shape[1]}, white on black, 0 to {self.pixel_max}"
+        ink = "black on white" if self.placement["dark_on_light"] else "white on black"
+        return f"{self.shape[0]}x{self.shape[1]}, {ink}, 0 to {self.pixel_max}"
 
 
 def white(pictures: np.ndarray, form: Form) -> int:
@@ -91,19 +92,30 @@ def prepare(picture: np.ndarray, form: Form) -> Prepared:
     if doubt:
         steps.append("the line around the character removed")
     # The pale pixels beside a stroke belong to it.
-    near = ndimage.binary_dilation(mask, iterations=1 + max(mask.shape) // 100)
+    near = ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=1 + max(mask.shape) // 100)
     clean = np.where(near, np.maximum(ink - noise / 2, 0), 0)
-    dark = placement.level(clean)
-    pixels = placed(clean / dark, form, steps)
-    gain = form.placement["level"] / placement.level(pixels)
-    pixels = np.clip(pixels * gain, 0, 1)
+    pixels = _placed(clean, form, steps)
+    unlike = placement.doubt(pixels, form.placement)
+    if form.placement["dark_on_light"]:
+        pixels = 1 - pixels
+    whole = np.rint(pixels * form.pixel_max).astype(np.uint8)
+    return Prepared(whole, tuple(steps), doubt or unlike)
+
+
+def _placed(ink: np.ndarray, form: Form, steps: list[str]) -> np.ndarray:
+    """The ink (h, w) where the dataset has it (H, W), and as strong."""
+    dark = placement.level(ink)
+    even = ink / dark
+    moved = placement.placed(even, form.shape, form.placement)
+    if moved is even and placement.is_usual(form.placement, "level", dark):
+        return ink
+    if moved is not even:
+        tall, wide = placement.sides(placement.box(even[None]))[0]
+        steps.append(f"ink of {wide:.0f}x{tall:.0f} placed in {form.shape[1]}x{form.shape[0]}")
+    pixels, gain = placement.levelled(moved, form.placement)
     if abs(np.log(gain / dark)) > SHOWN:
         steps.append(f"ink made {gain / dark:.1f} times as strong")
-    if doubt is None and (feature := placement.unusual(pixels, form.placement["form"])):
-        several = feature in ("columns", "rows")
-        doubt = "several characters" if several else f"unlike the training images ({feature})"
-    whole = np.rint(pixels * form.pixel_max).astype(np.uint8)
-    return Prepared(whole, tuple(steps), doubt)
+    return pixels
 
 
 def _reduced(picture: np.ndarray, steps: list[str]) -> np.ndarray:
@@ -211,32 +223,3 @@ def without_line(mask: np.ndarray) -> tuple[np.ndarray, str | None]:
         return mask, None
     inside = mask & (labels != largest.label)
     return (inside if inside.any() else mask), "a line around the character"
-
-
-def placed(ink: np.ndarray, form: Form, steps: list[str]) -> np.ndarray:
-    """The ink, scaled and moved to where the dataset has it."""
-    place, (height, width) = form.placement, form.shape
-    boxes = placement.box(ink[None])
-    tall, wide = placement.sides(boxes)[0]
-    scale = place["size"] / max(tall, wide)
-    # A picture in the dataset's resolution is not blurred: it is only moved, by whole pixels.
-    native = abs(max(tall, wide) - place["size"]) < 1
-    middle = placement.centre(ink[None], boxes, place["centre_of"])[0]
-    first = middle - np.asarray(place["centre"]) / scale  # of the part that fills the new image
-    if native:
-        scale, first = 1.0, np.rint(middle - place["centre"])
-    last = first + np.array(form.shape) / scale
-    if ink.shape == form.shape and scale == 1 and not first.any():
-        return ink
-    room = [
-        (max(0, int(np.ceil(-low))), max(0, int(np.ceil(high - side))))
-        for low, high, side in zip(first, last, ink.shape, strict=True)
-    ]
-    around = Image.fromarray(np.pad(ink, room).astype(np.float32))
-    (top, left), (bottom, right) = (
-        [edge + pad[0] for edge, pad in zip(ends, room, strict=True)] for ends in (first, last)
-    )
-    window = (max(0, left), max(0, top), min(right, around.width), min(bottom, around.height))
-    steps.append(f"ink of {wide:.0f}x{tall:.0f} placed in {width}x{height}")
-    way = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BILINEAR
-    return np.asarray(around.resize((width, height), way, window), float)

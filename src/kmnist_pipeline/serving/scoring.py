@@ -83,9 +83,8 @@ def checked(model: PyFuncModel) -> FastAPI:
         height, width = len(asked.inputs[0]), len(asked.inputs[0][0])
         for number, image in enumerate(asked.inputs):
             if len(image) != height or any(len(row) != width for row in image):
-                raise refused(
-                    f"inputs[{number}]: must be {height} rows of {width} numbers, as inputs[0] begins"
-                )
+                size = f"{height} rows of {width} numbers, as inputs[0] begins"
+                raise refused(f"inputs[{number}]: must be {size}")
         table: Any = model.predict(np.array(asked.inputs, np.uint8), asked.params.model_dump())
         return {"predictions": table.to_dict("records")}
 

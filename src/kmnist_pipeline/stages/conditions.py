@@ -39,6 +39,8 @@ def conditions(stage: Stage, params: dict[str, Any]) -> None:
     rows = np.random.default_rng(settings["seed"]).permutation(len(test))[: settings["images"]]
     chosen = test.take(rows)
     drawings = chosen.pixels / np.float32(about["pixel_max"])
+    if placement["dark_on_light"]:
+        drawings = 1 - drawings
 
     def measured(pixels: np.ndarray, doubts: list[str | None]) -> dict[str, Any]:
         answers = classifier.answers(pixels, doubts)
@@ -53,7 +55,8 @@ def conditions(stage: Stage, params: dict[str, Any]) -> None:
         prepared = [character.prepare(picture, classifier.form) for picture in drawn]
         doubts = [each.doubt for each in prepared]
         result = measured(np.stack([each.pixels for each in prepared]), doubts)
-        result["doubts"] = dict(Counter(doubt for doubt in doubts if doubt))
+        kinds = (doubt.partition(" (")[0] for doubt in doubts if doubt)
+        result["doubts"] = dict(Counter(kinds))
         if condition in renderings.CONDITIONS:
             results.append({"name": condition, **result})
         else:
