@@ -19,7 +19,7 @@ from kmnist_pipeline.serving import character
 from kmnist_pipeline.serving.classifier import Classifier
 
 LIBRARIES = ("numpy", "scipy", "scikit-image", "matplotlib", "pillow")
-SHOWN = 4  # pictures of each condition in the figure
+SHOWN = 3  # pictures of each condition in the figure
 
 
 def conditions(stage: Stage, params: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ def conditions(stage: Stage, params: dict[str, Any]) -> None:
     figure = canvas.tiles(np.stack(shown), SHOWN, row_titles=titles, gap=8)
     canvas.sign(figure, stage.item)
     caption = (
-        f"{stage.item} on {name}: four test images rendered under each condition, and beside each "
+        f"{stage.item} on {name}: three test images rendered under each condition, and beside each "
         "picture what the model gets."
     )
     content = canvas.png_bytes(figure, stage.png_text(caption, settings))
