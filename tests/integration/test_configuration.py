@@ -74,8 +74,9 @@ def test_files_that_the_menu_does_not_lead_to_are_pointed_out(conf, capsys):
     assert said.startswith("note: conf/config.yaml leads to none of these files of conf/: ")
     for file in ("experiment/digits_cnn.yaml", "claims/mine.csv"):
         assert file in said
-    for used in ("shared", "base", "none.csv", "digits_softmax", "model/", "protocol", "kmnist_linear"):
-        assert used not in said
+    used = ("shared", "base", "none.csv", "digits_softmax", "model/", "protocol", "kmnist_linear")
+    for each in used:
+        assert each not in said
 
 
 def test_show_prints_one_experiment(conf, capsys):
@@ -277,6 +278,10 @@ NONE_LEFT = {"act": "add", "says": "none", "settings": ["trainer.epochs"], "amou
 CNN, GRID = "experiments.digits_cnn", "studies.digits_cnn_grid"
 SKLEARN = "experiments.digits_sklearn_logistic"
 SUSPECTS, LOOP = "suspects.digits", "loops.digits"
+OTHERS = "conditions.digits_cnn"
+OF_SOFTMAX = {
+    **CONTENT["conditions"]["digits_cnn"], "model": "digits_softmax", "family": "linear",
+}  # fmt: skip
 
 
 def unvalidated(experiment: str = SOFTMAX, **trainer: Any) -> dict:
@@ -351,6 +356,10 @@ REFUSED = [
     (f"{LOOP}.trainer.schedule", "constant", "=constant: there is no such key; known keys: "),
     (f"{LOOP}.model.kind", "logistic", "=logistic: must be softmax, unless there are two classes"),
     (f"{LOOP}.optimizer", None, "=null: must be a map of name, lr, batch_size"),
+    (f"{OTHERS}.model", "digits_softmax", "=digits_softmax: must be one of digits_cnn"),
+    (f"{OTHERS}.dataset", "kmnist", "=kmnist: must be one of digits"),
+    (f"{OTHERS}.images", 0, "=0: must be at least 1"),
+    ("conditions.digits_softmax", OF_SOFTMAX, ".model=digits_softmax: must be a network with vali"),
     (f"{SKLEARN}.optimizer", {"lr": 1, "batch_size": 1}, ": must be null: sklearn has its own"),
     (f"{SKLEARN}.trainer.epochs", 2, "=2: there is no such key; known keys: precision"),
     (f"{CNN}.trainer.precision", "float64", "=float64: must be one of float32, bfloat16"),

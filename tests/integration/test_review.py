@@ -21,6 +21,7 @@ from kmnist_pipeline.data import dataset, reviews
 from kmnist_pipeline.data.reviews import EXCLUDED, Review
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.serving import queues
+from kmnist_pipeline.serving.character import Prepared
 from kmnist_pipeline.serving.queues import Queue
 from kmnist_pipeline.serving.reviewing import ChangedError, Decisions
 
@@ -343,7 +344,7 @@ def test_images_of_a_model_of_some_classes_have_all_probabilities(here: Project)
             return np.tile([0.25, 0.75], (len(pixels), 1))
 
     collected = queues.Collected(OfTwo(), 10)  # type: ignore[arg-type]
-    picture = queues.Picture("a", np.eye(8, dtype=np.uint8), "")
+    picture = queues.Picture("a", np.zeros((1, 1, 3)), Prepared(np.eye(8, dtype=np.uint8)))
     collected([picture], [{"decision": None}])
     assert collected.add() == "1 new images of digits wait for review"
     ((item, routed),) = queues._read(Path(".kmnist/review/digits.npz"))

@@ -11,7 +11,9 @@ from PIL import Image
 SHAPE = (12, 10)
 
 
-def stripes(labels: Sequence[int], shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
+def stripes(
+    labels: Sequence[int] | np.ndarray, shape: tuple[int, ...] = SHAPE, seed: int = 0
+) -> np.ndarray:
     """Noisy stripes, one image a label, uint8 of `shape`; a label gives the direction."""
     rng = np.random.default_rng(seed)
     y, x = np.indices(shape[:2])

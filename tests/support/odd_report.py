@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kmnist_pipeline.evaluation import acceptance
 from kmnist_pipeline.evidence import numbers
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import models as model_figures
@@ -42,6 +43,15 @@ LOOP: dict[str, Any] = {
         }} for count, high, low in ((10, 0.5, 0.5), (20, 0.7, 0.6))
     ],
 }  # fmt: skip
+CONDITIONS: dict[str, Any] = {
+    "promise": 0.995,
+    "conditions": [
+        {"name": "clean", **acceptance.outcome_of(200, 190, 100, 100, 0.995)},
+        {"name": "a <dark> sheet", **acceptance.outcome_of(200, 150, 80, 60, 0.995)},
+        {"name": "torn", **acceptance.outcome_of(200, 20, 0, 0, 0.995)},
+    ],
+    "unanswerable": [{"name": "two | three", "n": 200, "accepted": 7, "doubts": {"several": 193}}],
+}
 VERDICTS = ("exact", "reproduced", "differs", "inconclusive", "beaten", "missed", "context")
 MODELS = ("model", "another_model_with_a_long_name")
 
@@ -65,6 +75,8 @@ def content(folder: Path) -> dict[str, Any]:
             **score, "accuracy": 0.5, "n": 20, "correct": 10, "seeds": seeds, "right": "ffc000",
             "per_class": dict.fromkeys(NAMES, score), "corrected": CORRECTED,
         })  # fmt: skip
+        if name == MODELS[0]:
+            write(metrics / name / "conditions.json", f"conditions@{name}", CONDITIONS)
         drawn = folder / "figures/odd" / name
         drawn.mkdir(parents=True)
         text = {"Caption": CAPTION, "Stage": stage, "Lineage": "c" * 64, "Data": '{"x": "d"}'}

@@ -267,6 +267,7 @@ def by_hand(extended: Extended, tmp_path_factory: pytest.TempPathFactory) -> ByH
         "evaluate@stripes_sklearn",
         "suspects@digits",
         "loop@digits",
+        "conditions@digits_cnn",
         "report@stripes",
     ],
 )

@@ -28,7 +28,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import locks
-from kmnist_pipeline.serving import candidates, predict, registry, scoring
+from kmnist_pipeline.serving import candidates, character, predict, registry, scoring
 from kmnist_pipeline.tracking.store import connect
 
 SOFTMAX, GRID = "digits_softmax", "digits_softmax_grid"
@@ -110,7 +110,7 @@ def test_a_version_stands_alone(promoted, here):
     assert "__pycache__" not in {path.parent.name for path in files}
     about = yaml.safe_load((files_of(version) / "MLmodel").read_text())
     assert about["metadata"] == {"kmnist.lineage": key_of(SOFTMAX)}
-    assert json.loads(about["signature"]["inputs"])[0]["tensor-spec"]["shape"] == [-1, 8, 8]
+    assert json.loads(about["signature"]["inputs"])[0]["tensor-spec"]["shape"] == [-1, -1, -1]
     weights = files_of(version) / "artifacts/bundle/model.safetensors"
     assert lineage.digest(weights) == lineage.digest(Path(f"models/{SOFTMAX}.safetensors"))
     requirements = (files_of(version) / "requirements.txt").read_text()
@@ -311,9 +311,12 @@ import mlflow.pyfunc, numpy as np
 model = mlflow.pyfunc.load_model(sys.argv[1])
 with np.load(sys.argv[2]) as arrays:
     model.predict(arrays["images"][:1])
-    table = model.predict(arrays["images"][:20])
+    table = model.predict(arrays["images"][:20], params={"as_is": True})
+    sheets = np.pad(255 - 15 * arrays["images"][:20], ((0, 0), (9, 4), (3, 6)), constant_values=255)
+    placed = model.predict(sheets)
 files = [m.__file__ for n, m in sys.modules.items() if n.startswith("kmnist_pipeline")]
-print(json.dumps({"rows": table.to_dict("records"), "files": files}))
+placed = placed.to_dict("records")
+print(json.dumps({"rows": table.to_dict("records"), "placed": placed, "files": files}))
 """
 
 
@@ -329,13 +332,22 @@ def test_a_version_brings_its_own_code(promoted, made, here, tmp_path):
     assert done.stderr.count("to about six digits") == 1
     assert len(used["files"]) > 5
     assert all(Path(file).is_relative_to(place / "code") for file in used["files"])
+    classifier = predict.choose(SOFTMAX, "")[0]
     with np.load(data) as arrays:
-        expected = predict.choose(SOFTMAX, "")[0].answers(arrays["images"][:20])
-    for row, answer in zip(used["rows"], expected, strict=True):
-        assert row == {
-            name: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
-            for name, value in vars(answer).items()
-        }
+        images = arrays["images"][:20]
+    sheets = np.pad(255 - 15 * images, ((0, 0), (9, 4), (3, 6)), constant_values=255)
+    prepared = [character.prepare(sheet / 255, classifier.form) for sheet in sheets]
+    pixels, doubts = np.stack([p.pixels for p in prepared]), [p.doubt for p in prepared]
+    assert "inverted" in prepared[0].steps
+    for rows, answers, said in (
+        (used["rows"], classifier.answers(images), [""] * 20),
+        (used["placed"], classifier.answers(pixels, doubts), list(map(str, prepared))),
+    ):
+        for row, answer, text in zip(rows, answers, said, strict=True):
+            assert row == {"prepared": text} | {
+                name: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
+                for name, value in vars(answer).items()
+            }
 
 
 def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
@@ -352,9 +364,10 @@ def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
     with serving(made, "digits", MLFLOW_TRACKING_URI=server.uri) as served:
         with np.load("data/processed/digits.npz") as arrays:
             images = arrays["images"][:3]
-        status, answer = served.ask(images.tolist())
+        status, answer = served.ask(images.tolist(), True)
         expected = predict.choose(SOFTMAX, "")[0].answers(images)
-        assert (status, answer["predictions"]) == (200, [vars(one) for one in expected])
+        rows = [{**vars(one), "prepared": ""} for one in expected]
+        assert (status, answer["predictions"]) == (200, rows)
         own, port = f"127.0.0.1:{served.port}", served.port
         for header, status in (
             ({"Host": "evil.example"}, 403),
@@ -362,7 +375,7 @@ def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
             ({"Origin": "http://evil.example"}, 403),
             ({"Origin": f"http://{own}"}, 200),
         ):
-            assert served.ask(images.tolist(), **header)[0] == status
+            assert served.ask(images.tolist(), True, **header)[0] == status
         with pytest.raises(OSError, match="refused"), socket.socket() as elsewhere:
             elsewhere.connect(("127.0.0.2", port))  # which a server on all addresses would answer
     assert f"{SOFTMAX}, version 1 of digits: http://127.0.0.1:{port}/invocations" in served.output

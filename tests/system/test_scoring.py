@@ -17,7 +17,7 @@ import pytest
 from support.project import Project, copied
 from support.scoring import Scoring, serving
 
-from kmnist_pipeline.serving import inputs, scoring
+from kmnist_pipeline.serving import scoring
 
 TIMEOUT = 5  # seconds
 
@@ -64,28 +64,36 @@ def test_whole_numbers_may_be_written_as_fractions(scorer, pictures):
     assert scorer.ask(pictures[:9].astype(float).tolist()) == scorer.ask(pictures[:9].tolist())
 
 
-def test_a_blank_image_is_refused_in_the_words_of_predict(scorer, pictures, tmp_path):
-    blank = pictures[:3].copy()
-    blank[1] = 7
-    status, answer = scorer.ask(blank.tolist())
-    np.savez(tmp_path / "blank.npz", blank)
-    faults: list[str] = []
-    form = inputs.Form((8, 8), 16)
-    list(
-        inputs.read([str(tmp_path / "blank.npz")], form, lambda _, problem: faults.append(problem))
-    )
-    assert (status, answer["message"]) == (400, f"inputs[1]: {faults[0]}")
+@pytest.mark.parametrize("as_is", [False, True])
+def test_sheets_are_prepared_and_blank_ones_doubted_as_predict_does_it(
+    as_is, owner, scorer, pictures
+):
+    sheets = 255 - 15 * pictures[:30]
+    if not as_is:
+        sheets = np.pad(sheets, ((0, 0), (9, 4), (3, 6)), constant_values=255)
+    sheets[7] = 200
+    status, answer = scorer.ask(sheets.tolist(), as_is)
+    np.savez(owner.folder / "sheets.npz", sheets)
+    command = ["kmnist", "predict", "sheets.npz", "--dataset", "digits", "--output", "json"]
+    rows = json.loads(owner.run(*command, *["--as-is"] * as_is).stdout)
+    assert status == 200 and len(rows) == 30
+    for one, row in zip(answer["predictions"], rows, strict=True):
+        assert {**one, "probability": float(f"{one['probability']:.6g}")} == {
+            name: row[name] for name in one
+        }
+    assert rows[7]["prepared"] == "review: no character"
+    assert ("inverted" in rows[0]["prepared"]) == (not as_is)
 
 
 WRONG: dict[str, tuple[Any, str]] = {
     "fractions": ([[[0.5] * 8] * 8], "[0][0][0]: Input should be a valid integer, got a number"),
-    "a mask": ([[[0] * 7 + [1]] * 8], "no pixel is above 1"),
     "negative": ([[[-1] * 8] * 8], "[0][0][0]: Input should be greater than or equal to 0"),
     "no byte": ([[[256] * 8] * 8], "[0][0][0]: Input should be less than or equal to 255"),
-    "above the white": ([[[0] * 7 + [17]] * 8], "the white of this model is 16, but a pixel is 17"),
     "not a number": ([[[float("nan")] * 8] * 8], "[0][0][0]: Input should be a finite number"),
-    "too few rows": ([[[1] * 8] * 7], "[0]: List should have at least 8 items"),
-    "too long a row": ([[[1] * 8] * 7 + [[1] * 9]], "[0][7]: List should have at most 8 items"),
+    "no rows": ([[]], "[0]: List should have at least 1 item"),
+    "an empty row": ([[[]]], "[0][0]: List should have at least 1 item"),
+    "too long a row": ([[[1] * 8] * 7 + [[1] * 9]], "inputs[0]: must be 8 rows of 8 numbers, as "),
+    "another size": ([[[1] * 8] * 8, [[1] * 8] * 7], "inputs[1]: must be 8 rows of 8 numbers, as "),
     "one image": ([[1] * 8] * 8, "[0][0]: Input should be a valid list"),
     "no image": ([], "List should have at least 1 item"),
     "many images": (
@@ -106,12 +114,19 @@ def test_wrong_images_are_refused_with_their_place(what, scorer):
     assert len(answer["message"]) < 200  # the images are not repeated
 
 
+def test_another_size_as_it_is_is_refused(server):
+    status, answer = server.ask([[[1] * 9] * 9], as_is=True)
+    assert status == 400
+    assert "must be 8x8, white on black, 0 to 16, but this one is 9x9" in answer["message"]
+
+
 @pytest.mark.parametrize(
     "body",
     [
         b"", b"{", b"[]", b"null", b"\xff", b'{"\\ud800": 1}', b"[" * 100_000,
         b'{"inputs": ' + b"[" * 100_000, b'{"inputs": [[[' + b"9" * 5000 + b"]]]}",
         b'{"instances": []}', b'{"inputs": [], "params": {}}',
+        b'{"inputs": [[[1]]], "params": {"as": true}}', b'{"inputs": [[[1]]], "params": []}',
     ],
 )  # fmt: skip
 def test_a_wrong_body_is_refused(body, scorer):

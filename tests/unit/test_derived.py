@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import odd_report
 
 from kmnist_pipeline.commands import derived
 from kmnist_pipeline.evaluation import metrics
+from kmnist_pipeline.evidence import numbers, outs
 from kmnist_pipeline.repository.locks import LockedStage
 
 LOOP = {
@@ -71,3 +76,32 @@ def test_altered_counts_means_and_saved_labels_of_reviewing_are_found(tmp_path, 
         file.write_text(text.replace(old, new, 1))
         (found,) = derived.contradictions([stage], {}).values()
         assert part in found[0].name
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "follows"),
+    [
+        ("accuracy", 0.76, "0.75"),
+        ("accepted_accuracy", 0.99, "0.75"),
+        ("keeps", True, "0.0"),
+        ("correct", 151, None),  # then the accuracy does not follow
+        (None, None, None),
+    ],
+)
+def test_rates_under_other_conditions_follow_from_counts(tmp_path, key, value, follows):
+    content = copy.deepcopy(odd_report.CONDITIONS)
+    if key:
+        content["conditions"][1][key] = value
+    path = tmp_path / "conditions.json"
+    path.write_bytes(outs.json_bytes(numbers.encode({"made_by": {}, **content})))
+    assert json.loads(path.read_bytes())
+    stage: Any = SimpleNamespace(outs={str(path): ""})
+    found = list(derived._of_conditions(stage, {}))
+    if key is None:
+        assert not found
+    elif follows:
+        assert found == [
+            f"{path}: a <dark> sheet.{key} is {value}, but {follows} follows from the rest"
+        ]
+    else:
+        assert len(found) == 1 and "a <dark> sheet.accuracy is 0.75" in found[0]

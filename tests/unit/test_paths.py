@@ -33,6 +33,15 @@ def of_report(kind: str, name: str) -> set[str]:
     }[kind]
 
 
+def of_model(kind: str, name: str) -> set[str]:
+    report = PARAMS["models"][name]["report"]
+    if kind == "conditions":
+        figure = f"{paths.figures(report, kind)}/{name}.png"
+        return {paths.numbers(report, name, "conditions.json"), figure}
+    test = paths.numbers(report, name, "test.json")
+    return {paths.predictions(name), paths.figures(report, name), *with_details(test)}
+
+
 def outs_of(kind: str, name: str) -> set[str]:
     match kind:
         case "download":
@@ -45,10 +54,8 @@ def outs_of(kind: str, name: str) -> set[str]:
             about = PARAMS["studies"][name]
             trials = paths.numbers(about["report"], name, "trials.csv")
             return of_training(name, about) | {trials}
-        case "evaluate":
-            report = PARAMS["models"][name]["report"]
-            test = paths.numbers(report, name, "test.json")
-            return {paths.predictions(name), paths.figures(report, name), *with_details(test)}
+        case "evaluate" | "conditions":
+            return of_model(kind, name)
         case "suspects" | "loop" | "readings" | "faults" | "report":
             return of_report(kind, name)
     raise AssertionError(f"{kind}@{name} is not known here")

@@ -124,3 +124,25 @@ def test_a_figure_on_the_page_has_the_same_pixels_in_fewer_bytes(content: dict) 
     with Image.open(io.BytesIO(embedded)) as shown, Image.open(first["path"]) as drawn:
         assert shown.convert("RGB").tobytes() == drawn.convert("RGB").tobytes()
         assert first["width"] == drawn.width
+
+
+def test_other_conditions_are_shown_against_the_clean_images(content: dict) -> None:
+    """Each count, rate, interval and verdict; only of the model that was measured."""
+    rows = {
+        "clean": ["190 / 200", "0.9500", "+0.0 %", "100 / 200", "1.0000", "kept within"],
+        "a <dark> sheet": ["150 / 200", "0.7500", "-20.0 %", "80 / 200", "0.7500", "not kept"],
+        "torn": ["20 / 200", "0.1000", "-85.0 %", "0 / 200", "–", "kept within"],
+        "two | three": ["7 / 200", "several: 193"],
+    }
+    shown = Elements(page.html(content)).texts("tr")
+    text = page.markdown(content)
+    for name, values in rows.items():
+        (row,) = (row for row in shown if row.strip().startswith(name))
+        assert all(value in row for value in values), row
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {plain(name)} |"))
+        assert all(value in line for value in values), line
+    assert text.count("## Other pictures: `model`") == text.count("## Other pictures") == 1
+
+
+def plain(name: str) -> str:
+    return name.replace("<", "\\<").replace(">", "\\>").replace("|", "\\|")

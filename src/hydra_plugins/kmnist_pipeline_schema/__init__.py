@@ -55,7 +55,7 @@ def _checked(root: DictConfig) -> Config:
         content = _plain(config)
     except OmegaConfBaseException:
         # These interpolate keys of others: name their mistakes, not those of the interpolation.
-        interpolating = ("studies", "suspects", "readings", "faults")
+        interpolating = ("studies", "conditions", "suspects", "readings", "faults")
         others = [str(key) for key in sections if key not in interpolating]
         rules.check(_plain(OmegaConf.masked_copy(config, others)))
         rules.check_bases(_plain(config, resolve=False))

@@ -1,14 +1,15 @@
 """Classify images of characters.
 
 PATH is a PNG or JPEG, an IDX (plain or gzip) or NPZ file of images, a folder of such files, or `-`
-for one file on standard input. Images of any size, dark on light or light on dark, are converted to
-the form of the training images; the column `prepared` says how. Images that cannot be read are
-reported and skipped. If the model has a confidence threshold, `decision` says which
-predictions to accept and which a person should review.
+for one file on standard input. In each image the character is found, and placed as in the training
+images; the column `prepared` says how. Paper may be grey, coloured or unevenly lit, ink dark or
+light. Images that cannot be read are reported and skipped. If the model has a confidence threshold,
+`decision` says which predictions to accept and which a person should review; an image with no
+character, with several, or unlike the training images is always to review.
 
   kmnist predict scans/                                     the champion of kmnist
   kmnist predict a.png b.jpg --model kmnist_softmax --sheet sheet.png
-  kmnist predict t10k-images-idx3-ubyte.gz --output parquet --to predictions.parquet
+  kmnist predict t10k-images-idx3-ubyte.gz --as-is --output parquet --to predictions.parquet
   kmnist predict scans/ --review                            then `kmnist review --new`
 
 In CSV, a name that a spreadsheet would read as a formula gets an apostrophe in front.
@@ -40,6 +41,9 @@ def add(parser: ArgumentParser) -> None:
         help="draw the first images with their predictions",
     )
     parser.add_argument(
+        "--as-is", action="store_true", help="the images are cut and scaled as the training images"
+    )
+    parser.add_argument(
         "--review", action="store_true", help="queue the images for `kmnist review --new`"
     )
     parser.set_defaults(start=Path.cwd())
@@ -68,7 +72,13 @@ def run(chosen: Namespace) -> int:
         collected = Collected(classifier, len(classes))
     with contextlib.chdir(chosen.start):  # so that names of images are as the user gave them
         whole = predict.predict(
-            classifier, chosen.places, chosen.output, chosen.to, chosen.sheet, collected
+            classifier,
+            chosen.places,
+            chosen.output,
+            chosen.to,
+            chosen.sheet,
+            chosen.as_is,
+            collected,
         )
     if collected:
         say(f"{collected.add()}: `kmnist review --new` shows them", sys.stderr)

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evaluation import claims, labelling, metrics, scoring
+from kmnist_pipeline.evaluation import acceptance, claims, labelling, metrics, scoring
 from kmnist_pipeline.evidence import lineage, numbers, outs, paths
 from kmnist_pipeline.faults import noticing
 from kmnist_pipeline.reporting import page
@@ -51,6 +51,7 @@ def contradictions(
         "kfold-train": _of_training,
         "tune": _of_training,
         "evaluate": _of_test,
+        "conditions": _of_conditions,
         "suspects": _of_suspects,
         "loop": _of_loop,
         "report": _of_report,
@@ -135,6 +136,16 @@ def _of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
             yield from _apart(path, _flat(score, first), _flat(score, again))
         rate = {"accuracy": trial["correct"] / trial["n"]}
         yield from _apart(path, {"accuracy": trial["accuracy"]}, rate)
+
+
+def _of_conditions(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Rates, intervals and kept promises follow from counts."""
+    path = _numbers(stage, "conditions.json")
+    content = numbers.read(path)
+    for row in content["conditions"]:
+        counts = {key: row[key] for key in ("n", "correct", "accepted", "accepted_correct")}
+        again = acceptance.outcome_of(**counts, promise=content["promise"])
+        yield from _apart(path, _flat(row["name"], row), _flat(row["name"], again))
 
 
 def _of_suspects(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:

@@ -188,6 +188,7 @@ class _Crate:
                 "download": stage.item,
                 "preprocess": stage.item,
                 "evaluate": stage.params.get(f"models.{stage.item}", {}).get("dataset"),
+                "conditions": stage.params.get(f"conditions.{stage.item}", {}).get("dataset"),
                 "suspects": stage.params.get(f"suspects.{stage.item}", {}).get("dataset"),
                 "loop": stage.params.get(f"loops.{stage.item}", {}).get("dataset"),
                 "report": dataset,

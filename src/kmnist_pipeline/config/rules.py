@@ -11,6 +11,7 @@ from kmnist_pipeline.config import grid
 from kmnist_pipeline.config.node import ConfigError, one_of, refused, shown, typed
 from kmnist_pipeline.config.schema import (
     CnnModel,
+    Conditions,
     Config,
     Dataset,
     Experiment,
@@ -59,6 +60,8 @@ def check(content: Mapping[Any, Any]) -> Config:
         _check_study(f"studies.{key}", study, config)
         if key in config.experiments:
             raise ConfigError(f"studies.{key}: an experiment has this name already")
+    for key, conditions in config.conditions.items():
+        _check_conditions(f"conditions.{key}", key, conditions, config)
     for key, report in config.reports.items():
         _check_report(f"reports.{key}", report, config)
     for key, suspects in config.suspects.items():
@@ -279,6 +282,18 @@ def _check_search(key: str, search: Search, trials: list[Experiment]) -> None:
     if search.rungs != sorted(set(search.rungs)) or any(rung >= last for rung in search.rungs):
         allowed = f"a rising list of epochs below {last}, the last one"
         raise refused(f"{key}.rungs", search.rungs, allowed)
+
+
+def _check_conditions(key: str, name: str, conditions: Conditions, config: Config) -> None:
+    _one_of(conditions.model, [name], f"{key}.model")
+    _one_of(name, config.experiments, f"{key}.model")
+    base = config.experiments[name]
+    of_model = {"dataset": base.dataset, "report": base.report, "family": base.model.family}
+    for part, value in of_model.items():
+        _one_of(getattr(conditions, part), [value], f"{key}.{part}")
+    if isinstance(base.validation, NoValidation) or base.model.family != "cnn":
+        allowed = "a network with validation, because only that has a confidence threshold"
+        raise refused(f"{key}.model", name, allowed)
 
 
 def _check_suspects(name: str, suspects: Suspects, config: Config) -> None:

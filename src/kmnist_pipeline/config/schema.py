@@ -330,6 +330,20 @@ class Study(Node):
     seeds: list[Seed] | None
 
 
+class Conditions(Node):
+    """A model that is measured on pictures rendered from test images: see the stage `conditions`.
+
+    `images` test images are drawn with the `seed`, which also seeds the renderings.
+    """
+
+    model: str
+    images: Count
+    seed: Seed
+    dataset: str
+    report: str
+    family: str
+
+
 class Suspects(Node):
     """The search for wrong labels with an experiment's out-of-fold predictions.
 
@@ -507,6 +521,7 @@ class Config(Node):
     datasets: dict[Name, Annotated[Any, PlainValidator(_dataset)]] = Field({})
     experiments: dict[Name, Experiment] = Field({})
     studies: dict[Name, Study] = Field({})
+    conditions: dict[Name, Conditions] = Field({})
     suspects: dict[Name, Suspects] = Field({})
     loops: dict[Name, Loop] = Field({})
     reports: dict[Name, Report] = Field({})

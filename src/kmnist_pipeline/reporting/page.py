@@ -25,6 +25,7 @@ from kmnist_pipeline.reporting import extras, jinja
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
 EXTRAS = ("suspects", "loop", "readings", "faults")  # those that a report may have
+OTHERS = "conditions"  # and the one that some models have
 
 
 def content(
@@ -51,7 +52,7 @@ def content(
         for part in EXTRAS
     }
     read, faults = more["readings"], more["faults"]
-    measured = [model[part] for model in models for part in NUMBERS]
+    measured = [m[part] for m in models for part in (*NUMBERS, OTHERS) if m[part]]
     origins = _origins([data, *measured, *filter(None, more.values())])
     origin_of = {origin["stage"]: origin for origin in origins}
     for picture in pictures:
@@ -75,6 +76,7 @@ def content(
         "readings": read and extras.readings(read, [claim["id"] for claim in claims]),
         "faults": faults and extras.faults(faults, verdicts["faults"], claims),
         "pairs": _pairs([model for model in models if model["name"] in rank]),
+        "others": [model for model in models if model[OTHERS]],
         "routed": [model for model in models if "routing" in model["test"]],
         "pictures": pictures,
         "origins": origins,
@@ -161,12 +163,14 @@ def _model(folder: Path, claims: list[dict[str, Any]]) -> dict[str, Any]:
     Raises UserError if a file was made for another model.
     """
     validation, test = (_read(folder / f"{part}.json") for part in NUMBERS)
-    for measured in (validation, test):
+    others = folder / f"{OTHERS}.json"
+    conditions = _read(others) if others.exists() else None
+    for measured in (validation, test, *([conditions] if conditions else [])):
         maker = measured["made_by"]["stage"]
         if maker.partition("@")[2] != folder.name:
             raise UserError(
                 f"{measured['origin']} was made by {maker}, not for {folder.name}: "
-                f"`dvc repro evaluate@{folder.name}` makes it again"
+                f"`dvc repro {maker.partition('@')[0]}@{folder.name}` makes it again"
             )
     scored = {trial["name"]: trial["seeds"]["accuracy"] for trial in test.get("trials", [])}
     trials = [
@@ -179,6 +183,7 @@ def _model(folder: Path, claims: list[dict[str, Any]]) -> dict[str, Any]:
         "name": folder.name,
         "validation": validation,
         "test": test,
+        OTHERS: conditions,
         "trials": trials,
         "chosen": _chosen(validation["made_by"]["parameters"], len(trials)),
     }

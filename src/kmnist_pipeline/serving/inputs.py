@@ -1,4 +1,4 @@
-"""Reading images from files, folders and standard input, and converting them for a model.
+"""Reading pictures from files, folders and standard input, and preparing them for a model.
 
 The first bytes of a file decide its format, never its name. All input is untrusted: no pickle is
 loaded, only PNG, JPEG, IDX (plain or gzip) and NPZ are read, sizes are limited before memory is
@@ -17,17 +17,20 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from kmnist_pipeline.data import idx, pictures
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.figures import thumbnails
 from kmnist_pipeline.repository.names import printable
+from kmnist_pipeline.serving import character
+from kmnist_pipeline.serving.character import Form, Prepared
 
 STDIN = "-"
 IDX = tuple(b"\0\0" + bytes([kind]) for kind in (8, 9, 11, 12, 13, 14))  # HEIC has a third zero
 LARGEST = 1 << 29  # bytes of one file, packed or unpacked
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # the brightness of red, green and blue
 
 Fault = Callable[[str, str], object]  # gets the name of a file and the problem
 
@@ -37,54 +40,32 @@ class InputError(UserError):
 
 
 @dataclass(frozen=True)
-class Form:
-    """The form of a model's training images: their shape and the value of white.
-
-    shape: (height, width) of grey images, white on black, or (height, width, 3) of coloured ones.
-    """
-
-    shape: tuple[int, ...]
-    pixel_max: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.shape[0], self.shape[1]
-
-    @property
-    def is_grey(self) -> bool:
-        """Whether the images have no colours."""
-        return len(self.shape) == 2
-
-    def __str__(self) -> str:
-        kind = "white on black" if self.is_grey else "coloured"
-        return f"{self.shape[0]}x{self.shape[1]}, {kind}, 0 to {self.pixel_max}"
-
-
-@dataclass(frozen=True)
 class Picture:
-    """One image in a model's form.
+    """One picture in a model's form.
 
-    name: the file's name, and the image's number if the file has several, without unprintable
-    characters; pixels: uint8 of the form's shape; prepared: the conversions, empty if there were
-    none.
+    name: the file's name, and the picture's number if the file has several, without unprintable
+    characters; before: a thumbnail of it as it was sent.
     """
 
     name: str
-    pixels: np.ndarray
-    prepared: str
+    before: np.ndarray
+    prepared: Prepared
 
 
-def read(places: Iterable[str], form: Form, fault: Fault) -> Iterator[Picture]:
-    """The images of files, folders and `-` (standard input), one after the other, in order.
+Make = Callable[[str, np.ndarray, int], Picture]  # from a name, its pixels and their white
+
+
+def read(places: Iterable[str], form: Form, fault: Fault, as_is: bool = False) -> Iterator[Picture]:
+    """The pictures of files, folders and `-` (standard input), one after the other, in order.
 
     A folder means all files in it and in its subfolders, sorted by name, without hidden ones.
-    `fault` is called for files that cannot be used.
+    `fault` is called for files that cannot be used. as_is: the pictures are in the model's form.
     """
+    make = partial(_as_it_is if as_is else _prepared, form)
     for place in places:
         for path in _files(place, fault):
             try:
-                yield from _pictures(_called(path), _content(path), form, fault)
+                yield from _pictures(_called(path), _content(path), form, make, fault)
             except (UserError, OSError, MemoryError) as error:
                 fault(_called(path), _words(error))
 
@@ -161,17 +142,15 @@ def _bounded(content: bytes) -> bytes:
     return content
 
 
-def _pictures(name: str, content: bytes, form: Form, fault: Fault) -> Iterator[Picture]:
+def _pictures(name: str, content: bytes, form: Form, make: Make, fault: Fault) -> Iterator[Picture]:
     if content.startswith(b"\x1f\x8b"):
         content = _unzipped(content)
     if content.startswith(pictures.MAGIC):
-        yield _fitted(
-            name, pictures.decode(content, "L" if form.is_grey else "RGB"), form, pictures.WHITE
-        )
+        yield make(name, pictures.decode(content), pictures.WHITE)
     elif content.startswith(IDX):
-        yield from _of_array(name, idx.decode(content), form, fault)
+        yield from _of_array(name, idx.decode(content), form, make, fault)
     elif content.startswith(b"PK"):
-        yield from _of_array(name, _of_npz(content), form, fault)
+        yield from _of_array(name, _of_npz(content), form, make, fault)
     else:
         raise InputError("is neither PNG nor JPEG, IDX nor NPZ" if content else "is empty")
 
@@ -205,8 +184,10 @@ def _of_npz(content: bytes) -> np.ndarray:
         raise _broken("NPZ", error) from error
 
 
-def _of_array(name: str, array: np.ndarray, form: Form, fault: Fault) -> Iterator[Picture]:
-    """The images of an array (N, H, W) or (N, H, W, 3), of the same polarity and range."""
+def _of_array(
+    name: str, array: np.ndarray, form: Form, make: Make, fault: Fault
+) -> Iterator[Picture]:
+    """The pictures of an array (N, H, W) or (N, H, W, 3), which all have the same range."""
     if array.ndim != 3 and (array.ndim != 4 or array.shape[3] != 3):
         raise InputError(
             f"has an array of shape {array.shape}, not images (N, height, width) or "
@@ -215,22 +196,11 @@ def _of_array(name: str, array: np.ndarray, form: Form, fault: Fault) -> Iterato
     if not array.size:
         raise InputError(f"has no images: its shape is {array.shape}")
     white = _white(array, form)
-    inverted = array.ndim == 3 and form.is_grey and _is_dark_on_light(array, white)
-    for number, image in enumerate(_channels(image, form) for image in array):
+    for number, pixels in enumerate(array):
         try:
-            yield _fitted(f"{name}[{number}]", image, form, white, inverted)
-        except InputError as error:
+            yield make(f"{name}[{number}]", pixels, white)
+        except UserError as error:
             fault(f"{name}[{number}]", str(error))
-
-
-def _channels(image: np.ndarray, form: Form) -> np.ndarray:
-    """The image with the channels of the form: colours as their brightness, grey as three equal."""
-    if form.is_grey and image.ndim == 3:
-        brightness = image @ LUMA
-        return brightness if image.dtype.kind == "f" else np.rint(brightness).astype(np.uint8)
-    if not form.is_grey and image.ndim == 2:
-        return np.repeat(image[..., None], 3, axis=2)
-    return image
 
 
 def _white(array: np.ndarray, form: Form) -> int:
@@ -239,8 +209,7 @@ def _white(array: np.ndarray, form: Form) -> int:
     Files of datasets with a white of 16 use 16.
     """
     if array.dtype in (np.uint8, np.bool_):
-        brightest = int(array.max())
-        return next((top for top in (1, form.pixel_max) if brightest <= top), pictures.WHITE)
+        return character.white(array, form)
     if np.issubdtype(array.dtype, np.floating) and array.min() >= 0 and array.max() <= 1:
         return 1
     raise InputError(
@@ -248,45 +217,11 @@ def _white(array: np.ndarray, form: Form) -> int:
     )
 
 
-def _fitted(
-    name: str, pixels: np.ndarray, form: Form, white: int, inverted: bool | None = None
-) -> Picture:
-    """An image (h, w) or (h, w, 3), converted to the model's form.
-
-    inverted: dark on light, None: unknown. Colours are never inverted.
-    """
-    if pixels.min() == pixels.max():
-        raise InputError("is blank: all its pixels are alike")
-    height, width = pixels.shape[:2]
-    level, done = white, []
-    if (height, width) != form.size or white not in (form.pixel_max, pictures.WHITE):
-        pixels, level = _scaled(pixels, white, pictures.WHITE), pictures.WHITE
-    if (height, width) != form.size:
-        pixels = pictures.scaled(pixels, form.size)
-        done.append(f"{width}x{height} to {form.shape[1]}x{form.shape[0]}")
-    if inverted is None:
-        inverted = form.is_grey and _is_dark_on_light(pixels[None], level)
-    if inverted:
-        pixels = level - pixels
-        done.append("inverted")
-    if pixels.shape != form.shape:
-        free = np.subtract(form.shape, pixels.shape)
-        pixels = np.pad(pixels, [(room // 2, room - room // 2) for room in free])
-        done.append("filled up to a square" if form.shape[0] == form.shape[1] else "filled up")
-    if white != form.pixel_max:
-        done.append(f"0..{white} to 0..{form.pixel_max}")
-    return Picture(name, _scaled(pixels, level, form.pixel_max), ", ".join(done))
+def _prepared(form: Form, name: str, pixels: np.ndarray, white: int) -> Picture:
+    picture = pixels / np.float32(white)
+    return Picture(name, thumbnails.thumbnail(picture), character.prepare(picture, form))
 
 
-def _scaled(pixels: np.ndarray, white: int, to: int) -> np.ndarray:
-    return pixels if white == to else np.rint(pixels * (to / white)).astype(np.uint8)
-
-
-def _is_dark_on_light(pixels: np.ndarray, white: int) -> bool:
-    """Whether images (N, H, W) are brighter than half along their edges, where only paper is.
-
-    None of the 141,797 images of digits, KMNIST and MNIST is, and each is when inverted.
-    """
-    rows, columns = pixels[:, [0, -1]], pixels[:, 1:-1, [0, -1]]
-    edge = rows.sum(dtype=np.float64) + columns.sum(dtype=np.float64)
-    return bool(2 * edge > white * (rows.size + columns.size))
+def _as_it_is(form: Form, name: str, pixels: np.ndarray, white: int) -> Picture:
+    picture = pixels / np.float32(white)
+    return Picture(name, thumbnails.thumbnail(picture), character.as_it_is(picture, form))

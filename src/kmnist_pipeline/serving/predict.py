@@ -24,13 +24,14 @@ from tqdm import tqdm
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.serving import candidates, inputs
+from kmnist_pipeline.serving.character import Form
 from kmnist_pipeline.serving.classifier import Classifier
-from kmnist_pipeline.serving.inputs import Form, Picture
+from kmnist_pipeline.serving.inputs import Picture
 
 BATCH = 1000  # images
 COLUMNS = ("image", "label", "name", "character", "probability", "decision", "prepared")
 NO_DECISION = "–"
-ON_SHEET, SHEET_COLUMNS = 60, 10
+ON_SHEET, SHEET_COLUMNS = 60, 6
 LONGEST_ON_SHEET = 16  # characters of a file name
 
 Row = dict[str, Any]  # by COLUMNS
@@ -73,15 +74,17 @@ def predict(
     output: str,
     to: Path | None,
     sheet: Path | None,
+    as_is: bool = False,
     review: Collect | None = None,
 ) -> bool:
     """Classify every image of `places`; returns whether no image was skipped.
 
     to: the file to write, None for standard output; sheet: the file for a picture of the first
-    images with their answers; review: gets each batch of images with their answers, to queue them.
-    Errors of single files and a summary go to standard error.
+    images with their answers; as_is: the images are in the model's form; review: gets each batch of
+    images with their answers, to queue them. Errors of single files and a summary go to standard
+    error.
     """
-    form = Form(classifier.shape, classifier.pixel_max)
+    form = classifier.form
     faults, done = 0, Counter[str]()
     first: list[tuple[Picture, Row]] = []
 
@@ -96,7 +99,7 @@ def predict(
         WRITERS[output](file) as write,
         tqdm(unit=" images", disable=not shows, file=sys.stderr) as bar,
     ):
-        pictures = inputs.read(places, form, fault)
+        pictures = inputs.read(places, form, fault, as_is)
         while batch := list(itertools.islice(pictures, BATCH)):
             rows = answered(classifier, batch)
             write(rows)
@@ -118,13 +121,15 @@ def predict(
 
 def answered(classifier: Classifier, pictures: Sequence[Picture]) -> list[Row]:
     """A row for each picture."""
-    answers = classifier.answers(np.stack([picture.pixels for picture in pictures]))
+    prepared = [picture.prepared for picture in pictures]
+    pixels = np.stack([each.pixels for each in prepared])
+    answers = classifier.answers(pixels, [each.doubt for each in prepared])
     return [
         {
             "image": picture.name,
             **vars(answer),
             "probability": float(f"{answer.probability:.6g}"),
-            "prepared": picture.prepared,
+            "prepared": str(picture.prepared),
         }
         for picture, answer in zip(pictures, answers, strict=True)
     ]
@@ -135,7 +140,7 @@ def _summarise(
 ) -> None:
     lines = [f"{count} image{'' if count == 1 else 's'} classified, {faults} skipped"]
     if done["prepared"]:
-        lines.append(f"{done['prepared']} of them were converted to {form}: see `prepared`")
+        lines.append(f"{done['prepared']} of them were brought to {form}: see `prepared`")
     if classifier.routing is None:
         lines.append(f"{classifier.name} has no threshold, so no prediction is marked for review")
     else:
@@ -206,16 +211,19 @@ WRITERS: dict[str, Callable[[BinaryIO], contextlib.AbstractContextManager[Write]
 
 
 def drawn(first: Sequence[tuple[Picture, Row]], classifier: Classifier) -> bytes:
-    """A PNG of pictures as the model got them, each below its file name and its answer."""
-    from kmnist_pipeline.figures import canvas
+    """A PNG of pictures, as sent and as the model got them, with file names and answers."""
+    from kmnist_pipeline.figures import canvas, thumbnails
 
-    pictures = canvas.rgb(np.stack([p.pixels for p, _ in first]), classifier.pixel_max)
+    shown = [
+        thumbnails.side_by_side(each.before, each.prepared.pixels / classifier.form.pixel_max)
+        for each, _ in first
+    ]
     titles = [
         f"{shortened(row['image'])}\n{row['name']}  {row['probability']:.1%}\n"
         f"{row['decision'] or ''}".rstrip()
         for _, row in first
     ]
-    figure = canvas.tiles(pictures, SHEET_COLUMNS, titles, font_size=7)
+    figure = canvas.tiles(np.stack(shown), SHEET_COLUMNS, titles, font_size=7)
     return canvas.png_bytes(figure, {"Caption": f"Predicted by {classifier.name}"})
 
 

@@ -126,16 +126,16 @@ class Collected:
 
     def __call__(self, pictures: Sequence[Picture], rows: Sequence[dict[str, Any]]) -> None:
         """Take images with their answers; keep only the MOST least sure ones."""
-        pixels = np.stack([picture.pixels for picture in pictures])
+        pixels = np.stack([picture.prepared.pixels for picture in pictures])
         found = self._classifier.probabilities(pixels)
         labels = self._classifier.labels
         probabilities = np.zeros((len(found), self._classes))
         probabilities[:, labels] = found
         for picture, row, each in zip(pictures, rows, probabilities, strict=True):
             item = Item(
-                reviews.digest(picture.pixels),
+                reviews.digest(picture.prepared.pixels),
                 picture.name,
-                picture.pixels,
+                picture.prepared.pixels,
                 None,
                 each,
                 self._classifier.lineage or "",

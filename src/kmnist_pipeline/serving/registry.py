@@ -47,6 +47,9 @@ PACKAGE = Path(__file__).parents[1]
 # The modules that a version needs, besides the model families.
 CODE = (
     "arithmetic.py",
+    "data/__init__.py",
+    "data/pictures.py",
+    "data/placement.py",
     "errors.py",
     "evaluation/__init__.py",
     "evaluation/routing.py",
@@ -55,9 +58,11 @@ CODE = (
     "families/file.py",
     "families/trained.py",
     "serving/__init__.py",
+    "serving/character.py",
     "serving/classifier.py",
 )
-LIBRARIES = {"safetensors", "scipy"}  # that a version needs, besides those of its family
+# What a version needs, besides the libraries of its family.
+LIBRARIES = {"pillow", "safetensors", "scikit-image", "scipy"}
 FILES = {WEIGHTS, "about.json", "validation.json", "test.json"}  # of a bundle
 
 
@@ -268,16 +273,22 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
                 tracking_uri=client.tracking_uri,
             )
         )
+        again = f"`kmnist promote {version.tags['kmnist.model']}` registers the model again"
         md5 = digest(bundle / WEIGHTS)
         if md5 != version.tags.get(DIGEST):
             raise UserError(
                 f"the weights of {version.name} version {version.version} do not have the md5 of "
-                f"its tag {DIGEST}: `kmnist promote {version.tags['kmnist.model']}` registers the "
-                "model again"
+                f"its tag {DIGEST}: {again}"
             )
-        validation, test = (
-            json.loads((bundle / f"{part}.json").read_text()) for part in ("validation", "test")
+        about, validation, test = (
+            json.loads((bundle / f"{part}.json").read_text())
+            for part in ("about", "validation", "test")
         )
+        if "placement" not in about["dataset"]:
+            raise UserError(
+                f"{version.name} version {version.version} has no placement of characters, because "
+                f"an older version of this project has registered it: {again}"
+            )
         return Champion(validation, test, str(version.version), md5, classifier.of_bundle(bundle))
 
 
@@ -368,13 +379,15 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
     import pandas as pd
     from mlflow.models import Model, infer_signature
     from mlflow.pyfunc import save_model
+    from mlflow.types import Schema, TensorSpec
 
     from kmnist_pipeline.commands import status
 
     bundle = folder / BUNDLE
     bundle.mkdir()
     shutil.copy(model.weights, bundle / WEIGHTS)
-    dataset = {name: model.dataset[name] for name in ("name", "classes", "shape", "pixel_max")}
+    keys = ("name", "classes", "shape", "pixel_max", "placement")
+    dataset = {name: model.dataset[name] for name in keys}
     for name, content in {
         "about": {"model": model.name, "dataset": dataset, "lineage": lineage},
         "validation": model.validation,
@@ -385,6 +398,9 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
 
     example = np.zeros((1, *model.dataset["shape"]), np.uint8)
     answers = [Answer(0, "", "", 0.0, decision) for decision in ("review", None)]
+    rows = pd.DataFrame([{**vars(answer), "prepared": ""} for answer in answers])
+    signature = infer_signature(example, rows, {"as_is": False})
+    signature.inputs = Schema([TensorSpec(example.dtype, (-1, -1, -1))])  # pictures of any size
     saved = folder / "saved"
     libraries = sorted(LIBRARIES | {*FAMILIES[model.family].libraries})
     package, served = _code(folder, model.family)
@@ -395,7 +411,7 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
             python_model=str(served),
             artifacts={BUNDLE: str(bundle)},
             code_paths=[str(package)],
-            signature=infer_signature(example, pd.DataFrame(map(vars, answers))),
+            signature=signature,
             input_example=example,
             pip_requirements=[f"{name}=={status.installed(name)}" for name in libraries],
             mlflow_model=Model(

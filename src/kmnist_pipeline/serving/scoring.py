@@ -34,6 +34,12 @@ MOST = 1000  # images of a request
 CONNECTIONS = 32  # at the same time
 
 
+class Params(BaseModel, extra="forbid"):
+    """How the images of a request are used; as_is: without preparing them."""
+
+    as_is: bool = False
+
+
 def guarded(app: ASGIApp, names: list[str]) -> ASGIApp:
     """Refuse requests under other host names, and requests from pages of other origins.
 
@@ -59,24 +65,24 @@ def checked(model: PyFuncModel) -> FastAPI:
         route for route in app.routes if getattr(route, "path", "") != "/invocations"
     ]
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=LARGEST)
-    _, height, width, *channels = model.metadata.get_input_schema().inputs[0].shape
+    *_, channels = model.metadata.get_input_schema().inputs[0].shape
     Level = Annotated[int, Field(ge=0, le=255)]
-    Pixel: Any = Annotated[list[Level], Len(3, 3), FailFast()] if channels else Level
-    Row = Annotated[list[Pixel], Len(width, width), FailFast()]
-    Image = Annotated[list[Row], Len(height, height), FailFast()]
+    Pixel: Any = Annotated[list[Level], Len(3, 3), FailFast()] if channels == 3 else Level
+    Row = Annotated[list[Pixel], Len(1), FailFast()]
+    Image = Annotated[list[Row], Len(1), FailFast()]
 
     class Images(BaseModel, extra="forbid"):
         inputs: Annotated[list[Image], Len(1, MOST), FailFast()]
+        params: Params = Params()
 
     @app.post("/invocations")
     def answers(asked: Images) -> dict[str, Any]:
-        pixels = np.array(asked.inputs, np.uint8)
-        for number, image in enumerate(pixels):
-            if image.min() == image.max():
-                raise refused(f"inputs[{number}]: is blank: all its pixels are alike")
-        if pixels.max() == 1:
-            raise refused("inputs: no pixel is above 1; scale them to the white of the model")
-        table: Any = model.predict(pixels)
+        height, width = len(asked.inputs[0]), len(asked.inputs[0][0])
+        for number, image in enumerate(asked.inputs):
+            if len(image) != height or any(len(row) != width for row in image):
+                size = f"{height} rows of {width} numbers, as inputs[0] begins"
+                raise refused(f"inputs[{number}]: must be {size}")
+        table: Any = model.predict(np.array(asked.inputs, np.uint8), asked.params.model_dump())
         return {"predictions": table.to_dict("records")}
 
     @app.exception_handler(RequestValidationError)

@@ -9,11 +9,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
 
 from kmnist_pipeline import arithmetic
-from kmnist_pipeline.serving import classifier
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.serving import character, classifier
 
 
 class Served(PythonModel):
-    """A registered classifier: it takes images (N, H, W[, 3]) and returns a row for each."""
+    """A registered classifier: it takes pictures (N, h, w[, 3]) and returns a row for each."""
 
     def load_context(self, context):
         """Read the weights, once."""
@@ -21,14 +22,25 @@ class Served(PythonModel):
         self._classifier = classifier.of_bundle(Path(context.artifacts["bundle"]))
 
     def predict(self, context, model_input, params=None):
-        """The answers for images, uint8, grey ones white on black, as a table."""
-        pixels = np.asarray(model_input)
-        if pixels.size and pixels.max() > self._classifier.pixel_max:
-            raise MlflowException.invalid_parameter_value(
-                f"the white of this model is {self._classifier.pixel_max}, but a pixel is "
-                f"{pixels.max()}"
-            )
-        return pd.DataFrame([vars(answer) for answer in self._classifier.answers(pixels)])
+        """The answers for pictures, uint8, as a table.
+
+        params: with `as_is` the pictures are already cut as the training images.
+        """
+        pictures, form = np.asarray(model_input), self._classifier.form
+        make = character.as_it_is if (params or {}).get("as_is") else character.prepare
+        white = np.float32(character.white(pictures, form))
+        try:
+            prepared = [make(picture / white, form) for picture in pictures]
+        except UserError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+        pixels = np.stack([each.pixels for each in prepared])
+        answers = self._classifier.answers(pixels, [each.doubt for each in prepared])
+        return pd.DataFrame(
+            [
+                {**vars(answer), "prepared": str(each)}
+                for answer, each in zip(answers, prepared, strict=True)
+            ]
+        )
 
 
 mlflow.models.set_model(Served())

@@ -1,4 +1,4 @@
-"""The six stages that dvc.yaml runs, one a module."""
+"""The seven stages that dvc.yaml runs, one a module."""
 
 import sys
 

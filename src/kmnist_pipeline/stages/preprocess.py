@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 from matplotlib.figure import Figure
 
-from kmnist_pipeline.data import dataset, idx, reviews
+from kmnist_pipeline.data import dataset, idx, placement, reviews
 from kmnist_pipeline.data.reviews import Corrected
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
@@ -34,7 +34,7 @@ class DataError(UserError):
 
 
 def preprocess(stage: Stage, params: Parameters) -> None:
-    """Write the npz of images, labels and split, its counts, and the figures of the data."""
+    """Write the npz of images, labels and split, its numbers, and the figures of the data."""
     about = params["datasets"][stage.item]
     raw = load(Path(paths.raw(stage.item)), about)
     corrected = reviewed(params["reviews"][stage.item], about, *raw)
@@ -59,6 +59,9 @@ def preprocess(stage: Stage, params: Parameters) -> None:
     details = {**sizes, "per_class": per_class, "overlap": overlap(images, train, test)}
     if corrected.counts:
         details["reviews"] = corrected.counts
+    if images.ndim == 3:  # coloured images show more than a character
+        measured = placement.measured(images[train] / np.float32(about["pixel_max"]))
+        details["placement"] = measured
     stage.write_details(paths.data_numbers(stage.item), details)
     with stage.directory(paths.data_figures(stage.item)) as folder:
         for name, caption, figure in figures(images, labels, train, counts, about):

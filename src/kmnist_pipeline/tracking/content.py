@@ -46,6 +46,7 @@ def of(record: Record) -> Content:
         "kfold-train": ("validation.json", _kfold_train),
         "tune": ("validation.json", _tune),
         "evaluate": ("test.json", _evaluate),
+        "conditions": ("conditions.json", _conditions),
         "suspects": ("suspects.json", _suspects),
         "loop": ("loop.json", _loop),
         "report": ("claims.json", _report),
@@ -181,6 +182,13 @@ def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
             run.add(f"routing/{number}", content["routing"][number])
         for number in ("accepted", "review", "accuracy"):
             run.add(f"routing/test_{number}", content["routing"]["test"][number])
+
+
+def _conditions(run: Content, content: dict[str, Any], record: Record) -> None:
+    for row in content["conditions"]:
+        place = re.sub(r"\W+", "_", row["name"]).strip("_")
+        run.add(f"conditions/{place}_accuracy", row["accuracy"])
+        run.add(f"conditions/{place}_accepted_accuracy", row["accepted_accuracy"])
 
 
 def _suspects(run: Content, content: dict[str, Any], record: Record) -> None:

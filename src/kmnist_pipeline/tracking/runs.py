@@ -237,7 +237,8 @@ def _inputs(record: Record) -> list[Any]:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     deps = (record["lineage"] or {"deps": {}})["deps"]
-    context = {"preprocess": "raw", "evaluate": "evaluation"}.get(record["kind"], "training")
+    contexts = {"preprocess": "raw", "evaluate": "evaluation", "conditions": "evaluation"}
+    context = contexts.get(record["kind"], "training")
     return [
         DatasetInput(
             Dataset(Path(path).stem, md5.removesuffix(".dir"), "local", json.dumps({"uri": path})),
