@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.project import ROOT, Project
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.config import node, rules, schema
+from kmnist_pipeline.config import node, rules, training
 from kmnist_pipeline.families import registry
 
 LR = "experiments.digits_softmax.optimizer.lr"
@@ -459,7 +459,7 @@ def test_an_impossible_value_is_refused(key, value, words):
 def test_the_committed_parameters_are_accepted_as_they_are():
     config = rules.check(COMMITTED)
     assert rules.models_of(config) == COMMITTED["models"]
-    model = schema.LinearModel(kind="softmax", scaling="minmax")
+    model = training.LinearModel(kind="softmax", scaling="minmax")
     assert config.experiments["digits_softmax"].model == model
 
 

@@ -77,9 +77,9 @@ def test_models_of_every_family(model, kmnist):
 
 
 def test_every_family_can_be_trained():
-    from kmnist_pipeline.config import schema
+    from kmnist_pipeline.config import training
 
-    assert new.TRAINING.keys() == schema.SETTING_TYPES.keys()
+    assert new.TRAINING.keys() == training.SETTING_TYPES.keys()
 
 
 def test_an_experiment_has_the_values_of_another_one(kmnist):

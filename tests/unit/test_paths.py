@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 from support.project import ROOT
 
-from kmnist_pipeline.evidence import numbers, paths, review_paths
+from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.repository import dvc
 
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -23,14 +23,11 @@ def of_training(name: str, about: dict[str, Any]) -> set[str]:
 
 
 def of_report(kind: str, name: str) -> set[str]:
-    numbers = {f"{paths.METRICS}/{name}/{kind}.json"}
-    return {
-        "suspects": {review_paths.suspects(name), review_paths.suspects_figures(name)},
-        "loop": {review_paths.loop(name), review_paths.loop_figures(name)},
-        "readings": numbers | {paths.figures(name, kind)},
-        "faults": numbers,
-        "report": {paths.page(name)},
-    }[kind]
+    if kind == "report":
+        return {paths.page(name)}
+    return {paths.report_numbers(name, kind)} | {
+        paths.figures(name, kind) for drawn in ("suspects", "loop", "readings") if kind == drawn
+    }
 
 
 def of_model(kind: str, name: str) -> set[str]:

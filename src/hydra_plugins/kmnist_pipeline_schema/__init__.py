@@ -79,15 +79,15 @@ def _reviews(datasets: Iterable[Any], root: Path) -> dict[str, dict[str, str]]:
     DVC needs a dependency that exists, and every dataset may be without reviews. If images are
     here or only in DVC's cache, their `.dvc` file is here.
     """
-    from kmnist_pipeline.evidence import review_paths  # not in stages, which do not depend on it
+    from kmnist_pipeline.evidence import paths
 
     found = {}
     for name in map(str, datasets):
-        decisions, images = review_paths.decisions(name), review_paths.images(name)
+        decisions, images = paths.decisions(name), paths.reviewed(name)
         has_images = any((root / f"{images}{ending}").exists() for ending in ("", ".dvc"))
         found[name] = {
-            "decisions": decisions if (root / decisions).exists() else review_paths.NO_DECISIONS,
-            "images": images if has_images else review_paths.NO_IMAGES,
+            "decisions": decisions if (root / decisions).exists() else paths.NO_DECISIONS,
+            "images": images if has_images else paths.NO_IMAGES,
         }
     return found
 

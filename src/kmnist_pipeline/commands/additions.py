@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmnist_pipeline.config import compose as composition
-from kmnist_pipeline.config import menu, schema
+from kmnist_pipeline.config import menu, node
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs
 
@@ -57,7 +57,7 @@ def require_new(group: str, name: str) -> None:
 
     An experiment and a study must not have the same name either.
     """
-    if not schema.NAME.fullmatch(name):
+    if not node.NAME.fullmatch(name):
         raise UserError(f"{name}: the name of a {group} must be lower-case words joined by '_'")
     if group == "report" and name == RESERVED:
         raise UserError(f"{name}: no report can have this name; choose another one")

@@ -14,7 +14,8 @@ from typing import Any
 
 from kmnist_pipeline.config import grid, rules
 from kmnist_pipeline.config.node import ConfigError
-from kmnist_pipeline.config.schema import Config, Experiment, Study
+from kmnist_pipeline.config.schema import Config
+from kmnist_pipeline.config.training import Experiment, Study
 from kmnist_pipeline.families import modules
 from kmnist_pipeline.families.modules import PACKAGE
 

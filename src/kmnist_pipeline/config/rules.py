@@ -10,22 +10,24 @@ from typing import Any
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.config.node import ConfigError, one_of, refused, shown, typed
 from kmnist_pipeline.config.schema import (
-    CnnModel,
     Conditions,
     Config,
     Dataset,
-    Experiment,
     Faults,
-    KFold,
-    LinearModel,
     Loop,
-    NoValidation,
     PublishedDataset,
     Readings,
     Report,
+    Suspects,
+)
+from kmnist_pipeline.config.training import (
+    CnnModel,
+    Experiment,
+    KFold,
+    LinearModel,
+    NoValidation,
     Search,
     Study,
-    Suspects,
 )
 
 MOST_CLASSES = 1000

@@ -20,7 +20,7 @@ from typing import Any
 # it returns.
 FREE = re.compile(
     r"dvc\.yaml|params\.yaml|src/hydra_plugins/.*|.*\.pyc|\.kmnist/.*|"
-    r"src/kmnist_pipeline/(config/(grid|node|rules|schema)|tracking/\w+)\.py"
+    r"src/kmnist_pipeline/(config/(grid|node|rules|schema|training)|tracking/\w+)\.py"
 )
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 

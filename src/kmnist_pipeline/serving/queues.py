@@ -13,7 +13,7 @@ import numpy as np
 from kmnist_pipeline.data import dataset, reviews
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import suspects as ranked
-from kmnist_pipeline.evidence import numbers, outs, paths, review_paths
+from kmnist_pipeline.evidence import numbers, outs, paths
 from kmnist_pipeline.repository.names import unknown
 from kmnist_pipeline.serving.classifier import Classifier
 from kmnist_pipeline.serving.inputs import Picture
@@ -105,7 +105,7 @@ def of_suspects(name: str, params: dict[str, Any], experiment: str | None) -> Qu
 
 def of_new(name: str, params: dict[str, Any]) -> Queue:
     """The new images of a dataset, those routed to review first. Raises UserError without any."""
-    path = Path(review_paths.queue(name))
+    path = Path(paths.queue(name))
     if not path.exists():
         raise UserError(
             f"no new image of {name} waits: `kmnist predict scans/ --dataset {name} --review` "
@@ -149,7 +149,7 @@ class Collected:
         An image that waits already gets the new prediction.
         """
         name = self._classifier.dataset
-        path = Path(review_paths.queue(name))
+        path = Path(paths.queue(name))
         kept = _least_sure_first([*_read(path), *self._entries])
         if kept:
             _write(path, kept)

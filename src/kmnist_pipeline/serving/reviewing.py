@@ -15,7 +15,7 @@ from pathlib import Path
 from kmnist_pipeline.data import reviews
 from kmnist_pipeline.data.reviews import Review
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import outs, review_paths
+from kmnist_pipeline.evidence import outs, paths
 from kmnist_pipeline.serving.queues import Item, Queue
 
 
@@ -29,10 +29,10 @@ class Decisions:
     def __init__(self, queue: Queue, shape: tuple[int, ...]) -> None:
         """Raises ReviewError if the file cannot be used; notes: what to tell about it."""
         self.queue = queue
-        self.file = Path(review_paths.decisions(queue.dataset))
-        self.images = Path(review_paths.images(queue.dataset))
+        self.file = Path(paths.decisions(queue.dataset))
+        self.images = Path(paths.reviewed(queue.dataset))
         self._shape = shape
-        self._lock = Path(review_paths.queue(queue.dataset)).with_suffix(".lock")
+        self._lock = Path(paths.queue(queue.dataset)).with_suffix(".lock")
         self._content: bytes | None = None
         self._known: dict[str, Review] = {}
         self.notes = self._refresh()

@@ -1,4 +1,4 @@
-"""The seven stages that dvc.yaml runs, one a module."""
+"""The stages that dvc.yaml runs, one a module."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Measure a model on the test images; no other stage reads test images or labels."""
+"""Measure a model on the test images, which no stage reads that trains it or chooses."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def faults(stage: Stage, params: dict[str, Any]) -> None:
         "measured": found,
         "environment": key.environment(about["family"]),
     }
-    stage.write_details(f"{paths.METRICS}/{stage.item}/faults.json", content)
+    stage.write_details(paths.report_numbers(stage.item, stage.kind), content)
 
 
 def _models(about: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

@@ -10,7 +10,7 @@ import numpy as np
 from kmnist_pipeline.data import dataset
 from kmnist_pipeline.evaluation import labelling, metrics
 from kmnist_pipeline.evaluation.labelling import GUIDED, RANDOM, WAYS
-from kmnist_pipeline.evidence import paths, review_paths
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.figures import canvas
@@ -64,8 +64,8 @@ def loop(stage: Stage, params: dict[str, Any]) -> None:
         "saved": saved,
         "environment": key.environment(model["family"]),
     }
-    stage.write_details(review_paths.loop(stage.item), details)
-    with stage.directory(review_paths.loop_figures(stage.item)) as folder:
+    stage.write_details(paths.report_numbers(stage.item, stage.kind), details)
+    with stage.directory(paths.figures(stage.item, stage.kind)) as folder:
         figure = review_figures.accuracy_by_labels(counts, curves)
         caption = (
             f"{stage.item}: accuracy on {settings['held_out']:,} training images that are never "

@@ -52,9 +52,8 @@ def readings(stage: Stage, params: dict[str, Any]) -> None:
     found = explanation.Explanation(about, stated, every, own, courses)
     best = found.best(about["best"])
     content = found.content(best, train(best, others, courses))
-    environment = key.environment(training.FAMILY)
-    stage.write_details(f"{paths.METRICS}/{stage.item}/readings.json",
-                        {**content, "environment": environment})  # fmt: skip
+    content["environment"] = key.environment(training.FAMILY)
+    stage.write_details(paths.report_numbers(stage.item, stage.kind), content)
     figure = drawn.specification_curve(
         about["choices"], every, found.agreement.sum(axis=0), len(stated), every.index(own)
     )
@@ -63,7 +62,7 @@ def readings(stage: Stage, params: dict[str, Any]) -> None:
         f"{stage.item}: the number of its {len(stated)} claims about accuracy that each of "
         f"{len(every)} readings agrees with, the best first, and below the choices of each reading."
     )
-    with stage.directory(paths.figures(stage.item, "readings")) as folder:
+    with stage.directory(paths.figures(stage.item, stage.kind)) as folder:
         text = stage.png_text(caption, about["choices"])
         (folder / "specification_curve.png").write_bytes(canvas.png_bytes(figure, text))
 

@@ -12,7 +12,7 @@ from kmnist_pipeline.data import dataset
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import suspects as ranked
-from kmnist_pipeline.evidence import paths, review_paths
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import reviews as review_figures
@@ -54,7 +54,7 @@ def suspects(stage: Stage, params: dict[str, Any]) -> None:
         "swapped": {"n": len(wrong), "of": len(images), "ranks": ranks},
         "environment": key.environment(settings["family"]),
     }
-    stage.write_details(review_paths.suspects(stage.item), details)
+    stage.write_details(paths.report_numbers(stage.item, stage.kind), details)
 
     about = params["datasets"][settings["dataset"]]
     labels = predictions.labels[first]
@@ -78,7 +78,7 @@ def suspects(stage: Stage, params: dict[str, Any]) -> None:
             review_figures.found(hits, settings["ranks"]),
         ),
     }
-    with stage.directory(review_paths.suspects_figures(stage.item)) as folder:
+    with stage.directory(paths.figures(stage.item, stage.kind)) as folder:
         for name, (caption, figure) in drawn.items():
             canvas.sign(figure, settings["experiment"])
             text = stage.png_text(f"{about['title']}: {caption}", settings)
