@@ -74,7 +74,7 @@ def test_files_that_the_menu_does_not_lead_to_are_pointed_out(conf, capsys):
     assert said.startswith("note: conf/config.yaml leads to none of these files of conf/: ")
     for file in ("experiment/digits_cnn.yaml", "claims/mine.csv"):
         assert file in said
-    for used in ("shared", "base", "none.csv", "digits_softmax", "model/", "protocol", "kmnist_linear"):
+    for used in ("shared", "base", "none.csv", "softmax", "model/", "protocol", "kmnist_linear"):
         assert used not in said
 
 

@@ -1,7 +1,7 @@
 """Every shell command in README.md and docs/ runs in a copy of the project, or by another test.
 
-A page is run from top to bottom, in a project whose menu has the digits alone. YAML blocks that
-begin with the path of a file are put there.
+A page is run from top to bottom, in a project whose menu has the digits alone. Blocks of YAML or
+Python that begin with the path of a file are put there.
 """
 
 from __future__ import annotations
@@ -183,14 +183,20 @@ def documented(
 
 
 def place_file(project: Project, text: str) -> None:
-    """Write a YAML block to the file that its first line names; menu lines go before the last."""
-    path = re.match(r"# (conf/\S+)\n", text)
+    """Write a block to the file that its first line names; a module that is there gets longer.
+
+    Menu lines go before the last one.
+    """
+    path = re.match(r"# ((?:conf|src)/\S+)\n", text)
     if path is None:
         return
+    file = project.folder / path[1]
     if path[1] == "conf/config.yaml":
         project.replace(path[1], "  - _self_\n", text.partition("\n")[2] + "  - _self_\n")
+    elif path[1].endswith(".py") and file.exists():
+        file.write_text(file.read_text() + text)
     else:
-        (project.folder / path[1]).write_text(text)
+        file.write_text(text)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -200,7 +206,7 @@ def test_every_command_of_a_page_runs(page: str, tmp_path: Path, request: Any):
     project = request.getfixturevalue("documented").copy(tmp_path / "project")
     failed = []
     for language, text in blocks(page):
-        if language == "yaml":
+        if language in ("yaml", "python"):
             place_file(project, text)
         for command in commands(text) if language == "sh" else ():
             if flat(command) in ELSEWHERE:

@@ -97,7 +97,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
         axes.set_xticks(range(classes), names, rotation=0 if upright else 90, size=size)
         axes.set_yticks(range(classes), names, size=size)
     if many:
-        _list_confusions(figure, counts, names, left + side + 130, listed)
+        _list_confusions(figure, counts, names, left + side + 170, listed - 40)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
