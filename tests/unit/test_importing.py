@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -134,7 +135,7 @@ def test_the_map_of_kuzushiji_49_names_the_classes(tmp_path):
 
 def test_validation_images_of_a_source_are_training_images(tmp_path):
     parts = {"train": slice(12), "val": slice(12, 18), "test": slice(18, None)}
-    arrays = {f"{s}_images": GREY[r] for s, r in parts.items()}
+    arrays: dict[str, Any] = {f"{s}_images": GREY[r] for s, r in parts.items()}
     arrays |= {f"{s}_labels": np.array(LABELS)[r, None] for s, r in parts.items()}
     np.savez(tmp_path / "medical.npz", **arrays)
     found = prepared(tmp_path / "medical.npz")
@@ -395,7 +396,7 @@ def test_near_duplicates_are_those_of_all_pairs():
 
 
 def version(images: np.ndarray, labels: list[int], test: list[int]) -> difference.Version:
-    return difference.version(images, np.array(labels), np.array(test), ["a", "b", "c"])
+    return difference.version(images, np.array(labels), np.array(test, int), ["a", "b", "c"])
 
 
 def test_added_removed_relabelled_and_moved_images_are_counted():
@@ -419,7 +420,7 @@ def test_a_difference_accounts_for_every_image(rows):
         images = np.array([np.full((2, 2), value, np.uint8) for value, _, _ in rows])
         test = [number for number, row in enumerate(rows) if row[2]]
         images = images.reshape(-1, 2, 2)
-        return version(images, [row[1] for row in rows], np.array(test, int))
+        return version(images, [row[1] for row in rows], test)
 
     old, new = of(rows[: len(rows) // 2]), of(rows[len(rows) // 2 :])
     found = difference.between(old, new)

@@ -100,8 +100,8 @@ def all_but(names: list[str]) -> Removal:
     params = locks.load(composition.compose(CONF, []), "conf/")
     kept = _needed(names, params)
     if not any(key.startswith("reports.") for key in kept):
-        known = ", ".join(params["reports"])
-        raise UserError(f"nothing was removed: keep a report too, one of {known}")
+        reports = ", ".join(params["reports"])
+        raise UserError(f"nothing was removed: keep a report too, one of {reports}")
     menu = [f"{menus.SECTIONS[group]}.{name}" for group, name in menus.items(MENU.read_text())]
     known = {name.partition(".")[2] for name in menu}
     left = [s.address for s in status.locked_here().stages.values() if s.item not in known]
