@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,9 @@ from PIL import Image
 SHAPE = (12, 10)
 
 
-def stripes(
-    labels: Sequence[int] | np.ndarray, shape: tuple[int, ...] = SHAPE, seed: int = 0
-) -> np.ndarray:
+def stripes(labels: Iterable[int], shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
     """Noisy stripes, one image a label, uint8 of `shape`; a label gives the direction."""
-    rng = np.random.default_rng(seed)
+    labels, rng = list(labels), np.random.default_rng(seed)
     y, x = np.indices(shape[:2])
     drawn = np.empty((len(labels), *shape), np.uint8)
     for row, label in enumerate(labels):

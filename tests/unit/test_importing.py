@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -134,7 +135,7 @@ def test_the_map_of_kuzushiji_49_names_the_classes(tmp_path):
 
 def test_validation_images_of_a_source_are_training_images(tmp_path):
     parts = {"train": slice(12), "val": slice(12, 18), "test": slice(18, None)}
-    arrays = {f"{s}_images": GREY[r] for s, r in parts.items()}
+    arrays: dict[str, Any] = {f"{s}_images": GREY[r] for s, r in parts.items()}
     arrays |= {f"{s}_labels": np.array(LABELS)[r, None] for s, r in parts.items()}
     np.savez(tmp_path / "medical.npz", allow_pickle=False, **arrays)
     found = prepared(tmp_path / "medical.npz")
