@@ -129,9 +129,9 @@ def test_a_figure_on_the_page_has_the_same_pixels_in_fewer_bytes(content: dict) 
 def test_other_conditions_are_shown_against_the_clean_images(content: dict) -> None:
     """Each count, rate, interval and verdict; only of the model that was measured."""
     rows = {
-        "clean": ["190 / 200", "0.9500", "+0.0 %", "100 / 200", "1.0000", "kept within"],
-        "a <dark> sheet": ["150 / 200", "0.7500", "-20.0 %", "80 / 200", "0.7500", "not kept"],
-        "torn": ["20 / 200", "0.1000", "-85.0 %", "0 / 200", "–", "kept within"],
+        "clean": ["190 / 200", "0.9500", "+0.0 points", "100 / 200", "1.0000", "kept within"],
+        "a <dark> sheet": ["150 / 200", "0.7500", "-20.0 points", "80 / 200", "0.7500", "not kept"],
+        "torn": ["20 / 200", "0.1000", "-85.0 points", "0 / 200", "–", "kept within"],
         "two | three": ["7 / 200", "several: 193"],
     }
     shown = Elements(page.html(content)).texts("tr")

@@ -151,7 +151,7 @@ def _photo(drawing: np.ndarray, rng: Random) -> np.ndarray:
     picture = _written(rng, large, (1, 0.97, 0.9), (0.2, 0.2, 0.2), 0.02) * light[..., None]
     packed = io.BytesIO()
     Image.fromarray(np.uint8(np.clip(picture, 0, 1) * 255)).save(packed, "jpeg", quality=80)
-    with Image.open(packed) as image:
+    with Image.open(packed, formats=("JPEG",)) as image:
         return np.asarray(image) / 255
 
 

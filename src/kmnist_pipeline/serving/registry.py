@@ -399,13 +399,13 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
     example = np.zeros((1, *model.dataset["shape"]), np.uint8)
     answers = [Answer(0, "", "", 0.0, decision) for decision in ("review", None)]
     rows = pd.DataFrame([{**vars(answer), "prepared": ""} for answer in answers])
-    signature = infer_signature(example, rows, {"as_is": False})
-    signature.inputs = Schema([TensorSpec(example.dtype, (-1, -1, -1))])  # pictures of any size
     saved = folder / "saved"
     libraries = sorted(LIBRARIES | {*FAMILIES[model.family].libraries})
     package, served = _code(folder, model.family)
     # The warnings about type hints and integers are not needed.
     with warnings.catch_warnings(record=True), _importable(package):
+        signature = infer_signature(example, rows, {"as_is": False})
+        signature.inputs = Schema([TensorSpec(example.dtype, (-1, -1, -1))])  # pictures of any size
         save_model(
             str(saved),
             python_model=str(served),
