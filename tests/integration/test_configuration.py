@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.project import ROOT, Project
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.config import node, rules, schema
+from kmnist_pipeline.config import code, node, rules, schema
 from kmnist_pipeline.families import registry
 
 LR = "experiments.digits_softmax.optimizer.lr"
@@ -300,6 +300,25 @@ def searched(**changes: Any) -> dict:
     return NETWORK_GRID | {"product": {}, "search": {**search, "space": space} | changes}
 
 
+IMPORTED = {
+    "title": "Leaves",
+    "licence": "none",
+    "shape": [20, 12, 3],
+    "pixel_max": 255,
+    "classes": ["oak, red", "や", "<b>"],
+    "imported": {
+        "file": "data/imported/digits.npz",
+        "sha256": "0" * 64,
+        "train": 7,
+        "test": 3,
+    },
+}
+
+
+def imported(**changes: Any) -> dict[str, Any]:
+    return IMPORTED | {"imported": IMPORTED["imported"] | changes}
+
+
 REFUSED = [
     # key, value, what the message says after the key
     (f"{SOFTMAX}.dataset", "digitz", "=digitz: must be one of digits, kmnist, mnist"),
@@ -388,10 +407,20 @@ REFUSED = [
     ("studies.digits_softmax_grid.points", [{"seeds": [9]}], "[0]: must not change report, "),
     ("studies.digits_softmax_grid.points", [{"model.scaling": "zscore"}] * 2, "[1]: the point"),
     ("studies.digits_softmax", CONTENT["studies"]["digits_softmax_grid"], ": an experiment has"),
-    ("datasets.digits.shape", [8, 8, 3], "=[8, 8, 3]: must be [height, width]"),
+    ("datasets.digits.shape", [8, 8, 3], "=[8, 8, 3]: must be [height, width], because IDX files"),
+    ("datasets.digits.shape", [8, 8, 4], "=[8, 8, 4]: must be [height, width] or [height, width"),
     ("datasets.digits.shape", [8, 0], "[1]=0: must be at least 1"),
     ("datasets.digits.pixel_max", 256, "=256: must be at most 255"),
-    ("datasets.digits.classes", ["a", "a"], '=["a", "a"]: must be at least two different names'),
+    ("datasets.digits.classes", ["a", "a"], '=["a", "a"]: must be 2 to 1,000 different names'),
+    ("datasets.digits.classes", [str(n) for n in range(1001)], "=1001: must be 2 to 1,000 differ"),
+    ("datasets.digits.classes", ["a", " "], "[1]= : must be printable text that does not begin"),
+    ("datasets.digits.classes", ["a\nb", "c"], '[0]="a\\nb": must be printable text that does'),
+    ("datasets.digits.classes", ["#a", "c"], "[0]=#a: must be printable text that does not begin"),
+    ("datasets.digits", IMPORTED | {"parts": []}, ".parts=[]: there is no such key; known keys: "),
+    ("datasets.digits", IMPORTED | {"imported": {}}, ".imported.file: is missing; needed are file"),
+    ("datasets.digits", imported(file="x.npz"), ".imported.file=x.npz: must be text that matches "),
+    ("datasets.digits", imported(sha256="x"), ".imported.sha256=x: must be text that matches "),
+    ("datasets.digits", imported(test=0), ".imported.test=0: must be at least 1"),
     ("datasets.digits.classes", [True, False], "[0]=true: must be text"),
     ("datasets.digits.parts", [], "=[]: must be one or more parts with different names"),
     (IMAGES, SHA, f"={SHA}: must be text that matches ^[0-9a-f]{{64}}$"),
@@ -408,6 +437,12 @@ REFUSED = [
     ("studies", 5, "=5: must be a map"),
     ("typo", {}, "={}: there is no such key; known keys: datasets, experiments, studies, "),
 ]  # fmt: skip
+
+
+def test_an_imported_dataset_is_accepted():
+    for shape in ([8, 8], [20, 12, 3]):
+        content = changed("datasets.digits", IMPORTED | {"shape": shape})
+        assert rules.check(content).datasets["digits"].imported.train == 7
 
 
 @pytest.mark.parametrize(("key", "value", "words"), REFUSED)
@@ -444,6 +479,63 @@ def test_a_linear_model_may_have_any_validation():
         rules.check(params)
 
 
+# --- the modules of stages -----------------------------------------------------------------------
+
+
+def test_stages_depend_on_the_modules_that_their_settings_use():
+    found = code.of(rules.check(COMMITTED))
+    assert found == COMMITTED["code"]
+    families = "src/kmnist_pipeline/families/"
+    used = {name: set(about["code"]) for name, about in found["kfold_train"].items()}
+    assert used["digits_softmax"] == {f"{families}linear/{name}.py" for name in ("model", "train")}
+    network = used["digits_cnn"] ^ used["kmnist_siamese"]
+    assert network == {f"{families}cnn/architectures/{n}.py" for n in ("simple", "siamese")}
+    measured = {name: set(about["code"]) for name, about in found["evaluate"].items()}
+    assert measured["digits_softmax"] == {f"{families}linear/model.py"}
+    saliency = f"{families}cnn/insight/saliency.py"
+    assert saliency in measured["digits_cnn"] and saliency not in measured["kmnist_siamese"]
+
+
+def test_every_line_of_dvc_yaml_has_a_module():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for kind, lines in code.LINES.items():
+        stage = stages[kind.replace("_", "-")]
+        assert stage["foreach"] == f"${{code.{kind}}}"
+        assert [dep for dep in stage["do"]["deps"] if dep.startswith("${item.code")] == [
+            f"${{item.code[{number}]}}" for number in range(lines)
+        ]
+
+
+def test_a_study_depends_on_the_modules_of_all_its_trials():
+    names = ["simple", "improved"]
+    content = changed(GRID, NETWORK_GRID | {"product": {"model.architecture": names}})
+    used = set(code.of(rules.check(content))["tune"]["digits_cnn_grid"]["code"])
+    assert {Path(path).stem for path in used if "/architectures/" in path} == {*names}
+
+
+def test_more_modules_than_lines_are_refused(monkeypatch):
+    monkeypatch.setitem(code.LINES, "kfold_train", 1)
+    with pytest.raises(node.ConfigError, match=r"uses 2 modules, and kfold-train in dvc\.yaml has"):
+        code.of(rules.check(COMMITTED))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("PAIRED = False\n", "architectures/own.py: must define build, as the other modules there"),
+        ("def build(): ...\n", "architectures/own.py: must define PAIRED, as the other modules"),
+        ("def build(:\n", "architectures/own.py:1: not valid Python: "),
+    ],
+)
+def test_a_network_without_what_a_network_needs_is_refused(text, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(code, "PACKAGE", tmp_path / "src/kmnist_pipeline")
+    module = tmp_path / "src/kmnist_pipeline/families/cnn/architectures/own.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(text)
+    with pytest.raises(node.ConfigError, match=re.escape(words)):
+        code._check(module)
+
+
 def test_schema_and_registry_know_the_same_families_and_choices():
     assert registry.FAMILIES.keys() == schema.SETTING_TYPES.keys()
     named = {
@@ -466,7 +558,7 @@ def paths(node: Any, path: tuple = ()) -> Iterator[tuple]:
         yield from paths(node[key], (*path, key))
 
 
-PATHS = [path for path in paths(CONTENT) if path[0] != "models"]
+PATHS = [path for path in paths(CONTENT) if path[0] not in ("models", "code")]
 FREE = {"points", "product", "trial", "retrain"}  # refused in the words of the keys they change
 TYPED = [path for path in PATHS if len(path) > 2 and not FREE & set(path)]
 VALUES = st.recursive(

@@ -59,9 +59,7 @@ def test_an_entry_comes_back_only_with_the_files_parameters_and_code_that_it_nam
     with replaced(clone.folder / "params.yaml", other.encode()):
         assert gone() == {f"{kind}@digits_cnn" for kind in ("kfold-train", "evaluate")}
     with replaced(clone.folder / code, code.read_bytes() + b"\n"):
-        assert {
-            name for name, stage in stages.items() if code.parent.as_posix() in stage.deps
-        } == gone()
+        assert {name for name, stage in stages.items() if code.as_posix() in stage.deps} == gone()
 
 
 def test_a_lock_that_people_or_another_dvc_write_stays_as_it_is(whole):

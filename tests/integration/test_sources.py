@@ -424,6 +424,32 @@ def test_a_silent_openml_does_not_hold_us(
     assert "timed out" in refusal(openml, tmp_path)
 
 
+# Imported datasets
+
+
+def test_an_imported_file_is_copied_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("data/imported/leaves.npz")
+    content = {"file": str(file), "sha256": hashlib.sha256(b"leaves").hexdigest()}
+    (folder := tmp_path / "raw").mkdir()
+    with pytest.raises(sources.SourceError) as missing:
+        sources.copy_imported(content, folder)
+    assert str(missing.value) == (
+        f"{file} does not exist: `dvc checkout {file}.dvc` takes it from the cache, "
+        f"`dvc pull {file}.dvc` from a remote, and `kmnist import leaves SOURCE` makes it again"
+    )
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"others")
+    with pytest.raises(sources.SourceError) as other:
+        sources.copy_imported(content, folder)
+    assert "has sha256 " in str(other.value) and "`dvc checkout --force " in str(other.value)
+    file.write_bytes(b"leaves")
+    sources.copy_imported(content, folder)
+    assert (folder / "leaves.npz").read_bytes() == b"leaves"
+
+
 # The stage: a whole folder or the one before
 
 STAGE = """

@@ -30,8 +30,8 @@ LEAST_HEIGHT = 304
 LARGEST_TILE = 224
 MOST_TILES = 100  # pictures in one figure
 MOST_PIXELS = 80_000  # of all pictures in one figure
-# Roughly, how much a file grows by enlarging pictures in more than 16 colours, and by one title.
-GROWTH, TITLE = 2.9, 150
+# Roughly, how a file grows by enlarging pictures in more than 16 colours, and by a letter of text.
+GROWTH, LETTER = 2.9, 18
 MANY = 20  # classes; with more, figures have short names and leave out single numbers
 LONGEST = 24  # characters of a class's name
 MARGIN = 24
@@ -118,8 +118,8 @@ def reduced(pictures: np.ndarray, factor: int) -> np.ndarray:
     return np.rint(sums / areas.reshape(shape)).astype(np.uint8)
 
 
-def fitting(pictures: np.ndarray, titles: int) -> np.ndarray:
-    """The RGB pictures, reduced until a figure of them with so many titles is a small file."""
+def fitting(pictures: np.ndarray, letters: int) -> np.ndarray:
+    """The RGB pictures, reduced until a figure of them with so many letters is a small file."""
     count, height, width = pictures.shape[:3]
     factor = 1
     while True:
@@ -128,7 +128,10 @@ def fitting(pictures: np.ndarray, titles: int) -> np.ndarray:
             column = Image.fromarray(small.reshape(-1, *small.shape[2:]))
             content = io.BytesIO()
             _quantized(column, 16).save(content, "png", optimize=True)
-            if factor == max(height, width) or GROWTH * content.tell() + TITLE * titles < MAX_BYTES:
+            if (
+                factor == max(height, width)
+                or GROWTH * content.tell() + LETTER * letters < MAX_BYTES
+            ):
                 return small
         factor += 1
 
@@ -205,7 +208,7 @@ def tiles(
     pictures: (N, H, W, 3) uint8, row by row; titles: one above each picture; row_titles: one to
     the left of each row; gap: pixels between pictures; right: free pixels on the right.
     """
-    pictures = fitting(pictures, len(titles))
+    pictures = fitting(pictures, len("".join(titles)))
     count, height, width = pictures.shape[:3]
     columns = min(columns, count)
     rows = -(-count // columns)

@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from kmnist_pipeline.figures import canvas
 
-MOST_CONFUSIONS = 30  # listed beside the confusion matrix of many classes
+MOST_CONFUSIONS = 20  # listed beside the confusion matrix of many classes
+STEPS = 8  # of the colours of small cells
 MOST_SCORES = 50  # classes with scores in one figure
 
 
@@ -69,7 +70,8 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
 
     It is Fig. 3-5 in kmnist_cnn and 4.7 in mnist_logistic. counts: (C, C) integers. The colour is
     the share of the row, on a square-root scale, so that rare confusions are visible. Where the
-    cells are too small for counts, the most frequent confusions are listed beside them.
+    cells are too small for counts, colours have steps, so that a single image is visible, and the
+    most frequent confusions are listed beside the matrix.
     """
     classes, many = len(names), len(names) > canvas.MANY
     cell = 110 if classes <= 4 else 70 if classes <= 12 else 54
@@ -77,8 +79,10 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
         cell = max(1, 1000 // classes)
     size = 9 if cell > 20 else 7
     is_named = cell > 14
-    names = [canvas.short(name) for name in names]
+    names = [canvas.short(name, 12 if many else canvas.LONGEST) for name in names]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    if many:
+        shares = (np.ceil(np.sqrt(shares) * STEPS) / STEPS) ** 2
     label = canvas.text_width(names if is_named else ["0000"], size)
     side = cell * classes
     left, top = 76 + label, canvas.MARGIN
@@ -122,7 +126,7 @@ def _list_confusions(
     for line, cell in enumerate(order[wrong.ravel()[order] > 0]):
         row, column = divmod(int(cell), len(names))
         y = 76 + 30 * line
-        text = f"{canvas.short(names[row], 16)} → {canvas.short(names[column], 16)}"
+        text = f"{names[row]} → {names[column]}"
         canvas.write(figure, left, y, text, va="center", size=8)
         end = left + width - canvas.MARGIN
         canvas.write(figure, end, y, str(wrong[row, column]), va="center", ha="right", size=8)
