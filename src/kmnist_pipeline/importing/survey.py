@@ -11,7 +11,8 @@ from tqdm import tqdm
 from kmnist_pipeline.importing.content import Content
 
 NEAR = 0.99  # correlation of the pixels of two images that are near duplicates
-BLOCKS, AXES, NEIGHBOURS, CHUNK = 8, 16, 8, 4096
+BLOCKS, AXES, NEIGHBOURS = 64, 16, 8
+CHUNK = 1 << 22  # pixels that are compared at a time
 FEW, MOST = 3, 60  # examples of a finding; classes of the table
 
 
@@ -74,21 +75,21 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     if len(rows) < 2:
         return _pairs([])
-    blocks = np.concatenate([_blocks(_units(images[rows[at]])) for at in _chunks(len(rows))])
+    size = max(1, CHUNK // images[0].size)
+    parts = [*_chunks(len(rows), size)]
+    blocks = np.concatenate([_blocks(_units(images[rows[at]])) for at in parts])
     _, axes = np.linalg.eigh(np.cov(blocks, rowvar=False))
     points = blocks @ axes[:, -AXES:]
     tree, limit = cKDTree(points), np.sqrt(2 - 2 * NEAR)
     found = set[tuple[int, int]]()
-    for at in tqdm(
-        list(_chunks(len(rows))), desc="near duplicates", unit=" parts", disable=None, leave=False
-    ):
+    for at in tqdm(parts, desc="near duplicates", unit=" parts", disable=None, leave=False):
         _, others = tree.query(
             points[at], k=min(NEIGHBOURS, len(rows)), distance_upper_bound=limit * 1.001
         )
         one, place = np.nonzero((others < len(rows)) & (others != at[:, None]))
         pairs = np.stack([at[one], others[one, place]], axis=1)
         pairs = np.unique(np.sort(pairs, axis=1), axis=0)
-        for some in _chunks(len(pairs)):
+        for some in _chunks(len(pairs), size):
             part = pairs[some]
             left, right = (_units(images[rows[part[:, side]]]) for side in (0, 1))
             close = np.einsum("nd,nd->n", left, right) >= NEAR
@@ -96,8 +97,8 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return _pairs(sorted(found))
 
 
-def _chunks(count: int) -> Iterator[np.ndarray]:
-    return (np.arange(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
+def _chunks(count: int, size: int) -> Iterator[np.ndarray]:
+    return (np.arange(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def _units(images: np.ndarray) -> np.ndarray:
@@ -109,7 +110,7 @@ def _units(images: np.ndarray) -> np.ndarray:
 
 def _blocks(units: np.ndarray) -> np.ndarray:
     """Sums over blocks of neighbouring features, divided so that no distance grows, (N, B)."""
-    starts = np.unique(np.linspace(0, units.shape[1], BLOCKS * BLOCKS + 1).astype(int)[:-1])
+    starts = np.unique(np.linspace(0, units.shape[1], BLOCKS + 1).astype(int)[:-1])
     sizes = np.diff([*starts, units.shape[1]])
     return np.add.reduceat(units, starts, axis=1) / np.sqrt(sizes)
 
