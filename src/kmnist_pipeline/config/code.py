@@ -14,13 +14,16 @@ from typing import Any
 
 from kmnist_pipeline.config import grid, rules
 from kmnist_pipeline.config.node import ConfigError
-from kmnist_pipeline.config.schema import Config
+from kmnist_pipeline.config.schema import Config, Loop
 from kmnist_pipeline.config.training import Experiment, Study
 from kmnist_pipeline.families import modules
 from kmnist_pipeline.families.modules import PACKAGE
 
 # The number of lines in `dvc.yaml`.
-LINES = {"kfold_train": 14, "tune": 18, "evaluate": 8}
+LINES = {
+    **{"kfold_train": 14, "suspects": 14, "loop": 14, "tune": 18, "faults": 18},
+    **{"evaluate": 8, "conditions": 6},
+}
 # Modules that all stages that train depend on.
 COMMON = {"data/streams.py", "families/selection.py"}
 # The names that the modules of a folder must define.
@@ -52,7 +55,26 @@ def of(config: Config) -> dict[str, dict[str, Any]]:
     for name, about in rules.models_of(config).items():
         shown = {key: about[key] for key in ("dataset", "report")}
         found["evaluate"][name] = {**shown, "code": _measured(name, used[name])}
+    for name, conditions in config.conditions.items():
+        about = {"dataset": conditions.dataset, "report": conditions.report}
+        code = _measured(name, [experiments[name]], "conditions")
+        found["conditions"][name] = {**about, "code": code}
+    for name, suspects in config.suspects.items():
+        about = {"dataset": suspects.dataset, "experiment": suspects.experiment}
+        base = experiments[suspects.experiment]
+        code = _trained(name, [base, _changed(base, suspects.trial)], "suspects")
+        found["suspects"][name] = {**about, "code": code}
+    for name, loop in config.loops.items():
+        found["loop"][name] = {"dataset": loop.dataset, "code": _trained(name, [loop], "loop")}
+    for name, faults in config.faults.items():
+        changed = [_changed(each, faults.trial) for each in faults.experiments.values()]
+        code = _trained(name, changed, "faults")
+        found["faults"][name] = {"dataset": faults.dataset, "code": code}
     return found
+
+
+def _changed(base: Experiment, trial: dict[str, Any]) -> Experiment:
+    return Experiment.model_validate(grid.apply(base.model_dump(), trial))
 
 
 def _tried(name: str, study: Study, base: Experiment) -> Iterator[Experiment]:
@@ -65,7 +87,7 @@ def _tried(name: str, study: Study, base: Experiment) -> Iterator[Experiment]:
             yield Experiment.model_validate(again)
 
 
-def _trained(name: str, tried: Iterable[Experiment], kind: str = "kfold_train") -> list[str]:
+def _trained(name: str, tried: Iterable[Experiment | Loop], kind: str = "kfold_train") -> list[str]:
     """The modules with which a stage trains."""
     files = list[Path]()
     for experiment in tried:
@@ -77,7 +99,7 @@ def _trained(name: str, tried: Iterable[Experiment], kind: str = "kfold_train") 
     return _lines(kind, name, modules.closure(files).keys() - COMMON)
 
 
-def _measured(name: str, tried: Iterable[Experiment]) -> list[str]:
+def _measured(name: str, tried: Iterable[Experiment], kind: str = "evaluate") -> list[str]:
     """The modules with which `evaluate` predicts, and explains predictions."""
     files = list[Path]()
     for experiment in tried:
@@ -85,9 +107,9 @@ def _measured(name: str, tried: Iterable[Experiment]) -> list[str]:
         files.append(folder / "model.py")
         if folder.name == "cnn":
             files.append(folder / "architectures" / f"{experiment.model.architecture}.py")
-            if experiment.model.draws is None:
+            if kind == "evaluate" and experiment.model.draws is None:
                 files.append(folder / "insight/saliency.py")
-    return _lines("evaluate", name, modules.closure(files).keys())
+    return _lines(kind, name, modules.closure(files).keys())
 
 
 def _lines(kind: str, name: str, paths: Iterable[str]) -> list[str]:
