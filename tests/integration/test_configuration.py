@@ -64,7 +64,7 @@ def test_compose_writes_what_check_missed(conf, capsys):
 
 
 def test_files_that_the_menu_does_not_lead_to_are_pointed_out(conf, capsys):
-    line = "  - experiment@experiments.digits_cnn: digits_cnn\n"
+    line = "  - experiment@experiments.digits_sklearn_logistic: digits_sklearn_logistic\n"
     conf.replace("conf/config.yaml", line, "")
     conf.replace("conf/experiment/digits_softmax.yaml", "  - base\n", "  - shared\n")
     (conf.folder / "conf/experiment/shared.yaml").write_text("defaults: [base]\n")
@@ -72,7 +72,7 @@ def test_files_that_the_menu_does_not_lead_to_are_pointed_out(conf, capsys):
     assert cli.main(["compose"]) == 0
     said = capsys.readouterr().err
     assert said.startswith("note: conf/config.yaml leads to none of these files of conf/: ")
-    for file in ("experiment/digits_cnn.yaml", "claims/mine.csv"):
+    for file in ("experiment/digits_sklearn_logistic.yaml", "claims/mine.csv"):
         assert file in said
     for used in ("shared", "base", "none.csv", "softmax", "model/", "protocol", "kmnist_linear"):
         assert used not in said

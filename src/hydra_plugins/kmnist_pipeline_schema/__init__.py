@@ -7,6 +7,7 @@ it the same way. So both refuse the same mistakes with the same message, before 
 import functools
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from kmnist_pipeline.errors import UserError
 
 MAIN = "config"
 COMPOSED = ("models", "code")
+INTERPOLATING = {"conditions", "suspects", "readings", "faults"}  # experiments and studies
 
 
 class ConfigurationError(UserError, ConfigCompositionException, DvcException):
@@ -54,10 +56,11 @@ def _checked(root: DictConfig) -> Config:
     try:
         content = _plain(config)
     except OmegaConfBaseException:
-        # These interpolate keys of others: name their mistakes, not those of the interpolation.
-        interpolating = ("studies", "conditions", "suspects", "readings", "faults")
-        others = [str(key) for key in sections if key not in interpolating]
-        rules.check(_plain(OmegaConf.masked_copy(config, others)))
+        # Some sections interpolate others: name the mistakes in these, not those of interpolation.
+        for left_out in (INTERPOLATING, {*INTERPOLATING, "studies"}):
+            others = [str(key) for key in sections if key not in left_out]
+            with suppress(OmegaConfBaseException):
+                rules.check(_plain(OmegaConf.masked_copy(config, others)))
         rules.check_bases(_plain(config, resolve=False))
         raise
     return rules.check(content)
