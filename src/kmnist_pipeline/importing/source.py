@@ -127,6 +127,8 @@ def pixels_of(array: np.ndarray, where: str, size: tuple[int, int] | None) -> np
 
 def shape_of_row(count: int, where: str, size: tuple[int, int] | None) -> tuple[int, ...]:
     """The shape of an image that is a row of `count` pixels: `size`, else square."""
+    if not count:
+        raise SourceError(f"{where}: has labels, but no pixels")
     for colours in ((), (3,)):
         pixels = count // 3 if colours else count
         if count % (3 if colours else 1):
