@@ -35,7 +35,7 @@ class Measured:
 class Candidate(Measured):
     """A model of the workspace.
 
-    dataset: its dataset in `params.yaml`, with the `name`, and the `placement` of its characters.
+    dataset: its dataset in `params.yaml`, with the `name`.
     """
 
     name: str
@@ -47,6 +47,11 @@ class Candidate(Measured):
     def weights(self) -> Path:
         """The path of the model file."""
         return Path(paths.weights(self.name))
+
+    @property
+    def placed(self) -> dict[str, Any]:
+        """The dataset with the `placement` of its characters. Raises UserError without one."""
+        return {**self.dataset, "placement": placement(self.dataset["name"])}
 
     @property
     def stage(self) -> str:
@@ -121,11 +126,7 @@ def _evaluated(dataset: str) -> Iterator[Candidate]:
 
 
 def _candidate(name: str, about: dict[str, Any], datasets: dict[str, Any]) -> Candidate:
-    dataset = {
-        "name": about["dataset"],
-        **datasets[about["dataset"]],
-        "placement": placement(about["dataset"]),
-    }
+    dataset = {"name": about["dataset"], **datasets[about["dataset"]]}
     validation, test = (_metrics(about["report"], name, part) for part in ("validation", "test"))
     return Candidate(validation, test, name, about["report"], about["family"], dataset)
 

@@ -63,7 +63,7 @@ def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
 
 def _of_candidate(model: candidates.Candidate) -> Classifier:
     candidates.require(model.weights, model.name)
-    return Classifier(model.weights, model.name, model.dataset, model.test.get("routing"))
+    return Classifier(model.weights, model.name, model.placed, model.test.get("routing"))
 
 
 def predict(
