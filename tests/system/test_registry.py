@@ -232,6 +232,19 @@ def test_a_version_without_a_digest_is_registered_again(promoted, here):
         client.set_registered_model_alias("digits", "champion", version.version)
 
 
+def test_a_version_without_a_placement_is_registered_again(promoted, here):
+    version = connect().get_model_version_by_alias("digits", "champion")
+    path = (files_of(version) / scoring.WEIGHTS).with_name("about.json")
+    about = json.loads(path.read_text())
+    del about["dataset"]["placement"]
+    remedy = f"has no placement of characters, .*`kmnist promote {SOFTMAX}` registers the model"
+    with (
+        replaced(path, json.dumps(about).encode()),
+        pytest.raises(UserError, match=remedy),
+    ):
+        registry.champion("digits")
+
+
 def test_the_server_itself_compares_the_weights(promoted, made):
     command = [sys.executable, "-P", scoring.__file__, "models:/digits/1", "0" * 32, "localhost"]
     done = made.run(*command, "5001", MLFLOW_TRACKING_URI="sqlite:///mlflow.db")

@@ -35,7 +35,7 @@ class Measured:
 class Candidate(Measured):
     """A model of the workspace.
 
-    dataset: its dataset in `params.yaml`, with the `name`, and the `placement` of its characters.
+    dataset: its dataset in `params.yaml`, with the `name`.
     """
 
     name: str
@@ -47,6 +47,12 @@ class Candidate(Measured):
     def weights(self) -> Path:
         """The path of the model file."""
         return Path(paths.weights(self.name))
+
+    @property
+    def placed(self) -> dict[str, Any]:
+        """The dataset with the `placement` of its characters. Raises UserError without one."""
+        name, shape = self.dataset["name"], self.dataset["shape"]
+        return {**self.dataset, "placement": placement(name, shape)}
 
     @property
     def stage(self) -> str:
@@ -121,11 +127,7 @@ def _evaluated(dataset: str) -> Iterator[Candidate]:
 
 
 def _candidate(name: str, about: dict[str, Any], datasets: dict[str, Any]) -> Candidate:
-    dataset = {
-        "name": about["dataset"],
-        **datasets[about["dataset"]],
-        "placement": placement(about["dataset"], datasets[about["dataset"]]["shape"]),
-    }
+    dataset = {"name": about["dataset"], **datasets[about["dataset"]]}
     validation, test = (_metrics(about["report"], name, part) for part in ("validation", "test"))
     return Candidate(validation, test, name, about["report"], about["family"], dataset)
 

@@ -65,7 +65,7 @@ def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
 def _of_candidate(model: candidates.Candidate) -> Classifier:
     candidates.require(model.weights, model.name)
     routing, lineage = model.test.get("routing"), model.test["made_by"]["lineage"]
-    return Classifier(model.weights, model.name, model.dataset, routing, lineage)
+    return Classifier(model.weights, model.name, model.placed, routing, lineage)
 
 
 def predict(

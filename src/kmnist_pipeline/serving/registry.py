@@ -101,6 +101,7 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
             f"champion of {dataset}, which has {len(model.dataset['classes'])} classes"
         )
     candidates.require(model.weights, model.name)
+    candidates.placement(dataset, model.dataset["shape"])
     objections, lineage = _stale(model)
     with _store() as client:
         current = _champion(client, dataset)
@@ -387,7 +388,7 @@ def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Log
     bundle.mkdir()
     shutil.copy(model.weights, bundle / WEIGHTS)
     keys = ("name", "classes", "shape", "pixel_max", "placement")
-    dataset = {name: model.dataset[name] for name in keys}
+    dataset = {name: model.placed[name] for name in keys}
     for name, content in {
         "about": {"model": model.name, "dataset": dataset, "lineage": lineage},
         "validation": model.validation,
