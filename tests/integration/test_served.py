@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kmnist_pipeline.families import file
-from kmnist_pipeline.serving import registry
+from kmnist_pipeline.serving import bundle
 from kmnist_pipeline.serving.candidates import Candidate
 
 NAMES = ["zero", "one"]
@@ -41,18 +41,18 @@ def saved(folder: Path) -> Path:
     model = Candidate({}, test, name="m", report="r", family="linear", dataset=DATASET)
     folder.mkdir()
     logged: Any = SimpleNamespace(source_run_id="0" * 32, model_id="m-0")
-    return registry._saved(folder, model, "key", "a model", logged)
+    return bundle.saved(folder, model, "key", "a model", logged)
 
 
 def test_two_versions_in_one_process_run_their_own_code(model_folder, monkeypatch):
     from mlflow.pyfunc import load_model
 
     first = saved(model_folder / "first")
-    changed = Path(shutil.copytree(registry.PACKAGE, model_folder / "changed/kmnist_pipeline"))
+    changed = Path(shutil.copytree(bundle.PACKAGE, model_folder / "changed/kmnist_pipeline"))
     code = changed / "serving/classifier.py"
     code.write_text(code.read_text().replace('"accept" if', '"surely" if'))
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "PACKAGE", changed)
+        patch.setattr(bundle, "PACKAGE", changed)
         second = saved(model_folder / "second")
     same = saved(model_folder / "same")
 

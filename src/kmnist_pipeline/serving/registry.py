@@ -10,11 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
-import re
-import shutil
-import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,47 +18,24 @@ from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import outs, paths
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.lineage import digest
-from kmnist_pipeline.families.registry import FAMILIES
-from kmnist_pipeline.serving import candidates, classifier
+from kmnist_pipeline.serving import bundle, candidates, classifier
+from kmnist_pipeline.serving.bundle import BUNDLE, LINEAGE, WEIGHTS
 from kmnist_pipeline.serving.candidates import Candidate, Measured
-from kmnist_pipeline.serving.classifier import Answer, Classifier
+from kmnist_pipeline.serving.classifier import Classifier
 from kmnist_pipeline.tracking import store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "champion"
-LINEAGE, DIGEST = "kmnist.lineage", "kmnist.weights"  # tags: a lineage key, the md5 of the weights
-BUNDLE, WEIGHTS = "bundle", "model.safetensors"
+DIGEST = "kmnist.weights"  # the tag of a version with the md5 of its weights
 SURE = 1.96  # standard errors: two-sided 95 %
 LEVEL = 0.05  # of significance in McNemar's test
-PACKAGE = Path(__file__).parents[1]
-# The modules that a version needs, besides the model families.
-CODE = (
-    "arithmetic.py",
-    "data/__init__.py",
-    "data/pictures.py",
-    "data/placement.py",
-    "errors.py",
-    "evaluation/__init__.py",
-    "evaluation/routing.py",
-    "families/__init__.py",
-    "families/registry.py",
-    "families/file.py",
-    "families/trained.py",
-    "serving/__init__.py",
-    "serving/character.py",
-    "serving/classifier.py",
-)
-# What a version needs, besides the libraries of its family.
-LIBRARIES = {"pillow", "safetensors", "scikit-image", "scipy"}
 FILES = {WEIGHTS, "about.json", "validation.json", "test.json"}  # of a bundle
 
 
@@ -334,7 +307,7 @@ def _register(
         run.info.experiment_id, model.name, run.info.run_id, tags, model_type=model.family
     )
     with tempfile.TemporaryDirectory() as folder:
-        saved = _saved(Path(folder), model, lineage, about, logged)
+        saved = bundle.saved(Path(folder), model, lineage, about, logged)
         client.log_model_artifacts(logged.model_id, str(saved))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
@@ -373,85 +346,3 @@ def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
     of_stage = f"tags.`kmnist.stage` = '{model.stage}' and tags.`{LINEAGE}` = '{lineage}'"
     finished = f"{of_stage} and attributes.status = 'FINISHED'"
     return client.search_runs([experiment.experiment_id], finished)[0]
-
-
-def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: LoggedModel) -> Path:
-    """Write the pyfunc to a folder: code as files, weights as safetensors, nothing pickled."""
-    import pandas as pd
-    from mlflow.models import Model, infer_signature
-    from mlflow.pyfunc import save_model
-    from mlflow.types import Schema, TensorSpec
-
-    from kmnist_pipeline.commands import status
-
-    bundle = folder / BUNDLE
-    bundle.mkdir()
-    shutil.copy(model.weights, bundle / WEIGHTS)
-    keys = ("name", "classes", "shape", "pixel_max", "placement")
-    dataset = {name: model.placed[name] for name in keys}
-    for name, content in {
-        "about": {"model": model.name, "dataset": dataset, "lineage": lineage},
-        "validation": model.validation,
-        "test": model.test,
-    }.items():
-        (bundle / f"{name}.json").write_bytes(outs.json_bytes(content))
-    (bundle / "README.md").write_text(about)
-
-    example = np.zeros((1, *model.dataset["shape"]), np.uint8)
-    answers = [Answer(0, "", "", 0.0, decision) for decision in ("review", None)]
-    rows = pd.DataFrame([{**vars(answer), "prepared": ""} for answer in answers])
-    saved = folder / "saved"
-    libraries = sorted(LIBRARIES | {*FAMILIES[model.family].libraries})
-    package, served = _code(folder, model.family)
-    # The warnings about type hints and integers are not needed.
-    with warnings.catch_warnings(record=True), _importable(package):
-        signature = infer_signature(example, rows, {"as_is": False})
-        signature.inputs = Schema([TensorSpec(example.dtype, (-1, -1, -1))])  # pictures of any size
-        save_model(
-            str(saved),
-            python_model=str(served),
-            artifacts={BUNDLE: str(bundle)},
-            code_paths=[str(package)],
-            signature=signature,
-            input_example=example,
-            pip_requirements=[f"{name}=={status.installed(name)}" for name in libraries],
-            mlflow_model=Model(
-                run_id=logged.source_run_id, model_id=logged.model_id, metadata={LINEAGE: lineage}
-            ),
-        )
-    return saved
-
-
-@contextmanager
-def _importable(package: Path) -> Iterator[None]:
-    """Make a package importable within the block, because MLflow tries the code that it saves."""
-    sys.path.insert(0, str(package.parent))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(package.parent))
-        for name in [name for name in sys.modules if name.split(".")[0] == package.name]:
-            del sys.modules[name]
-
-
-def _code(folder: Path, family: str) -> tuple[Path, Path]:
-    """A copy of the modules that a version needs, and of the module that MLflow loads.
-
-    A process has only one package of a name. So the copy has a name that only equal code has, and
-    several versions, and the package itself, can be loaded in one process.
-    """
-    copy = folder / "code"
-    for name in (*CODE, f"families/{family}"):
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        if (PACKAGE / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(PACKAGE / name, copy / name, ignore=ignored)
-        else:
-            shutil.copy(PACKAGE / name, copy / name)
-    (copy / "__init__.py").write_text('"""The code of a registered model."""\n')
-    package = copy.rename(folder / f"{PACKAGE.name}_{digest(copy)[:12]}")
-    served = Path(shutil.copy(PACKAGE / "serving/served.py", folder))
-    for file in (*package.rglob("*.py"), served):
-        text = file.read_text()
-        file.write_text(re.sub(rf"\b{PACKAGE.name}\b", package.name, text))
-    return package, served
