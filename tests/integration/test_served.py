@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kmnist_pipeline.evidence import numbers, outs
 from kmnist_pipeline.families import file
 from kmnist_pipeline.serving import bundle
 from kmnist_pipeline.serving.candidates import Candidate
@@ -32,6 +33,9 @@ def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     named = {file.name(0, 0, name): tensor for name, tensor in tensors.items()}
     (tmp_path / "models").mkdir()
     (tmp_path / "models/m.safetensors").write_bytes(file.encode(named, ABOUT))
+    (tmp_path / "metrics/data").mkdir(parents=True)
+    placed = {"made_by": {}, "placement": {"dark_on_light": False}}
+    (tmp_path / "metrics/data/d.json").write_bytes(outs.json_bytes(numbers.encode(placed)))
     return tmp_path
 
 
@@ -56,11 +60,13 @@ def test_two_versions_in_one_process_run_their_own_code(model_folder, monkeypatc
         second = saved(model_folder / "second")
     same = saved(model_folder / "same")
 
-    images = np.zeros((1, 2, 3), np.uint8)
+    images = np.eye(2, 3, dtype=np.uint8)[None]
     path = [*sys.path]
     models: list[Any] = [load_model(str(place)) for place in (first, second, same)]
     try:
-        decisions = [model.predict(images)["decision"].tolist() for model in models]
+        decisions = [
+            model.predict(images, {"as_is": True})["decision"].tolist() for model in models
+        ]
     finally:
         sys.path[:] = path
     assert decisions == [["accept"], ["surely"], ["accept"]]
