@@ -20,7 +20,9 @@ NAMES = ["zero", "one"]
 DATASET = {"name": "d", "classes": NAMES, "shape": [2, 3], "pixel_max": 255}
 ABOUT = {
     "name": "m", "dataset": "d", "classes": [0, 1], "class_names": NAMES, "seeds": [0],
-    "trials": [{"name": "only", "model": {"family": "linear", "kind": "softmax"}}],
+    "trials": [
+        {"name": "only", "model": {"family": "linear", "kind": "softmax"}, "validation": {}},
+    ],
     "kept_folds": [[0]], "winner": 0,
 }  # fmt: skip
 
@@ -69,6 +71,7 @@ def test_two_versions_in_one_process_run_their_own_code(model_folder, monkeypatc
         ]
     finally:
         sys.path[:] = path
+    decisions = [table["decision"].tolist() for table in answers]
     assert decisions == [["accept"], ["surely"], ["accept"]]
     packages = {name.split(".")[0] for name in sys.modules if name.startswith("kmnist_pipeline_")}
     assert len(packages) == 2
