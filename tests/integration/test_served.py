@@ -66,9 +66,7 @@ def test_two_versions_in_one_process_run_their_own_code(model_folder, monkeypatc
     path = [*sys.path]
     models: list[Any] = [load_model(str(place)) for place in (first, second, same)]
     try:
-        decisions = [
-            model.predict(images, {"as_is": True})["decision"].tolist() for model in models
-        ]
+        answers = [model.predict(images, {"as_is": True}) for model in models]
     finally:
         sys.path[:] = path
     decisions = [table["decision"].tolist() for table in answers]
