@@ -300,7 +300,7 @@ def searched(**changes: Any) -> dict:
     return NETWORK_GRID | {"product": {}, "search": {**search, "space": space} | changes}
 
 
-IMPORTED = {
+IMPORTED: dict[str, Any] = {
     "title": "Leaves",
     "licence": "none",
     "shape": [20, 12, 3],

@@ -7,9 +7,7 @@ Python that begin with the path of a file are put there.
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,11 @@ import pytest
 import yaml
 from PIL import Image
 from support import drawn
+from support.pages import blocks, commands, place_file
 from support.project import ROOT, Project, copied
 
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"sh", "yaml", "python", "text"}
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMENT = re.compile(r"(^|\s+)#\s.*$", re.MULTILINE)
 
 # What is run in place of a command: the digits for data that must be downloaded, a folder of the
 # test for one of a team, the options for a program that runs until it is stopped.
@@ -89,28 +86,6 @@ ELSEWHERE = {
         "tests/system/test_verify.py::test_the_first_epoch_gives_the_committed_weights"
     ),
 }
-
-
-def blocks(page: str) -> list[tuple[str, str]]:
-    """Language and content of every fenced block."""
-    return FENCE.findall((ROOT / page).read_text())
-
-
-def commands(block: str) -> Iterator[str]:
-    """The commands of a shell block in one line each; a command ends where bash can parse it."""
-    lines: list[str] = []
-    for line in COMMENT.sub("", block).splitlines():
-        lines.append(line)
-        if line.endswith("\\"):
-            continue
-        parsed = subprocess.run(
-            ["bash", "-n", "-c", "\n".join(lines)], capture_output=True, check=False
-        )
-        if parsed.returncode == 0:
-            if text := "\n".join(lines).strip():
-                yield text
-            lines = []
-    assert not lines, f"bash cannot parse {lines}"
 
 
 def flat(command: str) -> str:
@@ -180,23 +155,6 @@ def documented(
     for place in ("scans/0001.png", "digit.png"):
         Image.fromarray(pixels.astype(np.uint8)).save(project.folder / place)
     return project
-
-
-def place_file(project: Project, text: str) -> None:
-    """Write a block to the file that its first line names; a module that is there gets longer.
-
-    Menu lines go before the last one.
-    """
-    path = re.match(r"# ((?:conf|src)/\S+)\n", text)
-    if path is None:
-        return
-    file = project.folder / path[1]
-    if path[1] == "conf/config.yaml":
-        project.replace(path[1], "  - _self_\n", text.partition("\n")[2] + "  - _self_\n")
-    elif path[1].endswith(".py") and file.exists():
-        file.write_text(file.read_text() + text)
-    else:
-        file.write_text(text)
 
 
 @pytest.mark.parametrize("page", PAGES)

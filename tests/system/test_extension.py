@@ -1,4 +1,5 @@
-"""A dataset, experiments, a study and a report by YAML alone, and what each stage reads.
+"""A dataset, experiments, a study and a report by YAML alone; a network, a metric and a figure
+by one function each; and what each stage reads.
 
 `extended` is the project after `make demo` with them; `by_hand` runs a stage there and watches what
 it reads.
@@ -10,9 +11,11 @@ import gzip
 import hashlib
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from support import pages
 from support.project import Project, files_under, hide_mlflow
 
 from kmnist_pipeline.data import idx
@@ -177,6 +181,44 @@ def test_an_extension_is_checked_like_everything_else(extended: Extended) -> Non
     checked = extended.project.run("kmnist", "check")
     assert checked.returncode == 0, checked.stderr
     assert not lines_with("stripes", checked)
+
+
+# A network, a metric and a figure, as docs/extending.md says
+
+
+def test_a_network_a_metric_and_a_figure_are_one_function_each(digits: Project) -> None:
+    digits.commit()
+    printed = {}
+    for language, text in pages.blocks("docs/extending.md"):
+        if language in ("yaml", "python"):
+            pages.place_file(digits, text)
+        for command in pages.commands(text) if language == "sh" else ():
+            done = digits.run("bash", "-c", command)
+            assert done.returncode == 0, done.stdout + done.stderr
+            printed[command] = done.stdout
+
+    # The network makes nothing stale but what reads its outs.
+    first, *branches = printed["kmnist impact"].splitlines()
+    new, report = {"kfold-train@digits_pooled", "evaluate@digits_pooled"}, "report@digits"
+    named = {word for line in branches for word in line.split() if "@digits" in word}
+    assert first.startswith("3 stages: 2 new, 1 ") and named == {*new, report}
+    trained = printed["dvc repro report@digits"]
+    assert "kfold-train" not in "".join(re.findall("Running stage '([^']+)'", trained))
+
+    models = ("digits_softmax", "digits_cnn", "digits_pooled", "digits_softmax_grid")
+    page = (digits.folder / "reports/digits/index.html").read_text()
+    assert '<th scope="col" class="n">Top 3</th>' in page
+    assert page.count("How often the model gave each probability to the class") >= len(models)
+    for model in models:
+        measured = digits.json(f"metrics/digits/{model}/test.json")
+        assert measured["accuracy"] < measured["top_3"] <= 1
+        assert f"{measured['top_3']:.4f}</a>" in page
+        assert (digits.folder / f"figures/digits/{model}/confidence.png").exists()
+    shown = digits.run("dvc", "metrics", "show").stdout
+    assert "top_3" in shown
+    with closing(sqlite3.connect(digits.folder / "mlflow.db")) as store:
+        logged = store.execute("SELECT COUNT(*) FROM metrics WHERE key = 'test_top_3'").fetchone()
+    assert logged[0] >= len(models)
 
 
 # What a stage reads
