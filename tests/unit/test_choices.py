@@ -294,7 +294,7 @@ def test_cutout_blanks_one_square_at_most(seed, share):
 
 
 def test_an_elastic_field_is_smooth_and_as_strong_as_its_setting():
-    field = distortions._elastic.displacement(400, np.random.default_rng(0), 0.04, (28, 28))
+    field = distortions.deformed(400, np.random.default_rng(0), 0.04, (28, 28))
     field = field.reshape(400, 28, 28, 2)
     assert field.std() == pytest.approx(2 * 0.04, rel=0.1)
     assert (field[:, 1:] - field[:, :-1]).abs().mean() < 0.35 * field.abs().mean()
@@ -302,7 +302,7 @@ def test_an_elastic_field_is_smooth_and_as_strong_as_its_setting():
 
 def test_an_affine_map_is_the_same_for_all_points_and_within_its_strength():
     points = distortions._points(28, 28)
-    moves = distortions._affine.displacement(50, np.random.default_rng(0), 0.2, points)
+    moves = distortions.mapped(50, np.random.default_rng(0), 0.2, points)
     assert moves.abs().max() <= 0.2 + 0.2 + 0.1
     ones = torch.cat([points, torch.ones(len(points), 1)], dim=1)
     solved = torch.linalg.lstsq(ones.expand(50, -1, -1), moves).solution

@@ -1,1 +1,0 @@
-"""Augmentations of training images, one a module."""
