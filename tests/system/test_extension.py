@@ -7,6 +7,7 @@ it reads.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -15,7 +16,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from support import pages
 from support.project import Project, files_under, hide_mlflow
 
 from kmnist_pipeline.data import idx
+from kmnist_pipeline.evidence import reads
 from kmnist_pipeline.repository import locks
 
 
@@ -216,7 +217,7 @@ def test_a_network_a_metric_and_a_figure_are_one_function_each(digits: Project) 
         assert (digits.folder / f"figures/digits/{model}/confidence.png").exists()
     shown = digits.run("dvc", "metrics", "show").stdout
     assert "top_3" in shown
-    with closing(sqlite3.connect(digits.folder / "mlflow.db")) as store:
+    with contextlib.closing(sqlite3.connect(digits.folder / "mlflow.db")) as store:
         logged = store.execute("SELECT COUNT(*) FROM metrics WHERE key = 'test_top_3'").fetchone()
     assert logged[0] >= len(models)
 
@@ -252,7 +253,7 @@ Path(log).write_text(json.dumps(sorted(used)))
 # What changes no result, or as the schema does by way of the parameters alone; and what a stage
 # has itself kept.
 NO_DEPENDENCY = re.compile(
-    r"params\.yaml|src/hydra_plugins/.*|.*/__init__\.py|\.kmnist/(fits|partial)/.*"
+    r"params\.yaml|src/hydra_plugins/.*|\.kmnist/(fits|partial)/.*"
     r"|src/kmnist_pipeline/(config/(node|rules|schema)|tracking/\w+)\.py"
 )
 RULES_BRING = "src/kmnist_pipeline/config/grid.py"
@@ -288,7 +289,12 @@ def by_hand(extended: Extended, tmp_path_factory: pytest.TempPathFactory) -> ByH
         command = [sys.executable, "-c", WATCH, str(log), module, f"name={item}"]
         done = project.run(*command, *overrides)
         assert done.returncode == 0, done.stderr
-        read = {path for path in json.loads(log.read_text()) if not NO_DEPENDENCY.fullmatch(path)}
+        with contextlib.chdir(project.folder):
+            read = {
+                path
+                for path in json.loads(log.read_text())
+                if not (NO_DEPENDENCY.fullmatch(path) or reads._is_bare(path))
+            }
         changes = ",".join(overrides) or "unchanged"
         return Watched(read, project.folder / "multirun" / kind / item / changes)
 

@@ -19,7 +19,7 @@ from kmnist_pipeline.families import modules
 from kmnist_pipeline.families.modules import PACKAGE
 
 # The number of lines in `dvc.yaml`.
-LINES = {"kfold_train": 14, "tune": 18, "evaluate": 8}
+LINES = {"kfold_train": 16, "tune": 20, "evaluate": 8}
 # Modules that all stages that train depend on.
 COMMON = {"data/streams.py", "families/selection.py"}
 # The names that the modules of a folder must define.
@@ -68,11 +68,10 @@ def _trained(name: str, tried: Iterable[Experiment], kind: str = "kfold_train") 
     """The modules with which a stage trains."""
     files = list[Path]()
     for experiment in tried:
-        family = experiment.model.family
-        chosen = modules.chosen(family, experiment.model_dump())
-        for module in chosen:
+        family, settings = experiment.model.family, experiment.model_dump()
+        for module in modules.chosen(family, settings):
             _check(module)
-        files += [PACKAGE / "families" / family / "train.py", *chosen]
+        files += modules.used(family, settings)
     return _lines(kind, name, modules.closure(files).keys() - COMMON)
 
 
