@@ -7,6 +7,7 @@ it reads.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -15,7 +16,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from support import pages
 from support.project import Project, files_under, hide_mlflow
 
 from kmnist_pipeline.data import idx
+from kmnist_pipeline.evidence import reads
 from kmnist_pipeline.repository import locks
 
 
@@ -216,7 +217,7 @@ def test_a_network_a_metric_and_a_figure_are_one_function_each(digits: Project) 
         assert (digits.folder / f"figures/digits/{model}/confidence.png").exists()
     shown = digits.run("dvc", "metrics", "show").stdout
     assert "top_3" in shown
-    with closing(sqlite3.connect(digits.folder / "mlflow.db")) as store:
+    with contextlib.closing(sqlite3.connect(digits.folder / "mlflow.db")) as store:
         logged = store.execute("SELECT COUNT(*) FROM metrics WHERE key = 'test_top_3'").fetchone()
     assert logged[0] >= len(models)
 
@@ -288,11 +289,12 @@ def by_hand(extended: Extended, tmp_path_factory: pytest.TempPathFactory) -> ByH
         command = [sys.executable, "-c", WATCH, str(log), module, f"name={item}"]
         done = project.run(*command, *overrides)
         assert done.returncode == 0, done.stderr
-        read = {
-            path
-            for path in json.loads(log.read_text())
-            if not NO_DEPENDENCY.fullmatch(path) and not is_bare(project.folder / path)
-        }
+        with contextlib.chdir(project.folder):
+            read = {
+                path
+                for path in json.loads(log.read_text())
+                if not (NO_DEPENDENCY.fullmatch(path) or reads._is_bare(path))
+            }
         changes = ",".join(overrides) or "unchanged"
         return Watched(read, project.folder / "multirun" / kind / item / changes)
 
@@ -333,11 +335,6 @@ def test_a_stage_depends_on_exactly_what_it_reads(
         next((folder for folder in folders if path.startswith(f"{folder}/")), path) for path in read
     }
     assert read == dependencies
-
-
-def is_bare(path: Path) -> bool:
-    """Whether a file is the `__init__.py` of a package and has no code."""
-    return path.name == "__init__.py" and len(path.read_text().splitlines()) <= 1
 
 
 def uses_trials(path: Path) -> bool:

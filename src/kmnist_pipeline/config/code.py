@@ -91,11 +91,10 @@ def _trained(name: str, tried: Iterable[Experiment | Loop], kind: str = "kfold_t
     """The modules with which a stage trains."""
     files = list[Path]()
     for experiment in tried:
-        family = experiment.model.family
-        chosen = modules.chosen(family, experiment.model_dump())
-        for module in chosen:
+        family, settings = experiment.model.family, experiment.model_dump()
+        for module in modules.chosen(family, settings):
             _check(module)
-        files += [PACKAGE / "families" / family / "train.py", *chosen]
+        files += modules.used(family, settings)
     return _lines(kind, name, modules.closure(files).keys() - COMMON)
 
 

@@ -36,6 +36,14 @@ def chosen(family: str, settings: Mapping[str, Any], package: Path = PACKAGE) ->
     return found
 
 
+def used(family: str, settings: Mapping[str, Any], package: Path = PACKAGE) -> list[Path]:
+    """The modules in a family's folder, and the exchangeable ones that the settings name."""
+    folder = package / "families" / family
+    # A hidden file, such as an editor's backup, is not a module.
+    own = sorted(file for file in folder.glob("*.py") if not file.name.startswith("."))
+    return [*own, *chosen(family, settings, package)]
+
+
 def closure(modules: Iterable[Path], package: Path = PACKAGE) -> dict[str, str]:
     """The digests of modules and of those that they import, by their paths in the package.
 

@@ -91,10 +91,7 @@ def code(family: str, settings: Mapping[str, Any], package: Path = PACKAGE) -> d
     These are the modules in the family's folder, the exchangeable modules that the settings name,
     and the modules of the package that they import.
     """
-    folder = package / "families" / family
-    # A hidden file, such as an editor's backup, is not a module.
-    own = sorted(file for file in folder.glob("*.py") if not file.name.startswith("."))
-    return modules.closure([*own, *modules.chosen(family, settings, package)], package)
+    return modules.closure(modules.used(family, settings, package), package)
 
 
 def _without_null(settings: Mapping[str, Any]) -> dict[str, Any]:
