@@ -55,8 +55,8 @@ def plan(names: list[str]) -> Removal:
     menu needs what goes.
     """
     menu, locked = MENU.read_text(), status.locked_here()
-    lines = {name: _line(name, menu) for name in names}
-    listed = [line for line in lines.values() if line]
+    lines = {name: _lines(name, menu) for name in names}
+    listed = list({line[1]: line for found in lines.values() for line in found}.values())
     try:
         composed = composition.compose(CONF, [f"~{line[1]}" for line in listed])
     except UserError as error:
@@ -67,12 +67,12 @@ def plan(names: list[str]) -> Removal:
     made += [path for name in params.get("datasets", ()) for path in _imported(name)]
 
     stages, files = dict[str, None](), set[str]()
-    for name, line in lines.items():
+    for name, found in lines.items():
         item = re.split("[.@]", name)[-1]
         left = [s for a, s in locked.stages.items() if s.item == item and a not in described]
         places = [path for stage in left for path in stage.outs] + _places(item)
         own = [p for p in places if Path(p).exists() and not any(_overlap(p, m) for m in made)]
-        if not (line or left or own):
+        if not (found or left or own):
             known = {name for _, name in menus.items(menu)}
             known |= {stage.item for stage in locked.stages.values()}
             raise unknown(f"there is no {name} in {MENU}, and nothing is left of one", item, known)
@@ -102,7 +102,8 @@ def all_but(names: list[str]) -> Removal:
     if not any(key.startswith("reports.") for key in kept):
         reports = ", ".join(params["reports"])
         raise UserError(f"nothing was removed: keep a report too, one of {reports}")
-    menu = [f"{menus.SECTIONS[group]}.{name}" for group, name in menus.items(MENU.read_text())]
+    items = menus.items(MENU.read_text())
+    menu = [f"{menus.SECTIONS[g]}.{name}" for g, name in items if g in menus.SECTIONS]
     known = {name.partition(".")[2] for name in menu}
     left = [s.address for s in status.locked_here().stages.values() if s.item not in known]
     removal = plan([*(name for name in menu if name not in kept), *left])
@@ -157,14 +158,17 @@ def remove(removal: Removal) -> None:
             outs.write_bytes(LOCK, locked.encode())
 
 
-def _line(name: str, menu: str) -> re.Match[str] | None:
-    """The line of an item in the menu."""
+def _lines(name: str, menu: str) -> list[re.Match[str]]:
+    """The lines of an item in the menu, and of what is attached to it."""
     section, _, item = name.rpartition(".")
-    found = [f for f in menus.LINE.finditer(menu) if f[4] == item and section in ("", f[3])]
+    named = [line for line in menus.LINE.finditer(menu) if line[4] == item]
+    found = [line for line in named if section in ("", line[3])]
+    if not section:
+        found = [line for line in found if line[2] in menus.SECTIONS] or found
     if len(found) > 1:
         either = " or ".join(f"{line[3]}.{item}" for line in found)
         raise UserError(f"{name}: several have this name; say {either}")
-    return found[0] if found else None
+    return found + [line for line in named if found and menus.ATTACHED.get(line[2]) == found[0][3]]
 
 
 def _imported(dataset: str) -> list[str]:

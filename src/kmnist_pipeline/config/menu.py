@@ -16,8 +16,13 @@ SECTIONS = {
     "study": "studies",
     "report": "reports",
 }
+# Groups whose items have the name of an experiment or a report, and go with it.
+ATTACHED = {
+    "conditions": "experiments",
+    **dict.fromkeys(("suspects", "loop", "readings", "faults"), "reports"),
+}
 # The folders whose files belong to single items; those of the others are choices for all.
-OWNED = [*SECTIONS, "protocol", "claims"]
+OWNED = [*SECTIONS, *ATTACHED, "protocol", "claims"]
 SUFFIXES = {".yaml", ".csv"}
 # A line of the menu: the key that removes it, its group, its section and its name.
 LINE = re.compile(r"^ *- *((\w+)@(\w+)\.([\w-]+)):.*\n", re.MULTILINE)
@@ -55,7 +60,8 @@ def unused(conf: Path, text: str | None = None) -> list[Path]:
         if (file := queue.pop()) not in used:
             used.add(file)
             queue += _leads_to(conf, file)
-    used |= {conf / group / "base.yaml" for group in SECTIONS} | {conf / "claims/none.csv"}
+    bases = {conf / group / "base.yaml" for group in (*SECTIONS, *ATTACHED)}
+    used |= bases | {conf / "claims/none.csv"}
     folders = (conf / group for group in OWNED)
     files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
     return [path for path in files if path.suffix in SUFFIXES and path not in used]
