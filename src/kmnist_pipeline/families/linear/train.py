@@ -26,6 +26,7 @@ from kmnist_pipeline.families.selection import Selection
 
 SHUFFLE = 2  # the purpose of the random stream; data/splits.py has others
 STORED = "float32"
+AT_ONCE = 1 << 26  # values of validation images; those of KMNIST are fewer
 
 
 def fit(
@@ -49,7 +50,9 @@ def fit(
     targets = model.one_hot(kind, data.labels, data.classes).astype(precision)
     rng = streams.generator(fit.seed, SHUFFLE, fit.fold)
     sgd = _Single(fit, data, targets) if _batch_size(fit) == 1 else _Batches(fit, data, targets)
-    held_out = data.flat[fit.validation].astype(precision)
+    step = max(1, AT_ONCE // data.flat.shape[1])
+    parts = [fit.validation[at : at + step] for at in range(0, len(fit.validation), step)]
+    held_out = data.flat[fit.validation].astype(precision) if len(parts) == 1 else None
     selection = Selection(trainer["keep"], trainer["patience"])
     history: list[Epoch] = []
     digests: list[str] = []
@@ -63,7 +66,12 @@ def fit(
             validation = None
             if len(fit.validation):
                 weights = sgd.over_pixels()
-                unseen = held_out @ weights[1:] + weights[0]
+                if held_out is not None:
+                    unseen = held_out @ weights[1:] + weights[0]
+                else:
+                    unseen = np.concatenate(
+                        [data.flat[p].astype(precision) @ weights[1:] + weights[0] for p in parts]
+                    )
                 history.append(
                     _measure(fit, epoch, "validation", unseen, data.labels[fit.validation])
                 )
