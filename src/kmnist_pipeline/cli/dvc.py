@@ -1,19 +1,22 @@
-"""The command `dvc` of this project's environment: DVC, with three changes.
+"""The command `dvc` of this project's environment: DVC, with four changes.
 
 Stages run in the Python of this environment: DVC deletes the outs of a stage before it starts the
 first `python` in PATH, which may lack the libraries. DVC's files are replaced when the new ones are
-complete: DVC writes them in place, so an interrupt or a full disk leaves them cut. And `dvc exp
-show` without options shows only the columns that people compare.
+complete: DVC writes them in place, so an interrupt or a full disk leaves them cut. Matplotlib lists
+the fonts before the first stage: it starts `fc-list` for it, and a stage may start no program. And
+`dvc exp show` without options shows only the columns that people compare.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import signal
 import sys
 import sysconfig
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ def main() -> int:
     if folder := cli.project():
         with contextlib.chdir(folder):
             mend_lock()
+        _list_fonts(folder)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # DVC ends in order, as on Ctrl-C
     from dvc.cli import main as dvc
     from dvc.utils.serialize import _common, _yaml
@@ -54,6 +58,17 @@ def main() -> int:
             if said := recovery.way_back():
                 print(said, file=sys.stderr)
     return status
+
+
+def _list_fonts(project: Path) -> None:
+    """Give the stages a folder of Matplotlib with the list of fonts and no settings of the user."""
+    folder = project / ".kmnist" / f"matplotlib-{metadata.version('matplotlib')}"
+    os.environ["MPLCONFIGDIR"] = str(folder)
+    runs = not {"repro", "exp", "queue"}.isdisjoint(sys.argv)
+    if runs and not any(folder.glob("fontlist-*.json")):
+        with contextlib.suppress(OSError):  # Matplotlib then takes a temporary folder
+            folder.mkdir(parents=True, exist_ok=True)
+        importlib.import_module("matplotlib.font_manager")
 
 
 def _replace_file(path: Any, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:
