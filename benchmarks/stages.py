@@ -169,7 +169,8 @@ def peak(
 ) -> float | None:
     """The most memory in GiB that a stage and its workers have in its first seconds.
 
-    It is then ended, or when it has more than `limit`. None if it fails. Shared pages count twice.
+    It is then ended, or when it has more than `limit`. None if it fails. Pages of mapped files do
+    not count, because the system drops them when memory is short.
     """
     most = 0
     watched = psutil.Process(process.pid)
@@ -177,7 +178,8 @@ def peak(
     while process.poll() is None and time.monotonic() < end and most < limit * 2**30:
         try:
             family = [watched, *watched.children(recursive=True)]
-            most = max(most, sum(member.memory_info().rss for member in family))
+            used = [member.memory_info() for member in family]
+            most = max(most, sum(memory.rss - memory.shared for memory in used))
         except psutil.NoSuchProcess:
             pass
         time.sleep(0.05)
