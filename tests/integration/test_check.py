@@ -189,8 +189,9 @@ def test_a_parameter_changed_in_conf_makes_its_stages_stale(before, bare, monkey
         f"{GRID}: {changed}",
         f"evaluate@digits_softmax: reads outs of {SOFTMAX}",
         f"evaluate@digits_softmax_grid: reads outs of {GRID}",
+        f"suspects@digits: {changed}",
         "report@digits: reads outs of evaluate@digits_softmax, evaluate@digits_softmax_grid, "
-        f"{SOFTMAX}, {GRID}",
+        f"suspects@digits, {SOFTMAX}, {GRID}",
     ]
     assert remedies(bare, "params.yaml", composed=composed) == ["kmnist compose"]
     again, back = remedies(bare, SOFTMAX, GRID, composed=composed)
@@ -244,7 +245,8 @@ def test_a_metric_edited_by_hand(check, bare):
         check(),
         f"{SOFTMAX}: out {VALIDATION} {MADE}: md5 MD5 -> MD5",
         f"evaluate@digits_softmax: reads outs of {SOFTMAX}",
-        f"report@digits: reads outs of evaluate@digits_softmax, {SOFTMAX}",
+        f"suspects@digits: reads outs of {SOFTMAX}",
+        f"report@digits: reads outs of evaluate@digits_softmax, suspects@digits, {SOFTMAX}",
     )
 
 
