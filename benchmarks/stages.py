@@ -169,8 +169,7 @@ def peak(
 ) -> float | None:
     """The most memory in GiB that a stage and its workers have in its first seconds.
 
-    It is then ended, or when it has more than `limit`. None if it fails. Pages of mapped files do
-    not count, because the system drops them when memory is short.
+    It is then ended, or when it has more than `limit`. None if it fails. Shared pages count twice.
     """
     most = 0
     watched = psutil.Process(process.pid)
@@ -178,8 +177,7 @@ def peak(
     while process.poll() is None and time.monotonic() < end and most < limit * 2**30:
         try:
             family = [watched, *watched.children(recursive=True)]
-            used = [member.memory_info() for member in family]
-            most = max(most, sum(memory.rss - memory.shared for memory in used))
+            most = max(most, sum(member.memory_info().rss for member in family))
         except psutil.NoSuchProcess:
             pass
         time.sleep(0.05)
