@@ -14,6 +14,7 @@ from torch.nn import functional
 from unit.test_cnn import Memory, digits, noise, trained, trial
 
 from kmnist_pipeline.families.cnn import model as models
+from kmnist_pipeline.families.cnn import train
 from kmnist_pipeline.families.cnn.architectures import residual
 from kmnist_pipeline.families.cnn.augmentations import distortions
 from kmnist_pipeline.families.cnn.averaging import exponential
@@ -74,6 +75,17 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_undisturbed_one(architectu
         trained(experiment, images, memory, stop_after=epoch)
     assert trained(experiment, images, memory).encode() == whole.encode()
     assert trained(experiment, images).encode() == whole.encode()
+
+
+@pytest.mark.parametrize("architecture", ["simple", "residual", "siamese"])
+@pytest.mark.parametrize("shape", [(8, 8), (10, 6, 3)])
+def test_images_that_are_scaled_batch_by_batch_give_the_same_bytes(
+    architecture, shape, monkeypatch
+):
+    images = digits(300) if shape == (8, 8) else noise(shape, 200)
+    at_once = trained(trial(architecture), images).encode()
+    monkeypatch.setattr(train, "AT_ONCE", 0)
+    assert trained(trial(architecture), images).encode() == at_once
 
 
 def test_the_whole_recipe_learns_and_each_part_changes_the_result():
