@@ -51,10 +51,12 @@ class Champion(Measured):
 def champion(dataset: str) -> Champion | None:
     """The champion of a dataset; None if there is no champion or no store.
 
-    Raises UserError if the store does not answer or has lost the files of the champion.
+    Raises UserError if the store does not answer, if there is no folder for it, or if it has lost
+    the files of the champion.
     """
     file = store.database()
     if file is not None and not file.exists():
+        store.require_folder(file)
         return None
     with _store() as client:
         version = _champion(client, dataset)

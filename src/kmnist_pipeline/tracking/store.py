@@ -162,8 +162,7 @@ def create(file: Path) -> None:
     """
     from mlflow import MlflowClient
 
-    if not file.parent.is_dir():
-        raise UserError(f"the MLflow store {file} cannot be made: there is no folder {file.parent}")
+    require_folder(file)
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "mlflow.db"
         MlflowClient(f"sqlite:///{fresh}")
@@ -176,6 +175,12 @@ def create(file: Path) -> None:
         copy.unlink()
     else:
         copy.replace(file)
+
+
+def require_folder(file: Path) -> None:
+    """Raise UserError if there is no folder for a SQLite store."""
+    if not file.parent.is_dir():
+        raise UserError(f"there is no MLflow store {file}: there is no folder {file.parent}")
 
 
 def _uri() -> str:
