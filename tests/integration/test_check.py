@@ -19,6 +19,7 @@ from kmnist_pipeline.commands import check as checking
 from kmnist_pipeline.commands import derived, status
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository.changes import Change
 
 SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
 CURVES = "figures/digits/digits_softmax/curves.png"
@@ -444,6 +445,15 @@ def test_findings_with_the_same_remedy_are_grouped():
         f"    {command}",
     ]
     assert max(len(line) for line in lines if "dvc repro" not in line) <= 100
+
+
+@pytest.mark.parametrize(("modules", "shown"), [(1, 1), (4, 4), (5, 4), (33, 4)])
+def test_of_many_changed_modules_only_the_first_are_named(modules, shown):
+    other = Change("parameter", "seeds", "[0]", "[1]")
+    changed = [Change("file", f"src/{number}.py", "1", "2") for number in range(modules)]
+    lines = status.said([*changed, other])
+    assert len(lines) == shown + 1 and str(other) in lines
+    assert modules == shown or lines[-1] == f"and {modules - 3} more dependencies in src/"
 
 
 def test_stages_that_the_lock_lacks_or_has_too_many(check, bare):

@@ -28,6 +28,7 @@ from kmnist_pipeline.repository.revision import DamagedError, Revision, digest_o
 PARAMS, MAIN = "params.yaml", "conf/config.yaml"
 CLAIMS = "claims.json"  # of each report
 WIDTH = 100
+KEEP = "keep the experiment: put its values into conf/, compose, check and commit"
 SHOWN = 5  # values of params.yaml that differ from conf/, and downstream stages
 MADE = ("lineage", "library", "arithmetic", "contradiction")  # changes that DVC does not notice
 
@@ -101,6 +102,19 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
         names = [finding.where for finding in downstream]
         shown = _counted(names) if len(names) <= SHOWN else count(len(names), "stage")
         yield _wrapped(f"downstream of these: {shown}")
+
+
+def last(findings: list[Finding], differences: list[Difference]) -> str:
+    """The sentence about files that differ from the commit; differences: of all files.
+
+    It does not say how to restore results that are up to date, or those of an experiment.
+    """
+    way = ""
+    if any(remedy.purpose == KEEP for finding in findings for remedy in finding.remedies):
+        way = "the first commands above keep or discard the experiment"
+    elif not findings and Verdict.DIFFERENT in (each.verdict for each in differences):
+        way = "they are up to date, and `git commit --all` keeps them"
+    return status.summary(differences, way=way)
 
 
 # The smallest remedies.
@@ -301,7 +315,7 @@ def _of_experiment(
     edits = (f"# {line}" for line in dict.fromkeys(_edits(apart)))
     keep = (*edits, "kmnist compose", "kmnist check", "git commit --all")
     return (
-        Remedy("keep the experiment: put its values into conf/, compose, check and commit", keep),
+        Remedy(KEEP, keep),
         Remedy("or discard the experiment and go back to conf/", tuple(back)),
     )
 

@@ -34,7 +34,7 @@ from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
 RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
-FEW = 3  # files that the last sentence names one by one
+FEW = 3  # modules that reasons name, and files that the last sentence names, one by one
 Digest = Callable[[str], str]
 
 
@@ -60,7 +60,7 @@ class StageStatus:
             return [f"is not in {locks.LOCK}"]
         if self.state == "gone":
             return [f"is in {locks.LOCK}, but not in dvc.yaml"]
-        return [*map(str, self.changes)] or [f"reads outs of {', '.join(self.reads)}"]
+        return said(self.changes) or [f"reads outs of {', '.join(self.reads)}"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,18 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
     return Status(stages, orphans, wanted)
 
 
+def said(changes: list[Change]) -> list[str]:
+    """The changes, one on each line; of many changed modules, only the first."""
+    modules = [change for change in changes if change.kind == "file" and _is_code(change.name)]
+    more = modules[FEW:] if len(modules) > FEW + 1 else []
+    lines = [str(change) for change in changes if change not in more]
+    return lines + ([f"and {len(more)} more dependencies in src/"] if more else [])
+
+
+def _is_code(path: str) -> bool:
+    return path.startswith("src/")
+
+
 def is_composed(composed: str) -> bool:
     """Whether params.yaml is up to date with `conf/`."""
     return PARAMS.exists() and PARAMS.read_text() == composed
@@ -145,11 +157,14 @@ def locked_here() -> Graph:
         raise UserError(f"{error}\n{way}") from error
 
 
-def summary(differences: Iterable[Difference], run: bool = False, fits: int = 0) -> str:
-    """A sentence: how many files differ from the commit, and the commands that restore them.
+def summary(
+    differences: Iterable[Difference], run: bool = False, fits: int = 0, way: str = ""
+) -> str:
+    """A sentence: how many files differ from the commit, and what to do about them.
 
     differences: of all files; run: whether a run in a clone made them, so that there is nothing to
-    restore; fits: how many of the differences compare the weights of a fit instead of a file.
+    do; fits: how many of the differences compare the weights of a fit instead of a file; way: what
+    to do, by default the commands that restore the files.
     """
     verdicts = {each.path: each.verdict for each in differences}
     apart = [path for path, verdict in verdicts.items() if verdict is not Verdict.IDENTICAL]
@@ -166,7 +181,7 @@ def summary(differences: Iterable[Difference], run: bool = False, fits: int = 0)
         line += f", {equal} of them with equal numbers"
     if worst is Verdict.EQUAL and (note := arithmetic.note()):
         return f"{line}. {note}"
-    return f"{line}; {'the workspace is unchanged' if run else _restored(apart)}"
+    return f"{line}; {'the workspace is unchanged' if run else way or _restored(apart)}"
 
 
 def _restored(files: list[str]) -> str:
