@@ -586,7 +586,7 @@ def test_a_fault_that_no_claim_notices_any_more(project: Project) -> None:
     project.commit("noticed")
     assert not [line for line in findings(project) if "notices the fault" in line]
     noticing(a={"leak": False, "swap": False, "rate": False}, b={"leak": False, "swap": True})
-    lost = f"{path}: no claim notices the fault leak any more; a did in the last commit"
+    lost = f"{path}: no claim notices the injected fault leak any more; a did in the last commit"
     assert [line for line in findings(project) if "notices the fault" in line] == [lost]
     noticing(a={"swap": False}, b={"swap": True})  # the catalogue no longer has it
     assert not [line for line in findings(project) if "notices the fault" in line]

@@ -90,7 +90,7 @@ def test_show_prints_one_experiment(conf, capsys):
 def test_show_suggests_a_name(conf, capsys):
     assert cli.main(["compose", "--show", "digit_softmax"]) == 1
     message = capsys.readouterr().err
-    assert "there is no digit_softmax in conf/; did you mean digits_softmax?" in message
+    assert "conf/ has no digit_softmax; did you mean digits_softmax?" in message
 
 
 def test_outside_a_project(tmp_path, monkeypatch, capsys):
@@ -139,7 +139,7 @@ MISTAKES = [
         GRID,
         "{optimizer.lr: 0.1, optimizer.batch_size: 32}",
         "{}",
-        "points[0]={}: must change a key",
+        "points[0]={}: a point must change at least one key",
     ),
     (
         MENU,

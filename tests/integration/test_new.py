@@ -108,8 +108,8 @@ def test_an_experiment_has_the_values_of_another_one(kmnist):
         ("report digits --dataset digits", "conf/report/digits.yaml exists already"),
         ("report Signs --dataset digits", "the name of a report must be lower-case words"),
         ("report data --dataset digits", "no report can have this name"),
-        ("report signs --dataset digit", "there is no such dataset; did you mean digits?"),
-        ("report signs --dataset digits --models soft", "did you mean softmax?"),
+        ("report signs --dataset digit", "conf/ has no such dataset; did you mean digits?"),
+        ("report signs --dataset digits --models soft", "has no soft.yaml; did you mean softmax?"),
         (
             "report signs --dataset digits --models logistic",
             "experiments.signs_logistic.model.kind=logistic: must be softmax",
@@ -120,7 +120,10 @@ def test_an_experiment_has_the_values_of_another_one(kmnist):
             "experiment digits_softmax_grid --like digits_softmax",
             "conf/study/digits_softmax_grid.yaml exists already",
         ),
-        ("experiment signs --like digits_softma", "did you mean digits_softmax?"),
+        (
+            "experiment signs --like digits_softma",
+            "no such experiment; did you mean digits_softmax?",
+        ),
         (
             "experiment signs --like digits_softmax optimizer.lr=-1",
             "experiments.signs.optimizer.lr=-1: must be greater than 0",

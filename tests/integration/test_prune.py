@@ -91,10 +91,10 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(lone, caps
         (["digits"], ["say datasets.digits or reports.digits"]),
         (["datasets.digits"], ["digits_sklearn_logistic.dataset=digits: must be one of"]),
         (["reports.digits", NETWORK], ["digits_sklearn_logistic.report=digits: must be one of"]),
-        (["digits_cn"], ["there is no digits_cn", "did you mean digits_cnn?"]),
-        (["evaluate@digits_cnn"], ["there is no evaluate@digits_cnn", "nothing is left of one"]),
-        (["*"], ["there is no *"]),
-        (["experiments."], ["there is no experiments."]),
+        (["digits_cn"], ["conf/config.yaml has no digits_cn,", "did you mean digits_cnn?"]),
+        (["evaluate@digits_cnn"], ["has no evaluate@digits_cnn, and no files of it remain"]),
+        (["*"], ["conf/config.yaml has no *"]),
+        (["experiments."], ["conf/config.yaml has no experiments."]),
     ],
 )
 def test_what_is_needed_stays(names, words, clone, monkeypatch, capsys):
@@ -182,7 +182,7 @@ def test_what_the_kept_items_need_stays(names, kept, lone):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("digit", "there is no digit in conf/config.yaml; did you mean digits?"),
+        ("digit", "conf/config.yaml has no digit; did you mean digits?"),
         ("datasets.kmnist", "keep a report too, one of digits, kmnist_cnn, "),
     ],
 )

@@ -38,14 +38,17 @@ def titles() -> dict[str, str]:
 def counts() -> str:
     """One row a report; claims that are the same number by construction count once."""
     lines = [
-        "| report | numbers compared | verdicts | faults noticed | run again by `kmnist verify` |",
+        "| report | numbers compared | verdicts | injected faults noticed "
+        "| run again by `kmnist verify` |",
         "| --- | ---: | --- | --- | --- |",
     ]
     again = verified()
     for name, title in titles().items():
         verdicts = Counter(c["verdict"] for c in claims(name) if not c.get("same_as"))
         told = ", ".join(
-            f"{verdict} {verdicts[verdict]}" for verdict in VERDICTS if verdicts[verdict]
+            f"{verdicts[verdict]} {in_words(verdict, verdicts[verdict])}"
+            for verdict in VERDICTS
+            if verdicts[verdict]
         )
         link = f"[{title}](reports/{name}/README.md) (`{name}`)"
         told = told or "nothing published to compare with"
@@ -54,11 +57,16 @@ def counts() -> str:
     return "\n".join(lines) + "\n"
 
 
+def in_words(verdict: str, count: int) -> str:
+    """A verdict after a number, such as `differ` after 2."""
+    return "differ" if verdict == "differs" and count > 1 else verdict
+
+
 def faults(report: str) -> str:
-    """The number of faults, put in on purpose, that at least one claim of a report notices."""
+    """The number of injected faults that at least one claim of a report notices."""
     content = json.loads((ROOT / f"reports/{report}/claims.json").read_text())
     noticed = noticing.summary(content.get("faults", {}))
-    return f"{sum(map(bool, noticed.values()))} of {len(noticed)}" if noticed else "none put in"
+    return f"{sum(map(bool, noticed.values()))} of {len(noticed)}" if noticed else "none injected"
 
 
 def verified() -> dict[str, str]:

@@ -68,7 +68,7 @@ ELSEWHERE = {
     'pip install "mlflow[auth]"': "nothing: it downloads packages",
     "make serve": REGISTRY,
     "python -c 'import json, numpy as np; from PIL import Image "
-    'print(json.dumps({"inputs": [np.asarray(Image.open("28x28.png").convert("L")).tolist()]}))\' '
+    'print(json.dumps({"inputs": [np.asarray(Image.open("scan.png").convert("L")).tolist()]}))\' '
     "| curl -H 'Content-Type: application/json' --data @- http://127.0.0.1:5001/invocations": (
         REGISTRY
     ),

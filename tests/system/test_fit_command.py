@@ -87,7 +87,7 @@ def test_all_stages_of_a_kind_are_a_target(project: Project, monkeypatch: pytest
 def test_an_unknown_target_and_a_bad_store_are_named(digits: Project):
     done = digits.run("kmnist", "fit", "report@nothing")
     assert done.returncode == 1
-    assert "there is no stage report@nothing in dvc.yaml; did you mean report@" in done.stderr
+    assert "dvc.yaml has no stage report@nothing; did you mean report@" in done.stderr
     (digits.folder / "file").write_text("")
     done = digits.run("kmnist", "fits", KMNIST_FITS="file/fits")
     assert done.returncode == 1 and "KMNIST_FITS=file/fits: cannot be the folder" in done.stderr

@@ -285,7 +285,7 @@ REFUSED = {
         "classes Oak and oak differ at most in case",
     ),
     "one class": (lambda place: drawn.folder(place, {"a": 3}), "there is one class, a"),
-    "one image": (lambda place: drawn.folder(place, {"a": 3, "b": 1}), "class b has 1 different"),
+    "one image": (lambda place: drawn.folder(place, {"a": 3, "b": 1}), "b has only 1 distinct"),
     "an empty class": (
         lambda place: (drawn.folder(place, {"a": 3, "b": 3}) / "c").mkdir(),
         "c: the class has no image",

@@ -165,7 +165,7 @@ def test_a_signature_of_something_else_makes_it_worthless(fault, monkeypatch):
         path.write_text(path.read_text().replace('"different"', '"identical"'))
     assert list(receipts.lines(LOCK)) == [
         NONE,
-        f"{path}: does not count: its signature is not of this file",
+        f"{path}: does not count: its signature does not match",
     ]
 
 

@@ -61,7 +61,10 @@ def main() -> int:
 
 
 def _list_fonts(project: Path) -> None:
-    """Give the stages a folder of Matplotlib with the list of fonts and no settings of the user."""
+    """Point stages to a Matplotlib configuration folder of their own.
+
+    It has a list of fonts, and none of the user's settings.
+    """
     folder = project / ".kmnist" / f"matplotlib-{metadata.version('matplotlib')}"
     os.environ["MPLCONFIGDIR"] = str(folder)
     runs = not {"repro", "exp", "queue"}.isdisjoint(sys.argv)

@@ -47,7 +47,7 @@ def add(parser: ArgumentParser) -> None:
         "--test-share",
         type=_share,
         metavar="SHARE",
-        help="split all images anew: this share of each class are test images; default: the split "
+        help="split all images again: this share of each class are test images; default: the split "
         "of the source, or 0.2 if it has none",
     )
     parser.add_argument("--seed", type=_seed, metavar="N", help="of that split; default: 0")

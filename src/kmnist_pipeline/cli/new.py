@@ -4,8 +4,8 @@
   kmnist new experiment leaves_slow --like leaves_softmax optimizer.lr=0.01 trainer.epochs=80
 
 A report gets an experiment for each model, a study of the learning rate of the first one, and a
-page: `dvc repro report@leaves` makes it. An experiment has the values of another one, but for those
-that are given. Nothing is written if a name exists already or a value is impossible.
+page: `dvc repro report@leaves` makes it. An experiment has the values of another one, except for
+those that are given. Nothing is written if a name exists already or a value is impossible.
 """
 
 from argparse import ArgumentParser, Namespace

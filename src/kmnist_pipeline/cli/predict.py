@@ -41,7 +41,9 @@ def add(parser: ArgumentParser) -> None:
         help="draw the first images with their predictions",
     )
     parser.add_argument(
-        "--as-is", action="store_true", help="the images are cut and scaled as the training images"
+        "--as-is",
+        action="store_true",
+        help="the images are cut and scaled like the training images",
     )
     parser.add_argument(
         "--review", action="store_true", help="queue the images for `kmnist review --new`"

@@ -1,8 +1,8 @@
 """Remove an experiment, study, dataset or report from the configuration and the evidence.
 
 Takes its line out of conf/config.yaml, its parameters out of params.yaml and its stages out of
-dvc.lock, and deletes its metrics, figures, model, predictions, data or page; also what is left of
-one that is no longer in conf/config.yaml. Its files in conf/ stay, but --all-but removes these too.
+dvc.lock, and deletes its metrics, figures, model, predictions, data or page. It also deletes
+leftovers of removed items. The files of an item in conf/ stay, but --all-but removes these too.
 Shows everything and asks first. Refuses if the rest of the configuration, a claim or a numbered
 figure needs it.
 

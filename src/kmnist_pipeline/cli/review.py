@@ -1,10 +1,10 @@
 """Review images on a page: accept what the model says, or correct it.
 
-Shows one image at a time at http://127.0.0.1:5002, least sure first, with the model's answer and
-the average image of its class. By default these are suspects: training images whose label models
-that have not seen them contradict. With --new they are images that `kmnist predict --review` has
-queued. The decisions go to reviews/DATASET.csv, for you to commit; images that the dataset does not
-have go to data/reviewed/DATASET.npz, which DVC keeps.
+Shows one image at a time at http://127.0.0.1:5002, least confident first, with the model's answer
+and the average image of its class. By default these are suspects, which are probable label errors:
+models that have not seen these training images contradict their labels. With --new they are images
+that `kmnist predict --review` has queued. The decisions go to reviews/DATASET.csv, for you to
+commit; images that the dataset does not have go to data/reviewed/DATASET.npz, which DVC keeps.
 
   kmnist review --dataset digits
   kmnist predict scans/ --review && kmnist review --new

@@ -357,8 +357,8 @@ def _of_faults() -> list[Finding]:
         if Path(path).name == CLAIMS and (here := Revision("the workspace").files(path)):
             was, now = (_noticed(content) for content in (before, here[path]))
             lost += [
-                Finding(path, (f"no claim notices the fault {fault} any more; {', '.join(claims)} "
-                               "did in the last commit",), (_of_lost(path),))
+                Finding(path, (f"no claim notices the injected fault {fault} any more; "
+                               f"{', '.join(claims)} did in the last commit",), (_of_lost(path),))
                 for fault, claims in was.items()
                 if claims and now.get(fault) == []
             ]  # fmt: skip
@@ -376,7 +376,9 @@ def _of_lost(path: str) -> Remedy:
     report = Path(path).parent.name
     lines = (f"# in conf/claims/{report}.csv, conf/report/ or src/, find what has changed",
              f"# or remove the fault from the catalogue of conf/faults/{report}.yaml")  # fmt: skip
-    return Remedy("undo what made the claims blind, or do not claim that they see", lines)
+    return Remedy(
+        "undo what made the claims less sensitive, or no longer list the injected fault", lines
+    )
 
 
 def of_head() -> list[Difference]:

@@ -139,7 +139,7 @@ def _of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_conditions(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
-    """Rates, intervals and kept promises follow from counts."""
+    """Rates, intervals and whether targets are met follow from counts."""
     path = _numbers(stage, "conditions.json")
     content = numbers.read(path)
     for row in content["conditions"]:
@@ -192,7 +192,7 @@ def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     rows = claims.read(Path(f"conf/claims/{about['claims']}.csv"))
     judged = [claims.judge(row, measured, about["confidence"], about["margin"]) for row in rows]
     if written.get("faults") != noticing.of_report(judged, rows, measured).get("faults"):
-        yield f"{path}: the faults that claims notice are not what the numbers give"
+        yield f"{path}: the injected faults that claims notice are not what the numbers give"
     for given, claim in itertools.zip_longest(stated, json.loads(outs.json_bytes(judged))):
         before, after = (_flat("", each or {}) for each in (given, claim))
         if before.keys() != after.keys() or not all(

@@ -105,7 +105,7 @@ def _upstream(repo: Any, target: str, known: list[str]) -> list[Any]:
     try:
         return repo.stage.collect(target, with_deps=True)
     except StageNotFound as error:
-        raise unknown(f"there is no stage {target} in dvc.yaml", target, known) from error
+        raise unknown(f"dvc.yaml has no stage {target}", target, known) from error
 
 
 def _prepare(datasets: set[str]) -> None:

@@ -53,7 +53,9 @@ def report(name: str, dataset: str, models: list[str]) -> additions.Addition:
     additions.require_new("report", name)
     params = locks.load(composition.compose(additions.CONF, []), "conf/")
     if dataset not in params["datasets"]:
-        raise unknown(f"--dataset {dataset}: there is no such dataset", dataset, params["datasets"])
+        raise unknown(
+            f"--dataset {dataset}: conf/ has no such dataset", dataset, params["datasets"]
+        )
     families = {model: _family(model) for model in models}
     names = {model: f"{name}_{model}" for model in families}
     study = next((m for m, family in families.items() if "optimizer" in TRAINING[family][0]), None)
@@ -80,7 +82,7 @@ def _family(model: str) -> str:
     file = folder / f"{model}.yaml"
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if model not in known:
-        raise unknown(f"--models {model}: there is no {file}", model, known)
+        raise unknown(f"--models {model}: {folder} has no {file.name}", model, known)
     family = locks.load(file.read_text(), str(file)).get("family")
     if family not in TRAINING:
         raise UserError(f"{file}: family={family}: must be one of {', '.join(TRAINING)}")
@@ -112,7 +114,7 @@ def experiment(name: str, like: str, *values: str) -> additions.Addition:
     """
     params = locks.load(composition.compose(additions.CONF, []), "conf/")
     if like not in params["experiments"]:
-        raise unknown(f"--like {like}: there is no such experiment", like, params["experiments"])
+        raise unknown(f"--like {like}: conf/ has no such experiment", like, params["experiments"])
     additions.require_new("experiment", name)
     content = {"defaults": [like, "_self_"], **_nested(values)}
     changed = ", ".join(values) or "nothing yet"

@@ -75,7 +75,7 @@ def plan(names: list[str]) -> Removal:
         if not (found or left or own):
             known = {name for _, name in menus.items(menu)}
             known |= {stage.item for stage in locked.stages.values()}
-            raise unknown(f"there is no {name} in {MENU}, and nothing is left of one", item, known)
+            raise unknown(f"{MENU} has no {name}, and no files of it remain", item, known)
         stages |= dict.fromkeys(stage.address for stage in left)
         files |= {*own}
     inside = {path for path in files if files & {*map(str, Path(path).parents)}}
@@ -122,7 +122,7 @@ def _needed(names: list[str], params: dict[str, Any]) -> set[str]:
     for name in names:
         if not any(name in (key, key.partition(".")[2]) for key in queue):
             known = {key.partition(".")[2] for key in every}
-            raise unknown(f"there is no {name} in {MENU}", name, known)
+            raise unknown(f"{MENU} has no {name}", name, known)
     kept = set[str]()
     while queue:
         if (key := queue.pop()) in kept:

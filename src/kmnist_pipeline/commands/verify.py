@@ -220,7 +220,7 @@ def chosen(committed: Graph, target: str | None) -> list[LockedStage]:
     if target is None:
         return list(committed.stages.values())
     if target not in committed.stages:
-        problem = f"there is no stage {target} in {LOCK} at HEAD"
+        problem = f"{LOCK} at HEAD has no stage {target}"
         raise unknown(problem, target, committed.stages)
     return committed.upstream(target)[::-1]
 

@@ -56,7 +56,7 @@ def show(text: str, name: str) -> str:
     found = [f"# {s}.{name}\n{OmegaConf.to_yaml(cfg[s][name])}" for s in sections if name in cfg[s]]
     if not found:
         known = sorted({str(key) for section in sections for key in cfg[section]})
-        raise unknown(f"there is no {name} in conf/", name, known)
+        raise unknown(f"conf/ has no {name}", name, known)
     return "".join(found)
 
 

@@ -123,7 +123,9 @@ def checked_trials(study: Study, base: Experiment, key: str) -> dict[str, Experi
     for position, point in enumerate(grid.points(study.model_dump())):
         where = f"{key}.points[{position}]"
         if not point:
-            raise ConfigError(f"{where}={{}}: must change a key, such as optimizer.lr")
+            raise ConfigError(
+                f"{where}={{}}: a point must change at least one key, such as optimizer.lr"
+            )
         name = grid.name(point)
         if name in tried:
             raise ConfigError(f"{where}: the point {name} is listed twice")

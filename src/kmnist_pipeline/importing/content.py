@@ -103,7 +103,7 @@ def prepare(source: Source, options: Options) -> Content:
         if missing := [name for name, count in zip(classes, counts, strict=True) if not count]:
             raise SourceError(
                 f"class {_listed(missing)} has no {part} images; add some, or split all images "
-                f"anew, as `--test-share {SHARE}`"
+                f"again, as `--test-share {SHARE}`"
             )
     return Content(
         images, labels, train, test, classes, _white(source, images), names, is_split_here
@@ -125,7 +125,7 @@ def stratified(
     """Training and test rows, with the share of test images in each class, at least one.
 
     Only the pixels and the seed decide, not the order of the images: so the images stay where they
-    are when others are added, but for a few of them, and equal images of a class stay together.
+    are when others are added, except for a few of them, and equal images of a class stay together.
     """
     rank = np.array([hashlib.sha256(b"%d" % seed + digest).digest() for digest in digests(images)])
     is_test = np.zeros(len(labels), bool)
@@ -134,8 +134,8 @@ def stratified(
         distinct, of = np.unique(rank[rows], return_inverse=True)
         if len(distinct) < 2:
             raise SourceError(
-                f"class {name} has {len(distinct)} different image, but needs one for training and "
-                "one for test"
+                f"class {name} has only {len(distinct)} distinct image; it needs at least 2, one "
+                "for training and one for test"
             )
         wanted = max(1, round(share * len(rows)))
         below = np.cumsum(np.bincount(of))[:-1]  # images of the first 1, 2, ... distinct ones

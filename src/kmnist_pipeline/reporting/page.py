@@ -234,8 +234,8 @@ def _pictures(
 ) -> list[dict[str, Any]]:
     """The numbered figures in the order of their numbers in `conf/`, then all others.
 
-    Each has its path, its width in pixels, the text entries of its PNG, the md5 of each data file
-    that it was made from, its number in the publication, and the claims about it.
+    Each has its path, its name, its width in pixels, the text entries of its PNG, the md5 of each
+    data file that it was made from, its number in the publication, and the claims about it.
     """
     number_of = {file: number for number, file in numbers.items()}
     found: dict[str, dict[str, Any]] = {}
@@ -243,7 +243,7 @@ def _pictures(
         file = path.relative_to(root).as_posix()
         with Image.open(path, formats=["PNG"]) as image:
             text = {str(key): str(value) for key, value in image.info.items()}
-            found[file] = {"path": path, "width": image.width, "text": text}
+            found[file] = {"path": path, "name": _name(path), "width": image.width, "text": text}
         found[file]["digests"] = list(json.loads(text["Data"]).values())
         found[file]["number"] = number_of.get(file)
         found[file]["claims"] = [
@@ -254,6 +254,14 @@ def _pictures(
             raise UserError(f"reports.{report}.figures.{number}={file}: there is no such figure")
     numbered = [found.pop(file) for file in number_of]
     return numbered + list(found.values())
+
+
+def _name(figure: Path) -> str:
+    """A figure in words, such as `digits cnn: curves`: the model or folder, then the figure."""
+    of, what = figure.parent.name, figure.stem
+    if of == OTHERS:  # this folder has one figure for each model
+        of, what = what, of
+    return f"{of}: {what}".replace("_", " ")
 
 
 def _is_about(claim: dict[str, Any], figure: Path, winner: str | None) -> bool:

@@ -18,7 +18,7 @@ from kmnist_pipeline.repository.names import unknown
 from kmnist_pipeline.serving.classifier import Classifier
 from kmnist_pipeline.serving.inputs import Picture
 
-MOST = 10_000  # new images that wait at the same time: the least sure ones
+MOST = 10_000  # new images that wait at the same time: the least confident ones
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ Entry = tuple[Item, bool]  # a new image, and whether it was routed to review
 
 @dataclass(frozen=True)
 class Queue:
-    """Images to review, least sure first, with all that a page shows about their dataset.
+    """Images to review, least confident first, with all that a page shows about their dataset.
 
     averages: the mean training image of each class, (C, H, W).
     """
@@ -125,7 +125,7 @@ class Collected:
         self._entries: list[Entry] = []
 
     def __call__(self, pictures: Sequence[Picture], rows: Sequence[dict[str, Any]]) -> None:
-        """Take images with their answers; keep only the MOST least sure ones."""
+        """Take images with their answers; keep only the MOST least confident ones."""
         pixels = np.stack([picture.prepared.pixels for picture in pictures])
         found = self._classifier.probabilities(pixels)
         labels = self._classifier.labels
@@ -158,7 +158,7 @@ class Collected:
 
 
 def _least_sure_first(entries: Sequence[Entry]) -> list[Entry]:
-    """Those routed to review first, the least sure first; of an image's entries the last."""
+    """Those routed to review first, the least confident first; of an image's entries the last."""
     last = {item.sha256: (item, routed) for item, routed in entries}
 
     def order(entry: Entry) -> tuple[bool, float, str]:
