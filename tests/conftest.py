@@ -25,7 +25,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 from support.fit_program import LONG, results, train
-from support.project import Project, copied, fresh, hide_mlflow
+from support.project import Project, cloned, copied, fresh, hide_mlflow
 from support.stores import OF_DIGITS, Server, Table, client_of, table
 
 from kmnist_pipeline import cli
@@ -112,6 +112,12 @@ def evidence(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathF
     project = copied(digits_run, tmp_path_factory.mktemp("evidence") / "project")
     project.commit()
     return project
+
+
+@pytest.fixture
+def bare_one(evidence: Project, tmp_path: Path) -> Project:
+    """A clone of it: no cache, no models, no MLflow store. A folder next to it is its `TMPDIR`."""
+    return cloned(evidence, tmp_path / "bare")
 
 
 @pytest.fixture
