@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from support.networks import Memory, digits, noise, trained, trial
 from torch.nn import functional
-from unit.test_cnn import Memory, digits, noise, trained, trial
 
 from kmnist_pipeline.families.cnn import model as models
 from kmnist_pipeline.families.cnn import train
