@@ -53,7 +53,7 @@ INSTEAD = {
 }
 
 # Commands that are not run here, and what runs them.
-READINGS = "tests/integration/test_readings.py::test_a_report_gets_readings_and_faults"
+READINGS = "tests/integration/test_readings_stages.py::test_a_report_gets_readings_and_faults"
 REGISTRY = "tests/system/test_registry.py::test_a_served_champion_comes_through_a_server"
 TLS = "tests/system/test_cluster.py::test_tls"
 WORKER = "python -m kmnist_pipeline.fits.worker tls://head.example.org:8786"
