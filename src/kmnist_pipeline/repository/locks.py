@@ -23,6 +23,7 @@ LOCK = "dvc.lock"
 DEEPEST = 50  # maps and lists in each other
 LONGEST = 10_000  # characters of a value
 AFTER_SLASH = "0"  # the character after a slash: no path below a folder sorts behind it
+_MD5 = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
 
 
 @dataclass(frozen=True)
@@ -302,8 +303,34 @@ def _stages(entries: Any) -> Iterator[LockedStage]:
             texts = (address, entry["cmd"], *params, *chain(*deps.items(), *outs.items()))
             if odd := [text for text in texts if not isinstance(text, str)]:
                 raise TypeError(f"{odd[0]!r} must be text")
+            _refuse_elsewhere(address, {**deps, **outs})
             yield LockedStage(address, entry["cmd"], deps, params, outs)
         except KeyError as error:
             raise ValueError(f"{address}: {error} is missing") from error
         except (AttributeError, TypeError) as error:
             raise ValueError(f"{address}: is not as DVC writes it: {error}") from error
+
+
+def _refuse_elsewhere(address: str, files: dict[str, str]) -> None:
+    """Raise ValueError for a name, path or md5 that names a place outside its folder.
+
+    Commands join them to a folder and then read, write or delete there.
+    """
+    away = f"take {address} out of the file: `dvc repro` writes what dvc.yaml still has"
+    if "/" in address or "\0" in address:
+        raise ValueError(f"{address}: is no name of a stage; {away}")
+    for path, md5 in files.items():
+        if not is_inside(path):
+            raise ValueError(f"{address}: {path} is not a path in the project's folder; {away}")
+        if not is_md5(md5):
+            raise ValueError(f"{address}: {path} has md5 {md5}, which is none; {away}")
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path, joined to a folder, stays in it: it is relative, and has no `..`."""
+    return not {"", ".", ".."} & {*path.split("/")} and "\0" not in path
+
+
+def is_md5(text: str) -> bool:
+    """Whether a text is an md5 as DVC writes it; that of a folder ends with `.dir`."""
+    return _MD5.fullmatch(text) is not None
