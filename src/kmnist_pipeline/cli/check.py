@@ -37,7 +37,7 @@ def run(chosen: Namespace) -> int:
         print("up to date: the evidence matches code, configuration and data")
     for line in receipts.lines(lock):
         say(line)
-    print(status.summary(check.of_head()))
+    say(status.summary(check.of_head()))
     if findings:
         numbers = {"stage": len(found.stages), "other file": len(findings) - len(found.stages)}
         parts = [count(number, noun) for noun, number in numbers.items() if number]
