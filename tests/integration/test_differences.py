@@ -13,7 +13,7 @@ from support.differences import CURVES, MODEL, TEST, between, run
 from support.project import Project
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.commands import diff_views
+from kmnist_pipeline.commands import diff, diff_views
 from kmnist_pipeline.commands.diff import Figure
 
 
@@ -138,3 +138,71 @@ def test_misuse(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["diff", *arguments])
     assert caught.value.code == 2
+
+
+PAGE_ONLY = ["reports/digits/index.html", "reports/digits/README.md"]
+
+
+def not_compared(project: Project) -> list[tuple[str, str]]:
+    return [(each.file, each.why) for each in between(project, "before").not_compared]
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        *((path, diff.PAGE) for path in PAGE_ONLY),
+        ("reports/kmnist_linear/claims.json", diff.TEXTS),
+    ],
+)
+def test_a_text_of_a_report_that_changes_alone_is_named(path, why, changed, capsys):
+    text = (changed.folder / path).read_text()
+    changed.replace(path, "accuracy", "<script>evil</script>")
+    assert not_compared(changed) == [(path, why)]
+    changed.commit()
+    said = run(changed, capsys, "before...HEAD", "--markdown")
+    assert f"{diff_views.NOTHING} Not compared: 1 file." in said
+    assert "#### Not compared" in said
+    (changed.folder / path).write_text(text)
+    assert not_compared(changed) == []
+
+
+@pytest.mark.parametrize("path", PAGE_ONLY)
+def test_a_page_that_is_new_or_gone_is_named(path, changed):
+    (changed.folder / path).unlink()
+    assert not_compared(changed) == [(path, diff.PAGE)]
+
+
+def test_a_page_under_another_lineage_key_is_no_difference(changed):
+    for path in PAGE_ONLY:
+        page = changed.folder / path
+        page.write_text(re.sub(r"\b[0-9a-f]{12}\b", "0" * 12, page.read_text()))
+    assert len(changed.changed().splitlines()) == 2
+    assert not_compared(changed) == []
+
+
+def change_claims(project: Project) -> None:
+    content = json.loads((project.folder / "reports/kmnist_linear/claims.json").read_text())
+    content["claims"][0]["verdict"] = "another"
+    (project.folder / "reports/kmnist_linear/claims.json").write_text(json.dumps(content))
+
+
+def change_stage(project: Project) -> None:
+    lock = project.folder / "dvc.lock"
+    stages = yaml.safe_load(lock.read_text())
+    stages["stages"]["report@kmnist_linear"]["cmd"] = "another"
+    lock.write_text(yaml.safe_dump(stages))
+
+
+def change_figure(project: Project) -> None:
+    shutil.copy(
+        project.folder / CURVES,
+        project.folder / "figures/kmnist_linear/kmnist_softmax/curves.png",
+    )
+
+
+@pytest.mark.parametrize("change", [change_claims, change_stage, change_figure])
+def test_a_page_that_follows_from_what_is_shown_is_not_named(change, changed):
+    for path in ("reports/kmnist_linear/README.md", "reports/digits/README.md"):
+        changed.replace(path, "accuracy", "precision")
+    change(changed)
+    assert not_compared(changed) == [("reports/digits/README.md", diff.PAGE)]

@@ -198,3 +198,65 @@ def test_a_whole_report_with_its_models_and_data(lone, capsys):
     left = [file for file in state(lone) if "digits" in file and not file.startswith("conf/")]
     assert left == []
     assert findings(lone) == []
+
+
+# --- a lock or a folder of somebody else ---------------------------------------------------------
+
+
+def lock_out(project: Project, *outs: str) -> None:
+    """Add a stage that dvc.yaml does not have, with these outs, to the lock."""
+    listed = "".join(f"    - path: {out}\n      md5: {'f' * 32}\n" for out in outs)
+    with (project.folder / "dvc.lock").open("a") as lock:
+        lock.write(f"  evaluate@gone:\n    cmd: x\n    outs:\n{listed}")
+
+
+@pytest.mark.parametrize("out", ["../victim", "{}/victim", "models/../../victim"])
+def test_a_lock_that_names_a_place_outside_the_project_is_refused(out, lone, tmp_path, capsys):
+    (tmp_path / "victim").mkdir()
+    out = out.format(tmp_path)
+    lock_out(lone, out)
+    before = state(lone)
+    assert cli.main(["prune", "gone", "--yes"]) == 1
+    message = capsys.readouterr().err
+    assert f"dvc.lock: evaluate@gone: {out} is not a path in the project's folder" in message
+    assert (tmp_path / "victim").exists()
+    assert state(lone) == before
+
+
+def test_of_what_a_lock_names_only_what_stages_write_is_removed(lone, tmp_path, capsys):
+    (tmp_path / "victim").write_text("precious")
+    (lone.folder / "models/link").symlink_to(tmp_path)
+    stay = ["docs", ".git/refs", "README.md", "data/imported/a.npz", "data/reviewed/a.npz"]
+    go = ["models/gone.safetensors", "metrics/digits/gone", "data/raw/gone", "reports/gone"]
+    for path in (*go, *stay[3:]):
+        (lone.folder / path / "in").mkdir(parents=True)
+    stay += ["models", "models/link/victim"]
+    lock_out(lone, *stay, *go)
+    assert cli.main(["prune", "gone", "--yes"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [path for path in (*stay, *go) if (lone.folder / path).exists()] == stay
+    said = "stays, behind a link or where no stage writes: "
+    # All models are in `models`, so it is not only of this stage.
+    assert {line.removeprefix(said) for line in shown if line.startswith(said)} == {*stay} - {
+        "models"
+    }
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert "evaluate@gone" not in (lone.folder / "dvc.lock").read_text()
+
+
+def test_files_behind_a_linked_folder_of_conf_stay(lone, tmp_path):
+    elsewhere = tmp_path / "protocol"
+    (lone.folder / "conf/protocol").rename(elsewhere)
+    (lone.folder / "conf/protocol").symlink_to(elsewhere)
+    before = files_under(elsewhere)
+    assert cli.main(["prune", "--yes", "--all-but", "digits"]) == 0
+    assert files_under(elsewhere) == before
+
+
+def test_a_terminal_gets_no_control_characters(lone, capsys):
+    (lone.folder / "models/\x1b[31mgone").write_text("")
+    lock_out(lone, r'"models/\e[31mgone"')
+    assert cli.main(["prune", "gone", "--yes"]) == 0
+    shown = capsys.readouterr().out
+    assert r"models/\x1b[31mgone" in shown
+    assert all(line.isprintable() for line in shown.splitlines())

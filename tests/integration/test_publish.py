@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -184,3 +185,42 @@ def test_a_server_that_is_down(scheme, logged, publish):
         from mlflow.store.db import utils
 
         assert utils.MAX_RETRY_COUNT == 1
+
+
+# --- a commit of somebody else -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("out", ["models/../../../victim", "/tmp/victim", "models/../../x"])
+def test_a_commit_whose_lock_names_places_outside_is_refused(out, project, own_store, publish):
+    with (project.folder / "dvc.lock").open("a") as lock:
+        listed = f"    - path: {out}\n      md5: {'f' * 32}\n"
+        lock.write(f"  kfold-train@gone:\n    cmd: x\n    outs:\n{listed}")
+    project.commit()
+    project.git("tag", "theirs")
+    project.git("checkout", "--quiet", "HEAD~1")
+    done = publish(project, own_store, "--rev", "theirs")
+    assert done.status == 1
+    said = f"dvc.lock at theirs: kfold-train@gone: {out} is not a path in the project's folder"
+    assert said in done.err
+
+
+@pytest.mark.parametrize("report", ["../../victim", "..", "''"])
+def test_a_commit_whose_report_names_a_place_outside_is_refused(
+    report, project, own_store, publish, tmp_path
+):
+    """The artifacts of an MLflow experiment are in a folder of its name."""
+    params = project.folder / "params.yaml"
+    text = re.sub(
+        r"(?ms)^(models:.*?^  digits_softmax:.*?^    report: )digits$",
+        lambda found: f"{found[1]}{report}",
+        params.read_text(),
+        count=1,
+    )
+    assert text != params.read_text()
+    params.write_text(text)
+    project.commit()
+    before = {path.name for path in tmp_path.iterdir()}
+    done = publish(project, own_store, EVALUATED, "--rev", "HEAD")
+    assert done.status == 1
+    assert f"{report.strip(chr(39))!r} is no name of a report" in done.err
+    assert {path.name for path in tmp_path.iterdir()} == before

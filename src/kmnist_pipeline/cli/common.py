@@ -1,6 +1,7 @@
 """Functions that several commands share."""
 
 import json
+import math
 import os
 import re
 import stat
@@ -66,11 +67,22 @@ def _escaped(text: str) -> str:
 
 
 def print_json(content: Any) -> None:
-    """Print JSON for programs, with unprintable characters escaped as JSON escapes them."""
-    text = json.dumps(content, indent=2, ensure_ascii=False)
+    """Print JSON for programs, with unprintable characters escaped as JSON escapes them.
+
+    JSON has no NaN and no infinity, which a stranger's numbers may hold: they become null.
+    """
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     print(
         re.sub(r"[^ -~\n]", lambda c: c[0] if c[0].isprintable() else json.dumps(c[0])[1:-1], text)
     )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_finite(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def console() -> Any:

@@ -20,7 +20,7 @@ Exit status: 0 it was removed; 1 it was not.
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import agreed
+from kmnist_pipeline.cli.common import agreed, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -46,12 +46,12 @@ def run(chosen: Namespace) -> int:
 
     removal = prune.all_but(chosen.all_but) if chosen.all_but else prune.plan(chosen.names)
     for line in removal.lines():
-        print(line)
+        say(line)
     if not (chosen.yes or agreed("Remove all this?")):
-        print("nothing was removed; --yes removes without asking", file=sys.stderr)
+        say("nothing was removed; --yes removes without asking", sys.stderr)
         return 1
     prune.remove(removal)
-    print("removed; what was committed is still in Git, and models and data are in DVC's cache")
+    say("removed; what was committed is still in Git, and models and data are in DVC's cache")
     if removal.stale:
-        print(f"these are stale now: `dvc repro {' '.join(removal.stale)}`")
+        say(f"these are stale now: `dvc repro {' '.join(removal.stale)}`")
     return 0

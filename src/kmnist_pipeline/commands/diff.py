@@ -30,6 +30,11 @@ LONGEST = 60  # the most characters of a text
 MOST = 1000  # files
 LARGEST, ALL = 1 << 22, 1 << 25  # bytes of a file, and of all files
 MANY = 1000  # values of a file; more are counted
+PAGES = (".html", ".md")
+PAGE = "a page; `kmnist check` says whether its stage makes it"
+TEXTS = "other than in verdicts and obtained values; `kmnist check` says whether its stage makes it"
+# The keys, md5s and commits in a page. Nothing else is left out: a tag or a picture counts.
+_KEY = re.compile(rb"\b[0-9a-f]{12,}\b")
 _LABEL = re.compile(r"\[[^\]]*\]")
 _INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)
 
@@ -137,7 +142,8 @@ def between(revision: str, other: str | None = None) -> Diff:
     diff = Diff(old, new)
     paths = _readable(diff, apart)
     before, after = old.files(*paths), new.files(*paths)
-    for path in paths:
+    # Pages come last, because they follow from all else.
+    for path in sorted(paths, key=lambda path: path.endswith(PAGES)):
         try:
             _add(diff, path, before.get(path), after.get(path))
         except Exception as error:  # a branch may hold anything, and decoders raise anything
@@ -181,13 +187,31 @@ def _add(diff: Diff, path: str, *sides: bytes | None) -> None:
             diff.figures += figures
             diff.equal += not figures
         case "reports", ".json":
-            diff.claims += list(_claims(path, *sides))
+            claims = list(_claims(path, *sides))
+            diff.claims += claims
+            texts = compare.compare(path, *sides).verdict is compare.Verdict.DIFFERENT
+            if texts and not _follows(diff, path):
+                diff.not_compared.append(NotCompared(path, TEXTS))
+        case "reports", ".html" | ".md":
+            keyless = {side and _KEY.sub(b"", side) for side in sides}
+            if len(keyless) > 1 and not _follows(diff, path):
+                diff.not_compared.append(NotCompared(path, PAGE))
         case locks.LOCK, _:
             versions = zip((diff.old, diff.new), sides, strict=True)
             graphs = (locks.parse(text or "", side.called(path)) for side, text in versions)
             diff.stages += list(_stages(*graphs))
-        case "metrics" | "figures", _:
-            raise UserError("metrics are JSON or CSV, and figures PNG")
+        case "metrics" | "figures" | "reports", _:
+            raise UserError("metrics are JSON or CSV, figures PNG, and reports JSON and pages")
+
+
+def _follows(diff: Diff, path: str) -> bool:
+    """Whether a file of a report differs because of something that the difference shows."""
+    report = path.split("/")[1]
+    shown = {claim.report for claim in diff.claims}
+    files = [metric.file for metric in diff.metrics] + [figure.file for figure in diff.figures]
+    shown |= {file.split("/")[1] for file in files}
+    stages = {stage.address for stage in diff.stages}
+    return report in shown or f"report@{report}" in stages
 
 
 def _at(name: str) -> Revision:

@@ -23,6 +23,11 @@ PLACES = (
     *(paths.raw, paths.processed, paths.data_numbers, paths.data_figures, paths.weights),
     *(paths.out_of_fold, paths.predictions, paths.page),
 )
+# The folders where stages write. What people have decided or imported is elsewhere in data/.
+WRITTEN = {
+    *(paths.METRICS, paths.FIGURES),
+    *(place("").rpartition("/")[0] for place in PLACES),
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Removal:
     """What goes: lines of the menu, stages of the lock, files and folders.
 
     menu: the lines; remaining: the new text of the menu; composed: that of `params.yaml`; stale:
-    the stages that must run again.
+    the stages that must run again; stays: what the lock names, but no stage can have written.
     """
 
     menu: list[str]
@@ -39,12 +44,14 @@ class Removal:
     files: list[str]
     composed: str
     stale: list[str]
+    stays: list[str]
 
     def lines(self) -> Iterator[str]:
         """What goes, as text."""
         yield from (f"from {MENU}: {line.strip()}" for line in self.menu)
         yield from (f"from {LOCK}: {address}" for address in self.stages)
         yield from self.files
+        yield from (f"stays, behind a link or where no stage writes: {path}" for path in self.stays)
 
 
 def plan(names: list[str]) -> Removal:
@@ -66,18 +73,25 @@ def plan(names: list[str]) -> Removal:
     made = [path for stage in described.values() for path in dvc.outs(stage)]
     made += [path for name in params.get("datasets", ()) for path in _imported(name)]
 
-    stages, files = dict[str, None](), set[str]()
+    stages, files, stays = dict[str, None](), set[str](), set[str]()
     for name, found in lines.items():
         item = re.split("[.@]", name)[-1]
         left = [s for a, s in locked.stages.items() if s.item == item and a not in described]
-        places = [path for stage in left for path in stage.outs] + _places(item)
-        own = [p for p in places if Path(p).exists() and not any(_overlap(p, m) for m in made)]
+        locked_outs = [path for stage in left for path in stage.outs]
+        places = [*filter(_is_written, locked_outs), *_places(item)]
+        there = [
+            path
+            for path in (*locked_outs, *places)
+            if Path(path).exists() and not any(_overlap(path, out) for out in made)
+        ]
+        own = [path for path in there if path in places and _is_direct(Path(path))]
         if not (found or left or own):
             known = {name for _, name in menus.items(menu)}
             known |= {stage.item for stage in locked.stages.values()}
             raise unknown(f"{MENU} has no {name}, and no files of it remain", item, known)
         stages |= dict.fromkeys(stage.address for stage in left)
         files |= {*own}
+        stays |= {*there} - {*own}
     inside = {path for path in files if files & {*map(str, Path(path).parents)}}
     stale = [
         address
@@ -88,7 +102,8 @@ def plan(names: list[str]) -> Removal:
     for text in removed:
         menu = menu.replace(text, "")
     menu = re.sub("\n{3,}", "\n\n", menu)  # where a whole group has gone
-    return Removal(removed, menu, [*stages], sorted(files - inside), composed, stale)
+    files -= inside
+    return Removal(removed, menu, [*stages], sorted(files), composed, stale, sorted(stays))
 
 
 def all_but(names: list[str]) -> Removal:
@@ -107,7 +122,7 @@ def all_but(names: list[str]) -> Removal:
     known = {name.partition(".")[2] for name in menu}
     left = [s.address for s in status.locked_here().stages.values() if s.item not in known]
     removal = plan([*(name for name in menu if name not in kept), *left])
-    unused = [str(path) for path in menus.unused(CONF, removal.remaining)]
+    unused = [str(path) for path in menus.unused(CONF, removal.remaining) if _is_direct(path)]
     return replace(removal, files=sorted({*removal.files, *unused}))
 
 
@@ -183,6 +198,16 @@ def _places(item: str) -> list[str]:
     patterns = [*_imported(item), *(place(item) for place in PLACES)]
     patterns += [f"{root}/*/{item}" for root in (paths.METRICS, paths.FIGURES)]
     return [path.as_posix() for pattern in patterns for path in Path().glob(pattern)]
+
+
+def _is_written(path: str) -> bool:
+    """Whether a path is where stages write. A lock may name any other, such as `docs`."""
+    return not WRITTEN.isdisjoint(folder.as_posix() for folder in Path(path).parents)
+
+
+def _is_direct(path: Path) -> bool:
+    """Whether no folder on the way is a link, so that a path is where its name says."""
+    return path.parent.resolve() == path.parent.absolute()
 
 
 def _overlap(one: str, other: str) -> bool:

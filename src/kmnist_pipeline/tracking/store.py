@@ -107,9 +107,14 @@ def named() -> str:
 def artifacts(experiment: str) -> str | None:
     """The folder of a new MLflow experiment's artifacts; None if a server decides.
 
-    Without a server MLflow would choose another folder.
+    Without a server MLflow would choose another folder. Raises UserError for a name that leads to
+    another one: `kmnist publish --rev` takes it from a commit that may come from anyone.
     """
     file = database()
+    if "/" in experiment or experiment in ("", ".", ".."):
+        raise UserError(
+            f"params.yaml: {experiment!r} is no name of a report; `kmnist compose` writes the file"
+        )
     return (file.parent / ARTIFACTS / experiment).as_uri() if file else None
 
 
