@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import stat
 import struct
 import subprocess
 import zlib
@@ -22,13 +23,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
+from support import drawn
 from support.project import ROOT, Project, stripped
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.data import idx
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import conditions
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import numbers, output
 from kmnist_pipeline.repository import locks
 from kmnist_pipeline.serving import candidates, inputs, predict
 from kmnist_pipeline.serving.character import Form
@@ -144,6 +146,35 @@ def test_a_16_bit_image_may_use_only_its_low_bits(drawn, bits, inverted):
     assert np.array_equal(found.pixels, expected.pixels)
 
 
+def deep(bits: int, channels: int, opaque: bool = True) -> np.ndarray:
+    """A digit in numbers of 16 bits, of which `bits` are used; the last of 2 or 4 is opacity."""
+    grey = np.pad(digit(3, 40), 9) * ((2**bits - 1) / 255)
+    levels = np.repeat(grey[..., None], channels, axis=2).astype(np.uint16)
+    if channels in (2, 4) and opaque:
+        levels[..., -1] = 2**16 - 1
+    return levels
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("bits", [4, 10, 12, 14])
+def test_low_bits_that_are_lost_are_no_blank_picture(channels, bits):
+    for levels in (deep(bits, channels), deep(bits, channels, opaque=False)):
+        found, faults = decoded(drawn.deep_png(levels), KMNIST)
+        assert (found, len(faults)) == ([], 1)
+        assert "16 bits for each colour, of which only the low ones are used: save it" in faults[0]
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_a_picture_of_16_bits_that_uses_the_high_ones_is_read(channels):
+    plain = one(png(Image.fromarray(np.pad(digit(3, 40), 9))), KMNIST).prepared
+    found = one(drawn.deep_png(deep(16, channels)), KMNIST).prepared
+    assert np.array_equal(found.pixels, plain.pixels)
+    if channels != 3:  # black ink on nothing: all colours are 0
+        ink = deep(16, channels, opaque=False)
+        ink[..., :-1] = 0
+        assert one(drawn.deep_png(ink), KMNIST).prepared.pixels.any()
+
+
 @given(drawings(levels=2), st.booleans())
 def test_black_and_white_of_one_bit_is_the_same_as_grey(drawn, inverted):
     image = Image.fromarray(255 - drawn if inverted else drawn)
@@ -253,15 +284,10 @@ GOOD = png(Image.fromarray(grid(KMNIST)[0]))
 
 def claiming(width: int, height: int) -> bytes:
     """A small PNG that says it is large."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     packed = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed)
+    start = b"\x89PNG\r\n\x1a\n"
+    return start + drawn.chunk(b"IHDR", header) + drawn.chunk(b"IDAT", packed)
 
 
 BAD = {
@@ -520,6 +546,47 @@ def test_only_regular_files_are_written(option, kind, answering, tmp_path, monke
     )
     assert place.lstat() == before and other.read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"other", "place"}
+
+
+def test_outputs_keep_their_permissions_and_new_ones_follow_the_umask(tmp_path):
+    kept, new = tmp_path / "kept", tmp_path / "new"
+    kept.touch(mode=0o600)
+    mask = os.umask(0o077)
+    try:
+        for path in (kept, new):
+            with output.replacing(path) as file:
+                file.write(b"mine")
+        assert os.umask(0o022) == 0o077
+        with output.replacing(tmp_path / "open") as file:
+            file.write(b"all")
+    finally:
+        os.umask(mask)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"kept": 0o600, "new": 0o600, "open": 0o644}
+    assert kept.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a.png", "--to", "new", "--sheet", "./new"], "new: is named twice"),
+        (["a.png", "--to", "a.png"], "a.png: is among the files to classify"),
+        (["a.png", "--sheet", "in/../a.png"], "is among the files to classify"),
+        (["link.png", "--to", "a.png"], "a.png: is among the files to classify"),
+        (["in", "--to", "in/below/b.png"], "in/below/b.png: is among the files to classify"),
+        ([".", "--sheet", "a.png"], "a.png: is among the files to classify"),
+    ],
+)
+def test_no_output_replaces_an_input_or_the_other(arguments, words, tmp_path, monkeypatch):
+    (tmp_path / "in/below").mkdir(parents=True)
+    for name in ("a.png", "in/below/b.png"):
+        (tmp_path / name).write_bytes(GOOD)
+    (tmp_path / "link.png").symlink_to("a.png")
+    monkeypatch.chdir(tmp_path)
+    place, *options = arguments
+    with pytest.raises(UserError, match=re.escape(words)):
+        inputs.require_apart([place], [Path(name) for name in options[1::2]])
+    inputs.require_apart([".", "a.png"], [Path("new.csv"), Path("in/new.png")])
 
 
 def test_a_folder_that_is_not_there_is_said_before_anything_is_computed(capsys, tmp_path):
