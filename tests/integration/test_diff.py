@@ -261,6 +261,19 @@ def test_the_page_shows_old_and_new_side_by_side(branches, short, tmp_path, caps
     assert "exact → differs" in page
 
 
+def test_no_page_replaces_evidence_and_another_keeps_its_permissions(branches, tmp_path, capsys):
+    report = branches.folder / "reports/digits/index.html"
+    before = report.read_bytes()
+    with contextlib.chdir(branches.folder):
+        assert cli.main(["diff", "main...short", "--output", str(report.parent)]) == 1
+    assert "reports/digits: has the evidence itself; name another" in capsys.readouterr().err
+    assert report.read_bytes() == before
+    page = tmp_path / "index.html"
+    page.touch(mode=0o600)
+    run(branches, capsys, "main...short", "--output", str(tmp_path))
+    assert page.read_bytes() and stat.S_IMODE(page.stat().st_mode) == 0o600
+
+
 def test_the_comment_shows_figures_from_both_commits(branches, short):
     address = "https://github.com/o/r/raw"
     comment = diff_views.markdown(short, address)
