@@ -33,4 +33,4 @@ def _is_cut(content: bytes) -> bool:
 def _is_clear(content: bytes) -> bool:
     """Whether all is nearly transparent, because the opacity lost its low bits too."""
     with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-        return "A" in image.getbands() and image.getchannel("A").getextrema()[1] < DARK
+        return "A" in image.getbands() and np.asarray(image.getchannel("A")).max() < DARK
