@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from support.parameters import CONTENT
 from support.project import ROOT, Project
 
 from kmnist_pipeline import cli
+from kmnist_pipeline.data import reviews
 
 LR = "experiments.digits_softmax.optimizer.lr"
 
@@ -85,6 +87,7 @@ def test_outside_a_project(tmp_path, monkeypatch, capsys):
 # --- mistakes in conf/ ---------------------------------------------------------------------------
 
 KMNIST, DIGITS = "conf/experiment/kmnist_softmax.yaml", "conf/experiment/digits_softmax.yaml"
+MATRIX = "conf/claims/mnist_logistic.csv"
 NETWORK = "conf/experiment/digits_cnn.yaml"
 GRID, MENU = "conf/study/digits_softmax_grid.yaml", "conf/config.yaml"
 REPORT, CLAIMS = "conf/report/kmnist_linear.yaml", "conf/claims/kmnist_linear.csv"
@@ -169,6 +172,49 @@ MISTAKES = [
     ),
     (CLAIMS, "seed and split,,\n", "seed and split,../x,\n", "line 2: ", "spread=../x: must be"),
     (
+        CLAIMS,
+        "0.9954,kmnist_logistic_0_6/validation.json,",
+        "0.9954,kmnist_logistic_0_6/validation.json/,",
+        f"{CLAIMS}: line 2: logistic-0-6-val: file=kmnist_logistic_0_6/validation.json/: must be ",
+    ),
+    (CLAIMS, "0_6/validation.json,,acc", "0_6/curves.csv,,acc", "line 2: logistic-0-6-val: file="),
+    (CLAIMS, "validation.json,,accuracy", "validation.json,,acuracy", "value=acuracy: must be one"),
+    (
+        CLAIMS,
+        "validation.json,,accuracy",
+        "validation.json,,f1",
+        "accuracy, loss, n, winner, which",
+    ),
+    (
+        CLAIMS,
+        'validation.json,"lr=0.001,batch_size=128",accuracy',
+        'validation.json,"lr=0.001,batch_size=128",winner',
+        "line 4: logistic-0-6-lr0.001-bs128-val: value=winner: must be one of accuracy, loss, n",
+    ),
+    (
+        CLAIMS,
+        "\nlogistic-0-6-test,",
+        f"\nlogistic-0-6-test,{'long' * 40_000}",
+        f"{CLAIMS}: line 3: logistic-0-6-test: field larger",
+        "is a quotation mark missing?",
+    ),
+    *(
+        (MATRIX, "1348 0 3 2 2 11 14 1 6 0; ", wrong, "line 3: confusion-matrix: reported=", words)
+        for wrong, words in {
+            "1348 0 x; ": "must be rows of whole numbers such as `9 1; 0 10`, as confusion is",
+            "0.95 2; ": "must be rows of whole numbers",
+            "1348 0 3 2; ": "must have as many rows as columns",
+        }.items()
+    ),
+    (MATRIX, '"4, 5, 18, 61, 78"', "vier", "line 4: misclassified: reported='vier': must be whole"),
+    (MATRIX, '"4, 5, 18, 61, 78"', "4 5", "line 4: misclassified: reported='4 5': must be whole"),
+    (
+        "conf/claims/kmnist_cnn.csv",
+        '"lr=0.001, dropout=0.4, batch=128"',
+        "lr=0.001; dropout is high",
+        "reported='lr=0.001; dropout is high': must be a point such as `lr=0.1, batch=64`",
+    ),
+    (
         REPORT,
         "claims: kmnist_linear",
         "claims: letters",
@@ -195,6 +241,17 @@ def test_claims_that_were_deleted_are_named_with_the_way_back(conf, capsys):
     (conf.folder / CLAIMS).unlink()
     assert cli.main(["compose"]) == 1
     assert f"`git checkout HEAD -- {CLAIMS}` restores it" in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_before_decisions_is_named_with_its_removal(conf, capsys):
+    file = "reviews/digits.csv"
+    (conf.folder / "reviews").mkdir()
+    (conf.folder / file).write_text(",".join(reviews.COLUMNS) + "\n", "utf-8-sig")
+    assert cli.main(["compose"]) == 1
+    message = capsys.readouterr().err
+    assert f"error: {file}:1: begins with a byte order mark" in message
+    subprocess.run(message.split("`")[1], shell=True, check=True, cwd=conf.folder)
+    assert cli.main(["compose"]) == 0
 
 
 @pytest.mark.parametrize("file", [KMNIST, CLAIMS])

@@ -1,5 +1,6 @@
 """`kmnist diff`: how a branch changes the evidence, on a repository with two branches."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,6 +17,7 @@ from PIL import Image, ImageChops
 from support.differences import CURVES, MODEL, TEST, between, run
 from support.project import ROOT, STORE, Project
 
+from kmnist_pipeline import cli
 from kmnist_pipeline.commands import diff, diff_views
 from kmnist_pipeline.commands.diff import Claim, Diff, Figure, Metric
 from kmnist_pipeline.repository.revision import Revision
@@ -152,6 +154,19 @@ def test_the_page_shows_old_and_new_side_by_side(branches, short, tmp_path, caps
     assert page.count("<img") == page.count("data:image/png")
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "exact → differs" in page
+
+
+def test_no_page_replaces_evidence_and_another_keeps_its_permissions(branches, tmp_path, capsys):
+    report = branches.folder / "reports/digits/index.html"
+    before = report.read_bytes()
+    with contextlib.chdir(branches.folder):
+        assert cli.main(["diff", "main...short", "--output", str(report.parent)]) == 1
+    assert "reports/digits: has the evidence itself; name another" in capsys.readouterr().err
+    assert report.read_bytes() == before
+    page = tmp_path / "index.html"
+    page.touch(mode=0o600)
+    run(branches, capsys, "main...short", "--output", str(tmp_path))
+    assert page.read_bytes() and stat.S_IMODE(page.stat().st_mode) == 0o600
 
 
 def test_the_comment_shows_figures_from_both_commits(branches, short):

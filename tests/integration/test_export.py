@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -244,8 +245,10 @@ def test_a_crate_is_replaced_by_the_same_bytes(exportable):
     exported(exportable)
     before = files_under(exportable.folder / "crates/digits")
     (exportable.folder / "crates/digits/left.over").write_text("")
+    (exportable.folder / "crates/digits").chmod(0o700)
     exported(exportable)
     assert files_under(exportable.folder / "crates/digits") == before
+    assert stat.S_IMODE((exportable.folder / "crates/digits").stat().st_mode) == 0o700
     elsewhere = exported(exportable, to="crates/deep/elsewhere").folder
     assert files_under(exportable.folder / elsewhere) == before
     assert [p.name for p in (exportable.folder / "crates").iterdir()] == ["digits", "deep"]

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
+from support import drawn
 from support.pictures import DIGITS, GOOD, KMNIST, PLACEMENTS, grid, npz, png
 
 from kmnist_pipeline.data import idx
@@ -104,6 +105,35 @@ def test_a_16_bit_image_may_use_only_its_low_bits(drawn, bits, inverted):
     found, expected = (one(each, KMNIST).prepared for each in (deep, plain))
     assert found.steps == expected.steps
     assert np.array_equal(found.pixels, expected.pixels)
+
+
+def deep(bits: int, channels: int, opaque: bool = True) -> np.ndarray:
+    """A digit in numbers of 16 bits, of which `bits` are used; the last of 2 or 4 is opacity."""
+    grey = np.pad(digit(3, 40), 9) * ((2**bits - 1) / 255)
+    levels = np.repeat(grey[..., None], channels, axis=2).astype(np.uint16)
+    if channels in (2, 4) and opaque:
+        levels[..., -1] = 2**16 - 1
+    return levels
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("bits", [4, 10, 12, 14])
+def test_low_bits_that_are_lost_are_no_blank_picture(channels, bits):
+    for levels in (deep(bits, channels), deep(bits, channels, opaque=False)):
+        found, faults = decoded(drawn.deep_png(levels), KMNIST)
+        assert (found, len(faults)) == ([], 1)
+        assert "16 bits for each colour, of which only the low ones are used: save it" in faults[0]
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_a_picture_of_16_bits_that_uses_the_high_ones_is_read(channels):
+    plain = one(png(Image.fromarray(np.pad(digit(3, 40), 9))), KMNIST).prepared
+    found = one(drawn.deep_png(deep(16, channels)), KMNIST).prepared
+    assert np.array_equal(found.pixels, plain.pixels)
+    if channels != 3:  # black ink on nothing: all colours are 0
+        ink = deep(16, channels, opaque=False)
+        ink[..., :-1] = 0
+        assert one(drawn.deep_png(ink), KMNIST).prepared.pixels.any()
 
 
 @given(drawings(levels=2), st.booleans())
@@ -213,15 +243,10 @@ def test_another_size_as_it_is_is_a_fault():
 
 def claiming(width: int, height: int) -> bytes:
     """A small PNG that says it is large."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     packed = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed)
+    start = b"\x89PNG\r\n\x1a\n"
+    return start + drawn.chunk(b"IHDR", header) + drawn.chunk(b"IDAT", packed)
 
 
 BAD = {

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import stat
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,8 +25,9 @@ from support.project import Project, stripped
 from kmnist_pipeline import cli
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import conditions
+from kmnist_pipeline.evidence import output
 from kmnist_pipeline.repository import locks
-from kmnist_pipeline.serving import candidates, predict
+from kmnist_pipeline.serving import candidates, inputs, predict
 from kmnist_pipeline.serving.classifier import Answer, Classifier
 
 # --- answers and how they are written ------------------------------------------------------------
@@ -153,6 +155,47 @@ def test_only_regular_files_are_written(option, kind, answering, tmp_path, monke
     )
     assert place.lstat() == before and other.read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"other", "place"}
+
+
+def test_outputs_keep_their_permissions_and_new_ones_follow_the_umask(tmp_path):
+    kept, new = tmp_path / "kept", tmp_path / "new"
+    kept.touch(mode=0o600)
+    mask = os.umask(0o077)
+    try:
+        for path in (kept, new):
+            with output.replacing(path) as file:
+                file.write(b"mine")
+        assert os.umask(0o022) == 0o077
+        with output.replacing(tmp_path / "open") as file:
+            file.write(b"all")
+    finally:
+        os.umask(mask)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"kept": 0o600, "new": 0o600, "open": 0o644}
+    assert kept.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a.png", "--to", "new", "--sheet", "./new"], "new: is named twice"),
+        (["a.png", "--to", "a.png"], "a.png: is among the files to classify"),
+        (["a.png", "--sheet", "in/../a.png"], "is among the files to classify"),
+        (["link.png", "--to", "a.png"], "a.png: is among the files to classify"),
+        (["in", "--to", "in/below/b.png"], "in/below/b.png: is among the files to classify"),
+        ([".", "--sheet", "a.png"], "a.png: is among the files to classify"),
+    ],
+)
+def test_no_output_replaces_an_input_or_the_other(arguments, words, tmp_path, monkeypatch):
+    (tmp_path / "in/below").mkdir(parents=True)
+    for name in ("a.png", "in/below/b.png"):
+        (tmp_path / name).write_bytes(GOOD)
+    (tmp_path / "link.png").symlink_to("a.png")
+    monkeypatch.chdir(tmp_path)
+    place, *options = arguments
+    with pytest.raises(UserError, match=re.escape(words)):
+        inputs.require_apart([place], [Path(name) for name in options[1::2]])
+    inputs.require_apart([".", "a.png"], [Path("new.csv"), Path("in/new.png")])
 
 
 def test_a_folder_that_is_not_there_is_said_before_anything_is_computed(capsys, tmp_path):

@@ -82,7 +82,7 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(lone, caps
             ["kmnist_tuned_cnn"],
             ["reports.kmnist_cnn.figures.5a=kmnist_cnn/kmnist_tuned_cnn/confusion_train.png: "],
         ),
-        (["kmnist_siamese"], ["kmnist_cnn.csv: claim one-shot-accuracy: kmnist_siamese is no exp"]),
+        (["kmnist_siamese"], ["kmnist_cnn.csv: line 23: one-shot-accuracy: kmnist_siamese is no"]),
         (
             [*MODELS, "suspects.digits", "loops.digits"],
             ["reports.digits: no experiment or study has report=digits"],

@@ -23,6 +23,7 @@ from support.stores import attempts, free_port
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence.stage import Stage
+from kmnist_pipeline.serving import registry
 from kmnist_pipeline.tracking import content, record, views
 from kmnist_pipeline.tracking import runs as tracking
 from kmnist_pipeline.tracking import store as stores
@@ -652,6 +653,31 @@ def test_an_unreachable_server_costs_a_warning_without_its_password(workspace, m
     assert "Connection refused" in warning
     assert "someone" not in warning
     assert "secret" not in warning
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("mysql://me:secret@host/name", "mysql://host/name: its driver is not installed here"),
+        ("postgresql+none://host/name", "postgresql+none://host/name: its driver is not installed"),
+        ("sqlite:///{here}", "{here} is a folder, not a file"),
+        ("sqlite:///:memory:", "sqlite:///:memory:: names no file"),
+        ("sqlite://", "sqlite://: names no file"),
+        ("sqlite:///", "sqlite:///: names no file"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_with_those_that_can(
+    uri, words, workspace, monkeypatch
+):
+    here = Path.cwd()
+    before = {*here.iterdir()}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(here=here))
+    for ask in (stores.connect, lambda: registry.champion("digits")):
+        with pytest.raises(UserError, match=re.escape(words.format(here=here))) as refused:
+            ask()
+        assert "addresses that work: sqlite:///FILE, http://HOST:PORT" in str(refused.value)
+        assert "secret" not in str(refused.value)
+    assert {*here.iterdir()} == before
 
 
 def test_no_warning_quotes_credentials():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +26,25 @@ def stripes(labels: Iterable[int], shape: tuple[int, ...] = SHAPE, seed: int = 0
         drawn[row] = noisy.clip(0, 255)
     drawn[:, 0] = drawn[:, -1] = drawn[:, :, 0] = drawn[:, :, -1] = 0  # light on dark
     return drawn
+
+
+def deep_png(levels: np.ndarray) -> bytes:
+    """A PNG of 16 bits, which Pillow does not write: grey and alpha, RGB or RGBA (h, w, 2 to 4)."""
+    height, width, channels = levels.shape
+    kind = {2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def folder(

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,10 @@ def test_requests_from_elsewhere_and_wrong_ones_are_refused(started):
     wrong: list[Any] = [{"after": "3"}, {**good, "more": 1}, {**good, "after": 3}, [], "x"]
     for body in wrong:
         assert asked(item, body)[0] == 422
+    odd: list[Any] = [{**good, "after": "\ud800"}, {**good, "\ud800": 1}, {**good, "after": nan}]
+    for body in [*odd, {**good, "before": inf}, nan]:
+        status, said = asked(item, body)
+        assert status == 422 and said.startswith("body") and said.isprintable()
     assert asked(item, {"before": None, "after": "33"}) == (400, "33: is no class of digits")
     assert asked(item, {"before": None, "after": "3" * 5000})[0] == 413
     assert asked(f"{review.address}/items/99999")[0] == 422

@@ -276,7 +276,20 @@ def bad_parquet(place: Path) -> None:
     parquet.write_table(pa.table({"image": rows, "label": ["a", "b"]}), place / "a.parquet")
 
 
+def low_bits(place: Path) -> None:
+    drawn.folder(place, {"a": 3, "b": 3})
+    (place / "b/004.png").write_bytes(drawn.deep_png(DEEP))
+
+
+def low_bits_in_parquet(place: Path) -> None:
+    rows = [{"bytes": png(GREY[0]), "path": None}, {"bytes": drawn.deep_png(DEEP), "path": None}]
+    parquet.write_table(pa.table({"image": rows, "label": ["a", "b"]}), place / "a.parquet")
+
+
+DEEP = np.full((9, 9, 3), 4095, np.uint16)
 REFUSED = {
+    "low bits": (low_bits, r"b/004\.png: 16 bits for each colour, .*: save it with 8 bits"),
+    "low bits in a table": (low_bits_in_parquet, r"a\.parquet, row 1: 16 bits for each colour"),
     "a broken image": (broken, r"b/001\.png: broken image"),
     "another file": (no_picture, r"b/notes\.txt: is no PNG or JPEG"),
     "no test images": (no_test, "class b has no test images; .*--test-share"),

@@ -6,6 +6,7 @@ it the same way. So both refuse the same mistakes with the same message, before 
 
 import functools
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -87,6 +88,11 @@ def _reviews(datasets: Iterable[Any], root: Path) -> dict[str, dict[str, str]]:
     found = {}
     for name in map(str, datasets):
         decisions, images = paths.decisions(name), paths.reviewed(name)
+        if (root / decisions).exists() and (root / decisions).read_bytes().startswith(BOM_UTF8):
+            raise UserError(
+                f"{decisions}:1: begins with a byte order mark, as spreadsheets save UTF-8: "
+                f"`sed -i '1s/^\\xef\\xbb\\xbf//' {decisions}` removes it"
+            )
         has_images = any((root / f"{images}{ending}").exists() for ending in ("", ".dvc"))
         found[name] = {
             "decisions": decisions if (root / decisions).exists() else paths.NO_DECISIONS,
@@ -97,7 +103,8 @@ def _reviews(datasets: Iterable[Any], root: Path) -> dict[str, dict[str, str]]:
 
 def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
     """Refuse what the report stages could not show or judge, before the other stages have run."""
-    from kmnist_pipeline.evaluation import claims  # slow to import, and stages do not need it
+    from kmnist_pipeline.config import stated  # slow to import, and stages do not need it
+    from kmnist_pipeline.evaluation import claims
 
     for name, report in (config.get("reports") or {}).items():
         known = [model for model, about in config.models.items() if about.report == name]
@@ -111,8 +118,8 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
             )
         figures = report.figures.items()
         shown = [(f"reports.{name}.figures.{n}={file}", file) for n, file in figures]
-        for claim in claims.read(path):
-            where = f"{path}: claim {claim['id']}"
+        for line, claim in stated.read(path):
+            where = f"{path}: line {line}: {claim['id']}"
             shown += [(where, f"{name}/{file}") for file in claims.files(claim)]
         for where, file in shown:
             of_report, _, rest = file.partition("/")

@@ -13,7 +13,7 @@ from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import say
+from kmnist_pipeline.cli.common import open_streams, say
 from kmnist_pipeline.errors import UserError
 
 INTERRUPTED = 130
@@ -36,6 +36,7 @@ why), 2 an invalid command line; the help of a command lists any others.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit status."""
+    open_streams()
     parser = ArgumentParser(
         "kmnist", usage="kmnist [-h] COMMAND ...", formatter_class=RawDescriptionHelpFormatter
     )

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +15,26 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.names import printable
 
 PARAMS = Path("params.yaml")
+LAST_PORT = 65535
+
+
+def open_streams() -> None:
+    """Open each standard stream that the user has closed (`>&-`), on the null device.
+
+    Python has None for it, and the next file that is opened would get its number and its output.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115 - it stays open
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
+def port(text: str) -> int:
+    """The type of an option with the number of a port."""
+    if re.fullmatch("[0-9]{1,5}", text) and int(text) <= LAST_PORT:
+        return int(text)
+    raise ArgumentTypeError(f"{text}: must be a whole number from 0 to {LAST_PORT}")
 
 
 def absolute(name: str) -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.cli.common import mend_lock
+from kmnist_pipeline.cli.common import mend_lock, open_streams
 
 LOCK = "dvc.lock"
 # The columns of `dvc exp show` that people compare: all are thousands of characters wide.
@@ -35,6 +35,7 @@ COMPARED = [
 
 def main() -> int:
     """Run DVC with the arguments of this process; returns its exit status."""
+    open_streams()
     programs = sysconfig.get_path("scripts")
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
     cli.name_user()

@@ -60,9 +60,11 @@ def run(chosen: Namespace) -> int:
     with contextlib.chdir(chosen.start):
         inputs.require(chosen.places)
         require_regular(chosen.to, chosen.sheet)
-        for place in filter(None, (chosen.to, chosen.sheet)):
+        written = [place for place in (chosen.to, chosen.sheet) if place is not None]
+        for place in written:
             if not place.parent.is_dir():
                 raise UserError(f"{place}: there is no folder {place.parent}")
+        inputs.require_apart(chosen.places, written)
     classifier, why = predict.choose(chosen.model, chosen.dataset)
     native = "" if arithmetic.name() != arithmetic.NATIVE else ", in native arithmetic"
     say(f"model: {classifier.name} ({why}){native}", sys.stderr)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import read_params, say
+from kmnist_pipeline.cli.common import port, read_params, say
 from kmnist_pipeline.errors import UserError
 
 
@@ -28,7 +28,7 @@ def add(parser: ArgumentParser) -> None:
     which.add_argument(
         "--model", metavar="EXPERIMENT", help="whose out-of-fold predictions find the suspects"
     )
-    parser.add_argument("--port", type=int, default=5002, help="default: %(default)s")
+    parser.add_argument("--port", type=port, default=5002, help="default: %(default)s")
 
 
 def run(chosen: Namespace) -> int:

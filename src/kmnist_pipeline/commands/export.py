@@ -23,7 +23,7 @@ from rocrate.rocrate import ROCrate
 
 from kmnist_pipeline.commands import status
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage, numbers, paths
+from kmnist_pipeline.evidence import lineage, numbers, output, paths
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import Graph, LockedStage
 from kmnist_pipeline.repository.names import unknown
@@ -93,6 +93,7 @@ def export(report: str, folder: Path) -> Exported:
         crate.crate.write(unfinished)
         files = [path for path in unfinished.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
+        unfinished.chmod(output.permissions(folder, 0o777))
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     return Exported(folder, commit, len(files), size, len(stages), missing)

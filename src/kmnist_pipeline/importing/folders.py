@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from kmnist_pipeline.data import pictures
+from kmnist_pipeline.data import depth, pictures
 from kmnist_pipeline.importing.source import SPLITS, Part, Source, SourceError, shown
 
 KIND = "a folder with one sub-folder for each class"
@@ -63,7 +63,7 @@ def _image(file: Path) -> np.ndarray:
     if not content.startswith(pictures.MAGIC):
         raise SourceError(f"{shown(file)}: is no PNG or JPEG; remove it from the folder")
     try:
-        return pictures.decode(content)
+        return depth.decode(content)
     except pictures.PictureError as error:
         raise SourceError(f"{shown(file)}: {error}") from error
 

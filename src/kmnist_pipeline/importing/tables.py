@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from kmnist_pipeline.data import pictures
+from kmnist_pipeline.data import depth, pictures
 from kmnist_pipeline.importing.source import (
     LABELS,
     SPLITS,
@@ -198,7 +198,7 @@ def _rows(
             if not content.startswith(pictures.MAGIC):
                 raise SourceError(f"{where}: the image is no PNG or JPEG")
             try:
-                yield pictures.decode(content), row[label], where
+                yield depth.decode(content), row[label], where
             except pictures.PictureError as error:
                 raise SourceError(f"{where}: {error}") from error
             number += 1

@@ -16,6 +16,7 @@ import numpy as np
 from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.evidence.lineage import digest
 from kmnist_pipeline.families.registry import FAMILIES
+from kmnist_pipeline.serving import fingerprint
 from kmnist_pipeline.serving.candidates import Candidate
 from kmnist_pipeline.serving.classifier import Answer
 
@@ -41,6 +42,7 @@ CODE = (
     "serving/__init__.py",
     "serving/character.py",
     "serving/classifier.py",
+    "serving/fingerprint.py",
 )
 # What a version needs, besides the libraries of its family.
 LIBRARIES = {"pillow", "safetensors", "scikit-image", "scipy"}
@@ -91,7 +93,9 @@ def saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Logg
             input_example=example,
             pip_requirements=[f"{name}=={status.installed(name)}" for name in libraries],
             mlflow_model=Model(
-                run_id=logged.source_run_id, model_id=logged.model_id, metadata={LINEAGE: lineage}
+                run_id=logged.source_run_id,
+                model_id=logged.model_id,
+                metadata={LINEAGE: lineage, fingerprint.BUNDLE: fingerprint.of(bundle)},
             ),
         )
     return version

@@ -18,10 +18,11 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from kmnist_pipeline.data import idx, pictures
+from kmnist_pipeline.data import depth, idx, pictures
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.figures import thumbnails
 from kmnist_pipeline.repository.names import printable
@@ -76,6 +77,26 @@ def require(places: Sequence[str]) -> None:
     if len(missing) == len(places):
         lines = (f"{_called(place)}: {os.strerror(errno.ENOENT)}" for place in missing)
         raise UserError("\n".join(lines))
+
+
+def require_apart(places: Sequence[str], files: Sequence[Path]) -> None:
+    """Raise UserError if a file to write is also an image to read, or the other file to write."""
+    written = [os.path.realpath(file) for file in files]
+    if len(written) > len({*written}):
+        raise UserError(f"{files[0]}: is named twice, for the table and the sheet; name two files")
+    for place in places:
+        read = os.path.realpath("/dev/stdin" if place == STDIN else place)
+        for file, path in zip(files, written, strict=True):
+            if path == read or (os.path.exists(path) and _is_read_in(read, path)):
+                raise UserError(
+                    f"{file}: is among the files to classify, and would be replaced; name another"
+                )
+
+
+def _is_read_in(folder: str, path: str) -> bool:
+    """Whether a file is in a folder or its subfolders, and neither it nor they are hidden."""
+    above, _, below = path.partition(f"{folder.rstrip(os.sep)}{os.sep}")
+    return not above and not any(part.startswith(".") for part in below.split(os.sep))
 
 
 def _called(path: str) -> str:
@@ -146,7 +167,7 @@ def _pictures(name: str, content: bytes, form: Form, make: Make, fault: Fault) -
     if content.startswith(b"\x1f\x8b"):
         content = _unzipped(content)
     if content.startswith(pictures.MAGIC):
-        yield make(name, pictures.decode(content), pictures.WHITE)
+        yield make(name, depth.decode(content), pictures.WHITE)
     elif content.startswith(IDX):
         yield from _of_array(name, idx.decode(content), form, make, fault)
     elif content.startswith(b"PK"):

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import outs
+from kmnist_pipeline.evidence import output as files
 from kmnist_pipeline.serving import candidates, inputs
 from kmnist_pipeline.serving.character import Form
 from kmnist_pipeline.serving.classifier import Classifier
@@ -95,7 +95,7 @@ def predict(
 
     shows = sys.stderr.isatty() and not (to is None and sys.stdout.isatty())
     with (
-        outs.replacing(to) if to else contextlib.nullcontext(sys.stdout.buffer) as file,
+        files.replacing(to) if to else contextlib.nullcontext(sys.stdout.buffer) as file,
         WRITERS[output](file) as write,
         tqdm(unit=" images", disable=not shows, file=sys.stderr) as bar,
     ):
@@ -113,7 +113,7 @@ def predict(
     sys.stdout.flush()  # the answers come before the summary
     count = done["accept"] + done["review"] + done["None"]
     if sheet is not None and first:
-        with outs.replacing(sheet) as file:
+        with files.replacing(sheet) as file:
             file.write(drawn(first, classifier))
     _summarise(classifier, form, count, done, faults, len(first) if sheet else 0)
     return bool(count) and not faults

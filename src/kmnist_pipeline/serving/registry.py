@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
-from kmnist_pipeline.evidence.lineage import digest
-from kmnist_pipeline.serving import bundle, candidates, classifier
+from kmnist_pipeline.serving import bundle, candidates, classifier, fingerprint
 from kmnist_pipeline.serving.bundle import BUNDLE, LINEAGE, WEIGHTS
 from kmnist_pipeline.serving.candidates import Candidate, Measured
 from kmnist_pipeline.serving.classifier import Classifier
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "champion"
-DIGEST = "kmnist.weights"  # the tag of a version with the md5 of its weights
+DIGEST = "kmnist.files"  # the tag of a version with the digest of all its files
 SURE = 1.96  # standard errors: two-sided 95 %
 LEVEL = 0.05  # of significance in McNemar's test
 FILES = {WEIGHTS, "about.json", "validation.json", "test.json"}  # of a bundle
@@ -41,10 +40,10 @@ FILES = {WEIGHTS, "about.json", "validation.json", "test.json"}  # of a bundle
 
 @dataclass(frozen=True)
 class Champion(Measured):
-    """The registered model in use, with the evidence at its registration; md5: of its weights."""
+    """The registered model in use, with the evidence at its registration; digest: of its files."""
 
     version: str
-    md5: str
+    digest: str
     classifier: Classifier
 
 
@@ -54,6 +53,7 @@ def champion(dataset: str) -> Champion | None:
     Raises UserError if the store does not answer, if there is no folder for it, or if it has lost
     the files of the champion.
     """
+    store.require_usable()
     file = store.database()
     if file is not None and not file.exists():
         store.require_folder(file)
@@ -231,7 +231,7 @@ def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:
 def _load(client: MlflowClient, version: ModelVersion) -> Champion:
     """The registered weights and evidence. This runs no code from the store.
 
-    Raises UserError if the weights are gone, or are not those that were registered.
+    Raises UserError if the files are gone, or are not those that were registered.
     """
     from mlflow.artifacts import download_artifacts
 
@@ -242,18 +242,22 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
         )
     place = client.get_model_version_download_uri(version.name, version.version)
     with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(
+        whole = Path(
             download_artifacts(
-                artifact_uri=f"{place}/artifacts/{BUNDLE}",
-                dst_path=folder,
-                tracking_uri=client.tracking_uri,
+                artifact_uri=place, dst_path=folder, tracking_uri=client.tracking_uri
             )
         )
+        bundle = whole / "artifacts" / BUNDLE
         again = f"`kmnist promote {version.tags['kmnist.model']}` registers the model again"
-        md5 = digest(bundle / WEIGHTS)
-        if md5 != version.tags.get(DIGEST):
+        registered, digest = version.tags.get(DIGEST), fingerprint.of(whole)
+        if registered is None:
             raise UserError(
-                f"the weights of {version.name} version {version.version} do not have the md5 of "
+                f"{version.name} version {version.version} has no digest of its files (the tag "
+                f"{DIGEST}), because an older version of this project has registered it: {again}"
+            )
+        if digest != registered:
+            raise UserError(
+                f"the files of {version.name} version {version.version} do not have the digest of "
                 f"its tag {DIGEST}: {again}"
             )
         about, validation, test = (
@@ -265,7 +269,9 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
                 f"{version.name} version {version.version} has no placement of characters, because "
                 f"an older version of this project has registered it: {again}"
             )
-        return Champion(validation, test, str(version.version), md5, classifier.of_bundle(bundle))
+        return Champion(
+            validation, test, str(version.version), digest, classifier.of_bundle(bundle)
+        )
 
 
 def _test_images(test: dict[str, Any]) -> Any:
@@ -298,7 +304,7 @@ def _register(
     from mlflow.entities import LoggedModelOutput
 
     run = _run(client, model, lineage)
-    tags = {"kmnist.model": model.name, LINEAGE: lineage, DIGEST: digest(model.weights)}
+    tags = {"kmnist.model": model.name, LINEAGE: lineage}
     numbers = {"validation_accuracy": model.accuracy}
     numbers |= {f"test_{metric}": model.test[metric] for metric in ("accuracy", "f1")}
     tags |= {name: f"{value:.6g}" for name, value in numbers.items() if value is not None}
@@ -311,6 +317,7 @@ def _register(
     with tempfile.TemporaryDirectory() as folder:
         saved = bundle.saved(Path(folder), model, lineage, about, logged)
         client.log_model_artifacts(logged.model_id, str(saved))
+        tags[DIGEST] = fingerprint.of(saved)
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
     name = model.dataset["name"]

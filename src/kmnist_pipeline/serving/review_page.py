@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import numpy as np
 import uvicorn
 from fastapi import FastAPI, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
 from PIL import Image
 from pydantic import BaseModel
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import PlainTextResponse
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository.names import printable
 from kmnist_pipeline.serving.classifier import CHARACTERS
 from kmnist_pipeline.serving.queues import Item, Queue
 from kmnist_pipeline.serving.reviewing import ChangedError, Decisions
@@ -80,7 +82,16 @@ def app(decisions: Decisions) -> FastAPI:
 
     @service.exception_handler(UserError)
     def refuse(_: Request, error: UserError) -> Response:
-        return PlainTextResponse(str(error), 409 if isinstance(error, ChangedError) else 400)
+        return PlainTextResponse(
+            printable(str(error)), 409 if isinstance(error, ChangedError) else 400
+        )
+
+    @service.exception_handler(RequestValidationError)
+    def invalid(_: Request, error: RequestValidationError) -> Response:
+        """Without what was sent, as FastAPI would answer: not every text and number is JSON."""
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return PlainTextResponse(printable(f"{where}: {first['msg']}"), 422)
 
     def file(name: str, kind: str) -> None:
         content = resources.files("kmnist_pipeline.serving").joinpath(

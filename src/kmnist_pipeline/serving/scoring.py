@@ -6,7 +6,7 @@ wrong requests with status 500, so requests are checked and bounded here.
 """
 
 import asyncio
-import hashlib
+import runpy
 import sys
 import warnings
 from pathlib import Path
@@ -28,7 +28,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-WEIGHTS = "artifacts/bundle/model.safetensors"
+# Of this folder, not of a package, which a registered version brings itself.
+FINGERPRINT = runpy.run_path(str(Path(__file__).with_name("fingerprint.py")))
 LARGEST = 1 << 24  # bytes of a request
 MOST = 1000  # images of a request
 CONNECTIONS = 32  # at the same time
@@ -123,11 +124,11 @@ class Impatient(H11Protocol):
         self._clock = self.loop.call_later(limit, self.transport.abort)
 
 
-def main(uri: str, md5: str, host: str, port: str) -> None:
-    """Serve the model with this MLflow URI until SIGINT or SIGTERM; md5: of its weights."""
+def main(uri: str, digest: str, host: str, port: str) -> None:
+    """Serve the model with this MLflow URI until SIGINT or SIGTERM; digest: of its files."""
     place = Path(download_artifacts(uri))
-    if hashlib.md5((place / WEIGHTS).read_bytes(), usedforsecurity=False).hexdigest() != md5:
-        sys.exit(f"error: {uri}: its weights are not those that were registered")
+    if FINGERPRINT["of"](place) != digest:
+        sys.exit(f"error: {uri}: its files are not those that were registered")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*type hints")  # the version has a signature
         app = checked(load_model(str(place)))

@@ -6,20 +6,29 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.pyfunc import PythonModel
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.serving import character, classifier
+from kmnist_pipeline.serving import character, classifier, fingerprint
 
 
 class Served(PythonModel):
     """A registered classifier: it takes pictures (N, h, w[, 3]) and returns a row for each."""
 
     def load_context(self, context):
-        """Read the weights, once."""
+        """Read the weights, once. Raises MlflowException if a file of the bundle was altered."""
         arithmetic.foreign()
-        self._classifier = classifier.of_bundle(Path(context.artifacts["bundle"]))
+        bundle = Path(context.artifacts["bundle"])
+        version = bundle.parents[1]
+        if (version / MLMODEL_FILE_NAME).exists():  # not yet while MLflow saves the version
+            known = (Model.load(str(version)).metadata or {}).get(fingerprint.BUNDLE)
+            if fingerprint.of(bundle) != known:
+                problem = f"{bundle}: its files are not those that were registered"
+                raise MlflowException.invalid_parameter_value(problem)
+        self._classifier = classifier.of_bundle(bundle)
 
     def predict(self, context, model_input, params=None):
         """The answers for pictures, uint8, as a table.

@@ -39,6 +39,10 @@ WAYS_OUT = {
     "database disk image is malformed": ANOTHER,
 }
 
+IN_MEMORY = ("", "/", "/:memory:")  # addresses of SQLite after `sqlite://`
+SERVED = ("postgresql", "mysql", "mssql")  # databases that MLflow knows, besides SQLite
+WORKING = "sqlite:///FILE, http://HOST:PORT, https://HOST, postgresql://USER@HOST/DATABASE"
+
 # With MLflow's defaults a call to a dead server blocks for four minutes.
 BOUNDS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -62,11 +66,13 @@ def connect() -> MlflowClient:
     """A client for the store that `MLFLOW_TRACKING_URI` names, by default SQLite in this folder.
 
     The environment limits how long a dead server may block: BOUNDS. Raises UserError if the
-    tables are from another version of MLflow, and MLflow's exceptions.
+    tables are from another version of MLflow or the address cannot be used, and MLflow's
+    exceptions.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    require_usable()
     if not _uri().startswith("http"):
         from mlflow.store.db import utils
 
@@ -91,6 +97,27 @@ def connect() -> MlflowClient:
         ) from error
     client.search_experiments(max_results=1)  # SQLAlchemy initialises itself at the first query
     return client
+
+
+def require_usable(uri: str | None = None) -> None:
+    """Raise UserError if the address of a store names none that lasts, or lacks its driver."""
+    uri = uri or _uri()
+    scheme, _, path = uri.partition("://")
+    kind, why = scheme.partition("+")[0], None
+    if kind == "sqlite" and path in IN_MEMORY:
+        why = "names no file, so the store would be lost with this process"
+    elif (file := database(uri)) is not None and file.is_dir():
+        why = f"{file} is a folder, not a file"
+    elif kind in SERVED:
+        from sqlalchemy import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            make_url(uri).get_dialect().import_dbapi()
+        except (ImportError, ArgumentError) as error:
+            why = f"its driver is not installed here ({reason(error)})"
+    if why:
+        raise UserError(f"{without_credentials(uri)}: {why}; addresses that work: {WORKING}")
 
 
 def database(uri: str | None = None) -> Path | None:
