@@ -12,7 +12,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import PARAMS, say
+from kmnist_pipeline.cli.common import PARAMS, mend_lock, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -57,6 +57,7 @@ def run(chosen: Namespace) -> int:
         return 1
     from kmnist_pipeline.evidence import outs
 
+    mend_lock()  # while params.yaml still says which stages DVC knew
     outs.write_bytes(PARAMS, text.encode())
     print(f"{PARAMS} was written")
     return 0

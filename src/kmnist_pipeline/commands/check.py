@@ -80,7 +80,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
     alone = [f for f in found.orphans if not any(Path(f).is_relative_to(out) for out in left)]
     orphans = _of_orphans(alone)
     files = [Finding(file, ("no stage makes this file",), orphans) for file in alone]
-    around = [*_of_pins(), *_of_params(composed, apart, experiment)]
+    around = [*_of_lock(), *_of_pins(), *_of_params(composed, apart, experiment)]
     return [*around, *stages, *files, *_of_faults()]
 
 
@@ -259,6 +259,13 @@ def _of_params(
         reasons.append(f"and {len(apart) - SHOWN} more values: see `kmnist compose --check`")
     remedies = experiment or (Remedy("compose it", ("kmnist compose",)),)
     return [Finding(PARAMS, tuple(reasons), remedies)]
+
+
+def _of_lock() -> list[Finding]:
+    if not status.is_lock_lost():
+        return []
+    way = Remedy("restore it", (f"{RESTORE} {LOCK}",))
+    return [Finding(LOCK, (status.LOST,), (way,))]
 
 
 def _of_pins() -> list[Finding]:

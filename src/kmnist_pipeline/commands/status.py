@@ -34,6 +34,7 @@ from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
 RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
+LOST = f"{locks.LOCK} is missing, so every stage is new"
 FEW = 3  # modules that reasons name, and files that the last sentence names, one by one
 Digest = Callable[[str], str]
 
@@ -155,6 +156,11 @@ def locked_here() -> Graph:
     except UserError as error:
         way = f"`{RESTORE} {locks.LOCK}` restores the committed one"
         raise UserError(f"{error}\n{way}") from error
+
+
+def is_lock_lost() -> bool:
+    """Whether the lock is missing here, but not in the commit that is checked out."""
+    return not Path(locks.LOCK).exists() and bool(git.objects(["HEAD"], locks.LOCK))
 
 
 def summary(
