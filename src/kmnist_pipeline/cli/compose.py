@@ -45,6 +45,8 @@ def run(chosen: Namespace) -> int:
     if chosen.show is not None:
         say(composition.show(text, chosen.show), end="")
         return 0
+    if not chosen.check:
+        mend_lock()  # while params.yaml still says which stages DVC knew
     if unused := menu.unused(conf):
         names = ", ".join(str(path.relative_to(conf)) for path in unused)
         say(f"note: conf/{menu.FILE} leads to none of these files of conf/: {names}", sys.stderr)
@@ -57,7 +59,6 @@ def run(chosen: Namespace) -> int:
         return 1
     from kmnist_pipeline.evidence import outs
 
-    mend_lock()  # while params.yaml still says which stages DVC knew
     outs.write_bytes(PARAMS, text.encode())
     print(f"{PARAMS} was written")
     return 0
