@@ -94,9 +94,12 @@ def connect() -> MlflowClient:
 
 
 def database(uri: str | None = None) -> Path | None:
-    """The absolute path of a SQLite store; MLflow would open a second engine for a relative one."""
+    """The absolute path of a SQLite store; MLflow would open a second engine for a relative one.
+
+    The artifacts are beside the file itself, not beside a link to it.
+    """
     scheme, _, path = (uri or _uri()).partition(":///")
-    return Path(path).absolute() if scheme == "sqlite" else None
+    return Path(path).resolve() if scheme == "sqlite" else None
 
 
 def named() -> str:
