@@ -269,10 +269,11 @@ def _of_lock() -> list[Finding]:
 
 
 def _of_pins() -> list[Finding]:
-    if status.PINS.exists():
-        return []
+    reasons = [f"{name} has no hash of its files" for name in status.unhashed()]
+    if not status.PINS.exists():
+        reasons = ["is missing"]
     way = Remedy("restore it", (f"{RESTORE} {status.PINS}",))
-    return [Finding(str(status.PINS), ("is missing",), (way,))]
+    return [Finding(str(status.PINS), tuple(reasons), (way,))] if reasons else []
 
 
 def _apart(conf: dict[str, Any]) -> dict[str, Change]:
