@@ -101,7 +101,7 @@ def test_what_was_removed_on_purpose_does_not_come_back(project):
         assert is_gone()  # from the last commit too
 
 
-@pytest.mark.parametrize("command", [["check"], ["fit", "report@digits"]])
+@pytest.mark.parametrize("command", [["check"], ["fit", "report@digits"], ["impact"], ["compose"]])
 def test_commands_notice_a_cut_lock(command, whole, capsys, monkeypatch):
     from kmnist_pipeline.commands import fit
 
@@ -111,3 +111,12 @@ def test_commands_notice_a_cut_lock(command, whole, capsys, monkeypatch):
     assert capsys.readouterr().err.startswith(SAID)
     assert LOCK.read_bytes() == whole
     assert git.run("status", "--porcelain") == b""
+
+
+@pytest.mark.parametrize("command", ["check", "impact"])
+def test_a_lock_that_was_deleted_can_be_restored(command, whole, capsys):
+    LOCK.unlink()
+    main([command])
+    said = capsys.readouterr()
+    assert "dvc.lock is missing, so every stage is new" in said.out + said.err
+    assert "git checkout HEAD -- dvc.lock" in said.out + said.err

@@ -556,6 +556,69 @@ def test_what_a_person_removes_comes_back_and_what_is_twice_goes(store, workspac
         assert curves.stat().st_size > 0
 
 
+def deletes_the_key(client: Any, run: Any) -> None:
+    client.delete_tag(run.info.run_id, "kmnist.lineage")
+
+
+def renames_the_experiment(client: Any, run: Any) -> None:
+    client.rename_experiment(run.info.experiment_id, "mine")
+
+
+def renames_it_and_deletes_the_key(client: Any, run: Any) -> None:
+    renames_the_experiment(client, run)
+    deletes_the_key(client, run)
+
+
+def restores_a_renamed_experiment(client: Any, run: Any) -> None:
+    renames_the_experiment(client, run)
+    client.delete_experiment(run.info.experiment_id)
+    publish(trained())
+    client.restore_experiment(run.info.experiment_id)
+
+
+@pytest.mark.parametrize("key", [KEY, OTHER_KEY])
+@pytest.mark.parametrize(
+    "change",
+    [
+        deletes_the_key,
+        renames_the_experiment,
+        renames_it_and_deletes_the_key,
+        restores_a_renamed_experiment,
+    ],
+)
+def test_one_run_of_a_stage_is_current_whatever_a_person_changes(store, change, key):
+    publish(trained())
+    publish(trained(item="digits_other"))
+    publish(trained(None))  # by hand
+    (first,) = runs(store, "digits", f"{views.CURRENT} and tags.`kmnist.item` = 'digits_softmax'")
+    change(store, first)
+    publish(trained(key))
+    numbers = [each.experiment_id for each in store.search_experiments()]
+    found = store.search_runs(numbers, tracking.UNTAGGED)
+    stages = [run.data.tags.get("kmnist.stage") for run in found]
+    by_hand = [run for run in found if run.data.tags.get("kmnist.lineage") == "by hand"]
+    assert stages.count("kfold-train@digits_softmax") - len(by_hand) == 1
+    assert len(by_hand) == 1
+    assert stages.count("kfold-train@digits_other") == 1
+    (run,) = runs(store, "digits", f"{views.CURRENT} and tags.`kmnist.item` = 'digits_softmax'")
+    assert run.data.tags["kmnist.lineage"] == key
+
+
+def test_a_link_to_a_store_leads_to_its_artifacts(store, workspace, monkeypatch):
+    publish(trained())
+    (first,) = runs(store)
+    wanted = artifacts(store, first)
+    other = workspace / "other"
+    other.mkdir()
+    (other / "mlflow.db").symlink_to(workspace / "mlflow.db")
+    monkeypatch.chdir(other)
+    assert stores.database() == workspace / "mlflow.db"
+    again = stores.connect()
+    assert artifacts(again, runs(again)[0]) == wanted
+    assert not tracking.publish(again, record_of(trained()))  # there already
+    assert not (other / "mlartifacts").exists()
+
+
 @pytest.mark.parametrize("is_copy", [False, True])
 def test_a_project_that_was_moved_or_copied_uses_its_own_artifacts(is_copy, store, workspace):
     old, new = workspace / "old ü", workspace / "new"

@@ -1,8 +1,11 @@
 """Functions that several commands share."""
 
+import contextlib
+import importlib.util
 import json
 import math
 import os
+import py_compile
 import re
 import stat
 import sys
@@ -15,6 +18,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.names import printable
 
 PARAMS = Path("params.yaml")
+CHECKED = (3).to_bytes(4, "little")  # the flags of bytecode that has its source's hash
 LAST_PORT = 65535
 
 
@@ -48,6 +52,27 @@ def mend_lock() -> None:
 
     if said := recovery.put_back():
         print(said, file=sys.stderr)
+
+
+def hash_bytecode(folder: Path) -> None:
+    """Make Python compare each module below a folder with its bytecode by hash, not by time.
+
+    A source that was edited within a second and has the same size looks unchanged to Python, which
+    then runs the bytecode of the old one: a result of other code under the same lineage key. Python
+    keeps bytecode with a hash as it is. Files that cannot be written stay as they are.
+    """
+    for source in folder.rglob("*.py"):
+        compiled = Path(importlib.util.cache_from_source(str(source)))
+        with contextlib.suppress(OSError):
+            if compiled.exists():
+                with compiled.open("rb") as file:
+                    if file.read(8)[4:] == CHECKED:
+                        continue
+            try:
+                mode = py_compile.PycInvalidationMode.CHECKED_HASH
+                py_compile.compile(str(source), str(compiled), doraise=True, invalidation_mode=mode)
+            except py_compile.PyCompileError:  # who imports it gets the error
+                compiled.unlink(missing_ok=True)
 
 
 def require_regular(*places: Path | None) -> None:

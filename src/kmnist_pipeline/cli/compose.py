@@ -12,7 +12,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import PARAMS, say
+from kmnist_pipeline.cli.common import PARAMS, mend_lock, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -45,6 +45,8 @@ def run(chosen: Namespace) -> int:
     if chosen.show is not None:
         say(composition.show(text, chosen.show), end="")
         return 0
+    if not chosen.check:
+        mend_lock()  # while params.yaml still says which stages DVC knew
     if unused := menu.unused(conf):
         names = ", ".join(str(path.relative_to(conf)) for path in unused)
         say(f"note: conf/{menu.FILE} leads to none of these files of conf/: {names}", sys.stderr)

@@ -8,10 +8,13 @@ Without -S: shows the impact of changes in conf/, src/ and files since the evide
   kmnist impact
 """
 
+import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from kmnist_pipeline.cli.common import console, print_json
+from kmnist_pipeline.cli.common import console, mend_lock, print_json, say
+
+LOCK = "dvc.lock"
 
 
 def add(parser: ArgumentParser) -> None:
@@ -27,8 +30,11 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    from kmnist_pipeline.commands import impact
+    from kmnist_pipeline.commands import impact, status
 
+    mend_lock()
+    if status.is_lock_lost():
+        say(f"note: {status.LOST}: `{status.RESTORE} {LOCK}` restores it", sys.stderr)
     found = impact.of_change(chosen.overrides)
     if chosen.json:
         print_json(asdict(found))

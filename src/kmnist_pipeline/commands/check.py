@@ -80,7 +80,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
     alone = [f for f in found.orphans if not any(Path(f).is_relative_to(out) for out in left)]
     orphans = _of_orphans(alone)
     files = [Finding(file, ("no stage makes this file",), orphans) for file in alone]
-    around = [*_of_pins(), *_of_params(composed, apart, experiment)]
+    around = [*_of_lock(), *_of_pins(), *_of_params(composed, apart, experiment)]
     return [*around, *stages, *files, *_of_faults()]
 
 
@@ -261,11 +261,19 @@ def _of_params(
     return [Finding(PARAMS, tuple(reasons), remedies)]
 
 
-def _of_pins() -> list[Finding]:
-    if status.PINS.exists():
+def _of_lock() -> list[Finding]:
+    if not status.is_lock_lost():
         return []
+    way = Remedy("restore it", (f"{RESTORE} {LOCK}",))
+    return [Finding(LOCK, (status.LOST,), (way,))]
+
+
+def _of_pins() -> list[Finding]:
+    reasons = [f"{name} has no hash of its files" for name in status.unhashed()]
+    if not status.PINS.exists():
+        reasons = ["is missing"]
     way = Remedy("restore it", (f"{RESTORE} {status.PINS}",))
-    return [Finding(str(status.PINS), ("is missing",), (way,))]
+    return [Finding(str(status.PINS), tuple(reasons), (way,))] if reasons else []
 
 
 def _apart(conf: dict[str, Any]) -> dict[str, Change]:

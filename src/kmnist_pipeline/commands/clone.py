@@ -36,6 +36,8 @@ SAID = 15  # lines of a failed stage's output that are shown
 # Variables that would use another store, change the arithmetic, or use workers with other code and
 # checkpoints.
 FOREIGN = ("DVC_", "MLFLOW_", arithmetic.VARIABLE, workers.SCHEDULER)
+# Settings of the user that would run hooks in the clone, or forbid to clone a folder.
+PLAIN = ("-c", "core.hooksPath=/dev/null", "-c", "protocol.file.allow=always")
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FULL = re.compile("No space left on device|Out of diskspace|disk is full")  # libc, git, SQLite
 _RUNNING = re.compile("Running stage '(.+)':")
@@ -81,10 +83,18 @@ class Clone:
         try:
             top, here = git.place()
             for command in (
-                ("clone", "--quiet", "--no-checkout", "--", str(top), str(self.path)),
+                (
+                    "clone",
+                    "--quiet",
+                    "--no-checkout",
+                    "--template=",
+                    "--",
+                    str(top),
+                    str(self.path),
+                ),
                 ("-C", str(self.path), "checkout", "--quiet", "--detach", revision),
             ):
-                git.run(*command, environment=git.environment_elsewhere())
+                git.run(*PLAIN, *command, environment=git.environment_elsewhere())
         except UserError as error:
             raise UserError(_with_way_out(str(error))) from error
         self.path /= here

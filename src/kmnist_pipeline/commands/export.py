@@ -104,10 +104,10 @@ def _gather(folder: Path, head: Revision, stages: list[LockedStage]) -> dict[str
     head.write(folder, *PROJECT)
     outs = {path: md5 for stage in stages for path, md5 in stage.outs.items()}
     missing = {path: md5 for path, md5 in outs.items() if not head.put(path, md5, folder)}
-    for stage in stages:
-        for path, md5 in stage.deps.items():
-            if path not in outs:
-                check(folder / path, path, md5)
+    given = {path: md5 for stage in stages for path, md5 in stage.deps.items() if path not in outs}
+    for path, md5 in given.items():
+        if not head.put(path, md5, folder):
+            missing[path] = md5
     return missing
 
 

@@ -34,6 +34,8 @@ from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
 RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
+HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(?![^\s])")
+LOST = f"{locks.LOCK} is missing, so every stage is new"
 FEW = 3  # modules that reasons name, and files that the last sentence names, one by one
 Digest = Callable[[str], str]
 
@@ -155,6 +157,11 @@ def locked_here() -> Graph:
     except UserError as error:
         way = f"`{RESTORE} {locks.LOCK}` restores the committed one"
         raise UserError(f"{error}\n{way}") from error
+
+
+def is_lock_lost() -> bool:
+    """Whether the lock is missing here, but not in the commit that is checked out."""
+    return not Path(locks.LOCK).exists() and bool(git.objects(["HEAD"], locks.LOCK))
 
 
 def summary(
@@ -293,10 +300,29 @@ def _key_in(file: Path) -> str | None:
 
 
 def pinned() -> dict[str, str]:
-    """The version of each library in `requirements.lock`; empty if there is no such file."""
+    """The version of each library in `requirements.lock`; empty if there is no such file.
+
+    Raises UserError if the file has a merge conflict, or a library twice.
+    """
     text = PINS.read_text() if PINS.exists() else ""
-    found = re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
-    return {name.lower().replace("_", "-"): _public(version) for name, version in found}
+    locks.refuse_conflict(text, str(PINS))
+    found: dict[str, str] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE):
+        library = re.sub(r"[-_.]+", "-", name).lower()  # equal for pip
+        if library in found:
+            raise UserError(
+                f"{PINS}: {name}=={version}: {library} is there twice, first as "
+                f"{found[library]}; remove one of them, or `{RESTORE} {PINS}`"
+            )
+        found[library] = version
+    return {name: _public(version) for name, version in found.items()}
+
+
+def unhashed() -> list[str]:
+    """The libraries of `requirements.lock` without a hash: pip would refuse to install them."""
+    text = PINS.read_text().replace("\\\n", " ") if PINS.exists() else ""
+    lines = (line for line in text.splitlines() if re.match(r"[\w.-]+\s*==", line))
+    return [line.partition("==")[0].strip() for line in lines if not HASH.search(line)]
 
 
 def head() -> Revision:

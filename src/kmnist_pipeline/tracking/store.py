@@ -121,9 +121,12 @@ def require_usable(uri: str | None = None) -> None:
 
 
 def database(uri: str | None = None) -> Path | None:
-    """The absolute path of a SQLite store; MLflow would open a second engine for a relative one."""
+    """The absolute path of a SQLite store; MLflow would open a second engine for a relative one.
+
+    The artifacts are beside the file itself, not beside a link to it.
+    """
     scheme, _, path = (uri or _uri()).partition(":///")
-    return Path(path).absolute() if scheme == "sqlite" else None
+    return Path(path).resolve() if scheme == "sqlite" else None
 
 
 def named() -> str:
