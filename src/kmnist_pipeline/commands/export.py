@@ -106,7 +106,9 @@ def _gather(folder: Path, head: Revision, stages: list[LockedStage]) -> dict[str
     missing = {path: md5 for path, md5 in outs.items() if not head.put(path, md5, folder)}
     given = {path: md5 for stage in stages for path, md5 in stage.deps.items() if path not in outs}
     for path, md5 in given.items():
-        if not head.put(path, md5, folder):
+        if (folder / path).exists():
+            check(folder / path, path, md5)
+        elif not head.put(path, md5, folder):
             missing[path] = md5
     return missing
 
