@@ -7,6 +7,7 @@ import py_compile
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -107,8 +108,13 @@ def test_bytecode_that_cannot_be_written_stops_nothing(module):
 def test_stages_run_no_bytecode_of_another_source(module, monkeypatch, command):
     edit(module, "VALUE = 2\n")
     monkeypatch.setattr(sys, "argv", ["dvc", command])
-    started = []
-    monkeypatch.setattr("dvc.cli.main", lambda: started.append(imported(module)) or 0)
+    started: list[str] = []
+
+    def start() -> int:
+        started.append(imported(module))
+        return 0
+
+    monkeypatch.setattr("dvc.cli.main", start)
     monkeypatch.setattr(dvc, "_list_fonts", lambda folder, runs: None)
     assert dvc.main() == 0
     assert started == ["2"]
@@ -118,7 +124,7 @@ def test_fits_run_no_bytecode_of_another_source(module, monkeypatch):
     edit(module, "VALUE = 2\n")
     monkeypatch.setattr(fit, "mend_lock", lambda: None)
     with pytest.raises(UserError):  # the parameters of the small project are none
-        fit.run(None)
+        fit.run(Namespace(targets=[]))
     assert imported(module) == "2"
 
 
