@@ -60,7 +60,7 @@ def champion(**numbers: Any) -> registry.Champion:
     class Old:
         name = "old"
 
-    return registry.Champion(**numbers, version="7", md5="", classifier=Old())  # type: ignore[arg-type]
+    return registry.Champion(**numbers, version="7", digest="", classifier=Old())  # type: ignore[arg-type]
 
 
 HALF = np.arange(1000) % 2 == 0
