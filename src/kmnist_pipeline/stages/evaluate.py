@@ -103,7 +103,7 @@ def split(model: TrainedModel, images: Images) -> tuple[np.ndarray, np.ndarray]:
     """The rows of the training images and of the validation images of the best fold."""
     seed, subset = model.about["seeds"][model.seed], model.parameters["subset"]
     drawn = splits.subset(len(images), subset, seed)
-    folds = splits.folds(len(drawn), model.parameters["validation"], seed)
+    folds = splits.folds(images, drawn, model.parameters["validation"], seed)
     training, validation = folds[model.best.fold or 0]
     return drawn[training], drawn[validation]
 
