@@ -100,7 +100,7 @@ def test_a_file_is_known_by_its_bytes(file, stage, place, archive, tmp_path):
     assert step.stage.params == entry["params"]["params.yaml"]
     deps = {dep["path"]: dep["md5"] for dep in entry["deps"]}
     assert {**step.code, **{source.path: source.md5 for source in step.inputs}} == deps
-    assert all(path.startswith(("src/", "conf/claims/")) for path in step.code)
+    assert all(path.startswith(("src/", "conf/claims/", "reviews/")) for path in step.code)
 
 
 def test_a_figure_from_two_commits_ago(history, archive):

@@ -113,7 +113,7 @@ def last(findings: list[Finding], differences: list[Difference]) -> str:
     if any(remedy.purpose == KEEP for finding in findings for remedy in finding.remedies):
         way = "the first commands above keep or discard the experiment"
     elif not findings and Verdict.DIFFERENT in (each.verdict for each in differences):
-        way = "they are up to date, and `git commit --all` keeps them"
+        way = "they are up to date: commit them to keep them"
     return status.summary(differences, way=way)
 
 
