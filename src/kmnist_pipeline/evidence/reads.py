@@ -10,19 +10,24 @@ from __future__ import annotations
 import ast
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 # What a stage reads without depending on it. The configuration's code acts through parameters
 # alone, which are in the key; MLflow's code runs in another process; the store of fits checks what
 # it returns.
 FREE = re.compile(
-    r"dvc\.yaml|params\.yaml|src/hydra_plugins/.*|.*\.pyc|\.kmnist/.*|"
+    r"dvc\.yaml|params\.yaml|src/hydra_plugins/.*|.*/__pycache__/.*\.pyc|"
+    r"\.kmnist/(fits|partial|matplotlib-[^/]*)/.*|"
     r"src/kmnist_pipeline/(config/(grid|node|rules|schema|training)|tracking/\w+)\.py"
 )
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
+OWN = (subprocess.__file__, os.__file__, "<frozen ")  # modules through which programs start
+HERE = Path(__file__).parents[1]  # the package
 
 _opened: set[str] = set()
 _started: set[str] = set()
@@ -41,8 +46,18 @@ def _hear(event: str, about: tuple[Any, ...]) -> None:
             _opened.add(os.fsdecode(path))
     elif event == "sqlite3.connect":
         _opened.add(os.fsdecode(about[0]))
-    elif event in STARTS and about[0] != sys.executable:
+    elif event in STARTS and about[0] != sys.executable and _is_ours(sys._getframe(1)):
         _started.add(os.fsdecode(about[0]))
+
+
+def _is_ours(frame: FrameType | None) -> bool:
+    """Whether a module of the project made this call of Python's own library.
+
+    A program that an installed library starts, such as Matplotlib to list fonts, belongs to it.
+    """
+    while frame is not None and frame.f_code.co_filename.startswith(OWN):
+        frame = frame.f_back
+    return frame is not None and Path(frame.f_code.co_filename).is_relative_to(HERE)
 
 
 def undeclared(declared: Iterable[str]) -> list[str]:
