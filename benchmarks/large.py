@@ -46,7 +46,6 @@ def memory() -> bool:
     """Peak memory with 100,000 coloured images of 64x64."""
     with workplace() as folder:
         run("-c", DRAW, folder=folder)
-        run("-c", "import matplotlib.font_manager")  # may list the fonts, which no stage may
         _describe(folder)
         run(
             "-m",

@@ -4,21 +4,17 @@ Stages run in the Python of this environment: DVC deletes the outs of a stage be
 first `python` in PATH, which may lack the libraries. DVC's files are replaced when the new ones are
 complete: DVC writes them in place, so an interrupt or a full disk leaves them cut. Before stages
 run, a merge conflict and a place where outs would be lost are refused, and bytecode is made that
-cannot be stale. Matplotlib lists the fonts before the first stage: it starts `fc-list` for it, and
-a stage may start no program. And `dvc exp show` without options shows only the columns that people
-compare.
+cannot be stale. And `dvc exp show` without options shows only the columns that people compare.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import os
 import signal
 import sys
 import sysconfig
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +42,8 @@ def main() -> int:
     if folder := cli.project():
         with contextlib.chdir(folder):
             try:
-                if runs := not RUNNING.isdisjoint(sys.argv):
+                runs = not RUNNING.isdisjoint(sys.argv)
+                if runs:
                     _refuse_conflicts()
                 mend_lock()
                 if runs:
@@ -55,7 +52,6 @@ def main() -> int:
             except UserError as error:
                 say(f"error: {error}", sys.stderr)
                 return 1
-        _list_fonts(folder, runs)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # DVC ends in order, as on Ctrl-C
     from dvc.cli import main as dvc
     from dvc.utils.serialize import _common, _yaml
@@ -107,19 +103,6 @@ def _refuse_places() -> None:
                 f"{out} is a mount point: a stage would remove its files, but cannot replace it; "
                 f"unmount it (`umount {out}`), or mount the folder {out.parent} instead"
             )
-
-
-def _list_fonts(project: Path, runs: bool) -> None:
-    """Point stages to a Matplotlib configuration folder of their own.
-
-    It has a list of fonts, and none of the user's settings.
-    """
-    folder = project / ".kmnist" / f"matplotlib-{metadata.version('matplotlib')}"
-    os.environ["MPLCONFIGDIR"] = str(folder)
-    if runs and not any(folder.glob("fontlist-*.json")):
-        with contextlib.suppress(OSError):  # Matplotlib then takes a temporary folder
-            folder.mkdir(parents=True, exist_ok=True)
-        importlib.import_module("matplotlib.font_manager")
 
 
 def _replace_file(path: Any, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:

@@ -146,6 +146,15 @@ class KFold(Node):
     ensemble: bool | None = None
 
 
+class Grouped(KFold):
+    """The same, but no group of similar writing is in two folds.
+
+    `groups`: the number of groups in each class, found by k-means.
+    """
+
+    groups: int = Field(ge=2)
+
+
 class Holdout(Node):
     """A random share of the images, held out once."""
 
@@ -159,7 +168,10 @@ class NoValidation(Node):
     method: str
 
 
-VALIDATIONS: dict[str, type[Node]] = {"kfold": KFold, "holdout": Holdout, "none": NoValidation}
+VALIDATIONS: dict[str, type[Node]] = {
+    **{"kfold": KFold, "grouped": Grouped},
+    **{"holdout": Holdout, "none": NoValidation},
+}
 
 
 def of_family(value: Any, info: ValidationInfo) -> Any:

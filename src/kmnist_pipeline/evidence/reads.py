@@ -21,7 +21,8 @@ from typing import Any
 # alone, which are in the key; MLflow's code runs in another process; the store of fits checks what
 # it returns.
 FREE = re.compile(
-    r"dvc\.yaml|params\.yaml|src/hydra_plugins/.*|.*\.pyc|\.kmnist/.*|"
+    r"dvc\.yaml|params\.yaml|src/hydra_plugins/.*|.*/__pycache__/.*\.pyc|"
+    r"\.kmnist/(fits|partial|matplotlib-[^/]*)/.*|"
     r"src/kmnist_pipeline/(config/(grid|node|rules|schema|training)|tracking/\w+)\.py"
 )
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")

@@ -60,7 +60,7 @@ def tampered(
         experiment = other
     seed, method = experiment["seeds"][0], experiment["model"]["scaling"]
     drawn = splits.subset(n_train, experiment["subset"], seed)
-    training, validation = splits.folds(len(drawn), experiment["validation"], seed)[0]
+    training, validation = splits.folds(images, drawn, experiment["validation"], seed)[0]
     rows, held = drawn[training], drawn[validation]
     test = np.arange(n_train, len(images))
     estimated = None  # the rows that the scaling is estimated on; None: the training rows

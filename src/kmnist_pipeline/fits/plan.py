@@ -204,7 +204,7 @@ def _folds(trial: Experiment, images: Images, seed: int) -> list[Fold]:
     """The folds of one seed: the training images of each fold decide its scaling."""
     drawn = splits.subset(len(images), trial["subset"], seed)
     found = []
-    for training, validation in splits.folds(len(drawn), trial["validation"], seed):
+    for training, validation in splits.folds(images, drawn, trial["validation"], seed):
         rows = drawn[training]
         shift, scale = scaling.estimate(trial["model"]["scaling"], images.flat[rows])
         found.append((rows, drawn[validation], shift, scale))

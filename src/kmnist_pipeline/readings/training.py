@@ -98,7 +98,7 @@ def works(courses: Iterable[Course], epochs: int, images: Mapping[Classes, Shown
     for (kind, classes, batch, folds, seed), members in together.items():
         of_classes = images[classes]
         test = np.arange(of_classes.training, len(of_classes.labels))
-        cut = splits.folds(of_classes.training, {"method": "kfold", "folds": folds}, seed)
+        cut = splits.kfold(of_classes.training, folds, seed)
         columns = tuple(sorted(members))
         for fold, (training, validation) in enumerate(cut):
             rows = (training, validation, test)

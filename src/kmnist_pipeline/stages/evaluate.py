@@ -20,6 +20,7 @@ from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.evaluation import metrics, routing, scoring
 from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.evidence.stage import Stage
+from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.families.trained import TrainedModel
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import models as model_figures
@@ -36,6 +37,7 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     about, settings = params["models"][stage.item], params["evaluation"]
     path = Path(paths.weights(stage.item))
     model = TrainedModel.load(path, stage.item, about["dataset"])
+    stage.libraries += FAMILIES[about["family"]].libraries
     is_study, is_network = about["kind"] == "study", about["family"] == "cnn"
     processed = Path(paths.processed(about["dataset"]))
     test = dataset.load(processed, "test", model.about["classes"])
@@ -103,7 +105,7 @@ def split(model: TrainedModel, images: Images) -> tuple[np.ndarray, np.ndarray]:
     """The rows of the training images and of the validation images of the best fold."""
     seed, subset = model.about["seeds"][model.seed], model.parameters["subset"]
     drawn = splits.subset(len(images), subset, seed)
-    folds = splits.folds(len(drawn), model.parameters["validation"], seed)
+    folds = splits.folds(images, drawn, model.parameters["validation"], seed)
     training, validation = folds[model.best.fold or 0]
     return drawn[training], drawn[validation]
 
