@@ -35,7 +35,7 @@ SUSPECTS: dict[str, Any] = {
     "swapped": {"n": 4, "of": 80, "ranks": [{"rank": 8, "found": 3, "share": 0.75}]},
 }  # fmt: skip
 LOOP: dict[str, Any] = {
-    "held_out": 20, "saved": 4.4,
+    "held_out": 20, "needed": 20.0, "saved": 4.4,
     "rounds": [
         {"labels": count, "accuracy": {
             "least_sure_first": {"n": 2, "mean": high, "sd": 0.01, "values": [high, high]},

@@ -88,18 +88,21 @@ def test_the_least_sure_images_come_first():
 
 
 @pytest.mark.parametrize(
-    ("guided", "expected"),
+    ("guided", "random", "needed", "saved"),
     [
-        ([0.5, 0.7, 0.8], 100.0),  # the goal 0.7 after the first round
-        ([0.5, 0.9, 0.9], 150.0),  # halfway to the first round
-        ([0.7, 0.7, 0.7], 200.0),
-        ([0.5, 0.6, 0.7], 0.0),
-        ([0.5, 0.6, 0.65], None),
+        ([0.5, 0.7, 0.8], [0.5, 0.6, 0.7], 300, 100),  # the goal 0.7 after the first round
+        ([0.5, 0.9, 0.9], [0.5, 0.6, 0.7], 300, 150),  # halfway to the first round
+        ([0.7, 0.7, 0.7], [0.5, 0.6, 0.7], 300, 200),
+        ([0.5, 0.6, 0.7], [0.5, 0.6, 0.7], 300, 0),
+        ([0.5, 0.6, 0.65], [0.5, 0.6, 0.7], 300, None),
+        ([0.5, 0.6, 0.9], [0.5, 0.7, 0.6], 200, pytest.approx(-100 / 3)),
+        # An order that is no better later has needed only the labels of its best round.
+        ([0.5, 0.9, 0.9], [0.5, 0.7, 0.7], 200, 50),
+        ([0.5, 0.6, 0.7], [0.7, 0.6, 0.7], 100, -200),
     ],
 )
-def test_labels_are_saved_at_equal_accuracy(guided, expected):
-    saved = labelling.saved([100, 200, 300], guided, [0.5, 0.6, 0.7])
-    assert saved == (None if expected is None else pytest.approx(expected))
+def test_labels_are_saved_at_equal_accuracy(guided, random, needed, saved):
+    assert labelling.saved([100, 200, 300], guided, random) == (needed, saved)
 
 
 # The figures

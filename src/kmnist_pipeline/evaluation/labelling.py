@@ -50,17 +50,27 @@ def choose(way: str, probabilities: np.ndarray, count: int, seed: int, number: i
     return np.argsort(probabilities.max(axis=1), kind="stable")[:count]
 
 
-def saved(labels: Sequence[int], guided: Sequence[float], random: Sequence[float]) -> float | None:
-    """The labels that the guided order saves where it is as accurate as the last random one.
+def saved(
+    labels: Sequence[int], guided: Sequence[float], random: Sequence[float]
+) -> tuple[float, float | None]:
+    """The labels at which the random order first has its best accuracy, and how many fewer the
+    guided order needs for it; None if it never is as accurate.
 
     labels, guided, random: the number of labels and both accuracies after each round. Between
-    rounds the accuracy is interpolated. None if the guided order never is as accurate.
+    rounds the accuracy is interpolated.
     """
-    goal = random[-1]
-    for n in range(len(labels)):
-        if guided[n] >= goal:
-            if n == 0 or guided[n] == guided[n - 1]:
-                return float(labels[-1] - labels[n])
-            share = (goal - guided[n - 1]) / (guided[n] - guided[n - 1])
-            return float(labels[-1] - labels[n - 1] - share * (labels[n] - labels[n - 1]))
+    goal = max(random)
+    needed, enough = (_first(labels, accuracies, goal) for accuracies in (random, guided))
+    assert needed is not None  # it has its best accuracy somewhere
+    return needed, None if enough is None else needed - enough
+
+
+def _first(labels: Sequence[int], accuracies: Sequence[float], goal: float) -> float | None:
+    """The number of labels at which an accuracy is first reached; None if it never is."""
+    for n, accuracy in enumerate(accuracies):
+        if accuracy >= goal:
+            if n == 0:
+                return float(labels[0])
+            share = (goal - accuracies[n - 1]) / (accuracy - accuracies[n - 1])
+            return float(labels[n - 1] + share * (labels[n] - labels[n - 1]))
     return None

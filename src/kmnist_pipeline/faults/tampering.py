@@ -63,7 +63,6 @@ def tampered(
     training, validation = splits.folds(images, drawn, experiment["validation"], seed)[0]
     rows, held = drawn[training], drawn[validation]
     test = np.arange(n_train, len(images))
-    estimated = None  # the rows that the scaling is estimated on; None: the training rows
     measured = {"validation": held, "test": test}
     rng = streams.generator(seed, RANDOM)
     match act:
@@ -73,15 +72,16 @@ def tampered(
             rows = np.sort(_part(rng, rows, fault["share"]))
         case "swap":
             images = _swapped(images, rows, *fault["classes"])
-        case "scale_by_test":
-            if method == "none":
-                return None
-            estimated = test
         case "measure_validation":
             if not len(held):
                 return None
             measured["test"] = held
-    shift, scale = scaling.estimate(method, images.flat[rows if estimated is None else estimated])
+    shift, scale = scaling.estimate(method, images.flat[rows])
+    if act == "scale_by_test":
+        own = shift, scale
+        shift, scale = scaling.estimate(method, images.flat[test])
+        if all(map(np.array_equal, own, (shift, scale))):
+            return None
     settings = {p: experiment[p] for p in ("model", "optimizer", "trainer")}
     model = {k: v for k, v in experiment["model"].items() if k not in ("family", "scaling")}
     family = experiment["model"]["family"]

@@ -45,8 +45,7 @@ PRIMARY: dict[str, Any] = {
 }
 
 
-# Its second argument is the content of params.yaml; DVC's stages get what they depend on.
-Run = Callable[[Stage, dict[str, Any]], None]
+Run = Callable[[Stage, dict[str, Any]], None]  # its second argument is the content of params.yaml
 
 
 def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ()) -> None:
@@ -92,25 +91,13 @@ def _run(run: Run, kind: str, items: str, libraries: tuple[str, ...], cfg: DictC
         arithmetic.require()
         stage = _stage(kind, name, libraries, content)
         _refuse_undeclared(stage)
-        run(stage, content if stage.lineage is None else nested(stage.lineage["params"]))
+        run(stage, content)
         _refuse_undeclared(stage)
         where = (stage.address, stage.root, stage.lineage, stage.written)
         own = {f"{items}.{name}": known[name]}
         child.hand_over(of_stage(*where, content.get("models", {}), own, stage.started))
     if stage.lineage is None:
         print(f"{stage.address}: results are under {stage.root}")
-
-
-def nested(params: dict[str, Any]) -> dict[str, Any]:
-    """The content of `params.yaml` that dotted names select, and nothing else of it."""
-    content: dict[str, Any] = {}
-    for name in sorted(params):
-        *above, last = name.split(".")
-        place = content
-        for part in above:
-            place = place.setdefault(part, {})
-        place[last] = params[name]
-    return content
 
 
 def _refuse_undeclared(stage: Stage) -> None:

@@ -54,13 +54,15 @@ def loop(stage: Stage, params: dict[str, Any]) -> None:
 
     counts = [settings["start"] + size * number for number in range(rounds + 1)]
     curves = {way: np.array(accuracies[way]).T for way in WAYS}
-    saved = labelling.saved(counts, *(curves[way].mean(axis=0) for way in (GUIDED, RANDOM)))
+    means = (curves[way].mean(axis=0) for way in (GUIDED, RANDOM))
+    needed, saved = labelling.saved(counts, *means)
     details = {
         "held_out": settings["held_out"],
         "rounds": [
             {"labels": count, "accuracy": {w: metrics.spread(accuracies[w][n]) for w in WAYS}}
             for n, count in enumerate(counts)
         ],
+        "needed": needed,
         "saved": saved,
         "environment": key.environment(model["family"]),
     }
