@@ -95,22 +95,27 @@ def _of_seeds(
     )
     size, drawn = training_images(experiment, params), experiment["validation"]
     size = size if experiment["subset"] is None else experiment["subset"]
-    sizes = _sizes(size, drawn["method"], drawn.get("folds"), drawn.get("fraction"))
+    sizes = None  # those of groups depend on the images
+    if drawn["method"] != "grouped":
+        sizes = _sizes(size, drawn["method"], drawn.get("folds"), drawn.get("fraction"))
     for seed, rows in seeds.items():
         place = f"seed {seed}{of_trial}"
         kept = [row["fold"] for row in rows if row["kept"]]
         if len(kept) != 1 or not _is_best(rows, kept[0], "best_accuracy"):
             yield f"{path}: {place} keeps fold {kept}, which is not its best one"
-        given = [[row["n_train"], row["n_validation"]] for row in rows]
-        part = f"training and validation images of {place}"
-        yield from apart(path, {part: given}, {part: sizes})
+        if sizes is not None:
+            given = [[row["n_train"], row["n_validation"]] for row in rows]
+            part = f"training and validation images of {place}"
+            yield from apart(path, {part: given}, {part: sizes})
 
 
 @functools.cache
-def _sizes(n: int, method: str, folds: int | None, fraction: float | None) -> list[tuple[int, int]]:
-    """The number of training and validation images of each fold of n images."""
-    validation = {"method": method, "folds": folds, "fraction": fraction}
-    return [(len(training), len(held)) for training, held in splits.folds(n, validation, 0)]
+def _sizes(n: int, method: str, folds: int | None, fraction: float | None) -> list[list[int]]:
+    """The number of training and validation images of each fold of n images, of any seed."""
+    if method == "none":
+        return [[n, 0]]
+    cut = splits.kfold(n, folds, 0) if folds else [splits.holdout(n, fraction or 0, 0)]
+    return [[len(training), len(held)] for training, held in cut]
 
 
 def _of_fit(
