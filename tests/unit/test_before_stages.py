@@ -115,7 +115,6 @@ def test_stages_run_no_bytecode_of_another_source(module, monkeypatch, command):
         return 0
 
     monkeypatch.setattr("dvc.cli.main", start)
-    monkeypatch.setattr(dvc, "_list_fonts", lambda folder, runs: None)
     assert dvc.main() == 0
     assert started == ["2"]
 
