@@ -63,7 +63,7 @@ def group_of(kind: str, images: training.Shown, batch: int, fold: int = 0) -> Gr
         for method in CHOICES["scaling"]
         for loss in losses
     )
-    cut = splits.folds(images.training, {"method": "kfold", "folds": FOLDS}, 0)[fold]
+    cut = list(splits.kfold(images.training, FOLDS, 0))[fold]
     test = np.arange(images.training, len(images.labels))
     return Group(kind, images.classes, columns, batch, EPOCHS, 0, fold, *cut, test)
 
