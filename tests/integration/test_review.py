@@ -112,13 +112,18 @@ def test_nobody_overwrites_a_decision_that_they_have_not_seen(suspects: Queue):
 def test_a_file_that_an_editor_breaks_is_not_overwritten(suspects: Queue):
     decisions = Decisions(suspects, (8, 8))
     decisions.decide(suspects.items[0], None, "3")
-    broken = Path(FILE).read_text() + "half of a li"
+    whole = Path(FILE).read_text()
+    broken = whole + "half of a li"
     Path(FILE).write_text(broken)
     with pytest.raises(reviews.ReviewError, match=f"{FILE}:3: the last line does not end"):
         decisions.decide(suspects.items[1], None, "4")
     assert Path(FILE).read_text() == broken
     with pytest.raises(reviews.ReviewError):
         Decisions(suspects, (8, 8))
+    Path(FILE).write_text(whole)  # restored: the earlier decision is still known
+    decisions.decide(suspects.items[1], None, "4")
+    found, _ = reviews.parse(Path(FILE).read_bytes(), FILE, suspects.classes)
+    assert sorted(review.new for review in found.values()) == ["3", "4"]
 
 
 def test_a_label_that_is_no_class_is_refused(suspects: Queue):

@@ -88,11 +88,10 @@ class Decisions:
         content = self.file.read_bytes() if self.file.exists() else None
         if content == self._content:
             return []
-        notes = list[str]()
-        self._known = {}
+        known, notes = dict[str, Review](), list[str]()
         if content is not None:
-            self._known, notes = reviews.parse(content, str(self.file), self.queue.classes)
-        self._content = content
+            known, notes = reviews.parse(content, str(self.file), self.queue.classes)
+        self._known, self._content = known, content  # both or, if the file is broken, neither
         return notes
 
     def _write(self, path: Path, content: bytes) -> None:
