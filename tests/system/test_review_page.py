@@ -296,7 +296,7 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
 def test_with_more_than_ten_classes_the_first_letters_filter(many, open_page):
     address, decisions = many
     page = open_page(address)
-    first, second, _ = decisions.queue.items
+    first, second, third = decisions.queue.items
     buttons = page.locator("#classes button")
     assert buttons.count() == 12 and page.locator("#filter").is_visible()
     page.keyboard.type("b")
@@ -311,10 +311,22 @@ def test_with_more_than_ten_classes_the_first_letters_filter(many, open_page):
     shows(page, "#message", "no class begins with this")
     page.keyboard.press("Escape")
     assert buttons.count() == 12
-    page.locator("#filter").fill("x")  # the keys x and z have a meaning outside the field
-    buttons.first.click()
+    page.locator("#filter").click()  # in the field, x and z are letters
+    page.keyboard.type("xe")
+    page.wait_for_timeout(50)
+    assert buttons.all_inner_texts() == ["xe"]
+    page.keyboard.press("ArrowLeft")  # within the text
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
     at(page, 2)
-    assert decisions.of(second) == "xa"
+    assert decisions.of(second) == "xe"
+    assert not page.locator("#filter").evaluate("field => field === document.activeElement")
     page.keyboard.press("x")
     shows(page, "#left", "all images are decided")
-    assert decisions.of(decisions.queue.items[2]) == "excluded"
+    assert decisions.of(third) == "excluded"
+    page.keyboard.press("z")
+    shows(page, "#decision", "none yet")
+    page.locator("#filter").click()
+    page.keyboard.press("Enter")  # an empty field: accept
+    shows(page, "#left", "all images are decided")
+    assert decisions.of(third) == NAMES[0]
