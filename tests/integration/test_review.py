@@ -98,6 +98,29 @@ def test_a_decision_is_in_the_file_at_once_and_can_be_taken_back(suspects: Queue
     assert {key: review.new for key, review in found.items()} == {first.sha256: "5"}
 
 
+def test_a_new_answer_after_a_retraining_names_the_published_label(
+    suspects: Queue, params: dict[str, Any]
+):
+    item = suspects.items[0]
+    row, published = int(item.origin.split()[1]), item.label
+    other = next(n for n in range(10) if n not in (published, item.probabilities.argmax()))
+    for file in (Path(PROCESSED), Path("predictions/out_of_fold/digits_softmax.npz")):
+        with np.load(file) as arrays:
+            stored = dict(arrays)
+        rows = stored["index"] if "index" in stored else np.arange(len(stored["labels"]))
+        stored["labels"][rows == row] = other
+        file.unlink()
+        np.savez(file, **stored)
+    queue = queues.of_suspects("digits", params, None)  # as after training with a correction
+    again = next(each for each in queue.items if each.sha256 == item.sha256)
+    assert again.label == other
+    decisions = Decisions(queue, (8, 8))
+    for before, after in ((None, "1"), ("1", None), (None, "2")):
+        decisions.decide(again, before, after)
+    found, _ = reviews.parse(Path(FILE).read_bytes(), FILE, queue.classes)
+    assert found[item.sha256].old == queue.classes[published or 0]
+
+
 def test_nobody_overwrites_a_decision_that_they_have_not_seen(suspects: Queue):
     item, other = suspects.items[:2]
     one, two = Decisions(suspects, (8, 8)), Decisions(suspects, (8, 8))
@@ -182,7 +205,8 @@ def predict(*arguments: str) -> int:
 def test_predict_queues_new_images_those_to_review_first(scans: Path, params, capsys):
     assert predict("--review") == 1  # because of note.txt
     said = capsys.readouterr()
-    assert "3 new images of digits wait for review: `kmnist review --new`" in said.err
+    command = "kmnist review --dataset digits --new"
+    assert f"3 new images of digits wait for review: `{command}` shows them" in said.err
     queue = queues.of_new("digits", params)
     assert len(queue.items) == 3 and {item.label for item in queue.items} == {None}
     decided = dict(line.split(",")[::5] for line in said.out.splitlines()[1:])
