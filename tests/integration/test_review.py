@@ -6,14 +6,16 @@ import contextlib
 import io
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from support.project import Project, stripped
+from support.project import ROOT, Project, stripped
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import diff, impact
@@ -348,6 +350,33 @@ def test_of_two_answers_the_later_counts_and_is_said(reviewed: Project):
     done = reviewed.stage("preprocess", "name=digits")
     assert done.returncode == 0, done.stderr
     assert f"{FILE}:6: {EXCLUDED} replaces " in done.stderr
+
+
+def test_git_keeps_the_rows_of_two_people_and_the_later_counts(tmp_path: Path):
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main")
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    def decide(branch: str, *decided: Review) -> None:
+        git("checkout", "-b", branch, "main")
+        (tmp_path / "reviews").mkdir(exist_ok=True)
+        (tmp_path / FILE).write_bytes(reviews.encode(decided))
+        git("add", ".")
+        git("commit", "-m", branch)
+
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    first, second, third = (decision(each, "0", "1") for each in pixels)
+    git("init")
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    git("add", ".")
+    git("commit", "-m", "attributes")
+    decide("ours", first, second)
+    decide("theirs", third, replace(second, new="2"))
+    git("checkout", "ours")
+    git("merge", "theirs", "-m", "both")
+    found, notes = reviews.parse((tmp_path / FILE).read_bytes(), FILE, ["0", "1", "2"])
+    assert found.keys() == {first.sha256, second.sha256, third.sha256}
+    assert found[second.sha256].new == "2" and len(notes) == 1 and "2 replaces 1" in notes[0]
 
 
 # The command

@@ -54,9 +54,9 @@ class Review:
         found, _ = reviews.parse(file.read_bytes(), FILE, classes) if file.exists() else ({}, [])
         return {review.origin: (review.old, review.new) for review in found.values()}
 
-    def end(self) -> str:
-        """Stop it as Ctrl-C does; what it printed."""
-        self.process.send_signal(signal.SIGINT)
+    def end(self, by: signal.Signals = signal.SIGINT) -> str:
+        """Stop it, as Ctrl-C does by default; what it printed."""
+        self.process.send_signal(by)
         out, _ = self.process.communicate(timeout=SECONDS)
         assert self.process.returncode == 0, self.said + out
         return self.said + out
@@ -259,11 +259,20 @@ def test_new_images_are_reviewed_and_kept_by_dvc(started, open_page, digits_run,
     shows(page, "#label", "none: a new image")
     page.keyboard.press("7")
     at(page, 1)
+    review.process.kill()
+    review.process.communicate()
+    pointer = project.folder / "data/reviewed/digits.npz.dvc"
+    assert not pointer.exists()
+    review = started("--new", project=project)  # makes up for it
+    assert "data/reviewed/digits.npz is in DVC's cache" in review.said
+    before = pointer.read_bytes()
+    page = open_page(review.address)
+    at(page, 1)
     page.keyboard.press("x")
     shows(page, "#left", "all images are decided")
     assert sorted(review.decided().values()) == [("", "7"), ("", "excluded")]
-    assert "data/reviewed/digits.npz is in DVC's cache" in review.end()
-    assert (project.folder / "data/reviewed/digits.npz.dvc").exists()
+    assert "data/reviewed/digits.npz is in DVC's cache" in review.end(signal.SIGTERM)
+    assert pointer.read_bytes() != before
     assert project.git("check-ignore", "data/reviewed/digits.npz")
 
 
