@@ -6,14 +6,16 @@ import contextlib
 import io
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from support.project import Project, stripped
+from support.project import ROOT, Project, stripped
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import diff, impact
@@ -98,6 +100,29 @@ def test_a_decision_is_in_the_file_at_once_and_can_be_taken_back(suspects: Queue
     assert {key: review.new for key, review in found.items()} == {first.sha256: "5"}
 
 
+def test_a_new_answer_after_a_retraining_names_the_published_label(
+    suspects: Queue, params: dict[str, Any]
+):
+    item = suspects.items[0]
+    row, published = int(item.origin.split()[1]), item.label
+    other = next(n for n in range(10) if n not in (published, item.probabilities.argmax()))
+    for file in (Path(PROCESSED), Path("predictions/out_of_fold/digits_softmax.npz")):
+        with np.load(file) as arrays:
+            stored = dict(arrays)
+        rows = stored["index"] if "index" in stored else np.arange(len(stored["labels"]))
+        stored["labels"][rows == row] = other
+        file.unlink()
+        np.savez(file, **stored)
+    queue = queues.of_suspects("digits", params, None)  # as after training with a correction
+    again = next(each for each in queue.items if each.sha256 == item.sha256)
+    assert again.label == other
+    decisions = Decisions(queue, (8, 8))
+    for before, after in ((None, "1"), ("1", None), (None, "2")):
+        decisions.decide(again, before, after)
+    found, _ = reviews.parse(Path(FILE).read_bytes(), FILE, queue.classes)
+    assert found[item.sha256].old == queue.classes[published or 0]
+
+
 def test_nobody_overwrites_a_decision_that_they_have_not_seen(suspects: Queue):
     item, other = suspects.items[:2]
     one, two = Decisions(suspects, (8, 8)), Decisions(suspects, (8, 8))
@@ -112,13 +137,18 @@ def test_nobody_overwrites_a_decision_that_they_have_not_seen(suspects: Queue):
 def test_a_file_that_an_editor_breaks_is_not_overwritten(suspects: Queue):
     decisions = Decisions(suspects, (8, 8))
     decisions.decide(suspects.items[0], None, "3")
-    broken = Path(FILE).read_text() + "half of a li"
+    whole = Path(FILE).read_text()
+    broken = whole + "half of a li"
     Path(FILE).write_text(broken)
     with pytest.raises(reviews.ReviewError, match=f"{FILE}:3: the last line does not end"):
         decisions.decide(suspects.items[1], None, "4")
     assert Path(FILE).read_text() == broken
     with pytest.raises(reviews.ReviewError):
         Decisions(suspects, (8, 8))
+    Path(FILE).write_text(whole)  # restored: the earlier decision is still known
+    decisions.decide(suspects.items[1], None, "4")
+    found, _ = reviews.parse(Path(FILE).read_bytes(), FILE, suspects.classes)
+    assert sorted(review.new for review in found.values()) == ["3", "4"]
 
 
 def test_a_label_that_is_no_class_is_refused(suspects: Queue):
@@ -177,7 +207,8 @@ def predict(*arguments: str) -> int:
 def test_predict_queues_new_images_those_to_review_first(scans: Path, params, capsys):
     assert predict("--review") == 1  # because of note.txt
     said = capsys.readouterr()
-    assert "3 new images of digits wait for review: `kmnist review --new`" in said.err
+    command = "kmnist review --dataset digits --new"
+    assert f"3 new images of digits wait for review: `{command}` shows them" in said.err
     queue = queues.of_new("digits", params)
     assert len(queue.items) == 3 and {item.label for item in queue.items} == {None}
     decided = dict(line.split(",")[::5] for line in said.out.splitlines()[1:])
@@ -319,6 +350,33 @@ def test_of_two_answers_the_later_counts_and_is_said(reviewed: Project):
     done = reviewed.stage("preprocess", "name=digits")
     assert done.returncode == 0, done.stderr
     assert f"{FILE}:6: {EXCLUDED} replaces " in done.stderr
+
+
+def test_git_keeps_the_rows_of_two_people_and_the_later_counts(tmp_path: Path):
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main")
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    def decide(branch: str, *decided: Review) -> None:
+        git("checkout", "-b", branch, "main")
+        (tmp_path / "reviews").mkdir(exist_ok=True)
+        (tmp_path / FILE).write_bytes(reviews.encode(decided))
+        git("add", ".")
+        git("commit", "-m", branch)
+
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    first, second, third = (decision(each, "0", "1") for each in pixels)
+    git("init")
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    git("add", ".")
+    git("commit", "-m", "attributes")
+    decide("ours", first, second)
+    decide("theirs", third, replace(second, new="2"))
+    git("checkout", "ours")
+    git("merge", "theirs", "-m", "both")
+    found, notes = reviews.parse((tmp_path / FILE).read_bytes(), FILE, ["0", "1", "2"])
+    assert found.keys() == {first.sha256, second.sha256, third.sha256}
+    assert found[second.sha256].new == "2" and len(notes) == 1 and "2 replaces 1" in notes[0]
 
 
 # The command

@@ -186,6 +186,7 @@ REFUSED = [
     ("datasets.digits.classes", ["a", " "], "[1]= : must be printable text that does not begin"),
     ("datasets.digits.classes", ["a\nb", "c"], '[0]="a\\nb": must be printable text that does'),
     ("datasets.digits.classes", ["#a", "c"], "[0]=#a: must be printable text that does not begin"),
+    ("datasets.digits.classes", ["excluded", "c"], "[0]=excluded: must be another name, because "),
     ("datasets.digits", IMPORTED | {"parts": []}, ".parts=[]: there is no such key; known keys: "),
     ("datasets.digits", IMPORTED | {"imported": {}}, ".imported.file: is missing; needed are file"),
     ("datasets.digits", imported(file="x.npz"), ".imported.file=x.npz: must be text that matches "),

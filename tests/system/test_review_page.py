@@ -54,9 +54,9 @@ class Review:
         found, _ = reviews.parse(file.read_bytes(), FILE, classes) if file.exists() else ({}, [])
         return {review.origin: (review.old, review.new) for review in found.values()}
 
-    def end(self) -> str:
-        """Stop it as Ctrl-C does; what it printed."""
-        self.process.send_signal(signal.SIGINT)
+    def end(self, by: signal.Signals = signal.SIGINT) -> str:
+        """Stop it, as Ctrl-C does by default; what it printed."""
+        self.process.send_signal(by)
         out, _ = self.process.communicate(timeout=SECONDS)
         assert self.process.returncode == 0, self.said + out
         return self.said + out
@@ -259,11 +259,20 @@ def test_new_images_are_reviewed_and_kept_by_dvc(started, open_page, digits_run,
     shows(page, "#label", "none: a new image")
     page.keyboard.press("7")
     at(page, 1)
+    review.process.kill()
+    review.process.communicate()
+    pointer = project.folder / "data/reviewed/digits.npz.dvc"
+    assert not pointer.exists()
+    review = started("--new", project=project)  # makes up for it
+    assert "data/reviewed/digits.npz is in DVC's cache" in review.said
+    before = pointer.read_bytes()
+    page = open_page(review.address)
+    at(page, 1)
     page.keyboard.press("x")
     shows(page, "#left", "all images are decided")
     assert sorted(review.decided().values()) == [("", "7"), ("", "excluded")]
-    assert "data/reviewed/digits.npz is in DVC's cache" in review.end()
-    assert (project.folder / "data/reviewed/digits.npz.dvc").exists()
+    assert "data/reviewed/digits.npz is in DVC's cache" in review.end(signal.SIGTERM)
+    assert pointer.read_bytes() != before
     assert project.git("check-ignore", "data/reviewed/digits.npz")
 
 
@@ -296,7 +305,7 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
 def test_with_more_than_ten_classes_the_first_letters_filter(many, open_page):
     address, decisions = many
     page = open_page(address)
-    first, second, _ = decisions.queue.items
+    first, second, third = decisions.queue.items
     buttons = page.locator("#classes button")
     assert buttons.count() == 12 and page.locator("#filter").is_visible()
     page.keyboard.type("b")
@@ -311,10 +320,22 @@ def test_with_more_than_ten_classes_the_first_letters_filter(many, open_page):
     shows(page, "#message", "no class begins with this")
     page.keyboard.press("Escape")
     assert buttons.count() == 12
-    page.locator("#filter").fill("x")  # the keys x and z have a meaning outside the field
-    buttons.first.click()
+    page.locator("#filter").click()  # in the field, x and z are letters
+    page.keyboard.type("xe")
+    page.wait_for_timeout(50)
+    assert buttons.all_inner_texts() == ["xe"]
+    page.keyboard.press("ArrowLeft")  # within the text
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
     at(page, 2)
-    assert decisions.of(second) == "xa"
+    assert decisions.of(second) == "xe"
+    assert not page.locator("#filter").evaluate("field => field === document.activeElement")
     page.keyboard.press("x")
     shows(page, "#left", "all images are decided")
-    assert decisions.of(decisions.queue.items[2]) == "excluded"
+    assert decisions.of(third) == "excluded"
+    page.keyboard.press("z")
+    shows(page, "#decision", "none yet")
+    page.locator("#filter").click()
+    page.keyboard.press("Enter")  # an empty field: accept
+    shows(page, "#left", "all images are decided")
+    assert decisions.of(third) == NAMES[0]

@@ -297,6 +297,10 @@ REFUSED = {
         lambda place: drawn.folder(place, {"Oak": 3, "oak": 3}),
         "classes Oak and oak differ at most in case",
     ),
+    "the name of an exclusion": (
+        lambda place: drawn.folder(place, {"a": 3, "excluded": 3}),
+        "class excluded: reviews use this name for images that are left out",
+    ),
     "one class": (lambda place: drawn.folder(place, {"a": 3}), "there is one class, a"),
     "one image": (lambda place: drawn.folder(place, {"a": 3, "b": 1}), "b has only 1 distinct"),
     "an empty class": (

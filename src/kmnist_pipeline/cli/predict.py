@@ -10,7 +10,7 @@ character, with several, or unlike the training images is always to review.
   kmnist predict scans/                                     the champion of kmnist
   kmnist predict a.png b.jpg --model kmnist_softmax --sheet sheet.png
   kmnist predict t10k-images-idx3-ubyte.gz --as-is --output parquet --to predictions.parquet
-  kmnist predict scans/ --review                            then `kmnist review --new`
+  kmnist predict scans/ --review                            says which `kmnist review` shows them
 
 In CSV, a name that a spreadsheet would read as a formula gets an apostrophe in front.
 Exit status: 0 every image was classified; 1 an image was skipped, or there was no image.
@@ -85,5 +85,6 @@ def run(chosen: Namespace) -> int:
             collected,
         )
     if collected:
-        say(f"{collected.add()}: `kmnist review --new` shows them", sys.stderr)
+        command = f"kmnist review --dataset {classifier.dataset} --new"
+        say(f"{collected.add()}: `{command}` shows them", sys.stderr)
     return 0 if whole else 1

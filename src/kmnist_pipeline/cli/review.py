@@ -7,18 +7,22 @@ that `kmnist predict --review` has queued. The decisions go to reviews/DATASET.c
 commit; images that the dataset does not have go to data/reviewed/DATASET.npz, which DVC keeps.
 
   kmnist review --dataset digits
-  kmnist predict scans/ --review && kmnist review --new
+  kmnist predict scans/ --dataset digits --review && kmnist review --dataset digits --new
 
 Keys: Enter accepts, 0 to 9 correct (more than ten classes: type the name), x excludes, z takes
 back, arrows go on and back. Then `kmnist compose`, `kmnist impact` and `dvc repro` train with them.
 """
 
-import subprocess
+import signal
 import sys
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from kmnist_pipeline.cli.common import port, read_params, say
 from kmnist_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from kmnist_pipeline.serving.reviewing import Decisions
 
 
 def add(parser: ArgumentParser) -> None:
@@ -46,15 +50,18 @@ def run(chosen: Namespace) -> int:
     for note in decisions.notes:
         say(note, sys.stderr)
     say(f"{queue.title}: {len(decisions.left())} of {len(queue.items)} left")
-    before = decisions.images.read_bytes() if decisions.images.exists() else b""
+    _keep(decisions)  # what a killed server has left
 
     from kmnist_pipeline.serving import review_page  # imports MLflow, which takes seconds
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends in order, as on Ctrl-C
     review_page.serve(decisions, chosen.port)
     say(f"{len(decisions.left())} left; the decisions are in {decisions.file}")
-    if decisions.images.exists() and decisions.images.read_bytes() != before:
-        command = ["dvc", "add", "--quiet", str(decisions.images)]
-        subprocess.run([sys.executable, "-m", "kmnist_pipeline.cli.dvc", *command[1:]], check=True)
-        say(f"{decisions.images} is in DVC's cache; commit {decisions.images}.dvc")
+    _keep(decisions)
     say("`kmnist compose` and `kmnist impact` show what they make stale; `dvc repro` makes it")
     return 0
+
+
+def _keep(decisions: "Decisions") -> None:
+    if decisions.keep_images():
+        say(f"{decisions.images} is in DVC's cache; commit {decisions.images}.dvc")

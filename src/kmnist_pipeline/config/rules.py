@@ -29,6 +29,7 @@ from kmnist_pipeline.config.training import (
     Search,
     Study,
 )
+from kmnist_pipeline.data.reviews import EXCLUDED
 
 MOST_CLASSES = 1000
 
@@ -175,6 +176,9 @@ def _check_dataset(key: str, dataset: Dataset) -> None:
         # numbers.py writes a list as a map whose keys begin with #.
         if not name.strip() or not name.isprintable() or name.startswith("#"):
             allowed = "printable text that does not begin with #"
+            raise refused(f"{key}.classes[{position}]", name, allowed)
+        if name == EXCLUDED:
+            allowed = "another name, because reviews use this one for images that are left out"
             raise refused(f"{key}.classes[{position}]", name, allowed)
     if isinstance(dataset, PublishedDataset):
         _check_parts(key, dataset)

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kmnist_pipeline.data import pictures
+from kmnist_pipeline.data.reviews import EXCLUDED
 from kmnist_pipeline.importing.source import Source, SourceError, require_fits, shown
 
 SHARE = 0.2  # of test images, if the source has no split
@@ -163,6 +164,11 @@ def _classes(
             raise SourceError(
                 f"class {name!r}: the name must be text in one line, without ${{, and not begin "
                 "with #; rename it, in the source or by `--classes`"
+            )
+        if name == EXCLUDED:
+            raise SourceError(
+                f"class {name}: reviews use this name for images that are left out; rename it, in "
+                "the source or by `--classes`"
             )
         if (folded := name.strip().casefold()) in seen:
             raise SourceError(

@@ -26,7 +26,8 @@ class Item:
     """An image to review.
 
     pixels: (H, W) uint8; label: its class in the data, None for a new image; probabilities: (C,)
-    of the dataset's classes; asked_by: the lineage key of the stage whose predictions these are.
+    of the dataset's classes; asked_by: the lineage key of the stage whose predictions these are;
+    published: the class before people corrected it, empty if the dataset was published without it.
     """
 
     sha256: str
@@ -35,6 +36,7 @@ class Item:
     label: int | None
     probabilities: np.ndarray
     asked_by: str
+    published: str = ""
 
 
 Entry = tuple[Item, bool]  # a new image, and whether it was routed to review
@@ -86,6 +88,7 @@ def of_suspects(name: str, params: dict[str, Any], experiment: str | None) -> Qu
     if min(rows) < 0 or (images.labels[rows] != found.labels).any():
         raise UserError(f"{path}: has predictions for other data than {name} is now: {remedy}")
     lineage = _lineage(about["report"], experiment)
+    published = _published(name, params)
     margins = ranked.margins(found.probabilities, found.labels)
     order = ranked.ranking(found.probabilities, found.labels)
     items = [
@@ -96,6 +99,7 @@ def of_suspects(name: str, params: dict[str, Any], experiment: str | None) -> Qu
             int(found.labels[n]),
             found.probabilities[n],
             lineage,
+            published.get(int(found.index[n]), ""),
         )
         for n in order[: (margins < ranked.CONTRADICTED).sum()].tolist()
     ]
@@ -217,6 +221,17 @@ def _training(name: str, params: dict[str, Any]) -> tuple[dataset.Images, np.nda
     classes = range(len(images.classes))
     means = [images.pixels[images.labels == label].mean(axis=0) for label in classes]
     return images, np.stack(means)
+
+
+def _published(name: str, params: dict[str, Any]) -> dict[int, str]:
+    """The published class of each image of a dataset, by its position in the original files."""
+    from kmnist_pipeline.stages import preprocess  # imports Matplotlib, which takes a second
+
+    about, raw = params["datasets"][name], Path(paths.raw(name))
+    if not raw.exists():
+        raise UserError(f"{raw} does not exist: `dvc repro download@{name}` makes it")
+    labels = preprocess.load(raw, about)[1]
+    return {row: about["classes"][label] for row, label in enumerate(labels.tolist())}
 
 
 def _queue(

@@ -16,6 +16,7 @@ from kmnist_pipeline.data import reviews
 from kmnist_pipeline.data.reviews import Review
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs, paths
+from kmnist_pipeline.serving import kept
 from kmnist_pipeline.serving.queues import Item, Queue
 
 
@@ -60,23 +61,30 @@ class Decisions:
                 raise ChangedError(f"somebody else has decided meanwhile: {self.of(item)}")
             if before == after:
                 return
-            kept = dict(self._known)
+            decided = dict(self._known)
             if after is None:
-                del kept[item.sha256]
+                del decided[item.sha256]
             else:
-                kept[item.sha256] = self._review(item, after)
+                decided[item.sha256] = self._review(item, after)
             # A row without its image is an error; an image without a row does no harm.
             if item.label is None and after is not None:
                 self._store_image(item)
-            self._write(self.file, reviews.encode(kept.values()))
-            self._known = kept
+            self._write(self.file, reviews.encode(decided.values()))
+            self._known = decided
             self._content = self.file.read_bytes()
 
+    def keep_images(self) -> bool:
+        """Give the new images to DVC, if it lacks any; returns whether it did.
+
+        Raises UserError if DVC's images are not here.
+        """
+        with self._alone():
+            return kept.keep(self.images, self._shape)
+
     def _review(self, item: Item, new: str) -> Review:
-        label = "" if item.label is None else self.queue.classes[item.label]
         known = self._known.get(item.sha256)
-        # The label in the data may be a correction already; the row tells the published one.
-        return Review(item.sha256, item.origin, known.old if known else label, new, item.asked_by)
+        old = known.old if known else item.published  # of equal images there can be two
+        return Review(item.sha256, item.origin, old, new, item.asked_by)
 
     def _store_image(self, item: Item) -> None:
         content = self.images.read_bytes() if self.images.exists() else reviews.images_bytes([])
@@ -88,11 +96,10 @@ class Decisions:
         content = self.file.read_bytes() if self.file.exists() else None
         if content == self._content:
             return []
-        notes = list[str]()
-        self._known = {}
+        known, notes = dict[str, Review](), list[str]()
         if content is not None:
-            self._known, notes = reviews.parse(content, str(self.file), self.queue.classes)
-        self._content = content
+            known, notes = reviews.parse(content, str(self.file), self.queue.classes)
+        self._known, self._content = known, content  # both or, if the file is broken, neither
         return notes
 
     def _write(self, path: Path, content: bytes) -> None:

@@ -60,6 +60,7 @@ async function show(number) {
   part("origin").textContent = `${place + 1} of ${queue.total}: ${item.origin}`;
   part("label").textContent = item.label ?? "none: a new image";
   part("filter").value = "";
+  part("filter").blur(); // so that keys have their meaning again
   list();
   progress(item);
 }
@@ -124,11 +125,13 @@ const actions = {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || !queue) return;
-  const filter = part("filter"), typing = filter.value !== "";
+  const filter = part("filter"), filled = filter.value !== "";
+  const typing = document.activeElement === filter || filled; // then x and z are letters
   const many = queue.classes.length > FEW;
   let action = actions[event.key];
-  if (event.key === "Escape") action = async () => { filter.value = ""; list(); };
-  if (typing && event.key === "Enter") {
+  if (event.key === "Escape") action = async () => { filter.value = ""; filter.blur(); list(); };
+  if (filled && event.key.startsWith("Arrow")) return; // moves within the text
+  if (filled && event.key === "Enter") {
     const [first] = matching();
     action = async () => (first ? decide(first.name) : say("no class begins with this"));
   } else if (many && event.key.length === 1 && (typing || !(event.key in actions))) {
