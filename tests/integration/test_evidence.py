@@ -366,7 +366,8 @@ def test_our_protocol_is_one_of_the_readings_and_has_the_reports_numbers(path):
 
 def test_every_fault_of_the_catalogues_was_tried_on_a_model():
     """Not in every report: a fault that changes nothing of a model is not tried on it."""
-    tried, known = set(), set()
+    tried: set[str] = set()
+    known: set[str] = set()
     for report, about in params()["faults"].items():
         content = evidence.read(ROOT / "metrics" / report / "faults.json")
         says = {name: fault["says"] for name, fault in about["catalogue"].items()}

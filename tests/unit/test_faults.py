@@ -220,8 +220,10 @@ def test_the_page_says_which_claims_are_uninformative_and_how_many_faults_are_fo
 def test_a_trial_wins_the_seeds_in_which_it_is_best():
     values = np.array([[0.7, 0.6, 0.9, 0.5], [0.8, 0.9, 0.7, 0.5], [0.6, 0.5, 0.8, 0.4]])
     assert winning.wins(values) == [2, 2, 0]  # of equal ones the first
-    trials = [{"name": f"lr={lr}", "seeds": {"values": of}} for lr, of in enumerate(values)]
-    claims = [{"source": "x: winner", "reported": "rate=1"}, {"source": None, "reported": "lr=2"}]
+    trials: list[dict[str, Any]] = [
+        {"name": f"lr={lr}", "seeds": {"values": of}} for lr, of in enumerate(values)
+    ]
+    claims = [claim(source="x: winner", reported="rate=1"), claim(source=None, reported="lr=2")]
     shown = extras.with_wins(trials, claims)
     assert [trial["wins"] for trial in shown] == [2, 2, 0]
     assert [trial["published"] for trial in shown] == [False, True, False]
