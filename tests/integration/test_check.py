@@ -582,11 +582,31 @@ def test_a_fault_that_no_claim_notices_any_more(project: Project) -> None:
     def noticing(**claims: dict[str, bool]) -> None:
         file.write_text(json.dumps({**content, "faults": claims}))
 
+    def lost() -> list[str]:
+        return [line for line in findings(project) if "notices the injected fault" in line]
+
+    def line(fault: str, claims: str) -> str:
+        says = f"no claim notices the injected fault {fault} any more"
+        return f"{path}: {says}; {claims} did in the last commit"
+
+    listed = "faults:\n  digits:\n    catalogue: {leak: {}, swap: {}, rate: {}}\n"
+    project.replace("params.yaml", "\nfaults:\n", f"\n{listed}")
     noticing(a={"leak": True, "swap": True, "rate": False}, b={"leak": False, "swap": True})
     project.commit("noticed")
-    assert not [line for line in findings(project) if "notices the fault" in line]
+    assert lost() == []
     noticing(a={"leak": False, "swap": False, "rate": False}, b={"leak": False, "swap": True})
-    lost = f"{path}: no claim notices the injected fault leak any more; a did in the last commit"
-    assert [line for line in findings(project) if "notices the fault" in line] == [lost]
-    noticing(a={"swap": False}, b={"swap": True})  # the catalogue no longer has it
-    assert not [line for line in findings(project) if "notices the fault" in line]
+    assert lost() == [line("leak", "a")]
+    noticing(a={"swap": False}, b={"swap": True})  # as if it had not been tried
+    assert lost() == [line("leak", "a")]
+    for gone in (content, {**content, "faults": None}):
+        file.write_text(json.dumps(gone))
+        assert lost() == [line("leak", "a"), line("swap", "a, b")]
+    file.write_text("{")  # this is another finding
+    assert lost() == []
+    assert any(found.startswith(path) or "report@digits" in found for found in findings(project))
+
+    file.write_text(json.dumps(content))
+    project.replace("params.yaml", "catalogue: {leak: {}, swap: {}", "catalogue: {swap: {}")
+    assert lost() == [line("swap", "a, b")]
+    noticing(a={"leak": False, "swap": True})  # the catalogue no longer has `leak`
+    assert lost() == []

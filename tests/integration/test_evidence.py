@@ -364,15 +364,17 @@ def test_our_protocol_is_one_of_the_readings_and_has_the_reports_numbers(path):
         assert claim["ours"] == pytest.approx(obtained[name], abs=6e-4), name
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("metrics/*/faults.json")), ids=str)
-def test_every_fault_of_the_catalogue_was_tried_on_a_model(path):
-    report, content = path.parent.name, evidence.read(path)
-    tried = {
-        fault
-        for trials in content["measured"].values()
-        for faults in trials.values()
-        for fault in faults
-    }
-    known = params()["faults"][report]["catalogue"]
-    assert content["catalogue"] == {name: fault["says"] for name, fault in known.items()}
-    assert "none" in tried and tried - {"none"} <= set(known)
+def test_every_fault_of_the_catalogues_was_tried_on_a_model():
+    """Not in every report: a fault that changes nothing of a model is not tried on it."""
+    tried: set[str] = set()
+    known: set[str] = set()
+    for report, about in params()["faults"].items():
+        content = evidence.read(ROOT / "metrics" / report / "faults.json")
+        says = {name: fault["says"] for name, fault in about["catalogue"].items()}
+        assert content["catalogue"] == says
+        known |= says.keys()
+        for trials in content["measured"].values():
+            for faults in trials.values():
+                assert "none" in faults and faults.keys() - {"none"} <= says.keys()
+                tried |= faults.keys()
+    assert tried == {"none", *known}

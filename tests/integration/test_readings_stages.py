@@ -70,9 +70,13 @@ def test_a_report_gets_readings_and_faults(without_mlflow: Project) -> None:
     for name in ("val", "test"):  # they differ already
         assert set(written["faults"][name].values()) == {False}
     page = (project.folder / "reports/digits/index.html").read_text()
-    for words in ("What the text leaves open", "What a claim would notice", "uninformative",
+    for words in ("What the text leaves open", "What a claim would notice",
                   'class="v explained"', 'id="metrics/digits/readings.json"'):  # fmt: skip
         assert words in page, words
+    rows = re.findall(r'<tr><th scope="row"><a href="#(\w+)"><code>(.*?)</tr>', page)
+    assert {name: "uninformative" in row for name, row in rows} == {
+        "val": True, "near": False, "test": True,
+    }  # fmt: skip
 
     # What `check` computes again agrees, and a run from the store gives the same bytes.
     checked = project.run("kmnist", "check")

@@ -11,6 +11,7 @@ from kmnist_pipeline.evaluation import winning
 from kmnist_pipeline.faults import noticing, tampering
 from kmnist_pipeline.faults import training as trained
 from kmnist_pipeline.fits import plan, store
+from kmnist_pipeline.reporting import extras
 
 N, TEST = 300, 100
 
@@ -198,7 +199,35 @@ def test_the_matrix_has_the_claims_of_the_study_and_the_faults_that_apply():
     assert noticing.summary(found) == {"big": ["a"], "small": []}
 
 
+def test_the_page_says_which_claims_are_uninformative_and_how_many_faults_are_found():
+    content = {"catalogue": {"small": "s", "unused": "u", "big": "b", "apart": "a"}}
+    noticed = {"a": {"big": True, "small": False}, "b": {"big": False, "apart": False}}
+    claims = [claim(id=name) for name in ("a", "outside", "b")]
+    shown = extras.faults(content, noticed, claims)
+    assert [(row["claim"]["id"], row["uninformative"]) for row in shown["rows"]] == [
+        ("a", False),
+        ("b", True),
+    ]
+    columns = [(column["name"], column["says"], column["noticed"]) for column in shown["columns"]]
+    assert columns == [("small", "s", 0), ("big", "b", 1), ("apart", "a", 0)]
+    assert [row["cells"] for row in shown["rows"]] == [[False, True, None], [None, False, False]]
+    assert shown["found"] == 1
+
+
 # How trials win
+
+
+def test_a_trial_wins_the_seeds_in_which_it_is_best():
+    values = np.array([[0.7, 0.6, 0.9, 0.5], [0.8, 0.9, 0.7, 0.5], [0.6, 0.5, 0.8, 0.4]])
+    assert winning.wins(values) == [2, 2, 0]  # of equal ones the first
+    trials: list[dict[str, Any]] = [
+        {"name": f"lr={lr}", "seeds": {"values": of}} for lr, of in enumerate(values)
+    ]
+    claims = [claim(source="x: winner", reported="rate=1"), claim(source=None, reported="lr=2")]
+    shown = extras.with_wins(trials, claims)
+    assert [trial["wins"] for trial in shown] == [2, 2, 0]
+    assert [trial["published"] for trial in shown] == [False, True, False]
+    assert shown[1]["chance"] > shown[0]["chance"] > shown[2]["chance"]
 
 
 def test_equal_trials_win_equally_often():

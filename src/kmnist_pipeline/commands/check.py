@@ -224,10 +224,9 @@ def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
     """The commands that restore a path with this md5, if Git or DVC's cache has it."""
     files = head.files(path)
     if not files:
-        try:
+        with suppress(DamagedError):
             return [("dvc checkout --force", path)] if head.cached(path, md5) else []
-        except DamagedError:
-            return []
+        return []
     back = [(RESTORE, name) for name in _edited(path)]
     back += [(CLEAN, name) for name in _untracked(path)]
     return back if digest_of(path, files) == md5 else []
@@ -341,10 +340,9 @@ def _edits(apart: dict[str, Change]) -> Iterator[str]:
     }
     for name in dict.fromkeys(name.partition("[")[0] for name in apart):
         item = ".".join(name.split(".")[:2])
-        try:
+        value = None
+        with suppress(KeyError, TypeError):
             value = json.dumps(lineage.value(here, name), ensure_ascii=False)
-        except (KeyError, TypeError):
-            value = None
         if item in files and value is not None:
             yield f"in {files[item]}, set {name.removeprefix(f'{item}.')}: {value}"
         elif item in files:
@@ -367,26 +365,33 @@ def _of_faults() -> list[Finding]:
             lost += [
                 Finding(path, (f"no claim notices the injected fault {fault} any more; "
                                f"{', '.join(claims)} did in the last commit",), (_of_lost(path),))
-                for fault, claims in was.items()
-                if claims and now.get(fault) == []
+                for fault, claims in (was or {}).items()
+                if claims and now is not None and not now.get(fault) and _is_listed(fault, path)
             ]  # fmt: skip
     return lost
 
 
-def _noticed(content: bytes) -> dict[str, list[str]]:
-    """The claims that notice each fault, from the content of a report's claims.json."""
+def _noticed(content: bytes) -> dict[str, list[str]] | None:
+    """The claims that notice each fault, from a report's claims.json; None if it is damaged."""
     with suppress(ValueError, AttributeError, TypeError):
-        return noticing.summary(json.loads(content).get("faults", {}))
-    return {}  # a damaged file is another finding
+        return noticing.summary(json.loads(content).get("faults") or {})
+    return None  # another finding
+
+
+def _is_listed(fault: str, path: str) -> bool:
+    """Whether params.yaml has the fault in the catalogue of the report with this file."""
+    with suppress(OSError, UserError, KeyError, TypeError):
+        here = locks.load(Path(PARAMS).read_text(), PARAMS)
+        return fault in lineage.value(here, f"faults.{Path(path).parent.name}.catalogue")
+    return False
 
 
 def _of_lost(path: str) -> Remedy:
     report = Path(path).parent.name
     lines = (f"# in conf/claims/{report}.csv, conf/report/ or src/, find what has changed",
              f"# or remove the fault from the catalogue of conf/faults/{report}.yaml")  # fmt: skip
-    return Remedy(
-        "undo what made the claims less sensitive, or no longer list the injected fault", lines
-    )
+    way = "undo what made the claims less sensitive, or no longer list the injected fault"
+    return Remedy(way, lines)
 
 
 def of_head() -> list[Difference]:
