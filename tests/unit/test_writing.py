@@ -52,12 +52,12 @@ def test_each_image_is_held_out_once_and_no_group_is_divided(folds):
     validation = {"method": "grouped", "folds": folds, "groups": 10}
     cut = splits.folds(images, rows, validation, 3)
     groups = writing.groups(pixels[rows], images.labels[rows], 10, 3)
-    held = np.concatenate([validation for _, validation in cut])
+    held = np.concatenate([unseen for _, unseen in cut])
     assert np.array_equal(np.sort(held), np.arange(len(rows)))
-    for training, validation in cut:
-        assert not set(groups[training]) & set(groups[validation])
-        assert np.array_equal(np.sort(np.concatenate([training, validation])), np.arange(1000))
-        assert set(images.labels[rows][validation]) == {0, 1}
+    for training, unseen in cut:
+        assert not set(groups[training]) & set(groups[unseen])
+        assert np.array_equal(np.sort(np.concatenate([training, unseen])), np.arange(1000))
+        assert set(images.labels[rows][unseen]) == {0, 1}
 
 
 def test_fewer_groups_than_folds_are_refused():
