@@ -353,7 +353,7 @@ def test_evidence_is_small_and_carries_no_noise():
         else:
             assert not noise.search(content), (file, noise.search(content))
         if file.suffix == ".html":
-            assert len(content) < 1_500_000
+            assert len(content) < 1_800_000  # that of kmnist_cnn has eight models
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("metrics/*/readings.json")), ids=str)

@@ -262,7 +262,7 @@ def test_what_is_not_committed_is_not_in_it(exportable, crate, monkeypatch, caps
     assert cli.main(["export", "digits"]) == 0
     shown = capsys.readouterr()
     assert shown.err == "note: the crate does not have the uncommitted changes\n"
-    assert re.match(r"crates/digits: commit \w{7}, 11 runs, \d+ files, \d\.\d MB\n$", shown.out)
+    assert re.match(r"crates/digits: commit \w{7}, 14 runs, \d+ files, \d\.\d MB\n$", shown.out)
     assert files_under(exportable.folder / "crates/digits") == files_under(crate)
 
 

@@ -69,9 +69,12 @@ def test_the_claims_of_a_model_are_named_and_no_others(clone):
 
 def test_another_confidence_judges_all_claims_of_the_report_again(clone):
     found = of_change(clone, "reports.kmnist_linear.confidence=0.9")
-    assert states(found, "") == {"report@kmnist_linear": "changed"}
+    assert states(found, "") == {
+        "readings@kmnist_linear": "changed", "report@kmnist_linear": "changed"
+    }  # fmt: skip
     assert len(found.claims["kmnist_linear"]) > 20
-    assert found.figures == found.metrics == []
+    assert found.figures == ["figures/kmnist_linear/readings/specification_curve.png"]
+    assert found.metrics == ["metrics/kmnist_linear/readings.json"]
 
 
 def test_a_claim_depends_on_the_metrics_of_its_spread_too():
