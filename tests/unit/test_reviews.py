@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kmnist_pipeline.config import rules
 from kmnist_pipeline.data import reviews
 from kmnist_pipeline.data.reviews import EXCLUDED, LEFT_OUT, Review, ReviewError
 
@@ -204,3 +205,7 @@ def test_a_broken_file_of_new_images_is_named(content):
 def test_new_images_of_another_size_are_refused():
     with pytest.raises(ReviewError, match="not of uint8 and"):
         reviews.images_of(reviews.images_bytes(list(NEW)), "x.npz", (3, 2))
+
+
+def test_no_class_of_a_dataset_may_have_the_name_that_excludes_images():
+    assert rules.EXCLUDED == EXCLUDED
