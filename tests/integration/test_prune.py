@@ -59,10 +59,12 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(lone, caps
     for file, content in before.items():
         outs.write_bytes(Path(file), content)
     lone.replace("conf/config.yaml", LINE, "")
+    lone.replace("conf/config.yaml", f"  - conditions@conditions.{NETWORK}: {NETWORK}\n", "")
     outs.write_bytes(Path("params.yaml"), composition.compose(Path("conf"), []).encode())
     (way,) = commands(lone, f"evaluate@{NETWORK}")
-    assert way == f"kmnist prune --yes kfold-train@{NETWORK} evaluate@{NETWORK}"
-    stale = {f"kfold-train@{NETWORK}", f"evaluate@{NETWORK}", "report@digits"}
+    kinds = ("kfold-train", "evaluate", "conditions")
+    assert way == f"kmnist prune --yes {' '.join(f'{kind}@{NETWORK}' for kind in kinds)}"
+    stale = {*(f"{kind}@{NETWORK}" for kind in kinds), "report@digits"}
     assert {finding.where for finding in findings(lone)} == stale
     assert cli.main(way.split()[1:]) == 0
     assert capsys.readouterr().out.count(f"evaluate@{NETWORK}") == 1
