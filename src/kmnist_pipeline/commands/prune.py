@@ -197,6 +197,7 @@ def _places(item: str) -> list[str]:
         return []
     patterns = [*_imported(item), *(place(item) for place in PLACES)]
     patterns += [f"{root}/*/{item}" for root in (paths.METRICS, paths.FIGURES)]
+    patterns.append(f"{paths.FIGURES}/*/conditions/{item}.png")
     return [path.as_posix() for pattern in patterns for path in Path().glob(pattern)]
 
 
