@@ -57,7 +57,8 @@ def test_an_entry_comes_back_only_with_the_files_parameters_and_code_that_it_nam
     with replaced(clone.folder / metric, b"{}"):
         assert gone() == {"evaluate@kmnist_softmax"}
     with replaced(clone.folder / "params.yaml", other.encode()):
-        assert gone() == {f"{kind}@digits_cnn" for kind in ("kfold-train", "evaluate")}
+        kinds = ("kfold-train", "evaluate", "conditions")
+        assert gone() == {f"{kind}@digits_cnn" for kind in kinds}
     with replaced(clone.folder / code, code.read_bytes() + b"\n"):
         assert {name for name, stage in stages.items() if code.as_posix() in stage.deps} == gone()
 
