@@ -14,8 +14,6 @@ from dataclasses import asdict
 
 from kmnist_pipeline.cli.common import console, mend_lock, print_json, say
 
-LOCK = "dvc.lock"
-
 
 def add(parser: ArgumentParser) -> None:
     parser.add_argument(
@@ -31,6 +29,7 @@ def add(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import impact, status
+    from kmnist_pipeline.repository.locks import LOCK
 
     mend_lock()
     if status.is_lock_lost():

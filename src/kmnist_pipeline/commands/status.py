@@ -131,14 +131,10 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
 
 def said(changes: list[Change]) -> list[str]:
     """The changes, one on each line; of many changed modules, only the first."""
-    modules = [change for change in changes if change.kind == "file" and _is_code(change.name)]
+    modules = [each for each in changes if each.kind == "file" and each.name.startswith("src/")]
     more = modules[FEW:] if len(modules) > FEW + 1 else []
     lines = [str(change) for change in changes if change not in more]
     return lines + ([f"and {len(more)} more dependencies in src/"] if more else [])
-
-
-def _is_code(path: str) -> bool:
-    return path.startswith("src/")
 
 
 def is_composed(composed: str) -> bool:

@@ -169,8 +169,10 @@ class NoValidation(Node):
 
 
 VALIDATIONS: dict[str, type[Node]] = {
-    **{"kfold": KFold, "grouped": Grouped},
-    **{"holdout": Holdout, "none": NoValidation},
+    "kfold": KFold,
+    "grouped": Grouped,
+    "holdout": Holdout,
+    "none": NoValidation,
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from kmnist_pipeline.data import reviews
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import outs
+from kmnist_pipeline.evidence import lineage, outs
 from kmnist_pipeline.repository import dvc, locks
 
 
@@ -26,7 +25,7 @@ def keep(file: Path, shape: Sequence[int]) -> bool:
         if not file.exists():
             raise UserError(f"{file} does not exist, but {pointer} does: `dvc pull {file}` first")
         content = file.read_bytes()
-        if hashlib.md5(content).hexdigest() == md5:
+        if lineage.digest_of_bytes(content) == md5:
             return False
         _add_images(file, shape, content, _version(file, md5))
     elif not file.exists():
@@ -51,7 +50,7 @@ def _version(file: Path, md5: str) -> bytes:
     with dvc.opened() as repo:
         cached = Path(repo.cache.local.oid_to_path(md5))
     content = cached.read_bytes() if cached.exists() else b""
-    if hashlib.md5(content).hexdigest() != md5:
+    if lineage.digest_of_bytes(content) != md5:
         raise UserError(
             f"{file}: is another version than {file}.dvc says (md5 {md5[:12]}...), which is not "
             f"here: `dvc fetch {file}` first; your images stay and theirs are added"

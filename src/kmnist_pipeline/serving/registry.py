@@ -56,7 +56,6 @@ def champion(dataset: str) -> Champion | None:
     store.require_usable()
     file = store.database()
     if file is not None and not file.exists():
-        store.require_folder(file)
         return None
     with _store() as client:
         version = _champion(client, dataset)

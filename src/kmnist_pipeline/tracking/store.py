@@ -100,14 +100,18 @@ def connect() -> MlflowClient:
 
 
 def require_usable(uri: str | None = None) -> None:
-    """Raise UserError if the address of a store names none that lasts, or lacks its driver."""
+    """Raise UserError if the address of a store names none that lasts, a file in a folder that is
+    missing, or a database without its driver."""
     uri = uri or _uri()
     scheme, _, path = uri.partition("://")
     kind, why = scheme.partition("+")[0], None
     if kind == "sqlite" and path in IN_MEMORY:
         why = "names no file, so the store would be lost with this process"
-    elif (file := database(uri)) is not None and file.is_dir():
-        why = f"{file} is a folder, not a file"
+    elif file := database(uri):
+        if not file.parent.is_dir():
+            raise UserError(f"there is no MLflow store {file}: there is no folder {file.parent}")
+        if file.is_dir():
+            why = f"{file} is a folder, not a file"
     elif kind in SERVED:
         from sqlalchemy import make_url
         from sqlalchemy.exc import ArgumentError
@@ -197,7 +201,6 @@ def create(file: Path) -> None:
     """
     from mlflow import MlflowClient
 
-    require_folder(file)
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "mlflow.db"
         MlflowClient(f"sqlite:///{fresh}")
@@ -210,12 +213,6 @@ def create(file: Path) -> None:
         copy.unlink()
     else:
         copy.replace(file)
-
-
-def require_folder(file: Path) -> None:
-    """Raise UserError if there is no folder for a SQLite store."""
-    if not file.parent.is_dir():
-        raise UserError(f"there is no MLflow store {file}: there is no folder {file.parent}")
 
 
 def _uri() -> str:
