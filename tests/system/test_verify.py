@@ -93,7 +93,7 @@ def tampered_run(
     repaint(project.folder / MATRIX, 30)
     code = "src/kmnist_pipeline/data/idx.py"
     change_lock(
-        project, DATA, **{COUNTS: "now", "figures/data/digits": "now", code: "0123456789ab"}
+        project, DATA, **{COUNTS: "now", "figures/data/digits": "now", code: "0123456789ab" + 20 * "0"}
     )
     validation, details = (
         json.loads((project.folder / path).read_text()) for path in (VALIDATION, DETAILS)
