@@ -18,7 +18,7 @@ POOLS = re.compile(r"fits: (\d+) known, (\d+) to train")
 # The stages of the digits that train.
 TRAINED = (
     *(f"kfold-train@digits_{name}" for name in ("cnn", "sklearn_logistic", "softmax")),
-    "tune@digits_softmax_grid",
+    *("tune@digits_softmax_grid", "suspects@digits"),
 )
 
 
