@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import predicting, schedule, stages, training
+from benchmarks import large, predicting, schedule, stages, training
 from benchmarks.measuring import unmeasured
 from kmnist_pipeline import arithmetic
 
@@ -28,6 +28,7 @@ PARTS: dict[str, Callable[[], bool]] = {
     "nothing-to-do": stages.nothing_to_do,
     "trace": stages.tracing,
     "memory": stages.memory,
+    "memory-large": large.memory,
     "predict-batch": predicting.in_batch,
     "predict-one": predicting.one,
     "predict-start": predicting.start_up,

@@ -177,8 +177,8 @@ def textbook_softmax() -> Answer:
     optimizer_settings = experiment["optimizer"]
     torch.manual_seed(0)
     began = time.perf_counter()
-    best = []
-    for training, validation in splits.folds(len(images), experiment["validation"], 0):
+    best, rows = [], np.arange(len(images))
+    for training, validation in splits.folds(images, rows, experiment["validation"], 0):
         shift, scale = scaling.estimate(experiment["model"]["scaling"], images.flat[training])
         x = torch.tensor((images.flat - shift) / scale, dtype=torch.float32)
         y = torch.tensor(images.labels)

@@ -15,7 +15,7 @@ from kmnist_pipeline.data import dataset
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.serving import predict
 from kmnist_pipeline.serving.classifier import Classifier
-from kmnist_pipeline.serving.inputs import Form, read
+from kmnist_pipeline.serving.inputs import read
 
 PREDICTED = "kmnist_softmax"
 EVALUATED = 10_000  # images, as many as the test set has
@@ -72,7 +72,7 @@ def in_batch() -> bool:
 def one() -> bool:
     """The latency of one image in a running process, from the PNG file to its answer."""
     classifier, count = _predictor(), 50
-    form = Form(classifier.shape, classifier.pixel_max)
+    form = classifier.form
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "one.png"
         _scan(_images().pixels[0], path)

@@ -116,12 +116,15 @@ def _tasks(
             found |= {key: (task, frozenset()) for key, task in first.items()}
             if planned.choose is None:
                 continue
+            study = params["studies"][name]
+            if study.get("search"):  # what comes after its first wave is not known yet
+                continue
             if first.keys() <= known.keys():
                 planned.advance(kept)
                 again = planned
             else:  # it costs about the same for every winner
-                study = params["studies"][name]
-                trial = grid.retrained(study, params["experiments"][study["base"]], 0)
+                point = next(iter(planned.points.values()))
+                trial = grid.retrained(study, params["experiments"][study["base"]], point)
                 again = Plan(name, {plan.RETRAINED: trial}, planned.images)
             for task in again.tasks():
                 found.setdefault(task.key, (task, frozenset(first)))

@@ -153,23 +153,36 @@ def _peak(kind: str, name: str, bound: float) -> bool:
     what, model = f"peak memory of {kind}@{name}, GiB", paths.weights(name)
     if kind == "evaluate" and not os.path.exists(model):
         return unmeasured(what, f"{model} does not exist")
-    peak = 0
     with (
         workplace(paths.processed("kmnist"), model) as folder,
         stage(kind, name, folder, LOKY_MAX_CPU_COUNT="2") as process,
     ):
-        watched = psutil.Process(process.pid)
-        end = time.monotonic() + WATCHED
-        while process.poll() is None and time.monotonic() < end:
-            try:
-                family = [watched, *watched.children(recursive=True)]
-                peak = max(peak, sum(member.memory_info().rss for member in family))
-            except psutil.NoSuchProcess:
-                pass
-            time.sleep(0.05)
-        if process.poll():
-            return unmeasured(what, "it fails: run it by hand to see why")
-        process.send_signal(signal.SIGINT)
-        process.wait()
+        found = peak(process)
+    if found is None:
+        return unmeasured(what, "it fails: run it by hand to see why")
     detail = f"in its first {WATCHED} s, with its workers and the MLflow process"
-    return verdict(what, peak / 2**30, bound, False, detail)
+    return verdict(what, found, bound, False, detail)
+
+
+def peak(
+    process: subprocess.Popen, seconds: float = WATCHED, limit: float = float("inf")
+) -> float | None:
+    """The most memory in GiB that a stage and its workers have in its first seconds.
+
+    It is then ended, or when it has more than `limit`. None if it fails. Shared pages count twice.
+    """
+    most = 0
+    watched = psutil.Process(process.pid)
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end and most < limit * 2**30:
+        try:
+            family = [watched, *watched.children(recursive=True)]
+            most = max(most, sum(member.memory_info().rss for member in family))
+        except psutil.NoSuchProcess:
+            pass
+        time.sleep(0.05)
+    if process.poll():
+        return None
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    return most / 2**30

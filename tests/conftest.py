@@ -25,11 +25,16 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 from support.fit_program import LONG, results, train
-from support.project import Project, copied, fresh, hide_mlflow
+from support.project import Project, cloned, copied, fresh, hide_mlflow
 from support.stores import OF_DIGITS, Server, Table, client_of, table
+from support.tracing import make_history
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.tracking import store as tracking
+
+# A suite that runs in the background, or under nohup, ignores signals that its tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # One process makes `digits_run`, for minutes, while the other runs the unit tests, which need none.
 # Of the system tests the longest files come first, so that at the end no process is left with one.
@@ -94,13 +99,18 @@ def empty_store(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def digits_run(shared: Path, empty_store: Path) -> tuple[Project, str]:
-    """The project after `make demo`, and what DVC printed. Not to be changed by a test."""
-    folder, printed = shared / "digits/project", shared / "digits.log"
+    """The project after `make demo`, and what DVC printed. Not to be changed by a test.
+
+    Its user has an empty home folder, without a list of fonts.
+    """
+    folder, printed, home = shared / "digits/project", shared / "digits.log", shared / "home"
     with FileLock(shared / "digits.lock"):
         if not printed.exists():
             project = fresh(folder)
             shutil.copy(empty_store, folder / "mlflow.db")
-            done = project.run("dvc", "repro", "--force", "report@digits")
+            home.mkdir(exist_ok=True)
+            command = ("dvc", "repro", "--force", "report@digits")
+            done = project.run(*command, HOME=str(home))
             assert done.returncode == 0, done.stdout + done.stderr
             printed.write_text(done.stdout)
     return Project(folder), printed.read_text()
@@ -112,6 +122,12 @@ def evidence(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathF
     project = copied(digits_run, tmp_path_factory.mktemp("evidence") / "project")
     project.commit()
     return project
+
+
+@pytest.fixture
+def bare_one(evidence: Project, tmp_path: Path) -> Project:
+    """A clone of it: no cache, no models, no MLflow store. A folder next to it is its `TMPDIR`."""
+    return cloned(evidence, tmp_path / "bare")
 
 
 @pytest.fixture
@@ -131,6 +147,41 @@ def without_mlflow(digits: Project) -> Project:
 def unlogged(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
     """A copy of the project after `make demo`, without what its stages have logged."""
     return copied(digits_run, tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def history(
+    digits_run: tuple[Project, str], shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Project, list[str], Path]:
+    """The digits evidence with three commits of history, their ids, and the first one's files."""
+    folder, made = shared / "history", shared / "history.made"
+    with FileLock(shared / "history.lock"):
+        if not made.exists():
+            make_history(digits_run[0], folder)
+            made.touch()
+    archive = Project(folder / "project").copy(tmp_path_factory.mktemp("history") / "project")
+    return archive, archive.git("rev-list", "--reverse", "HEAD").split()[-3:], folder / "old"
+
+
+@pytest.fixture
+def archive(history: tuple[Project, list[str], Path], monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The project with a history, as the working directory; not to be changed by a test."""
+    monkeypatch.chdir(history[0].folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return history[0]
+
+
+@pytest.fixture
+def trace(
+    archive: Project, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """`kmnist trace ...` in this process: exit status, output, messages."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        status = cli.main(["trace", *map(str, arguments)])
+        return status, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from kmnist_pipeline.commands import check as checking
 from kmnist_pipeline.commands import derived, status
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository.changes import Change
 
 SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
 CURVES = "figures/digits/digits_softmax/curves.png"
@@ -125,6 +126,8 @@ def test_without_data_the_remedy_makes_the_inputs_too(bare):
 
 # --- stale ---------------------------------------------------------------------------------------
 
+TRAIN = {"kfold-train", "tune", "suspects", "loop"}
+
 
 @pytest.mark.parametrize(
     ("module", "dependency", "kinds"),
@@ -132,11 +135,18 @@ def test_without_data_the_remedy_makes_the_inputs_too(bare):
         ("figures/models.py", "", {"evaluate"}),
         ("stages/kfold_train.py", "", {"kfold-train"}),
         ("stages/tune.py", "", {"tune"}),
-        ("config/grid.py", "", {"kfold-train", "tune"}),
-        ("data/splits.py", "", {"kfold-train", "tune", "evaluate"}),
-        ("families/base.py", "", {"kfold-train", "tune"}),
-        ("families/linear/train.py", "families/linear", {"kfold-train", "tune", "evaluate"}),
-        ("fits/plan.py", "fits/plan.py", {"kfold-train", "tune"}),
+        ("config/grid.py", "", TRAIN),
+        ("data/splits.py", "", {*TRAIN, "evaluate"}),
+        ("data/reviews.py", "", {"preprocess", "evaluate"}),
+        ("data/placement.py", "", {"preprocess", "conditions"}),
+        ("serving/character.py", "", {"conditions"}),
+        ("evaluation/routing.py", "", {"evaluate", "conditions"}),
+        ("evaluation/suspects.py", "", {"suspects"}),
+        ("evaluation/labelling.py", "", {"loop"}),
+        ("families/cnn/model.py", "", {"kfold-train", "evaluate", "conditions"}),
+        ("families/base.py", "", TRAIN),
+        ("families/linear/train.py", "", TRAIN),
+        ("fits/plan.py", "fits/plan.py", TRAIN),
         ("reporting/templates/report.html", "reporting/templates", {"report"}),
         ("config/schema.py", "", set()),
         ("config/rules.py", "", set()),
@@ -180,8 +190,9 @@ def test_a_parameter_changed_in_conf_makes_its_stages_stale(before, bare, monkey
         f"{GRID}: {changed}",
         f"evaluate@digits_softmax: reads outs of {SOFTMAX}",
         f"evaluate@digits_softmax_grid: reads outs of {GRID}",
+        f"suspects@digits: {changed}",
         "report@digits: reads outs of evaluate@digits_softmax, evaluate@digits_softmax_grid, "
-        f"{SOFTMAX}, {GRID}",
+        f"suspects@digits, {SOFTMAX}, {GRID}",
     ]
     assert remedies(bare, "params.yaml", composed=composed) == ["kmnist compose"]
     again, back = remedies(bare, SOFTMAX, GRID, composed=composed)
@@ -235,7 +246,8 @@ def test_a_metric_edited_by_hand(check, bare):
         check(),
         f"{SOFTMAX}: out {VALIDATION} {MADE}: md5 MD5 -> MD5",
         f"evaluate@digits_softmax: reads outs of {SOFTMAX}",
-        f"report@digits: reads outs of evaluate@digits_softmax, {SOFTMAX}",
+        f"suspects@digits: reads outs of {SOFTMAX}",
+        f"report@digits: reads outs of evaluate@digits_softmax, suspects@digits, {SOFTMAX}",
     )
 
 
@@ -435,6 +447,15 @@ def test_findings_with_the_same_remedy_are_grouped():
     assert max(len(line) for line in lines if "dvc repro" not in line) <= 100
 
 
+@pytest.mark.parametrize(("modules", "shown"), [(1, 1), (4, 4), (5, 4), (33, 4)])
+def test_of_many_changed_modules_only_the_first_are_named(modules, shown):
+    other = Change("parameter", "seeds", "[0]", "[1]")
+    changed = [Change("file", f"src/{number}.py", "1", "2") for number in range(modules)]
+    lines = status.said([*changed, other])
+    assert len(lines) == shown + 1 and str(other) in lines
+    assert modules == shown or lines[-1] == f"and {modules - 3} more dependencies in src/"
+
+
 def test_stages_that_the_lock_lacks_or_has_too_many(check, bare):
     change_lock(bare, lambda stages: stages.update({"evaluate@gone": stages.pop(SOFTMAX)}))
     found = check()
@@ -551,3 +572,41 @@ def test_a_broken_file_gives_one_message(file, clone, monkeypatch, capsys):
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert file in message
+
+
+def test_a_fault_that_no_claim_notices_any_more(project: Project) -> None:
+    path = "reports/digits/claims.json"
+    file = project.folder / path
+    content = json.loads(file.read_text())
+
+    def noticing(**claims: dict[str, bool]) -> None:
+        file.write_text(json.dumps({**content, "faults": claims}))
+
+    def lost() -> list[str]:
+        return [line for line in findings(project) if "notices the injected fault" in line]
+
+    def line(fault: str, claims: str) -> str:
+        says = f"no claim notices the injected fault {fault} any more"
+        return f"{path}: {says}; {claims} did in the last commit"
+
+    listed = "faults:\n  digits:\n    catalogue: {leak: {}, swap: {}, rate: {}}\n"
+    project.replace("params.yaml", "\nfaults:\n", f"\n{listed}")
+    noticing(a={"leak": True, "swap": True, "rate": False}, b={"leak": False, "swap": True})
+    project.commit("noticed")
+    assert lost() == []
+    noticing(a={"leak": False, "swap": False, "rate": False}, b={"leak": False, "swap": True})
+    assert lost() == [line("leak", "a")]
+    noticing(a={"swap": False}, b={"swap": True})  # as if it had not been tried
+    assert lost() == [line("leak", "a")]
+    for gone in (content, {**content, "faults": None}):
+        file.write_text(json.dumps(gone))
+        assert lost() == [line("leak", "a"), line("swap", "a, b")]
+    file.write_text("{")  # this is another finding
+    assert lost() == []
+    assert any(found.startswith(path) or "report@digits" in found for found in findings(project))
+
+    file.write_text(json.dumps(content))
+    project.replace("params.yaml", "catalogue: {leak: {}, swap: {}", "catalogue: {swap: {}")
+    assert lost() == [line("swap", "a, b")]
+    noticing(a={"leak": False, "swap": True})  # the catalogue no longer has `leak`
+    assert lost() == []

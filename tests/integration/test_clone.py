@@ -11,6 +11,8 @@ import pytest
 from support.project import Project
 
 from kmnist_pipeline.commands import clone, status
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository import git
 
 
 @pytest.fixture
@@ -50,3 +52,40 @@ def test_a_signal_removes_the_clone(number, project, monkeypatch):
         os.kill(os.getpid(), number)
     assert not folder.parent.exists()
     assert signal.getsignal(number) == before
+
+
+SETTINGS = """
+[core]
+    hooksPath = {hooks}
+[init]
+    templateDir = {template}
+[protocol "file"]
+    allow = never
+"""
+
+
+def test_settings_and_hooks_of_the_user_do_not_reach_a_clone(project, tmp_path, monkeypatch):
+    hooks, template, ran = (tmp_path / name for name in ("hooks", "template", "ran"))
+    for folder in (hooks, template / "hooks"):
+        folder.mkdir(parents=True)
+        hook = folder / "post-checkout"
+        hook.write_text(f"#!/bin/sh\ntouch '{ran}'\nexit 3\n")
+        hook.chmod(0o755)
+    settings = tmp_path / "gitconfig"
+    settings.write_text(SETTINGS.format(hooks=hooks, template=template))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    monkeypatch.chdir(project.folder)
+    with clone.clean("HEAD") as made:
+        assert (made.path / "dvc.yaml").exists()
+        assert not (made.path / ".git/hooks/post-checkout").exists()
+    assert not ran.exists()
+
+
+def test_a_git_command_that_says_nothing_is_named(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    quiet = ("-C", str(project.folder), "rev-parse", "--quiet", "--verify", "no")
+    with pytest.raises(git.NotFoundError) as caught:
+        git.run(*quiet)
+    assert str(caught.value) == f"`git {' '.join(quiet)}` ended with status 1 and no message"
+    with pytest.raises(UserError, match=r"^git rev-parse: fatal: Needed a single revision"):
+        git.run("-c", "core.pager=cat", "rev-parse", "--verify", "no")

@@ -1,11 +1,10 @@
-"""`kmnist diff`: how a branch changes the evidence, on repositories with two branches."""
+"""`kmnist diff`: how a branch changes the evidence, on a repository with two branches."""
 
 import contextlib
 import dataclasses
 import json
 import os
 import re
-import shutil
 import stat
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image, ImageChops
-from PIL.PngImagePlugin import PngInfo
+from support.differences import CURVES, MODEL, TEST, between, run
 from support.project import ROOT, STORE, Project
 
 from kmnist_pipeline import cli
@@ -23,8 +22,6 @@ from kmnist_pipeline.commands import diff, diff_views
 from kmnist_pipeline.commands.diff import Claim, Diff, Figure, Metric
 from kmnist_pipeline.repository.revision import Revision
 
-MODEL = "digits/digits_softmax"
-TEST, CURVES = f"metrics/{MODEL}/test.json", f"figures/{MODEL}/curves.png"
 JUDGED = "reports/digits/claims.json"
 DETAILS = f"metrics/{MODEL}/test_details.json"
 EPOCHS = "parameter experiments.digits_softmax.trainer.epochs changed: 60 -> 2"
@@ -33,11 +30,6 @@ id,where,quote,configuration,metric,reported,file,trial,value,unknown,spread,sam
 right,1,.97,softmax,test accuracy,0.97,digits_softmax/test.json,,accuracy,nothing,,
 fixed,1,.9,another model,test accuracy,0.9,digits_softmax_grid/test.json,,accuracy,nothing,,
 """
-
-
-def between(project: Project, *revisions: str) -> Diff:
-    with contextlib.chdir(project.folder):
-        return diff.between(*revisions)
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +63,6 @@ def make(project: Project, *stages: str) -> None:
 @pytest.fixture(scope="module")
 def short(branches: Project) -> Diff:
     return between(branches, "main...short")
-
-
-@pytest.fixture
-def changed(project: Project) -> Project:
-    """A clone whose last commit is named `before`, for a test to change."""
-    project.git("tag", "before")
-    return project
 
 
 # --- a branch that trains for two epochs ----------------------------------------------------------
@@ -147,97 +132,7 @@ def test_the_second_side_is_the_workspace_by_default(branches, short):
         assert getattr(found, part) == getattr(short, part)
 
 
-# --- what is a difference ------------------------------------------------------------------------
-
-
-def relabel(path: Path) -> None:
-    """The same pixels under another lineage key."""
-    with Image.open(path) as image:
-        text = PngInfo()
-        for key, value in image.info.items():
-            text.add_text(str(key), "0" * 64 if key == "Lineage" else str(value))
-        image.load()
-        image.save(path, pnginfo=text)
-
-
-def test_another_lineage_key_alone_is_no_difference(changed):
-    for name in ("curves", "weights"):
-        relabel(changed.folder / f"figures/{MODEL}/{name}.png")
-    details = changed.folder / f"metrics/{MODEL}/test_details.json"
-    content = json.loads(details.read_text())
-    content["made_by"]["lineage"] = "0" * 64
-    details.write_text(json.dumps(content))
-    assert len(changed.changed().splitlines()) == 3
-    for found in (between(changed, "before"), between(changed, "before", changed.commit())):
-        assert not found
-        assert found.equal == 3
-        assert diff_views.summary(found) == diff_views.NOTHING
-
-
-def test_the_last_digit_is_no_difference_and_the_one_before_it_is(changed):
-    accuracy = changed.json(TEST)["accuracy"]
-    changed.replace(TEST, f'"accuracy": {accuracy}', f'"accuracy": {accuracy + 1e-6:.6f}')
-    assert between(changed, "before").metrics == []
-    changed.replace(TEST, f'"accuracy": {accuracy + 1e-6:.6f}', f'"accuracy": {accuracy - 2e-5}')
-    (found,) = between(changed, "before").metrics
-    assert (found.file, found.name, found.delta) == (TEST, "accuracy", -2e-5)
-
-
-def test_one_pixel_is_a_difference(changed):
-    path = changed.folder / CURVES
-    with Image.open(path) as image:
-        pixels = image.convert("RGB")
-    pixels.putpixel((5, 5), (255, 0, 0))
-    pixels.save(path)
-    (figure,) = between(changed, "before").figures
-    assert figure.file == CURVES and "differ in 1 of" in figure.what
-
-
-def test_new_and_gone_files(changed):
-    new = changed.folder / "figures/digits/new"
-    new.mkdir()
-    shutil.copy(changed.folder / CURVES, new / "curves.png")
-    (changed.folder / CURVES).unlink()
-    (changed.folder / "metrics/digits/new.json").write_text('{"accuracy": 0.5, "by": {"a": 1}}')
-    (changed.folder / f"metrics/{MODEL}/curves.csv").unlink()
-    for found in (between(changed, "before"), between(changed, "before", changed.commit())):
-        assert found.figures == [
-            Figure(CURVES, "is missing"), Figure("figures/digits/new/curves.png", "is new")
-        ]  # fmt: skip
-        assert [(m.file, m.name, m.new, m.what) for m in found.metrics] == [
-            (f"metrics/{MODEL}/curves.csv", "", None, "is missing"),
-            ("metrics/digits/new.json", "", None, "is new"),
-            ("metrics/digits/new.json", "accuracy", 0.5, "is new: 0.5"),
-        ]
-
-
-def test_code_is_a_cause_and_an_out_of_another_stage_is_not(changed):
-    lock = changed.folder / "dvc.lock"
-    stages = yaml.safe_load(lock.read_text())
-    for stage in stages["stages"].values():
-        for dep in stage["deps"]:
-            if dep["path"].endswith(("evidence/outs.py", ".npz")):
-                dep["md5"] = "0" * 32
-    del stages["stages"]["report@digits"]
-    lock.write_text(yaml.safe_dump(stages))
-    found = between(changed, "before").stages
-    code = "dependency src/kmnist_pipeline/evidence/outs.py changed"
-    assert {stage.what.partition(": md5 ")[0] for stage in found} == {code, "is gone"}
-    rows = dict(diff_views.sections(between(changed, "before"))[0].rows)
-    assert rows["the stage is gone"] == "report@digits"
-    (stages,) = [rows[cause] for cause in rows if cause.startswith(code)]
-    assert re.match(r"3 download, 3 preprocess, \d+ kfold", stages)
-
-
 # --- how it is shown -----------------------------------------------------------------------------
-
-
-def run(project: Project, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with contextlib.chdir(project.folder):
-        status = cli.main(["diff", *arguments])
-    shown = capsys.readouterr()
-    assert (status, shown.err) == (0, "")
-    return shown.out
 
 
 def test_the_table_and_the_json_say_the_same(branches, short, capsys):
@@ -259,6 +154,19 @@ def test_the_page_shows_old_and_new_side_by_side(branches, short, tmp_path, caps
     assert page.count("<img") == page.count("data:image/png")
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "exact → differs" in page
+
+
+def test_no_page_replaces_evidence_and_another_keeps_its_permissions(branches, tmp_path, capsys):
+    report = branches.folder / "reports/digits/index.html"
+    before = report.read_bytes()
+    with contextlib.chdir(branches.folder):
+        assert cli.main(["diff", "main...short", "--output", str(report.parent)]) == 1
+    assert "reports/digits: has the evidence itself; name another" in capsys.readouterr().err
+    assert report.read_bytes() == before
+    page = tmp_path / "index.html"
+    page.touch(mode=0o600)
+    run(branches, capsys, "main...short", "--output", str(tmp_path))
+    assert page.read_bytes() and stat.S_IMODE(page.stat().st_mode) == 0o600
 
 
 def test_the_comment_shows_figures_from_both_commits(branches, short):
@@ -320,43 +228,6 @@ def test_the_comment_is_bounded(short):
         assert comment.count("`kmnist diff` shows them all") == 2
         for section in ("Claims", "Metrics", "Figures", "Causes"):
             assert f"#### {section}\n" in comment
-
-
-def test_no_difference_is_reported_as_such(changed, capsys):
-    for form in ([], ["--markdown"]):
-        assert diff_views.NOTHING in run(changed, capsys, "before", "HEAD", *form)
-    assert json.loads(run(changed, capsys, "before", "--json"))["metrics"] == []
-
-
-# --- mistakes ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["nowhere"], "nowhere is not a commit of this repository"),
-        (["HEAD", "nowhere"], "nowhere is not a commit of this repository"),
-        (["nowhere..."], "nowhere is not a commit of this repository"),
-        (["before...HEAD", "HEAD"], "names three commits"),
-        (["lonely...HEAD"], "have no commit in common"),
-        (["before", "--markdown", "--images", "http://x"], "name the second one too"),
-    ],
-)
-def test_a_wrong_revision_is_named(arguments, words, changed, monkeypatch, capsys):
-    tree = changed.git("write-tree")
-    changed.git("tag", "lonely", changed.git("commit-tree", tree, "-m", "alone"))
-    monkeypatch.chdir(changed.folder)
-    assert cli.main(["diff", *arguments]) == 1
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and words in message
-    assert message.count("\n") == 1
-
-
-@pytest.mark.parametrize("arguments", [[], ["HEAD", "--json", "--markdown"]])
-def test_misuse(arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["diff", *arguments])
-    assert caught.value.code == 2
 
 
 # --- the workflow --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -34,21 +35,21 @@ FIGURE = "figures/digits/digits_softmax/curves.png"
 def committed(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after `make demo`, all of it committed. Not to be changed by a test."""
     folder = tmp_path_factory.mktemp("committed") / "project"
-    project = digits_run[0].copy(folder, without=(".kmnist", *STORE))
-    project.commit()
-    return project
+    exportable = digits_run[0].copy(folder, without=(".kmnist", *STORE))
+    exportable.commit()
+    return exportable
 
 
 @pytest.fixture
-def project(committed: Project, tmp_path: Path) -> Project:
+def exportable(committed: Project, tmp_path: Path) -> Project:
     """A copy of it for a test to change."""
     made = shutil.ignore_patterns("crates")
     shutil.copytree(committed.folder, tmp_path / "project", symlinks=True, ignore=made)
     return Project(tmp_path / "project")
 
 
-def exported(project: Project, report: str = "digits", to: str = "crates/digits") -> Exported:
-    with contextlib.chdir(project.folder):
+def exported(exportable: Project, report: str = "digits", to: str = "crates/digits") -> Exported:
+    with contextlib.chdir(exportable.folder):
         return export.export(report, Path(to))
 
 
@@ -240,44 +241,46 @@ def test_the_only_date_is_the_commits_and_nothing_names_the_machine(committed, c
     assert str(committed.folder) not in text and str(Path.home()) not in text
 
 
-def test_a_crate_is_replaced_by_the_same_bytes(project):
-    exported(project)
-    before = files_under(project.folder / "crates/digits")
-    (project.folder / "crates/digits/left.over").write_text("")
-    exported(project)
-    assert files_under(project.folder / "crates/digits") == before
-    elsewhere = exported(project, to="crates/deep/elsewhere").folder
-    assert files_under(project.folder / elsewhere) == before
-    assert [p.name for p in (project.folder / "crates").iterdir()] == ["digits", "deep"]
-    assert project.changed() == ""
+def test_a_crate_is_replaced_by_the_same_bytes(exportable):
+    exported(exportable)
+    before = files_under(exportable.folder / "crates/digits")
+    (exportable.folder / "crates/digits/left.over").write_text("")
+    (exportable.folder / "crates/digits").chmod(0o700)
+    exported(exportable)
+    assert files_under(exportable.folder / "crates/digits") == before
+    assert stat.S_IMODE((exportable.folder / "crates/digits").stat().st_mode) == 0o700
+    elsewhere = exported(exportable, to="crates/deep/elsewhere").folder
+    assert files_under(exportable.folder / elsewhere) == before
+    assert [p.name for p in (exportable.folder / "crates").iterdir()] == ["digits", "deep"]
+    assert exportable.changed() == ""
 
 
-def test_what_is_not_committed_is_not_in_it(project, crate, monkeypatch, capsys):
-    project.replace("README.md", "# KMNIST", "# Another")
-    project.replace("metrics/digits/digits_softmax/test.json", '"accuracy": 0', '"accuracy": 1')
-    monkeypatch.chdir(project.folder)
+def test_what_is_not_committed_is_not_in_it(exportable, crate, monkeypatch, capsys):
+    exportable.replace("README.md", "# KMNIST", "# Another")
+    exportable.replace("metrics/digits/digits_softmax/test.json", '"accuracy": 0', '"accuracy": 1')
+    monkeypatch.chdir(exportable.folder)
     assert cli.main(["export", "digits"]) == 0
     shown = capsys.readouterr()
     assert shown.err == "note: the crate does not have the uncommitted changes\n"
-    assert re.match(r"crates/digits: commit \w{7}, 11 runs, \d+ files, \d\.\d MB\n$", shown.out)
-    assert files_under(project.folder / "crates/digits") == files_under(crate)
+    assert re.match(r"crates/digits: commit \w{7}, 14 runs, \d+ files, \d\.\d MB\n$", shown.out)
+    assert files_under(exportable.folder / "crates/digits") == files_under(crate)
 
 
 # --- what is missing, and what is wrong ----------------------------------------------------------
 
 
 @pytest.mark.system
-def test_missing_files_are_named_by_their_hash(project, web, monkeypatch, capsys):
+def test_missing_files_are_named_by_their_hash(exportable, web, monkeypatch, capsys):
     for folder in ("models", ".dvc/cache", "data/raw"):
-        shutil.rmtree(project.folder / folder)
-    monkeypatch.chdir(project.folder)
+        shutil.rmtree(exportable.folder / folder)
+    monkeypatch.chdir(exportable.folder)
     assert cli.main(["export", "digits"]) == 0
     told = capsys.readouterr().err
-    lock = locks.parse((project.folder / "dvc.lock").read_text())
+    lock = locks.parse((exportable.folder / "dvc.lock").read_text())
     md5 = lock.stages["kfold-train@digits_softmax"].outs["models/digits_softmax.safetensors"]
     assert f"so only listed: models/digits_softmax.safetensors ({md5})" in told
     assert "data/raw/digits (" in told and "predictions" not in told
-    crate = project.folder / "crates/digits"
+    crate = exportable.folder / "crates/digits"
     found = {entity["@id"]: entity for entity in metadata(crate)["@graph"]}
     assert found["#missing-models/digits_softmax.safetensors"]["md5"] == md5
     assert found["#missing-data/raw/digits"]["license"] == {"@id": "#licence-digits"}
@@ -287,42 +290,42 @@ def test_missing_files_are_named_by_their_hash(project, web, monkeypatch, capsys
 
 
 @pytest.mark.parametrize("path", ["metrics/digits/digits_softmax/test.json", FIGURE])
-def test_evidence_that_was_changed_by_hand_is_not_exported(path, project):
-    content = bytearray((project.folder / path).read_bytes())
+def test_evidence_that_was_changed_by_hand_is_not_exported(path, exportable):
+    content = bytearray((exportable.folder / path).read_bytes())
     content[len(content) // 2] ^= 1
-    (project.folder / path).write_bytes(content)
-    project.commit()
+    (exportable.folder / path).write_bytes(content)
+    exportable.commit()
     with pytest.raises(UserError, match=r"is not as dvc.lock says; `kmnist check`"):
-        exported(project)
-    assert not list((project.folder / "crates").iterdir())
+        exported(exportable)
+    assert not list((exportable.folder / "crates").iterdir())
 
 
-def test_data_that_is_damaged_in_the_cache_is_not_exported(project):
-    lock = locks.parse((project.folder / "dvc.lock").read_text())
+def test_data_that_is_damaged_in_the_cache_is_not_exported(exportable):
+    lock = locks.parse((exportable.folder / "dvc.lock").read_text())
     md5 = lock.stages["preprocess@digits"].outs["data/processed/digits.npz"]
-    cached = project.folder / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}"
+    cached = exportable.folder / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}"
     cached.unlink()
     cached.write_bytes(b"damaged")
     with pytest.raises(
         UserError, match=r"data/processed/digits.npz is damaged in DVC's cache: delete "
     ):
-        exported(project)
+        exported(exportable)
 
 
-def test_no_link_is_replaced_or_followed(project, tmp_path):
+def test_no_link_is_replaced_or_followed(exportable, tmp_path):
     (tmp_path / "empty").mkdir()
-    (project.folder / "crate").symlink_to(tmp_path / "empty")
+    (exportable.folder / "crate").symlink_to(tmp_path / "empty")
     with pytest.raises(UserError, match="crate: is a link; name a new folder or a crate"):
-        exported(project, to="crate")
+        exported(exportable, to="crate")
     assert not any((tmp_path / "empty").iterdir())
 
 
-def test_no_folder_but_a_crate_is_replaced(project):
+def test_no_folder_but_a_crate_is_replaced(exportable):
     with pytest.raises(UserError, match="conf: has other content than a crate"):
-        exported(project, to="conf")
+        exported(exportable, to="conf")
     with pytest.raises(UserError, match="LICENSE: has other content than a crate"):
-        exported(project, to="LICENSE")
-    assert project.changed() == ""
+        exported(exportable, to="LICENSE")
+    assert exportable.changed() == ""
 
 
 def test_an_unknown_report_is_named(committed, monkeypatch, capsys):

@@ -17,6 +17,7 @@ from kmnist_pipeline.repository.locks import LockedStage
 
 LR = "experiments.digits_softmax.optimizer.lr=0.4"
 SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
+SUSPECTS = "suspects@digits"
 EVALUATED = ["evaluate@digits_softmax", "evaluate@digits_softmax_grid"]
 
 
@@ -37,7 +38,7 @@ def test_the_stages_say_why(clone):
     assert stages[SOFTMAX].reasons == stages[GRID].reasons
     assert LR.partition("=")[0] in stages[SOFTMAX].reasons[0]
     assert stages[EVALUATED[0]].reasons == [f"reads outs of {SOFTMAX}"]
-    assert stages["report@digits"].reads == [*EVALUATED, SOFTMAX, GRID]
+    assert stages["report@digits"].reads == [*EVALUATED, SUSPECTS, SOFTMAX, GRID]
 
 
 def test_every_file_of_the_stages_is_named(clone):
@@ -49,7 +50,11 @@ def test_every_file_of_the_stages_is_named(clone):
             for model in models
             for file in (clone.folder / kind / "digits" / model).iterdir()
         )
-        assert sorted(files) == sorted(on_disk)
+        of_suspects = {
+            "figures": [f"figures/digits/suspects/{name}.png" for name in ("found", "sheet")],
+            "metrics": ["metrics/digits/suspects.json"],
+        }
+        assert sorted(files) == sorted([*on_disk, *of_suspects[kind]])
     pages = ("README.md", "claims.json", "index.html")
     assert found.reports == [f"reports/digits/{page}" for page in pages]
     assert found.orphans == []
@@ -64,9 +69,12 @@ def test_the_claims_of_a_model_are_named_and_no_others(clone):
 
 def test_another_confidence_judges_all_claims_of_the_report_again(clone):
     found = of_change(clone, "reports.kmnist_linear.confidence=0.9")
-    assert states(found, "") == {"report@kmnist_linear": "changed"}
+    assert states(found, "") == {
+        "readings@kmnist_linear": "changed", "report@kmnist_linear": "changed"
+    }  # fmt: skip
     assert len(found.claims["kmnist_linear"]) > 20
-    assert found.figures == found.metrics == []
+    assert found.figures == ["figures/kmnist_linear/readings/specification_curve.png"]
+    assert found.metrics == ["metrics/kmnist_linear/readings.json"]
 
 
 def test_a_claim_depends_on_the_metrics_of_its_spread_too():

@@ -14,6 +14,8 @@ from support.checking import findings
 from support.project import Project, committed
 
 from kmnist_pipeline import cli
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.serving import registry
 
 FIGURE = "figures/digits/digits_softmax/curves.png"
 COMMANDS = [["check"], ["trace", FIGURE], ["verify", "--quick"], ["diff", "HEAD"], ["impact"]]
@@ -137,7 +139,7 @@ def newer(database: Path) -> None:
         (cut, "database disk image is malformed; move it away, and `kmnist publish` makes another"),
         (newer, "for one from a newer version, install that or name another file"),
         (lambda file: file.write_text("text" * 999), "file is not a database; move it away"),
-        (lambda file: shutil.rmtree(file.parent), "cannot be made: there is no folder "),
+        (lambda file: shutil.rmtree(file.parent), "there is no folder "),
     ],
 )
 def test_a_store_that_cannot_be_used_says_why_and_what_to_do(
@@ -150,6 +152,13 @@ def test_a_store_that_cannot_be_used_says_why_and_what_to_do(
     assert words in found
     assert str(database) in found
     assert "Traceback" not in found
+
+
+def test_a_store_in_a_missing_folder_has_no_champion_and_says_why(tmp_path, monkeypatch):
+    file = tmp_path / "missing/store.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+    with pytest.raises(UserError, match=f"there is no folder {file.parent}"):
+        registry.champion("digits")
 
 
 def test_a_store_that_another_program_has_locked(clone, publish, own_store):

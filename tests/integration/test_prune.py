@@ -1,16 +1,19 @@
 """`kmnist prune`: an item leaves the menu, the lock and the evidence, or nothing changes."""
 
 import io
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
 from support.checking import commands, findings
-from support.project import Project, files_under
+from support.project import ROOT, Project, files_under
 
 from kmnist_pipeline import cli
+from kmnist_pipeline.commands import prune
 from kmnist_pipeline.config import compose as composition
+from kmnist_pipeline.config import menu
 from kmnist_pipeline.evidence import outs
 
 NETWORK = "digits_cnn"
@@ -21,7 +24,7 @@ FOLDERS = ("conf", "params.yaml", "dvc.lock", "metrics", "figures", "reports", "
 
 
 @pytest.fixture
-def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+def lone(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A clone with one model file, in the current folder."""
     (project.folder / "models").mkdir()
     (project.folder / MODEL).write_bytes(b"weights")
@@ -33,12 +36,12 @@ def state(project: Project) -> dict[str, bytes]:
     return {k: v for k, v in files_under(project.folder).items() if k.startswith(FOLDERS)}
 
 
-def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(here, capsys, monkeypatch):
-    before = state(here)
+def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(lone, capsys, monkeypatch):
+    before = state(lone)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert cli.main(["prune", NETWORK]) == 0
     shown = capsys.readouterr().out
-    after = state(here)
+    after = state(lone)
     gone = before.keys() - after.keys()
     assert MODEL in gone
     assert all(NETWORK in file for file in gone)
@@ -51,24 +54,26 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(here, caps
     for word in (LINE.strip(), f"evaluate@{NETWORK}", f"metrics/digits/{NETWORK}\n", MODEL):
         assert word in shown
     assert "`dvc repro report@digits`" in shown  # the page goes on showing it until then
-    assert {finding.where for finding in findings(here)} == {"report@digits"}
+    assert {finding.where for finding in findings(lone)} == {"report@digits"}
 
     for file, content in before.items():
         outs.write_bytes(Path(file), content)
-    here.replace("conf/config.yaml", LINE, "")
+    lone.replace("conf/config.yaml", LINE, "")
+    lone.replace("conf/config.yaml", f"  - conditions@conditions.{NETWORK}: {NETWORK}\n", "")
     outs.write_bytes(Path("params.yaml"), composition.compose(Path("conf"), []).encode())
-    (way,) = commands(here, f"evaluate@{NETWORK}")
-    assert way == f"kmnist prune --yes kfold-train@{NETWORK} evaluate@{NETWORK}"
-    stale = {f"kfold-train@{NETWORK}", f"evaluate@{NETWORK}", "report@digits"}
-    assert {finding.where for finding in findings(here)} == stale
+    (way,) = commands(lone, f"evaluate@{NETWORK}")
+    kinds = ("kfold-train", "evaluate", "conditions")
+    assert way == f"kmnist prune --yes {' '.join(f'{kind}@{NETWORK}' for kind in kinds)}"
+    stale = {*(f"{kind}@{NETWORK}" for kind in kinds), "report@digits"}
+    assert {finding.where for finding in findings(lone)} == stale
     assert cli.main(way.split()[1:]) == 0
     assert capsys.readouterr().out.count(f"evaluate@{NETWORK}") == 1
-    assert state(here) == after
+    assert state(lone) == after
 
     for file in gone:  # as if someone had cut the lock by hand
         outs.write_bytes(Path(file), before[file])
     assert cli.main(["prune", "--yes", NETWORK]) == 0
-    assert state(here) == after
+    assert state(lone) == after
 
 
 @pytest.mark.parametrize(
@@ -79,15 +84,19 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(here, caps
             ["kmnist_tuned_cnn"],
             ["reports.kmnist_cnn.figures.5a=kmnist_cnn/kmnist_tuned_cnn/confusion_train.png: "],
         ),
-        (["kmnist_siamese"], ["kmnist_cnn.csv: claim one-shot-accuracy: kmnist_siamese is no exp"]),
-        (MODELS, ["reports.digits: no experiment or study has report=digits"]),
+        (["kmnist_siamese"], ["kmnist_cnn.csv: line 23: one-shot-accuracy: kmnist_siamese is no"]),
+        (
+            [*MODELS, "suspects.digits", "loops.digits"],
+            ["reports.digits: no experiment or study has report=digits"],
+        ),
+        (["digits_softmax", "digits_softmax_grid"], ["suspects.digits.", "digits_softmax"]),
         (["digits"], ["say datasets.digits or reports.digits"]),
         (["datasets.digits"], ["digits_sklearn_logistic.dataset=digits: must be one of"]),
         (["reports.digits", NETWORK], ["digits_sklearn_logistic.report=digits: must be one of"]),
-        (["digits_cn"], ["there is no digits_cn", "did you mean digits_cnn?"]),
-        (["evaluate@digits_cnn"], ["there is no evaluate@digits_cnn", "nothing is left of one"]),
-        (["*"], ["there is no *"]),
-        (["experiments."], ["there is no experiments."]),
+        (["digits_cn"], ["conf/config.yaml has no digits_cn,", "did you mean digits_cnn?"]),
+        (["evaluate@digits_cnn"], ["has no evaluate@digits_cnn, and no files of it remain"]),
+        (["*"], ["conf/config.yaml has no *"]),
+        (["experiments."], ["conf/config.yaml has no experiments."]),
     ],
 )
 def test_what_is_needed_stays(names, words, clone, monkeypatch, capsys):
@@ -99,16 +108,16 @@ def test_what_is_needed_stays(names, words, clone, monkeypatch, capsys):
     assert clone.changed() == ""
 
 
-def test_no_answer_removes_nothing(here, monkeypatch, capsys):
-    before = state(here)
+def test_no_answer_removes_nothing(lone, monkeypatch, capsys):
+    before = state(lone)
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert cli.main(["prune", NETWORK]) == 1
     assert "nothing was removed" in capsys.readouterr().err
-    assert state(here) == before
+    assert state(lone) == before
 
 
 @pytest.mark.parametrize("interrupted", ["config.yaml", "params.yaml", "dvc.lock"])
-def test_what_was_interrupted_can_be_done_again(interrupted, here, monkeypatch):
+def test_what_was_interrupted_can_be_done_again(interrupted, lone, monkeypatch):
     write = outs.write_bytes
 
     def interrupt(path: Path, content: bytes) -> None:
@@ -119,23 +128,137 @@ def test_what_was_interrupted_can_be_done_again(interrupted, here, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(outs, "write_bytes", interrupt)
         assert cli.main(["prune", "--yes", NETWORK]) != 0
-    assert NETWORK in (here.folder / "dvc.lock").read_text()
+    assert NETWORK in (lone.folder / "dvc.lock").read_text()
     assert cli.main(["prune", "--yes", NETWORK]) == 0
     assert cli.main(["compose"]) == 0
-    assert not [file for file in state(here) if NETWORK in file and not file.startswith("conf/")]
-    assert {finding.where for finding in findings(here)} == {"report@digits"}
+    assert not [file for file in state(lone) if NETWORK in file and not file.startswith("conf/")]
+    assert {finding.where for finding in findings(lone)} == {"report@digits"}
 
 
-def test_while_a_stage_runs_nothing_is_removed(here, capsys):
-    before = state(here)
+def test_while_a_stage_runs_nothing_is_removed(lone, capsys):
+    before = state(lone)
     with Repo() as repo, repo.lock:
         assert cli.main(["prune", "--yes", NETWORK]) == 1
     assert "error: DVC: Unable to acquire lock" in capsys.readouterr().err
-    assert state(here) == before
+    assert state(lone) == before
 
 
-def test_a_whole_report_with_its_models_and_data(here, capsys):
+def test_all_but_one_report_leaves_a_clean_start(lone, capsys):
+    (lone.folder / MODEL).unlink()  # these bytes are no model
+    (lone.folder / "conf/experiment/unused.yaml").write_text("defaults: [base]\n")
+    assert cli.main(["prune", "--yes", "--all-but", "digits"]) == 0
+    shown = capsys.readouterr().out
+    assert "conf/experiment/unused.yaml" in shown
+    after = state(lone)
+    owned = ("dataset", "experiment", "study", "report", "claims", "protocol")
+    conf = {file for file in after if file.startswith(tuple(f"conf/{name}/" for name in owned))}
+    assert {Path(file).stem for file in conf} == {"base", "none", "digits", *MODELS}
+    assert {file for file in after if "mnist" in file} == set()
+    for kind in ("model", "optimizer", "trainer", "validation"):  # choices for all
+        assert {f for f in after if f.startswith(f"conf/{kind}/")} == {
+            f"conf/{kind}/{path.name}" for path in (ROOT / "conf" / kind).iterdir()
+        }
+    left = (lone.folder / "conf/config.yaml").read_text()
+    assert "mnist:" not in left
+    committed = (ROOT / "conf/config.yaml").read_text().splitlines(keepends=True)
+    kept = "".join(line for line in committed if line in left.splitlines(keepends=True))
+    assert re.sub("\n{3,}", "\n\n", kept) == left
+    assert cli.main(["compose"]) == 0
+    assert capsys.readouterr().err == ""
+    assert findings(lone) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (["digits_cnn"], {*MODELS, "digits"}),
+        (["mnist_logistic"], {"mnist", "mnist_simple_cnn", "mnist_sklearn_logistic"}),
+    ],
+)
+def test_what_the_kept_items_need_stays(names, kept, lone):
+    removal = prune.all_but(names)
+    left = {name for _, name in menu.items(removal.remaining)}
+    assert left == kept | {name for name in names if "." not in name}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("digit", "conf/config.yaml has no digit; did you mean digits?"),
+        ("datasets.kmnist", "keep a report too, one of digits, kmnist_cnn, "),
+    ],
+)
+def test_all_but_what_cannot_stay_alone_removes_nothing(name, words, clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone.folder)
+    assert cli.main(["prune", "--yes", "--all-but", name]) == 1
+    assert words in capsys.readouterr().err
+    assert clone.changed() == ""
+
+
+def test_a_whole_report_with_its_models_and_data(lone, capsys):
     assert cli.main(["prune", "--yes", *MODELS, "datasets.digits", "reports.digits"]) == 0
-    left = [file for file in state(here) if "digits" in file and not file.startswith("conf/")]
+    left = [file for file in state(lone) if "digits" in file and not file.startswith("conf/")]
     assert left == []
-    assert findings(here) == []
+    assert findings(lone) == []
+
+
+# --- a lock or a folder of somebody else ---------------------------------------------------------
+
+
+def lock_out(project: Project, *outs: str) -> None:
+    """Add a stage that dvc.yaml does not have, with these outs, to the lock."""
+    listed = "".join(f"    - path: {out}\n      md5: {'f' * 32}\n" for out in outs)
+    with (project.folder / "dvc.lock").open("a") as lock:
+        lock.write(f"  evaluate@gone:\n    cmd: x\n    outs:\n{listed}")
+
+
+@pytest.mark.parametrize("out", ["../victim", "{}/victim", "models/../../victim"])
+def test_a_lock_that_names_a_place_outside_the_project_is_refused(out, lone, tmp_path, capsys):
+    (tmp_path / "victim").mkdir()
+    out = out.format(tmp_path)
+    lock_out(lone, out)
+    before = state(lone)
+    assert cli.main(["prune", "gone", "--yes"]) == 1
+    message = capsys.readouterr().err
+    assert f"dvc.lock: evaluate@gone: {out} is not a path in the project's folder" in message
+    assert (tmp_path / "victim").exists()
+    assert state(lone) == before
+
+
+def test_of_what_a_lock_names_only_what_stages_write_is_removed(lone, tmp_path, capsys):
+    (tmp_path / "victim").write_text("precious")
+    (lone.folder / "models/link").symlink_to(tmp_path)
+    stay = ["docs", ".git/refs", "README.md", "data/imported/a.npz", "data/reviewed/a.npz"]
+    go = ["models/gone.safetensors", "metrics/digits/gone", "data/raw/gone", "reports/gone"]
+    for path in (*go, *stay[3:]):
+        (lone.folder / path / "in").mkdir(parents=True)
+    stay += ["models", "models/link/victim"]
+    lock_out(lone, *stay, *go)
+    assert cli.main(["prune", "gone", "--yes"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [path for path in (*stay, *go) if (lone.folder / path).exists()] == stay
+    said = "stays, behind a link or where no stage writes: "
+    # All models are in `models`, so it is not only of this stage.
+    assert {line.removeprefix(said) for line in shown if line.startswith(said)} == {*stay} - {
+        "models"
+    }
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert "evaluate@gone" not in (lone.folder / "dvc.lock").read_text()
+
+
+def test_files_behind_a_linked_folder_of_conf_stay(lone, tmp_path):
+    elsewhere = tmp_path / "protocol"
+    (lone.folder / "conf/protocol").rename(elsewhere)
+    (lone.folder / "conf/protocol").symlink_to(elsewhere)
+    before = files_under(elsewhere)
+    assert cli.main(["prune", "--yes", "--all-but", "digits"]) == 0
+    assert files_under(elsewhere) == before
+
+
+def test_a_terminal_gets_no_control_characters(lone, capsys):
+    (lone.folder / "models/\x1b[31mgone").write_text("")
+    lock_out(lone, r'"models/\e[31mgone"')
+    assert cli.main(["prune", "gone", "--yes"]) == 0
+    shown = capsys.readouterr().out
+    assert r"models/\x1b[31mgone" in shown
+    assert all(line.isprintable() for line in shown.splitlines())

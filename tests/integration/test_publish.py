@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -30,7 +31,7 @@ VALIDATION = "metrics/digits/digits_softmax/validation.json"
 
 
 @pytest.fixture(scope="module")
-def project(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def logged(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose tests leave its files as they were."""
     return copied(digits_run, tmp_path_factory.mktemp("publish") / "project")
 
@@ -47,9 +48,9 @@ def test_a_store_that_was_lost_comes_back_as_it_was(live, unlogged):
     assert group.artifact_location == (unlogged.folder / "mlartifacts/digits").as_uri()
 
 
-def test_all_stages_and_then_nothing_more(project, own_store, publish):
-    stages = locks.parse((project.folder / "dvc.lock").read_text()).stages
-    first = publish(project, own_store, *stages)
+def test_all_stages_and_then_nothing_more(logged, own_store, publish):
+    stages = locks.parse((logged.folder / "dvc.lock").read_text()).stages
+    first = publish(logged, own_store, *stages)
     assert (first.out, first.status) == (published(len(stages), 0), 0)
     absent = [
         f"note: {address}: {path} is not in DVC's cache: the run lacks it"
@@ -66,7 +67,7 @@ def test_all_stages_and_then_nothing_more(project, own_store, publish):
             return {row[0] for row in database.execute("select run_uuid from runs")}
 
     before = ids()
-    second = publish(project, own_store, *stages)
+    second = publish(logged, own_store, *stages)
     assert (second.out, second.status) == (published(0, len(stages)), 0)
     assert ids() == before
 
@@ -123,11 +124,11 @@ WRONG = "is not as dvc.lock says; `kmnist check` says more"
         ("predictions/digits_softmax.npz", "edit", WRONG),
     ],
 )
-def test_a_stage_whose_files_are_not_the_locks(file, change, problem, project, own_store, publish):
-    kept = (project.folder / file).read_bytes()
+def test_a_stage_whose_files_are_not_the_locks(file, change, problem, logged, own_store, publish):
+    kept = (logged.folder / file).read_bytes()
     edited = kept[:-20] + b"9" + kept[-19:] if change == "edit" else None
-    with replaced(project.folder / file, edited):
-        done = publish(project, own_store, EVALUATED, "report@digits", "download@digits")
+    with replaced(logged.folder / file, edited):
+        done = publish(logged, own_store, EVALUATED, "report@digits", "download@digits")
     refused = done.err.splitlines()
     assert refused[0].startswith(f"refused: {EVALUATED}: ")
     assert refused[0].endswith(problem)
@@ -158,8 +159,8 @@ def test_a_stage_whose_dependency_was_edited_while_it_ran(unlogged, own_store, p
         (["--rev", "nowhere"], "nowhere is neither a commit nor an experiment"),
     ],
 )
-def test_an_unknown_stage_or_revision(arguments, words, project, own_store, publish):
-    done = publish(project, own_store, *arguments)
+def test_an_unknown_stage_or_revision(arguments, words, logged, own_store, publish):
+    done = publish(logged, own_store, *arguments)
     assert (done.out, done.status) == ("", 1)
     assert words in done.err
 
@@ -174,8 +175,8 @@ def test_a_lock_is_read_as_dvc_writes_it():
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg"])
-def test_a_server_that_is_down(scheme, project, publish):
-    done = publish(project, f"{scheme}://someone:secret@127.0.0.1:{free_port()}/")
+def test_a_server_that_is_down(scheme, logged, publish):
+    done = publish(logged, f"{scheme}://someone:secret@127.0.0.1:{free_port()}/")
     assert (done.out, done.status, done.err.count("\n")) == ("", 1, 1)
     assert "Connection refused" in done.err
     assert "someone" not in done.err
@@ -184,3 +185,42 @@ def test_a_server_that_is_down(scheme, project, publish):
         from mlflow.store.db import utils
 
         assert utils.MAX_RETRY_COUNT == 1
+
+
+# --- a commit of somebody else -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("out", ["models/../../../victim", "/tmp/victim", "models/../../x"])
+def test_a_commit_whose_lock_names_places_outside_is_refused(out, project, own_store, publish):
+    with (project.folder / "dvc.lock").open("a") as lock:
+        listed = f"    - path: {out}\n      md5: {'f' * 32}\n"
+        lock.write(f"  kfold-train@gone:\n    cmd: x\n    outs:\n{listed}")
+    project.commit()
+    project.git("tag", "theirs")
+    project.git("checkout", "--quiet", "HEAD~1")
+    done = publish(project, own_store, "--rev", "theirs")
+    assert done.status == 1
+    said = f"dvc.lock at theirs: kfold-train@gone: {out} is not a path in the project's folder"
+    assert said in done.err
+
+
+@pytest.mark.parametrize("report", ["../../victim", "..", "''"])
+def test_a_commit_whose_report_names_a_place_outside_is_refused(
+    report, project, own_store, publish, tmp_path
+):
+    """The artifacts of an MLflow experiment are in a folder of its name."""
+    params = project.folder / "params.yaml"
+    text = re.sub(
+        r"(?ms)^(models:.*?^  digits_softmax:.*?^    report: )digits$",
+        lambda found: f"{found[1]}{report}",
+        params.read_text(),
+        count=1,
+    )
+    assert text != params.read_text()
+    params.write_text(text)
+    project.commit()
+    before = {path.name for path in tmp_path.iterdir()}
+    done = publish(project, own_store, EVALUATED, "--rev", "HEAD")
+    assert done.status == 1
+    assert f"{report.strip(chr(39))!r} is no name of a report" in done.err
+    assert {path.name for path in tmp_path.iterdir()} == before

@@ -57,11 +57,10 @@ def test_an_entry_comes_back_only_with_the_files_parameters_and_code_that_it_nam
     with replaced(clone.folder / metric, b"{}"):
         assert gone() == {"evaluate@kmnist_softmax"}
     with replaced(clone.folder / "params.yaml", other.encode()):
-        assert gone() == {f"{kind}@digits_cnn" for kind in ("kfold-train", "evaluate")}
+        kinds = ("kfold-train", "evaluate", "conditions")
+        assert gone() == {f"{kind}@digits_cnn" for kind in kinds}
     with replaced(clone.folder / code, code.read_bytes() + b"\n"):
-        assert {
-            name for name, stage in stages.items() if code.parent.as_posix() in stage.deps
-        } == gone()
+        assert {name for name, stage in stages.items() if code.as_posix() in stage.deps} == gone()
 
 
 def test_a_lock_that_people_or_another_dvc_write_stays_as_it_is(whole):
@@ -103,7 +102,7 @@ def test_what_was_removed_on_purpose_does_not_come_back(project):
         assert is_gone()  # from the last commit too
 
 
-@pytest.mark.parametrize("command", [["check"], ["fit", "report@digits"]])
+@pytest.mark.parametrize("command", [["check"], ["fit", "report@digits"], ["impact"], ["compose"]])
 def test_commands_notice_a_cut_lock(command, whole, capsys, monkeypatch):
     from kmnist_pipeline.commands import fit
 
@@ -113,3 +112,12 @@ def test_commands_notice_a_cut_lock(command, whole, capsys, monkeypatch):
     assert capsys.readouterr().err.startswith(SAID)
     assert LOCK.read_bytes() == whole
     assert git.run("status", "--porcelain") == b""
+
+
+@pytest.mark.parametrize("command", ["check", "impact"])
+def test_a_lock_that_was_deleted_can_be_restored(command, whole, capsys):
+    LOCK.unlink()
+    main([command])
+    said = capsys.readouterr()
+    assert "dvc.lock is missing, so every stage is new" in said.out + said.err
+    assert "git checkout HEAD -- dvc.lock" in said.out + said.err

@@ -63,16 +63,16 @@ def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def server() -> Iterator[FaultServer]:
+def faulty() -> Iterator[FaultServer]:
     with serving() as state:
         state.content = dict(PACKED)
         yield state
 
 
 @pytest.fixture
-def dataset(server: FaultServer) -> Dataset:
+def dataset(faulty: FaultServer) -> Dataset:
     _, dataset = made()
-    dataset["sources"] = [f"{server.url}small/"]
+    dataset["sources"] = [f"{faulty.url}small/"]
     return dataset
 
 
@@ -117,9 +117,9 @@ def refusal(dataset: Dataset, folder: Path) -> str:
     ],
 )
 def test_a_fault_that_passes_costs_nothing(
-    faults: str, server: FaultServer, dataset: Dataset, tmp_path: Path
+    faults: str, faulty: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
-    server.faults = faults.split()
+    faulty.faults = faults.split()
     assert fetch(dataset, tmp_path) == RAW
 
 
@@ -143,19 +143,19 @@ def test_a_permanent_fault_is_reported_in_one_line(
     fault: str,
     answer: str,
     requests: int,
-    server: FaultServer,
+    faulty: FaultServer,
     dataset: Dataset,
     tmp_path: Path,
 ) -> None:
-    server.faults = [fault]
+    faulty.faults = [fault]
     message = refusal(dataset, tmp_path)
-    lines = [line for line in message.splitlines() if line.startswith(f"  {server.url}small/: ")]
+    lines = [line for line in message.splitlines() if line.startswith(f"  {faulty.url}small/: ")]
     assert len(lines) == 1
     assert "train-images-idx3-ubyte" in lines[0]
 
     assert re.search(answer, lines[0])
-    assert len(server.requests) == requests
-    assert len({path for path, _ in server.requests}) == 1, "no file after the first that failed"
+    assert len(faulty.requests) == requests
+    assert len({path for path, _ in faulty.requests}) == 1, "no file after the first that failed"
 
 
 def test_nobody_listens(dataset: Dataset, tmp_path: Path) -> None:
@@ -165,34 +165,34 @@ def test_nobody_listens(dataset: Dataset, tmp_path: Path) -> None:
 
 
 def test_only_missing_bytes_are_asked_for(
-    server: FaultServer, dataset: Dataset, tmp_path: Path
+    faulty: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
-    server.faults = ["truncate", "404"]
+    faulty.faults = ["truncate", "404"]
     refusal(dataset, tmp_path)
     half = len(PACKED[FIRST]) // 2
     assert partial(dataset, tmp_path).read_bytes() == PACKED[FIRST][:half]
 
-    server.faults, server.requests = ["ok"], []
+    faulty.faults, faulty.requests = ["ok"], []
     assert fetch(dataset, tmp_path) == RAW
-    assert server.requests[0] == (FIRST, half)
+    assert faulty.requests[0] == (FIRST, half)
 
-    server.faults, server.requests = ["404"], []
+    faulty.faults, faulty.requests = ["404"], []
     assert fetch(dataset, tmp_path) == RAW, "whole files are kept and not asked for again"
-    assert server.requests == []
+    assert faulty.requests == []
 
 
 def test_a_server_without_ranges_starts_over(
-    server: FaultServer, dataset: Dataset, tmp_path: Path
+    faulty: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
-    server.faults = ["truncate", "restart"]
+    faulty.faults = ["truncate", "restart"]
     assert fetch(dataset, tmp_path) == RAW
-    assert len(server.requests) == 1 + len(RAW), "one answer was enough"
+    assert len(faulty.requests) == 1 + len(RAW), "one answer was enough"
 
 
 def test_an_outage_page_does_not_cost_the_beginning(
-    server: FaultServer, dataset: Dataset, tmp_path: Path
+    faulty: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
-    server.faults = ["truncate", "html"]
+    faulty.faults = ["truncate", "html"]
     assert "instead of gzip" in refusal(dataset, tmp_path)
     assert partial(dataset, tmp_path).stat().st_size == len(PACKED[FIRST]) // 2
 
@@ -200,25 +200,25 @@ def test_an_outage_page_does_not_cost_the_beginning(
 @pytest.mark.parametrize("faults", ["ok", "restart ok", "overrun"])
 @pytest.mark.parametrize("length", [1, 5000, 10**6])
 def test_a_beginning_of_another_file_is_never_joined_to_this_one(
-    faults: str, length: int, server: FaultServer, dataset: Dataset, tmp_path: Path
+    faults: str, length: int, faulty: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
     other, _ = made(seed=1)
     stale = gzip.compress(other["train-images-idx3-ubyte"])[:length]
     partial(dataset, tmp_path).parent.mkdir()
     partial(dataset, tmp_path).write_bytes(stale)
-    server.faults = faults.split()
+    faulty.faults = faults.split()
     assert fetch(dataset, tmp_path) == RAW
 
 
 def test_a_gz_bomb_is_neither_unpacked_nor_fetched_whole(
-    server: FaultServer, dataset: Dataset, tmp_path: Path
+    faulty: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
     bomb = gzip.compress(bytes(100 << 20))
     most = sources.files(dataset)[0].largest_gz
     large = gzip.compress(RAW["train-images-idx3-ubyte"] * 2)
     assert len(bomb) < most < len(large)
     for packed, answer in ((bomb, "has more than the 156816 bytes"), (large, "can have at most")):
-        server.content[FIRST] = packed
+        faulty.content[FIRST] = packed
         tracemalloc.start()
         assert answer in refusal(dataset, tmp_path)
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
@@ -226,19 +226,19 @@ def test_a_gz_bomb_is_neither_unpacked_nor_fetched_whole(
     assert sum(path.stat().st_size for path in (tmp_path / "partial").iterdir()) == 0
 
 
-def test_the_next_source_is_asked(server: FaultServer, dataset: Dataset, tmp_path: Path) -> None:
-    dataset["sources"] = [f"{server.url}nowhere/", f"{server.url}small"]
+def test_the_next_source_is_asked(faulty: FaultServer, dataset: Dataset, tmp_path: Path) -> None:
+    dataset["sources"] = [f"{faulty.url}nowhere/", f"{faulty.url}small"]
     assert fetch(dataset, tmp_path) == RAW
 
 
 def test_every_source_and_the_ways_out_are_named(
-    server: FaultServer, dataset: Dataset, tmp_path: Path
+    faulty: FaultServer, dataset: Dataset, tmp_path: Path
 ) -> None:
-    dataset["sources"] = [f"{server.url}nowhere/", "ftp://example.org/", "sklearn:digits"]
+    dataset["sources"] = [f"{faulty.url}nowhere/", "ftp://example.org/", "sklearn:digits"]
     message = refusal(dataset, tmp_path)
     assert message.splitlines()[1:5] == [
         f"  {tmp_path}/mirror/small: no such folder",
-        f"  {server.url}nowhere/: train-images-idx3-ubyte.gz: HTTP 404 Not Found",
+        f"  {faulty.url}nowhere/: train-images-idx3-ubyte.gz: HTTP 404 Not Found",
         "  ftp://example.org/: no such source; known are http(s)://..., openml:NAME/VERSION, "
         "sklearn:digits and a folder",
         "  sklearn:digits: a table of (1797, 64) and (1797,) instead of (260, 784)",
@@ -262,14 +262,14 @@ def mirror(tmp_path: Path) -> Path:
 
 
 def test_the_mirror_comes_first(
-    server: FaultServer, dataset: Dataset, mirror: Path, tmp_path: Path
+    faulty: FaultServer, dataset: Dataset, mirror: Path, tmp_path: Path
 ) -> None:
     assert fetch(dataset, tmp_path) == RAW
     for name in list(RAW)[:2]:
         (mirror / f"{name}.gz").unlink()
         (mirror / name).write_bytes(RAW[name])
     assert fetch(dataset, tmp_path) == RAW
-    assert server.requests == []
+    assert faulty.requests == []
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_a_wrong_mirror_is_passed_over(
     name: str,
     content: bytes | None,
     answer: str,
-    server: FaultServer,
+    faulty: FaultServer,
     dataset: Dataset,
     mirror: Path,
     tmp_path: Path,
@@ -313,7 +313,7 @@ def test_a_wrong_mirror_is_passed_over(
         (mirror / name).write_bytes(content)
     assert fetch(dataset, tmp_path) == RAW
     assert answer in capsys.readouterr().err
-    assert len(server.requests) == len(RAW)
+    assert len(faulty.requests) == len(RAW)
 
     dataset["sources"] = []
     assert answer in refusal(dataset, tmp_path)
@@ -337,12 +337,12 @@ def test_the_bundled_digits_have_the_configured_content(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def openml(server: FaultServer, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+def openml(faulty: FaultServer, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """The dataset as OpenML serves it, from the local server."""
     from sklearn.datasets import _openml
 
     for constant in ("_SEARCH_NAME", "_DATA_INFO", "_DATA_FEATURES", "_DATA_QUALITIES"):
-        address = getattr(_openml, constant).replace("https://www.openml.org/", server.url)
+        address = getattr(_openml, constant).replace("https://www.openml.org/", faulty.url)
         monkeypatch.setattr(_openml, constant, address)
     images = np.concatenate([idx.decode(RAW[f"{part}-images-idx3-ubyte"]) for part in COUNTS])
     labels = np.concatenate([idx.decode(RAW[f"{part}-labels-idx1-ubyte"]) for part in COUNTS])
@@ -363,7 +363,7 @@ def openml(server: FaultServer, dataset: Dataset, monkeypatch: pytest.MonkeyPatc
         "description": "noise",
         "format": "ARFF",
         "status": "active",
-        "url": f"{server.url}data/v1/download/7/noise.arff",
+        "url": f"{faulty.url}data/v1/download/7/noise.arff",
         "md5_checksum": hashlib.md5(arff).hexdigest(),
     }
     api = {
@@ -372,8 +372,8 @@ def openml(server: FaultServer, dataset: Dataset, monkeypatch: pytest.MonkeyPatc
         "features/7": {"data_features": {"feature": features}},
         "qualities/7": {"data_qualities": {"quality": []}},
     }
-    server.content = {f"/api/v1/json/data/{k}": json.dumps(v).encode() for k, v in api.items()}
-    server.content["/data/v1/download/7/noise.arff"] = arff
+    faulty.content = {f"/api/v1/json/data/{k}": json.dumps(v).encode() for k, v in api.items()}
+    faulty.content["/data/v1/download/7/noise.arff"] = arff
     dataset["sources"] = ["openml:Noise/1"]
     return dataset
 
@@ -405,23 +405,49 @@ def test_a_wrong_openml_is_refused_and_forgotten(
     path: str,
     content: bytes | None,
     answer: str,
-    server: FaultServer,
+    faulty: FaultServer,
     openml: Dataset,
     tmp_path: Path,
 ) -> None:
-    right = server.content.pop(f"/{path}")
+    right = faulty.content.pop(f"/{path}")
     if content is not None:
-        server.content[f"/{path}"] = content
+        faulty.content[f"/{path}"] = content
     assert answer in refusal(openml, tmp_path)
-    server.content[f"/{path}"] = right
+    faulty.content[f"/{path}"] = right
     assert fetch(openml, tmp_path) == RAW
 
 
 def test_a_silent_openml_does_not_hold_us(
-    server: FaultServer, openml: Dataset, tmp_path: Path
+    faulty: FaultServer, openml: Dataset, tmp_path: Path
 ) -> None:
-    server.faults = ["silent"]
+    faulty.faults = ["silent"]
     assert "timed out" in refusal(openml, tmp_path)
+
+
+# Imported datasets
+
+
+def test_an_imported_file_is_copied_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("data/imported/leaves.npz")
+    content = {"file": str(file), "sha256": hashlib.sha256(b"leaves").hexdigest()}
+    (folder := tmp_path / "raw").mkdir()
+    with pytest.raises(sources.SourceError) as missing:
+        sources.copy_imported(content, folder)
+    assert str(missing.value) == (
+        f"{file} does not exist: `dvc checkout {file}.dvc` takes it from the cache, "
+        f"`dvc pull {file}.dvc` from a remote, and `kmnist import leaves SOURCE` makes it again"
+    )
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"others")
+    with pytest.raises(sources.SourceError) as other:
+        sources.copy_imported(content, folder)
+    assert "has sha256 " in str(other.value) and "`dvc checkout --force " in str(other.value)
+    file.write_bytes(b"leaves")
+    sources.copy_imported(content, folder)
+    assert (folder / "leaves.npz").read_bytes() == b"leaves"
 
 
 # The stage: a whole folder or the one before
@@ -441,7 +467,7 @@ download(stage, {"datasets": {"small": dataset}})
 
 
 @pytest.fixture
-def project(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def workplace(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder in which the stage can run."""
     monkeypatch.setenv(sources.MIRROR_VARIABLE, "none")
     (tmp_path / "project").mkdir()
@@ -460,8 +486,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_killed_stage_goes_on_where_it_was(server: FaultServer, project: Path) -> None:
-    server.faults = ["stall", "ok"]
+def test_a_killed_stage_goes_on_where_it_was(faulty: FaultServer, workplace: Path) -> None:
+    faulty.faults = ["stall", "ok"]
     half = len(PACKED[FIRST]) // 2
     with stage(timeout=30) as first:
         kept = Path(".kmnist/partial/0123")
@@ -473,16 +499,16 @@ def test_a_killed_stage_goes_on_where_it_was(server: FaultServer, project: Path)
 
     with stage(timeout=5) as second:
         assert second.wait() == 0, second.stderr and second.stderr.read()
-    assert contents(project) == RAW
-    (path, start), *others = server.requests[1:]
+    assert contents(workplace) == RAW
+    (path, start), *others = faulty.requests[1:]
     assert path == FIRST
     assert half - 1000 < start <= half
     assert [start for _, start in others] == [0, 0, 0]
     assert not kept.exists()
-    assert [path.name for path in project.parent.iterdir()] == ["small"]
+    assert [path.name for path in workplace.parent.iterdir()] == ["small"]
 
 
-def test_a_failed_stage_leaves_what_was_there(server: FaultServer, project: Path) -> None:
+def test_a_failed_stage_leaves_what_was_there(faulty: FaultServer, workplace: Path) -> None:
     from kmnist_pipeline.evidence.stage import Stage
     from kmnist_pipeline.stages.download import download
 
@@ -491,17 +517,17 @@ def test_a_failed_stage_leaves_what_was_there(server: FaultServer, project: Path
     def run() -> None:
         download(Stage("download", "small", Path("."), {"key": "0123", "params": {}}), params)
 
-    server.faults = ["ok", "ok", "404"]
+    faulty.faults = ["ok", "ok", "404"]
     with pytest.raises(sources.SourceError):
         run()
-    assert not project.parent.exists()
+    assert not workplace.parent.exists()
 
-    server.faults = ["ok"]
+    faulty.faults = ["ok"]
     run()
-    assert contents(project) == RAW
+    assert contents(workplace) == RAW
 
-    server.faults = ["ok", "ok", "flip"]
+    faulty.faults = ["ok", "ok", "flip"]
     with pytest.raises(sources.SourceError):
         run()
-    assert contents(project) == RAW
-    assert [path.name for path in project.parent.iterdir()] == ["small"]
+    assert contents(workplace) == RAW
+    assert [path.name for path in workplace.parent.iterdir()] == ["small"]

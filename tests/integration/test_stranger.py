@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,11 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
         + b"f" * 9000 + b"\n",
     ),
     "a lock that is no Unicode": (locks.LOCK, b"\xff"),
+    "a lock of places outside": (
+        locks.LOCK, LOCK.format(cmd="x").encode() + b"    outs:\n    - path: ../x\n      md5: "
+        + b"f" * 32 + b"\n",
+    ),
+    "a report that is no page": ("reports/digits/a.js", b"alert(1)"),
 }  # fmt: skip
 
 
@@ -212,6 +218,23 @@ def test_no_more_is_read_than_is_allowed(limit, value, why, project, monkeypatch
     said = unescaped(comment(project, capsys, "HEAD~1", "HEAD"))
     assert why in said
     assert "metrics/0.json" in said
+
+
+def test_a_lock_of_many_paths_takes_no_quadratic_time(project):
+    """2 MB took more than 400 s."""
+    for md5 in ("a" * 32, "b" * 32):
+        deps, outs = (
+            "".join(f"    - path: {letter}/{n}\n      md5: {md5}\n" for n in range(20_000))
+            for letter in "xy"
+        )
+        text = f"schema: '2.0'\nstages:\n  s@1:\n    cmd: x\n    deps:\n{deps}    outs:\n{outs}"
+        (project.folder / locks.LOCK).write_text(text)
+        project.commit()
+    began = time.process_time()
+    with contextlib.chdir(project.folder):
+        (stage,) = diff.between("HEAD~1", "HEAD").stages
+    assert len(stage.changes) == 20_000
+    assert time.process_time() - began < 90  # most of it reads YAML
 
 
 def test_many_values_are_counted(project):

@@ -23,6 +23,7 @@ from support.stores import attempts, free_port
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence.stage import Stage
+from kmnist_pipeline.serving import registry
 from kmnist_pipeline.tracking import content, record, views
 from kmnist_pipeline.tracking import runs as tracking
 from kmnist_pipeline.tracking import store as stores
@@ -37,7 +38,7 @@ FOLDER = "metrics/digits/digits_softmax"
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     """A folder to run stages in, without a store."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -45,9 +46,9 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def store(project, empty_store):
+def store(workspace, empty_store):
     """A client of the project's own SQLite store."""
-    shutil.copyfile(empty_store, project / "mlflow.db")
+    shutil.copyfile(empty_store, workspace / "mlflow.db")
     return stores.connect()
 
 
@@ -140,7 +141,7 @@ def evaluated(item: str = "digits_softmax", **more: Any) -> Stage:
     stage = Stage("evaluate", item, Path("."), known)
     scores = {"accuracy": 0.9, "precision": 0.8, "recall": 0.7, "f1": 0.6, "n": 20, "correct": 18}
     per_class = {"o": {"f1": 0.5}, "ki (き)": {"f1": 0.7}}
-    seeds = {"accuracy": SPREAD}
+    seeds = dict.fromkeys(("accuracy", "precision", "recall", "f1"), SPREAD)
     details = {"confusion": [[9, 1], [1, 9]], "per_class": per_class, "seeds": seeds}
     write(stage, f"metrics/digits/{item}/test.json", scores | details | more)
     stage.write(f"predictions/{item}.npz", b"predictions")
@@ -203,7 +204,7 @@ def only_warning(capfd) -> str:
 # A SQLite store.
 
 
-def test_the_first_stage_makes_the_store(project, capfd):
+def test_the_first_stage_makes_the_store(workspace, capfd):
     stage = trained()
     log(stage)
     assert capfd.readouterr() == ("", "")
@@ -218,8 +219,8 @@ def test_the_first_stage_makes_the_store(project, capfd):
     assert run.data.tags["kmnist.lineage"] == KEY
     assert run.data.tags["kmnist.arithmetic"] == arithmetic.name()
     assert run.data.tags["mlflow.source.name"] == "src/kmnist_pipeline/stages/kfold_train.py"
-    assert run.info.artifact_uri.startswith((project / "mlartifacts/digits").as_uri())
-    of_mlflow = {path.name for path in project.iterdir() if path.name.startswith("ml")}
+    assert run.info.artifact_uri.startswith((workspace / "mlartifacts/digits").as_uri())
+    of_mlflow = {path.name for path in workspace.iterdir() if path.name.startswith("ml")}
     assert of_mlflow == {"mlflow.db", "mlartifacts"}
 
 
@@ -335,8 +336,8 @@ def test_an_evaluation_shows_scores_and_figures(store, tmp_path):
     assert artifacts(store, run) == {
         *("metrics/test.json", "metrics/test_details.json", "figures/confusion.png")
     }
-    place = store.download_artifacts(run.info.run_id, "figures/confusion.png", str(tmp_path))
-    assert Image.open(place).size == (16, 16)
+    workspace = store.download_artifacts(run.info.run_id, "figures/confusion.png", str(tmp_path))
+    assert Image.open(workspace).size == (16, 16)
 
 
 def test_a_validation_of_pairs_is_none_of_classes(store):
@@ -360,7 +361,7 @@ def test_a_report_shows_its_verdicts(store):
     assert artifacts(store, run) == {"reports/claims.json", "reports/index.html"}
 
 
-def test_code_is_named_by_its_commit(store, project):
+def test_code_is_named_by_its_commit(store, workspace):
     def git(*args: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
         done = subprocess.run(["git", *identity, *args], check=True, capture_output=True, text=True)
@@ -421,7 +422,7 @@ def test_runs_by_hand_are_always_new(store):
         ("../main", None),
     ],
 )
-def test_a_description_leads_to_the_commit(remote, page, store, project):
+def test_a_description_leads_to_the_commit(remote, page, store, workspace):
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run(["git", "remote", "add", "origin", remote], check=True)
     commit = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "x"]
@@ -509,12 +510,12 @@ def test_a_run_without_the_number_of_its_nested_runs_stays(store):
     assert [found.info.run_id for found in runs(store)] == [run.info.run_id]
 
 
-def test_what_a_person_removes_comes_back_and_what_is_twice_goes(store, project):
+def test_what_a_person_removes_comes_back_and_what_is_twice_goes(store, workspace):
     def removes_artifacts(run: Any) -> None:
-        shutil.rmtree(project / "mlartifacts")
+        shutil.rmtree(workspace / "mlartifacts")
 
     def cuts_a_file(run: Any) -> None:
-        (curves,) = project.glob(f"mlartifacts/digits/{run.info.run_id}/**/curves.csv")
+        (curves,) = workspace.glob(f"mlartifacts/digits/{run.info.run_id}/**/curves.csv")
         curves.write_text("")
 
     def deletes_a_fold(run: Any) -> None:
@@ -551,17 +552,80 @@ def test_what_a_person_removes_comes_back_and_what_is_twice_goes(store, project)
         (run,) = runs(store, "digits", views.CURRENT)
         assert artifacts(store, run) == wanted, change
         assert len(children(store, run)) == SEEDS * FOLDS, change
-        (curves,) = project.glob(f"mlartifacts/digits/{run.info.run_id}/**/curves.csv")
+        (curves,) = workspace.glob(f"mlartifacts/digits/{run.info.run_id}/**/curves.csv")
         assert curves.stat().st_size > 0
 
 
+def deletes_the_key(client: Any, run: Any) -> None:
+    client.delete_tag(run.info.run_id, "kmnist.lineage")
+
+
+def renames_the_experiment(client: Any, run: Any) -> None:
+    client.rename_experiment(run.info.experiment_id, "mine")
+
+
+def renames_it_and_deletes_the_key(client: Any, run: Any) -> None:
+    renames_the_experiment(client, run)
+    deletes_the_key(client, run)
+
+
+def restores_a_renamed_experiment(client: Any, run: Any) -> None:
+    renames_the_experiment(client, run)
+    client.delete_experiment(run.info.experiment_id)
+    publish(trained())
+    client.restore_experiment(run.info.experiment_id)
+
+
+@pytest.mark.parametrize("key", [KEY, OTHER_KEY])
+@pytest.mark.parametrize(
+    "change",
+    [
+        deletes_the_key,
+        renames_the_experiment,
+        renames_it_and_deletes_the_key,
+        restores_a_renamed_experiment,
+    ],
+)
+def test_one_run_of_a_stage_is_current_whatever_a_person_changes(store, change, key):
+    publish(trained())
+    publish(trained(item="digits_other"))
+    publish(trained(None))  # by hand
+    (first,) = runs(store, "digits", f"{views.CURRENT} and tags.`kmnist.item` = 'digits_softmax'")
+    change(store, first)
+    publish(trained(key))
+    numbers = [each.experiment_id for each in store.search_experiments()]
+    found = store.search_runs(numbers, tracking.UNTAGGED)
+    stages = [run.data.tags.get("kmnist.stage") for run in found]
+    by_hand = [run for run in found if run.data.tags.get("kmnist.lineage") == "by hand"]
+    assert stages.count("kfold-train@digits_softmax") - len(by_hand) == 1
+    assert len(by_hand) == 1
+    assert stages.count("kfold-train@digits_other") == 1
+    (run,) = runs(store, "digits", f"{views.CURRENT} and tags.`kmnist.item` = 'digits_softmax'")
+    assert run.data.tags["kmnist.lineage"] == key
+
+
+def test_a_link_to_a_store_leads_to_its_artifacts(store, workspace, monkeypatch):
+    publish(trained())
+    (first,) = runs(store)
+    wanted = artifacts(store, first)
+    other = workspace / "other"
+    other.mkdir()
+    (other / "mlflow.db").symlink_to(workspace / "mlflow.db")
+    monkeypatch.chdir(other)
+    assert stores.database() == workspace / "mlflow.db"
+    again = stores.connect()
+    assert artifacts(again, runs(again)[0]) == wanted
+    assert not tracking.publish(again, record_of(trained()))  # there already
+    assert not (other / "mlartifacts").exists()
+
+
 @pytest.mark.parametrize("is_copy", [False, True])
-def test_a_project_that_was_moved_or_copied_uses_its_own_artifacts(is_copy, store, project):
-    old, new = project / "old ü", project / "new"
+def test_a_project_that_was_moved_or_copied_uses_its_own_artifacts(is_copy, store, workspace):
+    old, new = workspace / "old ü", workspace / "new"
     old.mkdir()
     for name in ("mlflow.db", "mlartifacts"):
-        if (project / name).exists():
-            shutil.move(project / name, old / name)
+        if (workspace / name).exists():
+            shutil.move(workspace / name, old / name)
     with contextlib.chdir(old):
         publish(trained())
         (first,) = runs(stores.connect())
@@ -615,8 +679,8 @@ def test_a_stage_that_fails_logs_nothing(store, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_without_mlflow_a_stage_runs(project, monkeypatch, capfd):
-    broken = project / "broken/mlflow"
+def test_without_mlflow_a_stage_runs(workspace, monkeypatch, capfd):
+    broken = workspace / "broken/mlflow"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ModuleNotFoundError('no mlflow here')\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(broken.parent), str(SRC)]))
@@ -631,13 +695,13 @@ def test_a_fault_is_shortened_between_words_and_a_remedy_never():
     assert stores.reason(UserError("word " * 100 + "\n`mend it`")).endswith(" word `mend it`")
 
 
-def test_a_store_of_another_version_of_mlflow(store, project, capfd):
-    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as database:
+def test_a_store_of_another_version_of_mlflow(store, workspace, capfd):
+    with contextlib.closing(sqlite3.connect(workspace / "mlflow.db")) as database:
         database.execute("update alembic_version set version_num = 'older'")
         database.commit()
     log(trained())
     assert (
-        f"`mlflow db upgrade sqlite:///{project}/mlflow.db` changes one from an older"
+        f"`mlflow db upgrade sqlite:///{workspace}/mlflow.db` changes one from an older"
         in only_warning(capfd)
     )
 
@@ -645,7 +709,7 @@ def test_a_store_of_another_version_of_mlflow(store, project, capfd):
 # A server.
 
 
-def test_an_unreachable_server_costs_a_warning_without_its_password(project, monkeypatch, capfd):
+def test_an_unreachable_server_costs_a_warning_without_its_password(workspace, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{free_port()}")
     log(trained())
     warning = only_warning(capfd)
@@ -654,13 +718,38 @@ def test_an_unreachable_server_costs_a_warning_without_its_password(project, mon
     assert "secret" not in warning
 
 
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("mysql://me:secret@host/name", "mysql://host/name: its driver is not installed here"),
+        ("postgresql+none://host/name", "postgresql+none://host/name: its driver is not installed"),
+        ("sqlite:///{here}", "{here} is a folder, not a file"),
+        ("sqlite:///:memory:", "sqlite:///:memory:: names no file"),
+        ("sqlite://", "sqlite://: names no file"),
+        ("sqlite:///", "sqlite:///: names no file"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_with_those_that_can(
+    uri, words, workspace, monkeypatch
+):
+    here = Path.cwd()
+    before = {*here.iterdir()}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(here=here))
+    for ask in (stores.connect, lambda: registry.champion("digits")):
+        with pytest.raises(UserError, match=re.escape(words.format(here=here))) as refused:
+            ask()
+        assert "addresses that work: sqlite:///FILE, http://HOST:PORT" in str(refused.value)
+        assert "secret" not in str(refused.value)
+    assert {*here.iterdir()} == before
+
+
 def test_no_warning_quotes_credentials():
     text = "no //someone:sec/r@t@host/path, or https://token@host"
     assert stores.without_credentials(text) == "no //host/path, or https://host"
 
 
 @pytest.mark.system
-def test_a_server_takes_a_stage(project, server, monkeypatch, capfd):
+def test_a_server_takes_a_stage(workspace, server, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     log(trained())
     assert capfd.readouterr() == ("", "")
@@ -673,11 +762,11 @@ def test_a_server_takes_a_stage(project, server, monkeypatch, capfd):
         *("metrics/curves.csv", "metrics/validation.json", "metrics/validation_details.json"),
         "models/digits_softmax.safetensors",
     }
-    assert not (project / "mlflow.db").exists()
+    assert not (workspace / "mlflow.db").exists()
 
 
 @pytest.mark.system
-def test_a_server_that_hangs_costs_a_warning_and_two_attempts(project, monkeypatch, capfd):
+def test_a_server_that_hangs_costs_a_warning_and_two_attempts(workspace, monkeypatch, capfd):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -687,7 +776,7 @@ def test_a_server_that_hangs_costs_a_warning_and_two_attempts(project, monkeypat
 
 
 @pytest.mark.system
-def test_a_server_that_dies_half_way_costs_a_warning(project, server, monkeypatch, capfd):
+def test_a_server_that_dies_half_way_costs_a_warning(workspace, server, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     stage = trained("4" * 64)
     client = server.client()

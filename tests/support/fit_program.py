@@ -2,7 +2,7 @@
 
 `python tests/support/fit_program.py STORE PLANS`: trains small plans on scikit-learn's digits as
 a stage does. PLANS is JSON: a list of {label, and changes to `trial`}; `again` gives seeds of a
-second wave. KMNIST_TEST_SILENCE shortens `local.SILENCE`.
+second wave, `search` makes it a study. KMNIST_TEST_SILENCE shortens `local.SILENCE`.
 """
 
 from __future__ import annotations
@@ -50,8 +50,12 @@ def main() -> int:
     plans = []
     for changes in json.loads(sys.argv[2]):
         label, again = changes.pop("label"), changes.pop("again", None)
-        second = {"again": trial(**{**changes, "seeds": again or []})}
-        choose = (lambda fits, second=second: second) if again else None
+        if search := changes.pop("search", None):
+            study = {"points": [], "product": {}, "search": search, "retrain": True}
+            plans.append(plan.of_study(label, study, trial(**changes), images))
+            continue
+        second = iter([({"again": trial(**{**changes, "seeds": again or []})}, None)])
+        choose = (lambda fits, second=second: next(second, None)) if again else None
         plans.append(plan.Plan(label, {"": trial(**changes)}, images, choose))
     if silence := os.environ.get("KMNIST_TEST_SILENCE"):
         from kmnist_pipeline.fits import local
@@ -64,9 +68,15 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    keys = [t.key for p in plans for wave in p.waves for s in wave.values() for f in s for t in f]
-    print(json.dumps({"keys": keys, "loky": "loky" in sys.modules}))
+    keys = [task.key for each in plans for task in each.tasks()]
+    waves = [[_keys(wave) for wave in each.waves] for each in plans]
+    print(json.dumps({"keys": keys, "waves": waves, "loky": "loky" in sys.modules}))
     return 0
+
+
+def _keys(wave: Any) -> dict[str, list[str]]:
+    """The keys of whole fits by trial."""
+    return {name: [t.whole for seed in seeds for t in seed] for name, seeds in wave.items()}
 
 
 def _damage_the_first(store: Any) -> None:

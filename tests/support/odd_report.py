@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kmnist_pipeline.evaluation import acceptance
 from kmnist_pipeline.evidence import numbers
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import models as model_figures
@@ -24,6 +25,33 @@ ABOUT: dict[str, Any] = {
     "dataset": "odd", "confidence": 0.95, "margin": 0.05,
     "figures": {"1": "odd/model/confusion.png"},
 }  # fmt: skip
+REVIEWS = {
+    "reviewed": 9, "corrected": 2, "confirmed": 1, "excluded": 1, "added": 3, "new_excluded": 1,
+    "test": 1,
+}  # fmt: skip
+CORRECTED = {"accuracy": 11 / 19, "n": 19, "correct": 11, "changed": 1, "excluded": 1}
+SUSPECTS: dict[str, Any] = {
+    "experiment": "model", "n": 80, "contradicted": 7, "first": [3, 1],
+    "swapped": {"n": 4, "of": 80, "ranks": [{"rank": 8, "found": 3, "share": 0.75}]},
+}  # fmt: skip
+LOOP: dict[str, Any] = {
+    "held_out": 20, "needed": 20.0, "saved": 4.4,
+    "rounds": [
+        {"labels": count, "accuracy": {
+            "least_sure_first": {"n": 2, "mean": high, "sd": 0.01, "values": [high, high]},
+            "at_random": {"n": 2, "mean": low, "sd": None, "values": [low, low]},
+        }} for count, high, low in ((10, 0.5, 0.5), (20, 0.7, 0.6))
+    ],
+}  # fmt: skip
+CONDITIONS: dict[str, Any] = {
+    "promise": 0.995,
+    "conditions": [
+        {"name": "clean", **acceptance.outcome_of(200, 190, 100, 100, 0.995)},
+        {"name": "a <dark> sheet", **acceptance.outcome_of(200, 150, 80, 60, 0.995)},
+        {"name": "torn", **acceptance.outcome_of(200, 20, 0, 0, 0.995)},
+    ],
+    "unanswerable": [{"name": "two | three", "n": 200, "accepted": 7, "doubts": {"several": 193}}],
+}
 VERDICTS = ("exact", "reproduced", "differs", "inconclusive", "beaten", "missed", "context")
 MODELS = ("model", "another_model_with_a_long_name")
 
@@ -32,8 +60,10 @@ def content(folder: Path) -> dict[str, Any]:
     """What the page of this report shows, of files written below a folder."""
     metrics = folder / "metrics/odd"
     write(folder / "metrics/data/odd.json", "preprocess@odd", {
-        "n_train": 80, "n_test": 20, "overlap": {"test_images_in_train": 0},
+        "n_train": 80, "n_test": 20, "overlap": {"test_images_in_train": 0}, "reviews": REVIEWS,
     })  # fmt: skip
+    write(metrics / "suspects.json", "suspects@odd", SUSPECTS)
+    write(metrics / "loop.json", "loop@odd", LOOP)
     for name in MODELS:
         score = {"precision": 0.5, "recall": 0.5, "f1": 0.5}
         environment = {"arithmetic": "x86-64-v3", "libraries": {"numpy": "2"}}
@@ -43,8 +73,10 @@ def content(folder: Path) -> dict[str, Any]:
         )
         write(metrics / name / "test.json", stage, {
             **score, "accuracy": 0.5, "n": 20, "correct": 10, "seeds": seeds, "right": "ffc000",
-            "per_class": dict.fromkeys(NAMES, score),
+            "per_class": dict.fromkeys(NAMES, score), "corrected": CORRECTED,
         })  # fmt: skip
+        if name == MODELS[0]:
+            write(metrics / name / "conditions.json", f"conditions@{name}", CONDITIONS)
         drawn = folder / "figures/odd" / name
         drawn.mkdir(parents=True)
         text = {"Caption": CAPTION, "Stage": stage, "Lineage": "c" * 64, "Data": '{"x": "d"}'}

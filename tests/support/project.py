@@ -155,3 +155,13 @@ def copied(digits_run: tuple[Project, str], folder: Path) -> Project:
 def stripped(digits_run: tuple[Project, str], folder: Path) -> Project:
     """The same without the caches that `check` and `predict` do not read."""
     return digits_run[0].copy(folder, without=("cache", ".kmnist", *STORE))
+
+
+def cloned(project: Project, folder: Path) -> Project:
+    """A clone, without the receipts that this repository has."""
+    (folder.parent / "tmp").mkdir()
+    subprocess.run(["git", "clone", "--quiet", project.folder, folder], check=True)
+    if (folder / "receipts").exists():
+        shutil.rmtree(folder / "receipts")
+        Project(folder).commit("without receipts")
+    return Project(folder)

@@ -15,6 +15,7 @@ import yaml
 
 from kmnist_pipeline.commands import receipts
 from kmnist_pipeline.evaluation.claims import VERDICTS
+from kmnist_pipeline.faults import noticing
 from kmnist_pipeline.repository import locks
 
 ROOT = Path(__file__).parents[2]
@@ -37,19 +38,35 @@ def titles() -> dict[str, str]:
 def counts() -> str:
     """One row a report; claims that are the same number by construction count once."""
     lines = [
-        "| report | numbers compared | verdicts | run again by `kmnist verify` |",
-        "| --- | ---: | --- | --- |",
+        "| report | numbers compared | verdicts | injected faults noticed "
+        "| run again by `kmnist verify` |",
+        "| --- | ---: | --- | --- | --- |",
     ]
     again = verified()
     for name, title in titles().items():
         verdicts = Counter(c["verdict"] for c in claims(name) if not c.get("same_as"))
         told = ", ".join(
-            f"{verdict} {verdicts[verdict]}" for verdict in VERDICTS if verdicts[verdict]
+            f"{verdicts[verdict]} {in_words(verdict, verdicts[verdict])}"
+            for verdict in VERDICTS
+            if verdicts[verdict]
         )
         link = f"[{title}](reports/{name}/README.md) (`{name}`)"
         told = told or "nothing published to compare with"
-        lines.append(f"| {link} | {verdicts.total()} | {told} | {again.get(name, 'no receipt')} |")
+        cells = (str(verdicts.total()), told, faults(name), again.get(name, "no receipt"))
+        lines.append(f"| {link} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def in_words(verdict: str, count: int) -> str:
+    """A verdict after a number, such as `differ` after 2."""
+    return "differ" if verdict == "differs" and count > 1 else verdict
+
+
+def faults(report: str) -> str:
+    """The number of injected faults that at least one claim of a report notices."""
+    content = json.loads((ROOT / f"reports/{report}/claims.json").read_text())
+    noticed = noticing.summary(content.get("faults", {}))
+    return f"{sum(map(bool, noticed.values()))} of {len(noticed)}" if noticed else "none injected"
 
 
 def verified() -> dict[str, str]:

@@ -26,9 +26,10 @@ class Scoring:
     port: int
     output: str = field(default="", init=False)
 
-    def ask(self, inputs: Any, **headers: str) -> tuple[int, Any]:
+    def ask(self, inputs: Any, as_is: bool = False, **headers: str) -> tuple[int, Any]:
         """The status and the answer for a list of images."""
-        return self.post(json.dumps({"inputs": inputs}).encode(), **headers)
+        asked = {"inputs": inputs, "params": {"as_is": as_is}}
+        return self.post(json.dumps(asked).encode(), **headers)
 
     def post(self, body: bytes, **headers: str) -> tuple[int, Any]:
         """The status and the answer for any body; an answer that is no JSON is text."""

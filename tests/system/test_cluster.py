@@ -12,11 +12,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from support.fit_program import LONG, ROOT, SLOW, end, results, train, training, wait_until
 from support.stores import free_port
+
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.fits.store import Store
+from kmnist_pipeline.readings import training as readings
+from kmnist_pipeline.readings.multiverse import Configuration, Course
+from kmnist_pipeline.readings.training import Shown
 
 QUICK = {"label": "quick", "again": [7]}
 # Dask's own patience, shortened.
@@ -351,3 +359,22 @@ def _workers(cluster: Cluster) -> int:
 
     with distributed.Client(cluster.address, timeout=30, set_as_default=False) as client:
         return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def test_readings_have_the_same_numbers_on_the_cluster(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (200, 4), np.uint8)
+    images: dict[Any, Shown] = {None: Shown(pixels, (pixels[:, 0] > 128).astype(np.int64), 150, 2)}
+    of = Configuration("logistic", None, 0.1, 16)
+    courses = [Course(of, scaling, "mean", 2, 0) for scaling in ("minmax", "zscore")]
+    here = readings.train("here", courses, 3, images, Store(tmp_path / "here"))
+    with _cluster(tmp_path / "cluster", 1) as cluster:
+        monkeypatch.setenv("KMNIST_SCHEDULER", cluster.address)
+        there = readings.train("there", courses, 3, images, Store(tmp_path / "there"))
+    assert here.keys() == there.keys() == set(courses)
+    assert all(np.array_equal(here[course], there[course]) for course in courses)
+    assert results(tmp_path / "here") == results(tmp_path / "there") and results(tmp_path / "here")
+    monkeypatch.setenv("KMNIST_SCHEDULER", f"127.0.0.1:{free_port()}")
+    monkeypatch.setattr(readings, "CONNECT", 1.0)
+    with pytest.raises(UserError, match="no scheduler answers there"):
+        readings.train("gone", courses, 3, images, Store(tmp_path / "gone"))

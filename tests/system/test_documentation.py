@@ -1,15 +1,13 @@
 """Every shell command in README.md and docs/ runs in a copy of the project, or by another test.
 
-A page is run from top to bottom, in a project whose menu has the digits alone. YAML blocks that
-begin with the path of a file are put there.
+A page is run from top to bottom, in a project whose menu has the digits alone. Blocks of YAML or
+Python that begin with the path of a file are put there.
 """
 
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,12 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from support import drawn
+from support.pages import blocks, commands, place_file
 from support.project import ROOT, Project, copied
 
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"sh", "yaml", "python", "text"}
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMENT = re.compile(r"(^|\s+)#\s.*$", re.MULTILINE)
 
 # What is run in place of a command: the digits for data that must be downloaded, a folder of the
 # test for one of a team, the options for a program that runs until it is stopped.
@@ -34,6 +32,9 @@ INSTEAD = {
     "kmnist predict scans/ --sheet sheet.png": (
         "kmnist predict scans/ --sheet sheet.png --dataset digits"
     ),
+    "kmnist predict t10k-images-idx3-ubyte.gz --as-is": (
+        "kmnist predict data/raw/digits/all-images-idx3-ubyte --as-is --dataset digits"
+    ),
     "mkdir -p /shared/fits": "mkdir -p shared/fits",
     "chgrp -R team /shared/fits && chmod -R g+ws /shared/fits": (
         "chgrp -R $(id -g) shared/fits && chmod -R g+ws shared/fits"
@@ -41,7 +42,7 @@ INSTEAD = {
     "make bench": "python -m benchmarks.bench --help",
     "git merge other": (
         "git add --all && git commit --message one && git checkout -b other HEAD~1 && "
-        "git show @{-1}:conf/config.yaml | sed s/1_7/0_6/g > conf/config.yaml && "
+        "git show @{-1}:conf/config.yaml | sed 's/1_7/0_6/g; /digits_fast/d' > conf/config.yaml && "
         "git show @{-1}:conf/experiment/digits_logistic_1_7.yaml | sed 's/1, 7/0, 6/' "
         "> conf/experiment/digits_logistic_0_6.yaml && kmnist compose && dvc repro report@digits "
         "&& git add --all && git commit --message other && git checkout - && ! git merge other"
@@ -55,7 +56,10 @@ INSTEAD = {
 }
 
 # Commands that are not run here, and what runs them.
+READINGS = "tests/integration/test_readings_stages.py::test_a_report_gets_readings_and_faults"
 REGISTRY = "tests/system/test_registry.py::test_a_served_champion_comes_through_a_server"
+REVIEW = "tests/system/test_review_page.py::test_a_person_decides_by_keyboard"
+MERGE = "tests/integration/test_kept.py::test_after_a_merge_of_new_images_those_of_both_are_kept"
 TLS = "tests/system/test_cluster.py::test_tls"
 WORKER = "python -m kmnist_pipeline.fits.worker tls://head.example.org:8786"
 ELSEWHERE = {
@@ -69,15 +73,24 @@ ELSEWHERE = {
     'pip install "mlflow[auth]"': "nothing: it downloads packages",
     "make serve": REGISTRY,
     "python -c 'import json, numpy as np; from PIL import Image "
-    'print(json.dumps({"inputs": [np.asarray(Image.open("28x28.png").convert("L")).tolist()]}))\' '
+    'print(json.dumps({"inputs": [np.asarray(Image.open("scan.png").convert("L")).tolist()]}))\' '
     "| curl -H 'Content-Type: application/json' --data @- http://127.0.0.1:5001/invocations": (
         REGISTRY
     ),
+    "kmnist review --dataset digits": REVIEW,
+    "kmnist review --dataset digits --new": (
+        "tests/system/test_review_page.py::test_new_images_are_reviewed_and_kept_by_dvc"
+    ),
+    "git checkout --theirs data/reviewed/digits.npz.dvc": MERGE,
+    "dvc fetch data/reviewed/digits.npz": MERGE,
+    "git add data/reviewed/digits.npz.dvc": MERGE,
     "make cluster": "tests/system/test_cluster.py::test_the_cluster_to_try_gives_the_bytes",
     "dask scheduler --protocol tls --port 8786 --dashboard-address 127.0.0.1:8787": TLS,
     WORKER: TLS,
     "KMNIST_SCHEDULER=tls://head.example.org:8786 kmnist fit": TLS,
     f"for host in node1 node2 node3; do ssh $host 'cd kmnist && .venv/bin/{WORKER}' & done": TLS,
+    "dvc repro readings@kmnist_linear": READINGS,
+    "dvc repro faults@kmnist_linear": READINGS,
     "kmnist verify report@digits": (
         "tests/system/test_verify.py::test_a_bare_clone_gives_what_was_committed"
     ),
@@ -88,28 +101,6 @@ ELSEWHERE = {
         "tests/system/test_verify.py::test_the_first_epoch_gives_the_committed_weights"
     ),
 }
-
-
-def blocks(page: str) -> list[tuple[str, str]]:
-    """Language and content of every fenced block."""
-    return FENCE.findall((ROOT / page).read_text())
-
-
-def commands(block: str) -> Iterator[str]:
-    """The commands of a shell block in one line each; a command ends where bash can parse it."""
-    lines: list[str] = []
-    for line in COMMENT.sub("", block).splitlines():
-        lines.append(line)
-        if line.endswith("\\"):
-            continue
-        parsed = subprocess.run(
-            ["bash", "-n", "-c", "\n".join(lines)], capture_output=True, check=False
-        )
-        if parsed.returncode == 0:
-            if text := "\n".join(lines).strip():
-                yield text
-            lines = []
-    assert not lines, f"bash cannot parse {lines}"
 
 
 def flat(command: str) -> str:
@@ -174,21 +165,11 @@ def documented(
 
     with np.load(project.folder / "data/processed/digits.npz") as arrays:
         pixels = arrays["images"][0].astype(float) * 255 / arrays["images"][0].max()
+    drawn.folder(project.folder / "leaves", {"oak": 30, "ash": 30, "elm": 30}, (28, 28, 3))
     (project.folder / "scans").mkdir()
     for place in ("scans/0001.png", "digit.png"):
         Image.fromarray(pixels.astype(np.uint8)).save(project.folder / place)
     return project
-
-
-def place_file(project: Project, text: str) -> None:
-    """Write a YAML block to the file that its first line names; menu lines go before the last."""
-    path = re.match(r"# (conf/\S+)\n", text)
-    if path is None:
-        return
-    if path[1] == "conf/config.yaml":
-        project.replace(path[1], "  - _self_\n", text.partition("\n")[2] + "  - _self_\n")
-    else:
-        (project.folder / path[1]).write_text(text)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -198,7 +179,7 @@ def test_every_command_of_a_page_runs(page: str, tmp_path: Path, request: Any):
     project = request.getfixturevalue("documented").copy(tmp_path / "project")
     failed = []
     for language, text in blocks(page):
-        if language == "yaml":
+        if language in ("yaml", "python"):
             place_file(project, text)
         for command in commands(text) if language == "sh" else ():
             if flat(command) in ELSEWHERE:

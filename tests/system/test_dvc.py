@@ -192,10 +192,11 @@ def test_plots_have_axes_and_data(command, revs, tried, tmp_path):
     assert {"confusion.png", "curves.png", "weights.png"} <= pictures
 
 
-def test_the_graph_names_the_six_kinds_of_stage(tried):
+def test_the_graph_names_the_kinds_of_stage(tried):
     graph = tried.run("dvc", "dag", "--dot", "report@digits").stdout
     stages = ["download@digits", "preprocess@digits", "kfold-train@digits_softmax"]
-    stages += ["tune@digits_softmax_grid", "evaluate@digits_softmax", "report@digits"]
+    stages += ["tune@digits_softmax_grid", "evaluate@digits_softmax", "conditions@digits_cnn"]
+    stages += ["suspects@digits", "loop@digits", "report@digits"]
     for stage in stages:
         assert f'"{stage}"' in graph
     assert '"preprocess@digits" -> "kfold-train@digits_softmax"' in graph
@@ -237,6 +238,9 @@ def test_keeping_an_experiment_is_named_first_and_going_back_second(
     assert commands(project, REPORT) == [edit, *keep, back, checkout]
     assert edit == f"# in {CONF}, set optimizer.lr: 0.05"
     assert keep == ["kmnist compose", "kmnist check", "git commit --all"]
+    advice = "; the first commands above keep or discard the experiment\n"
+    is_said = advice in project.run("kmnist", "check").stdout
+    assert is_said == bool(project.changed())  # on its branch, no file differs from the commit
 
     kept = project.copy(tmp_path / "kept")
     kept.replace(CONF, "lr: 0.5\n", "lr: 0.05\n")

@@ -41,8 +41,8 @@ pytestmark = pytest.mark.skipif(
 def run(source: str, cpu: str | None) -> str:
     """What a Python program prints on the emulated CPU; None: on this machine's own."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    here = Path(__file__).parent
-    places = (here, here.parent, ROOT / "src")
+    of_this_cpu = Path(__file__).parent
+    places = (of_this_cpu, of_this_cpu.parent, ROOT / "src")
     done = subprocess.run(
         [*([QEMU, "-cpu", cpu] if cpu else []), sys.executable, "-B", "-c", source],
         env={**kept, "PYTHONPATH": os.pathsep.join(map(str, places))}, text=True,
@@ -241,22 +241,22 @@ def committed_fits(name: str) -> dict[tuple[int, int], dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def here() -> dict[str, Any]:
+def of_this_cpu() -> dict[str, Any]:
     """What this machine's own CPU gives."""
     return digests(operations, None)
 
 
 @pytest.mark.parametrize("cpu", CPUS)
-def test_operations_and_fits_give_the_same_bytes(here, cpu):
+def test_operations_and_fits_give_the_same_bytes(of_this_cpu, cpu):
     there = digests(operations, cpu)
-    assert [name for name in here if there[name] != here[name]] == []
-    assert len(here) > 80
+    assert [name for name in of_this_cpu if there[name] != of_this_cpu[name]] == []
+    assert len(of_this_cpu) > 80
 
 
-def test_the_weights_of_every_model_are_the_committed_ones(here):
+def test_the_weights_of_every_model_are_the_committed_ones(of_this_cpu):
     """With the test above: on every CPU."""
     for name in WHOLE:
         kept = [fit for fit in committed_fits(name).values() if fit["kept"]]
         assert kept
         for fit in kept:
-            assert here[f"{name} seed {fit['seed']} fold {fit['fold']}"] == fit["weights"]
+            assert of_this_cpu[f"{name} seed {fit['seed']} fold {fit['fold']}"] == fit["weights"]

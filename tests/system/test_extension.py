@@ -1,4 +1,5 @@
-"""A dataset, experiments, a study and a report by YAML alone, and what each stage reads.
+"""A dataset, experiments, a study and a report by YAML alone; a network, a metric and a figure
+by one function each; and what each stage reads.
 
 `extended` is the project after `make demo` with them; `by_hand` runs a stage there and watches what
 it reads.
@@ -6,10 +7,12 @@ it reads.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,9 +23,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from support import pages
 from support.project import Project, files_under, hide_mlflow
 
 from kmnist_pipeline.data import idx
+from kmnist_pipeline.evidence import reads
 from kmnist_pipeline.repository import locks
 
 
@@ -179,6 +184,42 @@ def test_an_extension_is_checked_like_everything_else(extended: Extended) -> Non
     assert not lines_with("stripes", checked)
 
 
+# A network, a metric and a figure, as docs/extending.md says
+
+
+def test_a_network_a_metric_and_a_figure_are_one_function_each(digits: Project) -> None:
+    digits.commit()
+    printed = {}
+    for language, text in pages.blocks("docs/extending.md"):
+        if language in ("yaml", "python"):
+            pages.place_file(digits, text)
+        for command in pages.commands(text) if language == "sh" else ():
+            done = digits.run("bash", "-c", command)
+            assert done.returncode == 0, done.stdout + done.stderr
+            printed[command] = done.stdout
+
+    # The network makes nothing stale but what reads its outs.
+    named = set(re.findall(r"[\w-]+@digits\w*", printed["kmnist impact"]))
+    assert named == {"kfold-train@digits_pooled", "evaluate@digits_pooled", "report@digits"}
+    trained = printed["dvc repro report@digits"]
+    assert "kfold-train" not in "".join(re.findall("Running stage '([^']+)'", trained))
+
+    models = ("digits_softmax", "digits_cnn", "digits_pooled", "digits_softmax_grid")
+    page = (digits.folder / "reports/digits/index.html").read_text()
+    assert '<th scope="col" class="n">Top 3</th>' in page
+    assert page.count("How often the model gave each probability to the class") >= len(models)
+    for model in models:
+        measured = digits.json(f"metrics/digits/{model}/test.json")
+        assert measured["accuracy"] < measured["top_3"] <= 1
+        assert f"{measured['top_3']:.4f}</a>" in page
+        assert (digits.folder / f"figures/digits/{model}/confidence.png").exists()
+    shown = digits.run("dvc", "metrics", "show").stdout
+    assert "top_3" in shown
+    with contextlib.closing(sqlite3.connect(digits.folder / "mlflow.db")) as store:
+        logged = store.execute("SELECT COUNT(*) FROM metrics WHERE key = 'test_top_3'").fetchone()
+    assert logged[0] >= len(models)
+
+
 # What a stage reads
 
 # Runs a stage as `python -m` does, and then writes which modules of the project were imported and
@@ -210,8 +251,8 @@ Path(log).write_text(json.dumps(sorted(used)))
 # What changes no result, or as the schema does by way of the parameters alone; and what a stage
 # has itself kept.
 NO_DEPENDENCY = re.compile(
-    r"params\.yaml|src/hydra_plugins/.*|.*/__init__\.py|\.kmnist/(fits|partial)/.*"
-    r"|src/kmnist_pipeline/(config/(node|rules|schema)|tracking/\w+)\.py"
+    r"params\.yaml|src/hydra_plugins/.*|\.kmnist/(fits|partial)/.*"
+    r"|src/kmnist_pipeline/(config/(node|rules|schema|training)|tracking/\w+)\.py"
 )
 RULES_BRING = "src/kmnist_pipeline/config/grid.py"
 FAMILIES = "src/kmnist_pipeline/families/"
@@ -246,7 +287,12 @@ def by_hand(extended: Extended, tmp_path_factory: pytest.TempPathFactory) -> ByH
         command = [sys.executable, "-c", WATCH, str(log), module, f"name={item}"]
         done = project.run(*command, *overrides)
         assert done.returncode == 0, done.stderr
-        read = {path for path in json.loads(log.read_text()) if not NO_DEPENDENCY.fullmatch(path)}
+        with contextlib.chdir(project.folder):
+            read = {
+                path
+                for path in json.loads(log.read_text())
+                if not (NO_DEPENDENCY.fullmatch(path) or reads._is_bare(path))
+            }
         changes = ",".join(overrides) or "unchanged"
         return Watched(read, project.folder / "multirun" / kind / item / changes)
 
@@ -265,6 +311,9 @@ def by_hand(extended: Extended, tmp_path_factory: pytest.TempPathFactory) -> ByH
         "evaluate@digits_cnn",
         "evaluate@stripes_grid",
         "evaluate@stripes_sklearn",
+        "suspects@digits",
+        "loop@digits",
+        "conditions@digits_cnn",
         "report@stripes",
     ],
 )
@@ -274,7 +323,7 @@ def test_a_stage_depends_on_exactly_what_it_reads(
     read = by_hand(address).read
     lock = locks.parse((extended.project.folder / "dvc.lock").read_text())
     dependencies = lock.stages[address].deps.keys()
-    if address.startswith(("kfold-train", "tune")):
+    if address.startswith(("kfold-train", "tune", "suspects", "loop")):
         read = read | WORKERS_READ
         read |= {path for path in dependencies if path.startswith(FAMILIES)}
     if not any(uses_trials(extended.project.folder / path) for path in read - {RULES_BRING}):

@@ -18,7 +18,7 @@ POOLS = re.compile(r"fits: (\d+) known, (\d+) to train")
 # The stages of the digits that train.
 TRAINED = (
     *(f"kfold-train@digits_{name}" for name in ("cnn", "sklearn_logistic", "softmax")),
-    "tune@digits_softmax_grid",
+    *("tune@digits_softmax_grid", "suspects@digits"),
 )
 
 
@@ -39,8 +39,9 @@ def test_one_pool_trains_what_all_stale_stages_lack_and_repro_trains_nothing(dig
     digits.replace("conf/experiment/digits_sklearn_logistic.yaml", "[0]", "[0, 1]")
     run(digits, "kmnist", "compose")
     printed = run(digits, "kmnist", "fit", "report@digits")
-    # 25 of softmax, and one more seed of five folds; every point of the grid has its own rate.
-    assert counts(printed) == [(105, 30)]
+    # 25 of softmax, 5 with swapped labels, and one more seed of five folds; every point of the grid
+    # has its own rate.
+    assert counts(printed) == [(105, 35)]
     assert "digits_softmax" in printed and "digits_sklearn_logistic" in printed
     assert counts(run(digits, "dvc", "repro", *TRAINED)) == []
     assert "no stage that trains is stale" in run(digits, "kmnist", "fit", "report@digits")
@@ -66,6 +67,17 @@ def test_changed_comments_and_labels_make_stages_stale_and_train_nothing(digits:
     assert "metrics/digits/digits_softmax/curves.csv" not in digits.changed()  # the same bytes
 
 
+def test_a_fit_that_reads_what_its_key_does_not_contain_fails(digits: Project):
+    digits.replace(
+        "src/kmnist_pipeline/families/sklearn/train.py",
+        "    missing = np.setdiff1d",
+        '    open("README.md").close()\n    missing = np.setdiff1d',
+    )
+    done = digits.run("kmnist", "fit", "kfold-train@digits_sklearn_logistic")
+    assert "the fit reads README.md, which its key does not contain" in done.stderr
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+
+
 def test_all_stages_of_a_kind_are_a_target(project: Project, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(project.folder)
     found = fit.stale(["kfold-train"])  # nothing is in the cache of a new clone
@@ -76,7 +88,7 @@ def test_all_stages_of_a_kind_are_a_target(project: Project, monkeypatch: pytest
 def test_an_unknown_target_and_a_bad_store_are_named(digits: Project):
     done = digits.run("kmnist", "fit", "report@nothing")
     assert done.returncode == 1
-    assert "there is no stage report@nothing in dvc.yaml; did you mean report@" in done.stderr
+    assert "dvc.yaml has no stage report@nothing; did you mean report@" in done.stderr
     (digits.folder / "file").write_text("")
     done = digits.run("kmnist", "fits", KMNIST_FITS="file/fits")
     assert done.returncode == 1 and "KMNIST_FITS=file/fits: cannot be the folder" in done.stderr
@@ -85,7 +97,7 @@ def test_an_unknown_target_and_a_bad_store_are_named(digits: Project):
 
 def test_the_store_is_listed_and_cleaned(digits: Project):
     listed = run(digits, "kmnist", "fits")
-    assert ".kmnist/fits: 108 fits" in listed and "digits_cnn" in listed
+    assert ".kmnist/fits: 140 fits" in listed and "digits_cnn" in listed
     digits.replace("conf/experiment/digits_sklearn_logistic.yaml", "[0]", "[1]")
     run(digits, "kmnist", "compose")
     done = digits.run("kmnist", "fits", "--clean")
@@ -94,7 +106,7 @@ def test_the_store_is_listed_and_cleaned(digits: Project):
         "data/processed lacks kmnist, mnist" in done.stderr and "preprocess@kmnist" in done.stderr
     )
     assert run(digits, "kmnist", "fits") == listed
-    assert "removed: 108 fits" in run(digits, "kmnist", "fits", "--clear")
+    assert "removed: 140 fits" in run(digits, "kmnist", "fits", "--clear")
     assert ".kmnist/fits: 0 fits" in run(digits, "kmnist", "fits")
 
 

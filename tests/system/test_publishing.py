@@ -41,7 +41,7 @@ NAME = "fewer"
 
 
 @pytest.fixture(scope="module")
-def tried(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def branched(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with an experiment beside its workspace; `live.db` is what its stage has logged."""
     project = copied(digits_run, tmp_path_factory.mktemp("tried") / "project")
     project.commit("evidence")
@@ -72,20 +72,20 @@ def standings(store: Path) -> dict[str, tuple[str | None, str | None]]:
     }
 
 
-def test_an_experiment_that_runs_supersedes_nothing(tried):
-    assert standings(tried.folder / "live.db") == {"10": (None, None), "9": (NAME, None)}
+def test_an_experiment_that_runs_supersedes_nothing(branched):
+    assert standings(branched.folder / "live.db") == {"10": (None, None), "9": (NAME, None)}
 
 
-def test_an_experiment_is_published_as_it_was_logged(tried, own_store, publish):
-    done = publish(tried, own_store, EVALUATED, "--rev", NAME)
+def test_an_experiment_is_published_as_it_was_logged(branched, own_store, publish):
+    done = publish(branched, own_store, EVALUATED, "--rev", NAME)
     assert (done.out, done.err, done.status) == (published(1, 0), "", 0)
     (run,) = evaluations(own_store).values()
     tags = run.data.tags
-    commit = tried.run("dvc", "exp", "list", "--sha-only").stdout.split()[-1]
+    commit = branched.run("dvc", "exp", "list", "--sha-only").stdout.split()[-1]
     assert tags["mlflow.source.git.commit"] == commit
     assert tags["kmnist.dirty"] == "false"
-    client = client_of(tried.folder / "live.db")
-    logged = evaluations(tried.folder / "live.db")["9"]
+    client = client_of(branched.folder / "live.db")
+    logged = evaluations(branched.folder / "live.db")["9"]
     dropped = {"mlflow.source.git.commit", "kmnist.dirty", "mlflow.note.content"}
     one, other = (
         shown(c, r) | {"artifacts": artifacts(c, r)}
@@ -93,42 +93,42 @@ def test_an_experiment_is_published_as_it_was_logged(tried, own_store, publish):
     )
     assert without(dropped, {"": one}) == without(dropped, {"": other})
 
-    publish(tried, own_store, EVALUATED)
+    publish(branched, own_store, EVALUATED)
     assert standings(own_store) == {"10": (None, None), "9": (NAME, None)}
-    assert publish(tried, own_store, EVALUATED, "--rev", commit).out == published(0, 1)
+    assert publish(branched, own_store, EVALUATED, "--rev", commit).out == published(0, 1)
 
 
-def test_commits_beside_the_workspace(tried, own_store, publish):
-    tried.run("dvc", "exp", "apply", NAME)
-    tried.git("commit", "--quiet", "--all", "--message", "fewer samples")
+def test_commits_beside_the_workspace(branched, own_store, publish):
+    branched.run("dvc", "exp", "apply", NAME)
+    branched.git("commit", "--quiet", "--all", "--message", "fewer samples")
     try:
-        done = publish(tried, own_store, EVALUATED, "--rev", "HEAD~1", "--rev", "HEAD")
+        done = publish(branched, own_store, EVALUATED, "--rev", "HEAD~1", "--rev", "HEAD")
         assert (done.out, done.err) == (published(2, 0), "")
-        commits = tried.run("git", "log", "--format=%H", "-2").stdout.split()
+        commits = branched.run("git", "log", "--format=%H", "-2").stdout.split()
         shown = evaluations(own_store)
         tagged = [shown[name].data.tags["mlflow.source.git.commit"] for name in ("9", "10")]
         assert tagged == commits
         assert standings(own_store) == {"10": (None, "true"), "9": (None, None)}
-        assert publish(tried, own_store, EVALUATED, "--rev", "HEAD~1").out == published(0, 1)
+        assert publish(branched, own_store, EVALUATED, "--rev", "HEAD~1").out == published(0, 1)
         assert standings(own_store) == {"10": (None, "true"), "9": (None, None)}
 
-        (tried.folder / TEST_JSON).write_text("{}")  # the workspace is not asked
-        assert publish(tried, own_store, EVALUATED, "--rev", "HEAD").status == 0
+        (branched.folder / TEST_JSON).write_text("{}")  # the workspace is not asked
+        assert publish(branched, own_store, EVALUATED, "--rev", "HEAD").status == 0
     finally:
-        tried.run("git", "reset", "--hard", "--quiet", "HEAD~1")
-    publish(tried, own_store, EVALUATED)
+        branched.run("git", "reset", "--hard", "--quiet", "HEAD~1")
+    publish(branched, own_store, EVALUATED)
     assert standings(own_store) == {"10": (None, None), "9": (None, "true")}
-    publish(tried, own_store, EVALUATED, "--rev", NAME)
+    publish(branched, own_store, EVALUATED, "--rev", NAME)
     assert standings(own_store) == {"10": (None, None), "9": (NAME, None)}
 
 
-def test_an_applied_experiment_is_one_no_more(tried, publish):
-    store = Path(shutil.copy(tried.folder / "live.db", tried.folder / "applied.db"))
-    tried.run("dvc", "exp", "apply", NAME)
+def test_an_applied_experiment_is_one_no_more(branched, publish):
+    store = Path(shutil.copy(branched.folder / "live.db", branched.folder / "applied.db"))
+    branched.run("dvc", "exp", "apply", NAME)
     try:
-        assert publish(tried, store, EVALUATED).out == published(0, 1)
+        assert publish(branched, store, EVALUATED).out == published(0, 1)
     finally:
-        tried.run("git", "reset", "--hard", "--quiet")
+        branched.run("git", "reset", "--hard", "--quiet")
     assert standings(store) == {"10": (None, "true"), "9": (None, None)}
 
 

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import load_model
 from support.project import Project, copied, files_under, replaced
 from support.scoring import serving
 
@@ -28,10 +30,12 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import locks
-from kmnist_pipeline.serving import candidates, predict, registry, scoring
+from kmnist_pipeline.serving import candidates, character, fingerprint, predict, registry, scoring
 from kmnist_pipeline.tracking.store import connect
 
 SOFTMAX, GRID = "digits_softmax", "digits_softmax_grid"
+BUNDLE, CODE = "artifacts/bundle", "code/*/serving/classifier.py"  # in the files of a version
+FILES = ("model.safetensors", "about.json", "test.json", "validation.json")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +94,7 @@ def test_a_version_stands_alone(promoted, here):
     assert version.tags == {
         "kmnist.model": SOFTMAX,
         "kmnist.lineage": key_of(SOFTMAX),
-        "kmnist.weights": lineage.digest(Path(f"models/{SOFTMAX}.safetensors")),
+        "kmnist.files": fingerprint.of(files_of(version)),
         "validation_accuracy": f"{validation['accuracy']:.6g}",
         "test_accuracy": f"{test['accuracy']:.6g}",
         "test_f1": f"{test['f1']:.6g}",
@@ -109,8 +113,11 @@ def test_a_version_stands_alone(promoted, here):
     assert {path.suffix for path in files} == {*plain, ".safetensors"}
     assert "__pycache__" not in {path.parent.name for path in files}
     about = yaml.safe_load((files_of(version) / "MLmodel").read_text())
-    assert about["metadata"] == {"kmnist.lineage": key_of(SOFTMAX)}
-    assert json.loads(about["signature"]["inputs"])[0]["tensor-spec"]["shape"] == [-1, 8, 8]
+    assert about["metadata"] == {
+        "kmnist.lineage": key_of(SOFTMAX),
+        "kmnist.bundle": fingerprint.of(files_of(version) / BUNDLE),
+    }
+    assert json.loads(about["signature"]["inputs"])[0]["tensor-spec"]["shape"] == [-1, -1, -1]
     weights = files_of(version) / "artifacts/bundle/model.safetensors"
     assert lineage.digest(weights) == lineage.digest(Path(f"models/{SOFTMAX}.safetensors"))
     requirements = (files_of(version) / "requirements.txt").read_text()
@@ -189,17 +196,46 @@ def test_altered_weights_are_not_promoted(promoted, here):
         list(registry.promote(candidates.read(GRID), force=True))
 
 
-def altered(weights: Path) -> bytes:
-    """Weights that differ in the last number."""
-    content = bytearray(weights.read_bytes())
+def altered(file: Path) -> bytes:
+    """Weights that differ in the last number; another file has another last character."""
+    content = bytearray(file.read_bytes())
     content[-1] ^= 1
     return bytes(content)
+
+
+@pytest.mark.parametrize("file", [*(f"{BUNDLE}/{name}" for name in FILES), CODE, "MLmodel"])
+def test_an_altered_file_of_a_version_is_noticed(file, promoted, here):
+    (path,) = files_of(connect().get_model_version_by_alias("digits", "champion")).glob(file)
+    problem = f"digits version 1 do not have the digest of .*`kmnist promote {SOFTMAX}` registers"
+    with replaced(path, altered(path)), pytest.raises(UserError, match=problem):
+        registry.champion("digits")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_version_itself_notices_an_altered_bundle(name, promoted, here):
+    """As `mlflow models serve` loads it, without this project."""
+    whole = files_of(connect().get_model_version_by_alias("digits", "champion"))
+    path = whole / BUNDLE / name
+    with replaced(path, altered(path)), pytest.raises(MlflowException, match="are not those that"):
+        load_model(str(whole))
+
+
+def test_what_python_and_mlflow_add_to_a_version_is_not_its_content(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/a.py").write_text("1")
+    known = fingerprint.of(tmp_path)
+    (tmp_path / "code/__pycache__").mkdir()
+    (tmp_path / "code/__pycache__/a.pyc").write_text("1")
+    (tmp_path / "registered_model_meta").write_text("model_name: digits")
+    assert fingerprint.of(tmp_path) == known
+    (tmp_path / "code/a.py").rename(tmp_path / "code/b.py")
+    assert fingerprint.of(tmp_path) != known
 
 
 def test_altered_weights_in_the_store_are_not_used_and_registered_again(promoted, made, here):
     client = connect()
     version = client.get_model_version_by_alias("digits", "champion")
-    weights = files_of(version) / scoring.WEIGHTS
+    weights = files_of(version) / BUNDLE / FILES[0]
     remedy = f"`kmnist promote {SOFTMAX}` registers the model again"
     server = [sys.executable, "-m", "kmnist_pipeline.serving.serve", "digits", "5001"]
     try:
@@ -207,7 +243,7 @@ def test_altered_weights_in_the_store_are_not_used_and_registered_again(promoted
             for command in (["kmnist", "predict", "README.md", "--dataset", "digits"], server):
                 done = made.run(*command)
                 assert done.returncode == 1 and remedy in done.stderr, done.stderr
-            with pytest.raises(UserError, match="it cannot be compared with the champion: the wei"):
+            with pytest.raises(UserError, match="it cannot be compared with the champion: the fil"):
                 list(registry.promote(candidates.read(GRID), force=False))
             said = list(registry.promote(candidates.read(SOFTMAX), force=False))
             newest = versions()[-1]
@@ -221,22 +257,42 @@ def test_altered_weights_in_the_store_are_not_used_and_registered_again(promoted
 def test_a_version_without_a_digest_is_registered_again(promoted, here):
     client = connect()
     version = client.get_model_version_by_alias("digits", "champion")
-    client.delete_model_version_tag("digits", version.version, "kmnist.weights")
+    client.delete_model_version_tag("digits", version.version, "kmnist.files")
+    client.set_model_version_tag("digits", version.version, "kmnist.weights", "0" * 32)
+    remedy = f"has no digest of its files .*`kmnist promote {SOFTMAX}` registers the model"
     try:
-        with pytest.raises(UserError, match=f"`kmnist promote {SOFTMAX}` registers the model"):
+        with pytest.raises(UserError, match=remedy):
             registry.champion("digits")
         assert "is the champion" in next(registry.promote(candidates.read(SOFTMAX), force=False))
     finally:
-        md5 = lineage.digest(Path(f"models/{SOFTMAX}.safetensors"))
-        client.set_model_version_tag("digits", version.version, "kmnist.weights", md5)
+        client.delete_model_version_tag("digits", version.version, "kmnist.weights")
+        known = fingerprint.of(files_of(version))
+        client.set_model_version_tag("digits", version.version, "kmnist.files", known)
         client.set_registered_model_alias("digits", "champion", version.version)
 
 
-def test_the_server_itself_compares_the_weights(promoted, made):
+def test_a_version_without_a_placement_is_registered_again(promoted, here):
+    version = connect().get_model_version_by_alias("digits", "champion")
+    path = files_of(version) / BUNDLE / "about.json"
+    about = json.loads(path.read_text())
+    del about["dataset"]["placement"]
+    remedy = f"has no placement of characters, .*`kmnist promote {SOFTMAX}` registers the model"
+    client, known = connect(), version.tags["kmnist.files"]
+    try:
+        with replaced(path, json.dumps(about).encode()):
+            changed = fingerprint.of(files_of(version))
+            client.set_model_version_tag("digits", version.version, "kmnist.files", changed)
+            with pytest.raises(UserError, match=remedy):
+                registry.champion("digits")
+    finally:
+        client.set_model_version_tag("digits", version.version, "kmnist.files", known)
+
+
+def test_the_server_itself_compares_the_files(promoted, made):
     command = [sys.executable, "-P", scoring.__file__, "models:/digits/1", "0" * 32, "localhost"]
     done = made.run(*command, "5001", MLFLOW_TRACKING_URI="sqlite:///mlflow.db")
     assert done.returncode == 1
-    assert "error: models:/digits/1: its weights are not those that were" in done.stderr
+    assert "error: models:/digits/1: its files are not those that were" in done.stderr
 
 
 def test_native_arithmetic_makes_no_evidence_to_promote(promoted, here):
@@ -311,9 +367,12 @@ import mlflow.pyfunc, numpy as np
 model = mlflow.pyfunc.load_model(sys.argv[1])
 with np.load(sys.argv[2]) as arrays:
     model.predict(arrays["images"][:1])
-    table = model.predict(arrays["images"][:20])
+    table = model.predict(arrays["images"][:20], params={"as_is": True})
+    sheets = np.pad(255 - 15 * arrays["images"][:20], ((0, 0), (9, 4), (3, 6)), constant_values=255)
+    placed = model.predict(sheets)
 files = [m.__file__ for n, m in sys.modules.items() if n.startswith("kmnist_pipeline")]
-print(json.dumps({"rows": table.to_dict("records"), "files": files}))
+placed = placed.to_dict("records")
+print(json.dumps({"rows": table.to_dict("records"), "placed": placed, "files": files}))
 """
 
 
@@ -329,13 +388,22 @@ def test_a_version_brings_its_own_code(promoted, made, here, tmp_path):
     assert done.stderr.count("to about six digits") == 1
     assert len(used["files"]) > 5
     assert all(Path(file).is_relative_to(place / "code") for file in used["files"])
+    classifier = predict.choose(SOFTMAX, "")[0]
     with np.load(data) as arrays:
-        expected = predict.choose(SOFTMAX, "")[0].answers(arrays["images"][:20])
-    for row, answer in zip(used["rows"], expected, strict=True):
-        assert row == {
-            name: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
-            for name, value in vars(answer).items()
-        }
+        images = arrays["images"][:20]
+    sheets = np.pad(255 - 15 * images, ((0, 0), (9, 4), (3, 6)), constant_values=255)
+    prepared = [character.prepare(sheet / 255, classifier.form) for sheet in sheets]
+    pixels, doubts = np.stack([p.pixels for p in prepared]), [p.doubt for p in prepared]
+    assert "inverted" in prepared[0].steps
+    for rows, answers, said in (
+        (used["rows"], classifier.answers(images), [""] * 20),
+        (used["placed"], classifier.answers(pixels, doubts), list(map(str, prepared))),
+    ):
+        for row, answer, text in zip(rows, answers, said, strict=True):
+            assert row == {"prepared": text} | {
+                name: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
+                for name, value in vars(answer).items()
+            }
 
 
 def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
@@ -352,9 +420,10 @@ def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
     with serving(made, "digits", MLFLOW_TRACKING_URI=server.uri) as served:
         with np.load("data/processed/digits.npz") as arrays:
             images = arrays["images"][:3]
-        status, answer = served.ask(images.tolist())
+        status, answer = served.ask(images.tolist(), True)
         expected = predict.choose(SOFTMAX, "")[0].answers(images)
-        assert (status, answer["predictions"]) == (200, [vars(one) for one in expected])
+        rows = [{**vars(one), "prepared": ""} for one in expected]
+        assert (status, answer["predictions"]) == (200, rows)
         own, port = f"127.0.0.1:{served.port}", served.port
         for header, status in (
             ({"Host": "evil.example"}, 403),
@@ -362,7 +431,7 @@ def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
             ({"Origin": "http://evil.example"}, 403),
             ({"Origin": f"http://{own}"}, 200),
         ):
-            assert served.ask(images.tolist(), **header)[0] == status
+            assert served.ask(images.tolist(), True, **header)[0] == status
         with pytest.raises(OSError, match="refused"), socket.socket() as elsewhere:
             elsewhere.connect(("127.0.0.2", port))  # which a server on all addresses would answer
     assert f"{SOFTMAX}, version 1 of digits: http://127.0.0.1:{port}/invocations" in served.output

@@ -27,7 +27,7 @@ CONTRASTS = """() => {
 
 
 @pytest.fixture(scope="module")
-def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("page")
     file = folder / "index.html"
     file.write_text(pages.html(odd_report.content(folder)))
@@ -37,46 +37,49 @@ def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return opened
 
 
-def style(page: Any, selector: str, name: str) -> set[str]:
+def style(opened: Any, selector: str, name: str) -> set[str]:
     """The computed values of a CSS property over all elements of a selector."""
     script = """([selector, name]) => [...document.querySelectorAll(selector)]
         .map(element => getComputedStyle(element)[name])"""
-    return set(page.evaluate(script, [selector, name]))
+    return set(opened.evaluate(script, [selector, name]))
 
 
-def widths(page: Any, selector: str) -> list[tuple[int, int]]:
+def widths(opened: Any, selector: str) -> list[tuple[int, int]]:
     """The width of each element's content, and the width that it is shown in."""
     script = """selector => [...document.querySelectorAll(selector)]
         .map(element => [element.scrollWidth, element.clientWidth])"""
-    return page.evaluate(script, selector)
+    return opened.evaluate(script, selector)
 
 
-def test_a_phone_scrolls_wide_tables_and_figures_but_not_the_page(page: Any) -> None:
-    page.set_viewport_size({"width": PHONE, "height": 740})
-    page.emulate_media(media="screen", color_scheme="light")
-    assert widths(page, "html") == [[PHONE, PHONE]]
-    for content, shown in (widths(page, "section .wide")[0], widths(page, "figure .wide")[0]):
+def test_a_phone_scrolls_wide_tables_and_figures_but_not_the_page(opened: Any) -> None:
+    opened.set_viewport_size({"width": PHONE, "height": 740})
+    opened.emulate_media(media="screen", color_scheme="light")
+    assert widths(opened, "html") == [[PHONE, PHONE]]
+    for content, shown in (
+        widths(opened, "section .wide")[0],
+        widths(opened, "figure .wide")[0],
+    ):
         assert content > shown <= PHONE
-    assert style(page, "body", "color") == {"rgb(27, 31, 36)"}
+    assert style(opened, "body", "color") == {"rgb(27, 31, 36)"}
 
 
-def test_a_dark_page_keeps_figures_and_verdicts_readable(page: Any) -> None:
-    page.set_viewport_size({"width": 1280, "height": 900})
+def test_a_dark_page_keeps_figures_and_verdicts_readable(opened: Any) -> None:
+    opened.set_viewport_size({"width": 1280, "height": 900})
     for scheme in ("light", "dark"):
-        page.emulate_media(media="screen", color_scheme=scheme)
-        assert min(page.evaluate(CONTRASTS)) > 4.5
-    assert style(page, "body", "backgroundColor") == {"rgb(20, 24, 29)"}
-    assert style(page, "figure img", "backgroundColor") == {"rgb(255, 255, 255)"}
+        opened.emulate_media(media="screen", color_scheme=scheme)
+        assert min(opened.evaluate(CONTRASTS)) > 4.5
+    assert style(opened, "body", "backgroundColor") == {"rgb(20, 24, 29)"}
+    assert style(opened, "figure img", "backgroundColor") == {"rgb(255, 255, 255)"}
 
 
-def test_print_is_black_on_white_and_cuts_nothing(page: Any) -> None:
-    page.set_viewport_size({"width": PAPER, "height": 1000})
-    page.emulate_media(media="print", color_scheme="dark")
+def test_print_is_black_on_white_and_cuts_nothing(opened: Any) -> None:
+    opened.set_viewport_size({"width": PAPER, "height": 1000})
+    opened.emulate_media(media="print", color_scheme="dark")
     everything = "body, section *, header *, footer *"
-    assert style(page, everything, "color") == {"rgb(0, 0, 0)"}
+    assert style(opened, everything, "color") == {"rgb(0, 0, 0)"}
     white = {"rgb(255, 255, 255)", "rgba(0, 0, 0, 0)"}
-    assert style(page, everything, "backgroundColor") <= white
-    assert style(page, ".wide, pre", "overflowX") == {"visible"}
-    assert all(content <= shown for content, shown in widths(page, "html, .wide, pre"))
-    assert style(page, "figure, tr", "breakInside") == {"avoid"}
-    assert style(page, "thead", "display") == {"table-header-group"}
+    assert style(opened, everything, "backgroundColor") <= white
+    assert style(opened, ".wide, pre", "overflowX") == {"visible"}
+    assert all(content <= shown for content, shown in widths(opened, "html, .wide, pre"))
+    assert style(opened, "figure, tr", "breakInside") == {"avoid"}
+    assert style(opened, "thead", "display") == {"table-header-group"}

@@ -44,49 +44,49 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def project(digits_run: tuple[Project, str], place: Path) -> Project:
+def served(digits_run: tuple[Project, str], place: Path) -> Project:
     return copied(digits_run, place / "project")
 
 
 @pytest.fixture(scope="module")
-def server(project: Project) -> Iterator[Running]:
+def tracker(served: Project) -> Iterator[Running]:
     """`make server`, over PostgreSQL."""
-    running = Running(project, project.folder)
+    running = Running(served, served.folder)
     yield running
     if running.process.poll() is None:
         running.end()
 
 
-def publish(project: Project, uri: str, *stages: str) -> str:
-    done = project.run("kmnist", "publish", *stages, MLFLOW_TRACKING_URI=uri)
+def publish(served: Project, uri: str, *stages: str) -> str:
+    done = served.run("kmnist", "publish", *stages, MLFLOW_TRACKING_URI=uri)
     assert (done.stderr, done.returncode) == ("", 0)
     return done.stdout
 
 
 @NEEDS_POSTGRESQL
-def test_it_keeps_what_it_has_shown_and_ends_cleanly(live, project, server):
-    assert publish(project, server.uri, *OF_DIGITS) == published(len(OF_DIGITS), 0)
-    assert table(server.client()) == live
-    used = project.folder / ".kmnist/server"
+def test_it_keeps_what_it_has_shown_and_ends_cleanly(live, served, tracker):
+    assert publish(served, tracker.uri, *OF_DIGITS) == published(len(OF_DIGITS), 0)
+    assert table(tracker.client()) == live
+    used = served.folder / ".kmnist/server"
     assert (used / "postgres").stat().st_mode & 0o777 == 0o700
-    sockets = [c for p in server.processes("postgres") for c in p.net_connections("inet")]
+    sockets = [c for p in tracker.processes("postgres") for c in p.net_connections("inet")]
     assert sockets == []
-    addresses = {c.laddr.ip for p in server.processes("mlflow") for c in p.net_connections("inet")}
+    addresses = {c.laddr.ip for p in tracker.processes("mlflow") for c in p.net_connections("inet")}
     assert addresses == {"127.0.0.1"}
-    assert not [p for p in server.processes("mlflow") if "job" in " ".join(p.cmdline())]
+    assert not [p for p in tracker.processes("mlflow") if "job" in " ".join(p.cmdline())]
 
-    inside = server.processes("mlflow") + server.processes("postgres")
+    inside = tracker.processes("mlflow") + tracker.processes("postgres")
     words = " ".join(word for process in inside for word in process.cmdline())
     (sockets_in,) = re.findall(r"unix_socket_directories=(\S+)", words)
     assert Path(sockets_in).exists()
-    assert server.end() == 0
+    assert tracker.end() == 0
     assert not [process for process in inside if process.is_running()]
     assert not Path(sockets_in).exists()
-    server.start()
-    assert table(server.client()) == live
-    digits = server.client().get_experiment_by_name("digits").experiment_id
-    greeting = server.log.read_text()
-    assert f"digits: {server.uri}/{views.url(digits, views.MODELS)}\n" in greeting
+    tracker.start()
+    assert table(tracker.client()) == live
+    digits = tracker.client().get_experiment_by_name("digits").experiment_id
+    greeting = tracker.log.read_text()
+    assert f"digits: {tracker.uri}/{views.url(digits, views.MODELS)}\n" in greeting
     assert "data: " not in greeting
     assert "postgresql" not in greeting
 
@@ -102,10 +102,10 @@ def test_it_keeps_what_it_has_shown_and_ends_cleanly(live, project, server):
         (("Origin", "http://127.0.0.1:{port}"), 200),
     ],
 )
-def test_it_answers_to_its_own_name_alone(header, status, server):
-    name, value = header[0], header[1].format(port=server.port)
+def test_it_answers_to_its_own_name_alone(header, status, tracker):
+    name, value = header[0], header[1].format(port=tracker.port)
     request = urllib.request.Request(
-        f"{server.uri}/api/2.0/mlflow/experiments/search",
+        f"{tracker.uri}/api/2.0/mlflow/experiments/search",
         b'{"max_results": 1}',
         {"Content-Type": "application/json", name: value},
     )
@@ -116,15 +116,15 @@ def test_it_answers_to_its_own_name_alone(header, status, server):
         assert error.code == status
 
 
-def test_a_port_that_is_taken_and_a_store_that_is_a_server(project):
+def test_a_port_that_is_taken_and_a_store_that_is_a_server(served):
     module = [sys.executable, "-m", "kmnist_pipeline.tracking.server", "--port"]
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        done = project.run(*module, str(other.getsockname()[1]))
+        done = served.run(*module, str(other.getsockname()[1]))
     assert (done.stdout, done.returncode) == ("", 1)
     assert done.stderr.endswith("Address already in use; choose another: PORT=...\n")
-    done = project.run(*module, str(free_port()), "--store", "http://someone:secret@127.0.0.1")
+    done = served.run(*module, str(free_port()), "--store", "http://someone:secret@127.0.0.1")
     assert done.returncode == 1
     assert "secret" not in done.stderr
 
@@ -136,11 +136,11 @@ def test_a_store_that_was_copied_shows_its_own_artifacts(clone, empty_store, tmp
     with contextlib.chdir(old):
         stores.connect().create_experiment("digits", stores.artifacts("digits"))
     shutil.copytree(old, new)
-    server = Running(clone, new, "--store", "sqlite:///mlflow.db")
+    tracker = Running(clone, new, "--store", "sqlite:///mlflow.db")
     try:
-        (found,) = server.client().search_experiments(filter_string="name = 'digits'")
+        (found,) = tracker.client().search_experiments(filter_string="name = 'digits'")
     finally:
-        server.end()
+        tracker.end()
     assert found.artifact_location == (new / "mlartifacts/digits").as_uri()
 
 
@@ -154,15 +154,15 @@ def forget(client: Any) -> None:
             runs.delete(client, run)
 
 
-def train(project: Project, uri: str, trouble: Callable[[], None]) -> str:
+def train(served: Project, uri: str, trouble: Callable[[], None]) -> str:
     """Run a stage as DVC does, with trouble in one of its epochs; what it has printed.
 
     It ends well, with the bytes of the evidence.
     """
-    folder = project.folder
+    folder = served.folder
     before = [(folder / out).read_bytes() for out in OUTS]
     command = [sys.executable, "-m", "kmnist_pipeline.stages.kfold_train", "name=digits_softmax"]
-    environment = project.environment(DVC_STAGE=TRAINED, MLFLOW_TRACKING_URI=uri)
+    environment = served.environment(DVC_STAGE=TRAINED, MLFLOW_TRACKING_URI=uri)
     shutil.rmtree(folder / ".kmnist/fits", ignore_errors=True)
     with subprocess.Popen(
         command, cwd=folder, env=environment, text=True,
@@ -188,10 +188,10 @@ def assert_warned(printed: str) -> None:
 
 
 @NEEDS_POSTGRESQL
-def test_a_stage_logs_there(live, project, server):
-    forget(server.client())
-    assert train(project, server.uri, lambda: None) == ""
-    assert without_times(table(server.client())[TRAINED]) == without_times(live[TRAINED])
+def test_a_stage_logs_there(live, served, tracker):
+    forget(tracker.client())
+    assert train(served, tracker.uri, lambda: None) == ""
+    assert without_times(table(tracker.client())[TRAINED]) == without_times(live[TRAINED])
 
 
 def without_times(run: dict[str, Any]) -> dict[str, Any]:
@@ -200,63 +200,66 @@ def without_times(run: dict[str, Any]) -> dict[str, Any]:
     return run | {"tags": {k: v for k, v in run["tags"].items() if k not in dropped}}
 
 
-def test_a_server_that_is_down_at_the_start(project):
-    assert_warned(train(project, f"http://127.0.0.1:{free_port()}", lambda: None))
+def test_a_server_that_is_down_at_the_start(served):
+    assert_warned(train(served, f"http://127.0.0.1:{free_port()}", lambda: None))
 
 
-def stop_the_database(server: Running) -> None:
-    server.process.send_signal(signal.SIGSTOP)  # or it would end the server too
-    server.processes("postgres")[0].send_signal(signal.SIGINT)
+def stop_the_database(tracker: Running) -> None:
+    tracker.process.send_signal(signal.SIGSTOP)  # or it would end the server too
+    tracker.processes("postgres")[0].send_signal(signal.SIGINT)
 
 
-def restart(server: Running) -> None:
-    server.end()
-    server.start()
+def restart(tracker: Running) -> None:
+    tracker.end()
+    tracker.start()
 
 
 OUTAGES: dict[str, tuple[Callable[[Running], None], Callable[[Running], None]]] = {
     "the server hangs": (
-        lambda server: server.send(signal.SIGSTOP, "mlflow"),
-        lambda server: server.send(signal.SIGCONT, "mlflow"),
+        lambda tracker: tracker.send(signal.SIGSTOP, "mlflow"),
+        lambda tracker: tracker.send(signal.SIGCONT, "mlflow"),
     ),
-    "the server is killed": (lambda server: server.send(signal.SIGKILL, "mlflow"), restart),
+    "the server is killed": (
+        lambda tracker: tracker.send(signal.SIGKILL, "mlflow"),
+        restart,
+    ),
     "the database is stopped": (stop_the_database, restart),
 }
 
 
 @NEEDS_POSTGRESQL
 @pytest.mark.parametrize("outage", OUTAGES)
-def test_an_outage_in_an_epoch(outage, live, project, server):
+def test_an_outage_in_an_epoch(outage, live, served, tracker):
     begin, end = OUTAGES[outage]
-    forget(server.client())
+    forget(tracker.client())
     try:
-        printed = train(project, server.uri, functools.partial(begin, server))
+        printed = train(served, tracker.uri, functools.partial(begin, tracker))
     finally:
-        end(server)
+        end(tracker)
     assert_warned(printed)
-    assert publish(project, server.uri, TRAINED) == published(1, 0)
-    assert table(server.client())[TRAINED] == live[TRAINED]
+    assert publish(served, tracker.uri, TRAINED) == published(1, 0)
+    assert table(tracker.client())[TRAINED] == live[TRAINED]
 
 
 @pytest.mark.parametrize(
     ("driver", "room"),
     [("sqlite", "12m"), pytest.param("postgresql", "250m", marks=NEEDS_POSTGRESQL)],
 )
-def test_a_disk_of_the_store_that_is_full(driver, room, live, project, place):
+def test_a_disk_of_the_store_that_is_full(driver, room, live, served, place):
     if driver == "postgresql" and os.geteuid():
         pytest.skip("only root may mount a file system for PostgreSQL to fill")
     folder = place / driver
     folder.mkdir()
     store = ["--store", "sqlite:///mlflow.db"] if driver == "sqlite" else []
-    server = Running(project, folder, *store, room=room)
-    filler = Path(f"/proc/{server.process.pid}/root{folder}/filler")
+    tracker = Running(served, folder, *store, room=room)
+    filler = Path(f"/proc/{tracker.process.pid}/root{folder}/filler")
     try:
-        assert_warned(train(project, server.uri, functools.partial(fill, filler)))
+        assert_warned(train(served, tracker.uri, functools.partial(fill, filler)))
         filler.unlink()
-        assert publish(project, server.uri, TRAINED) == published(1, 0)
-        assert table(server.client())[TRAINED] == live[TRAINED]
+        assert publish(served, tracker.uri, TRAINED) == published(1, 0)
+        assert table(tracker.client())[TRAINED] == live[TRAINED]
     finally:
-        server.end()
+        tracker.end()
 
 
 def fill(path: Path) -> None:

@@ -60,7 +60,7 @@ def champion(**numbers: Any) -> registry.Champion:
     class Old:
         name = "old"
 
-    return registry.Champion(**numbers, version="7", md5="", classifier=Old())  # type: ignore[arg-type]
+    return registry.Champion(**numbers, version="7", digest="", classifier=Old())  # type: ignore[arg-type]
 
 
 HALF = np.arange(1000) % 2 == 0
@@ -114,4 +114,4 @@ def test_measurements_on_other_data_are_not_compared():
         candidate(**measured(0.99, HALF, data="b")), champion(**measured(0.9, HALF))
     )
     assert not notes
-    assert len(objections) == 1 and "other data" in objections[0]
+    assert len(objections) == 1 and "other test images" in objections[0]

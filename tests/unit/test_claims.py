@@ -21,7 +21,7 @@ def claim(**changes):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def metrics_in(tmp_path):
     content = {
         "seeds": {"accuracy": SEEDS},
         "confusion": [[9, 1], [0, 10]], "misclassified": [4, 8, 15, 16],
@@ -39,32 +39,32 @@ def folder(tmp_path):
     return tmp_path
 
 
-def write(folder, details):
-    folder.mkdir(exist_ok=True)
+def write(metrics_in, details):
+    metrics_in.mkdir(exist_ok=True)
     compared = {"accuracy": 0.9, "n": 1000, "correct": 900}
-    (folder / "test.json").write_text(json.dumps(compared))
+    (metrics_in / "test.json").write_text(json.dumps(compared))
     details = numbers.encode({"made_by": {}, **details})
-    (folder / "test_details.json").write_text(json.dumps(details))
+    (metrics_in / "test_details.json").write_text(json.dumps(details))
 
 
-def judge(known, folder):
-    return claims.judge(known, folder, CONFIDENCE, MARGIN)
+def judge(known, metrics_in):
+    return claims.judge(known, metrics_in, CONFIDENCE, MARGIN)
 
 
-def test_the_interval_is_that_of_one_more_seed_around_the_mean(folder):
+def test_the_interval_is_that_of_one_more_seed_around_the_mean(metrics_in):
     half = stats.t.ppf(0.975, 4) * 0.01 * (1 + 1 / 5) ** 0.5
-    seen = judge(claim(), folder)
+    seen = judge(claim(), metrics_in)
     assert (seen["obtained"], seen["mean"]) == (0.9, 0.91)
     assert seen["interval"] == pytest.approx([0.91 - half, 0.91 + half])
     assert seen["tolerance"] == pytest.approx(half)
     sampling = 1.959964 * (0.91 * 0.09 / 1000) ** 0.5
-    both = judge(claim(unknown="seed and split"), folder)
+    both = judge(claim(unknown="seed and split"), metrics_in)
     assert both["tolerance"] == pytest.approx(np.hypot(half, sampling), rel=1e-6)
-    assert judge(claim(unknown="nothing"), folder)["interval"] is None
+    assert judge(claim(unknown="nothing"), metrics_in)["interval"] is None
 
 
-def test_standard_deviations_are_pooled_with_their_degrees_of_freedom(folder):
-    pooled = judge(claim(file="one/test.json", spread="m few one"), folder)
+def test_standard_deviations_are_pooled_with_their_degrees_of_freedom(metrics_in):
+    pooled = judge(claim(file="one/test.json", spread="m few one"), metrics_in)
     sd = ((4 * 0.01**2 + 1 * 0.02**2) / 5) ** 0.5
     half = stats.t.ppf(0.975, 5) * sd * (1 + 1 / 1) ** 0.5  # of a model with one seed
     assert pooled["interval"] == pytest.approx([0.9 - half, 0.9 + half])
@@ -73,8 +73,8 @@ def test_standard_deviations_are_pooled_with_their_degrees_of_freedom(folder):
     }  # fmt: skip
 
 
-def test_an_interval_over_trainings_and_draws(folder):
-    seen = judge(claim(spread="draws", reported="0.75"), folder)
+def test_an_interval_over_trainings_and_draws(metrics_in):
+    seen = judge(claim(spread="draws", reported="0.75"), metrics_in)
     half = stats.t.ppf(0.975, 3.5) * (0.06**2 + 0.02**2) ** 0.5
     assert seen["tolerance"] == pytest.approx(half) and seen["mean"] == 0.7
     assert seen["verdict"] == "inconclusive"
@@ -122,30 +122,36 @@ def test_the_interval_over_groups_and_draws_holds_one_more_training(between: flo
     assert 0.92 <= held / repeats <= 0.97
 
 
-def test_verdicts(folder):
-    assert judge(claim(reported="0.900"), folder)["verdict"] == "exact"
-    near = judge(claim(reported="0.92"), folder)
+def test_verdicts(metrics_in):
+    assert judge(claim(reported="0.900"), metrics_in)["verdict"] == "exact"
+    near = judge(claim(reported="0.92"), metrics_in)
     assert near["verdict"] == "reproduced" and near["note"] == (
         "900 of 1000 correct; mean 0.9100, standard deviation 0.01 (4 df)"
     )
-    assert judge(claim(reported="0.99"), folder)["verdict"] == "differs"
-    assert judge(claim(unknown="nothing"), folder)["verdict"] == "differs"
-    assert judge(claim(file=""), folder)["verdict"] == "context"
-    of_trial = judge(claim(trial="lr=0.1", reported="0.5"), folder)
+    assert judge(claim(reported="0.99"), metrics_in)["verdict"] == "differs"
+    assert judge(claim(unknown="nothing"), metrics_in)["verdict"] == "differs"
+    assert judge(claim(file=""), metrics_in)["verdict"] == "context"
+    of_trial = judge(claim(trial="lr=0.1", reported="0.5"), metrics_in)
     assert of_trial["verdict"] == "exact" and of_trial["obtained"] == 0.5
 
 
 @pytest.mark.parametrize(("reported", "verdict"), [("0.89", "beaten"), ("0.9", "missed")])
-def test_a_bound_is_beaten_or_missed(folder, reported, verdict):
-    assert judge(claim(unknown="bound", reported=reported), folder)["verdict"] == verdict
+def test_a_bound_is_beaten_or_missed(metrics_in, reported, verdict):
+    assert judge(claim(unknown="bound", reported=reported), metrics_in)["verdict"] == verdict
 
 
-def test_counts_are_compared_one_by_one(folder):
-    exact = claims.judge(claim(value="confusion", reported="9 1; 0 10"), folder, CONFIDENCE, MARGIN)
+def test_counts_are_compared_one_by_one(metrics_in):
+    exact = claims.judge(
+        claim(value="confusion", reported="9 1; 0 10"), metrics_in, CONFIDENCE, MARGIN
+    )
     assert exact["verdict"] == "exact" and exact["note"] == "4 of 4 numbers are equal"
-    other = claims.judge(claim(value="confusion", reported="9 1; 1 9"), folder, CONFIDENCE, MARGIN)
+    other = claims.judge(
+        claim(value="confusion", reported="9 1; 1 9"), metrics_in, CONFIDENCE, MARGIN
+    )
     assert other["verdict"] == "differs" and other["note"] == "2 of 4 numbers are equal"
-    first = claims.judge(claim(value="misclassified", reported="4, 8"), folder, CONFIDENCE, MARGIN)
+    first = claims.judge(
+        claim(value="misclassified", reported="4, 8"), metrics_in, CONFIDENCE, MARGIN
+    )
     assert first["verdict"] == "exact" and first["obtained"] == "4, 8"
 
 
@@ -160,9 +166,9 @@ def test_counts_are_compared_one_by_one(folder):
         ({"file": "old/test.json", "value": "f1"}, "has no spread of f1 over seeds"),
     ],
 )
-def test_a_claim_about_nothing_is_an_error_that_names_it(folder, changes, message):
+def test_a_claim_about_nothing_is_an_error_that_names_it(metrics_in, changes, message):
     with pytest.raises(claims.ClaimError, match=message):
-        claims.judge(claim(**changes), folder, CONFIDENCE, MARGIN)
+        claims.judge(claim(**changes), metrics_in, CONFIDENCE, MARGIN)
 
 
 def test_a_claims_file_with_other_columns_or_unknowns_is_refused(tmp_path):

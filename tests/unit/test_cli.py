@@ -9,7 +9,9 @@ import pytest
 from support.project import ROOT
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.cli import dvc
+from kmnist_pipeline.cli import common, dvc
+from kmnist_pipeline.fits import cluster
+from kmnist_pipeline.tracking import server
 
 COMMANDS = [name for names in cli.GROUPS.values() for name in names]
 
@@ -43,6 +45,42 @@ def test_a_misspelt_command_is_refused_with_the_known_ones(capsys):
     assert ended.value.code == 2
     message = capsys.readouterr().err
     assert all(name in message for name in ("'comose'", *COMMANDS))
+
+
+@pytest.mark.parametrize("text", ["99999", "65536", "-1", "5e3", "", "١", "9" * 5000])
+def test_what_is_no_port_is_refused_by_every_server(text, capsys):
+    for main, before in (
+        (cli.main, ["review"]),
+        (server.main, []),
+        (cluster.main, []),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*before, f"--port={text}"])
+        assert ended.value.code == 2
+        assert "must be a whole number from 0 to 65535" in capsys.readouterr().err
+
+
+def test_a_port_is_a_number():
+    assert [common.port(text) for text in ("0", "5000", "65535")] == [0, 5000, 65535]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_error_and_gets_no_other_output(closed):
+    """The next file that is opened would have the number of the closed stream."""
+    code = (
+        "import os, sys\n"
+        "from kmnist_pipeline.cli import common\n"
+        "common.open_streams()\n"
+        "assert os.open('pyproject.toml', os.O_RDONLY) > 2\n"
+        "print('said'); print('failed', file=sys.stderr); sys.stdin.read()\n"
+    )
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ("" if " >&-" in f" {closed}" else "said\n")
+    assert done.stderr == ("" if "2>&-" in closed else "failed\n")
 
 
 def test_help_imports_nothing_heavy():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from support.odd_report import NAMES as ODD_NAMES
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import data as data_figures
 from kmnist_pipeline.figures import models as model_figures
+from kmnist_pipeline.stages import evaluate
 
 DIGITS = load_digits()
 IMAGES, LABELS = DIGITS.images.astype(np.uint8), DIGITS.target.astype(np.int64)
@@ -59,6 +61,10 @@ def pca_scatter(names: Sequence[str] = NAMES) -> Figure:
     return data_figures.pca_scatter(components, LABELS, names, ratios)
 
 
+def measured(mean: float, sd: float | None = None) -> dict[str, float | None]:
+    return {"mean": mean, "sd": sd}
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "class_table": lambda: data_figures.class_table(list("abcdefghij"), range(10), range(10)),
     "class_table_numbers": lambda: data_figures.class_table(NAMES, range(10), range(10)),
@@ -81,10 +87,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         IMAGES[:7], ["Predicted: 4, Actual: 7", "True: 1\nPredicted: 2"] * 3 + [""], 5, 16, gap=18
     ),
     "trials": lambda: model_figures.trials(
-        ["lr 0.1", "lr 0.01"], [0.9, 0.8], [0.01, None], [0.85, None], 0
+        ["lr 0.1", "lr 0.01"], [measured(0.9, 0.01), measured(0.8)], [measured(0.85, 0.02), None], 0
     ),
     "trials_untested": lambda: model_figures.trials(
-        ["a", "b"], [0.9, 0.8], [0.1, 0.1], [None] * 2, 1
+        ["a", "b"], [measured(0.9, 0.1), measured(0.8, 0.1)], [None, None], 1
     ),
     "class_scores": lambda: model_figures.class_scores(
         NAMES, np.linspace(0.8, 0.9, 10), np.linspace(0.9, 0.8, 10), np.full(10, 0.85)
@@ -100,6 +106,97 @@ ODD: dict[str, Callable[[], Figure]] = {
     "labelled_images": lambda: canvas.labelled_images(IMAGES[:10], ODD_NAMES, 5, 16),
     "class_scores": lambda: model_figures.class_scores(ODD_NAMES, *[np.full(10, 0.85)] * 3),
 }
+
+
+# What many classes of coloured images look like at worst: noise, with long names of all kinds.
+MANY_NAMES = [f"{ODD_NAMES[c % 10]} and <i>words</i> {c}" for c in range(300)]
+
+
+def noise(count: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, *shape), np.uint8)
+
+
+def many(classes: int) -> dict[str, Callable[[], Figure]]:
+    names = MANY_NAMES[:classes]
+    shown = names[:100]
+    sizes = np.arange(classes)
+    return {
+        "class_counts": lambda: data_figures.class_counts(names, sizes + 100, sizes),
+        "one_per_class": lambda: data_figures.one_per_class(
+            noise(len(shown), 64, 48, 3), shown, 255
+        ),
+        "ten_per_class": lambda: data_figures.ten_per_class(
+            noise(100, 20, 12, 3).reshape(10, 10, 20, 12, 3), names[:10], 255
+        ),
+        "pca_scatter": lambda: data_figures.pca_scatter(
+            np.random.default_rng(0).normal(size=(3000, 2)), np.arange(3000) % classes, names,
+            np.array([0.5, 0.1]),
+        ),
+        "confusion": lambda: model_figures.confusion_matrix(counts(classes), names),
+        "class_weights": lambda: model_figures.class_weights(
+            noise(len(shown), 20, 12, 3) - 128.0, shown
+        ),
+        "class_scores": lambda: model_figures.class_scores(
+            names, *[np.linspace(0, 1, classes)] * 3
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("classes", [49, 300])
+@pytest.mark.parametrize("name", many(49))
+def test_figures_of_many_classes_are_small_and_not_huge(name: str, classes: int) -> None:
+    figure = many(classes)[name]()
+    assert figure.bbox.width <= 2400 and figure.bbox.height <= 2400
+    assert len(canvas.png_bytes(figure, TEXT)) < canvas.MAX_BYTES
+
+
+@pytest.mark.parametrize("classes", [49, 300])
+def test_a_large_confusion_matrix_lists_the_most_frequent_confusions(classes: int) -> None:
+    matrix = np.diag(np.full(classes, 20))
+    matrix[3, 5], matrix[7, 2] = 9, 4
+    figure = model_figures.confusion_matrix(matrix, MANY_NAMES[:classes])
+    written = [text.get_text() for text in figure.texts]
+    left, right = (canvas.short(MANY_NAMES[c], 12) for c in (3, 5))
+    assert written[:3] == ["most frequent confusions", f"{left} → {right}", "9"]
+    assert len(written) == 5 and written[-1] == "4"
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert (labels == [canvas.short(name, 12) for name in MANY_NAMES[:49]]) == (classes == 49)
+
+
+def test_coloured_images_keep_their_colours() -> None:
+    image = np.zeros((1, 20, 12, 3), np.uint8)
+    image[0, :10], image[0, 10:] = (250, 0, 0), (0, 0, 250)
+    drawn = canvas.png_bytes(data_figures.one_per_class(image, ["a"], 250), {})
+    found = Image.open(io.BytesIO(drawn)).convert("RGB").getcolors(1 << 20) or []
+    assert {(255, 0, 0), (0, 0, 255)} <= {colour for _, colour in found}
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3)])
+def test_reduced_pictures_have_the_means_of_squares(shape: tuple[int, ...]) -> None:
+    images = noise(3, *shape)
+    small = canvas.reduced(images, 2)
+    assert small.shape == (3, 3, 2, *shape[2:])
+    for row in range(3):
+        for column in range(2):
+            square = images[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            mean = square.mean(axis=(1, 2))
+            np.testing.assert_array_equal(small[:, row, column], np.rint(mean))
+    assert canvas.reduced(images, 1) is images
+
+
+def test_the_components_of_large_images_are_those_of_reduced_ones() -> None:
+    assert data_figures.reduction((28, 28)) == data_figures.reduction((20, 12, 3)) == 1
+    assert data_figures.reduction((64, 64, 3)) == 4
+    images = noise(50, 64, 64, 3)
+    components, ratios = data_figures.pca(images, 255)
+    again, same = data_figures.pca(canvas.reduced(images, 4), 255)
+    np.testing.assert_array_equal(components, again)
+    assert (ratios == same).all()
+
+
+def test_a_small_class_gives_fewer_samples_of_each() -> None:
+    rows = data_figures.sample_per_class(np.array([0] * 20 + [1] * 3), 10, np.random.default_rng(0))
+    assert rows.shape == (2, 3) and len(np.unique(rows)) == 6
 
 
 @cache
@@ -250,3 +347,31 @@ def test_confusion_matrix_writes_every_count(classes: int) -> None:
 def test_samples_are_of_their_class_and_differ() -> None:
     assert (LABELS[ROWS] == np.arange(10)[:, None]).all()
     assert len(np.unique(ROWS)) == ROWS.size
+
+
+@pytest.mark.parametrize(
+    ("epochs", "trial", "words"),
+    [
+        ({}, "retrained", "which chose the winner; one seed."),
+        ({}, "lr=2", "which chose the winner, and test accuracy, measured afterwards; one seed."),
+        (
+            {"epochs": 3},
+            "retrained",
+            "which chose the winner and ended the others early; one seed.",
+        ),
+    ],
+)
+def test_the_trials_of_a_study_are_drawn_whether_or_not_its_winner_was_trained_again(
+    epochs: dict[str, int], trial: str, words: str, tmp_path: Path
+) -> None:
+    seeds = {"mean": 0.9, "sd": None, "n": 1, "values": [0.9]}
+    tried = [{"name": name, "seeds": seeds, **epochs} for name in ("lr=1", "lr=2")]
+    (tmp_path / "validation.json").write_text(
+        json.dumps({"made_by": {}, "winner": "lr=2", "trials": tried})
+    )
+    (tmp_path / "curves.csv").write_text("trial,seed,fold,epoch,split,loss,accuracy\n")
+    names = ["lr=1", "lr=2"] if trial != "retrained" else [trial]
+    rows = [{"name": name, "seeds": {"accuracy": seeds}} for name in names]
+    ((name, caption, figure),) = evaluate.training_figures(tmp_path, trial, rows)
+    assert (name, caption) == ("trials", f"validation accuracy of each of 2 trials, {words}")
+    assert len(figure.axes) == (1 if trial == "retrained" else 2)

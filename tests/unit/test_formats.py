@@ -14,7 +14,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from kmnist_pipeline.data import dataset, idx
 from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.evidence import outs
+from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.families import file
+from kmnist_pipeline.fits import store
 
 uint8 = arrays(np.uint8, array_shapes(max_dims=4, min_side=0, max_side=6))
 
@@ -134,11 +136,35 @@ def test_an_out_on_another_file_system(tmp_path: Path, monkeypatch):
 
 
 def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path: Path):
-    file, folder, young = (tmp_path / f".{name}.unfinished" for name in ("file", "folder", "young"))
+    file, folder, young = (
+        tmp_path / f".kmnist-{name}.unfinished" for name in ("file", "folder", "young")
+    )
     folder.mkdir()
     for path in (file, folder / "figure.png", young):
         path.touch()
-    for path in (file, folder):
+    for path in (file, folder / "figure.png", folder):
         os.utime(path, (0, 0))
     outs.write_bytes(tmp_path / "out", b"")
     assert {path.name for path in tmp_path.iterdir()} == {"out", young.name}
+
+
+def test_what_killed_runs_left_in_kmnist_is_removed_after_a_day(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(store.VARIABLE, raising=False)
+    partial, fits = Path(".kmnist/partial"), Path(".kmnist/fits/ab")
+    written = {partial / "old/images", partial / "in_use/images"}
+    written |= {
+        fits / ".kmnist-old.unfinished",
+        fits / ".kmnist-young.unfinished",
+        fits / "old.checkpoint",
+    }
+    for path in written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    old = {path for path in written if "old" in str(path)}
+    for path in (*old, partial / "old", partial / "in_use"):
+        os.utime(path, (0, 0))
+    store.default()
+    with Stage("download", "digits", Path(), {"key": "mine"}).partial():
+        left = {path for path in Path(".kmnist").rglob("*") if path.is_file()}
+    assert left == written - old | {fits / "old.checkpoint"}

@@ -22,6 +22,23 @@ def of_training(name: str, about: dict[str, Any]) -> set[str]:
     return {paths.weights(name), curves, *with_details(validation)}
 
 
+def of_report(kind: str, name: str) -> set[str]:
+    if kind == "report":
+        return {paths.page(name)}
+    return {paths.report_numbers(name, kind)} | {
+        paths.figures(name, kind) for drawn in ("suspects", "loop", "readings") if kind == drawn
+    }
+
+
+def of_model(kind: str, name: str) -> set[str]:
+    report = PARAMS["models"][name]["report"]
+    if kind == "conditions":
+        figure = f"{paths.figures(report, kind)}/{name}.png"
+        return {paths.numbers(report, name, "conditions.json"), figure}
+    test = paths.numbers(report, name, "test.json")
+    return {paths.predictions(name), paths.figures(report, name), *with_details(test)}
+
+
 def outs_of(kind: str, name: str) -> set[str]:
     match kind:
         case "download":
@@ -34,12 +51,10 @@ def outs_of(kind: str, name: str) -> set[str]:
             about = PARAMS["studies"][name]
             trials = paths.numbers(about["report"], name, "trials.csv")
             return of_training(name, about) | {trials}
-        case "evaluate":
-            report = PARAMS["models"][name]["report"]
-            test = paths.numbers(report, name, "test.json")
-            return {paths.predictions(name), paths.figures(report, name), *with_details(test)}
-        case "report":
-            return {paths.page(name)}
+        case "evaluate" | "conditions":
+            return of_model(kind, name)
+        case "suspects" | "loop" | "readings" | "faults" | "report":
+            return of_report(kind, name)
     raise AssertionError(f"{kind}@{name} is not known here")
 
 

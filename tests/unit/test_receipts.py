@@ -30,7 +30,7 @@ FOUND = [
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch) -> Path:
+def empty_folder(tmp_path, monkeypatch) -> Path:
     """An empty folder to leave receipts in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -64,10 +64,10 @@ def test_it_is_an_in_toto_statement_of_what_was_compared():
     assert set(predicate["libraries"]) == set(receipts.MAKE_BYTES)
 
 
-def test_it_has_no_noise(here):
+def test_it_has_no_noise(empty_folder):
     text = left().read_text()
     assert json.dumps(json.loads(text), sort_keys=True) == json.dumps(json.loads(text))
-    assert str(here) not in text and socket.gethostname() not in text
+    assert str(empty_folder) not in text and socket.gethostname() not in text
     assert left().read_text() == text
 
 
@@ -165,7 +165,7 @@ def test_a_signature_of_something_else_makes_it_worthless(fault, monkeypatch):
         path.write_text(path.read_text().replace('"different"', '"identical"'))
     assert list(receipts.lines(LOCK)) == [
         NONE,
-        f"{path}: does not count: its signature is not of this file",
+        f"{path}: does not count: its signature does not match",
     ]
 
 

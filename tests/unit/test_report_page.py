@@ -69,12 +69,44 @@ def test_html_has_headings_in_order_and_names_its_tables_and_figures(content: di
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     assert {th["scope"] for th in elements.attributes("th")} == {"col", "row"}
     alts = [image["alt"] for image in elements.attributes("img")]
-    assert alts[0] == "confusion of model, described in the caption" and len(set(alts)) == 2
+    assert alts[0] == "model: confusion" and len(set(alts)) == 2
     ids = [attributes["id"] for _, attributes, _ in elements.all if "id" in attributes]
     links = [link["href"] or "" for link in elements.attributes("a")]
     assert len(ids) == len(set(ids))
     assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
     assert not elements.attributes("script") and not elements.attributes("link")
+
+
+def test_a_page_tells_what_people_have_reviewed_and_what_it_brings(content: dict) -> None:
+    html = " ".join("".join(Elements(page.html(content)).texts("body")).split())
+    text = " ".join(page.markdown(content).split())
+    for shown in (html, text):
+        assert "People have reviewed 9 images" in shown and "1 decisions are about test" in shown
+        assert "published test labels its test accuracy is 0.5000 (10 / 20)" in shown
+        assert "with the corrected ones 0.5789 (11 / 19)" in shown
+        assert "contradict the labels of 7 of 80 images" in shown and "3 / 4" in shown
+        assert "first has its best mean accuracy with 20 labels" in shown
+        assert "Choosing the least confident images reaches it with 4 fewer." in shown
+        assert "0.7000 ± 0.0100" in shown
+    assert "| 20 | 0.7000 ± 0.0100 | 0.6000 ± – |" in text
+
+
+def test_a_loop_that_saves_nothing_says_so(content: dict) -> None:
+    nothing = {**content, "simulated": {**content["simulated"], "saved": None}}
+    for text in (page.html(nothing), page.markdown(nothing)):
+        assert "it saves no labels" in text and "fewer" not in text
+
+
+def test_a_page_without_reviews_does_not_mention_them(content: dict) -> None:
+    tests = [{**model["test"]} for model in content["models"]]
+    for test in tests:
+        del test["corrected"]
+    models = [{**m, "test": test} for m, test in zip(content["models"], tests, strict=True)]
+    data = {name: value for name, value in content["data"].items() if name != "reviews"}
+    bare = {**content, "models": models, "data": data, "suspects": None, "simulated": None}
+    for text in (page.html(bare), page.markdown(bare)):
+        for words in ("have reviewed", "Suspect labels", "Learn, predict", "corrected ones"):
+            assert words not in text
 
 
 def test_markdown_shows_text_as_it_is(content: dict) -> None:
@@ -93,3 +125,25 @@ def test_a_figure_on_the_page_has_the_same_pixels_in_fewer_bytes(content: dict) 
     with Image.open(io.BytesIO(embedded)) as shown, Image.open(first["path"]) as drawn:
         assert shown.convert("RGB").tobytes() == drawn.convert("RGB").tobytes()
         assert first["width"] == drawn.width
+
+
+def test_other_conditions_are_shown_against_the_clean_images(content: dict) -> None:
+    """Each count, rate, interval and verdict; only of the model that was measured."""
+    rows = {
+        "clean": ["190 / 200", "0.9500", "+0.0 points", "100 / 200", "1.0000", "met"],
+        "a <dark> sheet": ["150 / 200", "0.7500", "-20.0 points", "80 / 200", "0.7500", "not met"],
+        "torn": ["20 / 200", "0.1000", "-85.0 points", "0 / 200", "–", "met"],
+        "two | three": ["7 / 200", "several: 193"],
+    }
+    shown = Elements(page.html(content)).texts("tr")
+    text = page.markdown(content)
+    for name, values in rows.items():
+        (row,) = (row for row in shown if row.strip().startswith(name))
+        assert all(value in row for value in values), row
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {plain(name)} |"))
+        assert all(value in line for value in values), line
+    assert text.count("## Other pictures: `model`") == text.count("## Other pictures") == 1
+
+
+def plain(name: str) -> str:
+    return name.replace("<", "\\<").replace(">", "\\>").replace("|", "\\|")

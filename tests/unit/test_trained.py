@@ -24,7 +24,10 @@ ABOUT = {
     "classes": [4, 2, 7],
     "class_names": ["four", "two", "seven"],
     "seeds": [10, 11],
-    "trials": [{"name": name, "model": SETTINGS} for name in ("lr=0.1", "lr=0.2")],
+    "trials": [
+        {"name": name, "model": SETTINGS, "validation": {"method": "kfold", "folds": 3}}
+        for name in ("lr=0.1", "lr=0.2")
+    ],
     "kept_folds": [[0, 0], [0, 0]],
     "winner": 1,
 }
@@ -56,6 +59,33 @@ def test_the_winners_first_seed_is_the_default_and_other_fits_can_be_loaded(path
     for trial, seed in WEIGHTS:
         found = model.of(trial, seed).probabilities(PIXELS)
         assert np.array_equal(found, expected(trial, seed))
+
+
+def test_an_ensemble_predicts_with_the_mean_of_its_members(tmp_path: Path):
+    weights = {(seed, fold): RNG.normal(size=(D + 1, 3)) for seed in (0, 1) for fold in (0, 1, 2)}
+    tensors = {
+        file.name(0, seed, name, fold): tensor
+        for (seed, fold), own in weights.items()
+        for name, tensor in {**SCALER, "weights": own}.items()
+    }
+    validation = {"method": "kfold", "folds": 3, "ensemble": True}
+    trial = {"name": "t", "model": SETTINGS, "validation": validation}
+    about = {"trials": [trial], "winner": 0}
+    content = file.encode(tensors, {**ABOUT, **about, "kept_folds": [[1, 2]]})
+    (tmp_path / "m.safetensors").write_bytes(content)
+    for seed, best in ((0, 1), (1, 2)):
+        model = TrainedModel.load(tmp_path / "m.safetensors", "m", "d").of(0, seed)
+        alone = [
+            linear.probabilities(SETTINGS, {**SCALER, "weights": weights[seed, n]}, PIXELS, 3)
+            for n in range(3)
+        ]
+        assert np.array_equal(model.probabilities(PIXELS), np.mean(alone, axis=0))
+        assert [member.fold for member in model.members] == [0, 1, 2]
+        for member, own in zip(model.members, alone, strict=True):
+            assert np.array_equal(member.probabilities(PIXELS), own)
+            assert member.members == [member] and member.best is member
+        assert np.array_equal(model.best.probabilities(PIXELS), alone[best])
+        assert np.array_equal(model.tensors["weights"], weights[seed, best])
 
 
 def test_images_come_in_batches(path: Path, monkeypatch):

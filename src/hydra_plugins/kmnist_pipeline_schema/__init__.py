@@ -1,4 +1,4 @@
-"""Hydra plugin: checks the composed configuration and composes its `models` map.
+"""Hydra plugin: checks the composed configuration and composes `models`, `code` and `reviews`.
 
 DVC loads it from `hydra.plugins_path` when `dvc exp run` composes `conf/`. `kmnist compose` loads
 it the same way. So both refuse the same mistakes with the same message, before any stage runs.
@@ -6,7 +6,9 @@ it the same way. So both refuse the same mistakes with the same message, before 
 
 import functools
 import os
-from collections.abc import Iterator
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,9 +26,12 @@ from yaml import MarkedYAMLError, YAMLError
 
 # At import time, because DVC removes the plugins' folder from sys.path afterwards.
 from kmnist_pipeline.config import rules
+from kmnist_pipeline.config.schema import Config
 from kmnist_pipeline.errors import UserError
 
 MAIN = "config"
+COMPOSED = ("models", "code")
+INTERPOLATING = {"conditions", "suspects", "readings", "faults"}  # experiments and studies
 
 
 class ConfigurationError(UserError, ConfigCompositionException, DvcException):
@@ -34,17 +39,32 @@ class ConfigurationError(UserError, ConfigCompositionException, DvcException):
 
 
 def _models(_root_: DictConfig) -> Any:
-    sections = {key: _root_._get_node(key) for key in _root_ if key not in ("hydra", "models")}
+    return OmegaConf.create(rules.models_of(_checked(_root_)))
+
+
+def _code(_root_: DictConfig) -> Any:
+    from kmnist_pipeline.config import code  # stages load this plugin, but do not compose
+
+    return OmegaConf.create(code.of(_checked(_root_)))
+
+
+def _checked(root: DictConfig) -> Config:
+    """The typed configuration. Raises ConfigError for the first mistake."""
+    sections = {
+        key: root._get_node(key) for key in root if key not in ("hydra", "reviews", *COMPOSED)
+    }
     config = OmegaConf.create(sections)
     try:
         content = _plain(config)
     except OmegaConfBaseException:
-        # Studies interpolate keys of their base: name its mistake, not that of the interpolation.
-        others = [str(key) for key in sections if key != "studies"]
-        rules.check(_plain(OmegaConf.masked_copy(config, others)))
+        # Some sections interpolate others: name the mistakes in these, not those of interpolation.
+        for left_out in (INTERPOLATING, {*INTERPOLATING, "studies"}):
+            others = [str(key) for key in sections if key not in left_out]
+            with suppress(OmegaConfBaseException):
+                rules.check(_plain(OmegaConf.masked_copy(config, others)))
         rules.check_bases(_plain(config, resolve=False))
         raise
-    return OmegaConf.create(rules.models_of(rules.check(content)))
+    return rules.check(content)
 
 
 def _plain(config: DictConfig, resolve: bool = True) -> dict[Any, Any]:
@@ -57,9 +77,34 @@ def _conf(loader: ConfigLoaderImpl) -> Path:
     return Path(os.path.relpath(str(main).removeprefix("file://")))
 
 
+def _reviews(datasets: Iterable[Any], root: Path) -> dict[str, dict[str, str]]:
+    """The files with people's decisions about each dataset, or the empty ones in reviews/.
+
+    DVC needs a dependency that exists, and every dataset may be without reviews. If images are
+    here or only in DVC's cache, their `.dvc` file is here.
+    """
+    from kmnist_pipeline.evidence import paths
+
+    found = {}
+    for name in map(str, datasets):
+        decisions, images = paths.decisions(name), paths.reviewed(name)
+        if (root / decisions).exists() and (root / decisions).read_bytes().startswith(BOM_UTF8):
+            raise UserError(
+                f"{decisions}:1: begins with a byte order mark, as spreadsheets save UTF-8: "
+                f"`sed -i '1s/^\\xef\\xbb\\xbf//' {decisions}` removes it"
+            )
+        has_images = any((root / f"{images}{ending}").exists() for ending in ("", ".dvc"))
+        found[name] = {
+            "decisions": decisions if (root / decisions).exists() else paths.NO_DECISIONS,
+            "images": images if has_images else paths.NO_IMAGES,
+        }
+    return found
+
+
 def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
     """Refuse what the report stages could not show or judge, before the other stages have run."""
-    from kmnist_pipeline.evaluation import claims  # slow to import, and stages do not need it
+    from kmnist_pipeline.config import stated  # slow to import, and stages do not need it
+    from kmnist_pipeline.evaluation import claims
 
     for name, report in (config.get("reports") or {}).items():
         known = [model for model, about in config.models.items() if about.report == name]
@@ -73,8 +118,8 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
             )
         figures = report.figures.items()
         shown = [(f"reports.{name}.figures.{n}={file}", file) for n, file in figures]
-        for claim in claims.read(path):
-            where = f"{path}: claim {claim['id']}"
+        for line, claim in stated.read(path):
+            where = f"{path}: line {line}: {claim['id']}"
             shown += [(where, f"{name}/{file}") for file in claims.files(claim)]
         for where, file in shown:
             of_report, _, rest = file.partition("/")
@@ -102,9 +147,13 @@ def _refusing(load: Any) -> Any:
                     raise UserError(f"{override}: must be KEY=VALUE")
             cfg = load(self, config_name, overrides, *args, **named)
             if config_name == MAIN:
-                if "models" not in cfg or not OmegaConf.is_interpolation(cfg, "models"):
-                    raise UserError("models: is composed; must be ${kmnist.models:}")
-                cfg.models = cfg.models  # keep it: each read of the node composes and checks
+                for name in COMPOSED:
+                    if name not in cfg or not OmegaConf.is_interpolation(cfg, name):
+                        raise UserError(f"{name}: is composed; must be ${{kmnist.{name}:}}")
+                    cfg[name] = cfg[name]  # keep it: each read of the node composes and checks
+                if cfg.get("reviews") != {}:
+                    raise UserError("reviews: is composed; must be {}")
+                cfg.reviews = _reviews(cfg.get("datasets") or (), _conf(self).parent)
                 _check_reports(self, cfg)
         except OverrideParseException as error:
             raise ConfigurationError(_no_override(error)) from None
@@ -163,6 +212,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 OmegaConf.register_new_resolver("kmnist.models", _models, replace=True)
+OmegaConf.register_new_resolver("kmnist.code", _code, replace=True)
 ConfigLoaderImpl.load_configuration = _refusing(  # type: ignore[method-assign]
     ConfigLoaderImpl.load_configuration
 )

@@ -13,15 +13,15 @@ from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import say
+from kmnist_pipeline.cli.common import open_streams, say
 from kmnist_pipeline.errors import UserError
 
 INTERRUPTED = 130
 GROUPS = {
-    "Configure and train": ("compose", "fit", "fits", "prune"),
+    "Configure and train": ("compose", "import", "new", "fit", "fits", "prune"),
     "Check the evidence": ("impact", "check", "verify"),
     "Explore and share the evidence": ("trace", "diff", "publish", "export"),
-    "Use the models": ("predict", "promote"),
+    "Use the models": ("predict", "review", "promote"),
 }
 HELP = """Manage the configuration, the evidence and the models of the pipeline in this folder.
 
@@ -36,6 +36,7 @@ why), 2 an invalid command line; the help of a command lists any others.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit status."""
+    open_streams()
     parser = ArgumentParser(
         "kmnist", usage="kmnist [-h] COMMAND ...", formatter_class=RawDescriptionHelpFormatter
     )

@@ -2,11 +2,12 @@
 
 Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/, do
 not agree with code, configuration, data and the libraries of requirements.lock, or were edited by
-hand. Computes rates, scores, means and verdicts again from other evidence. Says what changed, from
-which value to which, and which commands fix it. Then says which receipts in receipts/ are of this
-evidence, that is, which stages `kmnist verify` has run again. Needs neither DVC's cache nor the
-data, and runs no stage. Changes nothing, unless an interrupted DVC has cut dvc.lock: then it puts
-back the committed entries that are still true.
+hand. Computes rates, scores, means and verdicts again from other evidence. Reports libraries of
+requirements.lock without a hash. Says what changed, from which value to which, and which commands
+fix it. Then says which receipts in receipts/ are of this evidence, that is, which stages
+`kmnist verify` has run again. Needs neither DVC's cache nor the data, and runs no stage. Changes
+nothing, unless an interrupted DVC has cut dvc.lock: then it puts back the committed entries that
+are still true.
 """
 
 import sys
@@ -25,6 +26,7 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands.words import count
     from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.repository import locks
+    from kmnist_pipeline.repository.compare import Verdict
 
     mend_lock()
     composed = composition.compose(Path("conf"), [])
@@ -37,10 +39,15 @@ def run(chosen: Namespace) -> int:
         print("up to date: the evidence matches code, configuration and data")
     for line in receipts.lines(lock):
         say(line)
-    print(status.summary(check.of_head()))
+    differences = check.of_head()
+    is_committed = all(each.verdict is Verdict.IDENTICAL for each in differences)
+    if not (findings and is_committed):
+        say(check.last(findings, differences))
     if findings:
         numbers = {"stage": len(found.stages), "other file": len(findings) - len(found.stages)}
         parts = [count(number, noun) for noun, number in numbers.items() if number]
         line = f"not up to date: {' and '.join(parts)}; the commands above fix this"
+        if is_committed:
+            line += ". The files of evidence are those of the last commit"
         say(line, sys.stderr)
     return 1 if findings else 0

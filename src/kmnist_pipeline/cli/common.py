@@ -1,10 +1,15 @@
 """Functions that several commands share."""
 
+import contextlib
+import importlib.util
 import json
+import math
 import os
+import py_compile
 import re
 import stat
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,6 +18,27 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.names import printable
 
 PARAMS = Path("params.yaml")
+CHECKED = (3).to_bytes(4, "little")  # the flags of bytecode that has its source's hash
+LAST_PORT = 65535
+
+
+def open_streams() -> None:
+    """Open each standard stream that the user has closed (`>&-`), on the null device.
+
+    Python has None for it, and the next file that is opened would get its number and its output.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115 - it stays open
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
+def port(text: str) -> int:
+    """The type of an option with the number of a port."""
+    if re.fullmatch("[0-9]{1,5}", text) and int(text) <= LAST_PORT:
+        return int(text)
+    raise ArgumentTypeError(f"{text}: must be a whole number from 0 to {LAST_PORT}")
 
 
 def absolute(name: str) -> Path:
@@ -26,6 +52,27 @@ def mend_lock() -> None:
 
     if said := recovery.put_back():
         print(said, file=sys.stderr)
+
+
+def hash_bytecode(folder: Path) -> None:
+    """Make Python compare each module below a folder with its bytecode by hash, not by time.
+
+    A source that was edited within a second and has the same size looks unchanged to Python, which
+    then runs the bytecode of the old one: a result of other code under the same lineage key. Python
+    keeps bytecode with a hash as it is. Files that cannot be written stay as they are.
+    """
+    for source in folder.rglob("*.py"):
+        compiled = Path(importlib.util.cache_from_source(str(source)))
+        with contextlib.suppress(OSError):
+            if compiled.exists():
+                with compiled.open("rb") as file:
+                    if file.read(8)[4:] == CHECKED:
+                        continue
+            try:
+                mode = py_compile.PycInvalidationMode.CHECKED_HASH
+                py_compile.compile(str(source), str(compiled), doraise=True, invalidation_mode=mode)
+            except py_compile.PyCompileError:  # who imports it gets the error
+                compiled.unlink(missing_ok=True)
 
 
 def require_regular(*places: Path | None) -> None:
@@ -52,16 +99,36 @@ def say(text: object, file: TextIO | None = None, end: str = "\n") -> None:
     print(_escaped(str(text)), file=file, end=end)
 
 
+def agreed(question: str) -> bool:
+    """Whether the user answers a question with yes; without a user, no."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
+
+
 def _escaped(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
 def print_json(content: Any) -> None:
-    """Print JSON for programs, with unprintable characters escaped as JSON escapes them."""
-    text = json.dumps(content, indent=2, ensure_ascii=False)
+    """Print JSON for programs, with unprintable characters escaped as JSON escapes them.
+
+    JSON has no NaN and no infinity, which a stranger's numbers may hold: they become null.
+    """
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     print(
         re.sub(r"[^ -~\n]", lambda c: c[0] if c[0].isprintable() else json.dumps(c[0])[1:-1], text)
     )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_finite(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def console() -> Any:

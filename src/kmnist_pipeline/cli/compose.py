@@ -1,6 +1,7 @@
 """Compose params.yaml from conf/.
 
-Refuses misspelt keys, wrong types and impossible values, and says what is allowed.
+Refuses misspelt keys, wrong types and impossible values, and says what is allowed. Points out files
+in conf/ that are not in use, because conf/config.yaml has no line that leads to them.
 
   kmnist compose                          after every change in conf/
   kmnist compose --show kmnist_softmax    one experiment, with all its values
@@ -11,7 +12,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import PARAMS, say
+from kmnist_pipeline.cli.common import PARAMS, mend_lock, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -37,11 +38,18 @@ def add(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.config import compose as composition
+    from kmnist_pipeline.config import menu
 
-    text = composition.compose(Path("conf"), chosen.overrides)
+    conf = Path("conf")
+    text = composition.compose(conf, chosen.overrides)
     if chosen.show is not None:
         say(composition.show(text, chosen.show), end="")
         return 0
+    if not chosen.check:
+        mend_lock()  # while params.yaml still says which stages DVC knew
+    if unused := menu.unused(conf):
+        names = ", ".join(str(path.relative_to(conf)) for path in unused)
+        say(f"note: conf/{menu.FILE} leads to none of these files of conf/: {names}", sys.stderr)
     if PARAMS.exists() and PARAMS.read_text() == text:
         print(f"{PARAMS} is up to date with conf/")
         return 0

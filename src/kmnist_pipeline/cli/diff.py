@@ -11,6 +11,7 @@ objects: nothing is checked out or run.
 from argparse import ArgumentParser, Namespace
 
 from kmnist_pipeline.cli.common import absolute, console, print_json, require_regular
+from kmnist_pipeline.errors import UserError
 
 
 def add(parser: ArgumentParser) -> None:
@@ -34,13 +35,17 @@ def add(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import diff, diff_views
-    from kmnist_pipeline.evidence import outs
+    from kmnist_pipeline.evidence import output, paths
 
     found = diff.between(chosen.old, chosen.new)
     if chosen.output is not None:
         page = chosen.output / "index.html"
         require_regular(page)
-        outs.write_bytes(page, diff_views.page(found).encode())
+        if any(page.is_relative_to(absolute(folder)) for folder in paths.TRACKED):
+            raise UserError(f"{chosen.output}: has the evidence itself; name another folder")
+        chosen.output.mkdir(parents=True, exist_ok=True)
+        with output.replacing(page) as file:
+            file.write(diff_views.page(found).encode())
     if chosen.json:
         print_json(found.json())
     elif chosen.markdown:

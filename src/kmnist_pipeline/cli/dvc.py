@@ -1,9 +1,10 @@
-"""The command `dvc` of this project's environment: DVC, with three changes.
+"""The command `dvc` of this project's environment: DVC, with these changes.
 
 Stages run in the Python of this environment: DVC deletes the outs of a stage before it starts the
 first `python` in PATH, which may lack the libraries. DVC's files are replaced when the new ones are
-complete: DVC writes them in place, so an interrupt or a full disk leaves them cut. And `dvc exp
-show` without options shows only the columns that people compare.
+complete: DVC writes them in place, so an interrupt or a full disk leaves them cut. Before stages
+run, a merge conflict and a place where outs would be lost are refused, and bytecode is made that
+cannot be stale. And `dvc exp show` without options shows only the columns that people compare.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.cli.common import mend_lock
+from kmnist_pipeline.cli.common import PARAMS, hash_bytecode, mend_lock, open_streams, say
+from kmnist_pipeline.errors import UserError
 
+LOCK = "dvc.lock"
+RUNNING = {"repro", "exp", "queue"}  # the commands that run stages
 # The columns of `dvc exp show` that people compare: all are thousands of characters wide.
 COMPARED = [
     "--only-changed",
@@ -31,12 +35,23 @@ COMPARED = [
 
 def main() -> int:
     """Run DVC with the arguments of this process; returns its exit status."""
+    open_streams()
     programs = sysconfig.get_path("scripts")
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
     cli.name_user()
     if folder := cli.project():
         with contextlib.chdir(folder):
-            mend_lock()
+            try:
+                runs = not RUNNING.isdisjoint(sys.argv)
+                if runs:
+                    _refuse_conflicts()
+                mend_lock()
+                if runs:
+                    _refuse_places()
+                    hash_bytecode(Path("src"))
+            except UserError as error:
+                say(f"error: {error}", sys.stderr)
+                return 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # DVC ends in order, as on Ctrl-C
     from dvc.cli import main as dvc
     from dvc.utils.serialize import _common, _yaml
@@ -55,9 +70,51 @@ def main() -> int:
     return status
 
 
+def _refuse_conflicts() -> None:
+    """Raise UserError if a merge conflict is not resolved; DVC says only that YAML is invalid."""
+    from kmnist_pipeline.repository import locks
+
+    for name in (locks.LOCK, str(PARAMS), "dvc.yaml"):
+        if Path(name).is_file():
+            locks.refuse_conflict(Path(name).read_text(errors="replace"), name)
+
+
+def _refuse_places() -> None:
+    """Raise UserError if outs are behind a link, which DVC refuses only after the stage has run, or
+    a mount point, from which a stage can remove files but not the folder."""
+    from kmnist_pipeline.repository import dvc, locks
+
+    try:
+        described = dvc.stages(locks.load(PARAMS.read_text(), PARAMS.name))
+    except (OSError, UserError):  # DVC says what is wrong
+        return
+    outs = {Path(out) for stage in described.values() for out in dvc.outs(stage)}
+    above = {folder for out in outs for folder in out.parents}
+    for folder in sorted(above):
+        if folder.is_symlink():
+            raise UserError(
+                f"{folder} is a link to {folder.readlink()}: DVC refuses the outs behind it when "
+                "their stage has run; put the folder itself here. `dvc config --local cache.dir "
+                "FOLDER` keeps DVC's copies of large files on another disk"
+            )
+    for out in sorted(outs):
+        if out.is_mount():
+            raise UserError(
+                f"{out} is a mount point: a stage would remove its files, but cannot replace it; "
+                f"unmount it (`umount {out}`), or mount the folder {out.parent} instead"
+            )
+
+
 def _replace_file(path: Any, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:
-    """Write a file as DVC's own function does, but never leave a part of it."""
+    """Write a file as DVC's own function does, but never leave a part of it.
+
+    The lock names each dependency once, although `dvc.yaml` may repeat one: see `config/code.py`.
+    """
     from kmnist_pipeline.evidence import outs
+
+    for stage in data.get("stages", {}).values() if Path(path).name == LOCK else ():
+        if "deps" in stage:
+            stage["deps"] = list({dep["path"]: dep for dep in stage["deps"]}.values())
 
     text = io.StringIO()
     dumper(data, text, **options)

@@ -13,7 +13,7 @@ the evidence. After an interruption run the command again: it trains only what i
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import PARAMS, mend_lock, read_params
+from kmnist_pipeline.cli.common import PARAMS, hash_bytecode, mend_lock, read_params, say
 from kmnist_pipeline.errors import UserError
 
 
@@ -24,6 +24,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
+    hash_bytecode(Path("src"))  # before most modules are imported
     from kmnist_pipeline import arithmetic
 
     arithmetic.select()  # before NumPy is loaded
@@ -36,7 +37,7 @@ def run(chosen: Namespace) -> int:
         raise UserError(f"{PARAMS} is not up to date with conf/: run `kmnist compose`")
     names = fit.train_missing(chosen.targets, params)
     if names:
-        print(f"all fits are trained: {', '.join(names)}; `dvc repro` writes the evidence")
+        say(f"all fits are trained: {', '.join(names)}; `dvc repro` writes the evidence")
     else:
-        print("no stage that trains is stale")
+        say("no stage that trains is stale")
     return 0

@@ -7,7 +7,8 @@ folder that KMNIST_FITS names, such as one that a team shares.
   kmnist fits --clean    remove the fits that no stage of params.yaml uses
   kmnist fits --clear    remove everything
 
-Both also remove fits that other branches use, or other people who share the folder.
+`--clean` and `--clear` also remove fits that other branches use, or other people who share the
+folder.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -38,7 +39,7 @@ def run(chosen: Namespace) -> int:
             f"{arithmetic.NATIVE}: unset it"
         )
     if chosen.clear or chosen.clean:
-        keys = fits.used(read_params()) if chosen.clean else None
+        keys = fits.used(read_params(), kept) if chosen.clean else None
         print(f"removed: {fits.summary(fits.clean(kept, keys))}")
     for line in fits.lines(kept):
         say(line)

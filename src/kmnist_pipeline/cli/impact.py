@@ -8,10 +8,11 @@ Without -S: shows the impact of changes in conf/, src/ and files since the evide
   kmnist impact
 """
 
+import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from kmnist_pipeline.cli.common import console, print_json
+from kmnist_pipeline.cli.common import console, mend_lock, print_json, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -27,8 +28,12 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    from kmnist_pipeline.commands import impact
+    from kmnist_pipeline.commands import impact, status
+    from kmnist_pipeline.repository.locks import LOCK
 
+    mend_lock()
+    if status.is_lock_lost():
+        say(f"note: {status.LOST}: `{status.RESTORE} {LOCK}` restores it", sys.stderr)
     found = impact.of_change(chosen.overrides)
     if chosen.json:
         print_json(asdict(found))

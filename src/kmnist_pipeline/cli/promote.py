@@ -8,7 +8,7 @@ Test images can only refuse a model, never choose one.
 
   kmnist promote kmnist_softmax
   kmnist promote --dataset kmnist    the model for all classes with the best validation accuracy
-  kmnist promote                     the same for every dataset; `make repro` ends with it
+  kmnist promote                     the best model of every dataset; `make repro` ends with it
 """
 
 import sys

@@ -18,6 +18,7 @@ from kmnist_pipeline.commands.status import CLEAN, RESTORE, StageStatus, Status
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
+from kmnist_pipeline.faults import noticing
 from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Difference, Verdict, compare
@@ -25,7 +26,9 @@ from kmnist_pipeline.repository.locks import LOCK, Graph
 from kmnist_pipeline.repository.revision import DamagedError, Revision, digest_of
 
 PARAMS, MAIN = "params.yaml", "conf/config.yaml"
+CLAIMS = "claims.json"  # of each report
 WIDTH = 100
+KEEP = "keep the experiment: put its values into conf/, compose, check and commit"
 SHOWN = 5  # values of params.yaml that differ from conf/, and downstream stages
 MADE = ("lineage", "library", "arithmetic", "contradiction")  # changes that DVC does not notice
 
@@ -77,7 +80,8 @@ def findings(found: Status, composed: str) -> list[Finding]:
     alone = [f for f in found.orphans if not any(Path(f).is_relative_to(out) for out in left)]
     orphans = _of_orphans(alone)
     files = [Finding(file, ("no stage makes this file",), orphans) for file in alone]
-    return [*_of_pins(), *_of_params(composed, apart, experiment), *stages, *files]
+    around = [*_of_lock(), *_of_pins(), *_of_params(composed, apart, experiment)]
+    return [*around, *stages, *files, *_of_faults()]
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
@@ -98,6 +102,19 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
         names = [finding.where for finding in downstream]
         shown = _counted(names) if len(names) <= SHOWN else count(len(names), "stage")
         yield _wrapped(f"downstream of these: {shown}")
+
+
+def last(findings: list[Finding], differences: list[Difference]) -> str:
+    """The sentence about files that differ from the commit; differences: of all files.
+
+    It does not say how to restore results that are up to date, or those of an experiment.
+    """
+    way = ""
+    if any(remedy.purpose == KEEP for finding in findings for remedy in finding.remedies):
+        way = "the first commands above keep or discard the experiment"
+    elif not findings and Verdict.DIFFERENT in (each.verdict for each in differences):
+        way = "they are up to date: commit them to keep them"
+    return status.summary(differences, way=way)
 
 
 # The smallest remedies.
@@ -207,10 +224,9 @@ def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
     """The commands that restore a path with this md5, if Git or DVC's cache has it."""
     files = head.files(path)
     if not files:
-        try:
+        with suppress(DamagedError):
             return [("dvc checkout --force", path)] if head.cached(path, md5) else []
-        except DamagedError:
-            return []
+        return []
     back = [(RESTORE, name) for name in _edited(path)]
     back += [(CLEAN, name) for name in _untracked(path)]
     return back if digest_of(path, files) == md5 else []
@@ -244,11 +260,19 @@ def _of_params(
     return [Finding(PARAMS, tuple(reasons), remedies)]
 
 
-def _of_pins() -> list[Finding]:
-    if status.PINS.exists():
+def _of_lock() -> list[Finding]:
+    if not status.is_lock_lost():
         return []
+    way = Remedy("restore it", (f"{RESTORE} {LOCK}",))
+    return [Finding(LOCK, (status.LOST,), (way,))]
+
+
+def _of_pins() -> list[Finding]:
+    reasons = [f"{name} has no hash of its files" for name in status.unhashed()]
+    if not status.PINS.exists():
+        reasons = ["is missing"]
     way = Remedy("restore it", (f"{RESTORE} {status.PINS}",))
-    return [Finding(str(status.PINS), ("is missing",), (way,))]
+    return [Finding(str(status.PINS), tuple(reasons), (way,))] if reasons else []
 
 
 def _apart(conf: dict[str, Any]) -> dict[str, Change]:
@@ -298,7 +322,7 @@ def _of_experiment(
     edits = (f"# {line}" for line in dict.fromkeys(_edits(apart)))
     keep = (*edits, "kmnist compose", "kmnist check", "git commit --all")
     return (
-        Remedy("keep the experiment: put its values into conf/, compose, check and commit", keep),
+        Remedy(KEEP, keep),
         Remedy("or discard the experiment and go back to conf/", tuple(back)),
     )
 
@@ -316,10 +340,9 @@ def _edits(apart: dict[str, Change]) -> Iterator[str]:
     }
     for name in dict.fromkeys(name.partition("[")[0] for name in apart):
         item = ".".join(name.split(".")[:2])
-        try:
+        value = None
+        with suppress(KeyError, TypeError):
             value = json.dumps(lineage.value(here, name), ensure_ascii=False)
-        except (KeyError, TypeError):
-            value = None
         if item in files and value is not None:
             yield f"in {files[item]}, set {name.removeprefix(f'{item}.')}: {value}"
         elif item in files:
@@ -331,6 +354,44 @@ def _edits(apart: dict[str, Change]) -> Iterator[str]:
 
 
 # Comparing with HEAD.
+
+
+def _of_faults() -> list[Finding]:
+    """The faults of the catalogues that a claim noticed in HEAD, and none notices here."""
+    lost = []
+    for path, before in status.head().files(paths.REPORTS).items():
+        if Path(path).name == CLAIMS and (here := Revision("the workspace").files(path)):
+            was, now = (_noticed(content) for content in (before, here[path]))
+            lost += [
+                Finding(path, (f"no claim notices the injected fault {fault} any more; "
+                               f"{', '.join(claims)} did in the last commit",), (_of_lost(path),))
+                for fault, claims in (was or {}).items()
+                if claims and now is not None and not now.get(fault) and _is_listed(fault, path)
+            ]  # fmt: skip
+    return lost
+
+
+def _noticed(content: bytes) -> dict[str, list[str]] | None:
+    """The claims that notice each fault, from a report's claims.json; None if it is damaged."""
+    with suppress(ValueError, AttributeError, TypeError):
+        return noticing.summary(json.loads(content).get("faults") or {})
+    return None  # another finding
+
+
+def _is_listed(fault: str, path: str) -> bool:
+    """Whether params.yaml has the fault in the catalogue of the report with this file."""
+    with suppress(OSError, UserError, KeyError, TypeError):
+        here = locks.load(Path(PARAMS).read_text(), PARAMS)
+        return fault in lineage.value(here, f"faults.{Path(path).parent.name}.catalogue")
+    return False
+
+
+def _of_lost(path: str) -> Remedy:
+    report = Path(path).parent.name
+    lines = (f"# in conf/claims/{report}.csv, conf/report/ or src/, find what has changed",
+             f"# or remove the fault from the catalogue of conf/faults/{report}.yaml")  # fmt: skip
+    way = "undo what made the claims less sensitive, or no longer list the injected fault"
+    return Remedy(way, lines)
 
 
 def of_head() -> list[Difference]:

@@ -36,6 +36,8 @@ SAID = 15  # lines of a failed stage's output that are shown
 # Variables that would use another store, change the arithmetic, or use workers with other code and
 # checkpoints.
 FOREIGN = ("DVC_", "MLFLOW_", arithmetic.VARIABLE, workers.SCHEDULER)
+# Settings of the user that would run hooks in the clone, or forbid to clone a folder.
+PLAIN = ("-c", "core.hooksPath=/dev/null", "-c", "protocol.file.allow=always")
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FULL = re.compile("No space left on device|Out of diskspace|disk is full")  # libc, git, SQLite
 _RUNNING = re.compile("Running stage '(.+)':")
@@ -81,14 +83,27 @@ class Clone:
         try:
             top, here = git.place()
             for command in (
-                ("clone", "--quiet", "--no-checkout", "--", str(top), str(self.path)),
+                (
+                    "clone",
+                    "--quiet",
+                    "--no-checkout",
+                    "--template=",
+                    "--",
+                    str(top),
+                    str(self.path),
+                ),
                 ("-C", str(self.path), "checkout", "--quiet", "--detach", revision),
             ):
-                git.run(*command, environment=git.environment_elsewhere())
+                git.run(*PLAIN, *command, environment=git.environment_elsewhere())
         except UserError as error:
             raise UserError(_with_way_out(str(error))) from error
         self.path /= here
         self._aside.mkdir()
+        # Imported data are like a mirror: `download` checks their sha256.
+        for tracked in self.path.glob("data/imported/*.npz.dvc"):
+            file = tracked.relative_to(self.path).with_suffix("")
+            if file.exists():
+                (self.path / file).symlink_to(file.resolve())
         # The user's configuration may name a cache that several projects share.
         (self.path / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
 

@@ -9,34 +9,30 @@ two seconds and needs neither models nor data. `kmnist verify` finds all other e
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import itertools
 import json
-import math
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from kmnist_pipeline.commands import derived_results, derived_training
+from kmnist_pipeline.commands.apart import flat
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evaluation import claims, metrics
-from kmnist_pipeline.evidence import lineage, numbers, outs, paths
+from kmnist_pipeline.evaluation import claims
+from kmnist_pipeline.evidence import numbers, outs, paths
+from kmnist_pipeline.faults import noticing
 from kmnist_pipeline.reporting import page
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import are_close
 from kmnist_pipeline.repository.locks import LockedStage
+from kmnist_pipeline.repository.revision import below
 
-# Numbers are stored with six digits. A number and those that it follows from were both rounded,
-# and the standard deviation of rates has the rounding errors of the rates.
-RELATIVE, ABSOLUTE = 1e-5, 2e-6
-PICTURE = re.compile(r"data:image/webp;base64,([\w+/=]*)")  # of a page
-
-Values = dict[str, Any]  # by dotted name
+EMBEDDED = "data:image/webp;base64,"  # before each picture of a page
+PICTURE = re.compile(EMBEDDED + r"([\w+/=]*)")
 
 
 def contradictions(
@@ -47,96 +43,47 @@ def contradictions(
     stages: those whose outs on disk are as the lock says; params: the content of `params.yaml`.
     """
     kinds = {
-        "kfold-train": _of_training,
-        "tune": _of_training,
-        "evaluate": _of_test,
+        "preprocess": derived_results.of_data,
+        "kfold-train": derived_training.of_training,
+        "tune": derived_training.of_training,
+        "evaluate": derived_results.of_test,
+        "conditions": derived_results.of_conditions,
+        "suspects": derived_results.of_suspects,
+        "loop": derived_results.of_loop,
         "report": _of_report,
     }
     found = {}
     for stage in stages:
-        if stage.kind in kinds:
-            try:
-                lines = list(kinds[stage.kind](stage, params))
-            except (
-                UserError,
-                LookupError,
-                TypeError,
-                ValueError,
-                AttributeError,
-                OSError,
-            ) as error:
-                lines = [f"its numbers cannot be computed again: {type(error).__name__}: {error}"]
-            if lines:
-                found[stage.address] = [Change("contradiction", line, None, None) for line in lines]
+        lines: list[str] = []
+        try:
+            lines.extend(_of_origin(stage))
+            if stage.kind in kinds:
+                lines.extend(kinds[stage.kind](stage, params))
+        except (UserError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+            what = f"{type(error).__name__}: {error}"
+            lines.append(f"its numbers cannot be computed again: {what}")
+        if lines:
+            found[stage.address] = [Change("contradiction", line, None, None) for line in lines]
     return found
 
 
-def _of_training(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
-    """Accuracies and losses are means over folds; those of folds are those of the kept epochs."""
-    path = _numbers(stage, "validation.json")
-    content = numbers.read(path)
-    curves = {
-        (row["trial"], row["seed"], row["fold"], row["epoch"]): row
-        for row in _table(path.with_name("curves.csv"))
-        if row["split"] == "validation"
+def _of_origin(stage: LockedStage) -> Iterator[str]:
+    """Each file of numbers states the origin that the lock says."""
+    folders = {"data/": "data", "src/": "code"}
+    origin: dict[str, Any] = {"stage": stage.address, "parameters": stage.params} | {
+        part: {path: md5 for path, md5 in stage.deps.items() if path.startswith(folder)}
+        for folder, part in folders.items()
     }
-    by_trial: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for row in content["folds"]:
-        trial = row.get("trial", "")
-        by_trial[trial][row["seed"]].append(row)
-        for score in ("accuracy", "loss") if row["n_validation"] else ():
-            epoch = curves[trial, *(str(row[key]) for key in ("seed", "fold", "kept_epoch"))]
-            place = f"{score} of seed {row['seed']}, fold {row['fold']}"
-            yield from _apart(path, {place: row[score]}, {place: float(epoch[score])})
-    of_trials = {name: _over_folds(seeds) for name, seeds in by_trial.items()}
-    stated = {trial["name"]: trial for trial in content.get("trials", [])}
-    for name, trial in stated.items():
-        yield from _apart(path, _stated(trial), of_trials[name])
-    # A winner that was trained again comes last.
-    kept = [name for name in of_trials if name not in stated] or [content.get("winner", "")]
-    yield from _apart(path, _stated(content), of_trials[kept[-1]])
-
-
-def _over_folds(seeds: dict[int, list[dict[str, Any]]]) -> Values:
-    """The numbers of a trial, from the rows of its folds by seed."""
-    first, *_ = seeds.values()
-    if not (n := sum(row["n_validation"] for row in first)):
-        return {"n": 0}
-    means = [float(np.mean([row["accuracy"] for row in rows])) for rows in seeds.values()]
-    loss = float(np.mean([row["loss"] for row in first]))
-    return {"accuracy": means[0], "loss": loss, "n": n, **_flat("seeds", metrics.spread(means))}
-
-
-def _of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
-    """Scores follow from the confusion matrix, spreads from the values of the seeds."""
-    path = _numbers(stage, "test.json")
-    content = numbers.read(path)
-    scores = metrics.scores(np.array(content["confusion"]), _classes(stage.item, params))
-    stated, expected = (
-        {**metrics.compared(each), **_flat("per_class", each["per_class"])}
-        for each in (content, scores)
-    )
-    yield from _apart(path, stated, expected)
-    right = metrics.unpack_bits(content["right"], content["n"])
-    yield from _apart(path, {"correct": content["correct"]}, {"correct": int(right.sum())})
-    for trial in [content, *content.get("trials", [])]:
-        for score in metrics.SCORES:
-            spread = trial["seeds"][score]
-            first = {**spread, score: trial[score]}
-            again = {**metrics.spread(spread["values"]), score: spread["values"][0]}
-            yield from _apart(path, _flat(score, first), _flat(score, again))
-        rate = {"accuracy": trial["correct"] / trial["n"]}
-        yield from _apart(path, {"accuracy": trial["accuracy"]}, rate)
-
-
-def _classes(model: str, params: dict[str, Any]) -> tuple[str, ...]:
-    """The names of a model's classes, in the order of its confusion matrix."""
-    base = params["studies"][model]["base"] if model in params["studies"] else model
-    experiment = params["experiments"][base]
-    names = params["datasets"][experiment["dataset"]]["classes"]
-    return tuple(
-        names if (chosen := experiment["classes"]) is None else map(names.__getitem__, chosen)
-    )
+    expected = outs.rounded(origin)
+    for out in stage.outs:
+        for file in map(Path, below(Path(out), out)):
+            content = (
+                numbers.decode(json.loads(file.read_bytes())) if file.suffix == ".json" else {}
+            )
+            stated = content.get("made_by", expected)
+            for part in expected:
+                if stated.get(part) != expected[part]:
+                    yield f"{file}: {part} of made_by is not what dvc.lock says"
 
 
 def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
@@ -145,12 +92,16 @@ def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     path = folder / "claims.json"
     about, written = params["reports"][stage.item], json.loads(path.read_bytes())
     stated = written["claims"]
-    judged = [
-        claims.judge(claim, Path(paths.METRICS) / stage.item, about["confidence"], about["margin"])
-        for claim in claims.read(Path(f"conf/claims/{about['claims']}.csv"))
-    ]
+    measured = Path(paths.METRICS) / stage.item
+    rows = claims.read(Path(f"conf/claims/{about['claims']}.csv"))
+    judged = [claims.judge(row, measured, about["confidence"], about["margin"]) for row in rows]
+    noticed = noticing.of_report(judged, rows, measured)
+    if added := written.keys() - {"made_by", "claims", "faults"}:
+        yield f"{path}: has {', '.join(sorted(added))}, which no report has"
+    if written.get("faults") != noticed.get("faults"):
+        yield f"{path}: the injected faults that claims notice are not what the numbers give"
     for given, claim in itertools.zip_longest(stated, json.loads(outs.json_bytes(judged))):
-        before, after = (_flat("", each or {}) for each in (given, claim))
+        before, after = (flat("", each or {}) for each in (given, claim))
         if before.keys() != after.keys() or not all(
             map(are_close, before.values(), after.values())
         ):
@@ -160,49 +111,21 @@ def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     # Comparing pixels takes a tenth of the time of encoding the pictures again.
     shown = (folder / "index.html").read_bytes().decode()
     expected = {
-        "index.html": (PICTURE.sub("", shown), page.html(content, address=lambda picture: "")),
+        "index.html": (PICTURE.sub(EMBEDDED, shown), page.html(content, lambda picture: EMBEDDED)),
         "README.md": ((folder / "README.md").read_bytes().decode(), page.markdown(content)),
     }
     for name, (text, again) in expected.items():
         if text != again:
             yield f"{folder / name}: is not what claims.json, the numbers and the figures give"
-    for encoded, picture in zip(PICTURE.findall(shown), content["pictures"], strict=False):
-        embedded = io.BytesIO(base64.b64decode(encoded))
-        if _pixels(embedded) != _pixels(picture["path"]):
+    embedded, pictures = PICTURE.findall(shown), content["pictures"]
+    if len(embedded) != len(pictures):
+        yield f"{folder / 'index.html'}: shows {len(embedded)} pictures instead of {len(pictures)}"
+        return
+    for encoded, picture in zip(embedded, pictures, strict=True):
+        if _pixels(io.BytesIO(base64.b64decode(encoded))) != _pixels(picture["path"]):
             yield f"{folder / 'index.html'}: does not show {picture['path']}"
 
 
 def _pixels(picture: Path | io.BytesIO) -> tuple[tuple[int, int], bytes]:
     with Image.open(picture, formats=["PNG", "WEBP"]) as image:
         return image.size, image.convert("RGB").tobytes()
-
-
-def _numbers(stage: LockedStage, name: str) -> Path:
-    (path,) = (out for out in stage.outs if out.endswith(f"/{name}"))
-    return Path(path)
-
-
-def _table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _stated(content: dict[str, Any]) -> Values:
-    compared = {key: content[key] for key in ("accuracy", "loss", "n")}
-    return {**compared, **_flat("seeds", content["seeds"] or {})}
-
-
-def _flat(prefix: str, value: Any) -> Values:
-    return dict(lineage.leaves(prefix, value))
-
-
-def _apart(path: Path, stated: Values, expected: Values) -> Iterator[str]:
-    for name, value in expected.items():
-        given = stated.get(name)
-        if given is None or value is None:
-            same, known = given is value, value
-        else:
-            same = math.isclose(given, value, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
-            known = float(f"{value:.6g}")
-        if not same:
-            yield f"{path}: {name} is {given}, but {known} follows from the rest"

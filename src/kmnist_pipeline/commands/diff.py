@@ -15,6 +15,7 @@ from typing import Any
 
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.repository import changes, compare, git, locks
 from kmnist_pipeline.repository.changes import Change
@@ -29,6 +30,11 @@ LONGEST = 60  # the most characters of a text
 MOST = 1000  # files
 LARGEST, ALL = 1 << 22, 1 << 25  # bytes of a file, and of all files
 MANY = 1000  # values of a file; more are counted
+PAGES = (".html", ".md")
+PAGE = "a page; `kmnist check` says whether its stage makes it"
+TEXTS = "other than in verdicts and obtained values; `kmnist check` says whether its stage makes it"
+# The keys, md5s and commits in a page. Nothing else is left out: a tag or a picture counts.
+_KEY = re.compile(rb"\b[0-9a-f]{12,}\b")
 _LABEL = re.compile(r"\[[^\]]*\]")
 _INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)
 
@@ -136,7 +142,8 @@ def between(revision: str, other: str | None = None) -> Diff:
     diff = Diff(old, new)
     paths = _readable(diff, apart)
     before, after = old.files(*paths), new.files(*paths)
-    for path in paths:
+    # Pages come last, because they follow from all else.
+    for path in sorted(paths, key=lambda path: path.endswith(PAGES)):
         try:
             _add(diff, path, before.get(path), after.get(path))
         except Exception as error:  # a branch may hold anything, and decoders raise anything
@@ -180,13 +187,31 @@ def _add(diff: Diff, path: str, *sides: bytes | None) -> None:
             diff.figures += figures
             diff.equal += not figures
         case "reports", ".json":
-            diff.claims += list(_claims(path, *sides))
+            claims = list(_claims(path, *sides))
+            diff.claims += claims
+            texts = compare.compare(path, *sides).verdict is compare.Verdict.DIFFERENT
+            if texts and not _follows(diff, path):
+                diff.not_compared.append(NotCompared(path, TEXTS))
+        case "reports", ".html" | ".md":
+            keyless = {side and _KEY.sub(b"", side) for side in sides}
+            if len(keyless) > 1 and not _follows(diff, path):
+                diff.not_compared.append(NotCompared(path, PAGE))
         case locks.LOCK, _:
             versions = zip((diff.old, diff.new), sides, strict=True)
             graphs = (locks.parse(text or "", side.called(path)) for side, text in versions)
             diff.stages += list(_stages(*graphs))
-        case "metrics" | "figures", _:
-            raise UserError("metrics are JSON or CSV, and figures PNG")
+        case "metrics" | "figures" | "reports", _:
+            raise UserError("metrics are JSON or CSV, figures PNG, and reports JSON and pages")
+
+
+def _follows(diff: Diff, path: str) -> bool:
+    """Whether a file of a report differs because of something that the difference shows."""
+    report = path.split("/")[1]
+    shown = {claim.report for claim in diff.claims}
+    files = [metric.file for metric in diff.metrics] + [figure.file for figure in diff.figures]
+    shown |= {file.split("/")[1] for file in files}
+    stages = {stage.address for stage in diff.stages}
+    return report in shown or f"report@{report}" in stages
 
 
 def _at(name: str) -> Revision:
@@ -226,6 +251,8 @@ def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric
         name = _INDEXED.sub("", change.name)
         if name != change.name:
             lists[name] += 1
+        elif name == "right" and (tested := _mcnemar(change.old, change.new)):
+            yield Metric(path, name, None, None, None, tested)
         elif _is_number(change.old) and _is_number(change.new):
             delta = float(f"{change.new - change.old:.6g}")
             yield Metric(path, name, change.old, change.new, delta, change.amount)
@@ -235,6 +262,21 @@ def _metrics(path: str, old: bytes | None, new: bytes | None) -> Iterator[Metric
             yield Metric(path, name, change.old, change.new, None, change.amount)
     for name, number in lists.items():
         yield Metric(path, name, None, None, None, differing(number))
+
+
+def _mcnemar(old: Any, new: Any) -> str | None:
+    """McNemar's exact test of a model before and after, on the same test images, in words.
+
+    old, new: which predictions are correct, packed; None if these are not of as many images.
+    """
+    if not (isinstance(old, str) and isinstance(new, str) and len(old) == len(new)):
+        return None
+    before, after = (metrics.unpack_bits(text, 4 * len(text)) for text in (old, new))
+    tested = metrics.mcnemar(before, after)
+    return (
+        f"correct only before: {tested['only']}, only after: {tested['only_other']} "
+        f"(McNemar's test: p {metrics.in_words(tested['p'], '= ')})"
+    )
 
 
 def differing(values: int) -> str:

@@ -29,20 +29,26 @@ Digests = dict[str, list[str]]  # of the weights after each epoch, by trial, see
 def first_epochs(epochs: int, stages: list[str]) -> dict[str, Digests]:
     """Train the first epochs of every fit of the stages; returns the digests by stage."""
     params = locks.load(Path("params.yaml").read_text(), "params.yaml")
-    plans = {stage: fit.plan_of(stage, params, _winner(stage, params)) for stage in stages}
+    plans = {stage: _plan(stage, params) for stage in stages}
     with tempfile.TemporaryDirectory(prefix="fits-") as folder:
         store = Store(Path(folder))
         pool.train(list(plans.values()), store, stop_after=epochs)
         return {stage: _digests(plan, store) for stage, plan in plans.items()}
 
 
-def _winner(stage: str, params: dict[str, Any]) -> str | None:
-    """The trial that a study's evidence retrained; a few epochs might choose another one."""
+def _plan(stage: str, params: dict[str, Any]) -> Plan:
+    """The fits of a stage, with the trials of a search and the winner of a study that its evidence
+    has: a few epochs might choose others."""
     kind, _, name = stage.partition("@")
     if kind != "tune":
-        return None
+        return fit.plan_of(stage, params)
     path = Path(paths.numbers(params["models"][name]["report"], name, "validation.json"))
-    return numbers.read(path)["winner"]
+    found, study = numbers.read(path), params["studies"][name]
+    if study.get("search"):
+        points = [trial["parameters"] for trial in found["trials"]]
+        study = {**study, "search": None, "points": points}
+    changed = {**params, "studies": {**params["studies"], name: study}}
+    return fit.plan_of(stage, changed, found["winner"])
 
 
 def _digests(plan: Plan, store: Store) -> Digests:

@@ -23,7 +23,7 @@ from rocrate.rocrate import ROCrate
 
 from kmnist_pipeline.commands import status
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage, numbers, paths
+from kmnist_pipeline.evidence import lineage, numbers, output, paths
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import Graph, LockedStage
 from kmnist_pipeline.repository.names import unknown
@@ -93,6 +93,7 @@ def export(report: str, folder: Path) -> Exported:
         crate.crate.write(unfinished)
         files = [path for path in unfinished.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
+        unfinished.chmod(output.permissions(folder, 0o777))
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     return Exported(folder, commit, len(files), size, len(stages), missing)
@@ -103,10 +104,12 @@ def _gather(folder: Path, head: Revision, stages: list[LockedStage]) -> dict[str
     head.write(folder, *PROJECT)
     outs = {path: md5 for stage in stages for path, md5 in stage.outs.items()}
     missing = {path: md5 for path, md5 in outs.items() if not head.put(path, md5, folder)}
-    for stage in stages:
-        for path, md5 in stage.deps.items():
-            if path not in outs:
-                check(folder / path, path, md5)
+    given = {path: md5 for stage in stages for path, md5 in stage.deps.items() if path not in outs}
+    for path, md5 in given.items():
+        if (folder / path).exists():
+            check(folder / path, path, md5)
+        elif not head.put(path, md5, folder):
+            missing[path] = md5
     return missing
 
 
@@ -188,6 +191,9 @@ class _Crate:
                 "download": stage.item,
                 "preprocess": stage.item,
                 "evaluate": stage.params.get(f"models.{stage.item}", {}).get("dataset"),
+                "conditions": stage.params.get(f"conditions.{stage.item}", {}).get("dataset"),
+                "suspects": stage.params.get(f"suspects.{stage.item}", {}).get("dataset"),
+                "loop": stage.params.get(f"loops.{stage.item}", {}).get("dataset"),
                 "report": dataset,
             }.get(stage.kind)
             shows = ("data/", "figures/", "reports/")
@@ -206,7 +212,8 @@ class _Crate:
         )
         raw = self._entity(paths.raw(name))
         raw["name"], raw["license"] = about["title"], licence
-        raw["description"] = f"The original files; sources: {', '.join(about['sources'])}"
+        sources = about.get("sources") or [about["imported"]["file"]]
+        raw["description"] = f"The original files; sources: {', '.join(sources)}"
 
     def _files(self, licences: dict[str, str]) -> None:
         """Add every file except the workflow."""

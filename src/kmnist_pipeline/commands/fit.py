@@ -5,24 +5,20 @@ cores or machines, so that `dvc repro` finds every fit in the store.
 """
 
 import logging
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import outs
-from kmnist_pipeline.fits import plan, pool, store
+from kmnist_pipeline.fits import plan, pool, store, swapped
 from kmnist_pipeline.fits.plan import Plan
 from kmnist_pipeline.repository import dvc
 from kmnist_pipeline.repository.names import unknown
 
 DATA = ("download@", "preprocess@")
-SECTIONS = {"kfold-train": "experiments", "tune": "studies"}
+SECTIONS = {"kfold-train": "experiments", "tune": "studies"}  # of models
+SUSPECTS = "suspects"  # a stage and its section; it trains too, but keeps no model
 
 
 def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
@@ -32,10 +28,9 @@ def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
     the data of these stages up to date. Returns the stale stages that train. Raises UserError if
     a target is unknown, or data cannot be made.
     """
-    remove_leftovers()
     first = stale(targets)
     data = {name.partition("@")[2] for name in first if name.startswith(DATA)}
-    data |= {params["models"][name.partition("@")[2]]["dataset"] for name in trains(first)}
+    data |= {dataset_of(name, params) for name in trains(first)}
     if not data:
         return []
     _prepare(data)
@@ -44,19 +39,15 @@ def train_missing(targets: list[str], params: dict[str, Any]) -> list[str]:
     return names
 
 
-def remove_leftovers() -> None:
-    """Remove the unfinished files in `.kmnist/` that no process has changed for a day."""
-    unfinished = store.default().folder.glob(f"??/{outs.BEGINS}*{outs.ENDS}")
-    for left in (*Path(".kmnist/partial").glob("*"), *unfinished):
-        with suppress(OSError):  # another process removes it too, or it is another user's
-            inside = left.rglob("*") if left.is_dir() else ()
-            if max(path.lstat().st_mtime for path in (left, *inside)) < time.time() - outs.DAY:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
 def trains(stages: Iterable[str]) -> list[str]:
     """The stages that train, among `stages`."""
-    return [name for name in stages if name.partition("@")[0] in SECTIONS]
+    return [name for name in stages if name.partition("@")[0] in (*SECTIONS, SUSPECTS)]
+
+
+def dataset_of(stage: str, params: dict[str, Any]) -> str:
+    """The dataset of a stage that trains."""
+    kind, _, name = stage.partition("@")
+    return params[SUSPECTS if kind == SUSPECTS else "models"][name]["dataset"]
 
 
 def plan_of(stage: str, params: dict[str, Any], winner: str | None = None) -> Plan:
@@ -65,6 +56,10 @@ def plan_of(stage: str, params: dict[str, Any], winner: str | None = None) -> Pl
     winner: the trial that a study trains again; None if validation decides it.
     """
     kind, _, name = stage.partition("@")
+    if kind == SUSPECTS:
+        settings = params[SUSPECTS][name]
+        experiment = params["experiments"][settings["experiment"]]
+        return swapped.of_suspects(name, settings, experiment)[0]
     entry = params[SECTIONS[kind]][name]
     if kind == "kfold-train":
         return plan.of_experiment(name, entry)
@@ -110,7 +105,7 @@ def _upstream(repo: Any, target: str, known: list[str]) -> list[Any]:
     try:
         return repo.stage.collect(target, with_deps=True)
     except StageNotFound as error:
-        raise unknown(f"there is no stage {target} in dvc.yaml", target, known) from error
+        raise unknown(f"dvc.yaml has no stage {target}", target, known) from error
 
 
 def _prepare(datasets: set[str]) -> None:

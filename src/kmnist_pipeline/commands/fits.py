@@ -12,34 +12,45 @@ from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
-from kmnist_pipeline.fits.plan import RETRAINED
+from kmnist_pipeline.fits.plan import RETRAINED, LostError
 from kmnist_pipeline.fits.store import Entry, Store
 
 LEFT = 3600  # seconds after which no process writes an incomplete file any more
 
 
-def used(params: dict[str, Any]) -> set[str]:
+def used(params: dict[str, Any], store: Store) -> set[str]:
     """The keys of all fits that the stages of `params.yaml` use or may use.
 
+    Of readings and faults these are all in the store, because the published numbers decide which
+    readings are trained with more seeds. store: also says how a search went on.
     Raises UserError if a dataset is not processed here: the fits of its stages are unknown.
     """
-    keys, absent = set(), set()
-    for kind, section in fit.SECTIONS.items():
+    # Which images a simulated loop labels depends on its own fits, so all of them are kept.
+    sections = {"loop": "loops", "readings": "readings", "faults": "faults"}
+    asked = {f"{kind}@{name}" for kind, section in sections.items() for name in params[section]}
+    entries = store.entries()
+    keys = {e.key for e in entries if e.about.get("label", "").partition(" ")[0] in asked}
+    absent = set()
+    for kind, section in {**fit.SECTIONS, fit.SUSPECTS: fit.SUSPECTS}.items():
         for name in params[section]:
-            data = params["models"][name]["dataset"]
+            data = fit.dataset_of(f"{kind}@{name}", params)
             if not Path(paths.processed(data)).exists():
                 absent.add(data)
                 continue
             plan = fit.plan_of(f"{kind}@{name}", params)
+            if plan.choose and params["studies"][name].get("search"):
+                with suppress(LostError):
+                    while plan.advance(store):
+                        pass
+                if plan.choose is not None:  # unfinished: what it continues is used too
+                    keys |= {task.whole for task in plan.tasks()}
+            elif plan.choose:
+                study = params["studies"][name]  # each of its trials may win and be trained again
+                base = params["experiments"][study["base"]]
+                for point in plan.points.values():
+                    again = grid.retrained(study, base, point)
+                    plan.waves.append(plan.wave({RETRAINED: again}))
             keys |= {task.key for task in plan.tasks()}
-            if plan.choose is None:
-                continue
-            study = params["studies"][name]  # each of its trials may win and be trained again
-            base = params["experiments"][study["base"]]
-            for position in range(len(plan.trials)):
-                again = grid.retrained(study, base, position)
-                plan.waves.append(plan.wave({RETRAINED: again}))
-                keys |= {task.key for task in plan.tasks()}
     if absent:
         targets = " ".join(f"preprocess@{name}" for name in sorted(absent))
         raise UserError(

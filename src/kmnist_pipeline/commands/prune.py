@@ -5,43 +5,53 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kmnist_pipeline.commands import status
 from kmnist_pipeline.config import compose as composition
+from kmnist_pipeline.config import menu as menus
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs, paths
 from kmnist_pipeline.repository import dvc, locks
 from kmnist_pipeline.repository.names import unknown
 
-CONF, MENU, PARAMS, LOCK = map(Path, ("conf", "conf/config.yaml", "params.yaml", locks.LOCK))
-# A line of the menu: the key that removes it, its section and its name.
-LINE = re.compile(r"^ *- *(\w+@(\w+)\.([\w-]+)):.*\n", re.MULTILINE)
+CONF, PARAMS, LOCK = Path("conf"), Path("params.yaml"), Path(locks.LOCK)
+MENU = CONF / menus.FILE
 PLACES = (
     *(paths.raw, paths.processed, paths.data_numbers, paths.data_figures, paths.weights),
     *(paths.out_of_fold, paths.predictions, paths.page),
 )
+# The folders where stages write. What people have decided or imported is elsewhere in data/.
+WRITTEN = {
+    *(paths.METRICS, paths.FIGURES),
+    *(place("").rpartition("/")[0] for place in PLACES),
+}
 
 
 @dataclass(frozen=True)
 class Removal:
     """What goes: lines of the menu, stages of the lock, files and folders.
 
-    composed: the new text of `params.yaml`; stale: the stages that must run again.
+    menu: the lines; remaining: the new text of the menu; composed: that of `params.yaml`; stale:
+    the stages that must run again; stays: what the lock names, but no stage can have written.
     """
 
     menu: list[str]
+    remaining: str
     stages: list[str]
     files: list[str]
     composed: str
     stale: list[str]
+    stays: list[str]
 
     def lines(self) -> Iterator[str]:
         """What goes, as text."""
         yield from (f"from {MENU}: {line.strip()}" for line in self.menu)
         yield from (f"from {LOCK}: {address}" for address in self.stages)
         yield from self.files
+        yield from (f"stays, behind a link or where no stage writes: {path}" for path in self.stays)
 
 
 def plan(names: list[str]) -> Removal:
@@ -52,34 +62,98 @@ def plan(names: list[str]) -> Removal:
     menu needs what goes.
     """
     menu, locked = MENU.read_text(), status.locked_here()
-    lines = {name: _line(name, menu) for name in names}
-    listed = [line for line in lines.values() if line]
+    lines = {name: _lines(name, menu) for name in names}
+    listed = list({line[1]: line for found in lines.values() for line in found}.values())
     try:
         composed = composition.compose(CONF, [f"~{line[1]}" for line in listed])
     except UserError as error:
         raise UserError(f"nothing was removed: {error}") from error
-    described = dvc.stages(locks.load(composed, "conf/"))
+    params = locks.load(composed, "conf/")
+    described = dvc.stages(params)
     made = [path for stage in described.values() for path in dvc.outs(stage)]
+    made += [path for name in params.get("datasets", ()) for path in _imported(name)]
 
-    stages, files = dict[str, None](), set[str]()
-    for name, line in lines.items():
+    stages, files, stays = dict[str, None](), set[str](), set[str]()
+    for name, found in lines.items():
         item = re.split("[.@]", name)[-1]
         left = [s for a, s in locked.stages.items() if s.item == item and a not in described]
-        places = [path for stage in left for path in stage.outs] + _places(item)
-        own = [p for p in places if Path(p).exists() and not any(_overlap(p, m) for m in made)]
-        if not (line or left or own):
-            known = {found[3] for found in LINE.finditer(menu)}
+        locked_outs = [path for stage in left for path in stage.outs]
+        places = [*filter(_is_written, locked_outs), *_places(item)]
+        there = [
+            path
+            for path in (*locked_outs, *places)
+            if Path(path).exists() and not any(_overlap(path, out) for out in made)
+        ]
+        own = [path for path in there if path in places and _is_direct(Path(path))]
+        if not (found or left or own):
+            known = {name for _, name in menus.items(menu)}
             known |= {stage.item for stage in locked.stages.values()}
-            raise unknown(f"there is no {name} in {MENU}, and nothing is left of one", item, known)
+            raise unknown(f"{MENU} has no {name}, and no files of it remain", item, known)
         stages |= dict.fromkeys(stage.address for stage in left)
         files |= {*own}
+        stays |= {*there} - {*own}
     inside = {path for path in files if files & {*map(str, Path(path).parents)}}
     stale = [
         address
         for address, stage in described.items()
         if any(_overlap(path, file) for path in stage["deps"] for file in files)
     ]
-    return Removal([line[0] for line in listed], [*stages], sorted(files - inside), composed, stale)
+    removed = [line[0] for line in listed]
+    for text in removed:
+        menu = menu.replace(text, "")
+    menu = re.sub("\n{3,}", "\n\n", menu)  # where a whole group has gone
+    files -= inside
+    return Removal(removed, menu, [*stages], sorted(files), composed, stale, sorted(stays))
+
+
+def all_but(names: list[str]) -> Removal:
+    """What removing everything else would change, with the files in `conf/` that were its own.
+
+    names: as for `plan`; of every item with such a name stays what it needs: of a report its models
+    and dataset, of an experiment or study its report.
+    """
+    params = locks.load(composition.compose(CONF, []), "conf/")
+    kept = _needed(names, params)
+    if not any(key.startswith("reports.") for key in kept):
+        reports = ", ".join(params["reports"])
+        raise UserError(f"nothing was removed: keep a report too, one of {reports}")
+    items = menus.items(MENU.read_text())
+    menu = [f"{menus.SECTIONS[g]}.{name}" for g, name in items if g in menus.SECTIONS]
+    known = {name.partition(".")[2] for name in menu}
+    left = [s.address for s in status.locked_here().stages.values() if s.item not in known]
+    removal = plan([*(name for name in menu if name not in kept), *left])
+    unused = [str(path) for path in menus.unused(CONF, removal.remaining) if _is_direct(path)]
+    return replace(removal, files=sorted({*removal.files, *unused}))
+
+
+def _needed(names: list[str], params: dict[str, Any]) -> set[str]:
+    """The items of these names, and those that they need, as `experiments.digits_cnn`."""
+    every = {
+        f"{section}.{name}": about
+        for section in menus.SECTIONS.values()
+        for name, about in (params.get(section) or {}).items()
+    }
+    queue = [key for key in every if key in names or key.partition(".")[2] in names]
+    for name in names:
+        if not any(name in (key, key.partition(".")[2]) for key in queue):
+            known = {key.partition(".")[2] for key in every}
+            raise unknown(f"{MENU} has no {name}", name, known)
+    kept = set[str]()
+    while queue:
+        if (key := queue.pop()) in kept:
+            continue
+        kept.add(key)
+        about = every[key]
+        queue += [f"{s}s.{about[s]}" for s in ("dataset", "report") if s in about]
+        queue += [f"experiments.{about['base']}"] if "base" in about else []
+        if key.startswith("reports."):
+            models = params["models"].items()
+            queue += [
+                f"{'studies' if model['kind'] == 'study' else 'experiments'}.{name}"
+                for name, model in models
+                if f"reports.{model['report']}" == key
+            ]
+    return kept
 
 
 def remove(removal: Removal) -> None:
@@ -89,10 +163,7 @@ def remove(removal: Removal) -> None:
     with dvc.opened() as repo, repo.lock:  # no stage runs meanwhile
         locked = locks.without(LOCK.read_text(), removal.stages) if removal.stages else None
         if removal.menu:
-            menu = MENU.read_text()
-            for line in removal.menu:
-                menu = menu.replace(line, "")
-            outs.write_bytes(MENU, menu.encode())
+            outs.write_bytes(MENU, removal.remaining.encode())
             outs.write_bytes(PARAMS, removal.composed.encode())
         for file in removal.files:
             delete(file)
@@ -102,23 +173,42 @@ def remove(removal: Removal) -> None:
             outs.write_bytes(LOCK, locked.encode())
 
 
-def _line(name: str, menu: str) -> re.Match[str] | None:
-    """The line of an item in the menu."""
+def _lines(name: str, menu: str) -> list[re.Match[str]]:
+    """The lines of an item in the menu, and of what is attached to it."""
     section, _, item = name.rpartition(".")
-    found = [f for f in LINE.finditer(menu) if f[3] == item and section in ("", f[2])]
+    named = [line for line in menus.LINE.finditer(menu) if line[4] == item]
+    found = [line for line in named if section in ("", line[3])]
+    if not section:
+        found = [line for line in found if line[2] in menus.SECTIONS] or found
     if len(found) > 1:
-        either = " or ".join(f"{line[2]}.{item}" for line in found)
+        either = " or ".join(f"{line[3]}.{item}" for line in found)
         raise UserError(f"{name}: several have this name; say {either}")
-    return found[0] if found else None
+    return found + [line for line in named if found and menus.ATTACHED.get(line[2]) == found[0][3]]
+
+
+def _imported(dataset: str) -> list[str]:
+    """The file of an imported dataset, and DVC's pointer to it."""
+    return [paths.imported(dataset), f"{paths.imported(dataset)}.dvc"]
 
 
 def _places(item: str) -> list[str]:
     """The files and folders that stages make for an item of this name, of whatever kind."""
     if not re.fullmatch(r"[\w-]+", item):
         return []
-    patterns = [place(item) for place in PLACES]
+    patterns = [*_imported(item), *(place(item) for place in PLACES)]
     patterns += [f"{root}/*/{item}" for root in (paths.METRICS, paths.FIGURES)]
+    patterns.append(f"{paths.FIGURES}/*/conditions/{item}.png")
     return [path.as_posix() for pattern in patterns for path in Path().glob(pattern)]
+
+
+def _is_written(path: str) -> bool:
+    """Whether a path is where stages write. A lock may name any other, such as `docs`."""
+    return not WRITTEN.isdisjoint(folder.as_posix() for folder in Path(path).parents)
+
+
+def _is_direct(path: Path) -> bool:
+    """Whether no folder on the way is a link, so that a path is where its name says."""
+    return path.parent.resolve() == path.parent.absolute()
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -126,7 +126,7 @@ def _check(addresses: list[str], wanted: list[Evidence]) -> None:
     known = {address for evidence in wanted for address in evidence.graph.stages}
     for address in addresses:
         if address not in known:
-            raise unknown(f"there is no stage {address} in {LOCK}", address, sorted(known))
+            raise unknown(f"{LOCK} has no stage {address}", address, sorted(known))
 
 
 def _chosen(addresses: list[str], wanted: list[Evidence]) -> Iterator[tuple[Evidence, LockedStage]]:

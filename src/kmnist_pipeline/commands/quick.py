@@ -62,7 +62,7 @@ def _stale(stage: StageStatus | None) -> list[str]:
     if stage is None or stage.state == "downstream":
         return []
     if stage.changes:
-        return [str(change) for change in stage.changes if not status.is_altered_out(change)]
+        return status.said([c for c in stage.changes if not status.is_altered_out(c)])
     return stage.reasons
 
 

@@ -158,7 +158,7 @@ class Receipt:
         return f"signed by {fingerprint}, unknown"
 
 
-_FORGED = "its signature is not of this file"
+_FORGED = "its signature does not match"
 
 
 def _digests(stage: LockedStage) -> dict[str, dict[str, str]]:
@@ -267,7 +267,7 @@ def _beside(path: Path) -> Path:
 
 
 def here() -> list[Receipt]:
-    """The receipts in this folder, without files that are none."""
+    """All valid receipts in this folder."""
     return [found for path in _paths() if isinstance(found := _read(path), Receipt)]
 
 

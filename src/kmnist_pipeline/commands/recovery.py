@@ -40,8 +40,9 @@ def put_back() -> str:
 def way_back() -> str:
     """A sentence with the command for committed files that DVC has removed, or "".
 
-    DVC removes the outs of a stage before it runs it. A stage that fails says so itself, but one
-    that is killed, or whose code cannot be imported, does not.
+    DVC removes the outs of a stage before it runs it, so a stage that fails or is killed leaves
+    them missing. Only this project's command `dvc` calls this: DVC's own program, `python -m dvc`,
+    does not tell.
     """
     from kmnist_pipeline.commands import status
     from kmnist_pipeline.evidence import paths

@@ -34,7 +34,9 @@ from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
 RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
-FEW = 3  # files that the last sentence names one by one
+HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(?![^\s])")
+LOST = f"{locks.LOCK} is missing, so every stage is new"
+FEW = 3  # modules that reasons name, and files that the last sentence names, one by one
 Digest = Callable[[str], str]
 
 
@@ -60,7 +62,7 @@ class StageStatus:
             return [f"is not in {locks.LOCK}"]
         if self.state == "gone":
             return [f"is in {locks.LOCK}, but not in dvc.yaml"]
-        return [*map(str, self.changes)] or [f"reads outs of {', '.join(self.reads)}"]
+        return said(self.changes) or [f"reads outs of {', '.join(self.reads)}"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,14 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
     return Status(stages, orphans, wanted)
 
 
+def said(changes: list[Change]) -> list[str]:
+    """The changes, one on each line; of many changed modules, only the first."""
+    modules = [each for each in changes if each.kind == "file" and each.name.startswith("src/")]
+    more = modules[FEW:] if len(modules) > FEW + 1 else []
+    lines = [str(change) for change in changes if change not in more]
+    return lines + ([f"and {len(more)} more dependencies in src/"] if more else [])
+
+
 def is_composed(composed: str) -> bool:
     """Whether params.yaml is up to date with `conf/`."""
     return PARAMS.exists() and PARAMS.read_text() == composed
@@ -145,26 +155,36 @@ def locked_here() -> Graph:
         raise UserError(f"{error}\n{way}") from error
 
 
-def summary(differences: Iterable[Difference], run: bool = False) -> str:
-    """A sentence: how many files differ from the commit, and the commands that restore them.
+def is_lock_lost() -> bool:
+    """Whether the lock is missing here, but not in the commit that is checked out."""
+    return not Path(locks.LOCK).exists() and bool(git.objects(["HEAD"], locks.LOCK))
+
+
+def summary(
+    differences: Iterable[Difference], run: bool = False, fits: int = 0, way: str = ""
+) -> str:
+    """A sentence: how many files differ from the commit, and what to do about them.
 
     differences: of all files; run: whether a run in a clone made them, so that there is nothing to
-    restore.
+    do; fits: how many of the differences compare the weights of a fit instead of a file; way: what
+    to do, by default the commands that restore the files.
     """
     verdicts = {each.path: each.verdict for each in differences}
     apart = [path for path, verdict in verdicts.items() if verdict is not Verdict.IDENTICAL]
     worst = max(verdicts.values(), default=Verdict.IDENTICAL)
+    whole = count(len(verdicts) - fits, "file")
+    whole += f" and the weights of {count(fits, 'fit')}" if fits else ""
     if not apart:
         again = "the committed bytes were made again" if run else "these are the committed bytes"
-        return f"{worst.words}: {again} (all of {count(len(verdicts), 'file')})"
+        return f"{worst.words}: {again} (all of {whole})"
     differ = "differs" if len(apart) == 1 else "differ"
-    line = f"{worst.words}: {len(apart)} of {count(len(verdicts), 'file')} {differ} from the commit"
+    line = f"{worst.words}: {len(apart)} of {whole} {differ} from the commit"
     equal = sum(verdict is Verdict.EQUAL for verdict in verdicts.values())
     if worst is Verdict.DIFFERENT and equal:
         line += f", {equal} of them with equal numbers"
     if worst is Verdict.EQUAL and (note := arithmetic.note()):
         return f"{line}. {note}"
-    return f"{line}; {'the workspace is unchanged' if run else _restored(apart)}"
+    return f"{line}; {'the workspace is unchanged' if run else way or _restored(apart)}"
 
 
 def _restored(files: list[str]) -> str:
@@ -276,10 +296,29 @@ def _key_in(file: Path) -> str | None:
 
 
 def pinned() -> dict[str, str]:
-    """The version of each library in `requirements.lock`; empty if there is no such file."""
+    """The version of each library in `requirements.lock`; empty if there is no such file.
+
+    Raises UserError if the file has a merge conflict, or a library twice.
+    """
     text = PINS.read_text() if PINS.exists() else ""
-    found = re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
-    return {name.lower().replace("_", "-"): _public(version) for name, version in found}
+    locks.refuse_conflict(text, str(PINS))
+    found: dict[str, str] = {}
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE):
+        library = re.sub(r"[-_.]+", "-", name).lower()  # equal for pip
+        if library in found:
+            raise UserError(
+                f"{PINS}: {name}=={version}: {library} is there twice, first as "
+                f"{found[library]}; remove one of them, or `{RESTORE} {PINS}`"
+            )
+        found[library] = version
+    return {name: _public(version) for name, version in found.items()}
+
+
+def unhashed() -> list[str]:
+    """The libraries of `requirements.lock` without a hash: pip would refuse to install them."""
+    text = PINS.read_text().replace("\\\n", " ") if PINS.exists() else ""
+    lines = (line for line in text.splitlines() if re.match(r"[\w.-]+\s*==", line))
+    return [line.partition("==")[0].strip() for line in lines if not HASH.search(line)]
 
 
 def head() -> Revision:

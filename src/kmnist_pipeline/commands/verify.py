@@ -56,12 +56,14 @@ class Result:
     """The comparison with the evidence of a commit.
 
     receipt: of the run that made the compared files; None if they are those of the workspace.
+    fits: how many of the comparisons are of the weights of a fit, not of a file.
     """
 
     title: str
     stages: list[Checked]
     notes: list[str] = field(default_factory=list)
     receipt: receipts.Statement | None = None
+    fits: int = 0
 
     @property
     def verdict(self) -> Verdict:
@@ -90,7 +92,8 @@ class Result:
             yield from (f"  likely cause: {cause}" for cause in stage.causes)
         yield from self.notes
         made = self.receipt is not None
-        yield status.summary((d for stage in self.stages for d in stage.differences), made)
+        found = (d for stage in self.stages for d in stage.differences)
+        yield status.summary(found, made, self.fits)
 
 
 def rerun(target: str | None = None) -> Result:
@@ -145,6 +148,7 @@ def first_epochs(epochs: int, target: str | None = None) -> Result:
         f"clone {_SIDES}",
         checked,
         receipt=_receipt(old, target, epochs, data + trained, checked),
+        fits=fits,
     )
 
 
@@ -216,7 +220,7 @@ def chosen(committed: Graph, target: str | None) -> list[LockedStage]:
     if target is None:
         return list(committed.stages.values())
     if target not in committed.stages:
-        problem = f"there is no stage {target} in {LOCK} at HEAD"
+        problem = f"{LOCK} at HEAD has no stage {target}"
         raise unknown(problem, target, committed.stages)
     return committed.upstream(target)[::-1]
 

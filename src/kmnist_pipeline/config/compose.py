@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.names import unknown
 
 
@@ -23,16 +28,35 @@ def compose(conf: Path, overrides: list[str]) -> str:
     return OmegaConf.to_yaml(cfg)
 
 
+def with_files(conf: Path, files: Mapping[Path, str]) -> str:
+    """The text of `params.yaml` that `conf/` would give if it had these files; nothing changes.
+
+    files: text by path in `conf`. Raises UserError as `compose` does.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "conf"
+        shutil.copytree(conf, copy)
+        for path, text in files.items():
+            (copy / path.relative_to(conf)).write_text(text)
+        try:
+            return compose(copy, [])
+        except UserError as error:
+            said = str(error).replace(os.path.relpath(copy), str(conf))
+            raise UserError(said.replace(str(copy), str(conf))) from None
+
+
 def show(text: str, name: str) -> str:
-    """The part of `params.yaml` under `name`, a dataset, experiment, study or report."""
+    """The parts of `params.yaml` under `name`, such as a dataset, experiment, study or report."""
     from omegaconf import OmegaConf
 
     cfg: Any = OmegaConf.create(text)
-    sections = ("datasets", "experiments", "studies", "reports")
+    composed = ("evaluation", "models", "code", "reviews")
+    cfg = {str(section): cfg[section] or {} for section in cfg if section not in composed}
+    sections = tuple(cfg)
     found = [f"# {s}.{name}\n{OmegaConf.to_yaml(cfg[s][name])}" for s in sections if name in cfg[s]]
     if not found:
         known = sorted({str(key) for section in sections for key in cfg[section]})
-        raise unknown(f"there is no {name} in conf/", name, known)
+        raise unknown(f"conf/ has no {name}", name, known)
     return "".join(found)
 
 

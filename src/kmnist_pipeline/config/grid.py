@@ -21,6 +21,8 @@ class PointError(UserError):
 def points(study: dict[str, Any]) -> list[dict[str, Any]]:
     """The points of a study: the listed ones, or every combination of the values in `product`.
 
+    A search has none before it has run.
+
     The values of the last key change fastest.
     """
     product = study["product"]
@@ -38,8 +40,12 @@ def trials(study: dict[str, Any], base: Experiment) -> dict[str, Experiment]:
 
     Raises PointError if a point names a key that the base does not have.
     """
-    shortened = apply({**base, "seeds": seeds(study, base)}, study.get("trial") or {})
-    return {name(point): apply(shortened, point) for point in points(study)}
+    return {name(point): trial(study, base, point) for point in points(study)}
+
+
+def trial(study: dict[str, Any], base: Experiment, point: dict[str, Any]) -> Experiment:
+    """The experiment that a study tries at a point."""
+    return apply(apply({**base, "seeds": seeds(study, base)}, study.get("trial") or {}), point)
 
 
 def seeds(study: dict[str, Any], base: Experiment) -> list[int]:
@@ -47,9 +53,9 @@ def seeds(study: dict[str, Any], base: Experiment) -> list[int]:
     return study.get("seeds") or base["seeds"]
 
 
-def retrained(study: dict[str, Any], base: Experiment, position: int) -> Experiment:
-    """The base experiment, changed to the point at `position` but not to the values of `trial`."""
-    return apply({**base, "seeds": seeds(study, base)}, points(study)[position])
+def retrained(study: dict[str, Any], base: Experiment, point: dict[str, Any]) -> Experiment:
+    """The base experiment, changed to the values of a point but not to those of `trial`."""
+    return apply({**base, "seeds": seeds(study, base)}, point)
 
 
 def apply(base: Experiment, point: dict[str, Any]) -> Experiment:
@@ -57,13 +63,13 @@ def apply(base: Experiment, point: dict[str, Any]) -> Experiment:
 
     Raises PointError for a key that `base` does not have.
     """
-    trial = copy.deepcopy(base)
+    changed = copy.deepcopy(base)
     for dotted, value in point.items():
         *parents, leaf = dotted.split(".")
-        node: Any = trial
+        node: Any = changed
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or leaf not in node:
             raise PointError(f"the base experiment has no key {dotted!r}")
         node[leaf] = value
-    return trial
+    return changed

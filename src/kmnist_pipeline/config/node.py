@@ -1,4 +1,4 @@
-"""The base class of every map in the configuration, and the messages for invalid values.
+"""The base class of every map in the configuration, common types, and messages for invalid values.
 
 pydantic checks types and limits. Importing it adds 0.13 s to `dvc exp run`.
 """
@@ -6,15 +6,25 @@ pydantic checks types and limits. Importing it adds 0.13 s to `dvc exp run`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from omegaconf import MISSING
-from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from kmnist_pipeline.errors import UserError
 
+NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 WORDS = {  # what a value must be, by the type of pydantic's error
     "bool_type": "true or false",
     "dict_type": "a map",
@@ -93,6 +103,21 @@ def must(allowed: str) -> PydanticCustomError:
 def said(text: str, name: str, *value: Any) -> PydanticCustomError:
     """The error of a validator about the key `name` of its map, and its `value` if it has one."""
     return PydanticCustomError("said", "{text}", {"text": text, "name": name, "value": value})
+
+
+def _named(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise must("lower-case words joined by '_'")
+    return text
+
+
+Seed = Annotated[int, Field(ge=0)]
+Label = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Strength = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, AfterValidator(_named)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 def refused(key: str, value: Any, allowed: str) -> ConfigError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -13,8 +14,8 @@ import numpy as np
 class Images:
     """Labelled images of one split, with their positions in the original files.
 
-    pixels: (N, H, W) uint8; labels: (N,) int64; index: (N,) int64 in original file order;
-    classes: the name of each label.
+    pixels: (N, H, W) or (N, H, W, 3) uint8; labels: (N,) int64; index: (N,) int64 in original file
+    order; classes: the name of each label.
     """
 
     pixels: np.ndarray
@@ -27,7 +28,7 @@ class Images:
 
     @property
     def flat(self) -> np.ndarray:
-        """The images as rows, (N, H * W) uint8."""
+        """The images as rows, (N, D) uint8."""
         return self.pixels.reshape(len(self.pixels), -1)
 
     def take(self, rows: np.ndarray) -> Images:
@@ -45,19 +46,38 @@ class Images:
         return replace(taken, labels=position[taken.labels], classes=names)
 
 
-def encode(
-    images: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, classes: list[str]
-) -> bytes:
-    """The npz of the dataset; the same content gives the same bytes."""
-    content = io.BytesIO()
+def save(
+    file: BinaryIO,
+    images: np.ndarray,
+    labels: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    classes: list[str],
+    **more: np.ndarray,
+) -> None:
+    """Write the npz of the dataset; the same content gives the same bytes.
+
+    images: (N, H, W) or (N, H, W, 3) uint8; labels: (N,) integers; train, test: int64 rows; more:
+    further arrays.
+    """
     np.savez(
-        content,
+        file,
         images=images,
         labels=labels.astype(np.int64),
         train=train,
         test=test,
         classes=np.array(classes),
+        allow_pickle=False,
+        **more,
     )
+
+
+def encode(
+    images: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, classes: list[str]
+) -> bytes:
+    """The bytes that `save` writes."""
+    content = io.BytesIO()
+    save(content, images, labels, train, test, classes)
     return content.getvalue()
 
 

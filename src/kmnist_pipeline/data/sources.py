@@ -1,7 +1,8 @@
 """Getting the raw files of a dataset from the first source that has all of them.
 
 A source is a mirror folder, a web address of gz files, OpenML's table of pixels, or scikit-learn's
-digits. The same check covers all: `conf/dataset/` has the sha256 of the decoded IDX content.
+digits. The same check covers all: `conf/dataset/` has the sha256 of the decoded IDX content. An
+imported dataset has one source, the file that `kmnist import` has made, and its sha256.
 """
 
 from __future__ import annotations
@@ -101,6 +102,32 @@ def files(dataset: Dataset) -> list[File]:
 def mirror_folder() -> Path:
     """The folder of local copies, a folder for each dataset; it is tried before the network."""
     return Path(os.environ.get(MIRROR_VARIABLE) or DEFAULT_MIRROR)
+
+
+def copy_imported(content: Dataset, folder: Path) -> None:
+    """Copy the file of an imported dataset to a folder, and check the copy.
+
+    content: the file and its sha256. Raises SourceError with the remedies if the file does not
+    exist, or is another version than the configuration says.
+    """
+    file = Path(content["file"])
+    copy = folder / file.name
+    force, problem = "", "does not exist"
+    try:
+        shutil.copyfile(file, copy)
+        with copy.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if found == content["sha256"]:
+            return
+        force = " --force"
+        problem = f"has sha256 {found[:12]}..., but conf/ says {content['sha256'][:12]}..."
+    except FileNotFoundError:
+        pass
+    raise SourceError(
+        f"{file} {problem}: `dvc checkout{force} {file}.dvc` takes it from the cache, "
+        f"`dvc pull{force} {file}.dvc` from a remote, and `kmnist import {file.stem} SOURCE` "
+        "makes it again"
+    )
 
 
 def fetch(name: str, dataset: Dataset, mirror: Path, partial_folder: Path) -> dict[str, bytes]:

@@ -27,7 +27,7 @@ from typing import Any
 from scipy.special import ndtri, stdtrit
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evaluation.metrics import SCORES
+from kmnist_pipeline.evaluation.scoring import SCORES
 from kmnist_pipeline.evidence import numbers
 
 COLUMNS = [

@@ -8,12 +8,36 @@ import numpy as np
 from scipy.special import bdtr
 
 SCORES = ("accuracy", "precision", "recall", "f1")  # the last three are means over classes
+DENSE = 50  # the most classes whose confusion matrix is written with its zeros
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Counts (C, C) int64: rows are true classes, columns are predicted classes."""
     cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
     return cells.reshape(classes, classes)
+
+
+def pack_confusion(counts: np.ndarray) -> list[list[int]]:
+    """The rows of a confusion matrix for a file.
+
+    With more than DENSE classes a row has only the counts that are not zero, each after the number
+    of its predicted class, because most of the C * C cells are zero.
+    """
+    if len(counts) <= DENSE:
+        return counts.tolist()
+    return [
+        [int(n) for column in np.flatnonzero(row) for n in (column, row[column])] for row in counts
+    ]
+
+
+def unpack_confusion(rows: list[list[int]]) -> np.ndarray:
+    """The inverse of `pack_confusion`: (C, C) int64."""
+    if len(rows) <= DENSE:
+        return np.array(rows)
+    counts = np.zeros((len(rows), len(rows)), np.int64)
+    for number, row in enumerate(rows):
+        counts[number, row[::2]] = row[1::2]
+    return counts
 
 
 def scores(counts: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:

@@ -66,24 +66,13 @@ def of_running_stage(address: str, params: dict[str, Any]) -> dict[str, Any]:
     address: the stage's name in DVC_STAGE, such as `evaluate@digits_softmax`; params: the whole
     content of `params.yaml`.
     """
-    resolved = _resolved(address, params)
+    from dvc.utils.serialize import load_yaml
+
+    resolved = resolver(load_yaml("dvc.yaml"), params).resolve_one(address)[address]
     used = {name: value(params, name) for name in sorted(resolved.get("params", []))}
     deps = {path: digest(Path(path)) for path in sorted(resolved.get("deps", []))}
     known = {"cmd": resolved["cmd"], "deps": deps, "params": used}
     return {**known, "key": key(**known)}
-
-
-def outs(address: str, params: dict[str, Any]) -> list[str]:
-    """The paths of a stage's outs."""
-    resolved = _resolved(address, params)
-    found = (out for kind in ("outs", "metrics", "plots") for out in resolved.get(kind, []))
-    return [next(iter(out)) if isinstance(out, dict) else out for out in found]
-
-
-def _resolved(address: str, params: dict[str, Any]) -> dict[str, Any]:
-    from dvc.utils.serialize import load_yaml
-
-    return resolver(load_yaml("dvc.yaml"), params).resolve_one(address)[address]
 
 
 def resolver(content: dict[str, Any], params: dict[str, Any]) -> DataResolver:

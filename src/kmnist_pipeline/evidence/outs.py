@@ -18,23 +18,31 @@ import numpy as np
 
 # The names of unfinished files and folders have this prefix and suffix, and Git ignores them. They
 # are beside their targets, because renaming is atomic only within a file system.
-BEGINS, ENDS = ".", ".unfinished"
+BEGINS, ENDS = ".kmnist-", ".unfinished"
+LEFTOVERS = f"{BEGINS}*{ENDS}"
 DAY = 24 * 60 * 60
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and rename it, so that it is never incomplete."""
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """As `replacing`, but makes the folder too, and a disk error in the block names the out."""
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
-            file.write(content)
+            yield file
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that replaces `path` when the block ends without an error."""
     with _named(path):
-        _remove_leftovers(path.parent)
+        remove_leftovers(path.parent.glob(LEFTOVERS))
         handle, temporary = tempfile.mkstemp(prefix=BEGINS, suffix=ENDS, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -53,7 +61,7 @@ def fresh_directory(path: Path) -> Iterator[Path]:
     """A new directory that replaces `path` when the block ends without an error."""
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path.parent)
+        remove_leftovers(path.parent.glob(LEFTOVERS))
         temporary = Path(tempfile.mkdtemp(prefix=BEGINS, suffix=ENDS, dir=path.parent))
         try:
             yield temporary
@@ -65,11 +73,12 @@ def fresh_directory(path: Path) -> Iterator[Path]:
             raise
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what runs that were killed more than a day ago have left unfinished."""
-    for left in folder.glob(f"{BEGINS}*{ENDS}"):
-        with suppress(FileNotFoundError):  # another process removes it too
-            if left.lstat().st_mtime < time.time() - DAY:
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove those files and folders that no process has changed for a day."""
+    for left in paths:
+        with suppress(OSError):  # another process removes it too, or it is another user's
+            inside = left.rglob("*") if left.is_dir() else ()
+            if max(path.lstat().st_mtime for path in (left, *inside)) < time.time() - DAY:
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
 
 

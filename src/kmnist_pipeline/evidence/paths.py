@@ -1,13 +1,35 @@
-"""The path of each out of a stage, relative to the project's folder, as in `dvc.yaml`."""
+"""The paths of outs of stages and of people's decisions, relative to the project's folder."""
 
 from __future__ import annotations
 
 METRICS, FIGURES, REPORTS = "metrics", "figures", "reports"
 TRACKED = (METRICS, FIGURES, REPORTS)  # in Git; all other outs are in DVC's cache
+# The decisions about a dataset without any, and its new images: DVC needs files that exist.
+NO_DECISIONS, NO_IMAGES = "reviews/none.csv", "reviews/none.npz"
+
+
+def imported(dataset: str) -> str:
+    """The file of a dataset that `kmnist import` has made; DVC tracks it."""
+    return f"data/imported/{dataset}.npz"
+
+
+def decisions(dataset: str) -> str:
+    """People's decisions about the images of a dataset, in Git."""
+    return f"reviews/{dataset}.csv"
+
+
+def reviewed(dataset: str) -> str:
+    """The new images that people have decided about, in DVC's cache."""
+    return f"data/reviewed/{dataset}.npz"
+
+
+def queue(dataset: str) -> str:
+    """The new images that wait for a decision: no evidence, and only here."""
+    return f".kmnist/review/{dataset}.npz"
 
 
 def raw(dataset: str) -> str:
-    """The folder of a dataset's decoded IDX files."""
+    """The folder of a dataset's decoded IDX files, or of its imported file."""
     return f"data/raw/{dataset}"
 
 
@@ -46,9 +68,14 @@ def numbers(report: str, model: str, file: str) -> str:
     return f"{METRICS}/{report}/{model}/{file}"
 
 
-def figures(report: str, model: str) -> str:
-    """The folder of a model's figures."""
-    return f"{FIGURES}/{report}/{model}"
+def figures(report: str, name: str) -> str:
+    """The folder of the figures of a model, or of a stage that a report has once."""
+    return f"{FIGURES}/{report}/{name}"
+
+
+def report_numbers(report: str, kind: str) -> str:
+    """The numbers of a stage that a report has once, such as `readings`."""
+    return f"{METRICS}/{report}/{kind}.json"
 
 
 def page(report: str) -> str:

@@ -1,41 +1,68 @@
 """The files of the project that a stage reads: each one must be a dependency in `dvc.yaml`.
 
 The outs of a stage are made under a key that names its dependencies. Another file of the project
-that the stage reads could change the outs under the same key.
+that the stage reads could change the outs under the same key. This finds mistakes, not attacks: a
+Python process that a stage starts is not followed.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 # What a stage reads without depending on it. The configuration's code acts through parameters
 # alone, which are in the key; MLflow's code runs in another process; the store of fits checks what
 # it returns.
 FREE = re.compile(
-    r"dvc\.yaml|params\.yaml|src/hydra_plugins/.*|.*/__init__\.py|.*\.pyc|\.kmnist/.*|"
-    r"src/kmnist_pipeline/(config/(grid|node|rules|schema)|tracking/\w+)\.py"
+    r"dvc\.yaml|params\.yaml|src/hydra_plugins/.*|.*/__pycache__/.*\.pyc|"
+    r"\.kmnist/(fits|partial|matplotlib-[^/]*)/.*|"
+    r"src/kmnist_pipeline/(config/(grid|node|rules|schema|training)|tracking/\w+)\.py"
 )
+STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
+OWN = (subprocess.__file__, os.__file__, "<frozen ")  # modules through which programs start
+HERE = Path(__file__).parents[1]  # the package
 
 _opened: set[str] = set()
+_started: set[str] = set()
 
 
 def watch() -> None:
-    """Remember every file that this process opens for reading from now on."""
+    """Remember every file that this process opens for reading, and every program that it starts."""
     sys.addaudithook(_hear)
 
 
 def _hear(event: str, about: tuple[Any, ...]) -> None:
-    if event == "open" and isinstance(about[0], str) and "r" in (about[1] or ""):
-        _opened.add(about[0])
+    if event == "open":
+        path, mode, flags = about
+        reads = "r" in mode or "+" in mode if mode else not flags & os.O_WRONLY
+        if reads and not isinstance(path, int):
+            _opened.add(os.fsdecode(path))
+    elif event == "sqlite3.connect":
+        _opened.add(os.fsdecode(about[0]))
+    elif event in STARTS and about[0] != sys.executable and _is_ours(sys._getframe(1)):
+        _started.add(os.fsdecode(about[0]))
+
+
+def _is_ours(frame: FrameType | None) -> bool:
+    """Whether a module of the project made this call of Python's own library.
+
+    A program that an installed library starts, such as Matplotlib to list fonts, belongs to it.
+    """
+    while frame is not None and frame.f_code.co_filename.startswith(OWN):
+        frame = frame.f_back
+    return frame is not None and Path(frame.f_code.co_filename).is_relative_to(HERE)
 
 
 def undeclared(declared: Iterable[str]) -> list[str]:
-    """The files of the project that this process has imported or read and that are not declared.
+    """The files of the project that this process has imported or read and that are not declared,
+    and the programs that it has started.
 
     declared: files and folders; all paths are relative to the project's folder, the current one.
     """
@@ -48,4 +75,16 @@ def undeclared(declared: Iterable[str]) -> list[str]:
         is_ours = path.is_relative_to(here) and not path.is_relative_to(libraries)
         if is_ours and path.is_file() and known.isdisjoint((path, *path.parents)):
             found.add(path.relative_to(here).as_posix())
-    return sorted(path for path in found if not FREE.fullmatch(path))
+    return sorted(_started) + sorted(
+        path for path in found if not (FREE.fullmatch(path) or _is_bare(path))
+    )
+
+
+def _is_bare(path: str) -> bool:
+    """Whether a file is the `__init__.py` of a package and has nothing but a docstring."""
+    if Path(path).name != "__init__.py":
+        return False
+    return all(
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for node in ast.parse(Path(path).read_bytes()).body
+    )

@@ -1,44 +1,27 @@
-"""The code around every stage: it reads the configuration, writes the evidence, then publishes it.
-
-A stage module calls `entrypoint`. If DVC runs it, the outs go where `dvc.yaml` says and contain the
-stage's lineage key. By hand (`python -m kmnist_pipeline.stages.<stage> name=...`) they go under
-`multirun/`, so that only DVC writes evidence.
-"""
+"""One execution of a stage: where its outs go, and the origin that each of them states."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shlex
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
-
-import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import MISSING, DictConfig, OmegaConf
+from typing import Any, BinaryIO
 
 from kmnist_pipeline import arithmetic
-from kmnist_pipeline.config import rules
-from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage, numbers, outs, reads
-from kmnist_pipeline.tracking.publisher import publisher
-from kmnist_pipeline.tracking.record import of_stage
+from kmnist_pipeline.evidence import lineage, numbers, outs
 
 
 @dataclass
 class Stage:
     """One execution of a stage: its name, its lineage, and the folder of its outs.
 
-    libraries: the names of those that affect the bytes of its outs.
+    libraries: the names of those that affect the bytes of its outs; written: its outs; pinned:
+    files that it read, whose sha256 is among its parameters, so that they are no dependencies.
     """
 
     kind: str
@@ -48,6 +31,7 @@ class Stage:
     libraries: tuple[str, ...] = ()
     started: float = field(default_factory=time.time)
     written: list[str] = field(default_factory=list)
+    pinned: list[str] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -86,6 +70,13 @@ class Stage:
         outs.write_bytes(self.root / path, content)
         self.written.append(path)
 
+    @contextmanager
+    def writing(self, path: str) -> Iterator[BinaryIO]:
+        """One out as an open file, which is complete when the block ends."""
+        with outs.writing(self.root / path) as file:
+            yield file
+        self.written.append(path)
+
     def write_details(self, path: str, content: dict[str, Any]) -> None:
         """Write numbers that DVC does not compare, with their origin."""
         self.write(path, outs.json_bytes(numbers.encode({"made_by": self.made_by, **content})))
@@ -108,9 +99,10 @@ class Stage:
 
     @contextmanager
     def partial(self) -> Iterator[Path]:
-        """A folder that the next run with the same lineage key reuses; removed on success."""
+        """A folder that a run with the same lineage key reuses within a day; removed on success."""
         partial = Path(".kmnist/partial")
         partial.mkdir(parents=True, exist_ok=True)
+        outs.remove_leftovers(partial.iterdir())
         if self.lineage is None:  # a run by hand is never resumed
             with tempfile.TemporaryDirectory(prefix=f"{self.kind}-", dir=partial) as folder:
                 yield Path(folder)
@@ -119,122 +111,3 @@ class Stage:
         path.mkdir(exist_ok=True)
         yield path
         shutil.rmtree(path)
-
-
-PRIMARY: dict[str, Any] = {
-    "defaults": [
-        "params",
-        "_self_",
-        {"override hydra/job_logging": "disabled"},
-        {"override hydra/hydra_logging": "disabled"},
-    ],
-    "name": MISSING,
-    "hydra": {
-        "searchpath": ["file://."],
-        "run": {"dir": "."},
-        "sweep": {"dir": ".", "subdir": "."},
-        "output_subdir": None,
-        "job": {"chdir": False, "config": {"override_dirname": {"exclude_keys": ["name"]}}},
-    },
-}
-
-
-Run = Callable[[Stage, dict[str, Any]], None]  # its second argument is the content of params.yaml
-
-
-def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ()) -> None:
-    """Run the stage that the command line names.
-
-    run: does the work; kind: the stage's name in `dvc.yaml`; items: the section of `params.yaml`
-    whose keys are the allowed values of `name`; libraries: those that affect the bytes of the
-    outs, beside those that a family states for its training.
-    """
-    if not Path("params.yaml").exists():
-        sys.exit("error: no params.yaml here; run this from the folder of dvc.yaml")
-    usage = (
-        f"{kind}: {(sys.modules[run.__module__].__doc__ or '').strip()}\n\n"
-        f"usage: python -m kmnist_pipeline.stages.{run.__name__} name=NAME [key=value ...]\n\n"
-        f"name is a key of `{items}` in params.yaml. DVC runs this as `dvc repro {kind}@NAME`.\n"
-        "By hand, its results go under multirun/, and any key of params.yaml can be changed:\n"
-        "experiments.kmnist_softmax.optimizer.lr=0.05, or with -m to several values: 0.05,0.1\n"
-    )
-    primary = {**PRIMARY, "hydra": {**PRIMARY["hydra"], "help": {"template": usage}}}
-    ConfigStore.instance().store(name=kind, node=primary)
-
-    @hydra.main(version_base="1.3", config_path=None, config_name=kind)
-    def task(cfg: DictConfig) -> None:
-        try:
-            _run(run, kind, items, libraries, cfg)
-        except KeyboardInterrupt:
-            sys.exit(f"{kind}: interrupted{_way_back()}")
-        except (UserError, OSError) as error:
-            sys.exit(f"error in {kind}: {error}{_way_back()}")
-
-    task()
-
-
-def _run(run: Run, kind: str, items: str, libraries: tuple[str, ...], cfg: DictConfig) -> None:
-    reads.watch()
-    with publisher() as child:  # first, because it needs two seconds to get ready
-        content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-        name = content.pop("name")
-        rules.check(content)
-        known = content.get(items) or {}
-        if name not in known:
-            raise UserError(f"name={name}: must be one of the {items}: {', '.join(known)}")
-
-        arithmetic.require()
-        stage = replace(_stage(kind, name, content), libraries=libraries)
-        _refuse_undeclared(stage)
-        run(stage, content)
-        _refuse_undeclared(stage)
-        where = (stage.address, stage.root, stage.lineage, stage.written)
-        own = {f"{items}.{name}": known[name]}
-        child.hand_over(of_stage(*where, content.get("models", {}), own, stage.started))
-    if stage.lineage is None:
-        print(f"{stage.address}: results are under {stage.root}")
-
-
-def _refuse_undeclared(stage: Stage) -> None:
-    """Raise UserError if DVC's stage has read a file of the project that is not in its key."""
-    if stage.lineage is None:
-        return
-    if found := reads.undeclared([*stage.lineage["deps"], *stage.written]):
-        raise UserError(
-            f"reads {', '.join(found)}, which is not among the deps of {stage.kind} in dvc.yaml: "
-            "add it there"
-        )
-
-
-def _way_back() -> str:
-    """How to get the committed outs back, which DVC has removed before it ran this stage."""
-    from kmnist_pipeline.repository import git  # only a stage that fails uses it
-
-    if "DVC_STAGE" not in os.environ:
-        return ""
-    with suppress(UserError, OSError, ValueError, KeyError):
-        params = OmegaConf.to_container(OmegaConf.load("params.yaml"))
-        removed = lineage.outs(os.environ["DVC_STAGE"], cast(dict[str, Any], params))
-        gone = [p for p in removed if not Path(p).exists() and git.paths("ls-files", "-z", p)]
-        if gone:
-            return f"\nTo get the committed files back: git checkout -- {shlex.join(gone)}"
-    return ""
-
-
-def _stage(kind: str, name: str, params: dict[str, Any]) -> Stage:
-    address = os.environ.get("DVC_STAGE")
-    if address == f"{kind}@{name}":
-        return Stage(kind, name, Path("."), lineage.of_running_stage(address, params))
-    changes = HydraConfig.get().job.override_dirname.replace("/", "_") or "unchanged"
-    root = Path("multirun") / kind / name / _short(changes)
-    root.mkdir(parents=True, exist_ok=True)  # if this fails, it fails before the work
-    return Stage(kind, name, root, None)
-
-
-def _short(name: str) -> str:
-    """A name that a file system accepts: a longer one ends with its digest."""
-    content = name.encode()
-    if len(content) <= 200:
-        return name
-    beginning = content[:180].decode(errors="ignore")
-    return f"{beginning}...{hashlib.sha256(content).hexdigest()[:12]}"

@@ -48,12 +48,14 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         raise ModelFileError(f"{path}: {error}") from error
 
 
-def name(trial: int, seed: int, tensor: str) -> str:
-    """The name in the file of a trial's tensor of one seed."""
-    return f"trial{trial}.seed{seed}.{tensor}"
+def name(trial: int, seed: int, tensor: str, fold: int | None = None) -> str:
+    """The name in the file of a trial's tensor of one seed; fold: None if only one is kept."""
+    return f"trial{trial}.seed{seed}.{'' if fold is None else f'fold{fold}.'}{tensor}"
 
 
-def select(tensors: dict[str, np.ndarray], trial: int, seed: int) -> dict[str, np.ndarray]:
-    """The tensors of one trial and seed, by their own names."""
-    prefix = name(trial, seed, "")
+def select(
+    tensors: dict[str, np.ndarray], trial: int, seed: int, fold: int | None = None
+) -> dict[str, np.ndarray]:
+    """The tensors of one trial and seed, by their own names; fold: None if only one is kept."""
+    prefix = name(trial, seed, "", fold)
     return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The families by name. A new family is a folder here, a line in `FAMILIES` and two imports.
+"""The families by name. A new family is a folder here, a name and two imports below.
 
 A family's modules are imported on first use: torch and scikit-learn take seconds to load, and the
 key of a fit does not need them.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ class Family:
     modules in the family's folder, the setting that names one of them.
     """
 
-    name: str
+    name: Literal["linear", "sklearn", "cnn"]
     libraries: tuple[str, ...]
     choices: Mapping[str, str] = field(default_factory=dict)
 
@@ -67,9 +67,10 @@ class Family:
                 from kmnist_pipeline.families.sklearn import model as sklearn
 
                 return sklearn
-        from kmnist_pipeline.families.cnn import model as cnn
+            case "cnn":
+                from kmnist_pipeline.families.cnn import model as cnn
 
-        return cnn
+                return cnn
 
     @property
     def train(self) -> TrainModule:
@@ -83,9 +84,10 @@ class Family:
                 from kmnist_pipeline.families.sklearn import train as sklearn
 
                 return sklearn
-        from kmnist_pipeline.families.cnn import train as cnn
+            case "cnn":
+                from kmnist_pipeline.families.cnn import train as cnn
 
-        return cnn
+                return cnn
 
 
 _CNN = {

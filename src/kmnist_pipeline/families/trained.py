@@ -14,7 +14,8 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families import file
 from kmnist_pipeline.families.registry import FAMILIES, Family
 
-BATCH = 20_000  # images; a multiple of the networks' chunks, so that the results are the same bytes
+# Images of 28x28; a multiple of the networks' chunks, so that the results are the same bytes.
+BATCH, CHUNK, PIXELS = 20_000, 250, 28 * 28
 
 
 class MismatchError(UserError):
@@ -26,7 +27,8 @@ class TrainedModel:
     """The weights and the scaling of one trial and seed in a model file.
 
     about: the metadata of the file; everything: the tensors of all its trials and seeds;
-    trial, seed: the positions of the used trial and seed.
+    trial, seed: the positions of the used trial and seed; fold: of the used member of an ensemble,
+    None for all of them.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class TrainedModel:
     everything: dict[str, np.ndarray]
     trial: int
     seed: int = 0
+    fold: int | None = None
 
     @classmethod
     def load(cls, path: Path, name: str, dataset: str) -> TrainedModel:
@@ -65,6 +68,25 @@ class TrainedModel:
         return FAMILIES[self.parameters["model"]["family"]]
 
     @property
+    def is_ensemble(self) -> bool:
+        """Whether the file keeps the models of all folds."""
+        return bool(self.parameters["validation"].get("ensemble"))
+
+    @property
+    def members(self) -> list[TrainedModel]:
+        """The models that predict together: one for each fold of an ensemble, otherwise this."""
+        if self.fold is not None or not self.is_ensemble:
+            return [self]
+        folds = range(self.parameters["validation"]["folds"])
+        return [replace(self, fold=fold) for fold in folds]
+
+    @property
+    def best(self) -> TrainedModel:
+        """The model of the best fold; or this one, if `fold` names one."""
+        kept = self.about["kept_folds"][self.trial][self.seed]
+        return self if self.fold is not None else replace(self, fold=kept)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the C classes."""
         return tuple(self.about["class_names"])
@@ -86,12 +108,17 @@ class TrainedModel:
 
     @cached_property
     def tensors(self) -> dict[str, np.ndarray]:
-        """Weights and scaling by name."""
-        return file.select(self.everything, self.trial, self.seed)
+        """Weights and scaling by name, of the best fold if there are several."""
+        fold = self.best.fold if self.is_ensemble else None
+        return file.select(self.everything, self.trial, self.seed, fold)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """Class probabilities (N, C) float64 of unscaled images (N, ...) uint8."""
-        return self._predict("probabilities", pixels)
+        """Class probabilities (N, C) float64 of unscaled images (N, ...) uint8.
+
+        Those of an ensemble are the means of those of its members.
+        """
+        found = [member._predict("probabilities", pixels) for member in self.members]
+        return np.mean(found, axis=0)
 
     def distances(self, pixels: np.ndarray) -> np.ndarray:
         """The distances (N, draws, C) float64 to the support images of a one-shot model."""
@@ -112,5 +139,7 @@ class TrainedModel:
             )
         of_family = getattr(self.family.model, function)
         settings, classes = self.parameters["model"], len(self.classes)
-        batches = [pixels[at : at + BATCH] for at in range(0, len(pixels), BATCH)]
+        # Of larger images fewer, because the families scale a batch to float64.
+        step = min(BATCH, max(CHUNK, BATCH * PIXELS // size // CHUNK * CHUNK))
+        batches = [pixels[at : at + step] for at in range(0, len(pixels), step)]
         return np.concatenate([of_family(settings, self.tensors, b, classes) for b in batches])

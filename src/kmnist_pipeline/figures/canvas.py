@@ -1,6 +1,6 @@
 """The common parts of all figures: fonts, colours, grids of pictures, and reproducible PNG bytes.
 
-The layout is in pixels: pictures are enlarged by whole numbers and never resampled. The font is
+The layout is in pixels: pictures are enlarged or reduced by whole numbers. The font is
 DejaVu Sans, which is part of Matplotlib, or Noto Sans CJK for characters that it lacks (kana, Han,
 Hangul). Both come from pinned packages, never from the machine.
 """
@@ -28,6 +28,12 @@ DPI = 144
 WIDTH, HEIGHT = 1200, 1300
 LEAST_HEIGHT = 304
 LARGEST_TILE = 224
+MOST_TILES = 100  # pictures in one figure
+MOST_PIXELS = 80_000  # of all pictures in one figure
+# Roughly, how a file grows by enlarging pictures in more than 16 colours, and by a letter of text.
+GROWTH, LETTER = 2.9, 18
+MANY = 20  # classes; with more, figures have short names and leave out single numbers
+LONGEST = 24  # characters of a class's name
 MARGIN = 24
 MAX_BYTES = 60_000
 
@@ -96,6 +102,40 @@ def enlarged(pixels: np.ndarray, zoom: int) -> np.ndarray:
     return pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
+def reduced(pictures: np.ndarray, factor: int) -> np.ndarray:
+    """Pictures (N, H, W) or (N, H, W, 3) uint8; each square of `factor` by `factor` is its mean.
+
+    The squares at the right and lower edge may be cut.
+    """
+    if factor == 1:
+        return pictures
+    sums, areas = pictures.astype(np.uint32), np.ones(())
+    for axis in (1, 2):
+        starts = np.arange(0, pictures.shape[axis], factor)
+        sizes = np.diff(starts, append=pictures.shape[axis])
+        sums, areas = np.add.reduceat(sums, starts, axis), np.multiply.outer(areas, sizes)
+    shape = (*areas.shape, *[1] * (pictures.ndim - 3))
+    return np.rint(sums / areas.reshape(shape)).astype(np.uint8)
+
+
+def fitting(pictures: np.ndarray, letters: int) -> np.ndarray:
+    """The RGB pictures, reduced until a figure of them with so many letters is a small file."""
+    count, height, width = pictures.shape[:3]
+    factor = 1
+    while True:
+        if count * -(-height // factor) * -(-width // factor) <= MOST_PIXELS:
+            small = reduced(pictures, factor)
+            column = Image.fromarray(small.reshape(-1, *small.shape[2:]))
+            content = io.BytesIO()
+            _quantized(column, 16).save(content, "png", optimize=True)
+            if (
+                factor == max(height, width)
+                or GROWTH * content.tell() + LETTER * letters < MAX_BYTES
+            ):
+                return small
+        factor += 1
+
+
 def paint(figure: Figure, pixels: np.ndarray, left: int = 0, bottom: int = 0) -> None:
     """Put unscaled RGB pixels on the figure, behind its axes and texts."""
     figure.figimage(pixels, left, bottom, zorder=-1)
@@ -126,15 +166,21 @@ def text_width(texts: Sequence[str], size: float) -> int:
     return max((int(np.ceil(measure(line, font, False)[0])) for line in lines), default=0)
 
 
+def short(name: str, longest: int = LONGEST) -> str:
+    """The drawable beginning of a class's name."""
+    return drawable(name if len(name) <= longest else f"{name[: longest - 1].rstrip()}…")
+
+
 def class_titles(names: Sequence[str]) -> list[str]:
-    """The number and drawable name of each class, or one of them if they are the same."""
-    return [n if n == str(i) else f"{i}  {drawable(n)}" for i, n in enumerate(names)]
+    """The number and short name of each class, or one of them if they are the same."""
+    longest = LONGEST if len(names) <= MANY else LONGEST // 2
+    return [n if n == str(i) else f"{i}  {short(n, longest)}" for i, n in enumerate(names)]
 
 
-def grey(images: np.ndarray, pixel_max: float) -> np.ndarray:
-    """Images of any shape as grey RGB pixels, 0 black and `pixel_max` white."""
+def rgb(images: np.ndarray, pixel_max: float) -> np.ndarray:
+    """Images (N, H, W) or (N, H, W, 3) as RGB pixels, 0 black and `pixel_max` white."""
     levels = np.rint(np.asarray(images, float) * (255 / pixel_max)).astype(np.uint8)
-    return np.repeat(levels[..., None], 3, axis=-1)
+    return levels if images.ndim == 4 else np.repeat(levels[..., None], 3, axis=-1)
 
 
 def fewer_colours(pixels: np.ndarray, count: int) -> np.ndarray:
@@ -157,11 +203,12 @@ def tiles(
     gap: int = 12,
     right: int = 0,
 ) -> Figure:
-    """Pictures in rows and columns, enlarged by the same whole number.
+    """Pictures in rows and columns, enlarged or reduced by the same whole number.
 
     pictures: (N, H, W, 3) uint8, row by row; titles: one above each picture; row_titles: one to
     the left of each row; gap: pixels between pictures; right: free pixels on the right.
     """
+    pictures = fitting(pictures, len("".join(titles)))
     count, height, width = pictures.shape[:3]
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -201,9 +248,10 @@ def labelled_images(
 ) -> Figure:
     """Images with titles (kmnist_cnn Fig. 1 and 6, mnist_logistic 3.1, 4.9.1 and 4.9.2).
 
-    images: (N, H, W), row by row; titles: one for each; layout: options of `tiles`.
+    images: (N, H, W) or (N, H, W, 3), row by row; titles: one for each; layout: options of
+    `tiles`.
     """
-    return tiles(grey(images, pixel_max), columns, titles, **layout)
+    return tiles(rgb(images, pixel_max), columns, titles, **layout)
 
 
 def sign(figure: Figure, name: str) -> None:

@@ -1,7 +1,7 @@
 """Figures of a dataset: functions from arrays to Matplotlib figures.
 
-Images are uint8 of any height and width, from 0 (black) to `pixel_max` (white). Labels count from
-0. `names` has the name of each class.
+Images are uint8 of any height and width, grey (H, W) or coloured (H, W, 3), from 0 (black) to
+`pixel_max` (white). Labels count from 0. `names` has the name of each class.
 """
 
 from __future__ import annotations
@@ -14,13 +14,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from kmnist_pipeline.figures import canvas
 
+MOST_FEATURES = 1024  # of an image whose principal components are computed
+
 
 def sample_per_class(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """The rows of `count` different images of each class, (C, count), drawn by `rng`."""
+    """The rows of `count` different images of each class, drawn by `rng`: (C, count).
+
+    They are fewer if the smallest class has fewer images.
+    """
     classes = range(int(labels.max()) + 1)
+    count = min(count, int(np.bincount(labels).min()))
     chosen = [rng.choice(np.flatnonzero(labels == c), count, replace=False) for c in classes]
     return np.stack(chosen)
 
@@ -66,6 +73,38 @@ def class_table(
     return figure
 
 
+@canvas.style()
+def class_counts(
+    names: Sequence[str], train_counts: canvas.Numbers, test_counts: canvas.Numbers
+) -> Figure:
+    """The sizes of many classes as lines, where a table would be too long.
+
+    train_counts, test_counts: (C,). The names are below up to 60 classes, else the numbers.
+    """
+    figure = canvas.blank(canvas.WIDTH, 520, layout="constrained")
+    axes = figure.add_subplot()
+    x = np.arange(len(names))
+    for counts, colour, label in (
+        (train_counts, canvas.BLUE, "training images"),
+        (test_counts, canvas.ORANGE, "test images"),
+    ):
+        axes.plot(x, counts, "o", ms=4 if len(names) <= 60 else 2, color=colour, label=label)
+        axes.vlines(x, 0, counts, color=colour, lw=0.5, alpha=0.4)
+    if len(names) <= 60:
+        axes.set_xticks(x, map(canvas.short, names), rotation=90, size=7)
+        axes.tick_params(axis="x", length=0)
+    else:
+        axes.set_xlabel("class")
+    axes.set_xlim(-1, len(names))
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid(axis="y")
+    axes.set_title("images of each class", loc="left")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+    return figure
+
+
 def _rule(figure: Figure, left: float, right: float, y: float, weight: float) -> None:
     x, y = np.array([left, right]) / figure.bbox.width, 1 - y / figure.bbox.height
     line = Line2D(x, [y, y], color=canvas.INK, lw=weight, transform=figure.transFigure)
@@ -75,19 +114,20 @@ def _rule(figure: Figure, left: float, right: float, y: float, weight: float) ->
 def one_per_class(images: np.ndarray, names: Sequence[str], pixel_max: int) -> Figure:
     """One image of each class, titled with number and name (kmnist_linear Fig. 2 and 4).
 
-    images: (C, H, W), in the order of the classes.
+    images: (C, H, W) or (C, H, W, 3), in the order of the classes.
     """
     titles = canvas.class_titles(names)
-    return canvas.labelled_images(images, titles, 5, pixel_max, font_size=10, gap=18)
+    columns, size = (5, 10) if len(names) <= canvas.MANY else (10, 8)
+    return canvas.labelled_images(images, titles, columns, pixel_max, font_size=size, gap=18)
 
 
 def ten_per_class(images: np.ndarray, names: Sequence[str], pixel_max: int) -> Figure:
     """Samples of each class, one row for each class (kmnist_linear Fig. 3).
 
-    images: (C, K, H, W), K of each class.
+    images: (C, K, H, W) or (C, K, H, W, 3), K of each class.
     """
     flat, titles = images.reshape(-1, *images.shape[2:]), canvas.class_titles(names)
-    return canvas.tiles(canvas.grey(flat, pixel_max), images.shape[1], row_titles=titles, gap=6)
+    return canvas.tiles(canvas.rgb(flat, pixel_max), images.shape[1], row_titles=titles, gap=6)
 
 
 @canvas.style()
@@ -100,7 +140,7 @@ def grey_matrix(image: np.ndarray, pixel_max: int) -> Figure:
     cell = 38 if width > 12 else 72
     font_size = 6.5 if width > 12 else 11
     figure = canvas.blank(width * cell + 2 * canvas.MARGIN, height * cell + 2 * canvas.MARGIN)
-    large = canvas.enlarged(canvas.grey(image, pixel_max), cell)
+    large = canvas.enlarged(canvas.rgb(image[None], pixel_max)[0], cell)
     canvas.paint(figure, large, canvas.MARGIN, canvas.MARGIN)
     for (row, column), value in np.ndenumerate(image):
         x, y = (canvas.MARGIN + (position + 0.5) * cell for position in (column, row))
@@ -111,15 +151,27 @@ def grey_matrix(image: np.ndarray, pixel_max: int) -> Figure:
     return figure
 
 
+def reduction(shape: Sequence[int]) -> int:
+    """The factor by which `pca` reduces images of this shape."""
+    height, width, *channels = shape
+    factor = 1
+    while -(-height // factor) * -(-width // factor) * np.prod(channels or 1) > MOST_FEATURES:
+        factor += 1
+    return factor
+
+
 def pca(images: np.ndarray, pixel_max: int) -> tuple[np.ndarray, np.ndarray]:
     """The first two principal components of pixels scaled to [0, 1], (N, 2), and their shares.
 
-    images: (N, H, W) uint8. The shares (2,) are explained variance over total variance. The
-    second moments are exact integers for any order of images and any number of threads. The
-    largest loading of each component is positive.
+    images: (N, H, W) or (N, H, W, 3) uint8; larger ones are reduced by `reduction`, because the
+    time grows with the third power of the number of features. The shares (2,) are explained
+    variance over total variance. The second moments are exact integers for any order of images and
+    any number of threads. The largest loading of each component is positive.
     """
-    pixels = images.reshape(len(images), -1)
-    count, features = pixels.shape
+    factor, count = reduction(images.shape[1:]), len(images)
+    small = [canvas.reduced(images[at : at + 4096], factor) for at in range(0, count, 4096)]
+    pixels = np.concatenate(small).reshape(count, -1)
+    features = pixels.shape[1]
     moments = np.zeros((features, features))
     # Sums of products of bytes are below 2**53: float64 has them exactly, in any order.
     for start in range(0, count, 4096):
@@ -144,12 +196,13 @@ def pca_scatter(
     """Images on their first two principal components, coloured by class (kmnist_cnn Fig. 2).
 
     components: (N, 2) and ratios: (2,), both from `pca`; labels: (N,). Every image is a partly
-    transparent point in one cell, and a cell blends its points. The name of a class is where the
-    class is both frequent and prevalent.
+    transparent point in one cell, and a cell blends its points. The name of a class, or the number
+    if there are many classes, is where the class is both frequent and prevalent.
     """
     # Ten colours that all kinds of colour vision tell apart (arXiv:2107.02270), then darker ones.
     ten, number = np.array(matplotlib.color_sequences["petroff10"]), np.arange(len(names))
-    colours = ten[number % 10] * 0.6 ** (number // 10)[:, None]
+    many = len(names) > canvas.MANY
+    colours = ten[number % 10] * 0.6 ** (number // 10 % 3)[:, None]
     crowded = len(components) > 5000
     zoom, opacity, bins = (3, 0.5, 20) if crowded else (6, 0.8, 10)
     low, high = components.min(axis=0), components.max(axis=0)
@@ -165,7 +218,8 @@ def pca_scatter(
     field = np.rint(255 * (1 - cover * (1 - mean))).astype(np.uint8).reshape(rows, columns, 3)
 
     titles = canvas.class_titles(names)
-    left, bottom, right, top = 104, 80, 80 + canvas.text_width(titles, 9), canvas.MARGIN
+    right = canvas.MARGIN if many else 80 + canvas.text_width(titles, 9)
+    left, bottom, top = 104, 80, canvas.MARGIN
     width, height = columns * zoom, rows * zoom
     figure = canvas.blank(left + width + right, bottom + height + top)
     # Reduced before text is added, so that the file's palette has room for all greys of the text.
@@ -182,8 +236,10 @@ def pca_scatter(
     options: dict[str, Any] = {"weight": "bold", "path_effects": [halo]}
     for title, colour, name, place in zip(titles, colours, names, places, strict=True):
         axes.plot([], [], "o", color=colour, label=title)
-        axes.text(place[0], place[1], canvas.drawable(name), ha="center", va="center", **options)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.2)
+        text = title.partition(" ")[0] if many else canvas.short(name)
+        axes.text(place[0], place[1], text, ha="center", va="center", **options)
+    if not many:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.2)
     return figure
 
 

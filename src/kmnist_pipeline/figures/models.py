@@ -13,6 +13,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from kmnist_pipeline.figures import canvas
 
+MOST_CONFUSIONS = 20  # listed beside the confusion matrix of many classes
+STEPS = 8  # of the colours of small cells
+MOST_SCORES = 50  # classes with scores in one figure
+
 
 def by_fold(rows: Iterable[Mapping[str, Any]], split: str, measure: str) -> np.ndarray:
     """The accuracy or loss of a split by fold and epoch, (folds, epochs).
@@ -65,27 +69,39 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
     """Counts by true class (rows) and predicted class (columns).
 
     It is Fig. 3-5 in kmnist_cnn and 4.7 in mnist_logistic. counts: (C, C) integers. The colour is
-    the share of the row, on a square-root scale, so that rare confusions are visible.
+    the share of the row, on a square-root scale, so that rare confusions are visible. Where the
+    cells are too small for counts, colours have steps, so that a single image is visible, and the
+    most frequent confusions are listed beside the matrix.
     """
-    classes, names = len(names), [canvas.drawable(name) for name in names]
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    classes, many = len(names), len(names) > canvas.MANY
     cell = 110 if classes <= 4 else 70 if classes <= 12 else 54
-    label = canvas.text_width(names, 9)
+    if many:
+        cell = max(1, 1000 // classes)
+    size = 9 if cell > 20 else 7
+    is_named = cell > 14
+    names = [canvas.short(name, 12 if many else canvas.LONGEST) for name in names]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    if many:
+        shares = (np.ceil(np.sqrt(shares) * STEPS) / STEPS) ** 2
+    label = canvas.text_width(names if is_named else ["0000"], size)
     side = cell * classes
     left, top = 76 + label, canvas.MARGIN
-    upright = label < cell - 8
+    upright = not is_named or label < cell - 8
     bottom = 84 if upright else 64 + label
-    figure = canvas.blank(left + side + 130, top + side + bottom)
+    listed = 460 if many else 0
+    figure = canvas.blank(left + side + 130 + listed, top + side + bottom)
     axes = canvas.place(figure, left, bottom, side, side)
     scale = PowerNorm(0.5, 0, 1)
-    image = axes.imshow(shares, cmap="Blues", norm=scale, aspect="auto")
-    size = 8 if classes <= 12 else 7
-    options: dict[str, Any] = {"ha": "center", "va": "center_baseline", "size": size}
-    for (row, column), count in np.ndenumerate(counts):
+    image = axes.imshow(shares, cmap="Blues", norm=scale, aspect="auto", interpolation="nearest")
+    options: dict[str, Any] = {"ha": "center", "va": "center_baseline"}
+    for (row, column), count in np.ndenumerate(counts) if not many else ():
         colour = "white" if shares[row, column] > 0.35 else canvas.INK if count else canvas.FAINT
-        axes.text(column, row, str(count), color=colour, **options)
-    axes.set_xticks(range(classes), names, rotation=0 if upright else 90)
-    axes.set_yticks(range(classes), names)
+        axes.text(column, row, str(count), color=colour, size=8 if classes <= 12 else 7, **options)
+    if is_named:
+        axes.set_xticks(range(classes), names, rotation=0 if upright else 90, size=size)
+        axes.set_yticks(range(classes), names, size=size)
+    if many:
+        _list_confusions(figure, counts, names, left + side + 170, listed - 40)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
@@ -100,21 +116,43 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
     return figure
 
 
+def _list_confusions(
+    figure: Figure, counts: np.ndarray, names: Sequence[str], left: int, width: int
+) -> None:
+    """Write the most frequent confusions (`true → predicted: count`) to the right."""
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSIONS]
+    canvas.write(figure, left, 40, "most frequent confusions", weight="bold", va="center")
+    for line, cell in enumerate(order[wrong.ravel()[order] > 0]):
+        row, column = divmod(int(cell), len(names))
+        y = 76 + 30 * line
+        text = f"{names[row]} → {names[column]}"
+        canvas.write(figure, left, y, text, va="center", size=8)
+        end = left + width - canvas.MARGIN
+        canvas.write(figure, end, y, str(wrong[row, column]), va="center", ha="right", size=8)
+
+
 @canvas.style()
 def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
     """The weights of each class as an image (kmnist_linear Fig. 8), on one symmetric scale.
 
-    weights: (C, H, W), or (1, H, W) for a binary model, where positive weights are evidence for
-    the second class.
+    weights: (C, H, W) or (C, H, W, 3), or with C = 1 for a binary model, where positive weights are
+    evidence for the second class. Weights of colours are shown as colours: grey is no weight.
     """
     largest = float(np.abs(weights).max()) or 1.0
-    binary, names = len(weights) == 1, [canvas.drawable(name) for name in names]
+    binary, short = len(weights) == 1, [canvas.short(name, 12) for name in names]
     scale = Normalize(-largest, largest)
     colours = matplotlib.colormaps["RdBu_r"]
-    pictures = (colours(scale(weights))[..., :3] * 255).round().astype(np.uint8)
-    right = 190 if binary else 130
+    is_grey = weights.ndim == 3
+    shown = colours(scale(weights))[..., :3] if is_grey else np.asarray(scale(weights))
+    pictures = (shown * 255).round().astype(np.uint8)
+    right = (190 if binary else 130) if is_grey else 0
     titles = canvas.class_titles(names)
-    figure = canvas.tiles(pictures, 5, () if binary else titles, font_size=10, gap=18, right=right)
+    columns, size = (5, 10) if len(names) <= canvas.MANY else (10, 8)
+    layout: dict[str, Any] = {"font_size": size, "gap": 18, "right": right}
+    figure = canvas.tiles(pictures, columns, () if binary else titles, **layout)
+    if not is_grey:
+        return figure
     height = canvas.LARGEST_TILE if binary else figure.bbox.height - 2 * canvas.MARGIN
     bottom = (figure.bbox.height - height) / 2
     bar = canvas.place(figure, figure.bbox.width - right, bottom, 16, height)
@@ -122,7 +160,7 @@ def class_weights(weights: np.ndarray, names: Sequence[str]) -> Figure:
     figure.colorbar(mappable, cax=bar).outline.set_visible(False)
     bar.tick_params(length=3)
     if binary:
-        bar.set_yticks([-largest, 0, largest], [f"for {names[0]}", "0", f"for {names[1]}"])
+        bar.set_yticks([-largest, 0, largest], [f"for {short[0]}", "0", f"for {short[1]}"])
     else:
         bar.set_ylabel("weight")
     return figure
@@ -133,11 +171,12 @@ def saliency(
 ) -> Figure:
     """Images (above) and their saliency maps (below) (kmnist_cnn Fig. 7).
 
-    images, slopes: (N, H, W); each map has its own scale; titles: one for each image.
+    images: (N, H, W) or (N, H, W, 3); slopes: (N, H, W); each map has its own scale; titles: one
+    for each image.
     """
     heat = slopes / np.maximum(slopes.max(axis=(1, 2), keepdims=True), np.finfo(float).tiny)
     lower = (matplotlib.colormaps["inferno"](heat)[..., :3] * 255).round().astype(np.uint8)
-    pictures = np.concatenate([canvas.grey(images, pixel_max), lower])
+    pictures = np.concatenate([canvas.rgb(images, pixel_max), lower])
     lines = [*titles, *[""] * len(titles)]
     return canvas.tiles(pictures, len(images), lines, row_titles=("image", "saliency"))
 
@@ -202,28 +241,28 @@ def risk_coverage(
 @canvas.style()
 def trials(
     names: Sequence[str],
-    validation: canvas.Numbers,
-    sd: Sequence[float | None] | np.ndarray,
-    test: Sequence[float | None] | np.ndarray,
+    validation: Sequence[Mapping[str, Any]],
+    test: Sequence[Mapping[str, Any] | None],
     winner: int,
 ) -> Figure:
     """The trials of a study: validation accuracy (left) and, if known, test accuracy (right).
 
-    names, validation, sd, test: an entry for each trial, in the order of drawing, None if a
-    number is missing; bars reach one `sd` to both sides; winner: the position of the trial with
-    the best validation accuracy.
+    names, validation, test: an entry for each trial, in the order of drawing; an accuracy is a
+    `mean` with `sd`, which is None for one seed. Bars reach one `sd` to both sides. winner: the
+    position of the trial with the best validation accuracy.
     """
     count = len(names)
-    mean, deviation, held = (np.array(values, float) for values in (validation, sd, test))
+    shown = [validation, test] if any(test) else [validation]
     height = max(canvas.LEAST_HEIGHT, 140 + 38 * count)
     figure = canvas.blank(canvas.WIDTH, height, layout="constrained")
-    panels = figure.subplots(1, 2 if np.isfinite(held).any() else 1, sharey=True, squeeze=False)[0]
-    rows = np.arange(count)
-    for which, colour in ((rows != winner, canvas.BLUE), (rows == winner, canvas.ORANGE)):
-        spread = np.nan_to_num(deviation[which])
-        bars: dict[str, Any] = {"fmt": "o", "ms": 5.5, "capsize": 3, "elinewidth": 1.2}
-        panels[0].errorbar(mean[which], rows[which], xerr=spread, color=colour, **bars)
-        panels[-1].plot(held[which], rows[which], "o", ms=5.5, mfc="white", mec=colour, mew=1.4)
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, accuracies, face in zip(panels, shown, (None, "white"), strict=False):
+        for row, accuracy in enumerate(accuracies):
+            if accuracy is not None:
+                colour = canvas.ORANGE if row == winner else canvas.BLUE
+                bar = {"capsize": 3, "elinewidth": 1.2, "ms": 5.5, "mfc": face or colour}
+                spread = accuracy["sd"] or 0.0
+                axes.errorbar(accuracy["mean"], row, xerr=spread, fmt="o", color=colour, **bar)
     for axes, title in zip(panels, ("validation accuracy", "test accuracy"), strict=False):
         axes.set_title(title, loc="left")
         axes.grid(axis="y")
@@ -231,7 +270,7 @@ def trials(
         axes.tick_params(axis="y", length=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.margins(x=0.08)
-    panels[0].set_yticks(rows, names)
+    panels[0].set_yticks(range(count), names)
     panels[0].set_ylim(count - 0.5, -0.5)
     panels[0].get_yticklabels()[winner].set(weight="bold", color=canvas.ORANGE)
     return figure
@@ -243,8 +282,15 @@ def class_scores(
 ) -> Figure:
     """Precision, recall and F1 of each class; a line joins precision and recall.
 
-    precision, recall, f1: (C,).
+    precision, recall, f1: (C,). Of very many classes those with the lowest F1 are shown.
     """
+    title, classes = "score by class", len(names)
+    names = [canvas.short(name) for name in names]
+    if classes > MOST_SCORES:
+        lowest = np.argsort(f1, kind="stable")[:MOST_SCORES]
+        precision, recall, f1 = (np.asarray(score)[lowest] for score in (precision, recall, f1))
+        names = [names[number] for number in lowest]
+        title = f"score by class: the {MOST_SCORES} of {classes} classes with the lowest F1"
     label = canvas.text_width(names, 9)
     upright = label < (canvas.WIDTH - 120) / len(names) - 8
     height = 440 if upright else 420 + label
@@ -256,10 +302,10 @@ def class_scores(
     axes.plot(x, precision, "^", color=canvas.BLUE, ms=7, label="precision")
     axes.plot(x, recall, "v", color=canvas.ORANGE, ms=7, label="recall")
     axes.plot(x, f1, "_", color=canvas.INK, ms=12, mew=1.8, label="F1")
-    axes.set_xticks(x, map(canvas.drawable, names), rotation=0 if upright else 90)
+    axes.set_xticks(x, names, rotation=0 if upright else 90)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="y")
-    axes.set_title("score by class", loc="left")
+    axes.set_title(title, loc="left")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2)
     return figure

@@ -14,6 +14,7 @@ import sys
 import loky
 
 from kmnist_pipeline import arithmetic
+from kmnist_pipeline.cli import common
 from kmnist_pipeline.errors import UserError
 
 HOST = "127.0.0.1"
@@ -23,7 +24,7 @@ TTL = "60s"  # a worker without a heartbeat for so long is replaced
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGINT, SIGTERM or SIGHUP; the exit status is then 0."""
     parser = argparse.ArgumentParser("cluster", description=__doc__)
-    parser.add_argument("--port", type=int, default=8786)
+    parser.add_argument("--port", type=common.port, default=8786)
     parser.add_argument("--workers", type=int, default=loky.cpu_count())
     chosen = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -43,7 +44,7 @@ def _serve(port: int, workers: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise UserError(f"port {port}: {error}; choose another: PORT=...") from error
 
     import dask

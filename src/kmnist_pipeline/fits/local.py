@@ -83,7 +83,8 @@ class LocalWorkers:
             self._workers.append(worker)
         self._board[worker.number] = worker.beat = worker.silent = 0
         worker.task = task
-        call = (local_worker.train, task.key, task.data, data.classes, self._stop_after)
+        stop_after = task.last(self._stop_after)
+        call = (local_worker.train, task.key, task.whole, task.data, data.classes, stop_after)
         try:
             worker.future = worker.executor.submit(*call)
         except (BrokenProcessPool, ShutdownExecutorError):  # it died while it was idle

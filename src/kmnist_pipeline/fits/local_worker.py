@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kmnist_pipeline.families.base import Data
+from kmnist_pipeline.evidence import reads
+from kmnist_pipeline.families.base import Data, TrainingError
 from kmnist_pipeline.fits import work
 from kmnist_pipeline.fits.store import Store
 
@@ -32,6 +33,7 @@ _data: dict[str, Data] = {}  # by digest
 
 def begin(parent: int, folder: Path, store: Path, number: int) -> None:
     """Make this process a worker that gives a heartbeat and ends with its parent."""
+    reads.watch()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent kills its workers
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # prctl(2)
@@ -43,16 +45,21 @@ def begin(parent: int, folder: Path, store: Path, number: int) -> None:
     threading.Thread(target=_beat, args=(parent,), daemon=True).start()
 
 
-def train(name: str, digest: str, classes: int, stop_after: int | None) -> float:
-    """Train the fit with the key `name` on the data of this digest; returns the seconds."""
+def train(name: str, whole: str, digest: str, classes: int, stop_after: int | None) -> float:
+    """Train the fit in the file `name` on the data of this digest; returns the seconds.
+
+    whole: the key of the fit with all epochs.
+    """
     folder = _Home.folder
     if digest not in _data:
         # Mapped, so that workers share the memory; "c", because torch needs writable arrays.
         files = (folder / f"{digest}.{part}.npy" for part in ("pixels", "labels"))
         pixels, labels = (np.asarray(np.load(file, "c")) for file in files)
         _data[digest] = work.verified(Data(pixels, labels, classes), digest)
-    fit, data, kept = (folder / name).read_bytes(), _data[digest], _Home.store.checkpoint(name)
-    result, seconds = work.train(fit, name, data, digest, kept, _progress, stop_after)
+    fit, data, kept = (folder / name).read_bytes(), _data[digest], _Home.store.checkpoint(whole)
+    result, seconds = work.train(fit, whole, data, digest, kept, _progress, stop_after)
+    if found := reads.undeclared(["src"]):  # the key has the code
+        raise TrainingError(f"the fit reads {', '.join(found)}, which its key does not contain")
     (folder / f"{name}.result").write_bytes(result)
     return seconds
 

@@ -23,14 +23,17 @@ from kmnist_pipeline.fits.store import Store
 RETRAINED = "retrained"  # the trial name of the winner that is trained again
 Experiment = dict[str, Any]
 Fold = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # rows, validation, shift, scale
-Choose = Callable[[Trials], dict[str, Experiment]]
+Step = tuple[dict[str, Experiment], int | None]  # the trials of a wave, their last epoch (or None)
+Choose = Callable[[Trials], Step | None]
 
 
 @dataclass(frozen=True)
 class Task:
     """A fit with its key, the digest of its `Data`, its label and its cost.
 
-    cost: roughly its floating-point operations; sets the order of fits and their share of progress.
+    cost: roughly its floating-point operations; sets the order of fits and their share of progress;
+    stop_after: the last epoch to train, None for all; whole: the key of the fit with all epochs,
+    which names its checkpoint, so that a longer training continues a shorter one.
     """
 
     fit: Fit
@@ -38,6 +41,13 @@ class Task:
     data: str
     label: str
     cost: float
+    whole: str
+    stop_after: int | None = None
+
+    def last(self, limit: int | None) -> int | None:
+        """The last epoch to train if `limit` is the last one of all fits; None for all epochs."""
+        given = [epoch for epoch in (self.stop_after, limit) if epoch is not None]
+        return min(given, default=None)
 
 
 Wave = dict[str, list[list[Task]]]  # by trial, seed and fold
@@ -49,38 +59,46 @@ class Plan:
 
     label: the name of the experiment or study; trials: the trials of all waves by name ("" for
     an experiment); images: the training split, restricted to their classes; choose: returns the
-    trials of the next wave, such as the winner again, from the trained ones.
+    next wave, such as the winner again, from the trained trials of the last wave, None after it;
+    stop_after: the last epoch of the first wave; points: the changes of each trial of a study, by
+    name; stops: the last epoch of each wave, None for all epochs.
     """
 
     label: str
     trials: dict[str, Experiment]
     images: Images
     choose: Choose | None = None
+    stop_after: int | None = None
+    points: dict[str, dict[str, Any]] = field(default_factory=dict)
     data: Data = field(init=False)
     digest: str = field(init=False)
     waves: list[Wave] = field(default_factory=list, init=False)
+    stops: list[int | None] = field(default_factory=list, init=False)
     _folds: dict[str, list[Fold]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         """Raises UserError if a trial cannot be evidence."""
         self.data = Data(self.images.pixels, self.images.labels, len(self.images.classes))
         self.digest = key.digest(self.data)
-        self.waves.append(self.wave(self.trials))
+        self._append(self.trials, self.stop_after)
 
     def advance(self, store: Store) -> bool:
         """Add the next wave, which depends on finished fits; returns whether there is one."""
-        if self.choose is None or len(self.waves) > 1:
+        if self.choose is None:
             return False
-        chosen = self.choose(self.trained(store, 0))
-        self.trials = {**self.trials, **chosen}
-        self.waves.append(self.wave(chosen))
+        if (chosen := self.choose(self.trained(store, len(self.waves) - 1))) is None:
+            self.choose = None
+            return False
+        self.trials = {**self.trials, **chosen[0]}
+        self._append(*chosen)
         return True
 
     def tasks(self) -> Iterator[Task]:
-        """The fits of the last wave."""
-        for seeds in self.waves[-1].values():
-            for folds in seeds:
-                yield from folds
+        """The fits of all waves until now."""
+        for wave in self.waves:
+            for seeds in wave.values():
+                for folds in seeds:
+                    yield from folds
 
     def trained(self, store: Store, wave: int) -> Trials:
         """The trials of a wave, with their finished fits from the store."""
@@ -94,14 +112,18 @@ class Plan:
         """The validation rows of a trial in the first wave, by seed and fold."""
         return [[task.fit.validation for task in folds] for folds in self.waves[0][trial]]
 
-    def wave(self, trials: dict[str, Experiment]) -> Wave:
-        """The fits of `trials`."""
+    def wave(self, trials: dict[str, Experiment], stop_after: int | None = None) -> Wave:
+        """The fits of `trials`; stop_after: the last epoch to train, None for all."""
         return {
-            name: [self._seed(name, trial, seed) for seed in trial["seeds"]]
+            name: [self._seed(name, trial, seed, stop_after) for seed in trial["seeds"]]
             for name, trial in trials.items()
         }
 
-    def _seed(self, name: str, trial: Experiment, seed: int) -> list[Task]:
+    def _append(self, trials: dict[str, Experiment], stop_after: int | None) -> None:
+        self.waves.append(self.wave(trials, stop_after))
+        self.stops.append(stop_after)
+
+    def _seed(self, name: str, trial: Experiment, seed: int, stop: int | None) -> list[Task]:
         """The fits of a trial and seed; their folds are kept for other trials of a study."""
         decided = str([trial["subset"], trial["validation"], trial["model"]["scaling"], seed])
         if decided not in self._folds:
@@ -109,9 +131,12 @@ class Plan:
         tasks = []
         for number, fold in enumerate(self._folds[decided]):
             fit = _fit(trial, seed, number, fold)
-            label = f"{self.label} {name_of(name, seed, number)}"
-            fit_key = key.key(fit, self.digest)
-            tasks.append(Task(fit, fit_key, self.digest, label, cost(fit, self.data)))
+            label, whole = f"{self.label} {name_of(name, seed, number)}", key.key(fit, self.digest)
+            own, work = whole, cost(fit, self.data)
+            if stop is not None:
+                own, label = key.stopped(whole, stop), f"{label} to epoch {stop}"
+                work *= stop / trial["trainer"]["epochs"]
+            tasks.append(Task(fit, own, self.digest, label, work, whole, stop))
         return tasks
 
 
@@ -134,14 +159,24 @@ def of_study(
 
     images: as above, of the base; winner: its trial name; None if validation decides it.
     """
-    trials = grid.trials(study, base)
-
-    def again(trained: Trials) -> dict[str, Experiment]:
-        chosen = results.winner(trained) if winner is None else winner
-        return {RETRAINED: grid.retrained(study, base, list(trials).index(chosen))}
+    from kmnist_pipeline.fits import search  # only the stage `tune` depends on it
 
     drawn_from = _images(base) if images is None else images
-    return Plan(name, trials, drawn_from, again if study["retrain"] else None)
+    if study.get("search"):
+        searched = search.Search(study, base, RETRAINED)
+        first, stop = searched.first()
+        return Plan(name, first, drawn_from, searched.next, stop, searched.points)
+    points = {grid.name(point): point for point in grid.points(study)}
+    waves = iter([True])
+
+    def again(trained: Trials) -> Step | None:
+        if not next(waves, False):
+            return None
+        chosen = results.winner(trained) if winner is None else winner
+        return {RETRAINED: grid.retrained(study, base, points[chosen])}, None
+
+    choose = again if study["retrain"] else None
+    return Plan(name, grid.trials(study, base), drawn_from, choose, points=points)
 
 
 def name_of(trial: str, seed: int, fold: int) -> str:
@@ -169,7 +204,7 @@ def _folds(trial: Experiment, images: Images, seed: int) -> list[Fold]:
     """The folds of one seed: the training images of each fold decide its scaling."""
     drawn = splits.subset(len(images), trial["subset"], seed)
     found = []
-    for training, validation in splits.folds(len(drawn), trial["validation"], seed):
+    for training, validation in splits.folds(images, drawn, trial["validation"], seed):
         rows = drawn[training]
         shift, scale = scaling.estimate(trial["model"]["scaling"], images.flat[rows])
         found.append((rows, drawn[validation], shift, scale))
@@ -189,7 +224,13 @@ def _fit(trial: Experiment, seed: int, number: int, fold: Fold) -> Fit:
 
 
 # Roughly the floating-point operations for each pixel of a training image in one epoch.
-PER_PIXEL = {"simple": 120_000, "resnet_like": 220_000, "improved": 250_000, "siamese": 60_000}
+PER_PIXEL = {
+    "simple": 120_000,
+    "resnet_like": 220_000,
+    "improved": 250_000,
+    "siamese": 60_000,
+    "residual": 380_000,
+}
 
 
 def cost(fit: Fit, data: Data) -> float:

@@ -32,17 +32,28 @@ def identity(kinds: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def train(
-    content: bytes, name: str, data: Data, digest: str, topic: str, stop_after: int | None
+    content: bytes,
+    name: str,
+    whole: str,
+    data: Data,
+    digest: str,
+    topic: str,
+    stop_after: int | None,
 ) -> tuple[bytes, float]:
-    """Train an encoded fit; name: its key; topic: the topic of Dask's events for progress."""
+    """Train an encoded fit.
+
+    name: the key of its result; whole: of the fit with all epochs; topic: the topic of Dask's
+    events for progress.
+    """
     known = _verified.get(digest)
     if known is None or known() is not data:
         _verified[digest] = weakref.ref(work.verified(data, digest))
     own = store.default()
     progress = _progress(name, topic)
-    result = work.train(content, name, data, digest, own.checkpoint(name), progress, stop_after)
-    # The client keeps the result, and its store may be another one.
-    own.checkpoint(name).drop()
+    result = work.train(content, whole, data, digest, own.checkpoint(whole), progress, stop_after)
+    if name == whole:  # otherwise a longer training continues it
+        # The client keeps the result, and its store may be another one.
+        own.checkpoint(whole).drop()
     return result
 
 

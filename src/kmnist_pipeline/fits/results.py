@@ -54,11 +54,30 @@ def validation_accuracy(trial: Trial) -> tuple[dict[str, Any], dict[str, Any] | 
     return compared, metrics.spread(accuracies)
 
 
+def mean_accuracy(trial: Trial) -> float:
+    """The mean validation accuracy over seeds; 0 if nothing was held out."""
+    spread = validation_accuracy(trial)[1]
+    return spread["mean"] if spread else 0.0
+
+
+def epochs(trial: Trial) -> int:
+    """The number of epochs of all fits of a trial."""
+    return sum(fit.history[-1].epoch for folds in trial.fits for fit in folds)
+
+
+def longest(waves: list[Trials]) -> Trials:
+    """The trials of all waves, each from the wave with the most epochs."""
+    found: Trials = {}
+    for wave in waves:
+        for name, trial in wave.items():
+            if name not in found or epochs(trial) > epochs(found[name]):
+                found[name] = trial
+    return found
+
+
 def winner(trials: Trials) -> str:
     """The first trial with the best validation accuracy (the mean over seeds)."""
-    spreads = {name: validation_accuracy(trial)[1] for name, trial in trials.items()}
-    means = {name: spread["mean"] if spread else 0.0 for name, spread in spreads.items()}
-    return max(means, key=means.__getitem__)
+    return max(trials, key=lambda name: mean_accuracy(trials[name]))
 
 
 def fold_rows(trials: Trials) -> list[dict[str, Any]]:
@@ -97,13 +116,17 @@ def _fits(trials: Trials) -> Iterator[tuple[str, int, int, Fitted, bool]]:
 
 
 def model_bytes(name: str, trials: Trials, winner: str, classes: tuple[str, ...]) -> bytes:
-    """The model file: the weights of the kept fold of every trial and seed."""
+    """The model file: for every trial and seed the weights of the kept fold, or of all folds if
+    they predict together."""
     tensors = {}
     kept = [[kept_fold(folds) for folds in trial.fits] for trial in trials.values()]
     for t, trial in enumerate(trials.values()):
+        is_ensemble = trial.experiment["validation"].get("ensemble")
         for s, folds in enumerate(trial.fits):
-            for tensor, array in folds[kept[t][s]].tensors.items():
-                tensors[file.name(t, s, tensor)] = array
+            for fold in range(len(folds)) if is_ensemble else [kept[t][s]]:
+                for tensor, array in folds[fold].tensors.items():
+                    part = file.name(t, s, tensor, fold if is_ensemble else None)
+                    tensors[part] = array
     first = next(iter(trials.values())).experiment
     metadata = {
         "name": name,

@@ -134,6 +134,7 @@ def default() -> Store:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{place}: cannot be the folder of fits: {error.strerror}") from error
+    outs.remove_leftovers(folder.glob(f"??/{outs.LEFTOVERS}"))
     folders = [folder, *(part for part in folder.glob("??") if part.is_dir())]
     closed = [part for part in folders if not os.access(part, os.W_OK | os.X_OK)]
     if closed:

@@ -34,16 +34,18 @@ def write(
     classes: tuple[str, ...],
     waves: list[Trials],
     details: dict[str, Any],
+    *libraries: str,
 ) -> None:
     """Write the model file of the last wave, and the curves and numbers of all trials.
 
-    details: the additional content of a study's `validation.json`.
+    details: the additional content of a study's `validation.json`; libraries: those that chose
+    the trials.
     """
     kept = waves[-1]
     winner = results.winner(kept)
     model = results.model_bytes(stage.item, kept, winner, classes)
     stage.write(paths.weights(stage.item), model)
-    trials = {name: trial for wave in waves for name, trial in wave.items()}
+    trials = results.longest(waves)
     curves = paths.numbers(report, stage.item, "curves.csv")
     stage.write_csv(curves, results.CURVES, results.curve_rows(trials))
     compared, seeds = results.validation_accuracy(kept[winner])
@@ -51,6 +53,6 @@ def write(
         **details,
         "seeds": seeds,
         "folds": results.fold_rows(trials),
-        "environment": key.environment(kept[winner].experiment["model"]["family"]),
+        "environment": key.environment(kept[winner].experiment["model"]["family"], *libraries),
     }
     stage.write_numbers(paths.numbers(report, stage.item, "validation.json"), compared, details)

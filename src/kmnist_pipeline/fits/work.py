@@ -86,6 +86,9 @@ def train(
         stop_after = min(stop_after, fit.settings["trainer"].get("epochs", 1))
     began = time.monotonic()
     fitted = family.fit(fit, data, checkpoint, progress, stop_after)
+    if stop_after is not None and fitted.history[-1].epoch > stop_after:
+        # The checkpoint is of a longer training; the result of this one was lost.
+        fitted = family.fit(fit, data, Checkpoint(), progress, stop_after)
     for tensor, values in fitted.tensors.items():
         if not np.isfinite(values).all():
             raise TrainingError(

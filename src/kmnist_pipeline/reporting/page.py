@@ -19,10 +19,13 @@ from PIL import Image
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims as judged
 from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
+from kmnist_pipeline.evaluation.scoring import OWN
 from kmnist_pipeline.evidence import lineage, numbers, paths
-from kmnist_pipeline.reporting import jinja
+from kmnist_pipeline.reporting import extras, jinja
 
 NUMBERS = ("validation", "test")  # the files of numbers that a model has
+EXTRAS = ("suspects", "loop", "readings", "faults")  # those that a report may have
+OTHERS = "conditions"  # and the one that some models have
 
 
 def content(
@@ -39,12 +42,18 @@ def content(
     rank = _order(claims, metrics)
     folders = sorted(path for path in metrics.iterdir() if path.is_dir())
     folders.sort(key=lambda folder: rank.index(folder.name) if folder.name in rank else len(rank))
-    models = [_model(folder) for folder in folders]
+    models = [_model(folder, claims) for folder in folders]
     data = _read(root / paths.data_numbers(about["dataset"]))
     drawn = [root / paths.data_figures(about["dataset"]), figures / name]
     winners = {model["name"]: model["validation"].get("winner") for model in models}
     pictures = _pictures(figures, drawn, about["figures"], name, claims, winners)
-    origins = _origins([data, *(model[part] for model in models for part in NUMBERS)])
+    more = {
+        part: _read(path) if (path := metrics / f"{part}.json").exists() else None
+        for part in EXTRAS
+    }
+    read, faults = more["readings"], more["faults"]
+    measured = [m[part] for m in models for part in (*NUMBERS, OTHERS) if m[part]]
+    origins = _origins([data, *measured, *filter(None, more.values())])
     origin_of = {origin["stage"]: origin for origin in origins}
     for picture in pictures:
         if (maker := picture["text"]["Stage"]) not in origin_of:
@@ -61,7 +70,13 @@ def content(
         "meanings": judged.VERDICTS,
         "environments": _environments(models),
         "models": models,
+        "own": {name: f"#{name.replace('_', ' ').capitalize()}" for name in OWN},
+        "suspects": more["suspects"],
+        "simulated": more["loop"],  # `loop` has a meaning in templates
+        "readings": read and extras.readings(read, [claim["id"] for claim in claims]),
+        "faults": faults and extras.faults(faults, verdicts["faults"], claims),
         "pairs": _pairs([model for model in models if model["name"] in rank]),
+        "others": [model for model in models if model[OTHERS]],
         "routed": [model for model in models if "routing" in model["test"]],
         "pictures": pictures,
         "origins": origins,
@@ -142,28 +157,33 @@ def _origins(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return origins
 
 
-def _model(folder: Path) -> dict[str, Any]:
+def _model(folder: Path, claims: list[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of a model and, for a study, the rows of its trials.
 
     Raises UserError if a file was made for another model.
     """
     validation, test = (_read(folder / f"{part}.json") for part in NUMBERS)
-    for measured in (validation, test):
+    others = folder / f"{OTHERS}.json"
+    conditions = _read(others) if others.exists() else None
+    for measured in (validation, test, *([conditions] if conditions else [])):
         maker = measured["made_by"]["stage"]
         if maker.partition("@")[2] != folder.name:
             raise UserError(
                 f"{measured['origin']} was made by {maker}, not for {folder.name}: "
-                f"`dvc repro evaluate@{folder.name}` makes it again"
+                f"`dvc repro {maker.partition('@')[0]}@{folder.name}` makes it again"
             )
     scored = {trial["name"]: trial["seeds"]["accuracy"] for trial in test.get("trials", [])}
     trials = [
         {**trial, "won": trial["name"] == validation["winner"], "test": scored.get(trial["name"])}
         for trial in validation.get("trials", [])
     ]
+    if trials:
+        trials = extras.with_wins(trials, claims)
     return {
         "name": folder.name,
         "validation": validation,
         "test": test,
+        OTHERS: conditions,
         "trials": trials,
         "chosen": _chosen(validation["made_by"]["parameters"], len(trials)),
     }
@@ -214,8 +234,8 @@ def _pictures(
 ) -> list[dict[str, Any]]:
     """The numbered figures in the order of their numbers in `conf/`, then all others.
 
-    Each has its path, its width in pixels, the text entries of its PNG, the md5 of each data file
-    that it was made from, its number in the publication, and the claims about it.
+    Each has its path, its name, its width in pixels, the text entries of its PNG, the md5 of each
+    data file that it was made from, its number in the publication, and the claims about it.
     """
     number_of = {file: number for number, file in numbers.items()}
     found: dict[str, dict[str, Any]] = {}
@@ -223,7 +243,7 @@ def _pictures(
         file = path.relative_to(root).as_posix()
         with Image.open(path, formats=["PNG"]) as image:
             text = {str(key): str(value) for key, value in image.info.items()}
-            found[file] = {"path": path, "width": image.width, "text": text}
+            found[file] = {"path": path, "name": _name(path), "width": image.width, "text": text}
         found[file]["digests"] = list(json.loads(text["Data"]).values())
         found[file]["number"] = number_of.get(file)
         found[file]["claims"] = [
@@ -234,6 +254,14 @@ def _pictures(
             raise UserError(f"reports.{report}.figures.{number}={file}: there is no such figure")
     numbered = [found.pop(file) for file in number_of]
     return numbered + list(found.values())
+
+
+def _name(figure: Path) -> str:
+    """A figure in words, such as `digits cnn: curves`: the model or folder, then the figure."""
+    of, what = figure.parent.name, figure.stem
+    if of == OTHERS:  # this folder has one figure for each model
+        of, what = what, of
+    return f"{of}: {what}".replace("_", " ")
 
 
 def _is_about(claim: dict[str, Any], figure: Path, winner: str | None) -> bool:

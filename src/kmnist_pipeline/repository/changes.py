@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +107,7 @@ def json_of(known: Mapping[str, Any], name: str) -> str | None:
 
 
 def _became(*values: str | None) -> str:
-    old, new = (v and textwrap.shorten(v, LONGEST, placeholder=" ...") for v in values)
+    old, new = (v and (v if len(v) <= LONGEST else f"{v[: LONGEST - 4]} ...") for v in values)
     if new is None:
         return f"is gone: was {old}"
     return f"is new: {new}" if old is None else f"changed: {old} -> {new}"

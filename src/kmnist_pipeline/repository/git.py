@@ -6,6 +6,7 @@ Paths are relative to the current folder, which may be any folder of a repositor
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -42,7 +43,18 @@ def run(
         )
     if "bad revision 'HEAD'" in message:
         raise UserError(EMPTY)
-    raise (UserError if message else NotFoundError)(f"git {arguments[0]}: {message}")
+    if not message:
+        command = shlex.join(["git", *arguments])
+        raise NotFoundError(f"`{command}` ended with status {done.returncode} and no message")
+    raise UserError(f"git {_subcommand(arguments)}: {message}")
+
+
+def _subcommand(arguments: tuple[str, ...]) -> str:
+    """The name of the command, which options of Git itself may precede."""
+    rest = list(arguments)
+    while len(rest) > 1 and rest[0].startswith("-"):
+        del rest[: 2 if rest[0] in ("-c", "-C") else 1]
+    return rest[0]
 
 
 def environment_elsewhere() -> dict[str, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -21,6 +22,8 @@ from kmnist_pipeline.evidence import lineage
 LOCK = "dvc.lock"
 DEEPEST = 50  # maps and lists in each other
 LONGEST = 10_000  # characters of a value
+AFTER_SLASH = "0"  # the character after a slash: no path below a folder sorts behind it
+_MD5 = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,45 @@ class Graph:
 
     @cached_property
     def _makers(self) -> dict[str, str]:
-        return {out: stage.address for stage in self.stages.values() for out in stage.outs}
+        """The address of the maker by out. A slash ends each, so that what is below begins so."""
+        return {f"{out}/": stage.address for stage in self.stages.values() for out in stage.outs}
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        """All outs in order: those below a folder follow each other."""
+        return sorted(self._makers)
+
+    @cached_property
+    def _top(self) -> list[str]:
+        """The outs that are in no other out, in order: at most one of them is above a path."""
+        found = list[str]()
+        for out in self._sorted:
+            if not found or not out.startswith(found[-1]):
+                found.append(out)
+        return found
+
+    @cached_property
+    def _known(self) -> dict[str, list[LockedStage]]:
+        return {}
 
     def makers(self, path: str) -> list[LockedStage]:
         """The stages that made a path: the file, the folder that contains it, or its content.
 
         Empty for code and for files that no stage makes; several for a folder that several fill.
         """
-        # DVC refuses an out in another out, so at most one of these is an out.
-        for out in accumulate(path.split("/"), "{}/{}".format):
-            if out in self._makers:
-                return [self.stages[self._makers[out]]]
-        inside = {stage for out, stage in self._makers.items() if out.startswith(f"{path}/")}
+        # A lock may come from anyone, so this looks outs up instead of going through all of them,
+        # and a folder that many stages read is looked up once.
+        if path not in self._known:
+            self._known[path] = self._found(f"{path}/")
+        return self._known[path]
+
+    def _found(self, path: str) -> list[LockedStage]:
+        place = bisect_right(self._top, path) - 1
+        if place >= 0 and path.startswith(self._top[place]):
+            return [self.stages[self._makers[self._top[place]]]]
+        first = bisect_left(self._sorted, path)
+        last = bisect_left(self._sorted, f"{path[:-1]}{AFTER_SLASH}")
+        inside = {self._makers[out] for out in self._sorted[first:last]}
         return [self.stages[address] for address in sorted(inside)]
 
     def parents(self, stage: LockedStage) -> list[LockedStage]:
@@ -273,8 +303,34 @@ def _stages(entries: Any) -> Iterator[LockedStage]:
             texts = (address, entry["cmd"], *params, *chain(*deps.items(), *outs.items()))
             if odd := [text for text in texts if not isinstance(text, str)]:
                 raise TypeError(f"{odd[0]!r} must be text")
+            _refuse_elsewhere(address, {**deps, **outs})
             yield LockedStage(address, entry["cmd"], deps, params, outs)
         except KeyError as error:
             raise ValueError(f"{address}: {error} is missing") from error
         except (AttributeError, TypeError) as error:
             raise ValueError(f"{address}: is not as DVC writes it: {error}") from error
+
+
+def _refuse_elsewhere(address: str, files: dict[str, str]) -> None:
+    """Raise ValueError for a name, path or md5 that names a place outside its folder.
+
+    Commands join them to a folder and then read, write or delete there.
+    """
+    away = f"take {address} out of the file: `dvc repro` writes what dvc.yaml still has"
+    if "/" in address or "\0" in address:
+        raise ValueError(f"{address}: is no name of a stage; {away}")
+    for path, md5 in files.items():
+        if not is_inside(path):
+            raise ValueError(f"{address}: {path} is not a path in the project's folder; {away}")
+        if not is_md5(md5):
+            raise ValueError(f"{address}: {path} has md5 {md5}, which is none; {away}")
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path, joined to a folder, stays in it: it is relative, and has no `..`."""
+    return not {"", ".", ".."} & {*path.split("/")} and "\0" not in path
+
+
+def is_md5(text: str) -> bool:
+    """Whether a text is an md5 as DVC writes it; that of a folder ends with `.dir`."""
+    return _MD5.fullmatch(text) is not None

@@ -102,8 +102,7 @@ class Revision:
         parts = {out: md5}
         if md5.endswith(".dir") and (listing := self._cached(md5)).exists():
             self._check_names(out, md5)
-            entries = json.loads(listing.read_bytes())
-            parts = {f"{out}/{entry['relpath']}": entry["md5"] for entry in entries}
+            parts = {f"{out}/{name}": part for name, part in _listed(out, listing).items()}
         found = {path: self._cached(part) for path, part in parts.items()}
         self._check_names(out, *parts.values())
         if all(file.exists() for file in found.values()):
@@ -112,22 +111,25 @@ class Revision:
         return below(here, out) if here.exists() and lineage.digest(here) == md5 else {}
 
     def write(self, root: Path, *paths: str) -> None:
-        """Write the result of `files` below `root`."""
+        """Write the result of `files` below `root`. Raises UserError for a place elsewhere."""
         for name, content in self.files(*paths).items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(content)
+            place = _within(root, name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
 
     def put(self, path: str, md5: str, root: Path) -> bool:
         """Write a file or folder below `root`; returns whether it was found.
 
-        It comes from `files`, else from `cached`. Raises UserError if its md5 differs.
+        It comes from `files`, else from `cached`. Raises UserError if its md5 differs, or for a
+        place elsewhere.
         """
-        place = root / path
+        place = _within(root, path)
         self.write(root, path)
         if not place.exists():
             for name, file in self.cached(path, md5).items():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, root / name)
+                copy = _within(root, name)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
         if not place.exists():
             return False
         check(place, path, md5)
@@ -169,6 +171,34 @@ class Revision:
 
         with dvc.opened() as repo:
             return Path(repo.cache.local.path)
+
+
+def _within(root: Path, name: str) -> Path:
+    """The place below `root` for a file. Raises UserError if it is elsewhere, also by a link.
+
+    A commit, a lock or a listing may come from anyone; even Git can hold a folder named `..`.
+    """
+    place = root / name
+    if not locks.is_inside(name) or not place.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{name}: is not written, because it would be outside of {root}")
+    return place
+
+
+def _listed(out: str, listing: Path) -> dict[str, str]:
+    """The md5 of each file of a folder, by its path there, as its listing in DVC's cache says."""
+    try:
+        found = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
+        odd = [
+            name for name, md5 in found.items() if not (locks.is_inside(name) and locks.is_md5(md5))
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        odd, found = [repr(error)], {}
+    if odd:
+        raise DamagedError(
+            f"{out}: its listing in DVC's cache has {odd[0]}, which is no file of this folder: "
+            f"delete {listing}; `dvc repro` or `dvc pull` restores it"
+        )
+    return found
 
 
 def below(place: Path, name: str) -> dict[str, Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Candidate(Measured):
-    """A model of the workspace; dataset: its dataset in `params.yaml`, with the `name`."""
+    """A model of the workspace.
+
+    dataset: its dataset in `params.yaml`, with the `name`.
+    """
 
     name: str
     report: str
@@ -44,6 +47,12 @@ class Candidate(Measured):
     def weights(self) -> Path:
         """The path of the model file."""
         return Path(paths.weights(self.name))
+
+    @property
+    def placed(self) -> dict[str, Any]:
+        """The dataset with the `placement` of its characters. Raises UserError without one."""
+        name, shape = self.dataset["name"], self.dataset["shape"]
+        return {**self.dataset, "placement": placement(name, shape)}
 
     @property
     def stage(self) -> str:
@@ -121,6 +130,23 @@ def _candidate(name: str, about: dict[str, Any], datasets: dict[str, Any]) -> Ca
     dataset = {"name": about["dataset"], **datasets[about["dataset"]]}
     validation, test = (_metrics(about["report"], name, part) for part in ("validation", "test"))
     return Candidate(validation, test, name, about["report"], about["family"], dataset)
+
+
+def placement(dataset: str, shape: Sequence[int]) -> dict[str, Any] | None:
+    """How a dataset places its characters; None if its images are coloured.
+
+    Raises UserError if that was not measured.
+    """
+    if len(shape) > 2:
+        return None
+    path = paths.data_numbers(dataset)
+    try:
+        return numbers.read(Path(path))["placement"]
+    except (FileNotFoundError, KeyError):
+        problem = f"{path} has no placement of characters"
+    except ValueError as error:  # which names the file
+        problem = str(error)
+    raise UserError(f"{problem}: `dvc repro preprocess@{dataset}` makes it")
 
 
 def _params() -> tuple[dict[str, Any], dict[str, Any]]:

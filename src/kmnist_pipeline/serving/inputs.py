@@ -1,4 +1,4 @@
-"""Reading images from files, folders and standard input, and converting them for a model.
+"""Reading pictures from files, folders and standard input, and preparing them for a model.
 
 The first bytes of a file decide its format, never its name. All input is untrusted: no pickle is
 loaded, only PNG, JPEG, IDX (plain or gzip) and NPZ are read, sizes are limited before memory is
@@ -14,24 +14,24 @@ import io
 import os
 import stat
 import sys
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, ImageStat, UnidentifiedImageError
 
-from kmnist_pipeline.data import idx
+from kmnist_pipeline.data import depth, idx, pictures
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.figures import thumbnails
 from kmnist_pipeline.repository.names import printable
+from kmnist_pipeline.serving import character
+from kmnist_pipeline.serving.character import Form, Prepared
 
 STDIN = "-"
 IDX = tuple(b"\0\0" + bytes([kind]) for kind in (8, 9, 11, 12, 13, 14))  # HEIC has a third zero
 LARGEST = 1 << 29  # bytes of one file, packed or unpacked
-WHITE = 255
-DEEP = (255, 1023, 4095, 16383, 65535)  # white in 16 bits, of which a camera may use the low ones
-RESAMPLE = Image.Resampling.BILINEAR  # keeps the accuracy on validation images; BOX does not
 
 Fault = Callable[[str, str], object]  # gets the name of a file and the problem
 
@@ -41,39 +41,32 @@ class InputError(UserError):
 
 
 @dataclass(frozen=True)
-class Form:
-    """The form of a model's training images: white on black, their shape and the value of white."""
-
-    shape: tuple[int, int]
-    pixel_max: int
-
-    def __str__(self) -> str:
-        return f"{self.shape[0]}x{self.shape[1]}, white on black, 0 to {self.pixel_max}"
-
-
-@dataclass(frozen=True)
 class Picture:
-    """One image in a model's form.
+    """One picture in a model's form.
 
-    name: the file's name, and the image's number if the file has several, without unprintable
-    characters; pixels: (H, W) uint8; prepared: the conversions, empty if there were none.
+    name: the file's name, and the picture's number if the file has several, without unprintable
+    characters; before: a thumbnail of it as it was sent.
     """
 
     name: str
-    pixels: np.ndarray
-    prepared: str
+    before: np.ndarray
+    prepared: Prepared
 
 
-def read(places: Iterable[str], form: Form, fault: Fault) -> Iterator[Picture]:
-    """The images of files, folders and `-` (standard input), one after the other, in order.
+Make = Callable[[str, np.ndarray, int], Picture]  # from a name, its pixels and their white
+
+
+def read(places: Iterable[str], form: Form, fault: Fault, as_is: bool = False) -> Iterator[Picture]:
+    """The pictures of files, folders and `-` (standard input), one after the other, in order.
 
     A folder means all files in it and in its subfolders, sorted by name, without hidden ones.
-    `fault` is called for files that cannot be used.
+    `fault` is called for files that cannot be used. as_is: the pictures are in the model's form.
     """
+    make = partial(_as_it_is if as_is else _prepared, form)
     for place in places:
         for path in _files(place, fault):
             try:
-                yield from _pictures(_called(path), _content(path), form, fault)
+                yield from _pictures(_called(path), _content(path), form, make, fault)
             except (UserError, OSError, MemoryError) as error:
                 fault(_called(path), _words(error))
 
@@ -84,6 +77,26 @@ def require(places: Sequence[str]) -> None:
     if len(missing) == len(places):
         lines = (f"{_called(place)}: {os.strerror(errno.ENOENT)}" for place in missing)
         raise UserError("\n".join(lines))
+
+
+def require_apart(places: Sequence[str], files: Sequence[Path]) -> None:
+    """Raise UserError if a file to write is also an image to read, or the other file to write."""
+    written = [os.path.realpath(file) for file in files]
+    if len(written) > len({*written}):
+        raise UserError(f"{files[0]}: is named twice, for the table and the sheet; name two files")
+    for place in places:
+        read = os.path.realpath("/dev/stdin" if place == STDIN else place)
+        for file, path in zip(files, written, strict=True):
+            if path == read or (os.path.exists(path) and _is_read_in(read, path)):
+                raise UserError(
+                    f"{file}: is among the files to classify, and would be replaced; name another"
+                )
+
+
+def _is_read_in(folder: str, path: str) -> bool:
+    """Whether a file is in a folder or its subfolders, and neither it nor they are hidden."""
+    above, _, below = path.partition(f"{folder.rstrip(os.sep)}{os.sep}")
+    return not above and not any(part.startswith(".") for part in below.split(os.sep))
 
 
 def _called(path: str) -> str:
@@ -150,15 +163,15 @@ def _bounded(content: bytes) -> bytes:
     return content
 
 
-def _pictures(name: str, content: bytes, form: Form, fault: Fault) -> Iterator[Picture]:
+def _pictures(name: str, content: bytes, form: Form, make: Make, fault: Fault) -> Iterator[Picture]:
     if content.startswith(b"\x1f\x8b"):
         content = _unzipped(content)
-    if content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
-        yield _fitted(name, _decoded(content), form, WHITE)
+    if content.startswith(pictures.MAGIC):
+        yield make(name, depth.decode(content), pictures.WHITE)
     elif content.startswith(IDX):
-        yield from _of_array(name, idx.decode(content), form, fault)
+        yield from _of_array(name, idx.decode(content), form, make, fault)
     elif content.startswith(b"PK"):
-        yield from _of_array(name, _of_npz(content), form, fault)
+        yield from _of_array(name, _of_npz(content), form, make, fault)
     else:
         raise InputError("is neither PNG nor JPEG, IDX nor NPZ" if content else "is empty")
 
@@ -192,18 +205,22 @@ def _of_npz(content: bytes) -> np.ndarray:
         raise _broken("NPZ", error) from error
 
 
-def _of_array(name: str, array: np.ndarray, form: Form, fault: Fault) -> Iterator[Picture]:
-    """The images of an array (N, H, W), which all have the same polarity and range."""
-    if array.ndim != 3:
-        raise InputError(f"has an array of shape {array.shape}, not images (N, height, width)")
+def _of_array(
+    name: str, array: np.ndarray, form: Form, make: Make, fault: Fault
+) -> Iterator[Picture]:
+    """The pictures of an array (N, H, W) or (N, H, W, 3), which all have the same range."""
+    if array.ndim != 3 and (array.ndim != 4 or array.shape[3] != 3):
+        raise InputError(
+            f"has an array of shape {array.shape}, not images (N, height, width) or "
+            "(N, height, width, 3)"
+        )
     if not array.size:
         raise InputError(f"has no images: its shape is {array.shape}")
     white = _white(array, form)
-    inverted = _is_dark_on_light(array, white)
-    for number, image in enumerate(array):
+    for number, pixels in enumerate(array):
         try:
-            yield _fitted(f"{name}[{number}]", image, form, white, inverted)
-        except InputError as error:
+            yield make(f"{name}[{number}]", pixels, white)
+        except UserError as error:
             fault(f"{name}[{number}]", str(error))
 
 
@@ -213,8 +230,7 @@ def _white(array: np.ndarray, form: Form) -> int:
     Files of datasets with a white of 16 use 16.
     """
     if array.dtype in (np.uint8, np.bool_):
-        brightest = int(array.max())
-        return next((top for top in (1, form.pixel_max) if brightest <= top), WHITE)
+        return character.white(array, form)
     if np.issubdtype(array.dtype, np.floating) and array.min() >= 0 and array.max() <= 1:
         return 1
     raise InputError(
@@ -222,72 +238,11 @@ def _white(array: np.ndarray, form: Form) -> int:
     )
 
 
-def _decoded(content: bytes) -> np.ndarray:
-    """A PNG or JPEG in grey, (H, W) uint8, rotated as its metadata says."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-                return _grey(ImageOps.exif_transpose(image) if turned else image)
-    except UnidentifiedImageError as error:
-        raise InputError("broken image: its header cannot be read") from error
-    except Exception as error:
-        raise _broken("image", error) from error
+def _prepared(form: Form, name: str, pixels: np.ndarray, white: int) -> Picture:
+    picture = pixels / np.float32(white)
+    return Picture(name, thumbnails.thumbnail(picture), character.prepare(picture, form))
 
 
-def _grey(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16 bits, which `convert` would clip
-        deep = np.clip(np.asarray(image, np.float32), 0, DEEP[-1])
-        white = next(top for top in DEEP if deep.max() <= top)
-        return np.rint(deep * (WHITE / white)).astype(np.uint8)
-    if not image.has_transparency_data:
-        return np.asarray(image.convert("L"))
-    # Ink may be drawn on a transparent ground, which becomes the opposite of the ink.
-    ink, opacity = image.convert("RGBA").convert("LA").split()
-    seen = ImageStat.Stat(ink, opacity)
-    light = seen.count[0] and seen.mean[0] > WHITE / 2
-    under = Image.new("L", image.size, 0 if light else WHITE)
-    return np.asarray(Image.composite(ink, under, opacity))
-
-
-def _fitted(
-    name: str, pixels: np.ndarray, form: Form, white: int, inverted: bool | None = None
-) -> Picture:
-    """An image (h, w), converted to the model's form. inverted: dark on light, None: unknown."""
-    if pixels.min() == pixels.max():
-        raise InputError("is blank: all its pixels are alike")
-    height, width = pixels.shape
-    level, done = white, []
-    if (height, width) != form.shape or white not in (form.pixel_max, WHITE):
-        pixels, level = _scaled(pixels, white, WHITE), WHITE
-    if (height, width) != form.shape:
-        scale = min(form.shape[0] / height, form.shape[1] / width)
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, RESAMPLE))
-        done.append(f"{width}x{height} to {form.shape[1]}x{form.shape[0]}")
-    if _is_dark_on_light(pixels[None], level) if inverted is None else inverted:
-        pixels = level - pixels
-        done.append("inverted")
-    if pixels.shape != form.shape:
-        free = np.subtract(form.shape, pixels.shape)
-        pixels = np.pad(pixels, [(room // 2, room - room // 2) for room in free])
-        done.append("filled up to a square" if form.shape[0] == form.shape[1] else "filled up")
-    if white != form.pixel_max:
-        done.append(f"0..{white} to 0..{form.pixel_max}")
-    return Picture(name, _scaled(pixels, level, form.pixel_max), ", ".join(done))
-
-
-def _scaled(pixels: np.ndarray, white: int, to: int) -> np.ndarray:
-    return pixels if white == to else np.rint(pixels * (to / white)).astype(np.uint8)
-
-
-def _is_dark_on_light(pixels: np.ndarray, white: int) -> bool:
-    """Whether images (N, H, W) are brighter than half along their edges, where only paper is.
-
-    None of the 141,797 images of digits, KMNIST and MNIST is, and each is when inverted.
-    """
-    rows, columns = pixels[:, [0, -1]], pixels[:, 1:-1, [0, -1]]
-    edge = rows.sum(dtype=np.float64) + columns.sum(dtype=np.float64)
-    return bool(2 * edge > white * (rows.size + columns.size))
+def _as_it_is(form: Form, name: str, pixels: np.ndarray, white: int) -> Picture:
+    picture = pixels / np.float32(white)
+    return Picture(name, thumbnails.thumbnail(picture), character.as_it_is(picture, form))

@@ -22,19 +22,21 @@ import numpy as np
 from tqdm import tqdm
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import outs
+from kmnist_pipeline.evidence import output as files
 from kmnist_pipeline.serving import candidates, inputs
+from kmnist_pipeline.serving.character import Form
 from kmnist_pipeline.serving.classifier import Classifier
-from kmnist_pipeline.serving.inputs import Form, Picture
+from kmnist_pipeline.serving.inputs import Picture
 
 BATCH = 1000  # images
 COLUMNS = ("image", "label", "name", "character", "probability", "decision", "prepared")
 NO_DECISION = "–"
-ON_SHEET, SHEET_COLUMNS = 60, 10
+ON_SHEET, SHEET_COLUMNS = 60, 6
 LONGEST_ON_SHEET = 16  # characters of a file name
 
 Row = dict[str, Any]  # by COLUMNS
 Write = Callable[[list[Row]], object]
+Collect = Callable[[list[Picture], list[Row]], object]
 
 
 def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
@@ -62,7 +64,8 @@ def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
 
 def _of_candidate(model: candidates.Candidate) -> Classifier:
     candidates.require(model.weights, model.name)
-    return Classifier(model.weights, model.name, model.dataset, model.test.get("routing"))
+    routing, lineage = model.test.get("routing"), model.test["made_by"]["lineage"]
+    return Classifier(model.weights, model.name, model.placed, routing, lineage)
 
 
 def predict(
@@ -71,13 +74,17 @@ def predict(
     output: str,
     to: Path | None,
     sheet: Path | None,
+    as_is: bool = False,
+    review: Collect | None = None,
 ) -> bool:
     """Classify every image of `places`; returns whether no image was skipped.
 
     to: the file to write, None for standard output; sheet: the file for a picture of the first
-    images with their answers. Errors of single files and a summary go to standard error.
+    images with their answers; as_is: the images are in the model's form; review: gets each batch of
+    images with their answers, to queue them. Errors of single files and a summary go to standard
+    error.
     """
-    form = Form(classifier.shape, classifier.pixel_max)
+    form = classifier.form
     faults, done = 0, Counter[str]()
     first: list[tuple[Picture, Row]] = []
 
@@ -88,14 +95,16 @@ def predict(
 
     shows = sys.stderr.isatty() and not (to is None and sys.stdout.isatty())
     with (
-        outs.replacing(to) if to else contextlib.nullcontext(sys.stdout.buffer) as file,
+        files.replacing(to) if to else contextlib.nullcontext(sys.stdout.buffer) as file,
         WRITERS[output](file) as write,
         tqdm(unit=" images", disable=not shows, file=sys.stderr) as bar,
     ):
-        pictures = inputs.read(places, form, fault)
+        pictures = inputs.read(places, form, fault, as_is)
         while batch := list(itertools.islice(pictures, BATCH)):
             rows = answered(classifier, batch)
             write(rows)
+            if review is not None:
+                review(batch, rows)
             if sheet is not None:
                 first += list(zip(batch, rows, strict=True))[: ON_SHEET - len(first)]
             done.update(str(row["decision"]) for row in rows)
@@ -104,7 +113,7 @@ def predict(
     sys.stdout.flush()  # the answers come before the summary
     count = done["accept"] + done["review"] + done["None"]
     if sheet is not None and first:
-        with outs.replacing(sheet) as file:
+        with files.replacing(sheet) as file:
             file.write(drawn(first, classifier))
     _summarise(classifier, form, count, done, faults, len(first) if sheet else 0)
     return bool(count) and not faults
@@ -112,13 +121,15 @@ def predict(
 
 def answered(classifier: Classifier, pictures: Sequence[Picture]) -> list[Row]:
     """A row for each picture."""
-    answers = classifier.answers(np.stack([picture.pixels for picture in pictures]))
+    prepared = [picture.prepared for picture in pictures]
+    pixels = np.stack([each.pixels for each in prepared])
+    answers = classifier.answers(pixels, [each.doubt for each in prepared])
     return [
         {
             "image": picture.name,
             **vars(answer),
             "probability": float(f"{answer.probability:.6g}"),
-            "prepared": picture.prepared,
+            "prepared": str(picture.prepared),
         }
         for picture, answer in zip(pictures, answers, strict=True)
     ]
@@ -129,7 +140,7 @@ def _summarise(
 ) -> None:
     lines = [f"{count} image{'' if count == 1 else 's'} classified, {faults} skipped"]
     if done["prepared"]:
-        lines.append(f"{done['prepared']} of them were converted to {form}: see `prepared`")
+        lines.append(f"{done['prepared']} of them were brought to {form}: see `prepared`")
     if classifier.routing is None:
         lines.append(f"{classifier.name} has no threshold, so no prediction is marked for review")
     else:
@@ -200,16 +211,19 @@ WRITERS: dict[str, Callable[[BinaryIO], contextlib.AbstractContextManager[Write]
 
 
 def drawn(first: Sequence[tuple[Picture, Row]], classifier: Classifier) -> bytes:
-    """A PNG of pictures as the model got them, each below its file name and its answer."""
-    from kmnist_pipeline.figures import canvas
+    """A PNG of pictures, as sent and as the model got them, with file names and answers."""
+    from kmnist_pipeline.figures import canvas, thumbnails
 
-    pictures = canvas.grey(np.stack([p.pixels for p, _ in first]), classifier.pixel_max)
+    shown = [
+        thumbnails.side_by_side(each.before, each.prepared.pixels / classifier.form.pixel_max)
+        for each, _ in first
+    ]
     titles = [
         f"{shortened(row['image'])}\n{row['name']}  {row['probability']:.1%}\n"
         f"{row['decision'] or ''}".rstrip()
         for _, row in first
     ]
-    figure = canvas.tiles(pictures, SHEET_COLUMNS, titles, font_size=7)
+    figure = canvas.tiles(np.stack(shown), SHEET_COLUMNS, titles, font_size=7)
     return canvas.png_bytes(figure, {"Caption": f"Predicted by {classifier.name}"})
 
 

@@ -10,71 +10,50 @@ from __future__ import annotations
 import gc
 import json
 import os
-import re
-import shutil
-import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import outs, paths
-from kmnist_pipeline.evidence.lineage import digest
-from kmnist_pipeline.families.registry import FAMILIES
-from kmnist_pipeline.serving import candidates, classifier
+from kmnist_pipeline.evidence import paths
+from kmnist_pipeline.serving import bundle, candidates, classifier, fingerprint
+from kmnist_pipeline.serving.bundle import BUNDLE, LINEAGE, WEIGHTS
 from kmnist_pipeline.serving.candidates import Candidate, Measured
-from kmnist_pipeline.serving.classifier import Answer, Classifier
+from kmnist_pipeline.serving.classifier import Classifier
 from kmnist_pipeline.tracking import store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "champion"
-LINEAGE, DIGEST = "kmnist.lineage", "kmnist.weights"  # tags: a lineage key, the md5 of the weights
-BUNDLE, WEIGHTS = "bundle", "model.safetensors"
+DIGEST = "kmnist.files"  # the tag of a version with the digest of all its files
 SURE = 1.96  # standard errors: two-sided 95 %
 LEVEL = 0.05  # of significance in McNemar's test
-PACKAGE = Path(__file__).parents[1]
-# The modules that a version needs, besides the model families.
-CODE = (
-    "arithmetic.py",
-    "errors.py",
-    "evaluation/__init__.py",
-    "evaluation/routing.py",
-    "families/__init__.py",
-    "families/registry.py",
-    "families/file.py",
-    "families/trained.py",
-    "serving/__init__.py",
-    "serving/classifier.py",
-)
-LIBRARIES = {"safetensors", "scipy"}  # that a version needs, besides those of its family
 FILES = {WEIGHTS, "about.json", "validation.json", "test.json"}  # of a bundle
 
 
 @dataclass(frozen=True)
 class Champion(Measured):
-    """The registered model in use, with the evidence at its registration; md5: of its weights."""
+    """The registered model in use, with the evidence at its registration; digest: of its files."""
 
     version: str
-    md5: str
+    digest: str
     classifier: Classifier
 
 
 def champion(dataset: str) -> Champion | None:
     """The champion of a dataset; None if there is no champion or no store.
 
-    Raises UserError if the store does not answer or has lost the files of the champion.
+    Raises UserError if the store does not answer, if there is no folder for it, or if it has lost
+    the files of the champion.
     """
+    store.require_usable()
     file = store.database()
     if file is not None and not file.exists():
         return None
@@ -96,6 +75,7 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
             f"champion of {dataset}, which has {len(model.dataset['classes'])} classes"
         )
     candidates.require(model.weights, model.name)
+    candidates.placement(dataset, model.dataset["shape"])
     objections, lineage = _stale(model)
     with _store() as client:
         current = _champion(client, dataset)
@@ -132,8 +112,10 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
     from kmnist_pipeline.evaluation import metrics
 
     against = f"the champion, version {rival.version} ({rival.classifier.name})"
-    if model.test["made_by"]["data"] != rival.test["made_by"]["data"]:
-        return [], [f"it was measured on other data than {against}, so they cannot be compared"]
+    if _test_images(model.test) != _test_images(rival.test):
+        return [], [
+            f"it was measured on other test images than {against}, so they cannot be compared"
+        ]
 
     notes, worse = [], []
     own, other = model.accuracy, rival.accuracy
@@ -248,7 +230,7 @@ def _champion(client: MlflowClient, dataset: str) -> ModelVersion | None:
 def _load(client: MlflowClient, version: ModelVersion) -> Champion:
     """The registered weights and evidence. This runs no code from the store.
 
-    Raises UserError if the weights are gone, or are not those that were registered.
+    Raises UserError if the files are gone, or are not those that were registered.
     """
     from mlflow.artifacts import download_artifacts
 
@@ -259,24 +241,44 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
         )
     place = client.get_model_version_download_uri(version.name, version.version)
     with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(
+        whole = Path(
             download_artifacts(
-                artifact_uri=f"{place}/artifacts/{BUNDLE}",
-                dst_path=folder,
-                tracking_uri=client.tracking_uri,
+                artifact_uri=place, dst_path=folder, tracking_uri=client.tracking_uri
             )
         )
-        md5 = digest(bundle / WEIGHTS)
-        if md5 != version.tags.get(DIGEST):
+        bundle = whole / "artifacts" / BUNDLE
+        again = f"`kmnist promote {version.tags['kmnist.model']}` registers the model again"
+        registered, digest = version.tags.get(DIGEST), fingerprint.of(whole)
+        if registered is None:
             raise UserError(
-                f"the weights of {version.name} version {version.version} do not have the md5 of "
-                f"its tag {DIGEST}: `kmnist promote {version.tags['kmnist.model']}` registers the "
-                "model again"
+                f"{version.name} version {version.version} has no digest of its files (the tag "
+                f"{DIGEST}), because an older version of this project has registered it: {again}"
             )
-        validation, test = (
-            json.loads((bundle / f"{part}.json").read_text()) for part in ("validation", "test")
+        if digest != registered:
+            raise UserError(
+                f"the files of {version.name} version {version.version} do not have the digest of "
+                f"its tag {DIGEST}: {again}"
+            )
+        about, validation, test = (
+            json.loads((bundle / f"{part}.json").read_text())
+            for part in ("about", "validation", "test")
         )
-        return Champion(validation, test, str(version.version), md5, classifier.of_bundle(bundle))
+        if "placement" not in about["dataset"]:
+            raise UserError(
+                f"{version.name} version {version.version} has no placement of characters, because "
+                f"an older version of this project has registered it: {again}"
+            )
+        return Champion(
+            validation, test, str(version.version), digest, classifier.of_bundle(bundle)
+        )
+
+
+def _test_images(test: dict[str, Any]) -> Any:
+    """What tells test images apart: their digest, or the data of a version that has none.
+
+    Data differ after people have reviewed training images, and test images do not.
+    """
+    return test.get("test_images", test["made_by"]["data"])
 
 
 def _is_whole(client: MlflowClient, version: ModelVersion) -> bool:
@@ -301,7 +303,7 @@ def _register(
     from mlflow.entities import LoggedModelOutput
 
     run = _run(client, model, lineage)
-    tags = {"kmnist.model": model.name, LINEAGE: lineage, DIGEST: digest(model.weights)}
+    tags = {"kmnist.model": model.name, LINEAGE: lineage}
     numbers = {"validation_accuracy": model.accuracy}
     numbers |= {f"test_{metric}": model.test[metric] for metric in ("accuracy", "f1")}
     tags |= {name: f"{value:.6g}" for name, value in numbers.items() if value is not None}
@@ -312,8 +314,9 @@ def _register(
         run.info.experiment_id, model.name, run.info.run_id, tags, model_type=model.family
     )
     with tempfile.TemporaryDirectory() as folder:
-        saved = _saved(Path(folder), model, lineage, about, logged)
+        saved = bundle.saved(Path(folder), model, lineage, about, logged)
         client.log_model_artifacts(logged.model_id, str(saved))
+        tags[DIGEST] = fingerprint.of(saved)
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
     name = model.dataset["name"]
@@ -351,80 +354,3 @@ def _run(client: MlflowClient, model: Candidate, lineage: str) -> Run:
     of_stage = f"tags.`kmnist.stage` = '{model.stage}' and tags.`{LINEAGE}` = '{lineage}'"
     finished = f"{of_stage} and attributes.status = 'FINISHED'"
     return client.search_runs([experiment.experiment_id], finished)[0]
-
-
-def _saved(folder: Path, model: Candidate, lineage: str, about: str, logged: LoggedModel) -> Path:
-    """Write the pyfunc to a folder: code as files, weights as safetensors, nothing pickled."""
-    import pandas as pd
-    from mlflow.models import Model, infer_signature
-    from mlflow.pyfunc import save_model
-
-    from kmnist_pipeline.commands import status
-
-    bundle = folder / BUNDLE
-    bundle.mkdir()
-    shutil.copy(model.weights, bundle / WEIGHTS)
-    dataset = {name: model.dataset[name] for name in ("name", "classes", "shape", "pixel_max")}
-    for name, content in {
-        "about": {"model": model.name, "dataset": dataset, "lineage": lineage},
-        "validation": model.validation,
-        "test": model.test,
-    }.items():
-        (bundle / f"{name}.json").write_bytes(outs.json_bytes(content))
-    (bundle / "README.md").write_text(about)
-
-    example = np.zeros((1, *model.dataset["shape"]), np.uint8)
-    answers = [Answer(0, "", "", 0.0, decision) for decision in ("review", None)]
-    saved = folder / "saved"
-    libraries = sorted(LIBRARIES | {*FAMILIES[model.family].libraries})
-    package, served = _code(folder, model.family)
-    # The warnings about type hints and integers are not needed.
-    with warnings.catch_warnings(record=True), _importable(package):
-        save_model(
-            str(saved),
-            python_model=str(served),
-            artifacts={BUNDLE: str(bundle)},
-            code_paths=[str(package)],
-            signature=infer_signature(example, pd.DataFrame(map(vars, answers))),
-            input_example=example,
-            pip_requirements=[f"{name}=={status.installed(name)}" for name in libraries],
-            mlflow_model=Model(
-                run_id=logged.source_run_id, model_id=logged.model_id, metadata={LINEAGE: lineage}
-            ),
-        )
-    return saved
-
-
-@contextmanager
-def _importable(package: Path) -> Iterator[None]:
-    """Make a package importable within the block, because MLflow tries the code that it saves."""
-    sys.path.insert(0, str(package.parent))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(package.parent))
-        for name in [name for name in sys.modules if name.split(".")[0] == package.name]:
-            del sys.modules[name]
-
-
-def _code(folder: Path, family: str) -> tuple[Path, Path]:
-    """A copy of the modules that a version needs, and of the module that MLflow loads.
-
-    A process has only one package of a name. So the copy has a name that only equal code has, and
-    several versions, and the package itself, can be loaded in one process.
-    """
-    copy = folder / "code"
-    for name in (*CODE, f"families/{family}"):
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        if (PACKAGE / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(PACKAGE / name, copy / name, ignore=ignored)
-        else:
-            shutil.copy(PACKAGE / name, copy / name)
-    (copy / "__init__.py").write_text('"""The code of a registered model."""\n')
-    package = copy.rename(folder / f"{PACKAGE.name}_{digest(copy)[:12]}")
-    served = Path(shutil.copy(PACKAGE / "serving/served.py", folder))
-    for file in (*package.rglob("*.py"), served):
-        text = file.read_text()
-        file.write_text(re.sub(rf"\b{PACKAGE.name}\b", package.name, text))
-    return package, served

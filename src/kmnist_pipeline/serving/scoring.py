@@ -6,7 +6,7 @@ wrong requests with status 500, so requests are checked and bounded here.
 """
 
 import asyncio
-import hashlib
+import runpy
 import sys
 import warnings
 from pathlib import Path
@@ -28,10 +28,17 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-WEIGHTS = "artifacts/bundle/model.safetensors"
+# Of this folder, not of a package, which a registered version brings itself.
+FINGERPRINT = runpy.run_path(str(Path(__file__).with_name("fingerprint.py")))
 LARGEST = 1 << 24  # bytes of a request
 MOST = 1000  # images of a request
 CONNECTIONS = 32  # at the same time
+
+
+class Params(BaseModel, extra="forbid"):
+    """How the images of a request are used; as_is: without preparing them."""
+
+    as_is: bool = False
 
 
 def guarded(app: ASGIApp, names: list[str]) -> ASGIApp:
@@ -59,23 +66,24 @@ def checked(model: PyFuncModel) -> FastAPI:
         route for route in app.routes if getattr(route, "path", "") != "/invocations"
     ]
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=LARGEST)
-    _, height, width = model.metadata.get_input_schema().inputs[0].shape
-    Pixel = Annotated[int, Field(ge=0, le=255)]
-    Row = Annotated[list[Pixel], Len(width, width), FailFast()]
-    Image = Annotated[list[Row], Len(height, height), FailFast()]
+    *_, channels = model.metadata.get_input_schema().inputs[0].shape
+    Level = Annotated[int, Field(ge=0, le=255)]
+    Pixel: Any = Annotated[list[Level], Len(3, 3), FailFast()] if channels == 3 else Level
+    Row = Annotated[list[Pixel], Len(1), FailFast()]
+    Image = Annotated[list[Row], Len(1), FailFast()]
 
     class Images(BaseModel, extra="forbid"):
         inputs: Annotated[list[Image], Len(1, MOST), FailFast()]
+        params: Params = Params()
 
     @app.post("/invocations")
     def answers(asked: Images) -> dict[str, Any]:
-        pixels = np.array(asked.inputs, np.uint8)
-        for number, image in enumerate(pixels):
-            if image.min() == image.max():
-                raise refused(f"inputs[{number}]: is blank: all its pixels are alike")
-        if pixels.max() == 1:
-            raise refused("inputs: no pixel is above 1; scale them to the white of the model")
-        table: Any = model.predict(pixels)
+        height, width = len(asked.inputs[0]), len(asked.inputs[0][0])
+        for number, image in enumerate(asked.inputs):
+            if len(image) != height or any(len(row) != width for row in image):
+                size = f"{height} rows of {width} numbers, as inputs[0] begins"
+                raise refused(f"inputs[{number}]: must be {size}")
+        table: Any = model.predict(np.array(asked.inputs, np.uint8), asked.params.model_dump())
         return {"predictions": table.to_dict("records")}
 
     @app.exception_handler(RequestValidationError)
@@ -116,11 +124,11 @@ class Impatient(H11Protocol):
         self._clock = self.loop.call_later(limit, self.transport.abort)
 
 
-def main(uri: str, md5: str, host: str, port: str) -> None:
-    """Serve the model with this MLflow URI until SIGINT or SIGTERM; md5: of its weights."""
+def main(uri: str, digest: str, host: str, port: str) -> None:
+    """Serve the model with this MLflow URI until SIGINT or SIGTERM; digest: of its files."""
     place = Path(download_artifacts(uri))
-    if hashlib.md5((place / WEIGHTS).read_bytes(), usedforsecurity=False).hexdigest() != md5:
-        sys.exit(f"error: {uri}: its weights are not those that were registered")
+    if FINGERPRINT["of"](place) != digest:
+        sys.exit(f"error: {uri}: its files are not those that were registered")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*type hints")  # the version has a signature
         app = checked(load_model(str(place)))

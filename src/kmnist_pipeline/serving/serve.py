@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
 
 from kmnist_pipeline import arithmetic
+from kmnist_pipeline.cli import common
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.serving import registry
 
 HOST = "127.0.0.1"
 
 
-def serve(dataset: str, port: str) -> None:
+def main() -> None:
+    """Serve the dataset at the port that the command line names."""
+    parser = argparse.ArgumentParser("serve", description=__doc__)
+    parser.add_argument("dataset", metavar="DATASET")
+    parser.add_argument("port", metavar="PORT", type=common.port)
+    chosen = parser.parse_args()
+    try:
+        serve(chosen.dataset, chosen.port)
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def serve(dataset: str, port: int) -> None:
     """Become MLflow's scoring server for the champion; does not return.
 
     Raises UserError if there is no champion.
@@ -33,11 +47,10 @@ def serve(dataset: str, port: str) -> None:
     arithmetic.select()  # for the server that this process becomes
     server = str(Path(__file__).with_name("scoring.py"))
     version = f"models:/{dataset}/{champion.version}"
-    os.execv(sys.executable, [sys.executable, "-P", server, version, champion.md5, HOST, port])
+    os.execv(
+        sys.executable, [sys.executable, "-P", server, version, champion.digest, HOST, str(port)]
+    )
 
 
 if __name__ == "__main__":
-    try:
-        serve(*sys.argv[1:])
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
+    main()

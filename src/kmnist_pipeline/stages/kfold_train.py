@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from kmnist_pipeline.evidence import paths
-from kmnist_pipeline.evidence.stage import Stage, entrypoint
+from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.fits import plan, results, training
+from kmnist_pipeline.stages.frame import entrypoint
 
 
 def kfold_train(stage: Stage, params: dict[str, Any]) -> None:

@@ -1,24 +1,32 @@
-"""Check the raw files of a dataset, split it into train and test, and draw its figures."""
+"""Check the raw files of a dataset, split it, apply what people have reviewed, and draw figures."""
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from kmnist_pipeline.data import dataset, idx
+from kmnist_pipeline.data import dataset, idx, placement, reviews
+from kmnist_pipeline.data.reviews import Corrected
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
-from kmnist_pipeline.evidence.stage import Stage, entrypoint
+from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import data as data_figures
+from kmnist_pipeline.stages.frame import entrypoint
 
 Parameters = dict[str, Any]
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images, labels, train, test
 LIBRARIES = ("numpy", "scikit-learn", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
 MATRIX_INDEX = 9  # mnist_logistic 3.2 prints this image
+LARGEST_MATRIX = 32  # pixels on each side
+WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 class DataError(UserError):
@@ -26,30 +34,80 @@ class DataError(UserError):
 
 
 def preprocess(stage: Stage, params: Parameters) -> None:
-    """Write the npz of images, labels and split, its counts, and the figures of the data."""
+    """Write the npz of images, labels and split, its numbers, and the figures of the data."""
     about = params["datasets"][stage.item]
-    images, labels = read(Path(paths.raw(stage.item)), about)
-    train, test = split(about, len(images))
-
-    content = dataset.encode(images, labels, train, test, about["classes"])
-    stage.write(paths.processed(stage.item), content)
-
+    raw = load(Path(paths.raw(stage.item)), about)
+    corrected = reviewed(params["reviews"][stage.item], about, *raw)
+    images, labels = corrected.images, corrected.labels
+    train, test = corrected.train, corrected.test
     names = about["classes"]
     counts = {
         part: np.bincount(labels[rows], minlength=len(names))
         for part, rows in (("train", train), ("test", test))
     }
+    if not counts["train"].all():
+        label = int(counts["train"].argmin())
+        raise DataError(f"datasets.{stage.item}: class {names[label]} has no training image")
+
+    with stage.writing(paths.processed(stage.item)) as file:
+        dataset.save(file, images, labels, train, test, names, **corrected.of_test)
     per_class = {
         f"{c} {name}" if name != str(c) else name: {part: n[c] for part, n in counts.items()}
         for c, name in enumerate(names)
     }
     sizes = {"n": len(images), "n_train": len(train), "n_test": len(test)}
     details = {**sizes, "per_class": per_class, "overlap": overlap(images, train, test)}
+    if corrected.counts:
+        details["reviews"] = corrected.counts
+    if images.ndim == 3:  # coloured images show more than a character
+        measured = placement.measured(images[train] / np.float32(about["pixel_max"]))
+        details["placement"] = measured
     stage.write_details(paths.data_numbers(stage.item), details)
     with stage.directory(paths.data_figures(stage.item)) as folder:
         for name, caption, figure in figures(images, labels, train, counts, about):
             text = stage.png_text(f"{about['title']}: {caption}", {"dataset": stage.item})
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
+
+
+def load(raw: Path, about: Parameters) -> Arrays:
+    """All images and labels in file order, and the rows of the training and test images."""
+    if content := about.get("imported"):
+        return read_imported(raw / Path(content["file"]).name, about)
+    images, labels = read(raw, about)
+    return images, labels, *split(about, len(images))
+
+
+def read_imported(file: Path, about: Parameters) -> Arrays:
+    """The arrays of an imported file.
+
+    Raises DataError, which names the file, if they are not as the configuration says.
+    """
+    try:
+        with np.load(file) as arrays:
+            images, labels, train, test = (arrays[n] for n in ("images", "labels", "train", "test"))
+            classes = arrays["classes"].tolist()
+    except (BadZipFile, ValueError, KeyError, EOFError) as error:
+        raise DataError(f"{file}: is not a file of `kmnist import`: {error}") from error
+    n, content = len(images), about["imported"]
+    outside = [part for part in (train, test) if part.dtype != np.int64 or part.ndim != 1]
+    if images.dtype != np.uint8 or images.shape[1:] != tuple(about["shape"]):
+        problem = f"has images {images.dtype} {images.shape[1:]}, but shape is {about['shape']}"
+    elif images.max(initial=0) > about["pixel_max"]:
+        problem = f"has a pixel {images.max()}, but pixel_max is {about['pixel_max']}"
+    elif classes != about["classes"]:
+        problem = "has other classes than the configuration"
+    elif labels.dtype != np.int64 or labels.shape != (n,):
+        problem = f"has labels {labels.dtype} {labels.shape} for {n} images"
+    elif labels.min() < 0 or labels.max() >= len(classes):
+        problem = f"has labels {labels.min()} to {labels.max()} for {len(classes)} classes"
+    elif outside or not np.array_equal(np.sort(np.concatenate([train, test])), np.arange(n)):
+        problem = "has train and test rows that are not each image once"
+    elif (len(train), len(test)) != (content["train"], content["test"]):
+        told = f"{content['train']} and {content['test']}"
+        problem = f"has {len(train)} training and {len(test)} test images, but conf/ says {told}"
+    else:
+        return images, labels, train, test
+    raise DataError(f"{file}: {problem}; `kmnist import {file.stem} SOURCE` makes both again")
 
 
 def read(raw: Path, about: Parameters) -> tuple[np.ndarray, np.ndarray]:
@@ -97,12 +155,39 @@ def split(about: Parameters, count: int) -> tuple[np.ndarray, np.ndarray]:
     return train, test
 
 
+def reviewed(
+    files: dict[str, str],
+    about: Parameters,
+    images: np.ndarray,
+    labels: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+) -> Corrected:
+    """The images and their split, after the decisions of people in `reviews/`.
+
+    files: the paths of `decisions` and of new `images`. Raises ReviewError, which names the line.
+    """
+    names, decisions, new = about["classes"], Path(files["decisions"]), Path(files["images"])
+    decided, notes = reviews.parse(decisions.read_bytes(), str(decisions), names)
+    for note in notes:
+        print(note, file=sys.stderr)
+    pictures = reviews.images_of(new.read_bytes(), str(new), about["shape"])
+    where = str(decisions)
+    return reviews.apply(decided, where, images, labels, train, test, names, pictures)
+
+
 def overlap(images: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, int]:
     """The number of images that are in both splits, pixel for pixel."""
-    in_train = {image.tobytes() for image in images[train]}
-    in_test = [image.tobytes() for image in images[test]]
-    common = [pixels for pixels in in_test if pixels in in_train]
+    in_train = {_digest(images[row]) for row in train}
+    in_test = [_digest(images[row]) for row in test]
+    common = [digest for digest in in_test if digest in in_train]
     return {"test_images_in_train": len(common), "distinct_images": len(set(common))}
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.sha256(
+        np.ascontiguousarray(image).data
+    ).digest()  # images themselves would take their memory again
 
 
 def figures(
@@ -115,57 +200,79 @@ def figures(
     """Name, caption and figure of each picture of the data (kmnist_linear 1-4, kmnist_cnn 1-2,
     mnist_logistic 3.1-3.2), from the training split or, if the publication does so, in file order.
     """
-    names, top = about["classes"], about["pixel_max"]
-    pixels, of_train = images[train], labels[train]
+    names, top, of_train = about["classes"], about["pixel_max"], labels[train]
     rng = np.random.default_rng(0)
     n = f"{len(train):,} training images"
-    one, ten, six = (data_figures.sample_per_class(of_train, k, rng) for k in (1, 10, 6))
-    averages = np.stack([pixels[of_train == c].mean(axis=0) for c in range(len(names))])
+    drawn = [train[data_figures.sample_per_class(of_train, k, rng)] for k in (1, 10, 6)]
+    # Of so many classes a figure has room for pictures.
+    one, ten, six = (rows[: canvas.MOST_TILES // rows.shape[1]] for rows in drawn)
+    averages = np.stack([images[train[of_train == c]].mean(axis=0) for c in range(len(one))])
+    sizes = data_figures.class_table if len(names) <= canvas.MANY else data_figures.class_counts
     yield (
         "classes",
         "the number of training and test images of each class.",
-        data_figures.class_table(names, counts["train"], counts["test"]),
+        sizes(names, counts["train"], counts["test"]),
     )
     yield (
         "samples",
-        f"one image of each class, drawn at random from the {n}.",
-        data_figures.one_per_class(pixels[one[:, 0]], names, top),
+        f"{_of_each(one, names)}, drawn at random from the {n}.",
+        data_figures.one_per_class(images[one[:, 0]], names[: len(one)], top),
     )
     yield (
         "ten_samples",
-        f"ten images of each class, drawn at random from the {n}.",
-        data_figures.ten_per_class(pixels[ten], names, top),
+        f"{_of_each(ten, names)}, drawn at random from the {n}.",
+        data_figures.ten_per_class(images[ten], names[: len(ten)], top),
     )
     yield (
         "averages",
-        f"the mean image of each class over the {n}.",
-        data_figures.one_per_class(averages, names, top),
+        f"the mean image of {_each(len(one), names)} over the {n}.",
+        data_figures.one_per_class(averages, names[: len(one)], top),
     )
+    titles = [canvas.short(name) for name in names[: len(six)] for _ in six[0]]
     yield (
         "grid",
-        f"six images of each class, drawn at random from the {n}.",
-        canvas.labelled_images(
-            pixels[six.ravel()], [c for c in names for _ in range(6)], 10, top, font_size=8, gap=14
-        ),
+        f"{_of_each(six, names)}, drawn at random from the {n}.",
+        canvas.labelled_images(images[six.ravel()], titles, 10, top, font_size=8, gap=14),
     )
-    components, ratios = data_figures.pca(pixels, top)
+    components, ratios = data_figures.pca(images[train], top)
+    factor = data_figures.reduction(about["shape"])
+    size = "x".join(str(-(-side // factor)) for side in about["shape"][:2])
     yield (
         "pca",
-        f"the {n} on their first two principal components, coloured by class.",
+        f"the {n}{f', reduced to {size} pixels,' if factor > 1 else ''} on their first two "
+        "principal components, coloured by class.",
         data_figures.pca_scatter(components, of_train, names, ratios),
     )
     yield (
         "first",
         "the first five images in file order, with their labels as titles.",
         canvas.labelled_images(
-            images[:5], [f"Training: {names[c]}" for c in labels[:5]], 5, top, font_size=10
+            images[:5],
+            [f"Training: {canvas.short(names[c])}" for c in labels[:5]],
+            5,
+            top,
+            font_size=10,
         ),
     )
-    yield (
-        "matrix",
-        f"the grey values of image {MATRIX_INDEX}, counted from 0 in file order.",
-        data_figures.grey_matrix(images[MATRIX_INDEX], top),
-    )
+    is_grey = len(about["shape"]) == 2
+    if is_grey and max(about["shape"]) <= LARGEST_MATRIX and len(images) > MATRIX_INDEX:
+        yield (
+            "matrix",
+            f"the grey values of image {MATRIX_INDEX}, counted from 0 in file order.",
+            data_figures.grey_matrix(images[MATRIX_INDEX], top),
+        )
+
+
+def _of_each(rows: np.ndarray, names: list[str]) -> str:
+    """What a figure shows, in words; rows: (shown classes, images of each)."""
+    count = rows.shape[1]
+    return f"{WORDS[count]} image{'s' * (count > 1)} of {_each(len(rows), names)}"
+
+
+def _each(shown: int, names: list[str]) -> str:
+    if shown == len(names):
+        return "each class"
+    return f"each of the first {shown} of {len(names):,} classes"
 
 
 if __name__ == "__main__":

@@ -46,6 +46,9 @@ def of(record: Record) -> Content:
         "kfold-train": ("validation.json", _kfold_train),
         "tune": ("validation.json", _tune),
         "evaluate": ("test.json", _evaluate),
+        "conditions": ("conditions.json", _conditions),
+        "suspects": ("suspects.json", _suspects),
+        "loop": ("loop.json", _loop),
         "report": ("claims.json", _report),
     }
     if record["kind"] in shows:
@@ -170,7 +173,7 @@ def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
                     run.parameters["model"] = run.parameters[f"model.{key}"]
             if "draws" not in content:  # else it is measured on pairs of images
                 run.add("validation_accuracy", validation["accuracy"])
-    for metric in ("accuracy", "precision", "recall", "f1"):
+    for metric in content["seeds"]:
         run.add(f"test_{metric}", content[metric])
     for name, spread in (("test", content["seeds"]), ("draws", content.get("draws") or {})):
         _add_spread(run, f"{name}_accuracy", spread.get("accuracy"))
@@ -179,6 +182,26 @@ def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
             run.add(f"routing/{number}", content["routing"][number])
         for number in ("accepted", "review", "accuracy"):
             run.add(f"routing/test_{number}", content["routing"]["test"][number])
+
+
+def _conditions(run: Content, content: dict[str, Any], record: Record) -> None:
+    for row in content["conditions"]:
+        place = re.sub(r"\W+", "_", row["name"]).strip("_")
+        run.add(f"conditions/{place}_accuracy", row["accuracy"])
+        run.add(f"conditions/{place}_accepted_accuracy", row["accepted_accuracy"])
+
+
+def _suspects(run: Content, content: dict[str, Any], record: Record) -> None:
+    run.add("contradicted", content["contradicted"])
+    for row in content["swapped"]["ranks"]:
+        run.add("swapped_found", row["found"], row["rank"])
+
+
+def _loop(run: Content, content: dict[str, Any], record: Record) -> None:
+    run.add("labels_saved", content["saved"])
+    for row in content["rounds"]:
+        for name, spread in row["accuracy"].items():
+            run.add(f"accuracy/{name}", spread["mean"], row["labels"])
 
 
 def _report(run: Content, content: Any, record: Record) -> None:

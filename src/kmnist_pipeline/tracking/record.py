@@ -1,6 +1,6 @@
 """The record of a stage for MLflow: plain data, such as the names of the files it has written.
 
-A stage makes its record when it ends (`evidence/stage.py`), `kmnist publish` makes the same record
+A stage makes its record when it ends (`stages/frame.py`), `kmnist publish` makes the same record
 later, and `runs` reads it.
 """
 
@@ -66,7 +66,7 @@ def of_stage(
     kind, _, item = address.partition("@")
     if kind in ("download", "preprocess"):
         group = DATA
-    elif kind == "report":
+    elif kind in ("suspects", "loop", "readings", "faults", "report"):
         group = item
     elif item in models:
         group = models[item]["report"]

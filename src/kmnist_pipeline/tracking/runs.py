@@ -68,8 +68,8 @@ def publish(client: Any, record: Record) -> bool:
 
     Each lineage key of a stage has one finished run. A run is written again if an attempt was
     interrupted, if somebody has removed its nested runs or artifacts, or if files that it lacks are
-    available now. Finished runs of other keys are tagged as superseded, except experiments, and
-    unless this run is superseded or an experiment. A stage run by hand always gets a new run.
+    available now. All other runs of the stage are tagged as superseded, except those of `dvc exp`,
+    and unless this run is superseded or of `dvc exp`. A stage run by hand always gets a new run.
     """
     experiment = _experiment(client, record["group"])
     number = experiment.experiment_id
@@ -86,17 +86,28 @@ def publish(client: Any, record: Record) -> bool:
         if run not in done:
             delete(client, run)
     if done:
-        classes = json.loads(done[0].data.params.get("classes", "null"))
+        kept, classes = done[0].info.run_id, json.loads(done[0].data.params.get("classes", "null"))
     else:
-        classes = _write(client, number, record).parameters.get("classes")
+        kept, shown = _write(client, number, record)
+        classes = shown.parameters.get("classes")
     _prepare_views(client, experiment, classes if record["kind"] == "evaluate" else None)
     for run in done:
         _let_stand(client, run, _standing(record))
     if not _standing(record):
-        others = f"{of_stage} and tags.`kmnist.lineage` != '{key}' and {views.CURRENT}"
-        for run in client.search_runs([number], others):
-            client.set_tag(run.info.run_id, "kmnist.superseded", "true")
+        _supersede(client, of_stage, kept)
     return not done
+
+
+def _supersede(client: Any, of_stage: str, kept: str) -> None:
+    """Tag all current runs of a stage but the kept one, whatever a person did to them.
+
+    They may be in an experiment that was renamed, or lack the tag of their lineage key. Runs by
+    hand stay as they are.
+    """
+    numbers = [experiment.experiment_id for experiment in client.search_experiments()]
+    for run in client.search_runs(numbers, f"{of_stage} and {UNTAGGED}"):
+        if run.info.run_id != kept and run.data.tags.get("kmnist.lineage") != views.BY_HAND:
+            client.set_tag(run.info.run_id, "kmnist.superseded", "true")
 
 
 def _is_whole(client: Any, run: Run, record: Record) -> bool:
@@ -122,6 +133,7 @@ def _nested(client: Any, run: Run) -> list[Run]:
     return client.search_runs([run.info.experiment_id], of_run)
 
 
+UNTAGGED = "tags.`kmnist.superseded` IS NULL and tags.`kmnist.experiment` IS NULL"
 RANKS = ("kmnist.superseded", "kmnist.experiment")  # tags, lowest first; the current state has none
 
 
@@ -168,8 +180,11 @@ def delete(client: Any, run: Run) -> None:
         client.delete_run(part.info.run_id)
 
 
-def _write(client: Any, experiment: str, record: Record) -> Content:
-    """Write the run of a stage. Its status becomes FINISHED last, when it is complete."""
+def _write(client: Any, experiment: str, record: Record) -> tuple[str, Content]:
+    """Write the run of a stage; returns its id and content.
+
+    Its status becomes FINISHED last, when it is complete.
+    """
     shown = content.of(record)
     started, ended = round(record["started"] * 1000), round(record["ended"] * 1000)
 
@@ -197,7 +212,7 @@ def _write(client: Any, experiment: str, record: Record) -> Content:
     for path, folder in _artifacts(record):
         client.log_artifact(run_id, str(path), folder)
     client.set_terminated(run_id, "FINISHED", ended)
-    return shown
+    return run_id, shown
 
 
 def _key(name: str) -> str:
@@ -237,7 +252,8 @@ def _inputs(record: Record) -> list[Any]:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     deps = (record["lineage"] or {"deps": {}})["deps"]
-    context = {"preprocess": "raw", "evaluate": "evaluation"}.get(record["kind"], "training")
+    contexts = {"preprocess": "raw", "evaluate": "evaluation", "conditions": "evaluation"}
+    context = contexts.get(record["kind"], "training")
     return [
         DatasetInput(
             Dataset(Path(path).stem, md5.removesuffix(".dir"), "local", json.dumps({"uri": path})),

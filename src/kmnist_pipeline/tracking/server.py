@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kmnist_pipeline.cli import common
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.tracking import store as stores
 from kmnist_pipeline.tracking import views
@@ -43,7 +44,7 @@ LOCAL = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.U
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; the exit status is then 0."""
     parser = argparse.ArgumentParser("tracking_server", description=__doc__)
-    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--port", type=common.port, default=5000)
     parser.add_argument("--store", metavar="URI", help="the store to serve, instead of PostgreSQL")
     chosen = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -66,6 +67,8 @@ def _serve(port: int, store: str | None) -> None:
             raise UserError(f"port {port}: {error.strerror}; choose another: PORT=...") from error
     if store and store.startswith("http"):
         raise UserError("MLFLOW_TRACKING_URI names a server: open its address in a browser")
+    if store:
+        stores.require_usable(store)
     if store and (file := stores.database(store)) and file.exists():
         stores.move_in(file)
     FOLDER.mkdir(parents=True, exist_ok=True)

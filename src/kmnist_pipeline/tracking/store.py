@@ -39,6 +39,10 @@ WAYS_OUT = {
     "database disk image is malformed": ANOTHER,
 }
 
+IN_MEMORY = ("", "/", "/:memory:")  # addresses of SQLite after `sqlite://`
+SERVED = ("postgresql", "mysql", "mssql")  # databases that MLflow knows, besides SQLite
+WORKING = "sqlite:///FILE, http://HOST:PORT, https://HOST, postgresql://USER@HOST/DATABASE"
+
 # With MLflow's defaults a call to a dead server blocks for four minutes.
 BOUNDS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -62,11 +66,13 @@ def connect() -> MlflowClient:
     """A client for the store that `MLFLOW_TRACKING_URI` names, by default SQLite in this folder.
 
     The environment limits how long a dead server may block: BOUNDS. Raises UserError if the
-    tables are from another version of MLflow, and MLflow's exceptions.
+    tables are from another version of MLflow or the address cannot be used, and MLflow's
+    exceptions.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    require_usable()
     if not _uri().startswith("http"):
         from mlflow.store.db import utils
 
@@ -93,10 +99,38 @@ def connect() -> MlflowClient:
     return client
 
 
+def require_usable(uri: str | None = None) -> None:
+    """Raise UserError if the address of a store names none that lasts, a file in a folder that is
+    missing, or a database without its driver."""
+    uri = uri or _uri()
+    scheme, _, path = uri.partition("://")
+    kind, why = scheme.partition("+")[0], None
+    if kind == "sqlite" and path in IN_MEMORY:
+        why = "names no file, so the store would be lost with this process"
+    elif file := database(uri):
+        if not file.parent.is_dir():
+            raise UserError(f"there is no MLflow store {file}: there is no folder {file.parent}")
+        if file.is_dir():
+            why = f"{file} is a folder, not a file"
+    elif kind in SERVED:
+        from sqlalchemy import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            make_url(uri).get_dialect().import_dbapi()
+        except (ImportError, ArgumentError) as error:
+            why = f"its driver is not installed here ({reason(error)})"
+    if why:
+        raise UserError(f"{without_credentials(uri)}: {why}; addresses that work: {WORKING}")
+
+
 def database(uri: str | None = None) -> Path | None:
-    """The absolute path of a SQLite store; MLflow would open a second engine for a relative one."""
+    """The absolute path of a SQLite store; MLflow would open a second engine for a relative one.
+
+    The artifacts are beside the file itself, not beside a link to it.
+    """
     scheme, _, path = (uri or _uri()).partition(":///")
-    return Path(path).absolute() if scheme == "sqlite" else None
+    return Path(path).resolve() if scheme == "sqlite" else None
 
 
 def named() -> str:
@@ -107,9 +141,14 @@ def named() -> str:
 def artifacts(experiment: str) -> str | None:
     """The folder of a new MLflow experiment's artifacts; None if a server decides.
 
-    Without a server MLflow would choose another folder.
+    Without a server MLflow would choose another folder. Raises UserError for a name that leads to
+    another one: `kmnist publish --rev` takes it from a commit that may come from anyone.
     """
     file = database()
+    if "/" in experiment or experiment in ("", ".", ".."):
+        raise UserError(
+            f"params.yaml: {experiment!r} is no name of a report; `kmnist compose` writes the file"
+        )
     return (file.parent / ARTIFACTS / experiment).as_uri() if file else None
 
 
@@ -162,8 +201,6 @@ def create(file: Path) -> None:
     """
     from mlflow import MlflowClient
 
-    if not file.parent.is_dir():
-        raise UserError(f"the MLflow store {file} cannot be made: there is no folder {file.parent}")
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "mlflow.db"
         MlflowClient(f"sqlite:///{fresh}")

@@ -91,6 +91,7 @@ def description(record: Record, experiment: str) -> str:
     of_item = _search(experiment, f"tags.`kmnist.item` = '{record['item']}'")
     of_report = _search(experiment, f"tags.`kmnist.kind` = 'report' and {CURRENT}")
     ways = {"kfold-train": "its test", "tune": "its test", "evaluate": "its training"}
+    ways["conditions"] = "its training and test"
     if record["kind"] in ways:
         lines += ["", f"[{ways[record['kind']]}]({of_item}), [its report]({of_report})"]
     if "commit" in record:
@@ -163,7 +164,7 @@ _FACETS = {
     "datasetsFilter": [],
     "modelVersionFilter": "All Runs",
 }
-# By key: the name, the filter of runs, and the settings of the page.
+# By key: the name, which runs it shows, and the settings of the page.
 _VIEWS: dict[str, tuple[str, str, dict[str, Any]]] = {
     MODELS: (
         "Models compared",
@@ -176,7 +177,7 @@ _VIEWS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     CURVES: (
         "Training curves",
-        "tags.`kmnist.kind` != 'evaluate' and tags.`kmnist.kind` != 'report'",
+        "metrics.`train/accuracy` >= 0",  # the runs of stages that train
         {
             "selectedColumns": [],
             "runsHiddenMode": "FIRST_20_RUNS",

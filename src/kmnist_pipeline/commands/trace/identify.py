@@ -56,7 +56,7 @@ class Identified:
 
 @dataclass(frozen=True)
 class Original:
-    """A dataset as it was published: title, licence, sources, and sha256 by file name."""
+    """A dataset as published or imported: title, licence, sources, and sha256 by file name."""
 
     dataset: str
     title: str
@@ -238,8 +238,14 @@ def _hint(history: History, blob: str, address: str, key: str) -> str:
 
 
 def originals(stage: locks.LockedStage) -> Iterator[Original]:
-    """The published data that a stage downloaded; only `download` does that."""
+    """The published or imported data that a stage got; only `download` does that."""
     for name, about in stage.params.items() if stage.kind == "download" else ():
+        title, licence = about.get("title", ""), about.get("licence", "")
+        dataset = name.partition(".")[2]
+        if content := about.get("imported"):
+            files = {Path(content["file"]).name: content["sha256"]}
+            yield Original(dataset, title, licence, [content["file"]], files)
+            continue
         parts = about["parts"]  # a map in the oldest locks, later a list, which keeps its order
         named = parts.items() if isinstance(parts, dict) else ((p["name"], p) for p in parts)
         files = {
@@ -247,5 +253,4 @@ def originals(stage: locks.LockedStage) -> Iterator[Original]:
             for part, digests in named
             for content, dimensions in (("images", 3), ("labels", 1))
         }
-        title, licence = about.get("title", ""), about.get("licence", "")
-        yield Original(name.partition(".")[2], title, licence, about["sources"], files)
+        yield Original(dataset, title, licence, about["sources"], files)

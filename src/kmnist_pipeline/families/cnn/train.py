@@ -1,9 +1,9 @@
 """The training loop of the convolutional networks.
 
-The device holds all images, scaled, channels-last and in the precision of the training, so that a
-batch is one indexing. Every epoch has its own random streams for batches and dropout. So a
-checkpoint after each epoch needs no random state, and a training that was killed and resumed gives
-the same bytes as an uninterrupted one.
+Images are scaled, channels-last and in the precision of the training: all at once if they are few,
+so that a batch is one indexing, else batch by batch, which gives the same bytes. Every epoch has
+its own random streams for batches and dropout. So a checkpoint after each epoch needs no random
+state, and a training that was killed and resumed gives the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from kmnist_pipeline.families.selection import Selection
 # The purposes of random streams; data/splits.py has others.
 SHUFFLE, WEIGHTS, DROPOUT, PARTNERS, SUPPORTS, AUGMENTATION = 2, 3, 4, 5, 6, 7
 TOLD = 10  # updates between two reports of progress
+AT_ONCE = 1 << 27  # values; KMNIST has 47 million
 Examples = tuple[list[Tensor], Tensor]  # rows of each input, and targets
 
 
@@ -68,15 +69,15 @@ def fit(
     trainer, stream = fit.settings["trainer"], (fit.seed, fit.fold)
     _keep_freed_memory()
     fixed = {"shift": fit.shift, "scale": fit.scale}
-    x = model.inputs(fixed, data.pixels).to(getattr(torch, trainer["precision"]))
+    images = _Images(fixed, data.pixels, getattr(torch, trainer["precision"]))
     paired = model.choice("architectures", fit.settings["model"]["architecture"]).PAIRED
     examples = _pairs if paired else _singles
 
     torch.manual_seed(_number(*stream, WEIGHTS))
     network = model.build(fit.settings["model"], data.pixels.shape[1:], data.classes)
-    network.to(x.device)
+    network.to(model.device())
     average = model.choice("averaging", trainer["averaging"]).Average(network, trainer)
-    loop = _Loop(fit.settings, network, average, x)
+    loop = _Loop(fit.settings, network, average, images)
     state = _recall(checkpoint, loop, Selection(trainer["keep"], trainer["patience"]))
 
     last = stop_after or trainer["epochs"]
@@ -121,13 +122,33 @@ def fit(
     )
 
 
-class _Loop:
-    """One pass over examples, with or without updates; x: all images, in the precision of the
-    training."""
+class _Images:
+    """The scaled images by their rows."""
 
-    def __init__(self, settings: dict, network: nn.Module, average, x: Tensor) -> None:
+    def __init__(
+        self, scaling: dict[str, np.ndarray], pixels: np.ndarray, precision: torch.dtype
+    ) -> None:
+        self._scaling, self._pixels = scaling, pixels
+        self.device, self.dtype = model.device(), precision
+        self._all = self._scaled(pixels) if pixels.size <= AT_ONCE else None
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """The images (n, C, H, W) at `rows`."""
+        if self._all is not None:
+            return self._all[rows]
+        scaled = self._scaled(self._pixels[rows.cpu().numpy()])
+        return scaled[torch.arange(len(rows), device=self.device)]  # with the strides of an index
+
+    def _scaled(self, pixels: np.ndarray) -> Tensor:
+        return model.inputs(self._scaling, pixels).to(self.dtype)
+
+
+class _Loop:
+    """One pass over examples, with or without updates."""
+
+    def __init__(self, settings: dict, network: nn.Module, average, images: _Images) -> None:
         optimizer, trainer = settings["optimizer"], settings["trainer"]
-        self.network, self.average, self._x = network, average, x
+        self.network, self.average, self._x = network, average, images
         self.optimizer = model.choice("optimizers", optimizer["name"]).build(network, optimizer)
         self._lr, self._size = optimizer["lr"], optimizer["batch_size"]
         self._factor: Callable = model.choice("schedules", trainer["schedule"]).factor

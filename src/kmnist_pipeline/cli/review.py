@@ -1,0 +1,67 @@
+"""Review images on a page: accept what the model says, or correct it.
+
+Shows one image at a time at http://127.0.0.1:5002, least confident first, with the model's answer
+and the average image of its class. By default these are suspects, which are probable label errors:
+models that have not seen these training images contradict their labels. With --new they are images
+that `kmnist predict --review` has queued. The decisions go to reviews/DATASET.csv, for you to
+commit; images that the dataset does not have go to data/reviewed/DATASET.npz, which DVC keeps.
+
+  kmnist review --dataset digits
+  kmnist predict scans/ --dataset digits --review && kmnist review --dataset digits --new
+
+Keys: Enter accepts, 0 to 9 correct (more than ten classes: type the name), x excludes, z takes
+back, arrows go on and back. Then `kmnist compose`, `kmnist impact` and `dvc repro` train with them.
+"""
+
+import signal
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from kmnist_pipeline.cli.common import port, read_params, say
+from kmnist_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from kmnist_pipeline.serving.reviewing import Decisions
+
+
+def add(parser: ArgumentParser) -> None:
+    parser.add_argument("--dataset", default="kmnist", help="default: %(default)s")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--new", action="store_true", help="new images instead of suspects")
+    which.add_argument(
+        "--model", metavar="EXPERIMENT", help="whose out-of-fold predictions find the suspects"
+    )
+    parser.add_argument("--port", type=port, default=5002, help="default: %(default)s")
+
+
+def run(chosen: Namespace) -> int:
+    from kmnist_pipeline.serving import queues
+    from kmnist_pipeline.serving.reviewing import Decisions
+
+    params, name = read_params(), chosen.dataset
+    if chosen.new:
+        queue = queues.of_new(name, params)
+    else:
+        queue = queues.of_suspects(name, params, chosen.model)
+    if not queue.items:
+        raise UserError(f"there are no {queue.title}")
+    decisions = Decisions(queue, tuple(params["datasets"][name]["shape"]))
+    for note in decisions.notes:
+        say(note, sys.stderr)
+    say(f"{queue.title}: {len(decisions.left())} of {len(queue.items)} left")
+    _keep(decisions)  # what a killed server has left
+
+    from kmnist_pipeline.serving import review_page  # imports MLflow, which takes seconds
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends in order, as on Ctrl-C
+    review_page.serve(decisions, chosen.port)
+    say(f"{len(decisions.left())} left; the decisions are in {decisions.file}")
+    _keep(decisions)
+    say("`kmnist compose` and `kmnist impact` show what they make stale; `dvc repro` makes it")
+    return 0
+
+
+def _keep(decisions: "Decisions") -> None:
+    if decisions.keep_images():
+        say(f"{decisions.images} is in DVC's cache; commit {decisions.images}.dvc")

@@ -1,0 +1,219 @@
+"""What follows from the counts in the numbers of data, models and reports, for `derived`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kmnist_pipeline.commands.apart import (
+    apart,
+    beyond,
+    flat,
+    numbers_of,
+    per_class,
+    training_images,
+)
+from kmnist_pipeline.evaluation import acceptance, labelling, metrics, scoring, suspects
+from kmnist_pipeline.evaluation.conditions import CLEAN, CONDITIONS, UNANSWERABLE
+from kmnist_pipeline.evidence import numbers, paths
+from kmnist_pipeline.repository.locks import LockedStage
+
+MISCLASSIFIED = 10  # test images that test_details.json names
+
+
+def of_data(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Sizes follow from those of the parts, the split and the classes."""
+    path = numbers_of(stage, f"{stage.item}.json")
+    content, about = numbers.read(path), params["datasets"][stage.item]
+    counts = per_class(stage.item, params)
+    decided = content.get("reviews", {})
+    if imported := about.get("imported"):
+        train, test = imported["train"], imported["test"]
+    else:
+        sizes = [part["count"] for part in about["parts"]]
+        drawn = about["split"]
+        is_drawn = drawn["method"] == "random"  # as scikit-learn rounds
+        train = math.floor(sum(sizes) * drawn["train_size"]) if is_drawn else sizes[0]
+        test = sum(sizes) - train
+    added, excluded = (decided.get(key, 0) for key in ("added", "excluded"))
+    expected = {"n": train + test + added, "n_train": train + added - excluded, "n_test": test}
+    yield from apart(path, content, expected)
+    sums = {part: sum(count[part] for count in counts) for part in ("train", "test")}
+    named = {f"the sum of {part} over classes": total for part, total in sums.items()}
+    again = [content["n_train"], content["n_test"]]
+    yield from apart(path, named, dict(zip(named, again, strict=True)))
+    common = content["overlap"]
+    both, distinct = common["test_images_in_train"], common["distinct_images"]
+    limits = {"test_images_in_train": (both, test), "distinct_images": (distinct, both)}
+    yield from beyond(path, limits)
+    if both and not distinct:
+        yield f"{path}: distinct_images is 0, but test_images_in_train is {both}"
+
+
+def of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Scores follow from the confusion matrix, spreads from the values of the seeds."""
+    path = numbers_of(stage, "test.json")
+    content = numbers.read(path)
+    scores = metrics.scores(
+        metrics.unpack_confusion(content["confusion"]), _classes(stage.item, params)
+    )
+    stated, expected = (
+        {**metrics.compared(each), **flat("per_class", each["per_class"])}
+        for each in (content, scores)
+    )
+    yield from apart(path, stated, expected)
+    right = metrics.unpack_bits(content["right"], content["n"])
+    yield from apart(path, {"correct": content["correct"]}, {"correct": int(right.sum())})
+    wrong = np.flatnonzero(~right)[:MISCLASSIFIED].tolist()
+    yield from apart(path, content, {"misclassified": wrong})
+    if corrected := content.get("corrected"):
+        rate = {"corrected": corrected["correct"] / corrected["n"]}
+        yield from apart(path, {"corrected": corrected["accuracy"]}, rate)
+    trials = content.get("trials", [])
+    for trial in [content, *trials]:
+        for score in scoring.SCORES:
+            spread = trial["seeds"][score]
+            first = {**spread, score: trial[score]}
+            again = {**metrics.spread(spread["values"]), score: spread["values"][0]}
+            yield from apart(path, flat(score, first), flat(score, again))
+        rate = {"accuracy": trial["correct"] / trial["n"]}
+        yield from apart(path, {"accuracy": trial["accuracy"]}, rate)
+    if trials:
+        (winner,) = (trial for trial in trials if trial["name"] == content["winner"])
+        yield from apart(path, content, {key: winner[key] for key in winner if key != "name"})
+    if routed := content.get("routing"):
+        yield from apart(path, routed, {"promise": params["evaluation"]["promise"]})
+        for split in ("validation", "test"):
+            yield from _of_routing(path, split, routed[split], routed["promise"])
+        yield from apart(path, {"routing n": routed["test"]["n"]}, {"routing n": content["n"]})
+
+
+def _of_routing(path: Path, split: str, stated: dict[str, Any], promise: float) -> Iterator[str]:
+    """What is accepted follows from counts."""
+    n, accepted, right = (stated[key] for key in ("n", "accepted", "right"))
+    yield from beyond(
+        path, {f"{split}.right": (right, accepted), f"{split}.accepted": (accepted, n)}
+    )
+    again = acceptance.outcome_of(n, right, accepted, right, promise)
+    accuracy = again["accepted_accuracy"]
+    expected = {
+        "review": n - accepted,
+        "accuracy": accuracy,
+        "interval": again["interval"],
+        "holds": accuracy is not None and accuracy >= promise,
+    }
+    yield from apart(path, flat(split, stated), flat(split, expected))
+
+
+def of_conditions(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Rates, intervals and kept promises follow from counts, and counts fit into each other."""
+    path = numbers_of(stage, "conditions.json")
+    content, settings = numbers.read(path), params["conditions"][stage.item]
+    n = min(
+        settings["images"], sum(count["test"] for count in per_class(settings["dataset"], params))
+    )
+    promise = {"promise": params["evaluation"]["promise"]}
+    yield from apart(path, content, promise)
+    for part, names in (
+        ("conditions", [CLEAN, *CONDITIONS]),
+        ("unanswerable", [*UNANSWERABLE]),
+    ):
+        yield from apart(path, {part: [row["name"] for row in content[part]]}, {part: names})
+        for row in content[part]:
+            name, doubts = row["name"], row.get("doubts", {})
+            accepted, doubted = row["accepted"], sum(doubts.values())
+            yield from apart(path, {f"{name}.n": row["n"]}, {f"{name}.n": n})
+            limits = {f"{name}.doubts": (doubted, n), f"{name}.accepted": (accepted, n - doubted)}
+            yield from beyond(path, limits)
+            if part == "unanswerable":
+                continue
+            counts = {key: row[key] for key in ("n", "correct", "accepted", "accepted_correct")}
+            again = acceptance.outcome_of(**counts, **promise)
+            yield from apart(path, flat(name, row), flat(name, again))
+            right, both = row["correct"], row["accepted_correct"]
+            limits = {
+                f"{name}.accepted_correct": (both, min(right, accepted)),
+                f"{name}.accepted and wrong": (accepted - both, n - right),
+            }
+            yield from beyond(path, limits)
+
+
+def of_suspects(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Shares follow from counts, and the ranking from the predictions if they are here."""
+    path = numbers_of(stage, "suspects.json")
+    content, settings = numbers.read(path), params["suspects"][stage.item]
+    experiment = params["experiments"][settings["experiment"]]
+    images = training_images(experiment, params)
+    n, first, swapped = (content[key] for key in ("n", "first", "swapped"))
+    # Every image is held out once in k folds.
+    is_whole = experiment["validation"]["method"] == "kfold" and experiment["subset"] is None
+    yield from apart(path, content, {"n": images} if is_whole else {})
+    counts = {"experiment": settings["experiment"], "swapped": settings["swapped"], "of": images}
+    given = {"experiment": content["experiment"], "swapped": swapped["n"], "of": swapped["of"]}
+    ranks = [row["rank"] for row in swapped["ranks"]]
+    yield from apart(path, {**given, "ranks": ranks}, {**counts, "ranks": settings["ranks"]})
+    shown = {"number of first": min(settings["shown"], n)}
+    yield from apart(path, {"number of first": len({*first})}, shown)
+    yield from beyond(path, {"n": (n, images), "contradicted": (content["contradicted"], n)})
+    before = 0
+    for row in sorted(swapped["ranks"], key=lambda row: row["rank"]):
+        found, rank = row["found"], row["rank"]
+        yield from beyond(path, {f"found of {rank}": (found, min(rank, swapped["n"]))})
+        if found < before:
+            yield f"{path}: found of {rank} is {found}, but a smaller rank has {before}"
+        before = found
+        share = {f"share of {rank}": found / swapped["n"]}
+        yield from apart(path, dict.fromkeys(share, row["share"]), share)
+    if (predicted := Path(paths.out_of_fold(settings["experiment"]))).exists():
+        yield from _of_predictions(path, content, suspects.load(predicted))
+
+
+def _of_predictions(
+    path: Path, content: dict[str, Any], predicted: suspects.Predictions
+) -> Iterator[str]:
+    given = predicted.probabilities, predicted.labels
+    first = suspects.ranking(*given)[: len(content["first"])]
+    expected = {
+        "n": len(predicted.labels),
+        "contradicted": int((suspects.margins(*given) < suspects.CONTRADICTED).sum()),
+        "first": predicted.index[first].tolist(),
+    }
+    yield from apart(path, content, expected)
+
+
+def of_loop(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Means and deviations follow from the seeds, saved labels from the means."""
+    path = numbers_of(stage, "loop.json")
+    content, settings = numbers.read(path), params["loops"][stage.item]
+    means: dict[str, list[float]] = {way: [] for way in labelling.WAYS}
+    for row in content["rounds"]:
+        for way, spread in row["accuracy"].items():
+            again = metrics.spread(spread["values"])
+            yield from apart(path, flat(way, spread), flat(way, again))
+            means[way].append(again["mean"])
+            seeds = {f"number of values of {way}": len(spread["values"])}
+            yield from apart(path, seeds, dict.fromkeys(seeds, len(settings["seeds"])))
+    labels = [row["labels"] for row in content["rounds"]]
+    wanted = [settings["start"] + settings["size"] * n for n in range(settings["rounds"] + 1)]
+    yield from apart(path, {"labels": labels}, {"labels": wanted})
+    yield from apart(path, content, {"held_out": settings["held_out"]})
+    needed, saved = labelling.saved(labels, *(means[way] for way in labelling.WAYS))
+    stated = {"needed": content["needed"], "saved": content["saved"]}
+    yield from apart(path, stated, {"needed": needed, "saved": saved})
+    start = content["rounds"][0]["accuracy"]  # both ways begin with the same labels
+    guided, random = (start[way]["values"] for way in (labelling.GUIDED, labelling.RANDOM))
+    yield from apart(path, {labelling.RANDOM: random}, {labelling.RANDOM: guided})
+
+
+def _classes(model: str, params: dict[str, Any]) -> tuple[str, ...]:
+    """The names of a model's classes, in the order of its confusion matrix."""
+    base = params["studies"][model]["base"] if model in params["studies"] else model
+    experiment = params["experiments"][base]
+    names = params["datasets"][experiment["dataset"]]["classes"]
+    return tuple(
+        names if (chosen := experiment["classes"]) is None else map(names.__getitem__, chosen)
+    )

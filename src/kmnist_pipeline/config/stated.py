@@ -1,0 +1,85 @@
+"""Mistakes in a claims file that the report stage would meet, after all other stages have run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from kmnist_pipeline.evaluation import claims
+from kmnist_pipeline.evaluation.claims import ClaimError
+from kmnist_pipeline.evaluation.scoring import SCORES
+
+Claim = dict[str, str]
+
+NUMBER = r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?"
+COUNTS = r"\d+( +\d+)*"
+# What `reported` must be: a pattern, and an example for the message. Other values are numbers.
+FORMS = {
+    "confusion": (rf"{COUNTS}( *; *{COUNTS})*", "rows of whole numbers such as `9 1; 0 10`"),
+    "misclassified": (r"\d+( *, *\d+)*", "whole numbers such as `4, 5, 18`"),
+    "winner": (rf"[^=,]+= *{NUMBER}( *,[^=,]+= *{NUMBER})*", "a point such as `lr=0.1, batch=64`"),
+}
+OF_TRIALS = {"validation.json": ("accuracy", "loss", "n"), "test.json": (*SCORES, "correct", "n")}
+VALUES = {
+    "validation.json": (*OF_TRIALS["validation.json"], "winner"),
+    "test.json": (*OF_TRIALS["test.json"], *FORMS),
+}
+
+
+def read(path: Path) -> list[tuple[int, Claim]]:
+    """The claims of a file, as `claims.read` gives them, each with its line.
+
+    Raises ClaimError, which names the file, the line and the claim, also for what cannot be judged
+    whatever the numbers will be.
+    """
+    try:
+        found = claims.read(path)
+    except csv.Error as error:
+        raise ClaimError(f"{path}: {_place(path)}: {error}; is a quotation mark missing?") from None
+    reader = csv.DictReader(_text(path))
+    lines = [reader.line_num for _ in reader]
+    for line, claim in zip(lines, found, strict=True):
+        if claim["file"] and (problem := next(_problems(claim), None)):
+            raise ClaimError(f"{path}: line {line}: {claim['id']}: {problem}")
+    return list(zip(lines, found, strict=True))
+
+
+def _text(path: Path) -> io.StringIO:
+    return io.StringIO(path.read_text("utf-8-sig"), newline="")
+
+
+def _place(path: Path) -> str:
+    """The line where a row begins that is no CSV, and the name of its claim."""
+    reader, line = csv.reader(_text(path)), 1
+    try:
+        for _ in reader:
+            line = reader.line_num + 1
+    except csv.Error:
+        pass
+    name = _text(path).readlines()[line - 1].partition(",")[0]
+    return f"line {line}: {name[:40].strip()}"
+
+
+def _problems(claim: Claim) -> Iterator[str]:
+    """Why the report stage could not judge a claim about a model."""
+    value, reported = claim["value"], claim["reported"]
+    model, _, file = claim["file"].partition("/")
+    if not model or file not in VALUES:
+        names = " or ".join(f"MODEL/{name}" for name in VALUES)
+        yield f"file={claim['file']}: must be {names}"
+        return
+    known = (OF_TRIALS if claim["trial"] else VALUES)[file]
+    if value not in known:
+        of = "a trial in " if claim["trial"] else ""
+        yield f"value={value}: must be one of {', '.join(known)}, which {of}{file} has"
+        return
+    form, example = FORMS.get(value, (NUMBER, "a number such as 0.95"))
+    if not re.fullmatch(form, reported.strip(), re.ASCII):
+        yield f"reported={reported!r}: must be {example}, as {value} is"
+    if value == "confusion":
+        rows = [row.split() for row in reported.split(";")]
+        if {len(row) for row in rows} != {len(rows)}:
+            yield f"reported={reported!r}: must have as many rows as columns"

@@ -1,0 +1,1 @@
+"""Faults: mistakes put into a pipeline on purpose, to see which claims would notice them."""

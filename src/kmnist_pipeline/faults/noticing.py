@@ -1,0 +1,77 @@
+"""Which claims would notice a fault: those whose verdict it turns to `differs` (or `missed`).
+
+Fits with and without the fault are trained on the same, perhaps smaller budget. The difference of
+their numbers is added to ours, and the verdict is taken again with the same interval. So a claim
+that differs already cannot notice anything. Lists and matrices are compared as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kmnist_pipeline.evidence import numbers
+
+WRONG = ("differs", "missed")
+CLEAN = "none"  # the name under which the numbers without a fault are stored
+
+
+def of_report(
+    claims: list[dict[str, Any]], rows: list[dict[str, str]], metrics: Path
+) -> dict[str, Any]:
+    """The part of `claims.json` about faults: empty if the report has no study of faults.
+
+    claims, rows: see `matrix`; metrics: the report's folder of metrics.
+    """
+    path = metrics / "faults.json"
+    return {"faults": matrix(claims, rows, numbers.read(path))} if path.exists() else {}
+
+
+def matrix(
+    claims: list[dict[str, Any]], rows: list[dict[str, str]], study: Mapping[str, Any]
+) -> dict[str, Any]:
+    """For each claim about a model of the study, the faults that it would notice or not.
+
+    claims: with their verdicts; rows: the same claims as stated; study: the content of
+    `faults.json`. Faults that do not apply to a model are left out.
+    """
+    found = {}
+    for claim, row in zip(claims, rows, strict=True):
+        path = Path(row["file"])
+        model = study["measured"].get(path.parent.name, {}).get(row["trial"])
+        clean = ((model or {}).get(CLEAN) or {}).get(path.stem, {}).get(row["value"])
+        if model is None or clean is None:
+            continue
+        found[claim["id"]] = {
+            fault: notices(claim, clean, faulty[path.stem][row["value"]])
+            for fault, faulty in model.items()
+            if fault != CLEAN
+        }
+    return found
+
+
+def notices(claim: Mapping[str, Any], clean: Any, faulty: Any) -> bool:
+    """Whether a claim's verdict turns to `differs`.
+
+    claim: with our number and its verdict; clean, faulty: the number without and with the fault.
+    """
+    if claim["verdict"] in WRONG:
+        return False
+    if isinstance(clean, list):
+        return clean != faulty
+    reported, shift = float(claim["reported"]), faulty - clean
+    obtained = claim["obtained"] + shift
+    if claim["verdict"] == "beaten":
+        return obtained <= reported
+    digits = len(claim["reported"].partition(".")[2])
+    centre = obtained if claim["mean"] is None else claim["mean"] + shift
+    # `exact` claims whose mean lies outside their interval would differ without the fault too.
+    outside = abs(centre - reported) > claim["tolerance"]
+    return shift != 0 and outside and round(obtained, digits) != reported
+
+
+def summary(noticed: Mapping[str, Mapping[str, bool]]) -> dict[str, list[str]]:
+    """The claims that notice each fault, by fault."""
+    faults = dict.fromkeys(fault for row in noticed.values() for fault in row)
+    return {f: [claim for claim, row in noticed.items() if row.get(f)] for f in faults}

@@ -1,0 +1,1 @@
+"""Datasets from a user's folders and files: reading, checking, comparing and writing them."""

@@ -1,0 +1,132 @@
+"""The difference between two versions of a dataset, by the pixels of the images."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from kmnist_pipeline.importing.content import digests
+
+FEW = 3  # examples
+Place = tuple[str, str]  # class and split
+
+
+@dataclass(frozen=True)
+class Version:
+    """The images of a version: the hash of each, its class and split, and what it is called.
+
+    shape: of an image; classes: in their order.
+    """
+
+    digests: list[bytes]
+    places: list[Place]
+    names: list[str]
+    shape: tuple[int, ...]
+    classes: list[str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a new version changes.
+
+    added, removed: number of images by class; relabelled: by old and new class; moved: the number
+    of images in another split; examples: a few new names of what was added or relabelled;
+    form: what else has changed, the shape of the images and the classes.
+    """
+
+    added: Counter[str]
+    removed: Counter[str]
+    relabelled: Counter[tuple[str, str]]
+    moved: int
+    examples: dict[str, list[str]]
+    form: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.relabelled or self.moved or self.form)
+
+    def lines(self) -> Iterator[str]:
+        """The difference as text."""
+        yield from self.form
+        for what, counts in (("added", self.added), ("removed", self.removed)):
+            yield f"{what}: {_total(counts)}"
+            yield from (f"  {name}" for name in self.examples.get(what, []))
+        pairs = Counter({f"{old} -> {new}": n for (old, new), n in self.relabelled.items()})
+        yield f"relabelled: {_total(pairs)}"
+        yield from (f"  {name}" for name in self.examples.get("relabelled", []))
+        if self.moved:
+            yield f"moved between training and test: {self.moved:,}"
+
+
+def _total(counts: Counter[str]) -> str:
+    parts = ", ".join(f"{name} {number:,}" for name, number in counts.most_common(20))
+    more = ", ..." if len(counts) > 20 else ""
+    return f"{counts.total():,}" + (f" ({parts}{more})" if counts else "")
+
+
+def version(
+    images: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    classes: list[str],
+    names: list[str] | None = None,
+) -> Version:
+    """The version of a dataset that has these images."""
+    is_test = np.zeros(len(images), bool)
+    is_test[test] = True
+    places = [
+        (classes[label], "test" if held else "train")
+        for label, held in zip(labels.tolist(), is_test.tolist(), strict=True)
+    ]
+    numbered = names or [str(row) for row in range(len(images))]
+    return Version(digests(images), places, numbered, images.shape[1:], classes)
+
+
+def between(old: Version, new: Version) -> Difference:
+    """Compare two versions: images of equal pixels are the same image."""
+    before, after = _by_digest(old), _by_digest(new)
+    added, removed, moved = Counter[str](), Counter[str](), 0
+    relabelled = Counter[tuple[str, str]]()
+    examples = defaultdict[str, list[str]](list)
+    for digest in dict.fromkeys([*before, *after]):
+        left = Counter(old.places[row] for row in before.get(digest, ()))
+        come = Counter(new.places[row] for row in after.get(digest, ()))
+        left, come = left - come, come - left
+        gone, news = (sorted(places.elements()) for places in (left, come))
+        for place in [*gone]:
+            if other := next((p for p in news if p[0] == place[0]), None):
+                gone.remove(place)
+                news.remove(other)
+                moved += 1
+        both = min(len(gone), len(news))
+        relabelled.update((a[0], b[0]) for a, b in zip(gone[:both], news[:both], strict=True))
+        removed.update(place[0] for place in gone[both:])
+        added.update(place[0] for place in news[both:])
+        for what, count in (("relabelled", both), ("added", len(news) - both)):
+            if count and len(examples[what]) < FEW:
+                examples[what].append(new.names[after[digest][-1]])
+    form = []
+    if old.shape != new.shape:
+        form.append(f"shape of the images: {_shape(old.shape)} -> {_shape(new.shape)}")
+    if old.classes != new.classes:
+        form.append(f"classes: {_classes(old.classes, new.classes)}")
+    return Difference(added, removed, relabelled, moved, dict(examples), form)
+
+
+def _classes(old: list[str], new: list[str]) -> str:
+    gone = [f"without {name}" for name in old if name not in new]
+    come = [f"with {name}" for name in new if name not in old]
+    return ", ".join([*gone, *come]) or "in another order"
+
+
+def _by_digest(one: Version) -> dict[bytes, list[int]]:
+    found = defaultdict[bytes, list[int]](list)
+    for row, digest in enumerate(one.digests):
+        found[digest].append(row)
+    return found
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

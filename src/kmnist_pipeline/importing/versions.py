@@ -1,0 +1,177 @@
+"""The versions of an imported dataset: its file, which DVC tracks, and its description in `conf/`.
+
+`data/imported/NAME.npz.dvc` has the md5 of the file for DVC and, under `meta`, the options of the
+import; `conf/dataset/NAME.yaml` has its sha256. Git keeps both, and so each version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from kmnist_pipeline.commands import additions
+from kmnist_pipeline.data import dataset
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import outs, paths
+from kmnist_pipeline.importing import difference
+from kmnist_pipeline.importing.content import Content, Options
+from kmnist_pipeline.repository import dvc, locks
+
+META = "import"  # the key of the options in the .dvc file
+UNKNOWN = "0" * 64
+HEAD = """\
+# Written by `kmnist import`, which replaces shape, pixel_max, classes and imported when the source
+# has changed; title and licence are yours. DVC tracks the file of the images.
+title: {name}
+licence: "unknown: state it here"
+"""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The version that an import replaces.
+
+    options: those of its import; version: its images, or None if DVC's cache lacks the file.
+    """
+
+    options: Options
+    version: difference.Version | None
+
+
+def earlier(name: str) -> Earlier | None:
+    """The imported version of a dataset that is here; None if there is no dataset of this name.
+
+    Raises UserError if the dataset has not been imported, or if the name is impossible.
+    """
+    file = additions.file("dataset", name)
+    if not file.exists():
+        additions.require_new("dataset", name)
+        return None
+    if "imported" not in _described(file):
+        raise UserError(f"{file}: this dataset was not imported; choose another name")
+    pointer = Path(f"{paths.imported(name)}.dvc")
+    about = locks.load(pointer.read_text(), str(pointer)) if pointer.exists() else {}
+    options = Options.of_plain((about.get("meta") or {}).get(META) or {})
+    return Earlier(options, _version(name))
+
+
+def _described(file: Path) -> Any:
+    """The description of a dataset, with its comments and quotes."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    locks.load(file.read_text(), str(file))  # refuses what is no map
+    return yaml.load(file.read_text())
+
+
+def _version(name: str) -> difference.Version | None:
+    """The images that DVC tracks, read from its cache, or else from the workspace."""
+    path = paths.imported(name)
+    with dvc.opened() as repo:
+        try:
+            with repo.dvcfs.open(path, "rb") as file:
+                content = file.read()
+        except OSError:
+            return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        classes = [str(text) for text in arrays["classes"]]
+        return difference.version(arrays["images"], arrays["labels"], arrays["test"], classes)
+
+
+def of(content: Content) -> difference.Version:
+    """The version that this content would be."""
+    return difference.version(
+        content.images, content.labels, content.test, content.classes, content.names
+    )
+
+
+def is_again(name: str, content: Content) -> bool:
+    """Whether this content is, byte for byte, that of the version that `conf/` describes."""
+    about = _described(additions.file("dataset", name))["imported"]
+    with tempfile.TemporaryFile() as file:
+        _save(file, content)
+        file.seek(0)
+        return about.get("sha256") == hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _save(file: Any, content: Content) -> None:
+    dataset.save(file, content.images, content.labels, content.train, content.test, content.classes)
+
+
+def write(name: str, content: Content, options: Options) -> list[str]:
+    """Write the dataset: its file and DVC's pointer to it, its description, menu and parameters.
+
+    If anything fails or is interrupted, all of them are as before. Returns the written files.
+    """
+    file = Path(paths.imported(name))
+    pointer = Path(f"{file}.dvc")
+    describe(name, content, UNKNOWN)  # what the configuration refuses is refused before
+    with _replaced(file), additions.restored(pointer):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with outs.replacing(file) as opened:
+            _save(opened, content)
+        with file.open("rb") as opened:
+            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+        with dvc.opened() as repo:
+            repo.scm_context.quiet = True  # it would name the files that Git does not have yet
+            (stage,) = repo.add([str(file)])
+            stage.meta = {**(stage.meta or {}), META: options.plain()}
+            stage.dump()
+        addition = describe(name, content, sha256)
+        addition.write()
+    return [str(file), str(pointer), *map(str, addition.files)]
+
+
+@contextmanager
+def _replaced(file: Path) -> Iterator[None]:
+    """Keep a file aside, and put it back if the block ends with an error."""
+    aside = file.parent / f"{outs.BEGINS}{file.name}{outs.ENDS}"
+    if file.exists():
+        os.replace(file, aside)
+        os.utime(aside)  # old unfinished files are removed
+    try:
+        yield
+    except BaseException:
+        file.unlink(missing_ok=True)
+        if aside.exists():
+            os.replace(aside, file)
+        raise
+    aside.unlink(missing_ok=True)
+
+
+def describe(name: str, content: Content, sha256: str) -> additions.Addition:
+    """The description of a dataset in `conf/`, with the title and licence that it has already."""
+    file = additions.file("dataset", name)
+    yaml = YAML()
+    yaml.width = 100
+    about: Any = _described(file) if file.exists() else yaml.load(HEAD.format(name=name))
+    about["shape"] = _in_one_line(content.images.shape[1:])
+    about["pixel_max"] = content.pixel_max
+    # In quotes, because `no` and `010` would be read as something else.
+    about["classes"] = _in_one_line(map(DoubleQuotedScalarString, content.classes))
+    about["imported"] = {
+        "file": paths.imported(name),
+        "sha256": sha256,
+        "train": len(content.train),
+        "test": len(content.test),
+    }
+    text = io.StringIO()
+    yaml.dump(about, text)
+    return additions.plan({("dataset", name): text.getvalue()})
+
+
+def _in_one_line(values: Iterable[Any]) -> CommentedSeq:
+    listed = CommentedSeq(values)
+    listed.fa.set_flow_style()
+    return listed

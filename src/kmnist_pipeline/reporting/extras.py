@@ -1,0 +1,100 @@
+"""What a page says beyond verdicts: how trials win, what readings explain, what claims notice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kmnist_pipeline.evaluation import winning
+from kmnist_pipeline.faults import noticing
+
+WIDTH, MARGIN = 180, 8  # pixels of a strip, and of its empty ends
+
+
+def with_wins(trials: list[dict[str, Any]], claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The trials of a study, each with its wins over seeds and its chance to win with one more.
+
+    claims: judged; one about the winning point marks the trial that the publication names. Wins and
+    chances are None for one seed, where they say nothing.
+    """
+    values = np.array([trial["seeds"]["values"] for trial in trials])
+    wins: list[Any] = [None] * len(trials)
+    chances: list[Any] = list(wins)
+    if min(values.shape) > 1:
+        wins, chances = winning.wins(values), winning.chances(values)
+    named = [c["reported"] for c in claims if (c["source"] or "").endswith(": winner")]
+    points = [_point(reported) for reported in named]
+    return [
+        {**trial, "wins": won, "chance": chance, "published": _point(trial["name"]) in points}
+        for trial, won, chance in zip(trials, wins, chances, strict=True)
+    ]
+
+
+def _point(text: str) -> list[str]:
+    """The values of a point such as `lr=0.1,batch=64`, whose keys a publication may name else."""
+    return [pair.partition("=")[2].strip() for pair in text.split(",")]
+
+
+def readings(content: Mapping[str, Any], order: list[str]) -> dict[str, Any]:
+    """The content of `readings.json` as the page shows it; order: the ids of the claims."""
+    ours = {name: content["ours"][name] for name in content["order"]}
+    stated = {name: content["claims"][name] for name in order if name in content["claims"]}
+    claims = {
+        name: {
+            **claim,
+            "explained": claim["agree"] > 0,
+            "by": claim["simplest"] and in_words(claim["simplest"], ours),
+            "mover": max(claim["moves"].items(), key=lambda move: move[1]),
+            "strip": _strip(claim),
+        }
+        for name, claim in stated.items()
+    }
+    best = [{**each, "words": in_words(each, ours)} for each in content["best"]]
+    explained = sum(claim["explained"] for claim in claims.values())
+    choices = {name: content["choices"][name] for name in content["order"]}
+    shown = {"choices": choices, "claims": claims, "best": best, "explained": explained}
+    return {**content, **shown}
+
+
+def in_words(reading: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The choices in which a reading differs from ours, such as `loss sum, epochs 20`."""
+    apart = [f"{name} {reading[name]}" for name in ours if reading[name] != ours[name]]
+    return ", ".join(apart) or "our protocol"
+
+
+def _strip(claim: Mapping[str, Any]) -> dict[str, float]:
+    """The places on a strip of the range over readings, the published value and ours, in pixels."""
+    values = {name: claim[name] for name in ("low", "high", "reported", "ours")}
+    first, last = min(values.values()), max(values.values())
+    scale = (WIDTH - 2 * MARGIN) / ((last - first) or 1.0)
+    return {name: round(MARGIN + (value - first) * scale, 1) for name, value in values.items()}
+
+
+def faults(
+    content: Mapping[str, Any],
+    noticed: Mapping[str, Mapping[str, bool]],
+    claims: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The content of `faults.json` and the faults that each claim notices, as the page shows them.
+
+    noticed: see `noticing.matrix`; claims: judged.
+    """
+    by_fault = noticing.summary(noticed)
+    names = [name for name in content["catalogue"] if name in by_fault]
+    rows = [
+        {
+            "claim": claim,
+            "cells": [noticed[claim["id"]].get(name) for name in names],
+            "uninformative": not any(noticed[claim["id"]].values()),
+        }
+        for claim in claims
+        if claim["id"] in noticed
+    ]
+    columns = [
+        {"name": name, "says": content["catalogue"][name], "noticed": len(by_fault[name])}
+        for name in names
+    ]
+    found = sum(column["noticed"] > 0 for column in columns)
+    return {**content, "columns": columns, "rows": rows, "found": found}

@@ -1,0 +1,67 @@
+"""The new images that people have decided about: in a file of which DVC keeps each version."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kmnist_pipeline.data import reviews
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import lineage, outs
+from kmnist_pipeline.repository import dvc, locks
+
+
+def keep(file: Path, shape: Sequence[int]) -> bool:
+    """Give DVC the images that its version of `file` lacks; returns whether there are any.
+
+    DVC's version may have other images, such as those of a colleague: then `file` gets them too.
+    Raises UserError if they are not here, because the next version would be without them.
+    """
+    pointer = Path(f"{file}.dvc")
+    if pointer.exists():
+        md5 = _md5_in(pointer)
+        if not file.exists():
+            raise UserError(f"{file} does not exist, but {pointer} does: `dvc pull {file}` first")
+        content = file.read_bytes()
+        if lineage.digest_of_bytes(content) == md5:
+            return False
+        _add_images(file, shape, content, _version(file, md5))
+    elif not file.exists():
+        return False
+    command = ["kmnist_pipeline.cli.dvc", "add", "--quiet", str(file)]
+    subprocess.run([sys.executable, "-m", *command], check=True)
+    return True
+
+
+def _md5_in(pointer: Path) -> str:
+    about = locks.load(pointer.read_text(), str(pointer))
+    try:
+        return str(about["outs"][0]["md5"])
+    except (KeyError, IndexError, TypeError) as error:
+        raise UserError(
+            f"{pointer}: has no outs[0].md5: `git checkout {pointer}` restores it"
+        ) from error
+
+
+def _version(file: Path, md5: str) -> bytes:
+    """What DVC has of a file, from its cache."""
+    with dvc.opened() as repo:
+        cached = Path(repo.cache.local.oid_to_path(md5))
+    content = cached.read_bytes() if cached.exists() else b""
+    if lineage.digest_of_bytes(content) != md5:
+        raise UserError(
+            f"{file}: is another version than {file}.dvc says (md5 {md5[:12]}...), which is not "
+            f"here: `dvc fetch {file}` first; your images stay and theirs are added"
+        )
+    return content
+
+
+def _add_images(file: Path, shape: Sequence[int], ours: bytes, theirs: bytes) -> None:
+    images = [
+        *reviews.images_of(ours, str(file), shape),
+        *reviews.images_of(theirs, f"DVC's version of {file}", shape),
+    ]
+    distinct = {reviews.digest(image): image for image in images}
+    outs.write_bytes(file, reviews.images_bytes([*distinct.values()]))

@@ -1,0 +1,119 @@
+"""People's decisions, as `kmnist review` takes them: each is on disk before it counts.
+
+A decision names the one that it replaces. If another page, another server or an editor has changed
+it meanwhile, it is refused, so nobody overwrites an answer that they have not seen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kmnist_pipeline.data import reviews
+from kmnist_pipeline.data.reviews import Review
+from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evidence import outs, paths
+from kmnist_pipeline.serving import kept
+from kmnist_pipeline.serving.queues import Item, Queue
+
+
+class ChangedError(UserError):
+    """The decision about an image is not the one that the page has shown."""
+
+
+class Decisions:
+    """The decisions about the images of a queue, in the dataset's file."""
+
+    def __init__(self, queue: Queue, shape: tuple[int, ...]) -> None:
+        """Raises ReviewError if the file cannot be used; notes: what to tell about it."""
+        self.queue = queue
+        self.file = Path(paths.decisions(queue.dataset))
+        self.images = Path(paths.reviewed(queue.dataset))
+        self._shape = shape
+        self._lock = Path(paths.queue(queue.dataset)).with_suffix(".lock")
+        self._content: bytes | None = None
+        self._known: dict[str, Review] = {}
+        self.notes = self._refresh()
+
+    def of(self, item: Item) -> str | None:
+        """The decision about an image: a class, `excluded`, or None."""
+        review = self._known.get(item.sha256)
+        return review.new if review else None
+
+    def left(self) -> list[int]:
+        """The places of the images without a decision."""
+        return [n for n, item in enumerate(self.queue.items) if item.sha256 not in self._known]
+
+    def decide(self, item: Item, before: str | None, after: str | None) -> None:
+        """Replace the decision `before` about an image, on disk; `after` None takes it back.
+
+        Raises ChangedError if the decision is another one by now, and ReviewError if the file was
+        changed so that it cannot be used; then nothing is written.
+        """
+        if after not in (None, reviews.EXCLUDED, *self.queue.classes):
+            raise UserError(f"{after}: is no class of {self.queue.dataset}")
+        with self._alone():
+            self._refresh()
+            if self.of(item) != before:
+                raise ChangedError(f"somebody else has decided meanwhile: {self.of(item)}")
+            if before == after:
+                return
+            decided = dict(self._known)
+            if after is None:
+                del decided[item.sha256]
+            else:
+                decided[item.sha256] = self._review(item, after)
+            # A row without its image is an error; an image without a row does no harm.
+            if item.label is None and after is not None:
+                self._store_image(item)
+            self._write(self.file, reviews.encode(decided.values()))
+            self._known = decided
+            self._content = self.file.read_bytes()
+
+    def keep_images(self) -> bool:
+        """Give the new images to DVC, if it lacks any; returns whether it did.
+
+        Raises UserError if DVC's images are not here.
+        """
+        with self._alone():
+            return kept.keep(self.images, self._shape)
+
+    def _review(self, item: Item, new: str) -> Review:
+        known = self._known.get(item.sha256)
+        old = known.old if known else item.published  # of equal images there can be two
+        return Review(item.sha256, item.origin, old, new, item.asked_by)
+
+    def _store_image(self, item: Item) -> None:
+        content = self.images.read_bytes() if self.images.exists() else reviews.images_bytes([])
+        stored = reviews.images_of(content, str(self.images), self._shape)
+        if item.sha256 not in map(reviews.digest, stored):
+            self._write(self.images, reviews.images_bytes([*stored, item.pixels]))
+
+    def _refresh(self) -> list[str]:
+        content = self.file.read_bytes() if self.file.exists() else None
+        if content == self._content:
+            return []
+        known, notes = dict[str, Review](), list[str]()
+        if content is not None:
+            known, notes = reviews.parse(content, str(self.file), self.queue.classes)
+        self._known, self._content = known, content  # both or, if the file is broken, neither
+        return notes
+
+    def _write(self, path: Path, content: bytes) -> None:
+        outs.write_bytes(path, content)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # so that the new name of the file is on the disk too
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other threads and processes out."""
+        self._lock.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

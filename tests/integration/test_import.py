@@ -1,0 +1,275 @@
+"""`kmnist import`: what it writes, all or nothing, and a second version of a dataset."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from dvc.repo import Repo
+from support import drawn
+from support.project import Project
+
+from kmnist_pipeline import cli
+from kmnist_pipeline.data import dataset
+from kmnist_pipeline.evidence import outs
+
+COUNTS = {"rows, wide": 12, "や": 8, "<b>": 10}
+FILE = "data/imported/leaves.npz"
+SHAPES = "drawn"
+
+
+@pytest.fixture
+def here(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A clone in the current folder; images lie beside it."""
+    drawn.folder(tmp_path / SHAPES, COUNTS, (12, 10, 3))
+    monkeypatch.chdir(project.folder)
+    return project
+
+
+@pytest.fixture
+def kmnist(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = cli.main([*arguments])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def conf(name: str = "leaves") -> dict:
+    return yaml.safe_load(Path(f"conf/dataset/{name}.yaml").read_text())
+
+
+def test_a_folder_becomes_a_dataset(here, kmnist):
+    menu = Path("conf/config.yaml").read_text()
+    status, out, err = kmnist("import", "leaves", f"../{SHAPES}", "--test-share", "0.25")
+    assert (status, err) == (0, "")
+    assert "30 images of 12x10 pixels (height x width), colour, in 3 classes" in out
+    about = conf()
+    assert about["classes"] == sorted(COUNTS)
+    assert (about["shape"], about["pixel_max"]) == ([12, 10, 3], 255)
+    assert (about["imported"]["train"], about["imported"]["test"]) == (23, 7)
+    line = "  - dataset@datasets.leaves: leaves\n"
+    kept = "  - dataset@datasets.mnist: mnist\n"
+    assert Path("conf/config.yaml").read_text() == menu.replace(kept, kept + line)
+    changed = here.changed().splitlines()
+    written = [line.removeprefix("written: ") for line in out.splitlines() if "written:" in line]
+    assert {line[3:] for line in changed} == {
+        *("conf/config.yaml", "params.yaml", "conf/dataset/leaves.yaml", "data/"),
+    }
+    assert {*written} == {
+        *("conf/config.yaml", "params.yaml", "conf/dataset/leaves.yaml", FILE, f"{FILE}.dvc"),
+    }
+    assert kmnist("compose", "--check")[0] == 0
+    test = dataset.load(Path(FILE), "test")
+    assert len(test) == 7 and test.classes == tuple(about["classes"])
+    with Repo() as repo:
+        assert FILE not in repo.data_status()["not_in_cache"]
+
+
+def test_a_second_version_is_shown_before_it_replaces_the_first(here, kmnist, tmp_path):
+    assert kmnist("import", "leaves", f"../{SHAPES}", "--size", "14x14", "--grey")[0] == 0
+    here.replace("conf/dataset/leaves.yaml", "title: leaves", "title: Leaves # mine")
+    assert kmnist("compose")[0] == 0
+    first = here.commit()
+    assert kmnist("import", "leaves", f"../{SHAPES}")[1].endswith(
+        "nothing has changed, and nothing was written\n"
+    )
+    assert here.changed() == ""
+
+    shapes = tmp_path / SHAPES
+    (shapes / "や/003.png").unlink()
+    (shapes / "や/002.png").rename(shapes / "<b>/x.png")
+    drawn.folder(shapes / "more", {"a": 2}, (12, 10, 3), seed=7)
+    for file in (shapes / "more/a").iterdir():
+        file.rename(shapes / f"rows, wide/more{file.name}")
+    shutil.rmtree(shapes / "more")
+
+    sys.stdin = io.StringIO("n\n")
+    status, out, err = kmnist("import", "leaves", f"../{SHAPES}")
+    for line in ("added: 2 (rows, wide 2)", "removed: 1 (や 1)", "relabelled: 1 (や -> <b> 1)"):
+        assert line in out.splitlines()
+    assert "../drawn/<b>/x.png" in out
+    assert status == 1 and "nothing was written" in err
+    assert here.changed() == ""
+
+    status, out, err = kmnist("import", "leaves", f"../{SHAPES}", "--yes")
+    assert (status, err) == (0, "")
+    assert "`kmnist impact`" in out
+    assert {line[3:] for line in here.changed().splitlines()} == {
+        *("params.yaml", "conf/dataset/leaves.yaml", f"{FILE}.dvc"),
+    }
+    about = conf()
+    assert about["shape"] == [14, 14]  # as before
+    assert "title: Leaves # mine" in Path("conf/dataset/leaves.yaml").read_text()
+    assert sum(about["imported"][split] for split in ("train", "test")) == 31
+    here.commit()
+
+    here.git("checkout", "--quiet", first)  # the first version is not lost
+    with Repo() as repo:
+        repo.checkout([f"{FILE}.dvc"], force=True)
+    assert len(dataset.load(Path(FILE), "train")) == conf()["imported"]["train"]
+
+
+def test_impact_lists_what_a_second_version_makes_again(here, kmnist, tmp_path):
+    """As if the first one had been run: its stages are in the lock."""
+    assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
+    done = here.run("dvc", "repro", "preprocess@leaves")
+    assert done.returncode == 0, done.stdout + done.stderr
+    here.commit()
+    (tmp_path / SHAPES / "や/000.png").unlink()
+    assert kmnist("import", "leaves", f"../{SHAPES}", "--yes")[0] == 0
+    out = kmnist("impact")[1]
+    old, new = (text[:55] for text in sha256s(here))
+    assert (
+        f'parameter datasets.leaves.imported.sha256 changed: "{old[:55]} ... -> "{new[:55]}' in out
+    )
+    assert "parameter datasets.leaves.imported.test changed: 6 -> 5" in out
+
+
+def sha256s(project: Project) -> tuple[str, str]:
+    old = yaml.safe_load(project.git("show", "HEAD:conf/dataset/leaves.yaml"))
+    return old["imported"]["sha256"], conf()["imported"]["sha256"]
+
+
+def test_the_same_source_gives_a_lost_file_again(here, kmnist):
+    assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
+    here.commit()
+    content = Path(FILE).read_bytes()
+    shutil.rmtree(".dvc/cache")
+    Path(FILE).unlink()
+    assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
+    assert Path(FILE).read_bytes() == content
+    assert here.changed() == ""
+    shutil.rmtree(".dvc/cache")
+    Path(FILE).unlink()
+    status, out, _ = kmnist("import", "leaves", f"../{SHAPES}", "--seed", "1", "--yes")
+    assert status == 0 and "the difference is not known: DVC's cache lacks the earlier" in out
+
+
+def no_test(place: Path) -> None:
+    drawn.folder(place / "train", {"a": 3, "b": 3})
+    drawn.folder(place / "test", {"a": 3})
+
+
+def broken(place: Path) -> None:
+    file = drawn.folder(place, {"a": 3, "b": 3}) / "b/001.png"
+    file.write_bytes(file.read_bytes()[:60])
+
+
+def row(place: Path) -> None:
+    place.mkdir()
+    (place / "all.csv").write_text("label,p0,p1,p2,p3\na,1,2,3,4\nb,1,2,?,4\n")
+
+
+REFUSED = {
+    "a broken row": (row, 'all.csv, line 3: pixel 2 is "?", not a whole number from 0 to 255'),
+    "a broken image": (broken, "b/001.png: broken image"),
+    "no test images": (no_test, "class b has no test images"),
+    "names that differ in case": (
+        lambda place: drawn.folder(place, {"Oak": 3, "oak": 3}),
+        "the classes Oak and oak differ at most in case",
+    ),
+    "no source": (lambda place: None, "there is no such file or folder"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_source_that_is_refused_leaves_a_clean_tree(what, here, kmnist, tmp_path):
+    make, words = REFUSED[what]
+    make(tmp_path / "source")
+    status, out, err = kmnist("import", "leaves", "../source")
+    assert (status, out) == (1, "")
+    assert words in err and "../source" in err + "../source"
+    assert here.changed() == ""
+    assert not Path("data/imported").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("digits", "conf/dataset/digits.yaml: this dataset was not imported"),
+        ("Leaves", "the name of a dataset must be lower-case words joined by '_'"),
+        ("../leaves", "the name of a dataset must be lower-case words joined by '_'"),
+    ],
+)
+def test_a_name_that_cannot_be_taken_is_refused(name, words, here, kmnist):
+    status, _, err = kmnist("import", name, f"../{SHAPES}")
+    assert status == 1 and words in err
+    assert here.changed() == ""
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--size", "0x3"), ("--size", "28"), ("--test-share", "1"), ("--seed", "-1")],
+)
+def test_an_impossible_option_is_refused(option, here, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["import", "leaves", f"../{SHAPES}", *option])
+    assert ended.value.code == 2
+    assert f"argument {option[0]}: {option[1]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["leaves.yaml", "config.yaml", "params.yaml"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("again", [False, True])
+def test_what_fails_half_way_changes_nothing(
+    file, error, again, here, kmnist, tmp_path, monkeypatch
+):
+    if again:
+        assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
+        here.commit()
+        (tmp_path / SHAPES / "や/000.png").unlink()
+        if file == "config.yaml":
+            return  # it does not change
+    before = Path(FILE).read_bytes() if again else None
+    write = outs.write_bytes
+
+    def fail(path: Path, content: bytes) -> None:
+        if path.name == file and b"leaves" in content and not failed:
+            failed.append(path)
+            raise error
+        write(path, content)
+
+    failed: list[Path] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(outs, "write_bytes", fail)
+        assert kmnist("import", "leaves", f"../{SHAPES}", "--yes")[0] != 0
+    assert failed
+    assert here.changed() == ""
+    assert (Path(FILE).read_bytes() if Path(FILE).exists() else None) == before
+    assert kmnist("import", "leaves", f"../{SHAPES}", "--yes")[0] == 0
+
+
+def test_while_a_stage_runs_nothing_is_written(here, kmnist):
+    with Repo() as repo, repo.lock:
+        status, _, err = kmnist("import", "leaves", f"../{SHAPES}")
+    assert status == 1 and "DVC: Unable to acquire lock" in err
+    assert here.changed() == ""
+
+
+def test_names_that_yaml_would_read_as_something_else(here, kmnist, tmp_path):
+    names = ["no", "010", "1e3", "null", "~", "a: b", "'x", '"y', "\\n", "0x1F", "12:30"]
+    labels = np.repeat(names, 2)
+    images = drawn.stripes(range(len(labels)))
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    status, _, err = kmnist("import", "leaves", "../a.npz", "--test-share", "0.5")
+    assert (status, err) == (0, "")
+    assert set(conf()["classes"]) == {*names}
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    assert params["datasets"]["leaves"]["classes"] == conf()["classes"]
+
+
+def test_pruning_a_dataset_takes_its_file_and_keeps_that_of_a_namesake(here, kmnist):
+    assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
+    assert kmnist("new", "report", "leaves", "--dataset", "leaves")[0] == 0
+    models = ("leaves_softmax", "leaves_simple_cnn", "leaves_softmax_rates")
+    assert kmnist("prune", "--yes", "reports.leaves", *models)[0] == 0
+    assert Path(FILE).exists() and Path(f"{FILE}.dvc").exists()
+    assert kmnist("prune", "--yes", "leaves")[0] == 0
+    assert not Path(FILE).exists() and not Path(f"{FILE}.dvc").exists()
