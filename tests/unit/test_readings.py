@@ -159,7 +159,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def courses(images: dict[Any, training.Shown], store: Store) -> multiverse.Courses:
     known = multiverse.configurations(about([0])).values()
-    return training.train("x", multiverse.courses(EVERY, known, [0]), EPOCHS, images, store)
+    return training.train("x", multiverse.courses(EVERY, known, [0]), images, store)
 
 
 def claims(courses: multiverse.Courses, reading: Reading) -> list[dict[str, str]]:
@@ -227,13 +227,32 @@ def test_a_damaged_result_is_trained_again(images, tmp_path: Path):
     kept = Store(tmp_path)
     known = [next(iter(multiverse.configurations(about([0])).values()))]
     wanted = multiverse.courses([MINE], known, [0])
-    first = training.train("x", wanted, EPOCHS, images, kept)
+    first = training.train("x", wanted, images, kept)
     entries = list(kept.entries())
     assert len(entries) == FOLDS
     entries[0].path.write_bytes(b"nothing")
-    second = training.train("x", wanted, EPOCHS, images, kept)
+    second = training.train("x", wanted, images, kept)
     assert all(np.array_equal(first[course], second[course]) for course in wanted)
     assert len(list(kept.entries())) == FOLDS
+
+
+def test_a_course_is_trained_for_the_longest_of_its_readings_alone(courses, images, tmp_path: Path):
+    known = multiverse.configurations(about([0])).values()
+    short = MINE._replace(epochs=min(CHOICES["epochs"]))
+    wanted = multiverse.courses([short], known, [0])
+    assert set(wanted.values()) == {short.epochs} and short.epochs < EPOCHS
+    for course, trained in training.train("x", wanted, images, Store(tmp_path)).items():
+        assert np.array_equal(trained, courses[course][..., : short.epochs])
+    both = multiverse.courses([short, MINE._replace(epochs=EPOCHS)], known, [0])
+    assert both == dict.fromkeys(wanted, EPOCHS)
+
+
+def test_readings_share_trainings_where_epochs_kept_epoch_and_value_alone_differ():
+    alike = multiverse.sharing(EVERY, MINE)
+    assert {reading._replace(epochs=1, keep="last", value="mean") for reading in alike} == {
+        MINE._replace(epochs=1, keep="last", value="mean")
+    }
+    assert len(alike) == np.prod([len(CHOICES[name]) for name in ("epochs", "keep", "value")])
 
 
 # Four readings, whose numbers are written down: the weights of epoch 1 or 2, and mean or sum
