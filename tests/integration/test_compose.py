@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from support.parameters import CONTENT
 from support.project import ROOT, Project
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.data import reviews
 
 LR = "experiments.digits_softmax.optimizer.lr"
 
@@ -241,17 +239,6 @@ def test_claims_that_were_deleted_are_named_with_the_way_back(conf, capsys):
     (conf.folder / CLAIMS).unlink()
     assert cli.main(["compose"]) == 1
     assert f"`git checkout HEAD -- {CLAIMS}` restores it" in capsys.readouterr().err
-
-
-def test_a_byte_order_mark_before_decisions_is_named_with_its_removal(conf, capsys):
-    file = "reviews/digits.csv"
-    (conf.folder / "reviews").mkdir()
-    (conf.folder / file).write_text(",".join(reviews.COLUMNS) + "\n", "utf-8-sig")
-    assert cli.main(["compose"]) == 1
-    message = capsys.readouterr().err
-    assert f"error: {file}:1: begins with a byte order mark" in message
-    subprocess.run(message.split("`")[1], shell=True, check=True, cwd=conf.folder)
-    assert cli.main(["compose"]) == 0
 
 
 @pytest.mark.parametrize("file", [KMNIST, CLAIMS])

@@ -306,6 +306,19 @@ def test_a_stage_that_reads_what_is_no_dependency_fails(
     assert (without_mlflow.folder / "dvc.lock").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("read", "name"), [('["models"]', "models"), ('["datasets"]["kmnist"]', "datasets.kmnist")]
+)
+def test_a_stage_that_reads_a_parameter_that_it_does_not_declare_fails(
+    read: str, name: str, without_mlflow: Project
+) -> None:
+    entry = "src/kmnist_pipeline/stages/report.py"
+    without_mlflow.replace(entry, "    about = params", f"    params{read}\n    about = params")
+    done = without_mlflow.run("dvc", "repro", "--force", "--single-item", "report@digits")
+    assert f"error in report: reads the parameter {name}, which is not among" in done.stderr
+    assert not lines_with("Traceback", done)
+
+
 # A process of its own, because a limit cannot be lifted again.
 FULL = """
 import os, resource, sys

@@ -86,10 +86,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "labelled_images": lambda: canvas.labelled_images(
         IMAGES[:7], ["Predicted: 4, Actual: 7", "True: 1\nPredicted: 2"] * 3 + [""], 5, 16, gap=18
     ),
-    "trials": lambda: model_figures.trials(
+    "trials": lambda: model_figures.trial_accuracies(
         ["lr 0.1", "lr 0.01"], [measured(0.9, 0.01), measured(0.8)], [measured(0.85, 0.02), None], 0
     ),
-    "trials_untested": lambda: model_figures.trials(
+    "trials_untested": lambda: model_figures.trial_accuracies(
         ["a", "b"], [measured(0.9, 0.1), measured(0.8, 0.1)], [None, None], 1
     ),
     "class_scores": lambda: model_figures.class_scores(

@@ -76,7 +76,7 @@ def test_out_of_fold_probabilities_are_those_of_the_model_that_did_not_see_the_i
     fits = [[run(task.fit, data) for task in folds] for folds in planned.waves[0][""]]
     content = tmp_path / "out.npz"
     content.write_bytes(
-        results.out_of_fold(results.Trial(experiment(), fits), planned.validated(""), data)
+        results.out_of_fold(results.TrainedTrial(experiment(), fits), planned.validated(""), data)
     )
     with np.load(content) as arrays:
         assert sorted(arrays["index"][arrays["seed"] == 1]) == list(range(60))
@@ -102,7 +102,9 @@ def test_an_ensemble_keeps_all_folds_and_anything_else_the_best_one(ensemble, tm
     assert keys(planned) == keys(plan.of_experiment("a", experiment(), data))
     fits = [[run(task.fit, data) for task in folds] for folds in planned.waves[0][""]]
     path = tmp_path / "m.safetensors"
-    path.write_bytes(results.model_bytes("m", {"": results.Trial(base, fits)}, "", data.classes))
+    path.write_bytes(
+        results.model_bytes("m", {"": results.TrainedTrial(base, fits)}, "", data.classes)
+    )
     model = TrainedModel.load(path, "m", "d").of(0, 1)
 
     def alone(fitted: Fitted, rows: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.families.base import Fitted
 from kmnist_pipeline.fits import given, swapped, training
 from kmnist_pipeline.fits.plan import Plan
-from kmnist_pipeline.fits.results import Trial
+from kmnist_pipeline.fits.results import TrainedTrial
 
 SETTINGS: dict[str, Any] = {
     "model": {"family": "linear", "kind": "softmax", "scaling": "minmax"},
@@ -40,10 +40,10 @@ def images(n: int = 60) -> Images:
 def test_given_rows_are_trained_without_validation_and_equal_ones_have_equal_keys(monkeypatch):
     seen: list[Plan] = []
 
-    def train(plan: Plan) -> list[dict[str, Trial]]:  # as the pool does, in this process
+    def train(plan: Plan) -> list[dict[str, TrainedTrial]]:  # as the pool does, in this process
         seen.append(plan)
         fits = [Fitted([], [], 1, len(task.fit.training), 0, {}) for task in plan.tasks()]
-        return [{"": Trial(SETTINGS, [fits])}]
+        return [{"": TrainedTrial(SETTINGS, [fits])}]
 
     monkeypatch.setattr(training, "train", train)
     rows = {

@@ -110,7 +110,7 @@ def test_a_reading_is_what_the_report_would_state(keep, epochs):
         folds.append(np.stack([found[name][at] for name in MEASURES]))
     reading = Reading("zscore", "mean", FOLDS, epochs, keep, "mean_best")
     validation = multiverse.value(reading, np.stack(folds), "validation")
-    stated, _ = results.validation_accuracy(results.Trial({}, [fits]))
+    stated, _ = results.validation_accuracy(results.TrainedTrial({}, [fits]))
     assert validation == pytest.approx(stated["accuracy"], abs=1e-12)
     best = results.kept_fold(fits)
     test = multiverse.value(reading, np.stack(folds), "test")

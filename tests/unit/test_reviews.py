@@ -100,6 +100,11 @@ def test_line_breaks_of_windows_are_read():
     assert parse(f"{HEADER}{ROW}\n".replace("\n", "\r\n"))[KEY].new == "ki"
 
 
+def test_a_byte_order_mark_is_read_as_spreadsheets_write_it():
+    content = f"{HEADER}{ROW}\n".encode("utf-8-sig")
+    assert reviews.parse(content, FILE, CLASSES)[0][KEY].new == "ki"
+
+
 # Applying them
 
 IMAGES = np.arange(6 * 4, dtype=np.uint8).reshape(6, 2, 2)

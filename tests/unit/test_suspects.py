@@ -102,7 +102,7 @@ def test_the_least_sure_images_come_first():
     ],
 )
 def test_labels_are_saved_at_equal_accuracy(guided, random, needed, saved):
-    assert labelling.saved([100, 200, 300], guided, random) == (needed, saved)
+    assert labelling.saving([100, 200, 300], guided, random) == (needed, saved)
 
 
 # The figures

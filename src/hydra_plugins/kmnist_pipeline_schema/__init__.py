@@ -6,7 +6,6 @@ it the same way. So both refuse the same mistakes with the same message, before 
 
 import functools
 import os
-from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -88,11 +87,6 @@ def _reviews(datasets: Iterable[Any], root: Path) -> dict[str, dict[str, str]]:
     found = {}
     for name in map(str, datasets):
         decisions, images = paths.decisions(name), paths.reviewed(name)
-        if (root / decisions).exists() and (root / decisions).read_bytes().startswith(BOM_UTF8):
-            raise UserError(
-                f"{decisions}:1: begins with a byte order mark, as spreadsheets save UTF-8: "
-                f"`sed -i '1s/^\\xef\\xbb\\xbf//' {decisions}` removes it"
-            )
         has_images = any((root / f"{images}{ending}").exists() for ending in ("", ".dvc"))
         found[name] = {
             "decisions": decisions if (root / decisions).exists() else paths.NO_DECISIONS,

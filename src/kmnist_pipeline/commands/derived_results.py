@@ -201,9 +201,8 @@ def of_loop(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     wanted = [settings["start"] + settings["size"] * n for n in range(settings["rounds"] + 1)]
     yield from apart(path, {"labels": labels}, {"labels": wanted})
     yield from apart(path, content, {"held_out": settings["held_out"]})
-    needed, saved = labelling.saved(labels, *(means[way] for way in labelling.WAYS))
-    stated = {"needed": content["needed"], "saved": content["saved"]}
-    yield from apart(path, stated, {"needed": needed, "saved": saved})
+    saving = labelling.saving(labels, *(means[way] for way in labelling.WAYS))._asdict()
+    yield from apart(path, {name: content[name] for name in saving}, saving)
     start = content["rounds"][0]["accuracy"]  # both ways begin with the same labels
     guided, random = (start[way]["values"] for way in (labelling.GUIDED, labelling.RANDOM))
     yield from apart(path, {labelling.RANDOM: random}, {labelling.RANDOM: guided})

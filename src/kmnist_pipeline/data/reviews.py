@@ -1,8 +1,8 @@
 """People's decisions about images: `reviews/<dataset>.csv`, one row for each reviewed image.
 
 A row names an image by the sha256 of its pixels, so that it stays true if the order of the images
-changes. The rows are sorted by that digest: Git then merges decisions about different images by
-itself. `preprocess` applies them.
+changes. The rows are sorted by that digest, and `.gitattributes` lets Git keep the rows of both
+sides of a merge. `preprocess` applies them.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def parse(content: bytes, file: str, classes: Sequence[str]) -> tuple[dict[str, 
     anything else than such a table: a merge conflict, an unknown label, a row that is not whole.
     """
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")  # spreadsheets begin with a byte order mark
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ReviewError(f"{file}:{line}: is not UTF-8") from error

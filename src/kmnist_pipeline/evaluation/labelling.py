@@ -50,11 +50,16 @@ def choose(way: str, probabilities: np.ndarray, count: int, seed: int, number: i
     return np.argsort(probabilities.max(axis=1), kind="stable")[:count]
 
 
-def saved(
-    labels: Sequence[int], guided: Sequence[float], random: Sequence[float]
-) -> tuple[float, float | None]:
-    """The labels at which the random order first has its best accuracy, and how many fewer the
-    guided order needs for it; None if it never is as accurate.
+class Saving(NamedTuple):
+    """needed: the labels at which the random order first has its best accuracy; saved: how many
+    fewer the guided order needs for it, None if it never is as accurate."""
+
+    needed: float
+    saved: float | None
+
+
+def saving(labels: Sequence[int], guided: Sequence[float], random: Sequence[float]) -> Saving:
+    """The labels that the guided order saves.
 
     labels, guided, random: the number of labels and both accuracies after each round. Between
     rounds the accuracy is interpolated.
@@ -62,7 +67,7 @@ def saved(
     goal = max(random)
     needed, enough = (_first(labels, accuracies, goal) for accuracies in (random, guided))
     assert needed is not None  # it has its best accuracy somewhere
-    return needed, None if enough is None else needed - enough
+    return Saving(needed, None if enough is None else needed - enough)
 
 
 def _first(labels: Sequence[int], accuracies: Sequence[float], goal: float) -> float | None:

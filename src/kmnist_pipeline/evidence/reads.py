@@ -2,7 +2,7 @@
 
 The outs of a stage are made under a key that names its dependencies. Another file of the project
 that the stage reads could change the outs under the same key. This finds mistakes, not attacks: a
-Python process that a stage starts is not followed.
+Python process that a stage starts is not followed, nor a file that a library opens outside Python.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 # alone, which are in the key; MLflow's code runs in another process; the store of fits checks what
 # it returns.
 FREE = re.compile(
-    r"dvc\.yaml|params\.yaml|src/hydra_plugins/.*|.*/__pycache__/.*\.pyc|"
-    r"\.kmnist/(fits|partial|matplotlib-[^/]*)/.*|"
+    r"dvc\.yaml|params\.yaml|src/hydra_plugins/.*|src/.*/__pycache__/[^/]*\.pyc|"
+    r"\.kmnist/(fits/[0-9a-f]{2}/[^/]*|partial/.*|matplotlib-[^/]*/.*)|"
     r"src/kmnist_pipeline/(config/(grid|node|rules|schema|training)|tracking/\w+)\.py"
 )
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")

@@ -30,8 +30,9 @@ LEAST_HEIGHT = 304
 LARGEST_TILE = 224
 MOST_TILES = 100  # pictures in one figure
 MOST_PIXELS = 80_000  # of all pictures in one figure
-# Roughly, how a file grows by enlarging pictures in more than 16 colours, and by a letter of text.
-GROWTH, LETTER = 2.9, 18
+# Roughly, how a file grows by enlarging grey pictures in 16 levels, which are enough for them, and
+# others in more colours; and by a letter of text.
+GREY_GROWTH, GROWTH, LETTER = 2.0, 2.9, 18
 MANY = 20  # classes; with more, figures have short names and leave out single numbers
 LONGEST = 24  # characters of a class's name
 MARGIN = 24
@@ -121,6 +122,8 @@ def reduced(pictures: np.ndarray, factor: int) -> np.ndarray:
 def fitting(pictures: np.ndarray, letters: int) -> np.ndarray:
     """The RGB pictures, reduced until a figure of them with so many letters is a small file."""
     count, height, width = pictures.shape[:3]
+    is_grey = pictures.min(axis=-1) == pictures.max(axis=-1)
+    growth = GREY_GROWTH if is_grey.all() else GROWTH
     factor = 1
     while True:
         if count * -(-height // factor) * -(-width // factor) <= MOST_PIXELS:
@@ -130,7 +133,7 @@ def fitting(pictures: np.ndarray, letters: int) -> np.ndarray:
             _quantized(column, 16).save(content, "png", optimize=True)
             if (
                 factor == max(height, width)
-                or GROWTH * content.tell() + LETTER * letters < MAX_BYTES
+                or growth * content.tell() + LETTER * letters < MAX_BYTES
             ):
                 return small
         factor += 1

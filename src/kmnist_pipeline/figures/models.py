@@ -239,7 +239,7 @@ def risk_coverage(
 
 
 @canvas.style()
-def trials(
+def trial_accuracies(
     names: Sequence[str],
     validation: Sequence[Mapping[str, Any]],
     test: Sequence[Mapping[str, Any] | None],

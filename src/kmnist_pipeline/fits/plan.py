@@ -17,14 +17,14 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.families.base import Data, Fit, Fitted, decode
 from kmnist_pipeline.fits import key, results
-from kmnist_pipeline.fits.results import Trial, Trials
+from kmnist_pipeline.fits.results import TrainedTrial, TrainedTrials
 from kmnist_pipeline.fits.store import Store
 
 RETRAINED = "retrained"  # the trial name of the winner that is trained again
 Experiment = dict[str, Any]
 Fold = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # rows, validation, shift, scale
 Step = tuple[dict[str, Experiment], int | None]  # the trials of a wave, their last epoch (or None)
-Choose = Callable[[Trials], Step | None]
+Choose = Callable[[TrainedTrials], Step | None]
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class Plan:
                 for folds in seeds:
                     yield from folds
 
-    def trained(self, store: Store, wave: int) -> Trials:
+    def trained(self, store: Store, wave: int) -> TrainedTrials:
         """The trials of a wave, with their finished fits from the store."""
         found = {}
         for name, seeds in self.waves[wave].items():
             fits = [[_fitted(store, task) for task in folds] for folds in seeds]
-            found[name] = Trial(self.trials[name], fits)
+            found[name] = TrainedTrial(self.trials[name], fits)
         return found
 
     def validated(self, trial: str) -> list[list[np.ndarray]]:
@@ -169,7 +169,7 @@ def of_study(
     points = {grid.name(point): point for point in grid.points(study)}
     waves = iter([True])
 
-    def again(trained: Trials) -> Step | None:
+    def again(trained: TrainedTrials) -> Step | None:
         if not next(waves, False):
             return None
         chosen = results.winner(trained) if winner is None else winner

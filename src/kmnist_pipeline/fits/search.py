@@ -20,7 +20,7 @@ from typing import Any
 
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.fits import results
-from kmnist_pipeline.fits.results import Trials
+from kmnist_pipeline.fits.results import TrainedTrials
 
 Experiment = dict[str, Any]
 DIGITS = 3  # significant digits of a proposed number, so that it is short and equal everywhere
@@ -61,7 +61,7 @@ class Search:
         self._alive = list(self._asked)
         return self._wave()
 
-    def next(self, trained: Trials) -> tuple[dict[str, Experiment], int | None] | None:
+    def next(self, trained: TrainedTrials) -> tuple[dict[str, Experiment], int | None] | None:
         """The trials of the next wave, and their last epoch; None after the last wave.
 
         trained: the trials of the last wave.

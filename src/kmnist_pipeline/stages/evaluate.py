@@ -338,7 +338,7 @@ def training_figures(folder: Path, winner: str, rows: list[dict]) -> Iterator[Dr
             + (" and ended the others early" if is_search else "")
             + (", and test accuracy, measured afterwards" if names[0] in tested else "")
             + (f"; mean and standard deviation over {n} seeds." if n > 1 else "; one seed."),
-            model_figures.trials(
+            model_figures.trial_accuracies(
                 names,
                 list(chosen.values()),
                 [tested.get(name) for name in names],

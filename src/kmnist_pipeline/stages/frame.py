@@ -45,7 +45,7 @@ PRIMARY: dict[str, Any] = {
 }
 
 
-Run = Callable[[Stage, dict[str, Any]], None]  # its second argument is the content of params.yaml
+Run = Callable[[Stage, dict[str, Any]], None]  # its second argument: the declared parameters
 
 
 def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ()) -> None:
@@ -91,7 +91,7 @@ def _run(run: Run, kind: str, items: str, libraries: tuple[str, ...], cfg: DictC
         arithmetic.require()
         stage = _stage(kind, name, libraries, content)
         _refuse_undeclared(stage)
-        run(stage, content)
+        run(stage, lineage.declared(stage.lineage["params"]) if stage.lineage else content)
         _refuse_undeclared(stage)
         where = (stage.address, stage.root, stage.lineage, stage.written)
         own = {f"{items}.{name}": known[name]}
