@@ -32,6 +32,10 @@ from support.tracing import make_history
 from kmnist_pipeline import cli
 from kmnist_pipeline.tracking import store as tracking
 
+# A suite that runs in the background, or under nohup, ignores signals that its tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 # One process makes `digits_run`, for minutes, while the other runs the unit tests, which need none.
 # Of the system tests the longest files come first, so that at the end no process is left with one.
 MAKES_DIGITS = "test_check.py"

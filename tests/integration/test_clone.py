@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,16 +43,15 @@ def test_a_clone_in_a_hook_of_a_worktree_changes_no_head(in_hook):
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-def test_a_signal_removes_the_clone(number, project, monkeypatch, request):
+def test_a_signal_removes_the_clone(number, project, monkeypatch):
     monkeypatch.chdir(project.folder)
-    # `nohup pytest` ignores SIGHUP, and so would the command.
-    request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), clone.clean("HEAD") as made:
         folder = made.path
         assert folder.exists()
         os.kill(os.getpid(), number)
     assert not folder.parent.exists()
-    assert signal.getsignal(number) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
 
 
 SETTINGS = """

@@ -141,7 +141,7 @@ def evaluated(item: str = "digits_softmax", **more: Any) -> Stage:
     stage = Stage("evaluate", item, Path("."), known)
     scores = {"accuracy": 0.9, "precision": 0.8, "recall": 0.7, "f1": 0.6, "n": 20, "correct": 18}
     per_class = {"o": {"f1": 0.5}, "ki (き)": {"f1": 0.7}}
-    seeds = {"accuracy": SPREAD}
+    seeds = dict.fromkeys(("accuracy", "precision", "recall", "f1"), SPREAD)
     details = {"confusion": [[9, 1], [1, 9]], "per_class": per_class, "seeds": seeds}
     write(stage, f"metrics/digits/{item}/test.json", scores | details | more)
     stage.write(f"predictions/{item}.npz", b"predictions")

@@ -32,6 +32,9 @@ INSTEAD = {
     "kmnist predict scans/ --sheet sheet.png": (
         "kmnist predict scans/ --sheet sheet.png --dataset digits"
     ),
+    "kmnist predict t10k-images-idx3-ubyte.gz --as-is": (
+        "kmnist predict data/raw/digits/all-images-idx3-ubyte --as-is --dataset digits"
+    ),
     "mkdir -p /shared/fits": "mkdir -p shared/fits",
     "chgrp -R team /shared/fits && chmod -R g+ws /shared/fits": (
         "chgrp -R $(id -g) shared/fits && chmod -R g+ws shared/fits"

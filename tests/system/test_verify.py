@@ -91,10 +91,8 @@ def tampered_run(
     project = cloned(evidence, tmp_path_factory.mktemp("tampered") / "project")
     project.replace(COUNTS, '"n_test": 360', '"n_test": 361')
     repaint(project.folder / MATRIX, 30)
-    code = "src/kmnist_pipeline/data/idx.py"
-    change_lock(
-        project, DATA, **{COUNTS: "now", "figures/data/digits": "now", code: "0123456789ab"}
-    )
+    code, other = "src/kmnist_pipeline/data/idx.py", "0123456789ab" + 20 * "0"
+    change_lock(project, DATA, **{COUNTS: "now", "figures/data/digits": "now", code: other})
     validation, details = (
         json.loads((project.folder / path).read_text()) for path in (VALIDATION, DETAILS)
     )
@@ -226,9 +224,7 @@ def test_the_data_come_from_the_mirror_beside_the_project_or_nothing_is_left(
 def test_a_known_stage_is_suggested_for_an_unknown_one(here, evidence, monkeypatch):
     monkeypatch.chdir(evidence.folder)
     look = quick.compare_here if here else verify.rerun
-    with pytest.raises(
-        UserError, match=r"no stage report@digit in .*; did you mean report@digits\?"
-    ):
+    with pytest.raises(UserError, match=r"no stage report@digit; did you mean report@digits\?"):
         look("report@digit")
 
 
