@@ -115,8 +115,8 @@ def test_wrong_images_are_refused_with_their_place(what, scorer):
     assert len(answer["message"]) < 200  # the images are not repeated
 
 
-def test_another_size_as_it_is_is_refused(server):
-    status, answer = server.ask([[[1] * 9] * 9], as_is=True)
+def test_another_size_as_it_is_is_refused(scorer):
+    status, answer = scorer.ask([[[1] * 9] * 9], as_is=True)
     assert status == 400
     assert "must be 8x8, white on black, 0 to 16, but this one is 9x9" in answer["message"]
 

@@ -14,7 +14,7 @@ from kmnist_pipeline.repository.compare import Verdict
 
 SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
 EVALUATE, REPORT = "evaluate@digits_softmax", "report@digits"
-BELOW = {EVALUATE: "downstream", REPORT: "downstream"}
+BELOW = {EVALUATE: "downstream", "suspects@digits": "downstream", REPORT: "downstream"}
 CURVES = "figures/digits/digits_softmax/curves.png"
 VALIDATION = "metrics/digits/digits_softmax/validation.json"
 DETAILS = VALIDATION.replace(".json", "_details.json")  # with a lineage key: no other file is it
@@ -83,7 +83,7 @@ def add_file(project: Project) -> None:
             lambda p: more(p, "src/kmnist_pipeline/stages/kfold_train.py"),
             {SOFTMAX: "changed", **BELOW},
         ),
-        (edit_conf, {SOFTMAX: "changed", GRID: "changed", **BELOW}),
+        (edit_conf, {**BELOW, **dict.fromkeys((SOFTMAX, GRID, "suspects@digits"), "changed")}),
         (edit_params, {}),
         (only_in_the_lock, {EVALUATE: "new", "evaluate@gone": "gone", REPORT: "downstream"}),
         (
