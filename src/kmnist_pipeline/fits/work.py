@@ -92,8 +92,8 @@ def train(
     for tensor, values in fitted.tensors.items():
         if not np.isfinite(values).all():
             raise TrainingError(
-                f"{tensor} is not finite in the weights of epoch {fitted.kept_epoch}, as they are "
-                "stored; a smaller optimizer.lr may help"
+                f"epoch {fitted.kept_epoch}: {tensor} is not finite as it is stored; a smaller "
+                "optimizer.lr may help"
             )
     return fitted.encode(), round(time.monotonic() - began, 3)
 

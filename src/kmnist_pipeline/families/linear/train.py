@@ -55,7 +55,7 @@ def fit(
     history: list[Epoch] = []
     digests: list[str] = []
 
-    # Overflow shows in the loss; the error names the learning rate.
+    # Overflow shows in the loss or in the stored weights; the error names the learning rate.
     with np.errstate(over="ignore", invalid="ignore"):
         for epoch in range(1, (stop_after or trainer["epochs"]) + 1):
             order = rng.permutation(len(fit.training))
@@ -75,8 +75,8 @@ def fit(
             progress(epoch / trainer["epochs"])
             if selection.is_over(epoch):
                 break
+        tensors = {"weights": kept.astype(STORED), "shift": fit.shift, "scale": fit.scale}
 
-    tensors = {"weights": kept.astype(STORED), "shift": fit.shift, "scale": fit.scale}
     return Fitted(history, digests, kept_epoch, len(fit.training), len(fit.validation), tensors)
 
 
