@@ -13,6 +13,7 @@ os.environ.pop(arithmetic.VARIABLE, None)
 arithmetic.select()
 
 import contextlib
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -24,12 +25,16 @@ from unittest import mock
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+from support.fault_server import FaultServer, serving
 from support.fit_program import LONG, results, train
+from support.noise import PACKED, made
 from support.project import Project, cloned, copied, fresh, hide_mlflow
 from support.stores import OF_DIGITS, Server, Table, client_of, table
 from support.tracing import make_history
 
 from kmnist_pipeline import cli
+from kmnist_pipeline.data import sources
+from kmnist_pipeline.data.sources import Dataset
 from kmnist_pipeline.tracking import store as tracking
 
 # A suite that runs in the background, or under nohup, ignores signals that its tests send.
@@ -246,3 +251,29 @@ def live(digits_run: tuple[Project, str]) -> Table:
     runs = table(client_of(digits_run[0].folder / "mlflow.db"))
     assert sorted(runs) == sorted(OF_DIGITS)
     return runs
+
+
+@pytest.fixture
+def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads do not wait long; for modules that download from `faulty`."""
+    # Only a test of silence waits for the timeout; the others get time enough on a busy machine.
+    silence = re.search("silent|stall", request.node.name)
+    monkeypatch.setattr(sources, "READ_TIMEOUT", 0.2 if silence else 5.0)
+    monkeypatch.setattr(sources, "BACKOFF", 0.01)
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultServer]:
+    """A server with the files of a data set of noise."""
+    with serving() as state:
+        state.content = dict(PACKED)
+        yield state
+
+
+@pytest.fixture
+def dataset(faulty: FaultServer) -> Dataset:
+    """What the configuration would say of this data set and its server."""
+    _, dataset = made()
+    dataset["sources"] = [f"{faulty.url}small/"]
+    return dataset
