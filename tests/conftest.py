@@ -205,6 +205,21 @@ def own_store(empty_store: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run stages in, without a store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def store(workspace: Path, empty_store: Path) -> Any:
+    """A client of the project's own SQLite store."""
+    shutil.copyfile(empty_store, workspace / "mlflow.db")
+    return tracking.connect()
+
+
+@pytest.fixture
 def publish(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
     """Runs `kmnist publish` in this process: importing MLflow takes seconds."""
 
