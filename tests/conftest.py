@@ -25,10 +25,11 @@ from unittest import mock
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+from support.checking import reasons
 from support.fault_server import FaultServer, serving
 from support.fit_program import LONG, results, train
 from support.noise import PACKED, made
-from support.project import Project, cloned, copied, fresh, hide_mlflow
+from support.project import Project, cloned, copied, fresh, hide_mlflow, stripped
 from support.stores import OF_DIGITS, Server, Table, client_of, table
 from support.tracing import make_history
 
@@ -152,6 +153,26 @@ def without_mlflow(digits: Project) -> Project:
 def unlogged(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
     """A copy of the project after `make demo`, without what its stages have logged."""
     return copied(digits_run, tmp_path / "project")
+
+
+@pytest.fixture
+def bare(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+    """The same without caches, which `check` does not read."""
+    return stripped(digits_run, tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def before(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What is stale in other reports than `digits`, before a test does anything."""
+    lines = reasons(stripped(digits_run, tmp_path_factory.mktemp("before") / "project"))
+    assert not [line for line in lines if "digits" in line]
+    return lines
+
+
+@pytest.fixture
+def check(bare: Project, before: list[str]) -> Callable[[], list[str]]:
+    """What a test made stale, where it does not touch conf/."""
+    return lambda: [line for line in reasons(bare) if line not in before]
 
 
 @pytest.fixture(scope="session")
