@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from kmnist_pipeline.serving import kept
 
 FILE = Path("data/reviewed/x.npz")
 POINTER = Path(f"{FILE}.dvc")
+DVC = (sys.executable, "-m", "dvc")
+WHO = ("-c", "user.name=a", "-c", "user.email=a@b")
 ONE, TWO, THREE = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
 
 
@@ -64,6 +68,33 @@ def test_images_of_another_version_are_never_lost():
     with pytest.raises(UserError, match=f"`dvc pull {FILE}` first"):
         keep()
     assert POINTER.read_bytes() == before
+
+
+def test_after_a_merge_of_new_images_those_of_both_are_kept(tmp_path: Path):
+    def run(*command: str) -> int:
+        return subprocess.run(command, check=False, capture_output=True).returncode
+
+    def branch(name: str, *images: np.ndarray) -> None:
+        assert run("git", "checkout", "-b", name, "main") == 0
+        write(*images)
+        keep()
+        assert run(*DVC, "push", str(FILE)) == 0
+        assert run("git", "add", str(POINTER)) == run("git", *WHO, "commit", "-m", name) == 0
+
+    assert run("git", "init", "--initial-branch", "main") == 0
+    assert run(*DVC, "remote", "add", "--default", "team", str(tmp_path / "remote")) == 0
+    assert run("git", *WHO, "commit", "--allow-empty", "-m", "first") == 0
+    branch("theirs", ONE, TWO)
+    branch("ours", THREE)
+    shutil.rmtree(".dvc/cache")
+    assert run("git", *WHO, "merge", "theirs") == 1
+    # The commands of docs/review.md
+    assert run("git", "checkout", "--theirs", str(POINTER)) == 0
+    assert run(*DVC, "fetch", str(FILE)) == 0
+    assert keep()
+    assert run("git", "add", str(POINTER)) == 0
+    assert FILE.read_bytes() == reviews.images_bytes([ONE, TWO, THREE])
+    assert run("git", *WHO, "commit", "-m", "both") == 0
 
 
 def test_a_pointer_that_is_none_is_named():

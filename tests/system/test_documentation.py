@@ -58,6 +58,8 @@ INSTEAD = {
 # Commands that are not run here, and what runs them.
 READINGS = "tests/integration/test_readings_stages.py::test_a_report_gets_readings_and_faults"
 REGISTRY = "tests/system/test_registry.py::test_a_served_champion_comes_through_a_server"
+REVIEW = "tests/system/test_review_page.py::test_a_person_decides_by_keyboard"
+MERGE = "tests/integration/test_kept.py::test_after_a_merge_of_new_images_those_of_both_are_kept"
 TLS = "tests/system/test_cluster.py::test_tls"
 WORKER = "python -m kmnist_pipeline.fits.worker tls://head.example.org:8786"
 ELSEWHERE = {
@@ -75,6 +77,13 @@ ELSEWHERE = {
     "| curl -H 'Content-Type: application/json' --data @- http://127.0.0.1:5001/invocations": (
         REGISTRY
     ),
+    "kmnist review --dataset digits": REVIEW,
+    "kmnist review --dataset digits --new": (
+        "tests/system/test_review_page.py::test_new_images_are_reviewed_and_kept_by_dvc"
+    ),
+    "git checkout --theirs data/reviewed/digits.npz.dvc": MERGE,
+    "dvc fetch data/reviewed/digits.npz": MERGE,
+    "git add data/reviewed/digits.npz.dvc": MERGE,
     "make cluster": "tests/system/test_cluster.py::test_the_cluster_to_try_gives_the_bytes",
     "dask scheduler --protocol tls --port 8786 --dashboard-address 127.0.0.1:8787": TLS,
     WORKER: TLS,
