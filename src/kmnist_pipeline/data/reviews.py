@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kmnist_pipeline.data import npz
 from kmnist_pipeline.errors import UserError
 
 COLUMNS = ("sha256", "origin", "old_label", "new_label", "asked_by")
@@ -167,10 +168,8 @@ def images_of(content: bytes, file: str, shape: Sequence[int]) -> np.ndarray:
 
 def images_bytes(images: Sequence[np.ndarray]) -> bytes:
     """The npz of new images, sorted by digest: equal images give equal bytes."""
-    content = io.BytesIO()
     ordered = sorted(images, key=digest)
-    np.savez(content, images=np.stack(ordered) if ordered else np.zeros((0, 0, 0), np.uint8))
-    return content.getvalue()
+    return npz.encode(images=np.stack(ordered) if ordered else np.zeros((0, 0, 0), np.uint8))
 
 
 def apply(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from kmnist_pipeline.data import npz
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.families import file
@@ -164,10 +164,7 @@ def out_of_fold(trial: TrainedTrial, validated: list[list[np.ndarray]], images: 
             of_fit = (np.full(len(rows), position) for position in (seed, fold))
             parts.append((found.astype(np.float32), *of_fit, rows))
     probabilities, seeds, numbers, rows = map(np.concatenate, zip(*parts, strict=True))
-    content = io.BytesIO()
-    np.savez(
-        content,
-        allow_pickle=False,
+    return npz.encode(
         probabilities=probabilities,
         seed=seeds,
         fold=numbers,
@@ -175,4 +172,3 @@ def out_of_fold(trial: TrainedTrial, validated: list[list[np.ndarray]], images: 
         labels=images.labels[rows],
         classes=np.array(images.classes),
     )
-    return content.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kmnist_pipeline.data import dataset, reviews
+from kmnist_pipeline.data import dataset, npz, reviews
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import suspects as ranked
 from kmnist_pipeline.evidence import numbers, outs, paths
@@ -173,17 +172,14 @@ def _least_sure_first(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _write(path: Path, kept: Sequence[Entry]) -> None:
-    content = io.BytesIO()
-    np.savez(
-        content,
-        allow_pickle=False,
+    content = npz.encode(
         pixels=np.stack([item.pixels for item, _ in kept]),
         origin=np.array([item.origin for item, _ in kept]),
         probabilities=np.stack([item.probabilities for item, _ in kept]),
         asked_by=np.array([item.asked_by for item, _ in kept]),
         routed=np.array([routed for _, routed in kept]),
     )
-    outs.write_bytes(path, content.getvalue())
+    outs.write_bytes(path, content)
 
 
 def _read(path: Path) -> list[Entry]:

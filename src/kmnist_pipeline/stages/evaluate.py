@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import inspect
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 
 from kmnist_pipeline import own
-from kmnist_pipeline.data import dataset, reviews, splits
+from kmnist_pipeline.data import dataset, npz, reviews, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.evaluation import metrics, routing, scoring
 from kmnist_pipeline.evidence import numbers, paths
@@ -79,9 +78,8 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     test_numbers = paths.numbers(about["report"], stage.item, "test.json")
     stage.write_numbers(test_numbers, scoring.compared(scores), details)
 
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays, classes=np.array(test.classes))
-    stage.write(paths.predictions(stage.item), content.getvalue())
+    content = npz.encode(**arrays, classes=np.array(test.classes))
+    stage.write(paths.predictions(stage.item), content)
 
     drawn = [
         *prediction_figures(test, predicted, scores, settings["samples"]),
