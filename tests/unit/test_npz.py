@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,3 +41,9 @@ def test_no_version_of_python_writes_other_bytes():
 def test_an_array_of_objects_is_refused():
     with pytest.raises(ValueError, match="Object arrays"):
         npz.encode(objects=np.array([{}]))
+
+
+def test_no_other_module_writes_npz_files():
+    root = Path(npz.__file__).parents[1]
+    wrote = {path.name for path in root.rglob("*.py") if "savez" in path.read_text()}
+    assert wrote == {"npz.py"}  # its docstring says why
