@@ -95,9 +95,7 @@ def _of_seeds(
     )
     size, drawn = training_images(experiment, params), experiment["validation"]
     size = size if experiment["subset"] is None else experiment["subset"]
-    sizes = None  # those of groups depend on the images
-    if drawn["method"] != "grouped":
-        sizes = _sizes(size, drawn["method"], drawn.get("folds"), drawn.get("fraction"))
+    sizes = _sizes(size, drawn["method"], drawn.get("folds"), drawn.get("fraction"))
     for seed, rows in seeds.items():
         place = f"seed {seed}{of_trial}"
         kept = [row["fold"] for row in rows if row["kept"]]
@@ -110,8 +108,15 @@ def _of_seeds(
 
 
 @functools.cache
-def _sizes(n: int, method: str, folds: int | None, fraction: float | None) -> list[list[int]]:
-    """The number of training and validation images of each fold of n images, of any seed."""
+def _sizes(
+    n: int, method: str, folds: int | None, fraction: float | None
+) -> list[list[int]] | None:
+    """The number of training and validation images of each fold of n images, of any seed.
+
+    None for `grouped`: those of groups depend on the images.
+    """
+    if method == "grouped":
+        return None
     if method == "none":
         return [[n, 0]]
     cut = splits.kfold(n, folds, 0) if folds else [splits.holdout(n, fraction or 0, 0)]
