@@ -127,6 +127,15 @@ def test_a_figure_on_the_page_has_the_same_pixels_in_fewer_bytes(content: dict) 
         assert first["width"] == drawn.width
 
 
+def test_a_page_links_to_the_figures_of_models_without_claims(content: dict) -> None:
+    (first, *_) = content["pictures"]
+    linked = {**content, "linked": [first]}
+    file = f"../../{first['path'].as_posix()}"
+    links = {link["href"] for link in Elements(page.html(linked)).attributes("a")}
+    assert file in links and f"- `model`: [confusion]({file})" in page.markdown(linked)
+    assert not content["linked"] and "No claim is about" not in page.html(content)
+
+
 def test_other_conditions_are_shown_against_the_clean_images(content: dict) -> None:
     """Each count, rate, interval and verdict; only of the model that was measured."""
     rows = {

@@ -61,6 +61,8 @@ def content(
                 f"{picture['path'].as_posix()} was made by {maker}, whose numbers are not in "
                 f"{metrics.as_posix()}/: delete the figure, or run the stage"
             )
+    # The page stays small enough for a browser: it links to the figures of models without claims.
+    extra = {model["name"] for model in models if model["name"] not in rank} if rank else set()
     return {
         "about": about,
         "dataset": dataset,
@@ -78,7 +80,8 @@ def content(
         "pairs": _pairs([model for model in models if model["name"] in rank]),
         "others": [model for model in models if model[OTHERS]],
         "routed": [model for model in models if "routing" in model["test"]],
-        "pictures": pictures,
+        "pictures": [picture for picture in pictures if picture["path"].parent.name not in extra],
+        "linked": [picture for picture in pictures if picture["path"].parent.name in extra],
         "origins": origins,
         "origin_of": origin_of,
         "made_by": made_by,
