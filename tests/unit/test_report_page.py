@@ -81,11 +81,12 @@ def test_a_page_tells_what_people_have_reviewed_and_what_it_brings(content: dict
     html = " ".join("".join(Elements(page.html(content)).texts("body")).split())
     text = " ".join(page.markdown(content).split())
     for shown in (html, text):
-        assert "People have reviewed 9 images" in shown and "1 decisions are about test" in shown
+        assert "People have reviewed 9 images" in shown
+        assert "Decisions about test images: 1;" in shown and "1 excluded. Decisions" in shown
         assert "published test labels its test accuracy is 0.5000 (10 / 20)" in shown
         assert "with the corrected ones 0.5789 (11 / 19)" in shown
         assert "contradict the labels of 7 of 80 images" in shown and "3 / 4" in shown
-        assert "first has its best mean accuracy with 20 labels" in shown
+        assert "reaches its best mean accuracy with 20 labels" in shown
         assert "Choosing the least confident images reaches it with 4 fewer." in shown
         assert "0.7000 ± 0.0100" in shown
     assert "| 20 | 0.7000 ± 0.0100 | 0.6000 ± – |" in text

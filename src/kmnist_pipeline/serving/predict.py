@@ -142,7 +142,10 @@ def _summarise(
     if done["prepared"]:
         lines.append(f"{done['prepared']} of them were brought to {form}: see `prepared`")
     if classifier.routing is None:
-        lines.append(f"{classifier.name} has no threshold, so no prediction is marked for review")
+        lines.append(
+            f"{classifier.name} has no confidence threshold, so no prediction is accepted; "
+            f"{done['review']} to review, because of doubts: see `prepared`"
+        )
     else:
         lines.append(f"{done['accept']} to accept, {done['review']} to review")
     if 0 < on_sheet < count:
