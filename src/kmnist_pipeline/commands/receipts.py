@@ -177,7 +177,11 @@ def statement(
     epochs: int | None,
     found: Iterable[tuple[LockedStage, list[Difference]]],
 ) -> Statement:
-    """The receipt of a run: each stage as it is committed, and the comparison of its outs."""
+    """The receipt of a run: each stage as it ran, and the comparison of its outs.
+
+    outs: with the md5s of the committed lock. A stage that ran with other inputs than the lock says
+    has another lineage key, so the receipt does not stand for the evidence.
+    """
     digests: dict[str, dict[str, str]] = {}
     stages = {}
     for stage, differences in found:

@@ -87,7 +87,7 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
     digest = functools.cache(_digest)  # many stages share a file
     pins = pinned()
     described = dvc.stages(params)
-    wanted = _wanted(described, params, locked, digest)
+    wanted = _graph(described, params, locked, digest)
     own = {
         name: [
             *changes.of_stage(locked.stages[name], stage),
@@ -223,7 +223,15 @@ def _few(files: set[str]) -> list[str]:
     return [common] if common else sorted({file.partition("/")[0] for file in files})
 
 
-def _wanted(
+def graph(params: dict[str, Any], locked: Graph) -> Graph:
+    """All stages of `dvc.yaml`, as their new entries in a lock would be: see `Status`.
+
+    Raises UserError as `of` does.
+    """
+    return _graph(dvc.stages(params), params, locked, functools.cache(_digest))
+
+
+def _graph(
     described: dict[str, dict[str, Any]], params: dict[str, Any], locked: Graph, digest: Digest
 ) -> Graph:
     made = {out: md5 for stage in locked.stages.values() for out, md5 in stage.outs.items()}
