@@ -285,7 +285,9 @@ def test_a_stage_that_fails_under_dvc_leaves_nothing_half_written(without_mlflow
     ("file", "add"),
     [
         ("src/sitecustomize.py", "import math\n"),  # Python itself imports it
+        ("src/hydra_plugins/other.py", "import math\n"),  # and Hydra this
         ("src/kmnist_pipeline/reporting/extra.py", ""),
+        ("src/kmnist_pipeline/tracking/store.py", None),
         ("conf/model/softmax.yaml", None),
     ],
 )
@@ -294,7 +296,7 @@ def test_a_stage_that_reads_what_is_no_dependency_fails(
 ) -> None:
     path = without_mlflow.folder / file
     path.write_text(path.read_text() if add is None else add)
-    if file != "src/sitecustomize.py":
+    if not file.endswith(("sitecustomize.py", "other.py")):
         reads = (
             f"open({file!r}).read()" if add is None else "import kmnist_pipeline.reporting.extra"
         )
@@ -304,6 +306,15 @@ def test_a_stage_that_reads_what_is_no_dependency_fails(
     done = without_mlflow.run("dvc", "repro", "--force", "--single-item", "report@digits")
     assert f"error in report: reads {file}, which is not among the deps of report" in done.stderr
     assert (without_mlflow.folder / "dvc.lock").read_bytes() == before
+
+
+def test_the_code_that_publishes_runs_after_the_outs_are_written(without_mlflow: Project) -> None:
+    """It is no dependency, so it must not change what a stage computes."""
+    code = without_mlflow.folder / "src/kmnist_pipeline/tracking/publisher.py"
+    code.write_text(code.read_text() + "json.dumps = lambda *_, **__: 'changed'\n")
+    done = without_mlflow.run("dvc", "repro", "--force", "--single-item", "preprocess@digits")
+    assert done.returncode == 0, done.stderr
+    assert without_mlflow.changed() == f" M {code.relative_to(without_mlflow.folder)}"
 
 
 @pytest.mark.parametrize(

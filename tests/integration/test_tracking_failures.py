@@ -27,8 +27,9 @@ from support.stores import attempts, free_port
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.serving import registry
+from kmnist_pipeline.stages.frame import publishing
 from kmnist_pipeline.tracking import store as stores
-from kmnist_pipeline.tracking.publisher import publisher
+from kmnist_pipeline.tracking.publisher import Publisher
 
 SRC = Path(stores.__file__).parents[2]
 
@@ -44,9 +45,9 @@ def only_warning(capfd) -> str:
 
 
 def test_a_stage_that_fails_logs_nothing(store, capfd):
-    with pytest.raises(ZeroDivisionError), publisher() as child:
+    with pytest.raises(ZeroDivisionError), publishing() as (child, _):
         _ = 1 / 0
-    assert child._child.returncode is not None
+    assert child.returncode is not None
     assert runs(store) == []
     assert capfd.readouterr() == ("", "")
 
@@ -152,8 +153,8 @@ def test_a_server_that_dies_half_way_costs_a_warning(workspace, server, monkeypa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     stage = trained("4" * 64)
     client = server.client()
-    with publisher() as child:
-        logging = threading.Thread(target=child.hand_over, args=[record_of(stage)])
+    with publishing() as child:
+        logging = threading.Thread(target=Publisher(*child).hand_over, args=[record_of(stage)])
         logging.start()
         while not runs(client, "digits", f"tags.`kmnist.lineage` = '{'4' * 64}'"):
             assert logging.is_alive()

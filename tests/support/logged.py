@@ -8,10 +8,11 @@ from typing import Any, cast
 import numpy as np
 
 from kmnist_pipeline.evidence.stage import Stage
+from kmnist_pipeline.stages.frame import publishing
 from kmnist_pipeline.tracking import record
 from kmnist_pipeline.tracking import runs as tracking
 from kmnist_pipeline.tracking import store as stores
-from kmnist_pipeline.tracking.publisher import publisher
+from kmnist_pipeline.tracking.publisher import Publisher
 from kmnist_pipeline.tracking.record import Record
 
 SEEDS, FOLDS, EPOCHS = 2, 3, 4
@@ -154,5 +155,5 @@ def artifacts(client: Any, run: Any) -> set[str]:
 
 def log(stage: Stage) -> None:
     """Log a stage as its entrypoint does."""
-    with publisher() as child:
-        child.hand_over(record_of(stage))
+    with publishing() as child:
+        Publisher(*child).hand_over(record_of(stage))

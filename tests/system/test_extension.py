@@ -248,10 +248,10 @@ used = [path.relative_to(here).as_posix() for path in inside if path.exists()]  
 Path(log).write_text(json.dumps(sorted(used)))
 """
 
-# What changes no result, or as the schema does by way of the parameters alone; and what a stage
-# has itself kept.
+# What changes no result, because it comes after the outs, or as the schema does by way of the
+# parameters alone; and what a stage has itself kept.
 NO_DEPENDENCY = re.compile(
-    r"params\.yaml|src/hydra_plugins/.*|\.kmnist/(fits|partial)/.*"
+    r"params\.yaml|src/hydra_plugins/kmnist_pipeline_schema/.*|\.kmnist/(fits|partial)/.*"
     r"|src/kmnist_pipeline/(config/(node|rules|schema|training)|tracking/\w+)\.py"
 )
 RULES_BRING = "src/kmnist_pipeline/config/grid.py"

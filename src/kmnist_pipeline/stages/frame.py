@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -24,8 +27,6 @@ from kmnist_pipeline.config import rules
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, reads
 from kmnist_pipeline.evidence.stage import Stage
-from kmnist_pipeline.tracking.publisher import publisher
-from kmnist_pipeline.tracking.record import of_stage
 
 PRIMARY: dict[str, Any] = {
     "defaults": [
@@ -80,7 +81,7 @@ def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ())
 
 
 def _run(run: Run, kind: str, items: str, libraries: tuple[str, ...], cfg: DictConfig) -> None:
-    with publisher() as child:  # first, because it needs two seconds to get ready
+    with publishing() as child:
         content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         name = content.pop("name")
         rules.check(content)
@@ -93,11 +94,47 @@ def _run(run: Run, kind: str, items: str, libraries: tuple[str, ...], cfg: DictC
         _refuse_undeclared(stage)
         run(stage, lineage.declared(stage.lineage["params"]) if stage.lineage else content)
         _refuse_undeclared(stage)
-        where = (stage.address, stage.root, stage.lineage, stage.written)
-        own = {f"{items}.{name}": known[name]}
-        child.hand_over(of_stage(*where, content.get("models", {}), own, stage.started))
+        _publish(child, stage, content.get("models", {}), {f"{items}.{name}": known[name]})
     if stage.lineage is None:
         print(f"{stage.address}: results are under {stage.root}")
+
+
+@contextmanager
+def publishing() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """Start the child that will publish a stage's results; it ends with the block.
+
+    Gives the child and the file of its standard error. Enter the block as early as possible: the
+    child needs about two seconds to get ready. If the block raises, nothing is published.
+    """
+    with (
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(
+            [sys.executable, "-m", "kmnist_pipeline.tracking.runs"],
+            bufsize=0,  # closing a buffered pipe to a dead child would raise
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            start_new_session=True,  # so that only the parent gets an interrupt
+        ) as child,
+    ):
+        try:
+            yield child, complaints
+        finally:
+            child.kill()
+
+
+def _publish(
+    child: tuple[subprocess.Popen[bytes], IO[bytes]],
+    stage: Stage,
+    models: dict[str, Any],
+    parameters: dict[str, Any],
+) -> None:
+    # No stage depends on these modules, so they are imported after the outs are written.
+    from kmnist_pipeline.tracking.publisher import Publisher
+    from kmnist_pipeline.tracking.record import of_stage
+
+    where = (stage.address, stage.root, stage.lineage, stage.written)
+    Publisher(*child).hand_over(of_stage(*where, models, parameters, stage.started))
 
 
 def _refuse_undeclared(stage: Stage) -> None:

@@ -1,7 +1,7 @@
 """The runs of stages in MLflow: making one from a record, and tagging those that are not current.
 
-`kmnist publish` calls `publish`. This module is also the program of the child process that
-`publisher` starts: it imports MLflow, reads one record from its standard input and publishes it.
+`kmnist publish` calls `publish`. This module is also the program of the child process of a stage
+(see `publisher`): it imports MLflow, reads one record from its standard input and publishes it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ NESTED = "kmnist.nested"  # the tag with the number of nested runs
 def main() -> None:
     """Get ready, read one record and publish it. The exit status says whether this succeeded."""
     gc.disable()  # saves a fifth of the time of importing MLflow, and this process is short
+    os.environ.update({**store.BOUNDS, **os.environ, **store.QUIET})  # before importing MLflow
     try:
         origin = state_of_code() | {"experiment": os.environ.get("DVC_EXP_NAME")}
         client = store.connect()
