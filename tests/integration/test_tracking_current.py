@@ -86,6 +86,9 @@ def test_what_a_person_removes_comes_back_and_what_is_twice_goes(store, workspac
     def deletes_a_fold(run: Any) -> None:
         store.delete_run(children(store, run)[0].info.run_id)
 
+    def deletes_the_parent(run: Any) -> None:
+        store.delete_run(run.info.run_id)
+
     def deletes_and_restores(run: Any) -> None:
         store.delete_run(run.info.run_id)
         publish(trained())
@@ -108,7 +111,8 @@ def test_what_a_person_removes_comes_back_and_what_is_twice_goes(store, workspac
     (first,) = runs(store)
     wanted = artifacts(store, first)
     for change in (
-        *(removes_artifacts, cuts_a_file, deletes_a_fold, deletes_and_restores),
+        *(removes_artifacts, cuts_a_file, deletes_a_fold, deletes_the_parent),
+        deletes_and_restores,
         *(restores_an_older_one, restores_an_experiment),
     ):
         (run,) = runs(store, "digits", views.CURRENT)
@@ -119,6 +123,27 @@ def test_what_a_person_removes_comes_back_and_what_is_twice_goes(store, workspac
         assert len(children(store, run)) == SEEDS * FOLDS, change
         (curves,) = workspace.glob(f"mlartifacts/digits/{run.info.run_id}/**/curves.csv")
         assert curves.stat().st_size > 0
+        active = {each.info.run_id: each for each in store.search_runs([run.info.experiment_id])}
+        above = {each.data.tags.get("mlflow.parentRunId") for each in active.values()} - {None}
+        assert above <= active.keys(), change  # no nested run without its parent
+
+
+@pytest.mark.parametrize("key", [KEY, OTHER_KEY])
+@pytest.mark.parametrize(
+    "tags",
+    [["stage"], ["stage", "lineage"], ["kind", "item"], ["stage", "kind"], ["stage", "item"]],
+    ids=" ".join,
+)
+def test_a_run_without_its_tags_does_not_stay_beside_the_current_one(store, tags, key):
+    publish(trained())
+    (old,) = runs(store)
+    for tag in tags:
+        store.delete_tag(old.info.run_id, f"kmnist.{tag}")
+    publish(trained(key))
+    found = store.search_runs([old.info.experiment_id], tracking.UNTAGGED)
+    (current,) = (run for run in found if "mlflow.parentRunId" not in run.data.tags)
+    assert current.data.tags["kmnist.stage"] == "kfold-train@digits_softmax"
+    assert current.data.tags["kmnist.lineage"] == key
 
 
 def deletes_the_key(client: Any, run: Any) -> None:

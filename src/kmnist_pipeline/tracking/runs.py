@@ -95,20 +95,51 @@ def publish(client: Any, record: Record) -> bool:
     for run in done:
         _let_stand(client, run, _standing(record))
     if not _standing(record):
-        _supersede(client, of_stage, kept)
+        _supersede(client, record, kept)
+    _delete_orphans(client, record)
     return not done
 
 
-def _supersede(client: Any, of_stage: str, kept: str) -> None:
-    """Tag all current runs of a stage but the kept one, whatever a person did to them.
-
-    They may be in an experiment that was renamed, or lack the tag of their lineage key. Runs by
-    hand stay as they are.
-    """
-    numbers = [experiment.experiment_id for experiment in client.search_experiments()]
-    for run in client.search_runs(numbers, f"{of_stage} and {UNTAGGED}"):
+def _supersede(client: Any, record: Record, kept: str) -> None:
+    """Tag all current runs of a stage but the kept one. Runs by hand stay as they are."""
+    for run in _of_stage(client, record, UNTAGGED):
         if run.info.run_id != kept and run.data.tags.get("kmnist.lineage") != views.BY_HAND:
             client.set_tag(run.info.run_id, "kmnist.superseded", "true")
+
+
+def _delete_orphans(client: Any, record: Record) -> None:
+    """Delete the nested runs that are left of runs of a stage which a person has deleted."""
+    for run in _of_stage(client, record, are_deleted=True):
+        for nested in _nested(client, run):
+            client.delete_run(nested.info.run_id)
+
+
+def _of_stage(client: Any, record: Record, *filters: str, are_deleted: bool = False) -> list[Run]:
+    """The runs of a stage in all experiments, whatever a person did to them.
+
+    They may be in an experiment that was renamed, or lack some of their tags: one of these ways to
+    know them is left.
+    """
+    from mlflow.entities import ViewType
+
+    named = f"tags.`mlflow.source.name` = '{_source(record)}'"
+    ways = (
+        f"tags.`kmnist.stage` = '{record['address']}'",
+        f"tags.`kmnist.kind` = '{record['kind']}' and tags.`kmnist.item` = '{record['item']}'",
+        f"attributes.run_name = '{record['item']} {record['kind']}' and {named}",
+    )
+    numbers = [experiment.experiment_id for experiment in client.search_experiments()]
+    kind = ViewType.DELETED_ONLY if are_deleted else ViewType.ACTIVE_ONLY
+    found = {
+        run.info.run_id: run
+        for way in ways
+        for run in client.search_runs(numbers, " and ".join([way, *filters]), kind)
+    }
+    return list(found.values())
+
+
+def _source(record: Record) -> str:
+    return f"src/kmnist_pipeline/stages/{record['kind'].replace('-', '_')}.py"
 
 
 def _is_whole(client: Any, run: Run, record: Record) -> bool:
@@ -232,7 +263,7 @@ def _tags(record: Record, shown: Content, experiment: str) -> dict[str, str]:
         "kmnist.item": record["item"],
         "kmnist.lineage": record["lineage"]["key"] if record["lineage"] else views.BY_HAND,
         NESTED: str(len(shown.children)),
-        "mlflow.source.name": f"src/kmnist_pipeline/stages/{record['kind'].replace('-', '_')}.py",
+        "mlflow.source.name": _source(record),
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": views.description(record, experiment),
     }
