@@ -200,6 +200,12 @@ TRAIN, TUNE = "kfold-train@digits_cnn", "tune@digits_softmax_grid"
             changed("winner", "lr=0.1,batch_size=32"),
             "accuracy is",
         ),
+        (
+            "evaluate@digits_softmax_grid",
+            f"{GRID}/test_details.json",
+            changed("trials", "#1", "name", "lr=0.9"),
+            "trials is ",
+        ),
         # other pictures
         *(
             ("conditions@digits_cnn", CONDITIONS, changed(*keys), says)
@@ -264,6 +270,23 @@ def test_each_altered_part_contradicts_the_rest(contradicted, stage, file, edit,
     found = contradicted(stage, file, edit)
     assert any(says in line for line in found), found
     assert all(file.rpartition("/")[0] in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("file", "keys"),
+    [
+        (LOOP, ("rounds",)),  # a template takes its first element
+        (CONDITIONS, ("conditions",)),
+        (SUSPECTS, ("swapped", "ranks")),
+        (SUSPECTS, ("first",)),
+        (f"{GRID}/validation_details.json", ("trials", "#0", "seeds")),
+        (TEST, ("routing", "test")),
+    ],
+)
+def test_a_page_of_damaged_numbers_names_their_folder(contradicted, file, keys):
+    (found,) = contradicted("report@digits", file, changed(*keys, 0.5))
+    assert found.startswith("its outs cannot be computed again: metrics/digits/ or metrics/data/: ")
+    assert "`git checkout HEAD -- metrics` restores the committed ones" in found
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,12 @@ def contradictions(
             lines.extend(_of_origin(stage))
             if stage.kind in kinds:
                 lines.extend(kinds[stage.kind](stage, params))
-        except (UserError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+        except UserError as error:
+            lines.append(f"its outs cannot be computed again: {error}")
+        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+            files = ", ".join(out for out in stage.outs if Path(out).suffix in (".json", ".csv"))
             what = f"{type(error).__name__}: {error}"
-            lines.append(f"its numbers cannot be computed again: {what}")
+            lines.append(f"{files}: its numbers cannot be computed again: {what}")
         if lines:
             found[stage.address] = [Change("contradiction", line, None, None) for line in lines]
     return found

@@ -20,6 +20,7 @@ from kmnist_pipeline.commands.apart import (
 from kmnist_pipeline.evaluation import acceptance, labelling, metrics, scoring, suspects
 from kmnist_pipeline.evaluation.conditions import CLEAN, CONDITIONS, UNANSWERABLE
 from kmnist_pipeline.evidence import numbers, paths
+from kmnist_pipeline.fits.plan import RETRAINED
 from kmnist_pipeline.repository.locks import LockedStage
 
 MISCLASSIFIED = 10  # test images that test_details.json names
@@ -83,6 +84,8 @@ def of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
         rate = {"accuracy": trial["correct"] / trial["n"]}
         yield from apart(path, {"accuracy": trial["accuracy"]}, rate)
     if trials:
+        names = {"trials": [trial["name"] for trial in trials]}
+        yield from apart(path, names, {"trials": _tested(path, params["studies"][stage.item])})
         (winner,) = (trial for trial in trials if trial["name"] == content["winner"])
         yield from apart(path, content, {key: winner[key] for key in winner if key != "name"})
     if routed := content.get("routing"):
@@ -90,6 +93,16 @@ def of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
         for split in ("validation", "test"):
             yield from _of_routing(path, split, routed[split], routed["promise"])
         yield from apart(path, {"routing n": routed["test"]["n"]}, {"routing n": content["n"]})
+
+
+def _tested(path: Path, study: dict[str, Any]) -> list[str]:
+    """The names of the trials of a study that are tested: a winner that is trained again, or all.
+
+    path: the numbers of the test, which are beside those of the validation.
+    """
+    if study["retrain"] or study.get("search"):
+        return [RETRAINED]
+    return [trial["name"] for trial in numbers.read(path.with_name("validation.json"))["trials"]]
 
 
 def _of_routing(path: Path, split: str, stated: dict[str, Any], promise: float) -> Iterator[str]:

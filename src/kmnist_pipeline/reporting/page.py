@@ -9,11 +9,12 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, TemplateError
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
@@ -28,14 +29,34 @@ EXTRAS = ("suspects", "loop", "readings", "faults")  # those that a report may h
 OTHERS = "conditions"  # and the one that some models have
 
 
+@contextmanager
+def _of_numbers(folder: str) -> Iterator[None]:
+    """Whatever damaged numbers raise, also in a template, becomes a UserError with their folder."""
+    try:
+        yield
+    except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder}/ or {paths.METRICS}/data/: a file has other numbers than a page shows "
+            f"({type(error).__name__}: {error}); `git checkout HEAD -- {paths.METRICS}` restores "
+            "the committed ones"
+        ) from error
+
+
 def content(
     name: str, params: dict[str, Any], verdicts: dict[str, Any], root: Path
 ) -> dict[str, Any]:
     """All content of a page, read from the report's files.
 
     params: the content of params.yaml; verdicts: that of claims.json; root: the folder
-    of dvc.yaml.
+    of dvc.yaml. Raises UserError, as `html` and `markdown` do, for numbers that it cannot show.
     """
+    with _of_numbers(f"{paths.METRICS}/{name}"):
+        return _content(name, params, verdicts, root)
+
+
+def _content(
+    name: str, params: dict[str, Any], verdicts: dict[str, Any], root: Path
+) -> dict[str, Any]:
     about, claims, made_by = params["reports"][name], verdicts["claims"], verdicts["made_by"]
     dataset = params["datasets"][about["dataset"]]
     metrics, figures = root / paths.METRICS / name, root / paths.FIGURES
@@ -64,6 +85,7 @@ def content(
     # The page stays small enough for a browser: it links to the figures of models without claims.
     extra = {model["name"] for model in models if model["name"] not in rank} if rank else set()
     return {
+        "folder": f"{paths.METRICS}/{name}",
         "about": about,
         "dataset": dataset,
         "data": data,
@@ -105,12 +127,14 @@ def html(content: dict[str, Any], address: Callable[[Path], str] = data_uri) -> 
 
     address: gives the address of a picture on the page.
     """
-    return _environment().get_template("report.html").render(content, address=address)
+    with _of_numbers(content["folder"]):
+        return _environment().get_template("report.html").render(content, address=address)
 
 
 def markdown(content: dict[str, Any]) -> str:
     """The page as Markdown, with links to the pictures in the repository."""
-    return _environment().get_template("report.md").render(content)
+    with _of_numbers(content["folder"]):
+        return _environment().get_template("report.md").render(content)
 
 
 @functools.cache
