@@ -57,6 +57,51 @@ def test_a_broken_file_gives_one_message(file, clone, monkeypatch, capsys):
     assert file in message
 
 
+CONFLICTED = {  # a text of each kind that commands read, and how to resolve a conflict in it
+    "params.yaml": "`kmnist compose` writes it again",
+    "conf/claims/kmnist_linear.csv": "keep what both sides need",
+    "conf/experiment/digits_cnn.yaml": "keep what both sides need",
+    "requirements.lock": "keep what both sides need",
+    "reviews/none.csv": "keep what both sides need",
+    "metrics/digits/digits_cnn/test.json": "take one side's: `git checkout HEAD -- metrics/",
+    "metrics/digits/digits_cnn/curves.csv": "take one side's: `git checkout HEAD -- metrics/",
+    "reports/digits/README.md": "take one side's: `git checkout HEAD -- reports/digits/README.md`",
+    "receipts/one.json": "take one side's: `git checkout HEAD -- receipts/one.json`",
+}
+
+
+@pytest.mark.parametrize("command", [["check"], ["verify", "--quick"], ["impact"], ["publish"]])
+def test_each_merge_conflict_is_called_that_with_the_way_out(command, project, monkeypatch, capsys):
+    monkeypatch.chdir(project.folder)
+    for file in CONFLICTED:
+        path = project.folder / file
+        path.parent.mkdir(exist_ok=True)
+        text = path.read_text() if path.exists() else "{}\n"
+        path.write_text(f"{text}<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> other\n")
+    assert cli.main(command) == 1
+    lines = capsys.readouterr().err.removeprefix("error: ").splitlines()
+    assert len(lines) == len(CONFLICTED)
+    for file, way in CONFLICTED.items():
+        (line,) = (line for line in lines if line.startswith(f"{file}: line "))
+        assert ": a merge conflict is not resolved; " in line
+        assert way in line
+
+
+def test_composing_names_a_merge_conflict_in_claims_and_resolves_that_in_params(
+    project, monkeypatch, capsys
+):
+    monkeypatch.chdir(project.folder)
+    params = (project.folder / "params.yaml").read_bytes()
+    claims = project.folder / "conf/claims/kmnist_linear.csv"
+    (project.folder / "params.yaml").write_bytes(b"<<<<<<< HEAD\n" + params)
+    with replaced(claims, b"<<<<<<< HEAD\n" + claims.read_bytes()):
+        assert cli.main(["compose"]) == 1
+        said = capsys.readouterr().err
+    assert said.startswith("error: conf/claims/kmnist_linear.csv: line 1: a merge conflict")
+    assert cli.main(["compose"]) == 0
+    assert (project.folder / "params.yaml").read_bytes() == params
+
+
 def test_a_fault_that_no_claim_notices_any_more(project: Project) -> None:
     path = "reports/digits/claims.json"
     file = project.folder / path

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.project import Project, replaced
 
-from kmnist_pipeline.cli import main
+from kmnist_pipeline.cli import dvc, main
 from kmnist_pipeline.commands import recovery
 from kmnist_pipeline.repository import git, locks
 
@@ -121,3 +125,30 @@ def test_a_lock_that_was_deleted_can_be_restored(command, whole, capsys):
     said = capsys.readouterr()
     assert "dvc.lock is missing, so every stage is new" in said.out + said.err
     assert "git checkout HEAD -- dvc.lock" in said.out + said.err
+
+
+@pytest.mark.parametrize("place", [".", "docs"])
+def test_the_command_that_brings_files_back_works_where_the_user_is(place, whole, clone):
+    gone = Path("figures/digits/digits_cnn/curves.png")
+    start, before = clone.folder / place, gone.read_bytes()
+    gone.unlink()
+    (command,) = re.findall("`(.*)`", recovery.way_back(start))
+    subprocess.run(command, shell=True, check=True, cwd=start)
+    assert gone.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["kmnist", "dvc"])
+def test_in_another_folder_messages_say_where_their_commands_are_valid(
+    command, whole, capsys, monkeypatch
+):
+    """Both end before anything runs, because of a merge conflict."""
+    LOCK.write_bytes(b"<<<<<<< HEAD\n" + whole)
+    monkeypatch.setattr(sys, "argv", ["dvc", "repro"])
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # `dvc` changes it
+    for folder, says in ((".", False), ("docs", True)):
+        with contextlib.chdir(folder):
+            assert (main(["check"]) if command == "kmnist" else dvc.main()) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: dvc.lock: line 1: a merge conflict")
+        note = "\nnote: commands and paths above are for the project's folder: `cd ..`\n"
+        assert said.endswith(note) == says

@@ -14,7 +14,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import mend_lock, say
+from kmnist_pipeline.cli.common import MADE, SOURCES, mend_lock, refuse_conflicts, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -28,6 +28,7 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.repository import locks
     from kmnist_pipeline.repository.compare import Verdict
 
+    refuse_conflicts(*SOURCES, *MADE)
     mend_lock()
     composed = composition.compose(Path("conf"), [])
     lock = status.locked_here()

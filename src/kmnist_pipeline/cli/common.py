@@ -18,6 +18,9 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.names import printable
 
 PARAMS = Path("params.yaml")
+# Files, and folders of files, with texts that commands read: people's, and made ones.
+SOURCES = ("conf", "dvc.yaml", "params.yaml", "dvc.lock", "requirements.lock", "reviews")
+MADE = ("metrics", "reports", "receipts")
 CHECKED = (3).to_bytes(4, "little")  # the flags of bytecode that has its source's hash
 LAST_PORT = 65535
 
@@ -44,6 +47,17 @@ def port(text: str) -> int:
 def absolute(name: str) -> Path:
     """The absolute path, because the command changes its folder later."""
     return Path(os.path.abspath(name))
+
+
+def refuse_conflicts(*places: str) -> None:
+    """Raise UserError if a merge conflict is not resolved in a text that commands read.
+
+    The error names each file and its line; readers would say only that the file is not valid.
+    places: where to look.
+    """
+    from kmnist_pipeline.repository import locks
+
+    locks.refuse_conflicts(*map(Path, places))
 
 
 def mend_lock() -> None:

@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.cli.common import PARAMS, hash_bytecode, mend_lock, open_streams, say
+from kmnist_pipeline.cli.common import (
+    PARAMS,
+    SOURCES,
+    hash_bytecode,
+    mend_lock,
+    open_streams,
+    refuse_conflicts,
+    say,
+)
 from kmnist_pipeline.errors import UserError
 
 LOCK = "dvc.lock"
@@ -39,18 +47,20 @@ def main() -> int:
     programs = sysconfig.get_path("scripts")
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
     cli.name_user()
+    here = Path.cwd()
     if folder := cli.project():
         with contextlib.chdir(folder):
             try:
                 runs = not RUNNING.isdisjoint(sys.argv)
                 if runs:
-                    _refuse_conflicts()
+                    refuse_conflicts(*SOURCES)  # stages make the other texts again
                 mend_lock()
                 if runs:
                     _refuse_places()
                     hash_bytecode(Path("src"))
             except UserError as error:
                 say(f"error: {error}", sys.stderr)
+                cli.note_place(here)
                 return 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # DVC ends in order, as on Ctrl-C
     from dvc.cli import main as dvc
@@ -65,18 +75,9 @@ def main() -> int:
         from kmnist_pipeline.commands import recovery
 
         with contextlib.chdir(folder):
-            if said := recovery.way_back():
+            if said := recovery.way_back(here):
                 print(said, file=sys.stderr)
     return status
-
-
-def _refuse_conflicts() -> None:
-    """Raise UserError if a merge conflict is not resolved; DVC says only that YAML is invalid."""
-    from kmnist_pipeline.repository import locks
-
-    for name in (locks.LOCK, str(PARAMS), "dvc.yaml"):
-        if Path(name).is_file():
-            locks.refuse_conflict(Path(name).read_text(errors="replace"), name)
 
 
 def _refuse_places() -> None:

@@ -13,7 +13,7 @@ stage whose files are not as dvc.lock says is refused.
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import say
+from kmnist_pipeline.cli.common import MADE, SOURCES, refuse_conflicts, say
 from kmnist_pipeline.errors import UserError
 
 SHOWN = 3  # missing files that are named
@@ -33,6 +33,8 @@ def add(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import publish
 
+    if not chosen.rev:
+        refuse_conflicts(*SOURCES, *MADE)
     try:
         outcome = publish.stages(chosen.stages, chosen.rev)
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ them from there without running the stages again.
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -37,8 +38,10 @@ def put_back() -> str:
         return ""
 
 
-def way_back() -> str:
+def way_back(start: Path) -> str:
     """A sentence with the command for committed files that DVC has removed, or "".
+
+    start: the absolute folder that the command is for.
 
     DVC removes the outs of a stage before it runs it, so a stage that fails or is killed leaves
     them missing. Only this project's command `dvc` calls this: DVC's own program, `python -m dvc`,
@@ -57,7 +60,8 @@ def way_back() -> str:
     gone = [out for out in outs if out.startswith(paths.TRACKED) and not Path(out).exists()]
     if not gone:
         return ""
-    return f"committed files are missing: `{status.RESTORE} {shlex.join(gone)}` brings them back"
+    names = shlex.join(os.path.relpath(out, start) for out in gone)
+    return f"committed files are missing: `{status.RESTORE} {names}` brings them back"
 
 
 def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository import locks
 from kmnist_pipeline.repository.names import unknown
 
 
@@ -22,6 +23,7 @@ def compose(conf: Path, overrides: list[str]) -> str:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    locks.refuse_conflicts(conf)
     with initialize_config_dir(str(conf.resolve()), version_base=None):
         cfg = compose("config", overrides)
     OmegaConf.resolve(cfg)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -17,7 +19,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.evidence import lineage, paths
 
 LOCK = "dvc.lock"
 DEEPEST = 50  # maps and lists in each other
@@ -193,19 +195,42 @@ def load(text: str, origin: str) -> dict[str, Any]:
 
 def refuse_conflict(text: str, origin: str) -> None:
     """Raise UserError, which names `origin`, if Git has left both sides of a merge in a text."""
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.startswith(("<<<<<<< ", ">>>>>>> ")):
-            raise UserError(
-                f"{origin}: line {number}: a merge conflict is not resolved; "
-                f"{CONFLICTS.get(origin, 'keep what both sides need, and remove the markers')}"
-            )
+    if found := _MARKER.search(text):
+        number = text.count("\n", 0, found.start()) + 1
+        raise UserError(
+            f"{origin}: line {number}: a merge conflict is not resolved; {_resolving(origin)}"
+        )
 
 
+def refuse_conflicts(*places: Path) -> None:
+    """Raise UserError, which names each one, if text files there have both sides of a merge.
+
+    places: files, and folders with all below them; they may be missing.
+    """
+    found = []
+    for file in (file for place in places for file in (place, *sorted(place.rglob("*")))):
+        if file.is_file():
+            try:
+                refuse_conflict(file.read_bytes().decode(errors="replace"), str(file))
+            except UserError as error:
+                found.append(str(error))
+    if found:
+        raise UserError("\n".join(found))
+
+
+_MARKER = re.compile("^(?:<<<<<<<|>>>>>>>) ", re.MULTILINE)
 # How to resolve a merge conflict in a file that the project writes itself.
-CONFLICTS = {
+_CONFLICTS = {
     LOCK: "take one side's; `dvc repro` makes what only the other has (docs/experiments.md)",
     "params.yaml": "`kmnist compose` writes it again",
 }
+
+
+def _resolving(origin: str) -> str:
+    if origin.partition("/")[0] in (*paths.TRACKED, "receipts"):
+        ours = f"`git checkout HEAD -- {shlex.quote(origin)}` takes that of this branch"
+        return f"it is made, so take one side's: {ours}, and `kmnist check` says what to make again"
+    return _CONFLICTS.get(origin, "keep what both sides need, and remove the markers")
 
 
 def _yaml(text: str) -> Any:
@@ -278,7 +303,7 @@ def _refuse_doubles(text: str) -> None:
     if doubled := [address for address, number in seen.items() if number > 1]:
         raise ValueError(
             f"{doubled[0]}: is there twice, as after a merge that kept both sides; "
-            f"{CONFLICTS[LOCK]}"
+            f"{_CONFLICTS[LOCK]}"
         )
 
 
