@@ -129,7 +129,7 @@ def test_a_lock_that_was_deleted_can_be_restored(command, whole, capsys):
 
 @pytest.mark.parametrize("place", [".", "docs"])
 def test_the_command_that_brings_files_back_works_where_the_user_is(place, whole, clone):
-    gone = Path("figures/digits/digits_cnn/curves.png")
+    gone = Path("metrics/digits/digits_cnn/test.json")
     start, before = clone.folder / place, gone.read_bytes()
     gone.unlink()
     (command,) = re.findall("`(.*)`", recovery.way_back(start))
