@@ -196,6 +196,7 @@ def test_a_source_that_is_refused_leaves_a_clean_tree(what, here, kmnist, tmp_pa
         ("digits", "conf/dataset/digits.yaml: this dataset was not imported"),
         ("Leaves", "the name of a dataset must be lower-case words joined by '_'"),
         ("../leaves", "the name of a dataset must be lower-case words joined by '_'"),
+        ("none", "none: no dataset can have this name; choose another one"),
     ],
 )
 def test_a_name_that_cannot_be_taken_is_refused(name, words, here, kmnist):

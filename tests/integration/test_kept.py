@@ -53,6 +53,15 @@ def test_dvc_gets_what_it_lacks_whoever_has_ended_before():
     assert pointed() == hashlib.md5(reviews.images_bytes([ONE, TWO])).hexdigest()
 
 
+def test_what_dvc_refuses_is_said_and_kept_the_next_time():
+    write(ONE)
+    with Repo() as repo, repo.lock:
+        with pytest.raises(UserError, match=f"{FILE}: the images stay .* Unable to acquire lock"):
+            keep()
+        assert not POINTER.exists()
+    assert keep()
+
+
 def test_images_of_another_version_are_never_lost():
     write(ONE)
     keep()

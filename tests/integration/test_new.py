@@ -108,6 +108,7 @@ def test_an_experiment_has_the_values_of_another_one(kmnist):
         ("report digits --dataset digits", "conf/report/digits.yaml exists already"),
         ("report Signs --dataset digits", "the name of a report must be lower-case words"),
         ("report data --dataset digits", "no report can have this name"),
+        ("experiment suspects --like digits_softmax", "no experiment can have this name"),
         ("report signs --dataset digit", "conf/ has no such dataset; did you mean digits?"),
         ("report signs --dataset digits --models soft", "has no soft.yaml; did you mean softmax?"),
         (

@@ -235,6 +235,16 @@ def test_an_impossible_value_is_refused(key, value, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "key", ["datasets.none", "reports.data", "experiments.loop", "studies.suspects"]
+)
+def test_a_name_that_files_of_the_evidence_have_is_refused(key):
+    section = key.partition(".")[0]
+    of_any = next(iter(CONTENT[section].values()))
+    with pytest.raises(node.ConfigError, match=f"{key}: no [a-z]+ can have this name"):
+        rules.check(changed(key, of_any))
+
+
 def test_the_committed_parameters_are_accepted_as_they_are():
     config = rules.check(COMMITTED)
     assert rules.models_of(config) == COMMITTED["models"]

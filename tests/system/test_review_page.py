@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import signal
 import subprocess
@@ -21,6 +23,7 @@ import uvicorn
 from support.project import Project, stripped
 
 from kmnist_pipeline.data import reviews
+from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.serving import review_page
 from kmnist_pipeline.serving.queues import Item, Queue
 from kmnist_pipeline.serving.reviewing import Decisions
@@ -197,6 +200,25 @@ def test_two_pages_cannot_overwrite_each_other(started, open_page):
     assert review.decided()[first][1] == "4"
 
 
+def test_a_page_takes_back_no_decision_of_another_page_that_it_has_not_shown(started, open_page):
+    review = started()
+    one, two = open_page(review.address), open_page(review.address)
+    first = at(one, 0)
+    one.keyboard.press("3")
+    at(one, 1)
+    two.keyboard.press("5")
+    shows(two, "#decision", "3")
+    two.keyboard.press("5")
+    at(two, 1)
+    one.keyboard.press("z")
+    shows(one, "#message", "somebody else has decided meanwhile: 5")
+    shows(one, "#decision", "5")
+    assert at(one, 0) == first and review.decided()[first][1] == "5"
+    one.keyboard.press("z")  # now that it has seen the other answer
+    shows(one, "#decision", "none yet")
+    assert review.decided() == {}
+
+
 def test_a_page_without_its_server_says_so_and_decides_nothing(started, open_page):
     review = started()
     page = open_page(review.address)
@@ -278,7 +300,7 @@ def test_new_images_are_reviewed_and_kept_by_dvc(started, open_page, digits_run,
     assert project.git("check-ignore", "data/reviewed/digits.npz")
 
 
-# More than ten classes
+# A page in this process, of a dataset with twelve classes
 
 NAMES = tuple(f"{first}{second}" for first in "abx" for second in "aeio")
 
@@ -341,3 +363,29 @@ def test_with_more_than_ten_classes_the_first_letters_filter(many, open_page):
     page.keyboard.press("Enter")  # an empty field: accept
     shows(page, "#left", "all images are decided")
     assert decisions.of(third) == NAMES[0]
+
+
+def test_a_disk_error_is_said_and_the_decision_can_be_made_again(many, open_page, monkeypatch):
+    address, decisions = many
+    page = open_page(address)
+    first, second, _ = decisions.queue.items
+    for place, name in enumerate(("ba", "be"), 1):
+        page.keyboard.type(name)
+        page.keyboard.press("Enter")
+        at(page, place)
+    write, said = outs.write_bytes, "x: No space left on device: nothing was decided"
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
+
+    monkeypatch.setattr(outs, "write_bytes", full)
+    page.keyboard.press("z")
+    shows(page, "#message", f"{said}; earlier decisions stay")
+    at(page, 1)
+    page.keyboard.press("x")
+    shows(page, "#message", f"{said}; earlier decisions stay")
+    assert (decisions.of(first), decisions.of(second)) == ("ba", "be")
+    monkeypatch.setattr(outs, "write_bytes", write)
+    page.keyboard.press("z")  # not the earlier one
+    shows(page, "#decision", "none yet")
+    assert (decisions.of(first), decisions.of(second)) == ("ba", None)

@@ -72,8 +72,8 @@ def run(chosen: Namespace) -> int:
     if chosen.review:
         from kmnist_pipeline.serving.queues import Collected
 
-        classes = read_params()["datasets"][classifier.dataset]["classes"]
-        collected = Collected(classifier, len(classes))
+        about = read_params()["datasets"][classifier.dataset]
+        collected = Collected(classifier, about, chosen.places)
     with contextlib.chdir(chosen.start):  # so that names of images are as the user gave them
         whole = predict.predict(
             classifier,

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmnist_pipeline.config import compose as composition
-from kmnist_pipeline.config import menu, node
+from kmnist_pipeline.config import menu, node, rules
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs
 
 CONF, PARAMS = Path("conf"), Path("params.yaml")
 MENU = CONF / menu.FILE
-RESERVED = "data"  # the folder of the datasets' evidence, beside those of the reports
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ def require_new(group: str, name: str) -> None:
     """
     if not node.NAME.fullmatch(name):
         raise UserError(f"{name}: the name of a {group} must be lower-case words joined by '_'")
-    if group == "report" and name == RESERVED:
-        raise UserError(f"{name}: no report can have this name; choose another one")
+    if name in rules.RESERVED.get(group, ()):
+        raise UserError(f"{name}: no {group} can have this name; choose another one")
     listed = menu.items(MENU.read_text())
     models = ("experiment", "study")
     for other in models if group in models else (group,):

@@ -73,6 +73,11 @@ class Classifier:
         self.lineage = lineage
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the model's classes."""
+        return self._model.classes
+
+    @property
     def labels(self) -> list[int]:
         """The label of each of the model's classes in the dataset."""
         return self._model.labels

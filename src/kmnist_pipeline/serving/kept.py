@@ -17,7 +17,8 @@ def keep(file: Path, shape: Sequence[int]) -> bool:
     """Give DVC the images that its version of `file` lacks; returns whether there are any.
 
     DVC's version may have other images, such as those of a colleague: then `file` gets them too.
-    Raises UserError if they are not here, because the next version would be without them.
+    Raises UserError if they are not here, because the next version would be without them, and with
+    DVC's reason if it refuses the file.
     """
     pointer = Path(f"{file}.dvc")
     if pointer.exists():
@@ -30,8 +31,15 @@ def keep(file: Path, shape: Sequence[int]) -> bool:
         _add_images(file, shape, content, _version(file, md5))
     elif not file.exists():
         return False
-    command = ["kmnist_pipeline.cli.dvc", "add", "--quiet", str(file)]
-    subprocess.run([sys.executable, "-m", *command], check=True)
+    command = ["kmnist_pipeline.cli.dvc", "add", str(file)]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise UserError(
+            f"{file}: the images stay in this file, and the next start of `kmnist review` gives "
+            f"them to DVC, which says: {done.stderr.strip().removeprefix('ERROR: ')}"
+        )
     return True
 
 

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from kmnist_pipeline.data import reviews
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import output as files
 from kmnist_pipeline.serving import candidates, inputs
@@ -168,12 +169,9 @@ def _csv(file: BinaryIO) -> Iterator[Write]:
 
 
 def _cell(value: Any) -> Any:
-    """A value for a table; an apostrophe keeps a spreadsheet from reading text as a formula."""
     if value is None:
         return NO_DECISION
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
-        return f"'{value}"
-    return value
+    return reviews.cell(value) if isinstance(value, str) else value
 
 
 @contextmanager

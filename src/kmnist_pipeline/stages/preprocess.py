@@ -165,15 +165,24 @@ def reviewed(
 ) -> Corrected:
     """The images and their split, after the decisions of people in `reviews/`.
 
-    files: the paths of `decisions` and of new `images`. Raises ReviewError, which names the line.
+    files: the paths of `decisions` and of new `images`. Raises ReviewError, which names the line,
+    and DataError if params.yaml does not name new images that are here.
     """
     names, decisions, new = about["classes"], Path(files["decisions"]), Path(files["images"])
     decided, notes = reviews.parse(decisions.read_bytes(), str(decisions), names)
     for note in notes:
         print(note, file=sys.stderr)
     pictures = reviews.images_of(new.read_bytes(), str(new), about["shape"])
-    where = str(decisions)
-    return reviews.apply(decided, where, images, labels, train, test, names, pictures)
+    try:
+        return reviews.apply(decided, str(decisions), images, labels, train, test, names, pictures)
+    except reviews.ReviewError as error:
+        own = Path(paths.reviewed(decisions.stem))
+        if new == own or not any(Path(f"{own}{ending}").exists() for ending in ("", ".dvc")):
+            raise
+        raise DataError(
+            f"{decisions} has decisions about new images, but params.yaml does not name {own}: "
+            "run `kmnist compose`"
+        ) from error
 
 
 def overlap(images: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, int]:

@@ -6,6 +6,7 @@ const FEW = 10; // so many classes have a key each; for more, the first letters 
 const part = (id) => document.getElementById(id);
 let queue, place, item, busy = true;
 const made = []; // the places of this page's decisions, to take them back
+const seen = []; // by place, the decision that the page has last shown
 
 async function ask(path, content) {
   const sent = content && {
@@ -67,6 +68,7 @@ async function show(number) {
 
 function progress(state) {
   Object.assign(item, state);
+  seen[place] = item.decision;
   part("decision").textContent = item.decision ?? "none yet";
   part("bar").max = queue.total;
   part("bar").value = queue.total - item.left;
@@ -102,15 +104,17 @@ function list() {
 async function decide(after) {
   const state = await ask(`items/${place}`, { before: item.decision, after });
   made.push(place);
-  if (state.next === null) progress(state);
-  else await show(state.next);
+  progress({ ...state, decision: after });
+  if (state.next !== null) await show(state.next);
 }
 
 async function takeBack() {
-  const last = made.pop() ?? place;
+  const last = made.at(-1) ?? place;
+  const before = seen[last]; // not what `show` finds now: another page may have decided meanwhile
   if (last !== place) await show(last);
-  if (item.decision === null) return say("there is no decision to take back");
-  progress(await ask(`items/${place}`, { before: item.decision, after: null }));
+  if (before === null) say("there is no decision to take back");
+  else progress(await ask(`items/${place}`, { before, after: null }));
+  made.pop(); // only now: after an error the next `z` tries the same decision
 }
 
 const step = (by) => show((place + by + queue.total) % queue.total);
