@@ -123,7 +123,7 @@ REFUSED = [
     ("weights.kmnist", "digits_cnn", "=digits_cnn: must be an experiment or study of kmnist: "),
     ("weights.digits", "digits_cn", "=digits_cn: must be an experiment or study of digits: "),
     ("weights.digits", None, "=null: must be text"),
-    ("weights.digit", "digits_cnn", "weights=digit: must be one of digits, kmnist, mnist"),
+    ("weights.digit", "digits_cnn", "=digit: must be one of digits, kmnist, mnist"),
     (f"{OTHERS}.images", 0, "=0: must be at least 1"),
     ("conditions.digits_softmax", OF_SOFTMAX, ".model=digits_softmax: must be a network with vali"),
     (f"{SKLEARN}.optimizer", {"lr": 1, "batch_size": 1}, ": must be null: sklearn has its own"),

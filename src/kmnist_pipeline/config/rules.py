@@ -308,7 +308,7 @@ def _check_conditions(key: str, name: str, conditions: Conditions, config: Confi
 def _check_weights(config: Config) -> None:
     models = models_of(config)
     for dataset, model in config.weights.items():
-        _one_of(dataset, config.datasets, "weights")
+        _one_of(dataset, config.datasets, f"weights.{dataset}")
         known = [name for name, about in models.items() if about["dataset"] == dataset]
         if model not in known:
             allowed = f"an experiment or study of {dataset}: {', '.join(known) or 'it has none'}"
