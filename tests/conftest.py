@@ -115,7 +115,7 @@ def digits_run(shared: Path, empty_store: Path) -> tuple[Project, str]:
             project = fresh(folder)
             shutil.copy(empty_store, folder / "mlflow.db")
             home.mkdir(exist_ok=True)
-            command = ("dvc", "repro", "--force", "report@digits")
+            command = ("dvc", "repro", "--force", "report@digits", "weights@digits_cnn")
             done = project.run(*command, HOME=str(home))
             assert done.returncode == 0, done.stdout + done.stderr
             printed.write_text(done.stdout)

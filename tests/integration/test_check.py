@@ -90,6 +90,7 @@ TRAIN = {"kfold-train", "tune", "suspects", "loop"}
         ("figures/models.py", "", {"evaluate"}),
         ("stages/kfold_train.py", "", {"kfold-train"}),
         ("stages/tune.py", "", {"tune"}),
+        ("families/excerpt.py", "", {"weights"}),
         ("config/grid.py", "", TRAIN),
         ("data/splits.py", "", {*TRAIN, "evaluate"}),
         ("data/reviews.py", "", {"preprocess", "evaluate"}),

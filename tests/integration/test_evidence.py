@@ -17,6 +17,7 @@ from support.project import ROOT
 
 from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.evidence import numbers as evidence
+from kmnist_pipeline.families import excerpt
 
 REPORTS = ("digits", "kmnist_cnn", "kmnist_linear", "mnist_logistic")
 
@@ -347,6 +348,8 @@ def test_numbers_agree_with_each_other(report):
 def test_evidence_is_small_and_carries_no_noise():
     files = tracked()
     assert files
+    for path in (ROOT / "weights").iterdir():
+        assert path.stat().st_size <= excerpt.LIMIT <= 3_000_000, path
     assert sum(file.stat().st_size for file in files) < 15_000_000
     noise = re.compile(rb"20\d\d-\d\d-\d\dT|/(work|root|home|tmp)/|localhost|127\.0\.0\.1")
     for file in files:

@@ -25,7 +25,7 @@ from kmnist_pipeline.stages import preprocess
 
 KINDS = {
     *("download", "preprocess", "kfold-train", "tune", "evaluate", "conditions", "suspects"),
-    *("loop", "report"),
+    *("loop", "weights", "report"),
 }
 LEAST_ACCURACY = 0.93  # of the demo's softmax regression on the test images
 OTHER_MACHINE = 1e-4  # how far numbers may lie apart where another machine type made them

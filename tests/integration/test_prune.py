@@ -20,7 +20,10 @@ NETWORK = "digits_cnn"
 MODELS = [NETWORK, "digits_softmax", "digits_softmax_grid", "digits_sklearn_logistic"]
 LINE = f"  - experiment@experiments.{NETWORK}: {NETWORK}\n"
 MODEL = f"models/{NETWORK}.safetensors"
-FOLDERS = ("conf", "params.yaml", "dvc.lock", "metrics", "figures", "reports", "models")
+FOLDERS = (
+    *("conf", "params.yaml", "dvc.lock", "metrics", "figures", "reports"),
+    *("models", "weights"),
+)
 
 
 @pytest.fixture
@@ -60,9 +63,10 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(lone, caps
         outs.write_bytes(Path(file), content)
     lone.replace("conf/config.yaml", LINE, "")
     lone.replace("conf/config.yaml", f"  - conditions@conditions.{NETWORK}: {NETWORK}\n", "")
+    lone.replace("conf/config.yaml", f"weights:\n  digits: {NETWORK}\n", "weights: {}\n")
     outs.write_bytes(Path("params.yaml"), composition.compose(Path("conf"), []).encode())
     (way,) = commands(lone, f"evaluate@{NETWORK}")
-    kinds = ("kfold-train", "evaluate", "conditions")
+    kinds = ("kfold-train", "evaluate", "conditions", "weights")
     assert way == f"kmnist prune --yes {' '.join(f'{kind}@{NETWORK}' for kind in kinds)}"
     stale = {*(f"{kind}@{NETWORK}" for kind in kinds), "report@digits"}
     assert {finding.where for finding in findings(lone)} == stale

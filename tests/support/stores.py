@@ -28,6 +28,7 @@ TRAINED, EVALUATED = "kfold-train@digits_softmax", "evaluate@digits_softmax"
 OF_DIGITS = [
     *("download@digits", "preprocess@digits", TRAINED, EVALUATED),
     *("kfold-train@digits_cnn", "evaluate@digits_cnn", "conditions@digits_cnn"),
+    "weights@digits_cnn",
     *("kfold-train@digits_sklearn_logistic", "evaluate@digits_sklearn_logistic"),
     *("tune@digits_softmax_grid", "evaluate@digits_softmax_grid"),
     *("suspects@digits", "loop@digits", "report@digits"),

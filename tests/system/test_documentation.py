@@ -140,7 +140,7 @@ def documented(
     """The project after `make demo` with the digits alone, committed, and ready for `make`."""
     project = copied(digits_run, tmp_path_factory.mktemp("documented") / "project")
     menu = (project.folder / "conf/config.yaml").read_text().splitlines(keepends=True)
-    kept = [line for line in menu if not re.match(r"  - .*: k?mnist", line)]
+    kept = [line for line in menu if not re.match(r"  (- .*|\w+): k?mnist", line)]
     (project.folder / "conf/config.yaml").write_text("".join(kept))
     lock = yaml.safe_load((project.folder / "dvc.lock").read_text())
     lock["stages"] = {name: of for name, of in lock["stages"].items() if "@digits" in name}

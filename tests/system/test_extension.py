@@ -314,6 +314,7 @@ def by_hand(extended: Extended, tmp_path_factory: pytest.TempPathFactory) -> ByH
         "suspects@digits",
         "loop@digits",
         "conditions@digits_cnn",
+        "weights@digits_cnn",
         "report@stripes",
     ],
 )

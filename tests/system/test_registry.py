@@ -441,8 +441,9 @@ def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
         again.bind(("127.0.0.1", port))
 
 
-def test_nothing_is_served_without_a_champion(made):
-    command = [sys.executable, "-m", "kmnist_pipeline.serving.serve", "kmnist", "5001"]
+def test_nothing_is_served_without_weights(made):
+    command = [sys.executable, "-m", "kmnist_pipeline.serving.serve", "mnist", "5001"]
     done = made.run(*command, MLFLOW_TRACKING_URI="sqlite:///none.db")
     assert done.returncode == 1
-    assert "error: no champion of kmnist is registered: `kmnist promote --dataset" in done.stderr
+    assert "no champion of mnist is registered: the best model here becomes it" in done.stdout
+    assert "safetensors does not exist: `dvc repro evaluate@mnist_" in done.stderr

@@ -314,7 +314,7 @@ def _of_experiment(
     if found_at:  # up to the commit before the next one that changed it
         since = f"{kept[found_at[0] - 1][:12]}~1" if found_at[0] else "HEAD"
         back = [
-            f"git checkout {since} -- {PARAMS} {LOCK} {' '.join(paths.TRACKED)}",
+            f"git checkout {since} -- {PARAMS} {LOCK} {' '.join(status.folders(since))}",
             _command("dvc checkout --force --allow-missing", [*roots, *below]),
         ]
     else:

@@ -48,6 +48,7 @@ def contradictions(
         "tune": derived_training.of_training,
         "evaluate": derived_results.of_test,
         "conditions": derived_results.of_conditions,
+        "weights": derived_training.of_weights,
         "suspects": derived_results.of_suspects,
         "loop": derived_results.of_loop,
         "report": _of_report,

@@ -21,7 +21,7 @@ CONF, PARAMS, LOCK = Path("conf"), Path("params.yaml"), Path(locks.LOCK)
 MENU = CONF / menus.FILE
 PLACES = (
     *(paths.raw, paths.processed, paths.data_numbers, paths.data_figures, paths.weights),
-    *(paths.out_of_fold, paths.predictions, paths.page),
+    *(paths.weights_in_git, paths.out_of_fold, paths.predictions, paths.page),
 )
 # The folders where stages write. What people have decided or imported is elsewhere in data/.
 WRITTEN = {
@@ -64,8 +64,10 @@ def plan(names: list[str]) -> Removal:
     menu, locked = MENU.read_text(), status.locked_here()
     lines = {name: _lines(name, menu) for name in names}
     listed = list({line[1]: line for found in lines.values() for line in found}.values())
+    weights = [*_weights(listed, menu)]
     try:
-        composed = composition.compose(CONF, [f"~{line[1]}" for line in listed])
+        left_out = [*(f"~{line[1]}" for line in listed), *(f"~weights.{name}" for name in weights)]
+        composed = composition.compose(CONF, left_out)
     except UserError as error:
         raise UserError(f"nothing was removed: {error}") from error
     params = locks.load(composed, "conf/")
@@ -101,6 +103,8 @@ def plan(names: list[str]) -> Removal:
     removed = [line[0] for line in listed]
     for text in removed:
         menu = menu.replace(text, "")
+    removed += [f"weights.{name}: {menus.weights(menu)[name]}" for name in weights]
+    menu = menus.without_weights(menu, weights)
     menu = re.sub("\n{3,}", "\n\n", menu)  # where a whole group has gone
     files -= inside
     return Removal(removed, menu, [*stages], sorted(files), composed, stale, sorted(stays))
@@ -184,6 +188,15 @@ def _lines(name: str, menu: str) -> list[re.Match[str]]:
         either = " or ".join(f"{line[3]}.{item}" for line in found)
         raise UserError(f"{name}: several have this name; say {either}")
     return found + [line for line in named if found and menus.ATTACHED.get(line[2]) == found[0][3]]
+
+
+def _weights(listed: list[re.Match[str]], menu: str) -> Iterator[str]:
+    """The datasets of the weights in Git that go with these lines of the menu."""
+    gone = {f"{line[3]}.{line[4]}" for line in listed}
+    for dataset, model in menus.weights(menu).items():
+        needed = {f"datasets.{dataset}", f"experiments.{model}", f"studies.{model}"}
+        if needed & gone:
+            yield dataset
 
 
 def _imported(dataset: str) -> list[str]:

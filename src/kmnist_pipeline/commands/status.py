@@ -334,6 +334,12 @@ def head() -> Revision:
     return Revision("HEAD", git.commit("HEAD"))
 
 
+def folders(commit: str) -> list[str]:
+    """The folders of evidence that a commit has: git refuses to check others out."""
+    kept = Revision(commit, git.commit(commit))
+    return [folder for folder in paths.TRACKED if kept.ids(folder)]
+
+
 def installed(name: str) -> str | None:
     """The installed version of a library, or None."""
     try:

@@ -1,5 +1,7 @@
 """The items of the stages whose modules depend on the settings of a model: `code` in params.yaml.
 
+`weights` has no such modules, but is here because its items are the values of a map.
+
 In `dvc.yaml` such a stage depends on `${item.code[0]}` and so on: on the modules that its settings
 use, and no others. So a new network makes only the stages stale that use it. DVC cannot expand a
 list in `deps`; if a model uses fewer modules than there are lines, the rest repeat the first one.
@@ -70,7 +72,8 @@ def of(config: Config) -> dict[str, dict[str, Any]]:
         changed = [_changed(each, faults.trial) for each in faults.experiments.values()]
         code = _trained(name, changed, "faults")
         found["faults"][name] = {"dataset": faults.dataset, "code": code}
-    return found
+    items = {model: {"dataset": dataset} for dataset, model in config.weights.items()}
+    return {**found, "weights": items}
 
 
 def _changed(base: Experiment, trial: dict[str, Any]) -> Experiment:

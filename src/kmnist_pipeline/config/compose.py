@@ -52,8 +52,8 @@ def show(text: str, name: str) -> str:
     from omegaconf import OmegaConf
 
     cfg: Any = OmegaConf.create(text)
-    composed = ("evaluation", "models", "code", "reviews")
-    cfg = {str(section): cfg[section] or {} for section in cfg if section not in composed}
+    without = ("evaluation", "weights", "models", "code", "reviews")  # no items of their own
+    cfg = {str(section): cfg[section] or {} for section in cfg if section not in without}
     sections = tuple(cfg)
     found = [f"# {s}.{name}\n{OmegaConf.to_yaml(cfg[s][name])}" for s in sections if name in cfg[s]]
     if not found:

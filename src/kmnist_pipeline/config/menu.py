@@ -26,6 +26,8 @@ OWNED = [*SECTIONS, *ATTACHED, "protocol", "claims"]
 SUFFIXES = {".yaml", ".csv"}
 # A line of the menu: the key that removes it, its group, its section and its name.
 LINE = re.compile(r"^ *- *((\w+)@(\w+)\.([\w-]+)):.*\n", re.MULTILINE)
+# The datasets and models whose weights are in Git: a map, because stages read it from params.yaml.
+WEIGHTS = re.compile(r"^weights:.*\n(?:[ \t]+.*\n)*", re.MULTILINE)
 END = re.compile(r"^ *- *_self_", re.MULTILINE)
 
 
@@ -46,6 +48,22 @@ def added(text: str, new: Iterable[tuple[str, str]]) -> str:
             position, line = (end.start(), f"{line}\n") if end else (len(text), line)
         text = text[:position] + line + text[position:]
     return text
+
+
+def weights(text: str) -> dict[str, str]:
+    """The models whose weights are in Git, by dataset."""
+    found = WEIGHTS.search(text)
+    return (yaml.safe_load(found[0]) or {}).get("weights") or {} if found else {}
+
+
+def without_weights(text: str, datasets: Iterable[str]) -> str:
+    """The menu without the weights of these datasets; unchanged if there are none."""
+    gone, known = {*datasets}, weights(text)
+    if not gone & known.keys():
+        return text
+    left = {dataset: model for dataset, model in known.items() if dataset not in gone}
+    new = "".join(f"  {dataset}: {model}\n" for dataset, model in left.items())
+    return WEIGHTS.sub(f"weights:\n{new}" if left else "weights: {}\n", text, count=1)
 
 
 def unused(conf: Path, text: str | None = None) -> list[Path]:

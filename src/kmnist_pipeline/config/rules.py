@@ -76,6 +76,7 @@ def check(content: Mapping[Any, Any]) -> Config:
             raise ConfigError(f"studies.{key}: an experiment has this name already")
     for key, conditions in config.conditions.items():
         _check_conditions(f"conditions.{key}", key, conditions, config)
+    _check_weights(config)
     for key, report in config.reports.items():
         _check_name("report", f"reports.{key}")
         _check_report(f"reports.{key}", report, config)
@@ -319,6 +320,16 @@ def _check_conditions(key: str, name: str, conditions: Conditions, config: Confi
     if isinstance(base.validation, NoValidation) or base.model.family != "cnn":
         allowed = "a network with validation, because only that has a confidence threshold"
         raise refused(f"{key}.model", name, allowed)
+
+
+def _check_weights(config: Config) -> None:
+    models = models_of(config)
+    for dataset, model in config.weights.items():
+        _one_of(dataset, config.datasets, f"weights.{dataset}")
+        known = [name for name, about in models.items() if about["dataset"] == dataset]
+        if model not in known:
+            allowed = f"an experiment or study of {dataset}: {', '.join(known) or 'it has none'}"
+            raise refused(f"weights.{dataset}", model, allowed)
 
 
 def _check_suspects(name: str, suspects: Suspects, config: Config) -> None:

@@ -263,8 +263,9 @@ class Evaluation(Node):
 class Config(Node):
     """The whole of `params.yaml`.
 
-    The last three are composed: `models` by `rules.models_of`, `code` by `code.of`, `reviews` by
-    the plugin of Hydra.
+    `weights` has at most one model for each dataset, whose weights are in Git: see the stage
+    `weights`. The last three are composed: `models` by `rules.models_of`, `code` by `code.of`,
+    `reviews` by the plugin of Hydra.
     """
 
     datasets: dict[Name, Annotated[Any, PlainValidator(_dataset)]] = Field({})
@@ -277,6 +278,7 @@ class Config(Node):
     readings: dict[Name, Readings] = Field({})
     faults: dict[Name, Faults] = Field({})
     evaluation: Evaluation
+    weights: dict[Name, Name] = Field({})
     models: Any = None
     code: Any = None
     reviews: dict[Name, Reviews] = Field({})

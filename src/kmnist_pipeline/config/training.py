@@ -104,7 +104,8 @@ class CnnTrainer(LinearTrainer):
 
     `rules.USED` says which modules use the other settings: `warmup` is a share of the updates,
     `decay` is the share that an update leaves of the averaged weights, and the others are the
-    strengths of augmentations.
+    strengths of augmentations. The model file keeps numbers rounded as `stored` says, and all
+    predictions are computed from these.
     """
 
     precision: Literal["float32", "bfloat16"]  # type: ignore[assignment]
@@ -117,6 +118,7 @@ class CnnTrainer(LinearTrainer):
     elastic: Strength | None = None
     thickness: Strength | None = None
     cutout: Strength | None = None
+    stored: Literal["float16"] | None = None
 
 
 class SettingTypes(NamedTuple):

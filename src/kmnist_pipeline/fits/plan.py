@@ -217,10 +217,14 @@ def _fit(trial: Experiment, seed: int, number: int, fold: Fold) -> Fit:
             "trainer.precision=bfloat16: evidence needs float32 or float64; "
             f"set {arithmetic.VARIABLE}={arithmetic.NATIVE} to try it without making evidence"
         )
-    settings = {part: trial[part] for part in ("model", "optimizer", "trainer")}
     # The arrays shift and scale replace the setting `scaling`; the family is a field of its own.
-    model = {k: v for k, v in trial["model"].items() if k not in ("family", "scaling")}
-    return Fit(trial["model"]["family"], {**settings, "model": model}, seed, number, *fold)
+    # How weights are `stored` acts after the training.
+    others = {"model": ("family", "scaling"), "trainer": ("stored",)}
+    settings = {part: trial[part] for part in ("model", "optimizer", "trainer")} | {
+        part: {k: v for k, v in trial[part].items() if k not in names}
+        for part, names in others.items()
+    }
+    return Fit(trial["model"]["family"], settings, seed, number, *fold)
 
 
 # Roughly the floating-point operations for each pixel of a training image in one epoch.

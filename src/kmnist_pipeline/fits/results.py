@@ -10,6 +10,7 @@ import numpy as np
 
 from kmnist_pipeline.data import npz
 from kmnist_pipeline.data.dataset import Images
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.families import file
 from kmnist_pipeline.families.base import Fitted
@@ -117,7 +118,11 @@ def _fits(trials: TrainedTrials) -> Iterator[tuple[str, int, int, Fitted, bool]]
 
 def model_bytes(name: str, trials: TrainedTrials, winner: str, classes: tuple[str, ...]) -> bytes:
     """The model file: for every trial and seed the weights of the kept fold, or of all folds if
-    they predict together."""
+    they predict together.
+
+    With `trainer.stored` they are rounded to this type. All that reads the file computes from the
+    rounded weights. Raises UserError if a weight is too large for it.
+    """
     tensors = {}
     kept = [[kept_fold(folds) for folds in trial.fits] for trial in trials.values()]
     for t, trial in enumerate(trials.values()):
@@ -126,7 +131,7 @@ def model_bytes(name: str, trials: TrainedTrials, winner: str, classes: tuple[st
             for fold in range(len(folds)) if is_ensemble else [kept[t][s]]:
                 for tensor, array in folds[fold].tensors.items():
                     part = file.name(t, s, tensor, fold if is_ensemble else None)
-                    tensors[part] = array
+                    tensors[part] = stored(array, trial.experiment["trainer"].get("stored"), part)
     first = next(iter(trials.values())).experiment
     metadata = {
         "name": name,
@@ -143,6 +148,23 @@ def model_bytes(name: str, trials: TrainedTrials, winner: str, classes: tuple[st
         "winner": list(trials).index(winner),
     }
     return file.encode(tensors, metadata)
+
+
+def stored(tensor: np.ndarray, kind: str | None, name: str) -> np.ndarray:
+    """The tensor, rounded if it has floats: to `float16`, or not at all if `kind` is None.
+
+    Raises UserError, which has the `name`, if a finite number becomes infinite.
+    """
+    if kind is None or tensor.dtype.kind != "f":
+        return tensor
+    with np.errstate(over="ignore"):
+        rounded = tensor.astype(kind)
+    if (np.isfinite(tensor) & ~np.isfinite(rounded)).any():
+        raise UserError(
+            f"trainer.stored={kind}: {name} has numbers of up to {np.abs(tensor).max():.3g}, and "
+            f"the largest of {kind} is {np.finfo(kind).max:.0f}: remove the setting"
+        )
+    return rounded
 
 
 def out_of_fold(trial: TrainedTrial, validated: list[list[np.ndarray]], images: Images) -> bytes:

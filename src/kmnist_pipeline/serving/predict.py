@@ -44,7 +44,7 @@ def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
     """The model to use, and the reason for the choice.
 
     name: a model; None for the champion of the dataset or, if there is no champion, the model with
-    the best validation accuracy.
+    the best validation accuracy whose weights are here.
     """
     if name is not None:
         return _of_candidate(candidates.read(name)), "chosen by name"
@@ -57,9 +57,10 @@ def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
     if champion is not None:
         return champion.classifier, f"champion of {dataset}, version {champion.version}"
     best = candidates.best(dataset)
+    score = f"best validation accuracy, {best.accuracy},"
     return _of_candidate(best), (
-        f"no champion of {dataset} is registered; best validation accuracy, {best.accuracy}, "
-        "among the models that know all its classes"
+        f"no champion of {dataset} is registered; {score} among the models here that know all its "
+        "classes"
     )
 
 
