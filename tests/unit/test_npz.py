@@ -15,8 +15,10 @@ from hypothesis.extra import numpy as arrays
 
 from kmnist_pipeline.data import npz
 
-DTYPES = st.sampled_from([np.uint8, np.int64, np.float32, np.dtype("<U3"), np.bool_])
-ARRAYS = arrays.arrays(DTYPES, arrays.array_shapes(min_dims=0, min_side=0, max_side=4))
+DTYPES = st.sampled_from([np.dtype(of) for of in ("uint8", "int64", "float32", "<U3", "bool")])
+ARRAYS: st.SearchStrategy[np.ndarray] = arrays.arrays(
+    DTYPES, arrays.array_shapes(min_dims=0, min_side=0, max_side=4)
+)
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), ARRAYS, max_size=4))
