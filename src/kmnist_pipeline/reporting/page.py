@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, UndefinedError
 from PIL import Image
 
 from kmnist_pipeline.errors import UserError
@@ -105,12 +105,24 @@ def html(content: dict[str, Any], address: Callable[[Path], str] = data_uri) -> 
 
     address: gives the address of a picture on the page.
     """
-    return _environment().get_template("report.html").render(content, address=address)
+    return _rendered("report.html", content, address=address)
 
 
 def markdown(content: dict[str, Any]) -> str:
     """The page as Markdown, with links to the pictures in the repository."""
-    return _environment().get_template("report.md").render(content)
+    return _rendered("report.md", content)
+
+
+def _rendered(template: str, content: dict[str, Any], **more: Any) -> str:
+    """A page. Raises UserError if it shows a value that the files of numbers lack."""
+    try:
+        return _environment().get_template(template).render(content, **more)
+    except UndefinedError as error:
+        page = content["made_by"]["stage"]
+        raise UserError(
+            f"{page} shows what a file of numbers lacks: {error}; `dvc repro {page}` makes the "
+            "files again that are not up to date"
+        ) from error
 
 
 @functools.cache
@@ -133,10 +145,19 @@ def _number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
-def _read(path: Path) -> dict[str, Any]:
+class Numbers(dict[str, Any]):
+    """The content of a file of numbers, and its path."""
+
+    def __missing__(self, key: str) -> Any:
+        """Raises UserError, also in a template: an older form of the file lacks the key."""
+        stage = self.get("made_by", {}).get("stage", "the stage")
+        raise UserError(f"{self['path']} lacks {key}: `dvc repro {stage}` makes it again")
+
+
+def _read(path: Path) -> Numbers:
     details = path.with_name(numbers.beside(path.name))
     origin = details if details.exists() else path
-    return {"path": path.as_posix(), "origin": origin.as_posix(), **numbers.read(path)}
+    return Numbers({"path": path.as_posix(), "origin": origin.as_posix(), **numbers.read(path)})
 
 
 def _environments(models: list[dict[str, Any]]) -> dict[str, str]:
