@@ -54,7 +54,8 @@ def test_files_that_the_menu_does_not_lead_to_are_pointed_out(conf, capsys):
     (conf.folder / "conf/claims/mine.csv").write_text("id\n")
     assert cli.main(["compose"]) == 0
     said = capsys.readouterr().err
-    assert said.startswith("note: conf/config.yaml leads to none of these files of conf/: ")
+    words = "not in use, because no line of conf/config.yaml leads to them: "
+    assert said.startswith(f"note: these files of conf/ are {words}")
     for file in ("experiment/digits_sklearn_logistic.yaml", "claims/mine.csv"):
         assert file in said
     for used in ("shared", "base", "none.csv", "softmax", "model/", "protocol", "kmnist_linear"):

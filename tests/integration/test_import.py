@@ -13,6 +13,7 @@ import pytest
 import yaml
 from dvc.repo import Repo
 from support import drawn
+from support.checking import commands, findings
 from support.project import Project
 
 from kmnist_pipeline import cli
@@ -130,6 +131,49 @@ def test_impact_lists_what_a_second_version_makes_again(here, kmnist, tmp_path):
         f'parameter datasets.leaves.imported.sha256 changed: "{old[:55]} ... -> "{new[:55]}' in out
     )
     assert "parameter datasets.leaves.imported.test changed: 6 -> 5" in out
+
+
+def test_what_check_says_to_undo_gives_the_first_version_back(here, kmnist, tmp_path):
+    """Its image file too, which DVC tracks; half of it is no version, and check says so."""
+    assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
+    done = here.run("dvc", "repro", "download@leaves")
+    assert done.returncode == 0, done.stdout + done.stderr
+    here.commit()
+    first, before = Path(FILE).read_bytes(), places(here)
+    (tmp_path / SHAPES / "や/000.png").unlink()
+    assert kmnist("import", "leaves", f"../{SHAPES}", "--yes")[0] == 0
+    second = Path(FILE).read_bytes()
+    assert not [place for place in places(here) if place.startswith("data/")]
+    undo = commands(here, "download@leaves")[1:]
+    both = ("conf/dataset/leaves.yaml", f"{FILE}.dvc", "params.yaml")
+    assert undo == [
+        f"git checkout HEAD -- {both[0]} {both[1]} {both[2]}",
+        f"dvc checkout --force {FILE}.dvc",
+    ]
+
+    here.git("checkout", "HEAD", "--", both[0], both[2])  # as check once said
+    for content in (second, first, None):  # DVC's cache tells, if the file does not
+        Path(FILE).unlink(missing_ok=True)
+        if content is not None:
+            Path(FILE).write_bytes(content)
+        assert [place for place in places(here) if place not in before] == [f"{FILE}.dvc"]
+    assert sorted(commands(here, f"{FILE}.dvc")[0].split()[4:]) == sorted(both)
+    for command in commands(here, f"{FILE}.dvc")[:2]:
+        done = here.run(*command.split())
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert places(here) == before and here.changed() == ""
+    assert Path(FILE).read_bytes() == first
+
+    Path(FILE).write_bytes(second)
+    assert commands(here, FILE) == [f"dvc checkout --force {FILE}.dvc"]
+    shutil.rmtree(".dvc/cache")  # then the file is all that there is
+    assert {*places(here)} == {FILE, *before}
+    Path(FILE).unlink()
+    assert places(here) == before
+
+
+def places(project: Project) -> list[str]:
+    return [finding.where for finding in findings(project)]
 
 
 def sha256s(project: Project) -> tuple[str, str]:

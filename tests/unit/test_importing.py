@@ -19,7 +19,7 @@ from pyarrow import parquet
 from support import drawn
 
 from kmnist_pipeline.data import idx, pictures
-from kmnist_pipeline.importing import content, difference, reading, survey
+from kmnist_pipeline.importing import content, difference, reading
 from kmnist_pipeline.importing.content import Content, Options
 from kmnist_pipeline.importing.source import SourceError
 
@@ -187,6 +187,11 @@ def test_classes_are_chosen_and_named_by_a_table(tmp_path):
     assert found.classes == ["second, large", "a"]
     assert [Path(name).parent.name for name in found.names] == ["a"] * 5 + ["b"] * 5
     assert found.labels.tolist() == [1] * 5 + [0] * 5
+    table.write_text("a\nb\nc\n")
+    with pytest.raises(SourceError, match="--classes: the source has no images of class c; remove"):
+        prepared(place, classes=content.read_classes(table))
+    with pytest.raises(SourceError, match=r"none\.txt: cannot be read: No such file or directory$"):
+        content.read_classes(tmp_path / "none.txt")
     table.write_text("b\n")
     with pytest.raises(SourceError, match="--classes: lacks the class a"):
         prepared(place, classes=content.read_classes(table))
@@ -242,6 +247,18 @@ def write(place: Path, **arrays) -> None:
     np.savez(place / "a.npz", **arrays)
 
 
+def semicolons(place: Path) -> None:
+    (place / "a.csv").write_text("0;1;2;3;4\n1;1;2;3;4\n")
+
+
+def label_last(place: Path) -> None:
+    (place / "a.csv").write_text("1,2,3,4,0\n5,6,7,8,0\n9,1,2,3,1\n4,5,6,7,1\n")
+
+
+def dark_edge(place: Path) -> None:
+    (place / "a.csv").write_text("0,2,3,4,0\n0,6,7,8,1\n")
+
+
 def broken(place: Path) -> None:
     drawn.folder(place, {"a": 3, "b": 3})
     file = place / "b/001.png"
@@ -292,6 +309,13 @@ REFUSED = {
     "low bits in a table": (low_bits_in_parquet, r"a\.parquet, row 1: 16 bits for each colour"),
     "a broken image": (broken, r"b/001\.png: broken image"),
     "another file": (no_picture, r"b/notes\.txt: is no PNG or JPEG"),
+    "semicolons": (semicolons, "a.csv: has labels, but no pixels; commas must separate"),
+    "label last": (
+        label_last,
+        "class 1 has only 1 distinct image; .* the labels are those of the column `label`, or of "
+        "the first one if no header names it",
+    ),
+    "edge as label": (dark_edge, "there is one class, 0; .* the labels are those of the column"),
     "no test images": (no_test, "class b has no test images; .*--test-share"),
     "names that differ in case": (
         lambda place: drawn.folder(place, {"Oak": 3, "oak": 3}),
@@ -356,57 +380,6 @@ def test_any_bytes_are_read_or_refused_in_words(tmp_path_factory, content_):
         (place / "a.csv").write_bytes(start + content_)
         with pytest.raises(SourceError):
             prepared(place / "a.csv")
-
-
-# --- what is found -------------------------------------------------------------------------------
-
-
-def content_of(images: np.ndarray, labels: list[int], test: list[int]) -> Content:
-    rows = np.arange(len(images))
-    names = [f"image {row}" for row in rows]
-    return Content(
-        images, np.array(labels), np.setdiff1d(rows, test), np.array(test), ["a", "b"], 255, names,
-        True,
-    )  # fmt: skip
-
-
-def test_duplicates_blank_images_and_polarity_are_found():
-    images = drawn.stripes([0, 1] * 10)
-    images[5] = images[3]  # exact, within training
-    images[19] = images[4]  # exact, across, another class
-    noise = np.random.default_rng(0).normal(0, 3, images[7].shape)
-    images[18] = np.clip(images[7] + noise, 0, 255)  # near, across
-    images[8], images[9] = 0, 255 - images[9]
-    about = content_of(images, [0, 1] * 10, [18, 19])
-    found = survey.survey(about)
-    assert found.copies.tolist() == [[3, 5], [4, 19]]
-    assert found.near.tolist() == [[7, 18]]
-    assert found.blank.tolist() == [8]
-    assert found.dark_on_light.tolist() == [9]
-    lines = [*survey.lines(about, found, "drawn")]
-    for line in (
-        "drawn: 20 images of 12x10 pixels (height x width), grey, in 2 classes",
-        "exact duplicates: 1 within training, 0 within test, 1 across both",
-        "near duplicates: 0 within training, 0 within test, 1 across both",
-        "warning: 1 exact duplicates have another class",
-        "  image 7 and image 18",
-        "blank images: 1",
-    ):
-        assert line in lines
-    assert [line for line in lines if "suspicious polarity: 1 of 19 images" in line]
-
-
-def test_near_duplicates_are_those_of_all_pairs():
-    rng = np.random.default_rng(0)
-    base = rng.integers(0, 256, (60, 9, 7, 3))
-    noise = rng.normal(size=base.shape) * rng.uniform(1, 20, (60, 1, 1, 1))
-    images = np.concatenate([base, base + noise])
-    images = images.clip(0, 255).astype(np.uint8)
-    flat = np.corrcoef(images.reshape(120, -1))
-    expected = np.argwhere(np.triu(flat >= survey.NEAR, 1))
-    assert 10 < len(expected) < 60
-    found = survey.near_duplicates(images, np.arange(120))
-    assert found.tolist() == expected.tolist()
 
 
 # --- what has changed ----------------------------------------------------------------------------

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 from support import odd_report
 
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.reporting import page
 
 
@@ -108,6 +110,19 @@ def test_a_page_without_reviews_does_not_mention_them(content: dict) -> None:
     for text in (page.html(bare), page.markdown(bare)):
         for words in ("have reviewed", "Suspect labels", "Learn, predict", "corrected ones"):
             assert words not in text
+
+
+@pytest.mark.parametrize("render", [page.html, page.markdown])
+def test_a_value_that_a_file_of_numbers_lacks_is_named(render: Callable, content: dict) -> None:
+    """Such as a metric that was added since, or a key of a newer form."""
+    model, *others = content["models"]
+    wanted = {**content, "own": {"top_3": "#Top 3"}}
+    words = r"metrics/odd/model/test.json lacks top_3: `dvc repro evaluate@model` makes it again"
+    with pytest.raises(UserError, match=words):
+        render(wanted)
+    seeds = {**content, "models": [{**model, "test": {**model["test"], "seeds": {}}}, *others]}
+    with pytest.raises(UserError, match=r"metrics/odd/ .* no attribute 'accuracy'.*; `dvc repro"):
+        render(seeds)
 
 
 def test_markdown_shows_text_as_it_is(content: dict) -> None:

@@ -2,7 +2,8 @@
 
 Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/, do
 not agree with code, configuration, data and the libraries of requirements.lock, or were edited by
-hand. Computes rates, scores, means and verdicts again from other evidence. Reports libraries of
+hand. Computes rates, scores, means and verdicts again from other evidence. Compares the pointers of
+imported datasets with conf/, if DVC's cache or data/imported/ has their files. Reports libraries of
 requirements.lock without a hash. Says what changed, from which value to which, and which commands
 fix it. Then says which receipts in receipts/ are of this evidence, that is, which stages
 `kmnist verify` has run again. Needs neither DVC's cache nor the data, and runs no stage. Changes

@@ -49,7 +49,8 @@ def run(chosen: Namespace) -> int:
         mend_lock()  # while params.yaml still says which stages DVC knew
     if unused := menu.unused(conf):
         names = ", ".join(str(path.relative_to(conf)) for path in unused)
-        say(f"note: conf/{menu.FILE} leads to none of these files of conf/: {names}", sys.stderr)
+        why = f"because no line of conf/{menu.FILE} leads to them"
+        say(f"note: these files of conf/ are not in use, {why}: {names}", sys.stderr)
     if PARAMS.exists() and PARAMS.read_text() == text:
         print(f"{PARAMS} is up to date with conf/")
         return 0

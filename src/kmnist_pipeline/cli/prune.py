@@ -51,7 +51,7 @@ def run(chosen: Namespace) -> int:
         say("nothing was removed; --yes removes without asking", sys.stderr)
         return 1
     prune.remove(removal)
-    say("removed; what was committed is still in Git, and models and data are in DVC's cache")
+    say("removed; what was committed is still in Git, and what DVC's cache has stays there")
     if removal.stale:
         say(f"these are stale now: `dvc repro {' '.join(removal.stale)}`")
     return 0

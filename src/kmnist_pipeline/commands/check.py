@@ -9,11 +9,11 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.commands import status
+from kmnist_pipeline.commands import imported, status
+from kmnist_pipeline.commands.finding import Finding, Remedy
 from kmnist_pipeline.commands.status import CLEAN, RESTORE, StageStatus, Status
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
@@ -31,29 +31,6 @@ WIDTH = 100
 KEEP = "keep the experiment: put its values into conf/, compose, check and commit"
 SHOWN = 5  # values of params.yaml that differ from conf/, and downstream stages
 MADE = ("lineage", "library", "arithmetic", "contradiction")  # changes that DVC does not notice
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """One way to fix a group of findings: its purpose, and commands to copy."""
-
-    purpose: str
-    commands: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "\n".join([f"  {self.purpose}:", *(f"    {command}" for command in self.commands)])
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A stage (by its address) or file that is not up to date, the reasons, and the remedies.
-
-    There are no remedies for a stage that is only downstream of other findings.
-    """
-
-    where: str
-    reasons: tuple[str, ...]
-    remedies: tuple[Remedy, ...] = ()
 
 
 def findings(found: Status, composed: str) -> list[Finding]:
@@ -81,7 +58,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
     orphans = _of_orphans(alone)
     files = [Finding(file, ("no stage makes this file",), orphans) for file in alone]
     around = [*_of_lock(), *_of_pins(), *_of_params(composed, apart, experiment)]
-    return [*around, *stages, *files, *_of_faults()]
+    return [*around, *stages, *imported.findings(conf), *files, *_of_faults()]
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
@@ -209,7 +186,9 @@ def _undone(
         if change.kind == "parameter":
             known = {change.name: before[change.name]} if change.name in before else {}
             if changes.json_of(known, change.name) == change.old:
-                back = [(RESTORE, file) for file in _edited("conf", PARAMS)]
+                pointers = _edited(imported.FOLDER)
+                back = [(RESTORE, file) for file in _edited("conf", PARAMS) + pointers]
+                back += [(imported.CHECKOUT, file) for file in pointers]
         elif change.kind in ("file", "out") and change.old and change.new is not None:
             back = _restored(head, change.name, change.old)
             if change.kind == "file" and wanted.makers(change.name):  # stages made it
@@ -225,7 +204,7 @@ def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
     files = head.files(path)
     if not files:
         with suppress(DamagedError):
-            return [("dvc checkout --force", path)] if head.cached(path, md5) else []
+            return [(imported.CHECKOUT, path)] if head.cached(path, md5) else []
         return []
     back = [(RESTORE, name) for name in _edited(path)]
     back += [(CLEAN, name) for name in _untracked(path)]

@@ -119,6 +119,8 @@ def show(impact: Impact, console: Console) -> None:
     for report, ids in impact.claims.items():
         branch = tree.add(f"{count(len(ids), 'claim')} of {report} compared again")
         branch.add(Text(", ".join(ids)))
+    if impact.stages and not impact.claims:
+        tree.add("no claim compared again")
     _add(tree, "file", "that no stage makes any more", impact.orphans)
     console.print(tree)
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from kmnist_pipeline.data import pictures
 from kmnist_pipeline.data.reviews import EXCLUDED
-from kmnist_pipeline.importing.source import Source, SourceError, require_fits, shown
+from kmnist_pipeline.importing.source import Source, SourceError, reason, require_fits, shown
 
 SHARE = 0.2  # of test images, if the source has no split
 FEW = 3  # examples in a message
@@ -95,7 +95,7 @@ def prepare(source: Source, options: Options) -> Content:
     images = _images(source, names, options)
     if (train_test := _split_of(source)) is None or options.test_share is not None:
         share, seed = options.test_share or SHARE, options.seed or 0
-        train, test = stratified(images, labels, classes, share, seed)
+        train, test = stratified(images, labels, classes, share, seed, source.hint)
         is_split_here = True
     else:
         (train, test), is_split_here = train_test, False
@@ -121,12 +121,18 @@ def _split_of(source: Source) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def stratified(
-    images: np.ndarray, labels: np.ndarray, classes: Sequence[str], share: float, seed: int
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    share: float,
+    seed: int,
+    hint: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Training and test rows, with the share of test images in each class, at least one.
 
     Only the pixels and the seed decide, not the order of the images: so the images stay where they
     are when others are added, except for a few of them, and equal images of a class stay together.
+    hint: the end of the message about a class that has too few.
     """
     rank = np.array([hashlib.sha256(b"%d" % seed + digest).digest() for digest in digests(images)])
     is_test = np.zeros(len(labels), bool)
@@ -136,7 +142,7 @@ def stratified(
         if len(distinct) < 2:
             raise SourceError(
                 f"class {name} has only {len(distinct)} distinct image; it needs at least 2, one "
-                "for training and one for test"
+                f"for training and one for test{hint}"
             )
         wanted = max(1, round(share * len(rows)))
         below = np.cumsum(np.bincount(of))[:-1]  # images of the first 1, 2, ... distinct ones
@@ -156,6 +162,10 @@ def _classes(
             raise SourceError(f"--classes: lacks the class {_listed(missing)} of the source")
         listed = [*chosen]
     if empty := [name for name in listed if name not in found]:
+        if chosen is not None:
+            raise SourceError(
+                f"--classes: the source has no images of class {_listed(empty)}; remove its line"
+            )
         raise SourceError(f"class {_listed(empty)} has no images; `--classes` can leave it out")
     shown_names = [chosen[name] if chosen else name for name in listed]
     seen = dict[str, str]()
@@ -177,7 +187,9 @@ def _classes(
             )
         seen[folded] = name
     if len(listed) < 2:
-        raise SourceError(f"there is one class, {listed[0]}; a dataset needs two or more")
+        raise SourceError(
+            f"there is one class, {listed[0]}; a dataset needs two or more{source.hint}"
+        )
     return shown_names, {name: label for label, name in enumerate(listed)}
 
 
@@ -225,7 +237,7 @@ def read_classes(file: Path) -> dict[str, str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"--classes: {shown(file)}: cannot be read: {error}") from error
+        raise SourceError(f"--classes: {shown(file)}: cannot be read: {reason(error)}") from error
     found: dict[str, str] = {}
     for row in _rows(text):
         name = row[0].strip()

@@ -47,13 +47,19 @@ class Source:
     """All parts.
 
     is_raw: whether the pixels are numbers of a file of arrays; classes: in the order of the source,
-    or None if it has no order.
+    or None if it has no order; labelled: where the labels are, if one may look for them elsewhere.
     """
 
     kind: str
     is_raw: bool
     parts: list[Part]
     classes: list[str] | None = None
+    labelled: str = ""
+
+    @property
+    def hint(self) -> str:
+        """The end of a message about classes that may be none."""
+        return self.labelled and f"; the labels are those of {self.labelled}"
 
 
 def words(text: str) -> list[str]:
@@ -69,6 +75,11 @@ def split_word(text: str) -> str | None:
 def shown(path: Path) -> str:
     """A path in a message."""
     return printable(str(path))
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, without its name, which the message has already."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def named(labels: np.ndarray, names: Sequence[str] | None, where: str) -> list[str]:
@@ -128,7 +139,9 @@ def pixels_of(array: np.ndarray, where: str, size: tuple[int, int] | None) -> np
 def shape_of_row(count: int, where: str, size: tuple[int, int] | None) -> tuple[int, ...]:
     """The shape of an image that is a row of `count` pixels: `size`, else square."""
     if not count:
-        raise SourceError(f"{where}: has labels, but no pixels")
+        raise SourceError(
+            f"{where}: has labels, but no pixels; commas must separate the cells of a CSV"
+        )
     for colours in ((), (3,)):
         pixels = count // 3 if colours else count
         if count % (3 if colours else 1):

@@ -21,6 +21,7 @@ from kmnist_pipeline.importing.source import (
     Source,
     SourceError,
     one_each,
+    reason,
     require_fits,
     shape_of_row,
     shown,
@@ -36,7 +37,8 @@ def read_csv(files: list[Path], size: tuple[int, int] | None) -> Source:
     and line, for a row that has another number of pixels, or something else as a pixel.
     """
     parts = [_csv(file, size) for file in files]
-    return Source("CSV of a label and pixels", True, one_each(parts))
+    labelled = "the column `label`, or of the first one if no header names it"
+    return Source("CSV of a label and pixels", True, one_each(parts), labelled=labelled)
 
 
 def _csv(file: Path, size: tuple[int, int] | None) -> Part:
@@ -68,7 +70,7 @@ def _csv(file: Path, size: tuple[int, int] | None) -> Part:
     except UnicodeDecodeError as error:
         raise SourceError(f"{shown(file)}: is not UTF-8: {error}") from error
     except (OSError, EOFError) as error:
-        raise SourceError(f"{shown(file)}: cannot be read: {error}") from error
+        raise SourceError(f"{shown(file)}: cannot be read: {reason(error)}") from error
     if not labels:
         raise SourceError(f"{shown(file)}: has no row of pixels")
     shape = shape_of_row(width, shown(file), size)

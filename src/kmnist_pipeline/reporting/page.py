@@ -37,8 +37,8 @@ def _of_numbers(folder: str) -> Iterator[None]:
     except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder}/ or {paths.METRICS}/data/: a file has other numbers than a page shows "
-            f"({type(error).__name__}: {error}); `git checkout HEAD -- {paths.METRICS}` restores "
-            "the committed ones"
+            f"({type(error).__name__}: {error}); `dvc repro` makes the files again that are not up "
+            f"to date, and `git checkout HEAD -- {paths.METRICS}` restores the committed ones"
         ) from error
 
 
@@ -157,10 +157,19 @@ def _number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
-def _read(path: Path) -> dict[str, Any]:
+class Numbers(dict[str, Any]):
+    """The content of a file of numbers, and its path."""
+
+    def __missing__(self, key: str) -> Any:
+        """Raises UserError, also in a template: an older form of the file lacks the key."""
+        stage = self.get("made_by", {}).get("stage", "the stage")
+        raise UserError(f"{self['path']} lacks {key}: `dvc repro {stage}` makes it again")
+
+
+def _read(path: Path) -> Numbers:
     details = path.with_name(numbers.beside(path.name))
     origin = details if details.exists() else path
-    return {"path": path.as_posix(), "origin": origin.as_posix(), **numbers.read(path)}
+    return Numbers({"path": path.as_posix(), "origin": origin.as_posix(), **numbers.read(path)})
 
 
 def _environments(models: list[dict[str, Any]]) -> dict[str, str]:

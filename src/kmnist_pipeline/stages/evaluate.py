@@ -182,7 +182,7 @@ def prediction_figures(
     n = f"{len(test):,} test images"
     yield (
         "confusion",
-        f"confusion matrix of the {n}, in counts; rows are true, columns predicted classes.",
+        f"confusion matrix of the {n}, {model_figures.cells(len(test.classes))}.",
         model_figures.confusion_matrix(scores["confusion"], test.classes),
     )
     by_class = [
@@ -191,7 +191,7 @@ def prediction_figures(
     ]
     yield (
         "scores",
-        f"precision, recall and F1 of each class on the {n}.",
+        f"precision, recall and F1 of {model_figures.scored(len(test.classes))} on the {n}.",
         model_figures.class_scores(test.classes, *by_class),
     )
     for name, hits, result in (
@@ -264,9 +264,8 @@ def training_confusion(model: TrainedModel, training: Images) -> Drawn:
     """Confusion matrix on the training images (kmnist_cnn Fig. 5a)."""
     scores = scores_of(training, model.probabilities(training.pixels))
     caption = (
-        f"confusion matrix of the {len(training):,} images that the model was trained on, in "
-        f"counts; rows are true, columns predicted classes; accuracy "
-        f"{scores['accuracy']:.4f}."
+        f"confusion matrix of the {len(training):,} images that the model was trained on, "
+        f"{model_figures.cells(len(training.classes))}; accuracy {scores['accuracy']:.4f}."
     )
     figure = model_figures.confusion_matrix(scores["confusion"], training.classes)
     return "confusion_train", caption, figure

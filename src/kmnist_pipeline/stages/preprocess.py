@@ -249,7 +249,7 @@ def figures(
     yield (
         "pca",
         f"the {n}{f', reduced to {size} pixels,' if factor > 1 else ''} on their first two "
-        "principal components, coloured by class.",
+        f"principal components, {data_figures.colouring(len(names))}.",
         data_figures.pca_scatter(components, of_train, names, ratios),
     )
     yield (
