@@ -250,6 +250,34 @@ def test_text_that_is_not_utf_8_is_named(file, conf, capsys):
     assert f"error: {file}: is not UTF-8: " in capsys.readouterr().err
 
 
+LINEAR, SKLEARN = "readings.kmnist_linear", "faults.mnist_logistic"
+
+
+@pytest.mark.parametrize(
+    ("file", "trial", "value", "refused"),
+    [
+        ("kmnist_softmax/test.json", "", "accuracy", ""),
+        ("kmnist_softmax/test.json", "", "f1", LINEAR),  # readings have accuracy alone
+        ("kmnist_softmax_grid/validation.json", "lr=0.1,batch_size=512", "accuracy", ""),
+        ("kmnist_softmax_grid/test.json", "", "accuracy", LINEAR),  # the winner is no trial
+        ("mnist_sklearn_logistic/test.json", "", "f1", ""),
+        ("mnist_sklearn_logistic/validation.json", "", "loss", SKLEARN),
+        ("mnist_simple_cnn/test.json", "", "accuracy", SKLEARN),
+    ],
+)
+def test_readings_and_faults_need_a_claim_about_their_models(
+    file, trial, value, refused, conf, capsys
+):
+    report = "mnist_logistic" if file.startswith("mnist") else "kmnist_linear"
+    path = f"conf/claims/{report}.csv"
+    header = (conf.folder / path).read_text().partition("\n")[0]
+    row = f'a,I,b,c,d,0.5,{file},"{trial}",{value},nothing,,'
+    (conf.folder / path).write_text(f"{header}\n{row}\n")
+    assert cli.main(["compose"]) == (1 if refused else 0)
+    message = capsys.readouterr().err
+    assert (f"error: {refused}: {path} has no claim about " in message) == bool(refused)
+
+
 OVERRIDES = [
     ("experimens.digits_softmax.optimizer.lr=1", "experimens.digits_soft", "datasets, experiments"),
     ("+typo=1", "typo=1: there is no such key", "datasets, experiments, studies"),

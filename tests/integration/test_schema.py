@@ -18,6 +18,7 @@ from kmnist_pipeline.families import registry
 IMAGES = ("datasets", "digits", "parts", 0, "images")
 SHA, SOFTMAX = "0" * 63 + "g", "experiments.digits_softmax"
 READ, FAULTS = "readings.kmnist_linear", "faults.kmnist_linear.catalogue"
+CHANGED, STUDY = "faults.kmnist_linear", "kmnist_softmax_grid"
 NONE_LEFT = {"act": "add", "says": "none", "settings": ["trainer.epochs"], "amount": -50}
 SKLEARN = "experiments.digits_sklearn_logistic"
 SUSPECTS, LOOP = "suspects.digits", "loops.digits"
@@ -163,6 +164,8 @@ REFUSED = [
      ".search.space.model.dropout.low=0: must be greater than 0 with log"),
     (GRID, searched(space={"model.dropout": {"low": 0.5, "high": 0.5, "log": False}}),
      ".search.space.model.dropout.high=0.5: must be greater than low"),
+    (GRID, searched(space={"optimizer.lr": {"low": "a", "high": 1, "log": True}}),
+     ".search.space.optimizer.lr.low=a: must be a number"),
     (GRID, searched(reduction=1), ".search.reduction=1: must be at least 2"),
     (GRID, searched() | {"retrain": False}, ".retrain=false: must be true for a search, which"),
     (GRID, searched() | {"points": [{"optimizer.lr": 1}]}, ".points=[{"),
@@ -221,6 +224,33 @@ REFUSED = [
     (f"{FAULTS}.labels_swapped.classes", [0, 2], "=[0, 2]: must be two different positions of 0 "),
     (f"{FAULTS}.one_epoch_fewer", NONE_LEFT, ".trainer.epochs=0: must be at least 1"),
     (f"{FAULTS}.rate_by_10.settings", ["model.kind"], ": must be keys whose values are numbers"),
+    *((f"{FAULTS}.rate_by_10.settings", [key], f"[0]={key}: must be one of model.architecture, ")
+      for key in ("optimzer.lr", "a.b.c", "seeds", "subset", "model.nope")),
+    (f"{FAULTS}.rate_by_10.settings", [], "=[]: must be a list of 1 or more values"),
+    (f"{FAULTS}.labels_swapped.classes", [0, 1, 2], "=[0, 1, 2]: must be a list of 2 or fewer v"),
+    (f"{FAULTS}.none", {"act": "measure_validation", "says": "none"}, ": the name must be another"),
+    (f"{CHANGED}.experiments", {}, "={}: must be at least one experiment"),
+    (f"{CHANGED}.catalogue", {}, "={}: must be at least one fault"),
+    (f"{CHANGED}.dataset", "mnist", "=mnist: must be one of kmnist"),
+    (f"{CHANGED}.studies.{STUDY}.points", [{"model.scaling": "typo"}],
+     "[0].model.scaling=typo: must be one of none, minmax, zscore"),
+    (f"{CHANGED}.studies.{STUDY}.points", [], "=[]: must be at least one point, or a product"),
+    (f"{READ}.dataset", "mnist", "=mnist: must be one of kmnist"),
+    (f"{READ}.claims", "none", "=none: must be one of kmnist_linear"),
+    (f"{READ}.experiments.kmnist_logistic_0_6.classes", [3, 77],
+     "=[3, 77]: must be at least two different labels of 0 to 9"),
+    *((f"{READ}.experiments.kmnist_softmax.{key}", value, f"={shown}: must be {words}")
+      for key, value, shown, words in [
+          ("trainer.patience", 10, "10", "null, for readings"),
+          ("subset", 100, "100", "null, for readings"),
+          ("validation.ensemble", True, "true", "null, for readings"),
+          ("trainer.precision", "float32", "float32", "float64, for readings"),
+          ("trainer.epochs", 20, "20", f"50 as in {READ}.experiments.kmnist_logistic_0_6, because"),
+          ("model.scaling", "minmax", "minmax", "zscore as in "),
+          ("validation.folds", 10, "10", "5 as in "),
+      ]),
+    (f"{READ}.studies.{STUDY}.points", [{"optimizer.lr": 0.1}, {"trainer.epochs": 20}],
+     "[1].trainer.epochs=20: must be 50 as in "),
     (f"{FAULTS}.rate_by_10.act", "typo", "=typo: must be one of leak, keep, swap"),
     ("typo", {}, "={}: there is no such key; known keys: datasets, experiments, studies, "),
 ]  # fmt: skip
@@ -275,6 +305,40 @@ def test_a_linear_model_may_have_any_validation():
             del params[section]["digits_softmax_grid"]
         del params["suspects"]["digits"]  # and suspects need a prediction for each image
         rules.check(params)
+
+
+# What pydantic calls the error of each type and each limit that a key may have.
+ERRORS = {
+    **{kind: f"{kind}_type" for kind in ("bool", "dict", "float", "int", "list")},
+    **{"str": "string_type", "pattern": "string_pattern_mismatch"},
+    **{"ge": "greater_than_equal", "gt": "greater_than", "le": "less_than_equal"},
+    **{"lt": "less_than", "min_length": "too_short", "max_length": "too_long"},
+}
+STRUCTURE = {"literal", "nullable", "any", "default", "model", "model-fields", "model-field",
+          "no-info", "with-info"}  # fmt: skip
+LIMITS = {"pattern", "ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length"}
+
+
+def types_and_limits(schema: Any) -> Iterator[str]:
+    """Those of pydantic's schema of a class."""
+    if isinstance(schema, dict):
+        if isinstance(kind := schema.get("type"), str) and not kind.startswith("function-"):
+            yield kind
+            yield from LIMITS & schema.keys()
+        for part in schema.values():
+            yield from types_and_limits(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            yield from types_and_limits(part)
+
+
+def test_every_type_and_limit_is_refused_in_our_words():
+    nodes = [node.Node]
+    for kind in nodes:
+        nodes += kind.__subclasses__()
+    found = {part for kind in nodes for part in types_and_limits(kind.__pydantic_core_schema__)}
+    assert found > {"int", "max_length", "lt"}
+    assert {ERRORS.get(part, part) for part in found - STRUCTURE} <= node.WORDS.keys()
 
 
 def test_schema_and_registry_know_the_same_families_and_choices():

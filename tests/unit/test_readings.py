@@ -348,7 +348,9 @@ def test_the_page_says_what_is_explained_and_the_choice_that_moves_most():
         "ours": OURS._asdict(), "order": Reading._fields, "choices": FEW, "best": [],
         "claims": {"a": claim(0, loss=0.1, epochs=0.3, keep=0), "b": claim(2, loss=0.2, folds=0.1)},
     }  # fmt: skip
+    assert extras.readings(content, ["other"]) is None
     shown = extras.readings(content, ["b", "other", "a"])
+    assert shown is not None
     assert list(shown["claims"]) == ["b", "a"]
     a, b = shown["claims"]["a"], shown["claims"]["b"]
     assert (a["explained"], b["explained"], shown["explained"]) == (False, True, 1)
@@ -414,7 +416,7 @@ def test_the_stage_writes_what_the_readings_explain(tmp_path: Path, monkeypatch,
     drawn = Path("out/figures/r/readings/specification_curve.png")
     assert 5_000 < drawn.stat().st_size < 60_000
     page = extras.readings(written, [row["id"] for row in rows])
-    assert page["explained"] == 8
+    assert page is not None and page["explained"] == 8
     assert page["best"][0]["words"] == extras.in_words(HIDDEN._asdict(), MINE._asdict())
     for claim in page["claims"].values():
         ends = claim["strip"]["low"], claim["strip"]["high"]

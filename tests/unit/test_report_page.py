@@ -172,3 +172,30 @@ def test_other_conditions_are_shown_against_the_clean_images(content: dict) -> N
 
 def plain(name: str) -> str:
     return name.replace("<", "\\<").replace(">", "\\>").replace("|", "\\|")
+
+
+def test_a_study_states_what_all_its_trials_change(content: dict) -> None:
+    (first, *others) = content["models"]
+    trial = {"name": "lr=1", "seeds": {"mean": 0.5, "sd": None, "n": 1}, "won": True}
+    parameters = {"studies.s": {"trial": {"subset": 4000, "a.b": "x"}}}
+    study = {
+        **first, "budget": page._budget(parameters, "s"),
+        "trials": [{**trial, "test": None, "wins": None, "chance": None, "published": False}],
+        "validation": {**first["validation"], "winner": "lr=1", "folds": [{"n_train": 3200}]},
+    }  # fmt: skip
+    shown = {**content, "models": [study, *others]}
+    html = " ".join("".join(Elements(page.html(shown)).texts("body")).split())
+    for text, mark in ((html, ""), (page.markdown(shown), "`")):
+        assert f"{mark}subset=4000, a.b=x{mark} instead of the values of the base" in text
+        assert "the first fit has 3200 training images" in text
+    assert page._budget({"studies.s": {"trial": {}}}, "s") == page._budget({}, "s") == ""
+
+
+def test_faults_that_apply_to_no_model_and_noise_are_mentioned(content: dict) -> None:
+    faults = {"path": "faults.json", "budget": "one fold", "found": 0, "columns": [], "rows": [],
+              "left_out": ["rate_by_10", "keep"]}  # fmt: skip
+    shown = {**content, "faults": faults}
+    for text in (page.html(shown), page.markdown(shown)):
+        assert "a model with a claim has: rate by 10, keep." in text
+        assert "trained with one seed, without and with each fault, on this budget" in text
+        assert "no threshold for noise" in text and "would look the same" not in text

@@ -112,7 +112,8 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
             )
         figures = report.figures.items()
         shown = [(f"reports.{name}.figures.{n}={file}", file) for n, file in figures]
-        for line, claim in stated.read(path):
+        rows = stated.read(path)
+        for line, claim in rows:
             where = f"{path}: line {line}: {claim['id']}"
             shown += [(where, f"{name}/{file}") for file in claims.files(claim)]
         for where, file in shown:
@@ -121,6 +122,15 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
             if of_report == name and model not in known:
                 needed = f"{model} is no experiment or study of the report {name}"
                 raise UserError(f"{where}: {needed}; known: {', '.join(known)}")
+        for section, values in stated.ASKED.items():
+            asked = (config.get(section) or {}).get(name)
+            if asked and not stated.concerned([c for _, c in rows], section, _plain(asked)):
+                models = [*asked.experiments, *(f"a trial of {study}" for study in asked.studies)]
+                raise UserError(
+                    f"{section}.{name}: {path} has no claim about {' or '.join(models)} (with the "
+                    f"value {' or '.join(values)}): let reports.{name}.claims name a file with "
+                    f"one, or remove {section}.{name} from {_conf(loader)}/{MAIN}.yaml"
+                )
 
 
 def _refusing(load: Any) -> Any:

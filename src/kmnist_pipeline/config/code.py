@@ -10,6 +10,7 @@ list in `deps`; if a model uses fewer modules than there are lines, the rest rep
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,9 @@ def of(config: Config) -> dict[str, dict[str, Any]]:
     for name, loop in config.loops.items():
         found["loop"][name] = {"dataset": loop.dataset, "code": _trained(name, [loop], "loop")}
     for name, faults in config.faults.items():
-        changed = [_changed(each, faults.trial) for each in faults.experiments.values()]
-        code = _trained(name, changed, "faults")
+        bases = {n: _changed(each, faults.trial) for n, each in faults.experiments.items()}
+        tried = [_tried(n, study, bases[study.base]) for n, study in faults.studies.items()]
+        code = _trained(name, itertools.chain(bases.values(), *tried), "faults")
         found["faults"][name] = {"dataset": faults.dataset, "code": code}
     items = {model: {"dataset": dataset} for dataset, model in config.weights.items()}
     return {**found, "weights": items}

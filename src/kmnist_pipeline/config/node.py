@@ -38,6 +38,8 @@ WORDS = {  # what a value must be, by the type of pydantic's error
     "list_type": "a list",
     "string_pattern_mismatch": "text that matches {pattern}",
     "string_type": "text (in quotes, if it looks like something else)",
+    "too_long": "a list of {max_length} or fewer values",
+    "too_short": "a list of {min_length} or more values",
 }
 
 
@@ -53,14 +55,15 @@ class Node(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keys(cls, node: Any) -> dict[str, Any]:
-        known = ", ".join(cls.model_fields)
+        fields = cls.model_fields  # read once: it is a property
+        known = ", ".join(fields)
         if not isinstance(node, dict):
             raise must(f"a map of {known}")
         for name in node:
-            if name not in cls.model_fields:
+            if name not in fields:
                 raise said(f"there is no such key; known keys: {known}", name, node[name])
         given = {name: value for name, value in node.items() if value != MISSING}
-        for name, field in cls.model_fields.items():
+        for name, field in fields.items():
             if field.is_required() and name not in given:
                 raise said(
                     f"is missing; needed are {known} "
@@ -127,7 +130,7 @@ def refused(key: str, value: Any, allowed: str) -> ConfigError:
 
 def one_of(known: Iterable[Any]) -> str:
     """What is allowed if only the `known` values are."""
-    return f"one of {', '.join(map(str, known))}"
+    return f"one of {', '.join(map(shown, known))}"
 
 
 def shown(value: Any) -> str:

@@ -10,13 +10,31 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     PlainValidator,
     field_validator,
 )
 
-from kmnist_pipeline.config.node import Count, Label, Name, Node, Seed, Sha256, Share, kinds
-from kmnist_pipeline.config.training import SETTING_TYPES, Experiment, Study, of_family
+from kmnist_pipeline.config.node import (
+    Count,
+    Label,
+    Name,
+    Node,
+    Seed,
+    Sha256,
+    Share,
+    kinds,
+    must,
+    one_of,
+)
+from kmnist_pipeline.config.training import (
+    SETTING_TYPES,
+    VALIDATIONS,
+    Experiment,
+    Study,
+    of_family,
+)
 
 
 class Part(Node):
@@ -178,24 +196,41 @@ class SwapFault(Fault):
     classes: Annotated[list[Label], Field(min_length=2, max_length=2)]
 
 
+# What a fault may change: all that an experiment of any family has.
+KINDS = [
+    *(part for types in SETTING_TYPES.values() for part in types._asdict().items()),
+    *(("validation", kind) for kind in VALIDATIONS.values()),
+]
+SETTINGS = sorted({f"{part}.{name}" for part, kind in KINDS if kind for name in kind.model_fields})
+
+
+def _setting(dotted: str) -> str:
+    if dotted not in SETTINGS:
+        raise must(one_of(SETTINGS))
+    return dotted
+
+
+Settings = Annotated[list[Annotated[str, AfterValidator(_setting)]], Field(min_length=1)]
+
+
 class ChangeFault(Fault):
     """A setting has another value: the first of `settings` that an experiment has."""
 
-    settings: list[str]
+    settings: Settings
     value: str
 
 
 class MultiplyFault(Fault):
     """A setting is multiplied."""
 
-    settings: list[str]
+    settings: Settings
     factor: float = Field(gt=0)
 
 
 class AddFault(Fault):
     """An amount is added to a setting."""
 
-    settings: list[str]
+    settings: Settings
     amount: int
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from kmnist_pipeline.evaluation import claims
+from kmnist_pipeline.config import grid
+from kmnist_pipeline.evaluation import claims, metrics
 from kmnist_pipeline.evaluation.claims import ClaimError
 from kmnist_pipeline.evaluation.scoring import SCORES
 
@@ -26,6 +28,11 @@ OF_TRIALS = {"validation.json": ("accuracy", "loss", "n"), "test.json": (*SCORES
 VALUES = {
     "validation.json": (*OF_TRIALS["validation.json"], "winner"),
     "test.json": (*OF_TRIALS["test.json"], *FORMS),
+}
+# What is asked about a report, and the values of its models that the answer is about.
+ASKED = {
+    "readings": ("accuracy",),
+    "faults": (*metrics.SCORES, "confusion", "misclassified"),
 }
 
 
@@ -45,6 +52,21 @@ def read(path: Path) -> list[tuple[int, Claim]]:
         if claim["file"] and (problem := next(_problems(claim), None)):
             raise ClaimError(f"{path}: line {line}: {claim['id']}: {problem}")
     return list(zip(lines, found, strict=True))
+
+
+def concerned(found: Iterable[Claim], section: str, asked: Mapping[str, Any]) -> bool:
+    """Whether any claim is about what readings or faults measure of their models.
+
+    section: a key of ASKED; asked: its settings for the report.
+    """
+    models = {(name, "") for name in asked["experiments"]}
+    for name, study in asked["studies"].items():
+        models |= {(name, grid.name(point)) for point in grid.points(study)}
+    return any(
+        (claim["file"].partition("/")[0], claim["trial"]) in models
+        and claim["value"] in ASKED[section]
+        for claim in found
+    )
 
 
 def _text(path: Path) -> io.StringIO:

@@ -5,13 +5,25 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, GetPydanticSchema, ValidationInfo, field_validator
+from pydantic import Field, GetPydanticSchema, PlainValidator, ValidationInfo, field_validator
 from pydantic_core.core_schema import literal_schema
 
-from kmnist_pipeline.config.node import Count, Label, Node, Seed, Share, Strength, kinds, must, said
+from kmnist_pipeline.config.node import (
+    Count,
+    Label,
+    Node,
+    Seed,
+    Share,
+    Strength,
+    kinds,
+    must,
+    refused,
+    shown,
+)
 
 CHOICES = Path(__file__).parents[1] / "families/cnn"
 
@@ -71,7 +83,7 @@ class LinearOptimizer(Optimizer):
 
 
 class CnnOptimizer(Optimizer):
-    """The optimizers of the networks; `rules.USED` says which of them use the other settings."""
+    """The optimizers of the networks; `USED` says which of them use the other settings."""
 
     name: Annotated[str, module("optimizers")]
     momentum: Share | None = None
@@ -102,7 +114,7 @@ class LinearTrainer(Node):
 class CnnTrainer(LinearTrainer):
     """The same for a network, with its exchangeable modules; bfloat16 is not for evidence.
 
-    `rules.USED` says which modules use the other settings: `warmup` is a share of the updates,
+    `USED` says which modules use the other settings: `warmup` is a share of the updates,
     `decay` is the share that an update leaves of the averaged weights, and the others are the
     strengths of augmentations. The model file keeps numbers rounded as `stored` says, and all
     predictions are computed from these.
@@ -210,9 +222,18 @@ class Experiment(Node):
 class Range(Node):
     """The numbers between two limits; `log`: their logarithms are equally likely."""
 
-    low: int | float
-    high: int | float
+    low: float
+    high: float
     log: bool
+
+
+def _listed_or_between(values: Any) -> Any:
+    """The values of a key as they are; refuse what is neither a list of them nor a `Range`."""
+    if isinstance(values, dict):
+        Range.model_validate(values)
+    elif not isinstance(values, list) or not values:
+        raise must("a list of values, or a map of low, high, log")
+    return values
 
 
 class Search(Node):
@@ -227,17 +248,7 @@ class Search(Node):
     size: Count
     rungs: list[Count]
     reduction: int = Field(ge=2)
-    space: dict[str, Any]
-
-    @field_validator("space")
-    @classmethod
-    def _listed_or_between(cls, space: dict[str, Any]) -> dict[str, Any]:
-        for key, values in space.items():
-            if isinstance(values, dict):
-                Range.model_validate(values)
-            elif not isinstance(values, list) or not values:
-                raise said("must be a list of values, or a map of low, high, log", key, values)
-        return space
+    space: dict[str, Annotated[Any, PlainValidator(_listed_or_between)]]
 
 
 class Study(Node):
@@ -258,3 +269,41 @@ class Study(Node):
     trial: dict[str, Any]
     retrain: bool
     seeds: list[Seed] | None
+
+
+# Settings that only some choices use: the choice, its values that use the setting, and whether
+# they also take null.
+USED = {
+    "optimizer.momentum": ("optimizer.name", {"nesterov"}, False),
+    "optimizer.weight_decay": ("optimizer.name", {"adamw", "nesterov"}, False),
+    "optimizer.label_smoothing": ("optimizer.name", {"adamw", "nesterov"}, True),
+    "trainer.warmup": ("trainer.schedule", {"linear"}, False),
+    "trainer.decay": ("trainer.averaging", {"exponential"}, False),
+    "trainer.affine": ("trainer.augmentation", {"distortions"}, True),
+    "trainer.elastic": ("trainer.augmentation", {"distortions"}, True),
+    "trainer.thickness": ("trainer.augmentation", {"distortions"}, True),
+    "trainer.cutout": ("trainer.augmentation", {"distortions"}, True),
+}
+
+
+def check_unvalidated(key: str, trainer: Any) -> None:
+    """Refuse a trainer that needs validation images, for a training that has none."""
+    for name, only in (("patience", None), ("keep", "last")):
+        value = getattr(trainer, name, only)
+        if value != only:
+            raise refused(f"{key}.trainer.{name}", value, f"{shown(only)} without validation")
+
+
+def check_used(key: str, experiment: Experiment) -> None:
+    """Refuse a setting of a network that has no effect, or that is missing."""
+    for setting, (choice, users, optional) in USED.items():
+        value, chosen = attrgetter(setting)(experiment), attrgetter(choice)(experiment)
+        used = chosen in users
+        if (value is not None and not used) or (value is None and used and not optional):
+            allowed = f"{'a number' if used else 'null'}, because {choice} is {chosen}"
+            raise refused(f"{key}.{setting}", value, allowed)
+    if experiment.optimizer.label_smoothing is not None and experiment.trainer.loss != "mean":
+        allowed = "null, because it is that of a mean loss"
+        raise refused(
+            f"{key}.optimizer.label_smoothing", experiment.optimizer.label_smoothing, allowed
+        )

@@ -2,7 +2,8 @@
 
 Fits with and without the fault are trained on the same, perhaps smaller budget. The difference of
 their numbers is added to ours, and the verdict is taken again with the same interval. So a claim
-that differs already cannot notice anything. Lists and matrices are compared as they are.
+that differs already cannot notice anything. Of a list, a matrix or a point the part is compared
+that the claim states.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kmnist_pipeline.config.rules import CLEAN
+from kmnist_pipeline.evaluation import claims as judging
 from kmnist_pipeline.evidence import numbers
 
 WRONG = ("differs", "missed")
-CLEAN = "none"  # the name under which the numbers without a fault are stored
 
 
 def of_report(
@@ -58,8 +60,9 @@ def notices(claim: Mapping[str, Any], clean: Any, faulty: Any) -> bool:
     """
     if claim["verdict"] in WRONG:
         return False
-    if isinstance(clean, list):
-        return clean != faulty
+    if isinstance(clean, list | str):
+        stated, now = (judging.compare(claim["reported"], of, {})[0] for of in (clean, faulty))
+        return stated != now
     reported, shift = float(claim["reported"]), faulty - clean
     obtained = claim["obtained"] + shift
     if claim["verdict"] == "beaten":

@@ -37,10 +37,15 @@ def _point(text: str) -> list[str]:
     return [pair.partition("=")[2].strip() for pair in text.split(",")]
 
 
-def readings(content: Mapping[str, Any], order: list[str]) -> dict[str, Any]:
-    """The content of `readings.json` as the page shows it; order: the ids of the claims."""
+def readings(content: Mapping[str, Any], order: list[str]) -> dict[str, Any] | None:
+    """The content of `readings.json` as the page shows it; None if no claim is about it.
+
+    order: the ids of the claims.
+    """
     ours = {name: content["ours"][name] for name in content["order"]}
     stated = {name: content["claims"][name] for name in order if name in content["claims"]}
+    if not stated:
+        return None
     claims = {
         name: {
             **claim,
@@ -76,11 +81,14 @@ def faults(
     content: Mapping[str, Any],
     noticed: Mapping[str, Mapping[str, bool]],
     claims: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """The content of `faults.json` and the faults that each claim notices, as the page shows them.
+) -> dict[str, Any] | None:
+    """The content of `faults.json` and the faults that each claim notices, as the page shows them;
+    None if no claim is about it.
 
     noticed: see `noticing.matrix`; claims: judged.
     """
+    if not noticed:
+        return None
     by_fault = noticing.summary(noticed)
     names = [name for name in content["catalogue"] if name in by_fault]
     rows = [
@@ -97,4 +105,5 @@ def faults(
         for name in names
     ]
     found = sum(column["noticed"] > 0 for column in columns)
-    return {**content, "columns": columns, "rows": rows, "found": found}
+    left_out = [name for name in content["catalogue"] if name not in by_fault]
+    return {**content, "columns": columns, "rows": rows, "found": found, "left_out": left_out}

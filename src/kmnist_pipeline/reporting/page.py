@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, TemplateError
 from PIL import Image
 
+from kmnist_pipeline.config.node import shown
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims as judged
 from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
@@ -221,8 +222,15 @@ def _model(folder: Path, claims: list[dict[str, Any]]) -> dict[str, Any]:
         "test": test,
         OTHERS: conditions,
         "trials": trials,
+        "budget": _budget(validation["made_by"]["parameters"], folder.name),
         "chosen": _chosen(validation["made_by"]["parameters"], len(trials)),
     }
+
+
+def _budget(parameters: dict[str, Any], name: str) -> str:
+    """What a study changes in all its trials, such as `subset=4000, trainer.epochs=3`."""
+    changed = parameters.get(f"studies.{name}", {}).get("trial", {})
+    return ", ".join(f"{key}={shown(value)}" for key, value in changed.items())
 
 
 def _chosen(parameters: dict[str, Any], trials: int) -> str:
