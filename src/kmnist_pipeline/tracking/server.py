@@ -68,9 +68,7 @@ def _serve(port: int, store: str | None) -> None:
     if store and store.startswith("http"):
         raise UserError("MLFLOW_TRACKING_URI names a server: open its address in a browser")
     if store:
-        stores.require_usable(store)
-    if store and (file := stores.database(store)) and file.exists():
-        stores.move_in(file)
+        _require_usable(store)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with ExitStack() as running:
         children = []
@@ -86,6 +84,20 @@ def _serve(port: int, store: str | None) -> None:
             time.sleep(0.2)
         for child in children:
             child.check()
+
+
+def _require_usable(store: str) -> None:
+    """Raise UserError if MLflow cannot use the store, as `kmnist publish` says it."""
+    # A publisher that gets no record only connects. Here, MLflow would stay in memory.
+    command = [sys.executable, "-m", "kmnist_pipeline.tracking.runs"]
+    named = {**stores.BOUNDS, **os.environ, **QUIET, "MLFLOW_TRACKING_URI": store}
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=named
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").splitlines()
+        why = said[-1] if said else f"exit status {done.returncode}"
+        raise UserError(f"{stores.named(store)} cannot be used: {why}")
 
 
 @dataclass(frozen=True)
