@@ -50,7 +50,7 @@ def run(chosen: Namespace) -> int:
     if unused := menu.unused(conf):
         names = ", ".join(str(path.relative_to(conf)) for path in unused)
         say(f"note: conf/{menu.FILE} leads to none of these files of conf/: {names}", sys.stderr)
-    if PARAMS.exists() and PARAMS.read_text() == text:
+    if PARAMS.exists() and PARAMS.read_text("utf-8") == text:
         print(f"{PARAMS} is up to date with conf/")
         return 0
     if chosen.check:

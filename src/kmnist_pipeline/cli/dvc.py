@@ -76,7 +76,7 @@ def _refuse_conflicts() -> None:
 
     for name in (locks.LOCK, str(PARAMS), "dvc.yaml"):
         if Path(name).is_file():
-            locks.refuse_conflict(Path(name).read_text(errors="replace"), name)
+            locks.refuse_conflict(Path(name).read_text(errors="replace", encoding="utf-8"), name)
 
 
 def _refuse_places() -> None:
@@ -85,7 +85,7 @@ def _refuse_places() -> None:
     from kmnist_pipeline.repository import dvc, locks
 
     try:
-        described = dvc.stages(locks.load(PARAMS.read_text(), PARAMS.name))
+        described = dvc.stages(locks.load(PARAMS.read_text("utf-8"), PARAMS.name))
     except (OSError, UserError):  # DVC says what is wrong
         return
     outs = {Path(out) for stage in described.values() for out in dvc.outs(stage)}

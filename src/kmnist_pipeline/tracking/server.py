@@ -111,7 +111,7 @@ class Child:
     def check(self) -> None:
         """Raise UserError, with the last lines of the log, if the child has ended."""
         if self.process.poll() is not None:
-            words = self.log.read_text(errors="replace").strip().splitlines()[-3:]
+            words = self.log.read_text(errors="replace", encoding="utf-8").strip().splitlines()[-3:]
             raise UserError(f"{self.name} has ended, see {self.log}:\n" + "\n".join(words))
 
     def answer(self, name: str, ask: Callable[[], Any], refusal: type[Exception]) -> Any:
@@ -170,9 +170,9 @@ def _database(folder: Path) -> Iterator[tuple[Child, str]]:
         if other:
             os.chown(fresh, other["user"], other["group"])
         made = [str(programs / "initdb"), *LOCAL, "--pgdata", str(fresh)]
-        done = subprocess.run(made, cwd="/", capture_output=True, text=True, check=False, **other)
+        done = subprocess.run(made, cwd="/", capture_output=True, check=False, **other)
         if done.returncode:
-            raise UserError(f"initdb failed: {done.stderr.strip()}")
+            raise UserError(f"initdb failed: {done.stderr.decode(errors='replace').strip()}")
         fresh.rename(data)
 
     # The path of a folder in the project could be too long for a socket.
@@ -203,7 +203,7 @@ def _programs(data: Path) -> Path:
     """The folder of PostgreSQL's programs, of the version that made the data or of the newest."""
     there = {path.parent.name: path for path in Path("/").glob(DEBIAN.lstrip("/"))}
     made = data / "PG_VERSION"
-    version = made.read_text().strip() if made.exists() else max(there, key=int, default="")
+    version = made.read_text("utf-8").strip() if made.exists() else max(there, key=int, default="")
     if version not in there:
         wanted = " ".join(["PostgreSQL", version]).strip()
         raise UserError(f"{wanted} is not installed ({DEBIAN}): `apt-get install postgresql`")
