@@ -184,7 +184,7 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
 
             file = Path(os.path.relpath(cause.problem_mark.name))
             try:
-                locks.refuse_conflict(file.read_text(), str(file))
+                locks.refuse_conflict(file.read_text("utf-8"), str(file))
             except UserError as conflict:
                 return str(conflict)
         if isinstance(cause, MissingConfigException):

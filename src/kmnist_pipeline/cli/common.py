@@ -103,7 +103,7 @@ def read_params() -> dict[str, Any]:
 
     if not PARAMS.exists():
         raise UserError(f"{PARAMS} does not exist: run `kmnist compose`")
-    params = locks.load(PARAMS.read_text(), PARAMS.name)
+    params = locks.load(PARAMS.read_text("utf-8"), PARAMS.name)
     rules.check(params)
     return params
 

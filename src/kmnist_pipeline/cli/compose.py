@@ -51,7 +51,7 @@ def run(chosen: Namespace) -> int:
         names = ", ".join(str(path.relative_to(conf)) for path in unused)
         why = f"because no line of conf/{menu.FILE} leads to them"
         say(f"note: these files of conf/ are not in use, {why}: {names}", sys.stderr)
-    if PARAMS.exists() and PARAMS.read_text() == text:
+    if PARAMS.exists() and PARAMS.read_text("utf-8") == text:
         print(f"{PARAMS} is up to date with conf/")
         return 0
     if chosen.check:

@@ -86,7 +86,7 @@ def _refuse_places() -> None:
     from kmnist_pipeline.repository import dvc, locks
 
     try:
-        described = dvc.stages(locks.load(PARAMS.read_text(), PARAMS.name))
+        described = dvc.stages(locks.load(PARAMS.read_text("utf-8"), PARAMS.name))
     except (OSError, UserError):  # DVC says what is wrong
         return
     outs = {Path(out) for stage in described.values() for out in dvc.outs(stage)}

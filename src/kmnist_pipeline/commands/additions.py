@@ -40,15 +40,17 @@ def plan(texts: Mapping[tuple[str, str], str]) -> Addition:
     texts: of their files, by group and name. Raises UserError if the configuration would refuse
     them.
     """
-    listed = menu.items(MENU.read_text())
+    listed = menu.items(MENU.read_text("utf-8"))
     files = {file(*item): text for item, text in texts.items()}
-    files[MENU] = menu.added(MENU.read_text(), [item for item in texts if item not in listed])
+    files[MENU] = menu.added(
+        MENU.read_text("utf-8"), [item for item in texts if item not in listed]
+    )
     files[PARAMS] = composition.with_files(CONF, files)
     return Addition({path: text for path, text in files.items() if not _has(path, text)})
 
 
 def _has(path: Path, text: str) -> bool:
-    return path.exists() and path.read_text() == text
+    return path.exists() and path.read_text("utf-8") == text
 
 
 def require_new(group: str, name: str) -> None:
@@ -60,7 +62,7 @@ def require_new(group: str, name: str) -> None:
         raise UserError(f"{name}: the name of a {group} must be lower-case words joined by '_'")
     if name in rules.RESERVED.get(group, ()):
         raise UserError(f"{name}: no {group} can have this name; choose another one")
-    listed = menu.items(MENU.read_text())
+    listed = menu.items(MENU.read_text("utf-8"))
     models = ("experiment", "study")
     for other in models if group in models else (group,):
         if file(other, name).exists():

@@ -27,7 +27,7 @@ def numbers_of(stage: LockedStage, name: str) -> Path:
 
 def table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -258,7 +258,7 @@ def _apart(conf: dict[str, Any]) -> dict[str, Change]:
     """The parameters that differ between params.yaml (old) and conf/ (new)."""
     here: dict[str, Any] = {}
     with suppress(OSError, UserError):
-        here = locks.load(Path(PARAMS).read_text(), PARAMS)
+        here = locks.load(Path(PARAMS).read_text("utf-8"), PARAMS)
     found = changes.of_parameters(_leaves(here), _leaves(conf)) if here else []
     # `models` is composed from the experiments and studies.
     return {change.name: change for change in found if not change.name.startswith("models.")}
@@ -308,8 +308,8 @@ def _of_experiment(
 
 def _edits(apart: dict[str, Change]) -> Iterator[str]:
     """The edits of files in conf/ after which it gives the values of params.yaml."""
-    here = locks.load(Path(PARAMS).read_text(), PARAMS)
-    defaults = locks.load(Path(MAIN).read_text(), MAIN)["defaults"]
+    here = locks.load(Path(PARAMS).read_text("utf-8"), PARAMS)
+    defaults = locks.load(Path(MAIN).read_text("utf-8"), MAIN)["defaults"]
     files = {
         package: f"conf/{group}/{option}.yaml"
         for line in defaults
@@ -360,7 +360,7 @@ def _noticed(content: bytes) -> dict[str, list[str]] | None:
 def _is_listed(fault: str, path: str) -> bool:
     """Whether params.yaml has the fault in the catalogue of the report with this file."""
     with suppress(OSError, UserError, KeyError, TypeError):
-        here = locks.load(Path(PARAMS).read_text(), PARAMS)
+        here = locks.load(Path(PARAMS).read_text("utf-8"), PARAMS)
         return fault in lineage.value(here, f"faults.{Path(path).parent.name}.catalogue")
     return False
 

@@ -105,7 +105,7 @@ class Clone:
             if file.exists():
                 (self.path / file).symlink_to(file.resolve())
         # The user's configuration may name a cache that several projects share.
-        (self.path / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
+        (self.path / ".dvc/config.local").write_text("[cache]\n    dir = cache\n", encoding="utf-8")
 
     def run(self, addresses: Sequence[str]) -> None:
         """Run stages, and all stages that they depend on, even if nothing changed.
@@ -155,7 +155,8 @@ class Clone:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             start_new_session=True,  # so that only this process gets an interrupt
         )
 

@@ -229,7 +229,7 @@ class _Crate:
                 continue
             if name == LICENCE:
                 kind = ["File", "CreativeWork"]
-                more = {"description": path.read_text()}
+                more = {"description": path.read_text("utf-8")}
             elif name == "README.md":
                 more = {"about": self.crate.root_dataset}
             elif name in tools:
@@ -360,7 +360,7 @@ class _Crate:
         )
 
     def _text(self, name: str) -> str:
-        return (self.folder / name).read_text()
+        return (self.folder / name).read_text("utf-8")
 
 
 def _one(value: Any) -> Any:

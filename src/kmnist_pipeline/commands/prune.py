@@ -61,7 +61,7 @@ def plan(names: list[str]) -> Removal:
     has, as `evaluate@digits_cnn`. Raises UserError for an unknown name, and if what stays in the
     menu needs what goes.
     """
-    menu, locked = MENU.read_text(), status.locked_here()
+    menu, locked = MENU.read_text("utf-8"), status.locked_here()
     lines = {name: _lines(name, menu) for name in names}
     listed = list({line[1]: line for found in lines.values() for line in found}.values())
     weights = [*_weights(listed, menu)]
@@ -121,7 +121,7 @@ def all_but(names: list[str]) -> Removal:
     if not any(key.startswith("reports.") for key in kept):
         reports = ", ".join(params["reports"])
         raise UserError(f"nothing was removed: keep a report too, one of {reports}")
-    items = menus.items(MENU.read_text())
+    items = menus.items(MENU.read_text("utf-8"))
     menu = [f"{menus.SECTIONS[g]}.{name}" for g, name in items if g in menus.SECTIONS]
     known = {name.partition(".")[2] for name in menu}
     left = [s.address for s in status.locked_here().stages.values() if s.item not in known]
@@ -165,7 +165,7 @@ def remove(removal: Removal) -> None:
     from dvc.utils.fs import remove as delete
 
     with dvc.opened() as repo, repo.lock:  # no stage runs meanwhile
-        locked = locks.without(LOCK.read_text(), removal.stages) if removal.stages else None
+        locked = locks.without(LOCK.read_text("utf-8"), removal.stages) if removal.stages else None
         if removal.menu:
             outs.write_bytes(MENU, removal.remaining.encode())
             outs.write_bytes(PARAMS, removal.composed.encode())

@@ -194,7 +194,7 @@ def statement(
                 digests[out] = digest
         stages[stage.address] = {"lineage": stage.key, "outs": verdicts}
     cpus = Path("/proc/cpuinfo")
-    kind, level = machine(cpus.read_text() if cpus.exists() else "", platform.machine())
+    kind, level = machine(cpus.read_text("utf-8") if cpus.exists() else "", platform.machine())
     return Statement.model_validate(
         {
             "_type": STATEMENT,

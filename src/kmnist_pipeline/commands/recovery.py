@@ -52,7 +52,7 @@ def way_back(start: Path) -> str:
     from kmnist_pipeline.repository import dvc
 
     try:
-        described = dvc.stages(locks.load(PARAMS.read_text(), PARAMS.name))
+        described = dvc.stages(locks.load(PARAMS.read_text("utf-8"), PARAMS.name))
         committed = status.head().lock().stages.items()
     except (OSError, UserError):  # what is wrong is said already
         return ""
@@ -94,7 +94,7 @@ def _mend() -> str:
         return ""
     here, committed, is_cut = found
     known = committed | here
-    described = dvc.stages(locks.load(PARAMS.read_text(), PARAMS.name))
+    described = dvc.stages(locks.load(PARAMS.read_text("utf-8"), PARAMS.name))
     lost = (committed.keys() & described.keys()) - here.keys()
     back = lost - _changed(known) if lost else set()  # _changed takes seconds
     if not back and not is_cut:
@@ -114,7 +114,7 @@ def _changed(entries: dict[str, str]) -> set[str]:
 
     locked = locks.parse(locks.text_of(entries.values()))
     # What somebody has just removed from conf/ is still in params.yaml.
-    texts = {PARAMS.read_text(), composition.compose(Path("conf"), [])}
+    texts = {PARAMS.read_text("utf-8"), composition.compose(Path("conf"), [])}
     return {
         stage.address
         for text in texts

@@ -139,7 +139,7 @@ def said(changes: list[Change]) -> list[str]:
 
 def is_composed(composed: str) -> bool:
     """Whether params.yaml is up to date with `conf/`."""
-    return PARAMS.exists() and PARAMS.read_text() == composed
+    return PARAMS.exists() and PARAMS.read_text("utf-8") == composed
 
 
 def locked_here() -> Graph:
@@ -276,7 +276,7 @@ def _of_environment(path: str, pins: dict[str, str]) -> list[Change]:
 
     A machine without the arithmetic of evidence may use its own; `arithmetic.note` says so.
     """
-    content = json.loads(Path(path).read_text())
+    content = json.loads(Path(path).read_text("utf-8"))
     if not isinstance(content, dict):
         return []
     found = []
@@ -298,7 +298,7 @@ def _key_in(file: Path) -> str | None:
         with Image.open(file, formats=["PNG"]) as image:
             return image.info.get("Lineage", "none")
     if file.suffix == ".json":
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text("utf-8"))
         return (content["made_by"]["lineage"] or "none") if "made_by" in content else None
     return None
 
@@ -308,7 +308,7 @@ def pinned() -> dict[str, str]:
 
     Raises UserError if the file has a merge conflict, or a library twice.
     """
-    text = PINS.read_text() if PINS.exists() else ""
+    text = PINS.read_text("utf-8") if PINS.exists() else ""
     locks.refuse_conflict(text, str(PINS))
     found: dict[str, str] = {}
     for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE):
@@ -324,7 +324,7 @@ def pinned() -> dict[str, str]:
 
 def unhashed() -> list[str]:
     """The libraries of `requirements.lock` without a hash: pip would refuse to install them."""
-    text = PINS.read_text().replace("\\\n", " ") if PINS.exists() else ""
+    text = PINS.read_text("utf-8").replace("\\\n", " ") if PINS.exists() else ""
     lines = (line for line in text.splitlines() if re.match(r"[\w.-]+\s*==", line))
     return [line.partition("==")[0].strip() for line in lines if not HASH.search(line)]
 

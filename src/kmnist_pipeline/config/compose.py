@@ -39,7 +39,7 @@ def with_files(conf: Path, files: Mapping[Path, str]) -> str:
         copy = Path(folder) / "conf"
         shutil.copytree(conf, copy)
         for path, text in files.items():
-            (copy / path.relative_to(conf)).write_text(text)
+            (copy / path.relative_to(conf)).write_text(text, encoding="utf-8")
         try:
             return compose(copy, [])
         except UserError as error:
@@ -64,7 +64,7 @@ def show(text: str, name: str) -> str:
 
 def difference(path: Path, text: str) -> str:
     """The changes that turn the file `path` into `text`, as a unified diff."""
-    old = path.read_text() if path.exists() else ""
+    old = path.read_text("utf-8") if path.exists() else ""
     return "".join(
         difflib.unified_diff(
             old.splitlines(keepends=True), text.splitlines(keepends=True), str(path), "conf/"

@@ -71,7 +71,7 @@ def unused(conf: Path, text: str | None = None) -> list[Path]:
 
     text: of another menu than the file's. A file that cannot be read leads nowhere.
     """
-    menu = (conf / FILE).read_text() if text is None else text
+    menu = (conf / FILE).read_text("utf-8") if text is None else text
     used = {conf / FILE}
     queue = [conf / group / f"{name}.yaml" for group, name in items(menu)]
     while queue:
@@ -88,7 +88,7 @@ def unused(conf: Path, text: str | None = None) -> list[Path]:
 def _leads_to(conf: Path, file: Path) -> list[Path]:
     """The files that the list `defaults` of a file names, and its claims."""
     try:
-        content: Any = yaml.safe_load(file.read_text())
+        content: Any = yaml.safe_load(file.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return []
     if not isinstance(content, dict):

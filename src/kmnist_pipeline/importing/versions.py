@@ -62,7 +62,7 @@ def earlier(name: str) -> Earlier | None:
     if "imported" not in _described(file):
         raise UserError(f"{file}: this dataset was not imported; choose another name")
     pointer = Path(f"{paths.imported(name)}.dvc")
-    about = locks.load(pointer.read_text(), str(pointer)) if pointer.exists() else {}
+    about = locks.load(pointer.read_text("utf-8"), str(pointer)) if pointer.exists() else {}
     options = Options.of_plain((about.get("meta") or {}).get(META) or {})
     return Earlier(options, _version(name))
 
@@ -71,8 +71,8 @@ def _described(file: Path) -> Any:
     """The description of a dataset, with its comments and quotes."""
     yaml = YAML()
     yaml.preserve_quotes = True
-    locks.load(file.read_text(), str(file))  # refuses what is no map
-    return yaml.load(file.read_text())
+    locks.load(file.read_text("utf-8"), str(file))  # refuses what is no map
+    return yaml.load(file.read_text("utf-8"))
 
 
 def _version(name: str) -> difference.Version | None:

@@ -45,7 +45,7 @@ def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
         resolver = lineage.resolver(content, params)
         return {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
     except YAMLFileCorruptedError as error:
-        locks.refuse_conflict(Path("dvc.yaml").read_text(), "dvc.yaml")
+        locks.refuse_conflict(Path("dvc.yaml").read_text("utf-8"), "dvc.yaml")
         raise UserError(f"dvc.yaml: {error.__cause__ or error}") from error
     except (DvcException, MultipleInvalid) as error:
         raise UserError(f"dvc.yaml: {error}") from error

@@ -35,7 +35,7 @@ def run(
         raise UserError("git is not installed, or not in PATH") from error
     if not done.returncode:
         return done.stdout
-    message = done.stderr.decode(errors="replace").strip()
+    message = _said(done.stderr)
     if "not a git repository (or any" in message:
         raise UserError(
             f"{Path.cwd()} is not in a Git repository, as after unpacking a ZIP archive: clone the "
@@ -47,6 +47,11 @@ def run(
         command = shlex.join(["git", *arguments])
         raise NotFoundError(f"`{command}` ended with status {done.returncode} and no message")
     raise UserError(f"git {_subcommand(arguments)}: {message}")
+
+
+def _said(stderr: bytes) -> str:
+    """Git's message. It indents commands to copy with tabs, which would be shown escaped."""
+    return stderr.decode(errors="replace").strip().expandtabs()
 
 
 def _subcommand(arguments: tuple[str, ...]) -> str:
@@ -155,7 +160,8 @@ def commit_or_experiment(revision: str) -> tuple[str, str | None]:
         listing = run("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}")
         found = listing.decode().split()
     if not found:
-        raise UserError(f"{revision} is neither a commit nor an experiment of this repository")
+        problem = f"{revision} is neither a commit nor an experiment of this repository"
+        raise UserError(problem + if_shallow("; "))
     if len(found) > 1:
         raise UserError(f"several experiments have the name {revision}: {', '.join(found)}")
     names = run("for-each-ref", "--format=%(refname)", "--points-at", found[0], "refs/exps/*/*/*")
@@ -175,7 +181,7 @@ def tree(name: str) -> dict[str, str]:
         if len(listing) > LISTING:
             process.kill()
             raise UserError(f"{name} lists more than {LISTING >> 20} MiB of file names")
-        problem = process.stderr.read().decode(errors="replace").strip()
+        problem = _said(process.stderr.read())
     if process.returncode:
         raise UserError(f"git ls-tree: {problem}")
     rows = (row.split("\t", 1) for row in os.fsdecode(listing).split("\0") if row)

@@ -177,7 +177,7 @@ def placement(dataset: str, shape: Sequence[int]) -> dict[str, Any] | None:
 
 
 def _params() -> tuple[dict[str, Any], dict[str, Any]]:
-    content = locks.load(PARAMS.read_text(), PARAMS.name)
+    content = locks.load(PARAMS.read_text("utf-8"), PARAMS.name)
     try:
         return content["models"], content["datasets"]
     except KeyError as error:

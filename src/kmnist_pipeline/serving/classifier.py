@@ -122,8 +122,8 @@ class Classifier:
 
 def of_bundle(folder: Path) -> Classifier:
     """The classifier in a folder that `registry.promote` has registered."""
-    about = json.loads((folder / "about.json").read_text())
-    test = json.loads((folder / "test.json").read_text())
+    about = json.loads((folder / "about.json").read_text("utf-8"))
+    test = json.loads((folder / "test.json").read_text("utf-8"))
     weights = folder / "model.safetensors"
     routing, lineage = test.get("routing"), about["lineage"]
     return Classifier(weights, about["model"], about["dataset"], routing, lineage)

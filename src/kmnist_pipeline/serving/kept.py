@@ -44,7 +44,7 @@ def keep(file: Path, shape: Sequence[int]) -> bool:
 
 
 def _md5_in(pointer: Path) -> str:
-    about = locks.load(pointer.read_text(), str(pointer))
+    about = locks.load(pointer.read_text("utf-8"), str(pointer))
     try:
         return str(about["outs"][0]["md5"])
     except (KeyError, IndexError, TypeError) as error:

@@ -260,7 +260,7 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
                 f"its tag {DIGEST}: {again}"
             )
         about, validation, test = (
-            json.loads((bundle / f"{part}.json").read_text())
+            json.loads((bundle / f"{part}.json").read_text("utf-8"))
             for part in ("about", "validation", "test")
         )
         if "placement" not in about["dataset"]:

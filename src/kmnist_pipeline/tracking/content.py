@@ -239,7 +239,7 @@ def _add_curves(run: Content, rows: Rows) -> None:
 def _read_curves(record: Record, *columns: str) -> dict[tuple[str, ...], list[dict[str, str]]]:
     """The rows of `curves.csv` by the values of these columns."""
     curves = defaultdict(list)
-    with _written(record, "curves.csv").open(newline="") as file:
+    with _written(record, "curves.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             curves[tuple(row[column] for column in columns)].append(row)
     return curves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -10,7 +11,6 @@ import shutil
 import sqlite3
 import tempfile
 import textwrap
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -29,7 +29,8 @@ ADDRESSES = {  # the columns with addresses of folders of artifacts
 }
 LONGEST = 200  # the most characters of an error in a message
 # What to do about errors of SQLite.
-WRITABLE = "make it and its folder writable"
+OTHER = "name another file in MLFLOW_TRACKING_URI"
+WRITABLE = f"make it and its folder writable, or {OTHER}"
 ANOTHER = "move it away, and `kmnist publish` makes another"
 WAYS_OUT = {
     "readonly database": WRITABLE,
@@ -93,7 +94,7 @@ def connect() -> MlflowClient:
         raise UserError(
             f"{file} is from another version of MLflow: `{upgrade}` "
             "changes one from an older version; for one from a newer version, install that or "
-            "name another file in MLFLOW_TRACKING_URI, which `kmnist publish` fills"
+            f"{OTHER}, which `kmnist publish` fills"
         ) from error
     client.search_experiments(max_results=1)  # SQLAlchemy initialises itself at the first query
     return client
@@ -133,9 +134,9 @@ def database(uri: str | None = None) -> Path | None:
     return Path(path).resolve() if scheme == "sqlite" else None
 
 
-def named() -> str:
+def named(uri: str | None = None) -> str:
     """The name of the store in messages."""
-    return str(database() or "the server that MLFLOW_TRACKING_URI names")
+    return str(database(uri) or "the server that MLFLOW_TRACKING_URI names")
 
 
 def artifacts(experiment: str) -> str | None:
@@ -160,7 +161,7 @@ def move_in(file: Path) -> None:
     """
     ours = file.parent / ARTIFACTS
     try:
-        with closing(sqlite3.connect(file)) as store, store:
+        with contextlib.closing(sqlite3.connect(file)) as store, store:
             for old in _elsewhere(store, ours):
                 for table, column in ADDRESSES.items():
                     store.execute(
@@ -171,7 +172,7 @@ def move_in(file: Path) -> None:
     except sqlite3.Error as error:
         raise UserError(
             f"{file} was moved or copied here, and its addresses of artifacts cannot be changed: "
-            f"{error}"
+            f"{reason(error)}"
         ) from error
 
 
@@ -197,7 +198,7 @@ def create(file: Path) -> None:
     """Create a SQLite store under a temporary name, and rename it when it is complete.
 
     The migrations are not a transaction: a process that dies meanwhile would leave a store that
-    nothing can open or repair.
+    nothing can open or repair. Raises UserError if the folder cannot be written.
     """
     from mlflow import MlflowClient
 
@@ -207,12 +208,16 @@ def create(file: Path) -> None:
         copy = file.with_name(f"{file.name}.{os.getpid()}")
         try:
             shutil.copyfile(fresh, copy)
+            if not file.exists():  # or another stage has just created it
+                copy.replace(file)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(file)) from error
-    if file.exists():  # another stage has just created it
-        copy.unlink()
-    else:
-        copy.replace(file)
+            raise UserError(
+                f"{file.parent}: {error.strerror}, so no MLflow store can be made in it; make it "
+                f"writable, with some room, or {OTHER}"
+            ) from None
+        finally:
+            with contextlib.suppress(OSError):
+                copy.unlink()
 
 
 def _uri() -> str:
