@@ -31,6 +31,7 @@ from kmnist_pipeline.config.training import (
 )
 
 MOST_CLASSES = 1000
+SMALLEST = 4  # pixels of a side: with fewer, pooling leaves nothing of an image
 EXCLUDED = "excluded"  # as in data/reviews.py, which no stage needs for its configuration
 
 # Settings that only some choices use: the choice, its values that use the setting, and whether
@@ -154,7 +155,8 @@ def _applied(content: dict[str, Any], point: dict[str, Any], where: str) -> dict
 
 def _one_of(value: Any, known: Any, key: str) -> None:
     if value not in list(known):  # a list, because the value may not be hashable
-        raise refused(key, value, one_of(known))
+        allowed = one_of(known) if len(known) else "one that conf/config.yaml lists; it lists none"
+        raise refused(key, value, allowed)
 
 
 def _dotted(content: Mapping[str, Any]) -> str:
@@ -216,11 +218,22 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
         allowed = "a whole number for a siamese network, and null for any other"
         raise refused(f"{key}.model.draws", model.draws, allowed)
     if isinstance(model, CnnModel):
+        _check_size(key, model, config.datasets[experiment.dataset])
         _check_used(key, experiment)
         if model.draws is not None and getattr(validation, "ensemble", None):
             raise refused(f"{key}.validation.ensemble", True, "null for a siamese network")
     if isinstance(validation, NoValidation):
         _check_unvalidated(key, experiment.trainer)
+
+
+def _check_size(key: str, model: Any, dataset: Dataset) -> None:
+    height, width = dataset.shape[:2]
+    if isinstance(model, CnnModel) and min(height, width) < SMALLEST:
+        allowed = (
+            f"another family, because a network needs images of {SMALLEST}x{SMALLEST} pixels or "
+            f"more, and these have {height}x{width}; `kmnist import --size` makes them larger"
+        )
+        raise refused(f"{key}.model.family", "cnn", allowed)
 
 
 def _check_unvalidated(key: str, trainer: Any) -> None:
@@ -338,6 +351,7 @@ def _check_loop(name: str, loop: Loop, config: Config) -> None:
     classes = len(config.datasets[loop.dataset].classes)
     if isinstance(loop.model, LinearModel) and loop.model.kind == "logistic" and classes != 2:
         raise refused(f"{key}.model.kind", "logistic", "softmax, unless there are two classes")
+    _check_size(key, loop.model, config.datasets[loop.dataset])
     if isinstance(loop.model, CnnModel) and loop.model.draws is not None:
         raise refused(f"{key}.model.draws", loop.model.draws, "null")
     _check_unvalidated(key, loop.trainer)
