@@ -12,14 +12,20 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.cli.common import PARAMS, hash_bytecode, mend_lock, open_streams, say
+from kmnist_pipeline.cli.common import (
+    PARAMS,
+    end_in_order,
+    hash_bytecode,
+    mend_lock,
+    open_streams,
+    say,
+)
 from kmnist_pipeline.errors import UserError
 
 LOCK = "dvc.lock"
@@ -52,7 +58,7 @@ def main() -> int:
             except UserError as error:
                 say(f"error: {error}", sys.stderr)
                 return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # DVC ends in order, as on Ctrl-C
+    end_in_order()
     from dvc.cli import main as dvc
     from dvc.utils.serialize import _common, _yaml
 
@@ -63,9 +69,10 @@ def main() -> int:
     status = dvc()
     if status and folder:
         from kmnist_pipeline.commands import recovery
+        from kmnist_pipeline.repository import dvc as repository
 
         with contextlib.chdir(folder):
-            if said := recovery.way_back():
+            for said in filter(None, (repository.cut_lock(), recovery.way_back())):
                 print(said, file=sys.stderr)
     return status
 

@@ -13,12 +13,11 @@ Keys: Enter accepts, 0 to 9 correct (more than ten classes: type the name), x ex
 back, arrows go on and back. Then `kmnist compose`, `kmnist impact` and `dvc repro` train with them.
 """
 
-import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from kmnist_pipeline.cli.common import port, read_params, say
+from kmnist_pipeline.cli.common import end_in_order, port, read_params, say
 from kmnist_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def run(chosen: Namespace) -> int:
 
     from kmnist_pipeline.serving import review_page  # imports MLflow, which takes seconds
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends in order, as on Ctrl-C
+    end_in_order()
     review_page.serve(decisions, chosen.port)
     say(f"{len(decisions.left())} left; the decisions are in {decisions.file}")
     _keep(decisions)
