@@ -52,11 +52,15 @@ def test_files_that_the_menu_does_not_lead_to_are_pointed_out(conf, capsys):
     conf.replace("conf/experiment/digits_softmax.yaml", "  - base\n", "  - shared\n")
     (conf.folder / "conf/experiment/shared.yaml").write_text("defaults: [base]\n")
     (conf.folder / "conf/claims/mine.csv").write_text("id\n")
+    others = ("dataset/a.yml", "stray.yaml", "experiment/sub/x.yaml", "newgroup/a.yaml")
+    for other in others:
+        (conf.folder / "conf" / other).parent.mkdir(exist_ok=True)
+        (conf.folder / "conf" / other).write_text("{}\n")
     assert cli.main(["compose"]) == 0
     said = capsys.readouterr().err
     words = "not in use, because no line of conf/config.yaml leads to them: "
     assert said.startswith(f"note: these files of conf/ are {words}")
-    for file in ("experiment/digits_sklearn_logistic.yaml", "claims/mine.csv"):
+    for file in ("experiment/digits_sklearn_logistic.yaml", "claims/mine.csv", *others):
         assert file in said
     for used in ("shared", "base", "none.csv", "softmax", "model/", "protocol", "kmnist_linear"):
         assert used not in said

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +20,11 @@ from support.checking import commands, findings
 from support.project import Project
 
 from kmnist_pipeline import cli
+from kmnist_pipeline.commands import additions
 from kmnist_pipeline.data import dataset
 from kmnist_pipeline.evidence import outs
+from kmnist_pipeline.importing import versions
+from kmnist_pipeline.repository import locks
 
 COUNTS = {"rows, wide": 12, "や": 8, "<b>": 10}
 FILE = "data/imported/leaves.npz"
@@ -238,7 +244,10 @@ def test_a_source_that_is_refused_leaves_a_clean_tree(what, here, kmnist, tmp_pa
     ("name", "words"),
     [
         ("digits", "conf/dataset/digits.yaml: this dataset was not imported"),
-        ("Leaves", "the name of a dataset must be lower-case words joined by '_'"),
+        ("Leaves", "the name of a dataset must be lower-case words joined by '_' that begin"),
+        ("007", "the name of a dataset must be lower-case words joined by '_' that begin with a"),
+        ("null", "the name of a dataset must be another one than base, "),
+        ("base", "the name of a dataset must be another one than base, "),
         ("../leaves", "the name of a dataset must be lower-case words joined by '_'"),
         ("none", "none: no dataset can have this name; choose another one"),
     ],
@@ -318,3 +327,82 @@ def test_pruning_a_dataset_takes_its_file_and_keeps_that_of_a_namesake(here, kmn
     assert Path(FILE).exists() and Path(f"{FILE}.dvc").exists()
     assert kmnist("prune", "--yes", "leaves")[0] == 0
     assert not Path(FILE).exists() and not Path(f"{FILE}.dvc").exists()
+
+
+def test_after_pruning_a_dataset_is_imported_as_a_new_one(here, kmnist):
+    assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
+    assert kmnist("prune", "--yes", "leaves")[0] == 0
+    status, out, err = kmnist("import", "leaves", f"../{SHAPES}")
+    assert (status, err) == (0, "")
+    assert "earlier version" not in out and "next: `kmnist new report" in out
+
+
+def test_of_two_imports_at_once_one_is_refused(here, kmnist, monkeypatch):
+    describe = versions.describe
+
+    def meanwhile(*given):
+        monkeypatch.setattr(versions, "describe", describe)
+        command = ("-m", "kmnist_pipeline.cli", "import", "leaves", f"../{SHAPES}", "--seed", "1")
+        assert here.run(sys.executable, *command).returncode == 0
+        return describe(*given)
+
+    monkeypatch.setattr(versions, "describe", meanwhile)
+    status, _, err = kmnist("import", "leaves", f"../{SHAPES}", "--yes")
+    assert status == 1 and "another command has changed the dataset leaves meanwhile" in err
+    assert locks.load(Path(f"{FILE}.dvc").read_text(), "")["meta"]["import"] == {"seed": 1}
+    with Path(FILE).open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == conf()["imported"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    "lost", [("conf/config.yaml", "params.yaml"), ("params.yaml",), (FILE,), ("second version",)]
+)
+def test_importing_again_finishes_what_was_interrupted(lost, here, kmnist, tmp_path):
+    """As if the earlier import had been killed before it could write these files."""
+    first = here.git("rev-parse", "HEAD").strip()
+    assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
+    if lost == ("second version",):  # its pointer is here, but the description of the first one
+        lost, first = ("conf/dataset/leaves.yaml", "params.yaml"), here.commit()
+        (tmp_path / SHAPES / "や/000.png").unlink()
+        assert kmnist("import", "leaves", f"../{SHAPES}", "--yes")[0] == 0
+    here.commit()
+    for file in lost:
+        Path(file).unlink()
+        if file != FILE:
+            Path(file).write_text(here.git("show", f"{first}:{file}"))
+    status, out, err = kmnist("import", "leaves", f"../{SHAPES}")
+    assert (status, err) == (0, "")
+    assert f"the images are the same, but not up to date are {lost[0]}" in out
+    assert here.changed() == "" and Path(FILE).exists()
+
+
+def test_a_terminated_import_leaves_all_as_before(here, kmnist, monkeypatch):
+    def end(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        monkeypatch.setattr(additions.Addition, "write", end)
+        assert kmnist("import", "leaves", f"../{SHAPES}")[0] == cli.INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert here.changed() == "" and not Path(FILE).exists()
+
+
+def test_a_list_of_files_in_use_that_dvc_has_cut_is_named(here, kmnist):
+    rwlock = Path(".dvc/tmp/rwlock")
+    rwlock.parent.mkdir(exist_ok=True)
+    rwlock.write_text("")
+    status, _, err = kmnist("import", "leaves", f"../{SHAPES}")
+    assert status == 1 and ".dvc/tmp/rwlock is broken" in err and "delete it" in err
+    assert here.changed() == ""
+    assert ".dvc/tmp/rwlock is broken" in here.run("dvc", "repro", "download@digits").stderr
+
+
+def test_a_full_disk_is_named_with_the_file(here, kmnist, monkeypatch):
+    def full(file: object, *content: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(dataset, "save", full)
+    status, _, err = kmnist("import", "leaves", f"../{SHAPES}")
+    assert status == 1 and f"No space left on device: '{FILE}'" in err

@@ -13,6 +13,13 @@ from kmnist_pipeline import cli
 from kmnist_pipeline.commands import new
 
 MENU = Path("conf/config.yaml")
+# YAML and Hydra read these as something else than a name, and some are files for all items.
+NO_NAMES = {
+    **dict.fromkeys(("1", "007", "1_0", "1e3"), "joined by '_' that begin with a letter"),
+    **dict.fromkeys(
+        ("null", "true", "yes", "none", "base", "suspects"), "must be another one than"
+    ),
+}
 
 
 @pytest.fixture
@@ -109,6 +116,8 @@ def test_an_experiment_has_the_values_of_another_one(kmnist):
         ("report Signs --dataset digits", "the name of a report must be lower-case words"),
         ("report data --dataset digits", "no report can have this name"),
         ("experiment suspects --like digits_softmax", "no experiment can have this name"),
+        *((f"report {name} --dataset digits", words) for name, words in NO_NAMES.items()),
+        *((f"experiment {name} --like digits_softmax", w) for name, w in NO_NAMES.items()),
         ("report signs --dataset digit", "conf/ has no such dataset; did you mean digits?"),
         ("report signs --dataset digits --models soft", "has no soft.yaml; did you mean softmax?"),
         (

@@ -14,6 +14,7 @@ from kmnist_pipeline import cli
 from kmnist_pipeline.commands import prune
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.config import menu
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs
 
 NETWORK = "digits_cnn"
@@ -145,6 +146,27 @@ def test_while_a_stage_runs_nothing_is_removed(lone, capsys):
         assert cli.main(["prune", "--yes", NETWORK]) == 1
     assert "error: DVC: Unable to acquire lock" in capsys.readouterr().err
     assert state(lone) == before
+
+
+def test_what_keeps_all_says_so(lone, capsys):
+    assert cli.main(["prune", "--yes", "--all-but", "digits"]) == 0
+    before = state(lone)
+    capsys.readouterr()
+    assert cli.main(["prune", "--all-but", "digits_cnn"]) == 0
+    assert capsys.readouterr().out == "there is nothing to remove\n"
+    assert state(lone) == before
+    assert cli.main(["prune", "--yes", "datasets.digits"]) == 1
+    said = capsys.readouterr().err
+    assert "must be one that conf/config.yaml lists; it lists none" in said
+
+
+def test_a_menu_that_has_changed_since_the_question_is_kept(lone):
+    file = lone.folder / "conf/config.yaml"
+    removal = prune.plan([NETWORK])
+    file.write_text(before := file.read_text() + "# mine\n")
+    with pytest.raises(UserError, match="has changed meanwhile; nothing was removed"):
+        prune.remove(removal)
+    assert file.read_text() == before
 
 
 def test_all_but_one_report_leaves_a_clean_start(lone, capsys):

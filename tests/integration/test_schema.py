@@ -262,6 +262,27 @@ def test_an_imported_dataset_is_accepted():
         assert rules.check(content).datasets["digits"].imported.train == 7
 
 
+@pytest.mark.parametrize("shape", [[1, 40], [40, 1], [3, 3, 3]])
+def test_images_too_small_for_a_network_are_refused(shape):
+    content = changed("datasets.digits", IMPORTED | {"shape": shape})
+    del content["studies"], content["suspects"]
+    with pytest.raises(node.ConfigError) as caught:
+        rules.check(content)
+    height, width = shape[:2]
+    assert str(caught.value).startswith("experiments.digits_cnn.model.family=cnn: must be another")
+    assert f"needs images of 4x4 pixels or more, and these have {height}x{width}" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("section", ["datasets", "experiments", "studies", "reports"])
+@pytest.mark.parametrize("name", ["null", "yes", "base", "none", "1", "007", "1_0"])
+def test_no_item_has_a_name_that_means_something_else(name, section):
+    item = next(iter(COMMITTED[section].values()))
+    with pytest.raises(node.ConfigError, match=f"^{section}.{name}: the name must be "):
+        rules.check(changed(f"{section}.{name}", item))
+
+
 @pytest.mark.parametrize(("key", "value", "words"), REFUSED)
 def test_an_impossible_value_is_refused(key, value, words):
     with pytest.raises(node.ConfigError) as caught:

@@ -285,7 +285,7 @@ def bad_row(place: Path) -> None:
 
 
 def short_row(place: Path) -> None:
-    (place / "a.csv").write_text("a,1,2,3,4\nb,1,2,3\n")
+    (place / "a.csv").write_text("a,1,2,9,4\nb,1,2,3\n")
 
 
 def bad_parquet(place: Path) -> None:
@@ -323,7 +323,7 @@ REFUSED = {
     ),
     "the name of an exclusion": (
         lambda place: drawn.folder(place, {"a": 3, "excluded": 3}),
-        "class excluded: reviews use this name for images that are left out",
+        r"excluded/000\.png: class 'excluded': reviews use this name for images that are left out",
     ),
     "one class": (lambda place: drawn.folder(place, {"a": 3}), "there is one class, a"),
     "one image": (lambda place: drawn.folder(place, {"a": 3, "b": 1}), "b has only 1 distinct"),
@@ -339,7 +339,7 @@ REFUSED = {
     "a broken row": (bad_row, r'a\.csv, line 3: pixel 2 is "300", not a whole number'),
     "a short row": (short_row, r"a\.csv, line 2: has 3 pixels, and lines above 4"),
     "no square": (
-        lambda place: (place / "a.csv").write_text("a,1,2,3,4,5\nb,1,2,3,4,5\n"),
+        lambda place: (place / "a.csv").write_text("a,1,2,9,4,5\nb,1,2,3,4,5\n"),
         "5 pixels are no square image; .*--size",
     ),
     "a broken image of a table": (bad_parquet, r"a\.parquet, row 1: broken image"),

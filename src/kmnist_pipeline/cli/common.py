@@ -7,6 +7,7 @@ import math
 import os
 import py_compile
 import re
+import signal
 import stat
 import sys
 from argparse import ArgumentTypeError
@@ -35,6 +36,11 @@ def open_streams() -> None:
             stream = open(os.devnull, mode)  # noqa: SIM115 - it stays open
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
+
+
+def end_in_order() -> None:
+    """Let SIGTERM end this command as Ctrl-C does, with its files complete or as before."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def port(text: str) -> int:

@@ -12,7 +12,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import PARAMS, mend_lock, say
+from kmnist_pipeline.cli.common import PARAMS, end_in_order, mend_lock, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -40,6 +40,7 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.config import menu
 
+    end_in_order()
     conf = Path("conf")
     text = composition.compose(conf, chosen.overrides)
     if chosen.show is not None:

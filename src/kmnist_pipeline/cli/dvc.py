@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import sys
 import sysconfig
 from pathlib import Path
@@ -22,6 +21,7 @@ from kmnist_pipeline import cli
 from kmnist_pipeline.cli.common import (
     PARAMS,
     SOURCES,
+    end_in_order,
     hash_bytecode,
     mend_lock,
     open_streams,
@@ -62,7 +62,7 @@ def main() -> int:
                 say(f"error: {error}", sys.stderr)
                 cli.note_place(here)
                 return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # DVC ends in order, as on Ctrl-C
+    end_in_order()
     from dvc.cli import main as dvc
     from dvc.utils.serialize import _common, _yaml
 
@@ -73,9 +73,10 @@ def main() -> int:
     status = dvc()
     if status and folder:
         from kmnist_pipeline.commands import recovery
+        from kmnist_pipeline.repository import dvc as repository
 
         with contextlib.chdir(folder):
-            if said := recovery.way_back(here):
+            for said in filter(None, (repository.cut_lock(), recovery.way_back(here))):
                 print(said, file=sys.stderr)
     return status
 

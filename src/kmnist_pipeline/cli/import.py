@@ -22,7 +22,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.cli.common import agreed, say
+from kmnist_pipeline.cli.common import agreed, end_in_order, say
 from kmnist_pipeline.errors import UserError
 
 
@@ -84,6 +84,8 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.importing import content as contents
     from kmnist_pipeline.importing import reading, survey, versions
 
+    end_in_order()
+    before = versions.state(chosen.name)
     earlier = versions.earlier(chosen.name)
     with contextlib.chdir(chosen.start):  # so that paths are as the user gave them
         classes = contents.read_classes(chosen.classes) if chosen.classes else None
@@ -97,7 +99,7 @@ def run(chosen: Namespace) -> int:
     versions.describe(chosen.name, content, versions.UNKNOWN)  # refuses what cannot be composed
     if earlier is not None and not _replaces(chosen, earlier.version, content):
         return 0
-    for file in versions.write(chosen.name, content, options):
+    for file in versions.write(chosen.name, content, options, before):
         say(f"written: {file}")
     if earlier is not None:
         print("`kmnist impact` lists what this makes stale")
@@ -116,6 +118,9 @@ def _replaces(chosen: Namespace, earlier: Any, content: Any) -> bool:
         for line in found.lines():
             say(line)
         if not found:
+            if undone := versions.left_undone(chosen.name, content):
+                say(f"the images are the same, but not up to date are {', '.join(undone)}")
+                return True
             print("nothing has changed, and nothing was written")
             return False
     elif versions.is_again(chosen.name, content):

@@ -20,7 +20,7 @@ Exit status: 0 it was removed; 1 it was not.
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import agreed, say
+from kmnist_pipeline.cli.common import agreed, end_in_order, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -44,8 +44,13 @@ def add(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import prune
 
+    end_in_order()
     removal = prune.all_but(chosen.all_but) if chosen.all_but else prune.plan(chosen.names)
-    for line in removal.lines():
+    lines = [*removal.lines()]
+    if not lines:
+        say("there is nothing to remove")
+        return 0
+    for line in lines:
         say(line)
     if not (chosen.yes or agreed("Remove all this?")):
         say("nothing was removed; --yes removes without asking", sys.stderr)

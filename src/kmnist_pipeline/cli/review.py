@@ -13,12 +13,11 @@ Keys: Enter accepts, 0 to 9 correct (more than ten classes: type the name), x ex
 back, arrows go on and back. Then `kmnist impact` and `dvc repro` train with them.
 """
 
-import signal
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from kmnist_pipeline.cli import compose
-from kmnist_pipeline.cli.common import port, read_params, say
+from kmnist_pipeline.cli.common import end_in_order, port, read_params, say
 from kmnist_pipeline.errors import UserError
 
 
@@ -53,7 +52,7 @@ def run(chosen: Namespace) -> int:
 
     from kmnist_pipeline.serving import review_page  # imports MLflow, which takes seconds
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends in order, as on Ctrl-C
+    end_in_order()
     review_page.serve(decisions, chosen.port)
     say(f"{len(decisions.left())} left; the decisions are in {decisions.file}")
     _settle(name, shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from kmnist_pipeline.evidence import outs
 
 CONF, PARAMS = Path("conf"), Path("params.yaml")
 MENU = CONF / menu.FILE
+LOCK = Path(".kmnist/conf.lock")
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,22 @@ class Addition:
     files: dict[Path, str]
 
     def write(self) -> None:
-        """Write all files; if one cannot be written, none has changed."""
+        """Write all files; if one cannot be written, none has changed.
+
+        The caller is `alone` since before this was planned.
+        """
         with restored(*self.files):
             for path, text in self.files.items():
                 outs.write_bytes(path, text.encode())
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep other commands that change `conf/` out; they wait."""
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
 
 
 def file(group: str, name: str) -> Path:
@@ -53,15 +67,20 @@ def _has(path: Path, text: str) -> bool:
     return path.exists() and path.read_text("utf-8") == text
 
 
+def require_named(group: str, name: str) -> None:
+    """Raise UserError if no item of the group can have this name."""
+    if allowed := node.why_not(name):
+        raise UserError(f"{name}: the name of a {group} must be {allowed}")
+    if name in rules.RESERVED.get(group, ()):
+        raise UserError(f"{name}: no {group} can have this name; choose another one")
+
+
 def require_new(group: str, name: str) -> None:
     """Raise UserError if an item cannot have this name, or if one has it already.
 
     An experiment and a study must not have the same name either.
     """
-    if not node.NAME.fullmatch(name):
-        raise UserError(f"{name}: the name of a {group} must be lower-case words joined by '_'")
-    if name in rules.RESERVED.get(group, ()):
-        raise UserError(f"{name}: no {group} can have this name; choose another one")
+    require_named(group, name)
     listed = menu.items(MENU.read_text("utf-8"))
     models = ("experiment", "study")
     for other in models if group in models else (group,):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.commands import status
+from kmnist_pipeline.commands import additions, status
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.config import menu as menus
 from kmnist_pipeline.errors import UserError
@@ -34,11 +34,13 @@ WRITTEN = {
 class Removal:
     """What goes: lines of the menu, stages of the lock, files and folders.
 
-    menu: the lines; remaining: the new text of the menu; composed: that of `params.yaml`; stale:
-    the stages that must run again; stays: what the lock names, but no stage can have written.
+    menu: the lines; before, remaining: the text of the menu; composed: that of `params.yaml`;
+    stale: the stages that must run again; stays: what the lock names, but no stage can have
+    written.
     """
 
     menu: list[str]
+    before: str
     remaining: str
     stages: list[str]
     files: list[str]
@@ -61,7 +63,8 @@ def plan(names: list[str]) -> Removal:
     has, as `evaluate@digits_cnn`. Raises UserError for an unknown name, and if what stays in the
     menu needs what goes.
     """
-    menu, locked = MENU.read_text("utf-8"), status.locked_here()
+    before = menu = MENU.read_text("utf-8")
+    locked = status.locked_here()
     lines = {name: _lines(name, menu) for name in names}
     listed = list({line[1]: line for found in lines.values() for line in found}.values())
     weights = [*_weights(listed, menu)]
@@ -107,7 +110,7 @@ def plan(names: list[str]) -> Removal:
     menu = menus.without_weights(menu, weights)
     menu = re.sub("\n{3,}", "\n\n", menu)  # where a whole group has gone
     files -= inside
-    return Removal(removed, menu, [*stages], sorted(files), composed, stale, sorted(stays))
+    return Removal(removed, before, menu, [*stages], sorted(files), composed, stale, sorted(stays))
 
 
 def all_but(names: list[str]) -> Removal:
@@ -126,8 +129,13 @@ def all_but(names: list[str]) -> Removal:
     known = {name.partition(".")[2] for name in menu}
     left = [s.address for s in status.locked_here().stages.values() if s.item not in known]
     removal = plan([*(name for name in menu if name not in kept), *left])
-    unused = [str(path) for path in menus.unused(CONF, removal.remaining) if _is_direct(path)]
+    unused = [str(path) for path in _own(removal.remaining) if _is_direct(path)]
     return replace(removal, files=sorted({*removal.files, *unused}))
+
+
+def _own(menu: str) -> list[Path]:
+    """The files of items that are not in use; other files off the menu may be anybody's."""
+    return [p for p in menus.unused(CONF, menu) if p.relative_to(CONF).parts[0] in menus.OWNED]
 
 
 def _needed(names: list[str], params: dict[str, Any]) -> set[str]:
@@ -161,10 +169,15 @@ def _needed(names: list[str], params: dict[str, Any]) -> set[str]:
 
 
 def remove(removal: Removal) -> None:
-    """Change and remove the files. If this is interrupted, doing it again does the rest."""
+    """Change and remove the files. If this is interrupted, doing it again does the rest.
+
+    Raises UserError if the menu has changed since this was planned.
+    """
     from dvc.utils.fs import remove as delete
 
-    with dvc.opened() as repo, repo.lock:  # no stage runs meanwhile
+    with additions.alone(), dvc.opened() as repo, repo.lock:  # no stage runs meanwhile
+        if MENU.read_text("utf-8") != removal.before:
+            raise UserError(f"{MENU} has changed meanwhile; nothing was removed; prune again")
         locked = locks.without(LOCK.read_text("utf-8"), removal.stages) if removal.stages else None
         if removal.menu:
             outs.write_bytes(MENU, removal.remaining.encode())

@@ -21,9 +21,10 @@ ATTACHED = {
     "conditions": "experiments",
     **dict.fromkeys(("suspects", "loop", "readings", "faults"), "reports"),
 }
-# The folders whose files belong to single items; those of the others are choices for all.
+# The folders whose files belong to single items, and those whose files are choices for all.
 OWNED = [*SECTIONS, *ATTACHED, "protocol", "claims"]
-SUFFIXES = {".yaml", ".csv"}
+CHOICES = {"model", "optimizer", "trainer", "validation"}
+SUFFIXES = {".yaml", ".yml", ".csv"}
 # A line of the menu: the key that removes it, its group, its section and its name.
 LINE = re.compile(r"^ *- *((\w+)@(\w+)\.([\w-]+)):.*\n", re.MULTILINE)
 # The datasets and models whose weights are in Git: a map, because stages read it from params.yaml.
@@ -67,7 +68,7 @@ def without_weights(text: str, datasets: Iterable[str]) -> str:
 
 
 def unused(conf: Path, text: str | None = None) -> list[Path]:
-    """The files of items, protocols and claims that no line of the menu leads to.
+    """The files that no line of the menu leads to, but for the choices for all.
 
     text: of another menu than the file's. A file that cannot be read leads nowhere.
     """
@@ -80,9 +81,11 @@ def unused(conf: Path, text: str | None = None) -> list[Path]:
             queue += _leads_to(conf, file)
     bases = {conf / group / "base.yaml" for group in (*SECTIONS, *ATTACHED)}
     used |= bases | {conf / "claims/none.csv"}
-    folders = (conf / group for group in OWNED)
-    files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    return [path for path in files if path.suffix in SUFFIXES and path not in used]
+    used |= {
+        conf / group / file.name for group in CHOICES for file in (conf / group).glob("*.yaml")
+    }
+    files = (path for path in sorted(conf.rglob("*")) if path.suffix in SUFFIXES)
+    return [path for path in files if path.is_file() and path not in used]
 
 
 def _leads_to(conf: Path, file: Path) -> list[Path]:

@@ -24,7 +24,15 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from kmnist_pipeline.errors import UserError
 
-NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+NAMED = "lower-case words joined by '_' that begin with a letter"
+# Names that mean something else: words of YAML and Hydra; files that are no item of their own; and
+# folders of the evidence that are beside those of the models of a report.
+TAKEN = {
+    *("null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"),
+    *("none", "base"),
+    *("conditions", "suspects", "loop", "readings", "faults"),
+}
 WORDS = {  # what a value must be, by the type of pydantic's error
     "bool_type": "true or false",
     "dict_type": "a map",
@@ -108,9 +116,25 @@ def said(text: str, name: str, *value: Any) -> PydanticCustomError:
     return PydanticCustomError("said", "{text}", {"text": text, "name": name, "value": value})
 
 
+def why_not(name: str) -> str:
+    """What the name of an item must be, or "" if it is that.
+
+    In one place for all kinds, because YAML, Hydra and the file system read every name.
+    """
+    if not NAME.fullmatch(name):
+        return NAMED
+    return f"another one than {', '.join(sorted(TAKEN))}" if name in TAKEN else ""
+
+
 def _named(text: str) -> str:
     if not NAME.fullmatch(text):
-        raise must("lower-case words joined by '_'")
+        raise must(NAMED)
+    return text
+
+
+def _item(text: str) -> str:
+    if allowed := why_not(text):
+        raise must(allowed)
     return text
 
 
@@ -119,7 +143,8 @@ Label = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Strength = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, AfterValidator(_named)]
+Name = Annotated[str, AfterValidator(_named)]  # of a file, such as the claims `none`
+Item = Annotated[str, AfterValidator(_item)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 

@@ -26,8 +26,9 @@ from kmnist_pipeline.config.training import (
     KFold,
     LinearModel,
     NoValidation,
-    Search,
     Study,
+    check_search,
+    check_size,
     check_unvalidated,
     check_used,
 )
@@ -166,7 +167,8 @@ def _applied(content: dict[str, Any], point: dict[str, Any], where: str) -> dict
 
 def _one_of(value: Any, known: Any, key: str) -> None:
     if value not in list(known):  # a list, because the value may not be hashable
-        raise refused(key, value, one_of(known))
+        allowed = one_of(known) if len(known) else "one that conf/config.yaml lists; it lists none"
+        raise refused(key, value, allowed)
 
 
 def _dotted(content: Mapping[str, Any]) -> str:
@@ -233,6 +235,7 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
         allowed = "a whole number for a siamese network, and null for any other"
         raise refused(f"{key}.model.draws", model.draws, allowed)
     if isinstance(model, CnnModel):
+        check_size(key, model, config.datasets[experiment.dataset].shape)
         check_used(key, experiment)
         if model.draws is not None and getattr(validation, "ensemble", None):
             raise refused(f"{key}.validation.ensemble", True, "null for a siamese network")
@@ -258,7 +261,7 @@ def _check_study(key: str, study: Study, config: Config) -> None:
     if study.search:
         if not study.retrain:
             raise refused(f"{key}.retrain", False, "true for a search, which ends trials early")
-        _check_search(f"{key}.search", study.search, list(tried.values()))
+        check_search(f"{key}.search", study.search, list(tried.values()))
     shared = attrgetter("report", "dataset", "classes", "seeds", "model.family")
     for position, (name, trial) in enumerate(tried.items()):
         where = f"{key}.search.space[{name}]" if study.search else f"{key}.points[{position}]"
@@ -271,20 +274,6 @@ def _check_study(key: str, study: Study, config: Config) -> None:
                 f"{where}: must not change report, dataset, classes, seeds or "
                 f"model.family of the base experiment ({key}.seeds sets other seeds)"
             )
-
-
-def _check_search(key: str, search: Search, trials: list[Experiment]) -> None:
-    if not trials:
-        raise refused(f"{key}.space", search.space, "at least one key with its values")
-    for dotted, values in search.space.items():
-        if isinstance(values, dict) and not values["low"] < values["high"]:
-            raise refused(f"{key}.space.{dotted}.high", values["high"], "greater than low")
-        if isinstance(values, dict) and values["log"] and values["low"] <= 0:
-            raise refused(f"{key}.space.{dotted}.low", values["low"], "greater than 0 with log")
-    last = min(getattr(trial.trainer, "epochs", 1) for trial in trials)
-    if search.rungs != sorted(set(search.rungs)) or any(rung >= last for rung in search.rungs):
-        allowed = f"a rising list of epochs below {last}, the last one"
-        raise refused(f"{key}.rungs", search.rungs, allowed)
 
 
 def _check_conditions(key: str, name: str, conditions: Conditions, config: Config) -> None:
@@ -343,6 +332,7 @@ def _check_loop(name: str, loop: Loop, config: Config) -> None:
     classes = len(config.datasets[loop.dataset].classes)
     if isinstance(loop.model, LinearModel) and loop.model.kind == "logistic" and classes != 2:
         raise refused(f"{key}.model.kind", "logistic", "softmax, unless there are two classes")
+    check_size(key, loop.model, config.datasets[loop.dataset].shape)
     if isinstance(loop.model, CnnModel) and loop.model.draws is not None:
         raise refused(f"{key}.model.draws", loop.model.draws, "null")
     check_unvalidated(key, loop.trainer)

@@ -18,6 +18,7 @@ from pydantic import (
 
 from kmnist_pipeline.config.node import (
     Count,
+    Item,
     Label,
     Name,
     Node,
@@ -170,8 +171,8 @@ class Readings(Node):
     dataset: str
     claims: Name
     confidence: Share
-    experiments: dict[Name, Experiment]
-    studies: dict[Name, Study]
+    experiments: dict[Item, Experiment]
+    studies: dict[Item, Study]
     choices: Choices
     seeds: list[Seed]
     best: Count
@@ -256,9 +257,9 @@ class Faults(Node):
     dataset: str
     family: str
     budget: str
-    catalogue: dict[Name, Annotated[Any, kinds("act", FAULTS)]]
-    experiments: dict[Name, Experiment]
-    studies: dict[Name, Study]
+    catalogue: dict[Item, Annotated[Any, kinds("act", FAULTS)]]
+    experiments: dict[Item, Experiment]
+    studies: dict[Item, Study]
     trial: dict[str, Any]
 
 
@@ -303,17 +304,17 @@ class Config(Node):
     `reviews` by the plugin of Hydra.
     """
 
-    datasets: dict[Name, Annotated[Any, PlainValidator(_dataset)]] = Field({})
-    experiments: dict[Name, Experiment] = Field({})
-    studies: dict[Name, Study] = Field({})
-    conditions: dict[Name, Conditions] = Field({})
-    suspects: dict[Name, Suspects] = Field({})
-    loops: dict[Name, Loop] = Field({})
-    reports: dict[Name, Report] = Field({})
-    readings: dict[Name, Readings] = Field({})
-    faults: dict[Name, Faults] = Field({})
+    datasets: dict[Item, Annotated[Any, PlainValidator(_dataset)]] = Field({})
+    experiments: dict[Item, Experiment] = Field({})
+    studies: dict[Item, Study] = Field({})
+    conditions: dict[Item, Conditions] = Field({})
+    suspects: dict[Item, Suspects] = Field({})
+    loops: dict[Item, Loop] = Field({})
+    reports: dict[Item, Report] = Field({})
+    readings: dict[Item, Readings] = Field({})
+    faults: dict[Item, Faults] = Field({})
     evaluation: Evaluation
     weights: dict[Name, Name] = Field({})
     models: Any = None
     code: Any = None
-    reviews: dict[Name, Reviews] = Field({})
+    reviews: dict[Item, Reviews] = Field({})

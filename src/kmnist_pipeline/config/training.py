@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -271,6 +272,7 @@ class Study(Node):
     seeds: list[Seed] | None
 
 
+SMALLEST = 4  # pixels of a side: with fewer, pooling leaves nothing of an image
 # Settings that only some choices use: the choice, its values that use the setting, and whether
 # they also take null.
 USED = {
@@ -307,3 +309,29 @@ def check_used(key: str, experiment: Experiment) -> None:
         raise refused(
             f"{key}.optimizer.label_smoothing", experiment.optimizer.label_smoothing, allowed
         )
+
+
+def check_size(key: str, model: Any, shape: Sequence[int]) -> None:
+    """Refuse a network for images that are too small; shape: height and width, then channels."""
+    height, width = shape[:2]
+    if isinstance(model, CnnModel) and min(height, width) < SMALLEST:
+        allowed = (
+            f"another family, because a network needs images of {SMALLEST}x{SMALLEST} pixels or "
+            f"more, and these have {height}x{width}; `kmnist import --size` makes them larger"
+        )
+        raise refused(f"{key}.model.family", "cnn", allowed)
+
+
+def check_search(key: str, search: Search, trials: list[Experiment]) -> None:
+    """Refuse a search without values, or with rungs that no trial reaches."""
+    if not trials:
+        raise refused(f"{key}.space", search.space, "at least one key with its values")
+    for dotted, values in search.space.items():
+        if isinstance(values, dict) and not values["low"] < values["high"]:
+            raise refused(f"{key}.space.{dotted}.high", values["high"], "greater than low")
+        if isinstance(values, dict) and values["log"] and values["low"] <= 0:
+            raise refused(f"{key}.space.{dotted}.low", values["low"], "greater than 0 with log")
+    last = min(getattr(trial.trainer, "epochs", 1) for trial in trials)
+    if search.rungs != sorted(set(search.rungs)) or any(rung >= last for rung in search.rungs):
+        allowed = f"a rising list of epochs below {last}, the last one"
+        raise refused(f"{key}.rungs", search.rungs, allowed)

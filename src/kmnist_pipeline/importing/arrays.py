@@ -28,9 +28,13 @@ from kmnist_pipeline.importing.source import (
     split_word,
     words,
 )
+from kmnist_pipeline.repository.names import printable
 
 UNNAMED = "arr_0"  # the array of an NPZ that was saved without a name
 NAMES = "classes"
+# Words of an array that is about images or labels, such as `image_id` and `target_names`.
+ABOUT = {"id", "ids", "name", "names", "path", "paths", "file", "files", "filename", "filenames",
+         "index", "size", "sizes", "shape", "shapes"}  # fmt: skip
 
 Found = dict[tuple[str, str | None], tuple[str, np.ndarray]]  # by content and word of the split
 
@@ -52,10 +56,11 @@ def read(files: list[Path], kind: str, size: tuple[int, int] | None) -> Source:
     names = names or next(map(_class_map, files[0].parent.glob("*classmap.csv")), None)
     parts = []
     for (what, word), (where, array) in found.items():
+        other = "labels" if what == "images" else "images"
+        if (other, word) not in found:
+            raise SourceError(f"{where}: has {what}, but {_no(other, word, files)}")
         if what == "labels":
             continue
-        if ("labels", word) not in found:
-            raise SourceError(f"{where}: has images, but {_no('labels', word, files)}")
         place, labels = found["labels", word]
         images = pixels_of(array, where, size)
         if len(labels) != len(images):
@@ -78,6 +83,8 @@ def _no(what: str, word: str | None, files: list[Path]) -> str:
 def _add(found: Found, file: Path, name: str, array: np.ndarray) -> None:
     """Add an array of images or of labels; one of other content is left out."""
     where = shown(file) if name == UNNAMED else f"{shown(file)}: {name}"
+    if ABOUT & {*words(name)}:
+        return
     for text in (name, file.name):
         for what, known in (("images", IMAGES), ("labels", LABELS)):
             if known & {*words(text)}:
@@ -102,7 +109,9 @@ def _arrays(file: Path, kind: str) -> Iterator[tuple[str, np.ndarray]]:
             require_fits(sum(member.file_size for member in archive.infolist()), shown(file))
         with np.load(file, allow_pickle=False) as arrays:
             for name in arrays.files:
-                yield name, arrays[name]
+                if not isinstance(array := arrays[name], np.ndarray):
+                    raise SourceError(f"{shown(file)}: {printable(name)}: is no array of NumPy")
+                yield name, array
     except SourceError:
         raise
     except UserError as error:
@@ -113,11 +122,11 @@ def _arrays(file: Path, kind: str) -> Iterator[tuple[str, np.ndarray]]:
 
 def _class_map(file: Path) -> list[str]:
     """The names in the table index, codepoint, char that Kuzushiji-49 has."""
-    with file.open(encoding="utf-8", newline="") as text:
-        rows = list(csv.DictReader(text))
     try:
-        names = {int(row["index"]): row["char"] for row in rows}
-    except (KeyError, TypeError, ValueError):
+        with file.open(encoding="utf-8", newline="") as text:
+            rows = list(csv.DictReader(text))
+        names = {int(row["index"]): str(row["char"]) for row in rows}
+    except (csv.Error, UnicodeDecodeError, KeyError, TypeError, ValueError):
         raise SourceError(f"{shown(file)}: needs the columns index and char") from None
     if [*names] != [*range(len(names))]:
         raise SourceError(f"{shown(file)}: the column index must count from 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from kmnist_pipeline.data import pictures
+from kmnist_pipeline.data import depth, pictures
 from kmnist_pipeline.data.reviews import EXCLUDED
 from kmnist_pipeline.importing.source import Source, SourceError, reason, require_fits, shown
 
@@ -85,12 +86,14 @@ def digests(images: np.ndarray) -> list[bytes]:
 def prepare(source: Source, options: Options) -> Content:
     """The content of the dataset that a source gives.
 
+    Names of classes are compared and written in the form NFC of Unicode: macOS writes another one.
     Raises SourceError if the images have no common size, if two names of classes differ only in
     case, and if a class lacks training or test images.
     """
     names = [name for part in source.parts for name in part.names]
-    given = [label for part in source.parts for label in part.labels]
-    classes, position = _classes(source, given, options.classes)
+    given = [_nfc(label) for part in source.parts for label in part.labels]
+    example = dict(zip(reversed(given), reversed(names), strict=True))
+    classes, position = _classes(source, example, options.classes)
     labels = np.array([position[label] for label in given], np.int64)
     images = _images(source, names, options)
     if (train_test := _split_of(source)) is None or options.test_share is not None:
@@ -152,15 +155,24 @@ def stratified(
 
 
 def _classes(
-    source: Source, given: list[str], chosen: dict[str, str] | None
+    source: Source, example: dict[str, str], chosen: dict[str, str] | None
 ) -> tuple[list[str], dict[str, int]]:
-    """The names of the classes, and the label of each class of the source."""
-    found = {*given}
-    listed = source.classes or sorted(found, key=_natural)
+    """The names of the classes, and the label of each class of the source.
+
+    example: what the first image of each class is called.
+    """
+    found = example.keys()
+    listed = [_nfc(name) for name in source.classes or sorted(found, key=_natural)]
     if chosen is not None:
-        if missing := sorted(found - chosen.keys(), key=_natural):
-            raise SourceError(f"--classes: lacks the class {_listed(missing)} of the source")
+        chosen = {_nfc(name): _nfc(shown_name) for name, shown_name in chosen.items()}
         listed = [*chosen]
+    if missing := sorted(found - {*listed}, key=_natural):
+        if chosen is not None:
+            raise SourceError(f"--classes: lacks the class {_listed(missing)} of the source")
+        raise SourceError(
+            f"{example[missing[0]]}: the class {missing[0]} is none of those that the source "
+            f"names: {_listed(listed)}"
+        )
     if empty := [name for name in listed if name not in found]:
         if chosen is not None:
             raise SourceError(
@@ -169,16 +181,17 @@ def _classes(
         raise SourceError(f"class {_listed(empty)} has no images; `--classes` can leave it out")
     shown_names = [chosen[name] if chosen else name for name in listed]
     seen = dict[str, str]()
-    for name in shown_names:
+    for name, given in zip(shown_names, listed, strict=True):
+        where = f"{example[given]}: class {name!r}"
         if not name.strip() or not name.isprintable() or "${" in name or name.startswith("#"):
             raise SourceError(
-                f"class {name!r}: the name must be text in one line, without ${{, and not begin "
-                "with #; rename it, in the source or by `--classes`"
+                f"{where}: the name must be text in one line, without ${{, and not begin with #; "
+                "rename it, in the source or by `--classes`"
             )
         if name == EXCLUDED:
             raise SourceError(
-                f"class {name}: reviews use this name for images that are left out; rename it, in "
-                "the source or by `--classes`"
+                f"{where}: reviews use this name for images that are left out; rename it, in the "
+                "source or by `--classes`"
             )
         if (folded := name.strip().casefold()) in seen:
             raise SourceError(
@@ -195,7 +208,12 @@ def _classes(
 
 def _natural(name: str) -> tuple[int, int, str]:
     """Numbers in their order, before other names."""
-    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+    is_number = name.isdecimal() and len(name) < 20
+    return (0, int(name), name) if is_number else (1, 0, name)
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _listed(names: list[str]) -> str:
@@ -205,7 +223,7 @@ def _listed(names: list[str]) -> str:
 
 def _images(source: Source, names: list[str], options: Options) -> np.ndarray:
     """All images in one array."""
-    each = [image for part in source.parts for image in part.images]
+    each = depth.even([image for part in source.parts for image in part.images])
     sizes = Counter(image.shape[:2] for image in each)
     if options.size is None and len(sizes) > 1:
         example = {image.shape[:2]: name for image, name in zip(each, names, strict=True)}

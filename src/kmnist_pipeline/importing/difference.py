@@ -119,9 +119,10 @@ def between(old: Version, new: Version) -> Difference:
         relabelled.update((a[0], b[0]) for a, b in zip(gone[:both], news[:both], strict=True))
         removed.update(place[0] for place in gone[both:])
         added.update(place[0] for place in news[both:])
-        for what, count in (("relabelled", both), ("added", len(news) - both)):
-            if count and len(examples[what]) < FEW:
-                examples[what].append(new.names[after[digest][-1]])
+        for what, places in (("relabelled", news[:both]), ("added", news[both:])):
+            if places and len(examples[what]) < FEW:
+                rows = [row for row in after[digest] if new.places[row] == places[-1]]
+                examples[what].append(new.names[rows[-1]])
     form = []
     if old.shape != new.shape:
         form.append(f"shape of the images: {_shape(old.shape)} -> {_shape(new.shape)}")

@@ -63,7 +63,7 @@ def _image(file: Path) -> np.ndarray:
     if not content.startswith(pictures.MAGIC):
         raise SourceError(f"{shown(file)}: is no PNG or JPEG; remove it from the folder")
     try:
-        return depth.decode(content)
+        return depth.of_many(content)
     except pictures.PictureError as error:
         raise SourceError(f"{shown(file)}: {error}") from error
 

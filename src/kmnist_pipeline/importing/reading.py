@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zipfile
 from pathlib import Path
 
 from kmnist_pipeline.data import pictures
@@ -20,12 +21,16 @@ def read(source: Path, size: tuple[int, int] | None) -> Source:
     """
     if not source.exists():
         raise SourceError(f"{shown(source)}: there is no such file or folder")
+    if not (source.is_file() or source.is_dir()):
+        raise SourceError(f"{shown(source)}: is no regular file and no folder")
     if source.is_file():
         return _of_kind(_kind(source), [source], source.parent, size)
     files = _files(source)
     kinds = {file: _kind(file) for file in files}
+    # What lies among the pictures of a class is no table, but a file too many.
+    classes = {file.parent for file in files if kinds[file] == "picture"} - {source}
     for kind in ("NPZ", "IDX", "Parquet"):
-        if chosen := [file for file in files if kinds[file] == kind]:
+        if chosen := [f for f in files if kinds[f] == kind and f.parent not in classes]:
             return _of_kind(kind, chosen, source, size)
     if any(path.is_dir() and not path.name.startswith(".") for path in source.iterdir()):
         return folders.read(source)
@@ -46,6 +51,10 @@ def _of_kind(
             return tables.read_csv(files, size)
         case "picture":
             raise SourceError(f"{shown(files[0])}: is one image; give a folder of classes")
+        case "ZIP":
+            raise SourceError(
+                f"{shown(files[0])}: is a ZIP archive; unpack it, and give the folder"
+            )
     raise SourceError(f"{shown(files[0])}: is neither {KINDS}")
 
 
@@ -70,7 +79,17 @@ def _kind(file: Path) -> str | None:
             start = b""
     if start.startswith(pictures.MAGIC):
         return "picture"
-    for kind, magic in {"NPZ": b"PK", "IDX": b"\0\0\x08", "Parquet": b"PAR1"}.items():
+    if start.startswith(b"PK"):  # so do the files of office programs
+        return "NPZ" if file.suffix.lower() == ".npz" or _has_arrays(file) else "ZIP"
+    for kind, magic in {"IDX": b"\0\0\x08", "Parquet": b"PAR1"}.items():
         if start.startswith(magic):
             return kind
     return "CSV" if ".csv" in map(str.lower, file.suffixes) else None
+
+
+def _has_arrays(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except Exception:  # decoders raise anything
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,22 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 
+RWLOCK = Path(".dvc/tmp/rwlock")
+
+
+def cut_lock() -> str:
+    """What to do about DVC's list of files in use, if a DVC that was killed has cut it; or ""."""
+    try:
+        json.loads(RWLOCK.read_bytes())
+    except FileNotFoundError:
+        return ""
+    except ValueError:
+        return (
+            f"{RWLOCK} is broken, as a DVC that was killed leaves it: when no dvc runs, delete it"
+        )
+    return ""
+
+
 @contextmanager
 def opened() -> Iterator[Repo]:
     """DVC's repository in this folder. DVC's errors become UserErrors."""
@@ -31,7 +48,7 @@ def opened() -> Iterator[Repo]:
     except DvcException as error:
         git.place()  # these two raise the reason if Git or the lock is why
         locks.parse(Path(locks.LOCK).read_bytes() if Path(locks.LOCK).exists() else b"")
-        raise UserError(f"DVC: {error}") from error
+        raise UserError(cut_lock() or f"DVC: {error}") from error
 
 
 def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
