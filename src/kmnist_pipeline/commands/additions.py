@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmnist_pipeline.config import compose as composition
-from kmnist_pipeline.config import menu, node, rules
+from kmnist_pipeline.config import menu, node
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs
 
@@ -71,8 +71,6 @@ def require_named(group: str, name: str) -> None:
     """Raise UserError if no item of the group can have this name."""
     if allowed := node.why_not(name):
         raise UserError(f"{name}: the name of a {group} must be {allowed}")
-    if name in rules.RESERVED.get(group, ()):
-        raise UserError(f"{name}: no {group} can have this name; choose another one")
 
 
 def require_new(group: str, name: str) -> None:

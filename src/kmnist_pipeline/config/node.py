@@ -31,7 +31,7 @@ NAMED = "lower-case words joined by '_' that begin with a letter"
 TAKEN = {
     *("null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"),
     *("none", "base"),
-    *("conditions", "suspects", "loop", "readings", "faults"),
+    *("conditions", "suspects", "loop", "readings", "faults", "data"),
 }
 WORDS = {  # what a value must be, by the type of pydantic's error
     "bool_type": "true or false",

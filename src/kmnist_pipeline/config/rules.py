@@ -35,15 +35,6 @@ from kmnist_pipeline.config.training import (
 
 MOST_CLASSES = 1000
 EXCLUDED = "excluded"  # as in data/reviews.py, which no stage needs for its configuration
-# Names that would give two files of evidence/paths.py the same path.
-_OF_STAGES = ("conditions", "loop", "readings", "suspects")  # have figures beside those of models
-RESERVED = {
-    "dataset": ("none",),  # the empty files of datasets without decisions
-    "report": ("data",),  # the numbers and figures of datasets
-    "experiment": _OF_STAGES,
-    "study": _OF_STAGES,
-}
-
 CLEAN = "none"  # the name under which `faults.json` has the numbers without a fault
 
 # The settings that readings change, whose values are in `choices`, and those that they need.
@@ -66,21 +57,16 @@ def check(content: Mapping[Any, Any]) -> Config:
     """
     config = typed("", content, Config)
     for key, dataset in config.datasets.items():
-        _check_name("dataset", f"datasets.{key}")
         _check_dataset(f"datasets.{key}", dataset)
     for key, experiment in config.experiments.items():
-        _check_name("experiment", f"experiments.{key}")
         _check_experiment(f"experiments.{key}", experiment, config)
     for key, study in config.studies.items():
-        _check_name("study", f"studies.{key}")
         _check_study(f"studies.{key}", study, config)
         if key in config.experiments:
             raise ConfigError(f"studies.{key}: an experiment has this name already")
     for key, conditions in config.conditions.items():
         _check_conditions(f"conditions.{key}", key, conditions, config)
-    _check_weights(config)
     for key, report in config.reports.items():
-        _check_name("report", f"reports.{key}")
         _check_report(f"reports.{key}", report, config)
     for key, suspects in config.suspects.items():
         _check_suspects(key, suspects, config)
@@ -90,6 +76,7 @@ def check(content: Mapping[Any, Any]) -> Config:
         _check_readings(f"readings.{key}", readings, config)
     for key, faults in config.faults.items():
         _check_faults(f"faults.{key}", faults, config)
+    _check_weights(config)
     return config
 
 
@@ -177,11 +164,6 @@ def _dotted(content: Mapping[str, Any]) -> str:
     for name, value in content.items():
         keys += [f"{name}.{key}" for key in value] if isinstance(value, Mapping) else [name]
     return ", ".join(keys)
-
-
-def _check_name(group: str, key: str) -> None:
-    if key.partition(".")[2] in RESERVED[group]:
-        raise ConfigError(f"{key}: no {group} can have this name; choose another one")
 
 
 def _check_dataset(key: str, dataset: Dataset) -> None:

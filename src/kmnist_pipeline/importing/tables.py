@@ -130,7 +130,7 @@ def _shape(
     try:
         return shape_of_row(width, shown(file), size)
     except SourceError as error:
-        if header is not None and _label_column(header) is not None:
+        if not width or (header is not None and _label_column(header) is not None):
             raise
         try:
             shape_of_row(width + 1, shown(file), size)
