@@ -369,7 +369,7 @@ def test_importing_again_finishes_what_was_interrupted(lost, here, kmnist, tmp_p
     for file in lost:
         Path(file).unlink()
         if file != FILE:
-            Path(file).write_text(here.git("show", f"{first}:{file}"))
+            Path(file).write_text(here.git("show", f"{first}:{file}") + "\n")
     status, out, err = kmnist("import", "leaves", f"../{SHAPES}")
     assert (status, err) == (0, "")
     assert f"the images are the same, but not up to date are {lost[0]}" in out
