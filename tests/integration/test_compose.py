@@ -173,6 +173,19 @@ MISTAKES = [
         f"{CLAIMS}: line 2: ",
         "reported='0_9954': must be a number",
     ),
+    (
+        CLAIMS,
+        "\nlogistic-0-6-test,",
+        "\nlogistic-0-6-test ,",
+        f"{CLAIMS}: line 3: id='logistic-0-6-test ': must have no spaces around it",
+    ),
+    (
+        CLAIMS,
+        'validation.json,"lr=0.001,batch_size=128",',
+        'validation.json,"lr=0.001,batch_size=129",',
+        "line 4: logistic-0-6-lr0.001-bs128-val: there is no trial lr=0.001,batch_size=129; ",
+        "did you mean lr=0.001,batch_size=",
+    ),
     (CLAIMS, "seed and split,,\n", "seed and split,../x,\n", "line 2: ", "spread=../x: must be"),
     (
         CLAIMS,

@@ -38,10 +38,13 @@ def messages(project: Project, capsys: pytest.CaptureFixture[str], *commands: li
 def test_an_unpacked_archive_is_no_repository(project, capsys):
     shutil.rmtree(project.folder / ".git")
     of_dvc = [["fit"], ["predict", "docs/report.png"], ["prune", "--yes", "digits_cnn"]]
+    of_dvc += [["publish"], ["predict", "docs/report.png", "--model", "digits_softmax"]]
     found = messages(project, capsys, *COMMANDS, *of_dvc)
     reason = "is not in a Git repository, as after unpacking a ZIP archive: clone the repository "
     way = "instead, or make one: `git init && git add --all && git commit -m start`"
     assert found.count(reason + way) == len(COMMANDS + of_dvc)
+    assert "refused" not in found
+    assert "error: models/digits_softmax.safetensors does not exist, and DVC cannot" in found
 
 
 def test_a_repository_that_has_not_committed_the_project(project, capsys):

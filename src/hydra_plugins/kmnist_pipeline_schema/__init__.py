@@ -97,8 +97,9 @@ def _reviews(datasets: Iterable[Any], root: Path) -> dict[str, dict[str, str]]:
 
 def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
     """Refuse what the report stages could not show or judge, before the other stages have run."""
-    from kmnist_pipeline.config import stated  # slow to import, and stages do not need it
+    from kmnist_pipeline.config import grid, stated  # slow to import; stages do not need it
     from kmnist_pipeline.evaluation import claims
+    from kmnist_pipeline.repository.names import unknown
 
     for name, report in (config.get("reports") or {}).items():
         known = [model for model, about in config.models.items() if about.report == name]
@@ -116,6 +117,12 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
         for line, claim in rows:
             where = f"{path}: line {line}: {claim['id']}"
             shown += [(where, f"{name}/{file}") for file in claims.files(claim)]
+            study = (config.get("studies") or {}).get(claim["file"].partition("/")[0])
+            trials = [grid.name(point) for point in grid.points(study)] if study else []
+            if claim["trial"] and trials and claim["trial"] not in trials:
+                raise unknown(
+                    f"{where}: there is no trial {claim['trial']}", claim["trial"], trials
+                )
         for where, file in shown:
             of_report, _, rest = file.partition("/")
             model = rest.partition("/")[0]

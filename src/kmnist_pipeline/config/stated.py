@@ -49,6 +49,9 @@ def read(path: Path) -> list[tuple[int, Claim]]:
     reader = csv.DictReader(_text(path))
     lines = [reader.line_num for _ in reader]
     for line, claim in zip(lines, found, strict=True):
+        if claim["id"] != claim["id"].strip():
+            spaced = f"id={claim['id']!r}: must have no spaces around it"
+            raise ClaimError(f"{path}: line {line}: {spaced}")
         if claim["file"] and (problem := next(_problems(claim), None)):
             raise ClaimError(f"{path}: line {line}: {claim['id']}: {problem}")
     return list(zip(lines, found, strict=True))

@@ -117,15 +117,18 @@ def require(weights: Path, name: str) -> None:
         return
     from kmnist_pipeline.repository import dvc  # slow to import
 
+    problem = f"is not as {locks.LOCK} says" if there else "does not exist"
     trains = f"`dvc repro evaluate@{name}` trains it{costs.said(name)}"
     ways, force = [trains], " --force" if there else ""
-    with dvc.opened() as repo:
-        outs = [out for out in repo.index.outs if out.def_path == str(weights)]
-        if repo.config["remote"]:
-            ways.insert(0, f"`dvc pull{force} {weights}` takes it from a remote")
-        if any(out.hash_info and out.cache.exists(out.hash_info.value) for out in outs):
-            ways = [f"`dvc checkout{force} {weights}` takes it from the cache"]
-    problem = f"is not as {locks.LOCK} says" if there else "does not exist"
+    try:
+        with dvc.opened() as repo:
+            outs = [out for out in repo.index.outs if out.def_path == str(weights)]
+            if repo.config["remote"]:
+                ways.insert(0, f"`dvc pull{force} {weights}` takes it from a remote")
+            if any(out.hash_info and out.cache.exists(out.hash_info.value) for out in outs):
+                ways = [f"`dvc checkout{force} {weights}` takes it from the cache"]
+    except UserError as error:
+        raise UserError(f"{weights} {problem}, and DVC cannot make it: {error}") from error
     raise UserError(f"{weights} {problem}: {', '.join(ways)}")
 
 
