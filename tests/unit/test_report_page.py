@@ -108,7 +108,7 @@ def test_a_page_without_reviews_does_not_mention_them(content: dict) -> None:
     data = {name: value for name, value in content["data"].items() if name != "reviews"}
     bare = {**content, "models": models, "data": data, "suspects": None, "simulated": None}
     for text in (page.html(bare), page.markdown(bare)):
-        for words in ("have reviewed", "Suspect labels", "Learn, predict", "corrected ones"):
+        for words in ("have reviewed", "Suspect labels", "Simulated active", "corrected ones"):
             assert words not in text
 
 
@@ -167,7 +167,7 @@ def test_other_conditions_are_shown_against_the_clean_images(content: dict) -> N
         assert all(value in row for value in values), row
         (line,) = (line for line in text.splitlines() if line.startswith(f"| {plain(name)} |"))
         assert all(value in line for value in values), line
-    assert text.count("## Other pictures: `model`") == text.count("## Other pictures") == 1
+    assert text.count("## Under other conditions: `model`") == text.count("## Under other conditions") == 1
 
 
 def plain(name: str) -> str:

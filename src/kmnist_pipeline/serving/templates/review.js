@@ -132,7 +132,7 @@ document.addEventListener("keydown", (event) => {
   const filter = part("filter"), filled = filter.value !== "";
   const typing = document.activeElement === filter || filled; // then x and z are letters
   const many = queue.classes.length > FEW;
-  let action = actions[event.key];
+  let action = actions[event.key] || (!many && actions[event.key.toLowerCase()]); // Caps Lock
   if (event.key === "Escape") action = async () => { filter.value = ""; filter.blur(); list(); };
   if (filled && event.key.startsWith("Arrow")) return; // moves within the text
   if (filled && event.key === "Enter") {
