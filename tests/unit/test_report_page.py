@@ -167,7 +167,8 @@ def test_other_conditions_are_shown_against_the_clean_images(content: dict) -> N
         assert all(value in row for value in values), row
         (line,) = (line for line in text.splitlines() if line.startswith(f"| {plain(name)} |"))
         assert all(value in line for value in values), line
-    assert text.count("## Under other conditions: `model`") == text.count("## Under other conditions") == 1
+    assert text.count("## Under other conditions: `model`") == 1
+    assert text.count("## Under other conditions") == 1
 
 
 def plain(name: str) -> str:

@@ -196,7 +196,7 @@ def _ran(project: clone.Clone, stages: list[LockedStage], lock: Graph) -> list[L
     bytes, and this does not make what reads them stale.
     """
     with chdir(project.path):
-        params = locks.load(Path(PARAMS).read_text(), PARAMS)
+        params = locks.load(Path(PARAMS).read_text("utf-8"), PARAMS)
         wanted = status.graph(params, lock).stages
     return [wanted[stage.address] for stage in stages]
 

@@ -33,7 +33,7 @@ def keep(file: Path, shape: Sequence[int]) -> bool:
         return False
     command = ["kmnist_pipeline.cli.dvc", "add", str(file)]
     done = subprocess.run(
-        [sys.executable, "-m", *command], check=False, capture_output=True, text=True
+        [sys.executable, "-m", *command], check=False, capture_output=True, encoding="utf-8"
     )
     if done.returncode:
         raise UserError(
