@@ -365,6 +365,19 @@ def test_only_remedies_that_are_possible_are_named_for_a_missing_model(project, 
     assert said() == f"{absent}`dvc checkout {weights}` takes it from the cache"
 
 
+def test_a_missing_or_damaged_file_of_git_comes_back_from_git(project, monkeypatch):
+    """Hours of training are no remedy for a file that one checkout brings back."""
+    monkeypatch.chdir(project.folder)
+    numbers = Path("metrics/digits/digits_softmax/test.json")
+    numbers.unlink()
+    with pytest.raises(UserError, match=f"`git checkout HEAD -- {numbers}` restores it"):
+        candidates.read("digits_softmax")
+    project.run("git", "rm", "--quiet", "-r", "--cached", "metrics")
+    project.run("git", "commit", "--quiet", "--message", "without numbers")
+    with pytest.raises(UserError, match="`dvc repro evaluate@digits_softmax` makes it"):
+        candidates.read("digits_softmax")
+
+
 def md5_of(project: Project, out: Path) -> tuple[str, str]:
     """The md5 of an out in dvc.lock, as DVC's cache divides it into folder and file."""
     graph = locks.parse((project.folder / locks.LOCK).read_bytes())

@@ -132,6 +132,18 @@ def objects(revisions: Iterable[str], path: str) -> dict[str, str]:
     return {revision: answer for revision, answer in pairs if " " not in answer}
 
 
+def way_back(file: str, made_by: str) -> str:
+    """How a missing or damaged file comes back: from HEAD if it has the file.
+
+    made_by: the command that makes it otherwise.
+    """
+    try:
+        committed = bool(objects(["HEAD"], file))
+    except UserError:  # no repository, or no commit
+        committed = False
+    return f"`git checkout HEAD -- {file}` restores it" if committed else f"`{made_by}` makes it"
+
+
 def places(blobs: Iterable[str]) -> dict[str, set[str]]:
     """The paths that blobs have ever had, in any commit."""
     found: dict[str, set[str]] = {blob: set() for blob in blobs}

@@ -9,7 +9,7 @@ from typing import Any
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers, paths
-from kmnist_pipeline.repository import locks
+from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.names import unknown
 from kmnist_pipeline.serving import costs
 
@@ -87,7 +87,9 @@ def best(dataset: str) -> Candidate:
     """
     known = [model for model in _evaluated(dataset) if model.knows_all_classes]
     if not known:
-        raise UserError(f"no model of {dataset} has been evaluated: `dvc repro` makes the evidence")
+        raise UserError(
+            f"no model of {dataset} has been evaluated: {git.way_back(paths.METRICS, 'dvc repro')}"
+        )
     here = [model for model in known if model.weights.exists()]
     return max(here or known, key=lambda model: -1.0 if model.accuracy is None else model.accuracy)
 
@@ -176,10 +178,12 @@ def placement(dataset: str, shape: Sequence[int]) -> dict[str, Any] | None:
         problem = f"{path} has no placement of characters"
     except ValueError as error:  # which names the file
         problem = str(error)
-    raise UserError(f"{problem}: `dvc repro preprocess@{dataset}` makes it")
+    raise UserError(f"{problem}: {git.way_back(path, f'dvc repro preprocess@{dataset}')}")
 
 
 def _params() -> tuple[dict[str, Any], dict[str, Any]]:
+    if not PARAMS.exists():
+        raise UserError(f"{PARAMS} does not exist: `kmnist compose` makes it")
     content = locks.load(PARAMS.read_text("utf-8"), PARAMS.name)
     try:
         return content["models"], content["datasets"]
@@ -194,4 +198,5 @@ def _metrics(report: str, name: str, part: str) -> dict[str, Any]:
         problem = f"{error.filename} does not exist"
     except ValueError as error:  # which names the file
         problem = str(error)
-    raise UserError(f"{problem}: `dvc repro evaluate@{name}` makes it")
+    file = paths.numbers(report, name, f"{part}.json")
+    raise UserError(f"{problem}: {git.way_back(file, f'dvc repro evaluate@{name}')}")

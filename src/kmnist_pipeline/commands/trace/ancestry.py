@@ -116,7 +116,9 @@ def trace(paths: Sequence[Path], unfold: bool = False) -> Trace:
         history, files = History(), []
         roots = [(lock, stage) for lock in history.here for stage in lock.graph.stages.values()]
         if not roots:
-            raise UserError(f"{locks.LOCK} is missing or empty: `dvc repro` makes the evidence")
+            raise UserError(
+                f"{locks.LOCK} is missing or empty: {git.way_back(locks.LOCK, 'dvc repro')}"
+            )
     steps = _steps(roots, history, unfold)
     return Trace(files, steps, runs_of(steps), receipts.here())
 
