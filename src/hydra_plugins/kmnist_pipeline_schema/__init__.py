@@ -57,7 +57,7 @@ def _checked(root: DictConfig) -> Config:
         content = _plain(config)
     except OmegaConfBaseException:
         # Some sections interpolate others: name the mistakes in these, not those of interpolation.
-        for left_out in (INTERPOLATING, {*INTERPOLATING, "studies"}):
+        for left_out in (INTERPOLATING, {*INTERPOLATING, "studies", "weights"}):
             others = [str(key) for key in sections if key not in left_out]
             with suppress(OmegaConfBaseException):
                 rules.check(_plain(OmegaConf.masked_copy(config, others)))
