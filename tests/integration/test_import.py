@@ -248,8 +248,8 @@ def test_a_source_that_is_refused_leaves_a_clean_tree(what, here, kmnist, tmp_pa
         ("007", "the name of a dataset must be lower-case words joined by '_' that begin with a"),
         ("null", "the name of a dataset must be another one than base, "),
         ("base", "the name of a dataset must be another one than base, "),
+        ("none", "the name of a dataset must be another one than base, "),
         ("../leaves", "the name of a dataset must be lower-case words joined by '_'"),
-        ("none", "none: no dataset can have this name; choose another one"),
     ],
 )
 def test_a_name_that_cannot_be_taken_is_refused(name, words, here, kmnist):

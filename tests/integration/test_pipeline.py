@@ -314,7 +314,7 @@ def test_the_code_that_publishes_runs_after_the_outs_are_written(without_mlflow:
     code.write_text(code.read_text() + "json.dumps = lambda *_, **__: 'changed'\n")
     done = without_mlflow.run("dvc", "repro", "--force", "--single-item", "preprocess@digits")
     assert done.returncode == 0, done.stderr
-    assert without_mlflow.changed() == f" M {code.relative_to(without_mlflow.folder)}"
+    assert without_mlflow.changed() == f" M {code.relative_to(without_mlflow.folder)}\n"
 
 
 @pytest.mark.parametrize(
