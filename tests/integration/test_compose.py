@@ -302,7 +302,10 @@ OVERRIDES = [
     ("experiments.digits_softmax=5", "experiments.digits_softmax=5: must be a map of report, "),
     ("experiments.digits_softmax.report=${reports.no}", "digits_softmax.report: ", "'reports.no'"),
     ("studies=5", "studies=5: must be a map"),
-    ("~experiments", "studies.digits_softmax_grid.base=digits_softmax: must be one that conf/config.yaml lists"),
+    (
+        "~experiments",
+        "studies.digits_softmax_grid.base=digits_softmax: must be one that conf/config.yaml lists",
+    ),
     ("models=5", "models: is composed"),
     (f"{LR}=1,2", f"'{LR}=1,2'"),
     ("abc", "must be KEY=VALUE"),
