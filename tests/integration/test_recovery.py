@@ -61,7 +61,7 @@ def test_an_entry_comes_back_only_with_the_files_parameters_and_code_that_it_nam
     with replaced(clone.folder / metric, b"{}"):
         assert gone() == {"evaluate@kmnist_softmax"}
     with replaced(clone.folder / "params.yaml", other.encode()):
-        kinds = ("kfold-train", "evaluate", "conditions")
+        kinds = ("kfold-train", "evaluate", "conditions", "weights")
         assert gone() == {f"{kind}@digits_cnn" for kind in kinds}
     with replaced(clone.folder / code, code.read_bytes() + b"\n"):
         assert {name for name, stage in stages.items() if code.as_posix() in stage.deps} == gone()
@@ -97,7 +97,8 @@ def test_what_was_removed_on_purpose_does_not_come_back(project):
         Path("conf/experiment/digits_cnn.yaml").unlink()
         main_file = Path("conf/config.yaml")
         lines = main_file.read_text().splitlines(keepends=True)
-        main_file.write_text("".join(line for line in lines if "digits_cnn" not in line))
+        others = "".join(line for line in lines if "digits_cnn" not in line)
+        main_file.write_text(others.replace("weights:\n", "weights: {}\n"))
         assert is_gone()
         assert main(["compose"]) == 0
         assert is_gone()
