@@ -81,8 +81,9 @@ def drained(app: ASGIApp) -> ASGIApp:
         async def after_the_rest(message: Message) -> None:
             if message.get("status") == 413:
                 taken = 0
+                patience = min(REST_SECONDS, MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(REST_SECONDS):
+                    async with asyncio.timeout(patience):  # it ends before `Impatient` does
                         while more and taken < REST:
                             taken += len((await part()).get("body", b""))
             await send(message)
