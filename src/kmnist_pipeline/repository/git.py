@@ -132,7 +132,7 @@ def objects(revisions: Iterable[str], path: str) -> dict[str, str]:
     return {revision: answer for revision, answer in pairs if " " not in answer}
 
 
-def way_back(file: str, made_by: str) -> str:
+def restoring(file: str, made_by: str) -> str:
     """How a missing or damaged file comes back: from HEAD if it has the file.
 
     made_by: the command that makes it otherwise.

@@ -88,7 +88,7 @@ def best(dataset: str) -> Candidate:
     known = [model for model in _evaluated(dataset) if model.knows_all_classes]
     if not known:
         raise UserError(
-            f"no model of {dataset} has been evaluated: {git.way_back(paths.METRICS, 'dvc repro')}"
+            f"no model of {dataset} has been evaluated: {git.restoring(paths.METRICS, 'dvc repro')}"
         )
     here = [model for model in known if model.weights.exists()]
     return max(here or known, key=lambda model: -1.0 if model.accuracy is None else model.accuracy)
@@ -178,7 +178,7 @@ def placement(dataset: str, shape: Sequence[int]) -> dict[str, Any] | None:
         problem = f"{path} has no placement of characters"
     except ValueError as error:  # which names the file
         problem = str(error)
-    raise UserError(f"{problem}: {git.way_back(path, f'dvc repro preprocess@{dataset}')}")
+    raise UserError(f"{problem}: {git.restoring(path, f'dvc repro preprocess@{dataset}')}")
 
 
 def _params() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -199,4 +199,4 @@ def _metrics(report: str, name: str, part: str) -> dict[str, Any]:
     except ValueError as error:  # which names the file
         problem = str(error)
     file = paths.numbers(report, name, f"{part}.json")
-    raise UserError(f"{problem}: {git.way_back(file, f'dvc repro evaluate@{name}')}")
+    raise UserError(f"{problem}: {git.restoring(file, f'dvc repro evaluate@{name}')}")

@@ -117,7 +117,7 @@ def trace(paths: Sequence[Path], unfold: bool = False) -> Trace:
         roots = [(lock, stage) for lock in history.here for stage in lock.graph.stages.values()]
         if not roots:
             raise UserError(
-                f"{locks.LOCK} is missing or empty: {git.way_back(locks.LOCK, 'dvc repro')}"
+                f"{locks.LOCK} is missing or empty: {git.restoring(locks.LOCK, 'dvc repro')}"
             )
     steps = _steps(roots, history, unfold)
     return Trace(files, steps, runs_of(steps), receipts.here())
