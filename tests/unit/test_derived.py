@@ -191,9 +191,9 @@ TRAIN, TUNE = "kfold-train@digits_cnn", "tune@digits_softmax_grid"
         ),
         # a model on test images
         ("evaluate@digits_cnn", TEST, changed("misclassified", lambda m: [m[0] + 1, *m[1:]]), ""),
-        ("evaluate@digits_cnn", TEST, changed("routing", "test", "right", 299), "test.accuracy"),
+        ("evaluate@digits_cnn", TEST, changed("routing", "test", "correct", 299), "test.accuracy"),
         ("evaluate@digits_cnn", TEST, changed("routing", "test", "review", more), "test.review"),
-        ("evaluate@digits_cnn", TEST, changed("routing", "test", "holds", False), "test.holds"),
+        ("evaluate@digits_cnn", TEST, changed("routing", "test", "target", "met~"), "test.target"),
         (
             "evaluate@digits_softmax_grid",
             f"{GRID}/test_details.json",
@@ -212,7 +212,7 @@ TRAIN, TUNE = "kfold-train@digits_cnn", "tune@digits_softmax_grid"
             for keys, says in {
                 ("conditions", "#2", "accuracy", 0.5): "shifted by a tenth.accuracy is 0.5",
                 ("conditions", "#2", "accepted_accuracy", 0.5): "accepted_accuracy is 0.5",
-                ("conditions", "#2", "keeps", False): "keeps is False",
+                ("conditions", "#2", "target", "other"): "target is",
                 ("conditions", "#2", "correct", more): "shifted by a tenth.accuracy",
                 ("conditions", "#2", "doubts", "several characters", 99): "accepted is 293",
                 ("conditions", "#2", "name", "shifted"): "conditions is",

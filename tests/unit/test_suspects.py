@@ -1,4 +1,4 @@
-"""Suspect labels, and the labels that reviewing the least sure images saves."""
+"""Suspect labels, and the labels that reviewing the least confident images saves."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_parts_have_each_image_once_and_are_those_of_the_seed():
         labelling.parts(20, SETTINGS, 0)
 
 
-def test_the_least_sure_images_come_first():
+def test_the_least_confident_images_come_first():
     probabilities = np.array([[0.9, 0.1], [0.5, 0.5], [0.3, 0.7], [0.6, 0.4]])
     assert labelling.choose(labelling.GUIDED, probabilities, 2, 0, 0).tolist() == [1, 3]
     many = np.full((50, 2), 0.5)

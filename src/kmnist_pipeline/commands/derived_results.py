@@ -107,17 +107,16 @@ def _tested(path: Path, study: dict[str, Any]) -> list[str]:
 
 def _of_routing(path: Path, split: str, stated: dict[str, Any], promise: float) -> Iterator[str]:
     """What is accepted follows from counts."""
-    n, accepted, right = (stated[key] for key in ("n", "accepted", "right"))
+    n, accepted, correct = (stated[key] for key in ("n", "accepted", "correct"))
     yield from beyond(
-        path, {f"{split}.right": (right, accepted), f"{split}.accepted": (accepted, n)}
+        path, {f"{split}.correct": (correct, accepted), f"{split}.accepted": (accepted, n)}
     )
-    again = acceptance.outcome_of(n, right, accepted, right, promise)
-    accuracy = again["accepted_accuracy"]
+    again = acceptance.outcome_of(n, correct, accepted, correct, promise)
     expected = {
         "review": n - accepted,
-        "accuracy": accuracy,
+        "accuracy": again["accepted_accuracy"],
         "interval": again["interval"],
-        "holds": accuracy is not None and accuracy >= promise,
+        "target": again["target"],
     }
     yield from apart(path, flat(split, stated), flat(split, expected))
 

@@ -65,12 +65,12 @@ def of(config: Config) -> dict[str, dict[str, Any]]:
     for name, suspects in config.suspects.items():
         about = {"dataset": suspects.dataset, "experiment": suspects.experiment}
         base = experiments[suspects.experiment]
-        code = _trained(name, [base, _changed(base, suspects.trial)], "suspects")
+        code = _trained(name, [base, _changed(base, suspects.changes)], "suspects")
         found["suspects"][name] = {**about, "code": code}
     for name, loop in config.loops.items():
         found["loop"][name] = {"dataset": loop.dataset, "code": _trained(name, [loop], "loop")}
     for name, faults in config.faults.items():
-        bases = {n: _changed(each, faults.trial) for n, each in faults.experiments.items()}
+        bases = {n: _changed(each, faults.changes) for n, each in faults.experiments.items()}
         tried = [_tried(n, study, bases[study.base]) for n, study in faults.studies.items()]
         code = _trained(name, itertools.chain(bases.values(), *tried), "faults")
         found["faults"][name] = {"dataset": faults.dataset, "code": code}

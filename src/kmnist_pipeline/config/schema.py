@@ -116,7 +116,7 @@ class Suspects(Node):
     """The search for wrong labels with an experiment's out-of-fold predictions.
 
     `shown` suspects are drawn. To measure the search, the experiment is trained again, with the
-    changes of `trial`, while `swapped` labels are wrong on purpose: they are counted among the
+    `changes`, while `swapped` labels are wrong on purpose: they are counted among the
     first suspects, as many as each of `ranks` says.
     """
 
@@ -125,7 +125,7 @@ class Suspects(Node):
     swapped: Count
     ranks: list[Count]
     seed: Seed
-    trial: dict[str, Any]
+    changes: dict[str, Any]
     dataset: str
     family: str
 
@@ -250,7 +250,7 @@ FAULTS: dict[str, type[Node]] = {
 class Faults(Node):
     """A study of what the claims of a report would notice.
 
-    `trial` changes every experiment, such as to fewer images; `budget` tells this to people.
+    `changes` are made to every experiment, such as to fewer images; `budget` tells this to people.
     All experiments are of one `family`.
     """
 
@@ -260,7 +260,7 @@ class Faults(Node):
     catalogue: dict[Item, Annotated[Any, kinds("act", FAULTS)]]
     experiments: dict[Item, Experiment]
     studies: dict[Item, Study]
-    trial: dict[str, Any]
+    changes: dict[str, Any]
 
 
 class Report(Node):

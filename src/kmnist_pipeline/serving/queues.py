@@ -173,7 +173,7 @@ class Collected:
                 self._classifier.lineage or "",
             )
             self._entries.append((item, row["decision"] == "review"))
-        self._entries = _least_sure_first(self._entries, self._decided)
+        self._entries = _least_confident_first(self._entries, self._decided)
 
     def add(self) -> str:
         """Add the images to the queue of their dataset; returns in words how many wait.
@@ -185,7 +185,7 @@ class Collected:
         path = Path(paths.queue(name))
         with alone(name):
             waiting = self._waiting(path)
-            kept = _least_sure_first([*waiting, *self._entries], self._decisions())
+            kept = _least_confident_first([*waiting, *self._entries], self._decisions())
             if kept:
                 _write(path, kept, self._about)
             else:
@@ -239,7 +239,7 @@ def _origin(name: str, places: Sequence[str], project: Path) -> str:
     return str(path.relative_to(within))
 
 
-def _least_sure_first(entries: Sequence[Entry], decided: Collection[str]) -> list[Entry]:
+def _least_confident_first(entries: Sequence[Entry], decided: Collection[str]) -> list[Entry]:
     """Those routed to review first, the least confident first; of an image's entries the last.
 
     decided: the digests of images that are left out.
