@@ -29,6 +29,7 @@ from kmnist_pipeline.serving.queues import Item, Queue
 from kmnist_pipeline.serving.reviewing import Decisions
 
 SECONDS = 60
+PHONE = 360  # CSS pixels
 FILE = "reviews/digits.csv"
 
 
@@ -132,7 +133,7 @@ def test_a_person_decides_by_keyboard(started, open_page):
     assert review.decided()[third][1] == "excluded"
     shows(page, "#left", f"{total - 3} left")
     assert page.locator("#bar").get_attribute("value") == "3"
-    page.keyboard.press("z")  # take back
+    page.keyboard.press("z")  # undo
     assert at(page, 2) == third
     shows(page, "#decision", "none yet")
     assert third not in review.decided() and len(review.decided()) == 2
@@ -145,6 +146,12 @@ def test_a_person_decides_by_keyboard(started, open_page):
     shows(page, "#decision", answer)
     said = review.end()
     assert f"{total} of {total} left" in said and f"{total - 2} left; the decisions are" in said
+
+
+def test_a_phone_does_not_scroll_sideways(started, open_page):
+    page = open_page(started().address)
+    page.set_viewport_size({"width": PHONE, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE
 
 
 def test_a_person_decides_by_mouse(started, open_page):

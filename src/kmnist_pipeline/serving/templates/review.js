@@ -112,7 +112,7 @@ async function takeBack() {
   const last = made.at(-1) ?? place;
   const before = seen[last]; // not what `show` finds now: another page may have decided meanwhile
   if (last !== place) await show(last);
-  if (before === null) say("there is no decision to take back");
+  if (before === null) say("there is no decision to undo");
   else progress(await ask(`items/${place}`, { before, after: null }));
   made.pop(); // only now: after an error the next `z` tries the same decision
 }
