@@ -17,7 +17,7 @@ from kmnist_pipeline.commands import derived
 from kmnist_pipeline.commands import derived_results as results
 from kmnist_pipeline.commands import derived_training as training
 from kmnist_pipeline.commands.apart import apart
-from kmnist_pipeline.evaluation import metrics, suspects
+from kmnist_pipeline.evaluation import metrics, out_of_fold, suspects
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import locks
 
@@ -306,7 +306,7 @@ def test_a_page_that_does_not_show_its_pictures_contradicts_the_figures(contradi
 @pytest.mark.parametrize("key", ["n", "contradicted", "first"])
 def test_suspects_follow_from_predictions_if_they_are_here(tmp_path, key):
     rng = np.random.default_rng(0)
-    predicted = suspects.Predictions(
+    predicted = out_of_fold.Predictions(
         rng.dirichlet(np.ones(3), 40), np.arange(40), np.arange(40) % 3
     )
     given = predicted.probabilities, predicted.labels

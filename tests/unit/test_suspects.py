@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evaluation import labelling, suspects
+from kmnist_pipeline.evaluation import labelling, out_of_fold, suspects
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import reviews as figures
 
@@ -41,7 +41,7 @@ def test_predictions_of_several_seeds_are_averaged():
         index=np.array([7, 3, 7]),
         labels=np.array([0, 1, 0]),
     )
-    found = suspects.load(io.BytesIO(content.getvalue()))
+    found = out_of_fold.load(io.BytesIO(content.getvalue()))
     assert found.index.tolist() == [3, 7] and found.labels.tolist() == [1, 0]
     np.testing.assert_array_equal(found.probabilities, [[0.5, 0.5], [0.5, 0.5]])
 

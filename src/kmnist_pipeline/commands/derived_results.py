@@ -17,7 +17,14 @@ from kmnist_pipeline.commands.apart import (
     per_class,
     training_images,
 )
-from kmnist_pipeline.evaluation import acceptance, labelling, metrics, scoring, suspects
+from kmnist_pipeline.evaluation import (
+    acceptance,
+    labelling,
+    metrics,
+    out_of_fold,
+    scoring,
+    suspects,
+)
 from kmnist_pipeline.evaluation.conditions import CLEAN, CONDITIONS, UNANSWERABLE
 from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.fits.plan import RETRAINED
@@ -181,11 +188,11 @@ def of_suspects(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
         share = {f"share of {rank}": found / swapped["n"]}
         yield from apart(path, dict.fromkeys(share, row["share"]), share)
     if (predicted := Path(paths.out_of_fold(settings["experiment"]))).exists():
-        yield from _of_predictions(path, content, suspects.load(predicted))
+        yield from _of_predictions(path, content, out_of_fold.load(predicted))
 
 
 def _of_predictions(
-    path: Path, content: dict[str, Any], predicted: suspects.Predictions
+    path: Path, content: dict[str, Any], predicted: out_of_fold.Predictions
 ) -> Iterator[str]:
     given = predicted.probabilities, predicted.labels
     first = suspects.ranking(*given)[: len(content["first"])]

@@ -19,6 +19,7 @@ from kmnist_pipeline.config import grid, rules
 from kmnist_pipeline.config.node import ConfigError
 from kmnist_pipeline.config.schema import Config, Loop
 from kmnist_pipeline.config.training import Experiment, Study
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.families import modules
 from kmnist_pipeline.families.modules import PACKAGE
 
@@ -57,6 +58,7 @@ def of(config: Config) -> dict[str, dict[str, Any]]:
         found["tune"][name] = {**about, "code": _trained(name, used[name], "tune")}
     for name, about in rules.models_of(config).items():
         shown = {key: about[key] for key in ("dataset", "report")}
+        shown["held_out"] = _held_out(about, used[name][0])
         found["evaluate"][name] = {**shown, "code": _measured(name, used[name])}
     for name, conditions in config.conditions.items():
         about = {"dataset": conditions.dataset, "report": conditions.report}
@@ -76,6 +78,17 @@ def of(config: Config) -> dict[str, dict[str, Any]]:
         found["faults"][name] = {"dataset": faults.dataset, "code": code}
     items = {model: {"dataset": dataset} for dataset, model in config.weights.items()}
     return {**found, "weights": items}
+
+
+def _held_out(about: dict[str, str], experiment: Experiment) -> str:
+    """The file with the predictions that `evaluate` reads for images that were held out.
+
+    Most models have none: they name again a file that the stage depends on anyway.
+    """
+    name = getattr(experiment.validation, "folds_of", None)
+    if name and about["kind"] == "experiment":
+        return paths.out_of_fold(name)
+    return paths.processed(about["dataset"])
 
 
 def _changed(base: Experiment, trial: dict[str, Any]) -> Experiment:

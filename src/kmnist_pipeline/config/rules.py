@@ -223,6 +223,23 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
             raise refused(f"{key}.validation.ensemble", True, "null for a siamese network")
     if isinstance(validation, NoValidation):
         check_unvalidated(key, experiment.trainer)
+        _check_folds_of(f"{key}.validation.folds_of", experiment, config)
+
+
+def _check_folds_of(key: str, experiment: Experiment, config: Config) -> None:
+    """Refuse another experiment than one that trains the same network on folds."""
+    name = experiment.validation.folds_of
+    if name is None:
+        return
+    same = attrgetter("dataset", "classes", "subset", "model", "optimizer", "trainer")
+    known = [
+        other
+        for other, folded in config.experiments.items()
+        if isinstance(folded.validation, KFold) and same(folded) == same(experiment)
+    ]
+    if name not in known or not isinstance(experiment.model, CnnModel):
+        allowed = "an experiment with the same network, optimizer, trainer and images, on folds"
+        raise refused(key, name, allowed + (f": {', '.join(known)}" if known else ""))
 
 
 def _check_study(key: str, study: Study, config: Config) -> None:
@@ -265,8 +282,12 @@ def _check_conditions(key: str, name: str, conditions: Conditions, config: Confi
     of_model = {"dataset": base.dataset, "report": base.report, "family": base.model.family}
     for part, value in of_model.items():
         _one_of(getattr(conditions, part), [value], f"{key}.{part}")
-    if isinstance(base.validation, NoValidation) or base.model.family != "cnn":
-        allowed = "a network with validation, because only that has a confidence threshold"
+    held_out = getattr(base.validation, "folds_of", base.validation)
+    if held_out is None or base.model.family != "cnn":
+        allowed = (
+            "a network with validation, or with validation.folds_of, because only that has a "
+            "confidence threshold"
+        )
         raise refused(f"{key}.model", name, allowed)
 
 

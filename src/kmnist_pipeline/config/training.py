@@ -15,6 +15,7 @@ from pydantic_core.core_schema import literal_schema
 
 from kmnist_pipeline.config.node import (
     Count,
+    Item,
     Label,
     Node,
     Seed,
@@ -178,9 +179,14 @@ class Holdout(Node):
 
 
 class NoValidation(Node):
-    """The model is trained on all training images; nothing is held out."""
+    """The model is trained on all training images; nothing is held out.
+
+    `folds_of`: an experiment that trains the same network on folds of these images. What its models
+    predict for the images that they have not seen calibrates the confidence of this one.
+    """
 
     method: str
+    folds_of: Item | None = None
 
 
 VALIDATIONS: dict[str, type[Node]] = {

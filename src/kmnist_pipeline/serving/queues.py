@@ -15,6 +15,7 @@ import numpy as np
 
 from kmnist_pipeline.data import dataset, npz, reviews
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation import out_of_fold
 from kmnist_pipeline.evaluation import suspects as ranked
 from kmnist_pipeline.evidence import lineage, numbers, outs, paths
 from kmnist_pipeline.repository.names import printable, unknown
@@ -93,7 +94,7 @@ def of_suspects(name: str, params: dict[str, Any], experiment: str | None) -> Qu
     if not path.exists():
         raise UserError(f"{path} does not exist: {remedy}")
     # One-shot models and models of some classes predict other classes than a label has.
-    found = ranked.load(path)
+    found = out_of_fold.load(path)
     if found.probabilities.shape[1] != len(images.classes) or not len(found.index):
         raise UserError(f"{experiment}: has no predictions for all classes of {name}")
     place = {row: n for n, row in enumerate(images.index.tolist())}
