@@ -26,8 +26,7 @@ ONE, TWO, THREE = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def repository(workspace: Path) -> None:
     Repo.init(no_scm=True).close()
 
 

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.project import ROOT, Project, files_under
+from support.project import ROOT, Project, files_under, lines_with
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import rules
@@ -30,10 +29,6 @@ KINDS = {
 LEAST_ACCURACY = 0.93  # of the demo's softmax regression on the test images
 OTHER_MACHINE = 1e-4  # how far numbers may lie apart where another machine type made them
 MODELS = ("digits_softmax", "digits_softmax_grid")
-
-
-def lines_with(word: str, done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in (done.stdout + done.stderr).splitlines() if word in line]
 
 
 # The demo

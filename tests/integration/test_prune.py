@@ -245,8 +245,7 @@ def test_a_lock_that_names_a_place_outside_the_project_is_refused(out, lone, tmp
     lock_out(lone, out)
     before = state(lone)
     assert cli.main(["prune", "gone", "--yes"]) == 1
-    message = capsys.readouterr().err
-    assert f"dvc.lock: evaluate@gone: {out} is not a path in the project's folder" in message
+    assert f"dvc.lock: evaluate@gone: {out} is not a path" in capsys.readouterr().err
     assert (tmp_path / "victim").exists()
     assert state(lone) == before
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from support.project import ROOT, Project, stripped
+from support.project import ROOT, Project
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import diff, impact
@@ -29,21 +29,6 @@ from kmnist_pipeline.serving.reviewing import ChangedError, Decisions
 FILE = "reviews/digits.csv"
 PROCESSED = "data/processed/digits.npz"
 ASKED_BY = "e" * 64
-
-
-@pytest.fixture
-def here(
-    digits_run: tuple[Project, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Project:
-    """The project after the demo, as the current folder, for a test to change."""
-    project = stripped(digits_run, tmp_path / "project")
-    monkeypatch.chdir(project.folder)
-    return project
-
-
-@pytest.fixture
-def params(here: Project) -> dict[str, Any]:
-    return yaml.safe_load((here.folder / "params.yaml").read_text())
 
 
 @pytest.fixture

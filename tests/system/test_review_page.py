@@ -8,8 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from support.project import Project, stripped
+from support.threads import serving
 
 from kmnist_pipeline.data import reviews
 from kmnist_pipeline.evidence import outs
@@ -321,16 +319,8 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
     items = [Item(reviews.digest(p), f"scan {n}", p, None, even, "") for n, p in enumerate(pixels)]
     averages = np.zeros((len(NAMES), 5, 5))
     decisions = Decisions(Queue("many classes", "many", NAMES, 255, averages, items), (5, 5))
-    config = uvicorn.Config(review_page.app(decisions), port=0, log_level="error", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}", decisions
-    server.should_exit = True
-    thread.join()
+    with serving(review_page.app(decisions), ws="none") as port:
+        yield f"http://127.0.0.1:{port}", decisions
 
 
 def test_with_more_than_ten_classes_the_first_letters_filter(many, open_page):

@@ -59,7 +59,7 @@ TABLE, CURVES = f"{GRID}/trials.csv", f"{DIGITS}/curves.csv"
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory):
+def digits_files(tmp_path_factory):
     """A copy of the committed evidence of `digits`, its locked stages, and the parameters."""
     folder = tmp_path_factory.mktemp("evidence")
     for part in ("metrics/digits", "metrics/data", "reports/digits"):
@@ -71,9 +71,9 @@ def evidence(tmp_path_factory):
 
 
 @pytest.fixture
-def contradicted(evidence, monkeypatch):
+def contradicted(digits_files, monkeypatch):
     """Edits files of the copy while a function says what the stage with these outs contradicts."""
-    folder, stages, params = evidence
+    folder, stages, params = digits_files
     monkeypatch.chdir(folder)
 
     def of(address: str, file: str, edit) -> list[str]:

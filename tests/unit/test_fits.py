@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.small_fits import SETTINGS, a_fit, images, run
+from support.small_fits import SETTINGS, a_fit, experiment, images, run
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import out_of_fold
@@ -21,20 +21,6 @@ from kmnist_pipeline.fits import plan, results
 from kmnist_pipeline.fits.store import Store, default
 
 # Plans
-
-
-def experiment(**changes: Any) -> dict[str, Any]:
-    return {
-        "report": "r",
-        "dataset": "d",
-        "classes": None,
-        "subset": None,
-        "model": {"family": "linear", "kind": "softmax", "scaling": "minmax"},
-        "optimizer": SETTINGS["linear"]["optimizer"],
-        "validation": {"method": "kfold", "folds": 3},
-        "trainer": SETTINGS["linear"]["trainer"],
-        "seeds": [0, 1],
-    } | changes
 
 
 def keys(planned: plan.Plan) -> set[str]:

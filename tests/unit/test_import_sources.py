@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import unicodedata
@@ -16,24 +15,14 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 from support import drawn
+from support.drawn import png, prepared
 
 from kmnist_pipeline.data import depth, idx, pictures
-from kmnist_pipeline.importing import content, difference, reading
-from kmnist_pipeline.importing.content import Content, Options
+from kmnist_pipeline.importing import content, difference
 from kmnist_pipeline.importing.source import SourceError
 
 LABELS = [0, 1, 2, 3] * 5
 ROWS = np.random.default_rng(0).integers(0, 256, (len(LABELS), 9))
-
-
-def prepared(place: Path, **options) -> Content:
-    chosen = Options(**options)
-    return content.prepare(reading.read(place, chosen.size), chosen)
-
-
-def png(image: np.ndarray) -> bytes:
-    Image.fromarray(image).save(file := io.BytesIO(), "PNG")
-    return file.getvalue()
 
 
 # --- headers of CSV ------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -17,26 +16,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 from support import drawn
+from support.drawn import png, prepared
 
 from kmnist_pipeline.data import idx, pictures
-from kmnist_pipeline.importing import content, difference, reading
-from kmnist_pipeline.importing.content import Content, Options
+from kmnist_pipeline.importing import content, difference
 from kmnist_pipeline.importing.source import SourceError
 
 LABELS = [0, 1, 2] * 8
 GREY = drawn.stripes(LABELS)
 COLOURED = drawn.stripes(LABELS, (*drawn.SHAPE, 3))
 NAMES = ["rows, wide", "や", "<b>"]
-
-
-def prepared(place: Path, **options) -> Content:
-    chosen = Options(**options)
-    return content.prepare(reading.read(place, chosen.size), chosen)
-
-
-def png(image: np.ndarray, kind: str = "PNG") -> bytes:
-    Image.fromarray(image).save(file := io.BytesIO(), kind)
-    return file.getvalue()
 
 
 # --- what can be read ----------------------------------------------------------------------------
@@ -259,20 +248,9 @@ def dark_edge(place: Path) -> None:
     (place / "a.csv").write_text("0,2,3,4,0\n0,6,7,8,1\n")
 
 
-def broken(place: Path) -> None:
-    drawn.folder(place, {"a": 3, "b": 3})
-    file = place / "b/001.png"
-    file.write_bytes(file.read_bytes()[:60])
-
-
 def no_picture(place: Path) -> None:
     drawn.folder(place, {"a": 3, "b": 3})
     (place / "b/notes.txt").write_text("mine")
-
-
-def no_test(place: Path) -> None:
-    drawn.folder(place / "train", {"a": 3, "b": 3})
-    drawn.folder(place / "test", {"a": 3})
 
 
 def outward(place: Path) -> None:
@@ -307,7 +285,7 @@ DEEP = np.full((9, 9, 3), 4095, np.uint16)
 REFUSED = {
     "low bits": (low_bits, r"b/004\.png: 16 bits for each colour, .*: save it with 8 bits"),
     "low bits in a table": (low_bits_in_parquet, r"a\.parquet, row 1: 16 bits for each colour"),
-    "a broken image": (broken, r"b/001\.png: broken image"),
+    "a broken image": (drawn.broken, r"b/001\.png: broken image"),
     "another file": (no_picture, r"b/notes\.txt: is no PNG or JPEG"),
     "semicolons": (semicolons, "a.csv: has labels, but no pixels; commas must separate"),
     "label last": (
@@ -316,7 +294,7 @@ REFUSED = {
         "the first one if no header names it",
     ),
     "edge as label": (dark_edge, "there is one class, 0; .* the labels are those of the column"),
-    "no test images": (no_test, "class b has no test images; .*--test-share"),
+    "no test images": (drawn.no_test, "class b has no test images; .*--test-share"),
     "names that differ in case": (
         lambda place: drawn.folder(place, {"Oak": 3, "oak": 3}),
         "classes Oak and oak differ at most in case",
