@@ -34,8 +34,8 @@ async function alone(work) {
   try {
     await work();
   } catch (error) {
+    if (error.changed) await show(place).catch(() => {}); // first: who reads the message sees it
     say(error.message === "Failed to fetch" ? "the server has ended: nothing was decided" : error.message);
-    if (error.changed) await show(place).catch(() => {});
   }
   busy = false;
 }
