@@ -69,7 +69,7 @@ class PublishedDataset(Dataset):
     """Grey images in IDX files, and the sources of these files.
 
     The images have the order of `parts`; a split by files takes the first part for training and
-    the second for test. `parts` is a list, because DVC notices a changed order of a list, but not
+    the second for test. `parts` is a list, because DVC detects a changed order of a list, but not
     of a map.
     """
 
@@ -248,7 +248,7 @@ FAULTS: dict[str, type[Node]] = {
 
 
 class Faults(Node):
-    """A study of what the claims of a report would notice.
+    """A study of what the claims of a report would detect.
 
     `changes` are made to every experiment, such as to fewer images; `budget` tells this to people.
     All experiments are of one `family`.
