@@ -2,7 +2,7 @@
 
 `add` adds the arguments to the parser; `run` does the work and returns the exit status. `run`
 imports what it needs, so that no command waits for another command's libraries. The module `dvc`
-is no subcommand but a command of its own.
+is not a subcommand but a separate command.
 """
 
 import getpass

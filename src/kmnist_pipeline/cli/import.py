@@ -57,7 +57,9 @@ def add(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="a text file with a line CLASS or CLASS,NAME for each class: their order and names",
     )
-    parser.add_argument("--yes", action="store_true", help="replace an earlier version unasked")
+    parser.add_argument(
+        "--yes", action="store_true", help="replace an earlier version without asking"
+    )
     parser.set_defaults(start=Path.cwd())
 
 
@@ -131,4 +133,4 @@ def _replaces(chosen: Namespace, earlier: Any, content: Any) -> bool:
         say(f"the difference is not known: DVC's cache lacks the earlier version ({pointer})")
     if chosen.yes or agreed("Replace the earlier version?"):
         return True
-    raise UserError("nothing was written; --yes replaces the earlier version unasked")
+    raise UserError("nothing was written; --yes replaces the earlier version without asking")

@@ -38,7 +38,7 @@ from kmnist_pipeline.config.training import (
 )
 
 
-class Part(Node):
+class FilePair(Node):
     """One pair of IDX files, `<name>-images-idx3-ubyte` and `<name>-labels-idx1-ubyte`."""
 
     name: str = Field(pattern="^[A-Za-z0-9_-]+$")
@@ -73,12 +73,12 @@ class PublishedDataset(Dataset):
     of a map.
     """
 
-    parts: list[Part]
+    parts: list[FilePair]
     sources: list[str]
     split: Split
 
 
-class Content(Node):
+class ImportedFile(Node):
     """The file of an imported dataset, its digest, and its numbers of training and test images."""
 
     file: str = Field(pattern=r"^data/imported/[a-z0-9_]+\.npz$")
@@ -90,7 +90,7 @@ class Content(Node):
 class ImportedDataset(Dataset):
     """Images that `kmnist import` has put into one file, which DVC tracks."""
 
-    imported: Content
+    imported: ImportedFile
 
 
 def _dataset(node: Any) -> Dataset:

@@ -34,7 +34,7 @@ def outcome_of(
 
 
 def interval(correct: int, n: int) -> list[float] | None:
-    """Clopper and Pearson's interval of an accuracy with CONFIDENCE; None of no answers."""
+    """Clopper and Pearson's interval of an accuracy with CONFIDENCE; None without answers."""
     if not n:
         return None
     wrong, tail = n - correct, (1 - CONFIDENCE) / 2

@@ -255,7 +255,7 @@ def _pairs(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """McNemar's test of each model and the next one, if both have the same test images.
 
     Models that are correct on the same images, such as an experiment and the winner of its study,
-    are no pair. Holm's method corrects p for all pairs of the page.
+    are not compared. Holm's method corrects p for all pairs of the page.
     """
     pairs = []
     for one, other in itertools.pairwise(models):

@@ -343,12 +343,12 @@ def _refuse_elsewhere(address: str, files: dict[str, str]) -> None:
     """
     away = f"take {address} out of the file: `dvc repro` writes what dvc.yaml still has"
     if "/" in address or "\0" in address:
-        raise ValueError(f"{address}: is no name of a stage; {away}")
+        raise ValueError(f"{address}: is not the name of a stage; {away}")
     for path, md5 in files.items():
         if not is_inside(path):
             raise ValueError(f"{address}: {path} is not a path in the project's folder; {away}")
         if not is_md5(md5):
-            raise ValueError(f"{address}: {path} has md5 {md5}, which is none; {away}")
+            raise ValueError(f"{address}: {path} has md5 {md5}, which is not an md5; {away}")
 
 
 def is_inside(path: str) -> bool:
