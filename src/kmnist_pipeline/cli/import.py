@@ -10,8 +10,8 @@ data/imported/NAME.npz, which DVC tracks. If anything is wrong, nothing is writt
   kmnist import leaves ~/leaves --size 32x32
   kmnist import leaves ~/leaves                again, after the source has changed
 
-The second one takes the same options as before, shows which images were added, removed and
-relabelled, and asks before it replaces them; `kmnist impact` then lists what that makes stale.
+The second command uses the options of the first, shows how many images were added, removed and
+relabelled, and asks before it replaces them; `kmnist impact` then lists what this makes stale.
 
 Exit status: 0 it was written, or nothing has changed; 1 it was not written.
 """

@@ -120,7 +120,7 @@ def reduced(pictures: np.ndarray, factor: int) -> np.ndarray:
 
 
 def fitting(pictures: np.ndarray, letters: int) -> np.ndarray:
-    """The RGB pictures, reduced until a figure of them with so many letters is a small file."""
+    """The RGB images, reduced until a figure of them with this many letters is a small file."""
     count, height, width = pictures.shape[:3]
     is_grey = pictures.min(axis=-1) == pictures.max(axis=-1)
     growth = GREY_GROWTH if is_grey.all() else GROWTH

@@ -117,7 +117,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
 
 
 def cells(classes: int) -> str:
-    """What `confusion_matrix` shows of so many classes, in words."""
+    """What `confusion_matrix` shows for this many classes, in words."""
     axes = "rows are true, columns predicted classes"
     if classes <= canvas.MANY:
         return f"in counts; {axes}"

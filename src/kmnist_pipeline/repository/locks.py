@@ -66,7 +66,7 @@ class Graph:
 
     @cached_property
     def _makers(self) -> dict[str, str]:
-        """The address of the maker by out. A slash ends each, so that what is below begins so."""
+        """The address of the stage that makes each out. The outs end with a slash, as prefixes."""
         return {f"{out}/": stage.address for stage in self.stages.values() for out in stage.outs}
 
     @cached_property
@@ -132,7 +132,7 @@ class Graph:
         return [self.stages[name] for name in TopologicalSorter(parents).static_order()]
 
     def downstream(self, addresses: Iterable[str]) -> dict[str, list[str]]:
-        """All stages that depend on the given ones, each with those of these stages that it reads.
+        """All stages that depend on the given ones, each with the stages through which it does.
 
         A given stage is included if it reads another one.
         """

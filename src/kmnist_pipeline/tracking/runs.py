@@ -117,8 +117,8 @@ def _delete_orphans(client: Any, record: Record) -> None:
 def _of_stage(client: Any, record: Record, *filters: str, are_deleted: bool = False) -> list[Run]:
     """The runs of a stage in all experiments, whatever a person did to them.
 
-    They may be in an experiment that was renamed, or lack some of their tags: one of these ways to
-    know them is left.
+    A run may be in a renamed experiment, or lack some of its tags: any one of several ways to
+    identify it is enough.
     """
     from mlflow.entities import ViewType
 
