@@ -217,5 +217,5 @@ def test_a_commit_whose_report_names_a_place_outside_is_refused(
     before = {path.name for path in tmp_path.iterdir()}
     done = publish(project, own_store, EVALUATED, "--rev", "HEAD")
     assert done.status == 1
-    assert f"{report.strip(chr(39))!r} is no name of a report" in done.err
+    assert f"{report.strip(chr(39))!r} is not the name of a report" in done.err
     assert {path.name for path in tmp_path.iterdir()} == before

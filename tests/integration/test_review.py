@@ -113,7 +113,7 @@ def test_nobody_overwrites_a_decision_that_they_have_not_seen(suspects: Queue):
     one.decide(item, None, "3")
     with pytest.raises(ChangedError, match="somebody else has decided meanwhile: 3"):
         two.decide(item, None, "4")
-    with pytest.raises(ChangedError, match="somebody else has taken the decision back meanwhile"):
+    with pytest.raises(ChangedError, match="somebody else has undone the decision meanwhile"):
         two.decide(other, "5", "4")
     two.decide(other, None, "4")  # and what the other one has decided stays
     found, _ = reviews.parse(Path(FILE).read_bytes(), FILE, suspects.classes)
@@ -149,7 +149,7 @@ def test_double_answers_that_arrive_while_the_page_is_open_are_said(suspects: Qu
 
 
 def test_a_label_that_is_no_class_is_refused(suspects: Queue):
-    with pytest.raises(UserError, match="ten: is no class of digits"):
+    with pytest.raises(UserError, match="ten: is not a class of digits"):
         Decisions(suspects, (8, 8)).decide(suspects.items[0], None, "ten")
     assert not Path(FILE).exists()
 

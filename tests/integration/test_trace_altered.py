@@ -167,7 +167,7 @@ def test_a_flipped_byte_in_the_lock(archive, trace):
         (traced,) = found.files
         assert (traced.status, found.is_whole(traced), found.exit_status) == ("exact", False, 1)
         read = found.steps[traced.matches[0].stage.key].inputs
-        assert [source.path for source in read if not source.fits] == [MODEL]
+        assert [source.path for source in read if not source.exact] == [MODEL]
         status, output, _ = trace(PREDICTIONS)
         assert status == 1
         assert f"{MODEL}  md5 {other}  (NO VERSION OF dvc.lock SAYS WHAT MADE THIS" in output

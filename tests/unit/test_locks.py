@@ -127,10 +127,10 @@ def test_a_path_outside_the_project_is_refused(path, kind, form):
 @pytest.mark.parametrize(
     ("address", "md5", "words"),
     [
-        ("download@../x", MD5, "download@../x: is no name of a stage"),
-        ("download@x", "ab/etc/passwd", "data has md5 ab/etc/passwd, which is none"),
-        ("download@x", f"{MD5}.dir.dir", "which is none"),
-        ("download@x", "..", "which is none"),
+        ("download@../x", MD5, "download@../x: is not the name of a stage"),
+        ("download@x", "ab/etc/passwd", "data has md5 ab/etc/passwd, which is not an md5"),
+        ("download@x", f"{MD5}.dir.dir", "which is not an md5"),
+        ("download@x", "..", "which is not an md5"),
     ],
 )
 def test_a_name_or_md5_that_leads_elsewhere_is_refused(address, md5, words):

@@ -127,7 +127,7 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
             of_report, _, rest = file.partition("/")
             model = rest.partition("/")[0]
             if of_report == name and model not in known:
-                needed = f"{model} is no experiment or study of the report {name}"
+                needed = f"{model} is not an experiment or study of the report {name}"
                 raise UserError(f"{where}: {needed}; known: {', '.join(known)}")
         for section, values in stated.ASKED.items():
             asked = (config.get(section) or {}).get(name)

@@ -7,8 +7,8 @@ imported datasets with conf/, if DVC's cache or data/imported/ has their files. 
 requirements.lock without a hash. Says what changed, from which value to which, and which commands
 fix it. Then says which receipts in receipts/ are of this evidence, that is, which stages
 `kmnist verify` has run again. Needs neither DVC's cache nor the data, and runs no stage. Changes
-nothing, unless an interrupted DVC has cut dvc.lock: then it puts back the committed entries that
-are still true.
+nothing, unless an interrupted DVC has truncated dvc.lock: then it restores the committed entries
+that are still valid.
 """
 
 import sys

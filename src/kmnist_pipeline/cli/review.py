@@ -9,8 +9,8 @@ commit; images that the dataset does not have go to data/reviewed/DATASET.npz, w
   kmnist review --dataset digits
   kmnist predict scans/ --dataset digits --review && kmnist review --dataset digits --new
 
-Keys: Enter accepts, 0 to 9 correct (more than ten classes: type the name), x excludes, z takes
-back, arrows go on and back. Then `kmnist impact` and `dvc repro` train with them.
+Keys: Enter accepts, 0 to 9 correct (more than ten classes: type the name), x excludes, z undoes,
+arrows show the previous or next image. Then `dvc repro` trains with the decisions.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -105,7 +105,7 @@ def of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
 def _tested(path: Path, study: dict[str, Any]) -> list[str]:
     """The names of the trials of a study that are tested: a winner that is trained again, or all.
 
-    path: the numbers of the test, which are beside those of the validation.
+    path: the numbers of the test, in the same folder as those of the validation.
     """
     if study["retrain"] or study.get("search"):
         return [RETRAINED]

@@ -348,7 +348,7 @@ def _machine(details: bytes) -> dict[str, Any]:
 
 
 def _explained(checked: list[Checked], lock: Graph, environments: list[list[str]]) -> list[Checked]:
-    """Add the likely causes of differences, beside a stale lock: inputs, machine and libraries."""
+    """Add the likely causes of differences: inputs, machine and libraries (not a stale lock)."""
     anywhere = list(dict.fromkeys(line for lines in environments for line in lines)) or _versions()
     apart = {each.address for each in checked if each.of_files is not Verdict.IDENTICAL}
     for each, own in zip(checked, environments, strict=True):

@@ -243,11 +243,11 @@ def _listed_or_between(values: Any) -> Any:
     return values
 
 
-class Search(Node):
+class SearchSettings(Node):
     """Trials that Optuna proposes, in `rounds` of `size`: see `fits/search.py`.
 
     `space` has a list of values or a range for each changed key. After each of the epochs in
-    `rungs` one trial of `reduction` goes on. `seed` is that of the proposals.
+    `rungs` one trial of `reduction` continues. `seed` is that of the proposals.
     """
 
     seed: Seed
@@ -272,7 +272,7 @@ class Study(Node):
     family: str
     points: list[dict[str, Any]]
     product: dict[str, list[Any]]
-    search: Search | None = None
+    search: SearchSettings | None = None
     trial: dict[str, Any]
     retrain: bool
     seeds: list[Seed] | None
@@ -328,7 +328,7 @@ def check_size(key: str, model: Any, shape: Sequence[int]) -> None:
         raise refused(f"{key}.model.family", "cnn", allowed)
 
 
-def check_search(key: str, search: Search, trials: list[Experiment]) -> None:
+def check_search(key: str, search: SearchSettings, trials: list[Experiment]) -> None:
     """Refuse a search without values, or with rungs that no trial reaches."""
     if not trials:
         raise refused(f"{key}.space", search.space, "at least one key with its values")

@@ -1,4 +1,4 @@
-"""What answers are worth: how many are correct, and how many of those that are accepted."""
+"""The accuracy of answers: of all of them, and of those that are accepted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MET, WITHIN, NOT_MET, NONE_ACCEPTED = "met", "within the interval", "not met", "
 
 
 def outcome(right: np.ndarray, accepted: np.ndarray, promise: float) -> dict[str, Any]:
-    """What is counted and computed from answers that are correct, and accepted, (N,) bool."""
+    """The counts and rates of answers; right, accepted: whether each is correct, accepted, (N,)."""
     both = int((right & accepted).sum())
     return outcome_of(len(right), int(right.sum()), int(accepted.sum()), both, promise)
 
@@ -34,7 +34,7 @@ def outcome_of(
 
 
 def interval(correct: int, n: int) -> list[float] | None:
-    """Clopper and Pearson's interval of an accuracy with CONFIDENCE; None of no answers."""
+    """Clopper and Pearson's interval of an accuracy with CONFIDENCE; None without answers."""
     if not n:
         return None
     wrong, tail = n - correct, (1 - CONFIDENCE) / 2

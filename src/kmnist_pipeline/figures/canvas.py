@@ -120,7 +120,7 @@ def reduced(pictures: np.ndarray, factor: int) -> np.ndarray:
 def fitting(
     pictures: np.ndarray, columns: int, gap: int, head: int, letters: int
 ) -> tuple[np.ndarray, int]:
-    """The RGB pictures, reduced until a figure of them is a small file, and how to enlarge them.
+    """The RGB images, reduced until a figure of them is a small file, and how to enlarge them.
 
     gap: pixels between pictures; head: above each; letters: of all titles.
     """

@@ -18,7 +18,7 @@ from kmnist_pipeline.cli import common
 from kmnist_pipeline.errors import UserError
 
 HOST = "127.0.0.1"
-TTL = "60s"  # a worker without a heartbeat for so long is replaced
+TTL = "60s"  # a worker without a heartbeat for this long is replaced
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Progress, Train
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.fits import key
 
-VALUES = ("family", "settings", "seed", "fold")  # of a fit, beside its arrays
+VALUES = ("family", "settings", "seed", "fold")  # of a fit, besides its arrays
 
 # The digest of each module and the version of each library that this process has loaded.
 _loaded: dict[str, str] = {}

@@ -66,7 +66,7 @@ class Graph:
 
     @cached_property
     def _makers(self) -> dict[str, str]:
-        """The address of the maker by out. A slash ends each, so that what is below begins so."""
+        """The address of the stage that makes each out. The outs end with a slash, as prefixes."""
         return {f"{out}/": stage.address for stage in self.stages.values() for out in stage.outs}
 
     @cached_property
@@ -132,7 +132,7 @@ class Graph:
         return [self.stages[name] for name in TopologicalSorter(parents).static_order()]
 
     def downstream(self, addresses: Iterable[str]) -> dict[str, list[str]]:
-        """All stages that depend on the given ones, each with those of these stages that it reads.
+        """All stages that depend on the given ones, each with the stages through which it does.
 
         A given stage is included if it reads another one.
         """
@@ -343,12 +343,12 @@ def _refuse_elsewhere(address: str, files: dict[str, str]) -> None:
     """
     away = f"take {address} out of the file: `dvc repro` writes what dvc.yaml still has"
     if "/" in address or "\0" in address:
-        raise ValueError(f"{address}: is no name of a stage; {away}")
+        raise ValueError(f"{address}: is not the name of a stage; {away}")
     for path, md5 in files.items():
         if not is_inside(path):
             raise ValueError(f"{address}: {path} is not a path in the project's folder; {away}")
         if not is_md5(md5):
-            raise ValueError(f"{address}: {path} has md5 {md5}, which is none; {away}")
+            raise ValueError(f"{address}: {path} has md5 {md5}, which is not an md5; {away}")
 
 
 def is_inside(path: str) -> bool:

@@ -179,8 +179,8 @@ class Collected:
     def add(self) -> str:
         """Add the images to the queue of their dataset; returns in words how many wait.
 
-        An image that waits already gets the new prediction. Decided images leave the queue. A queue
-        that cannot be used is put aside, and standard error says why and where.
+        An image that is already queued gets the new prediction. Decided images leave the queue. A
+        queue that cannot be used is renamed, and standard error says why and to what.
         """
         name = self._classifier.dataset
         path = Path(paths.queue(name))
@@ -222,9 +222,9 @@ def _placed(found: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> 
 
 
 def _origin(name: str, places: Sequence[str], project: Path) -> str:
-    """A picture's name as its path in the project, or else from beside the place that has it.
+    """A picture's name as its path in the project, or else relative to the folder of its place.
 
-    So nothing of this machine is committed, such as the name of a user.
+    So nothing about this machine is committed, such as the name of a user.
     """
     if STDIN in places and name.partition("[")[0] == "stdin":
         return name
@@ -306,7 +306,7 @@ def _read(path: Path, about: dict[str, Any]) -> list[Entry]:
 def _other(
     classes: Sequence[str], shape: Sequence[int], pixel_max: int, about: dict[str, Any]
 ) -> str:
-    """What a dataset had that it has no more, in words; empty if each class is still there."""
+    """What the dataset no longer has, in words; empty if each class is still there."""
     if missing := [name for name in classes if name not in about["classes"]]:
         return f"the class {missing[0]}"
     if (*shape, pixel_max) != (*about["shape"], about["pixel_max"]):

@@ -1,4 +1,4 @@
-"""Train models with faults on purpose, to see which claims would notice them."""
+"""Train models with faults on purpose, to see which claims would detect them."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ())
 
     run: does the work; kind: the stage's name in `dvc.yaml`; items: the section of `params.yaml`
     whose keys are the allowed values of `name`; libraries: those that affect the bytes of the
-    outs, beside those that a family states for its training.
+    outs, besides those that a family states for its training.
     """
     if not Path("params.yaml").exists():
         sys.exit("error: no params.yaml here; run this from the folder of dvc.yaml")

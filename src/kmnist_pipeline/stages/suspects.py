@@ -91,7 +91,7 @@ def _pixels(images: Images, index: np.ndarray) -> np.ndarray:
     place = {row: n for n, row in enumerate(images.index.tolist())}
     if missing := [row for row in index.tolist() if row not in place]:
         raise UserError(
-            f"image {missing[0]} has predictions but is no training image: run kfold-train again"
+            f"image {missing[0]} has predictions but is not a training image: run kfold-train again"
         )
     return images.pixels[[place[row] for row in index.tolist()]]
 

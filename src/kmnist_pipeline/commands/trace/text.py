@@ -136,7 +136,7 @@ def _add_step(tree: Tree, found: Trace, key: str, seen: set[str]) -> None:
     if step.inputs:
         read = branch.add(Text("read", "dim"))
         for source in step.inputs:
-            gap = "" if source.fits else GAP
+            gap = "" if source.exact else GAP
             read.add(Text.assemble(f"{source.path}  md5 {source.md5}", (gap, "bold red")))
     for maker in step.makers:
         _add_step(branch, found, maker, seen)
@@ -160,7 +160,7 @@ def as_json(found: Trace) -> dict[str, Any]:
     (the likeliest first; `here`: in this folder's lock; `commits`: whose lock has the stage, the
     newest first), the lineage keys of the stages `behind` it, the `originals` that these read,
     and `whole` (nothing is missing between); stages: by lineage key, with `code` (md5 by path),
-    `inputs` and the keys of their `makers` (`fits`: they made exactly this content), `outs` and
+    `inputs` and the keys of their `makers` (`exact`: they made exactly this content), `outs` and
     the `files` in them, the MLflow `run`, and the receipts of verifications that have run the stage
     again (`verified`); mlflow: the store, and why it is incomplete.
     """

@@ -2,10 +2,10 @@
 
 // One image at a time. A decision is sent with the one that the page has seen, and the next image
 // shows only after the server has it on disk. While it waits, keys and buttons do nothing.
-const FEW = 10; // so many classes have a key each; for more, the first letters filter
+const FEW = 10; // up to this many classes have a key each; with more, the first letters filter
 const part = (id) => document.getElementById(id);
 let queue, place, item, busy = true;
-const made = []; // the places of this page's decisions, to take them back
+const made = []; // the places of this page's decisions, to undo them
 const seen = []; // by place, the decision that the page has last shown
 
 async function ask(path, content) {
