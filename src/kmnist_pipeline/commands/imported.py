@@ -34,8 +34,7 @@ def _of_dataset(name: str, file: str, sha256: str) -> Iterator[Finding]:
     if not pointer.exists():
         yield Finding(str(pointer), ("is missing",), _ways(name, described, str(pointer)))
         return
-    about = locks.load(pointer.read_text("utf-8"), str(pointer))
-    md5 = next((out.get("md5", "") for out in about.get("outs", [])), "")
+    md5 = locks.pointed(pointer)
     here = Path(file)
     is_other = here.exists() and lineage.digest(here) != md5
     if kept := Revision("the workspace").cached(file, md5):

@@ -13,8 +13,9 @@ import shlex
 from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.repository import git, locks
+from kmnist_pipeline.repository import locks
 from kmnist_pipeline.repository.locks import LOCK
+from kmnist_pipeline.repository.revision import Revision
 
 PARAMS = Path("params.yaml")
 
@@ -71,7 +72,7 @@ def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:
     """
     try:
         text = Path(LOCK).read_bytes().decode(errors="replace")  # a cut character
-        committed = locks.whole_entries(git.run("show", f"HEAD:./{LOCK}").decode())
+        committed = locks.whole_entries(Revision("HEAD", "HEAD").read(LOCK).decode())
     except (OSError, UserError, UnicodeDecodeError):
         return None
     here = locks.whole_entries(text)

@@ -7,6 +7,7 @@ import shlex
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
@@ -349,6 +350,16 @@ def _refuse_elsewhere(address: str, files: dict[str, str]) -> None:
             raise ValueError(f"{address}: {path} is not a path in the project's folder; {away}")
         if not is_md5(md5):
             raise ValueError(f"{address}: {path} has md5 {md5}, which is none; {away}")
+
+
+def pointed(pointer: Path) -> str:
+    """The md5 of the file that a `.dvc` file names. Raises UserError if there is none."""
+    about = load(pointer.read_text("utf-8"), str(pointer))
+    with suppress(LookupError, TypeError):
+        md5 = about["outs"][0]["md5"]
+        if is_md5(md5) and not md5.endswith(".dir"):
+            return str(md5)
+    raise UserError(f"{pointer}: has no outs[0].md5: `git checkout HEAD -- {pointer}` restores it")
 
 
 def is_inside(path: str) -> bool:
