@@ -14,7 +14,7 @@ from typing import Any
 
 from kmnist_pipeline.commands import imported, status
 from kmnist_pipeline.commands.finding import Finding, Remedy
-from kmnist_pipeline.commands.status import CLEAN, RESTORE, StageStatus, Status
+from kmnist_pipeline.commands.status import CLEAN, StageStatus, Status
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
@@ -43,7 +43,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
     apart = _apart(conf)
     experiment: tuple[Remedy, ...] = ()
     if own and _edited(LOCK) and not status.of(status.head().lock(), conf).stages:
-        way = Remedy("restore the committed lock, which is up to date", (f"{RESTORE} {LOCK}",))
+        way = Remedy("restore the committed lock, which is up to date", (f"{git.RESTORE} {LOCK}",))
         ways: dict[str, tuple[Remedy, ...]] = {stage.address: (way,) for stage in own}
     else:
         applied = [stage for stage in own if _is_applied(stage, apart)] if _is_after_conf() else []
@@ -119,7 +119,7 @@ def _ways(
     force = "make them again; DVC would not do it by itself"
     pins = []
     if any(c.kind == "library" for s in own for c in s.changes) and _edited(str(status.PINS)):
-        pins = [Remedy("restore the pins", (f"{RESTORE} {status.PINS}",))]
+        pins = [Remedy("restore the pins", (f"{git.RESTORE} {status.PINS}",))]
         force = "or keep the new ones: install them, and make these stages again"
     cut = f"remove what is left of them in {LOCK} and among the evidence"
     remedies = {
@@ -187,7 +187,7 @@ def _undone(
             known = {change.name: before[change.name]} if change.name in before else {}
             if changes.json_of(known, change.name) == change.old:
                 pointers = _edited(imported.FOLDER)
-                back = [(RESTORE, file) for file in _edited("conf", PARAMS) + pointers]
+                back = [(git.RESTORE, file) for file in _edited("conf", PARAMS) + pointers]
                 back += [(imported.CHECKOUT, file) for file in pointers]
         elif change.kind in ("file", "out") and change.old and change.new is not None:
             back = _restored(head, change.name, change.old)
@@ -206,7 +206,7 @@ def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
         with suppress(DamagedError):
             return [(imported.CHECKOUT, path)] if head.cached(path, md5) else []
         return []
-    back = [(RESTORE, name) for name in _edited(path)]
+    back = [(git.RESTORE, name) for name in _edited(path)]
     back += [(CLEAN, name) for name in _untracked(path)]
     return back if digest_of(path, files) == md5 else []
 
@@ -242,7 +242,7 @@ def _of_params(
 def _of_lock() -> list[Finding]:
     if not status.is_lock_lost():
         return []
-    way = Remedy("restore it", (f"{RESTORE} {LOCK}",))
+    way = Remedy("restore it", (f"{git.RESTORE} {LOCK}",))
     return [Finding(LOCK, (status.LOST,), (way,))]
 
 
@@ -250,7 +250,7 @@ def _of_pins() -> list[Finding]:
     reasons = [f"{name} has no hash of its files" for name in status.unhashed()]
     if not status.PINS.exists():
         reasons = ["is missing"]
-    way = Remedy("restore it", (f"{RESTORE} {status.PINS}",))
+    way = Remedy("restore it", (f"{git.RESTORE} {status.PINS}",))
     return [Finding(str(status.PINS), tuple(reasons), (way,))] if reasons else []
 
 

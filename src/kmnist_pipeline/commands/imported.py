@@ -59,5 +59,5 @@ def _ways(name: str, described: str, pointer: str) -> tuple[Remedy, ...]:
     both = [described, status.PARAMS.as_posix(), pointer]
     if not git.paths("diff", "--name-only", "-z", "HEAD", "--", described, pointer):
         return (again,)
-    undo = (f"{status.RESTORE} {shlex.join(both)}", f"{CHECKOUT} {shlex.quote(pointer)}")
+    undo = (f"{git.RESTORE} {shlex.join(both)}", f"{CHECKOUT} {shlex.quote(pointer)}")
     return Remedy("go back to the committed version", undo), again

@@ -13,7 +13,7 @@ import shlex
 from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.repository import locks
+from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import LOCK
 from kmnist_pipeline.repository.revision import Revision
 
@@ -62,7 +62,7 @@ def way_back(start: Path) -> str:
     if not gone:
         return ""
     names = shlex.join(os.path.relpath(out, start) for out in gone)
-    return f"committed files are missing: `{status.RESTORE} {names}` brings them back"
+    return f"committed files are missing: `{git.RESTORE} {names}` brings them back"
 
 
 def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:

@@ -33,7 +33,7 @@ from kmnist_pipeline.repository.locks import Graph, LockedStage
 from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
-RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
+CLEAN = "git clean --force --"
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(?![^\s])")
 LOST = f"{locks.LOCK} is missing, so every stage is new"
 FEW = 3  # modules that reasons name, and files that the last sentence names, one by one
@@ -151,7 +151,7 @@ def locked_here() -> Graph:
     try:
         return locks.parse(path.read_bytes()) if path.exists() else Graph({})
     except UserError as error:
-        way = f"`{RESTORE} {locks.LOCK}` restores the committed one"
+        way = f"`{git.RESTORE} {locks.LOCK}` restores the committed one"
         raise UserError(f"{error}\n{way}") from error
 
 
@@ -205,7 +205,7 @@ def _restored(files: list[str]) -> str:
     commands = [
         f"`{command} {shlex.join(_few(found))}`"
         for command, found in {
-            RESTORE: of_git,
+            git.RESTORE: of_git,
             CLEAN: new,
             "dvc checkout --force": set(files) - of_git - new,
         }.items()
@@ -316,7 +316,7 @@ def pinned() -> dict[str, str]:
         if library in found:
             raise UserError(
                 f"{PINS}: {name}=={version}: {library} is there twice, first as "
-                f"{found[library]}; remove one of them, or `{RESTORE} {PINS}`"
+                f"{found[library]}; remove one of them, or `{git.RESTORE} {PINS}`"
             )
         found[library] = version
     return {name: _public(version) for name, version in found.items()}

@@ -136,11 +136,9 @@ def require(weights: Path, name: str) -> None:
 
 def _require_in_git(graph: locks.Graph, weights: Path, name: str, is_as_locked: bool) -> None:
     """Raise UserError if weights in Git are altered, or of another training than was measured."""
-    from kmnist_pipeline.commands import status
-
     trains = f"`dvc repro weights@{name}` makes it again: it trains the model{costs.said(name)}"
     if not is_as_locked:
-        back = f"`{status.RESTORE} {weights}` restores the committed file, or {trains}"
+        back = f"`{git.RESTORE} {weights}` restores the committed file, or {trains}"
         raise UserError(f"{weights} is not as {locks.LOCK} says: {back}")
     whole = paths.weights(name)
     made = {stage.outs[whole] for stage in graph.makers(whole)}
