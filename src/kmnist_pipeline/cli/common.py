@@ -102,13 +102,18 @@ def require_regular(*places: Path | None) -> None:
             raise UserError(f"{place}: is not a regular file; name a new file or a regular one")
 
 
+def require_params() -> None:
+    """Raise UserError, which names the remedy, if there is no params.yaml."""
+    if not PARAMS.exists():
+        raise UserError(f"{PARAMS} does not exist: `kmnist compose` makes it")
+
+
 def read_params() -> dict[str, Any]:
     """The content of params.yaml. Raises UserError if it cannot be read or is invalid."""
     from kmnist_pipeline.config import rules
     from kmnist_pipeline.repository import locks
 
-    if not PARAMS.exists():
-        raise UserError(f"{PARAMS} does not exist: run `kmnist compose`")
+    require_params()
     params = locks.load(PARAMS.read_text("utf-8"), PARAMS.name)
     rules.check(params)
     return params
