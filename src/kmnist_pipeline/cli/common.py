@@ -10,7 +10,6 @@ import re
 import signal
 import stat
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,7 +22,6 @@ PARAMS = Path("params.yaml")
 SOURCES = ("conf", "dvc.yaml", "params.yaml", "dvc.lock", "requirements.lock", "reviews")
 MADE = ("metrics", "reports", "receipts")
 CHECKED = (3).to_bytes(4, "little")  # the flags of bytecode that has its source's hash
-LAST_PORT = 65535
 
 
 def open_streams() -> None:
@@ -41,13 +39,6 @@ def open_streams() -> None:
 def end_in_order() -> None:
     """Let SIGTERM end this command as Ctrl-C does, with its files complete or as before."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def port(text: str) -> int:
-    """The type of an option with the number of a port."""
-    if re.fullmatch("[0-9]{1,5}", text) and int(text) <= LAST_PORT:
-        return int(text)
-    raise ArgumentTypeError(f"{text}: must be a whole number from 0 to {LAST_PORT}")
 
 
 def absolute(name: str) -> Path:
