@@ -91,7 +91,7 @@ def last(findings: list[Finding], differences: list[Difference]) -> str:
         way = "the first commands above keep or discard the experiment"
     elif not findings and Verdict.DIFFERENT in (each.verdict for each in differences):
         way = "they are up to date: commit them to keep them"
-    return status.summary(differences, way=way)
+    return status.summary(differences, status.IN_GIT, way=way)
 
 
 # The smallest remedies.

@@ -35,6 +35,7 @@ from kmnist_pipeline.repository.revision import Revision, below
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
 CLEAN = "git clean --force --"
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(?![^\s])")
+IN_GIT = "of evidence in Git"
 LOST = f"{locks.LOCK} is missing, so every stage is new"
 FEW = 3  # modules that reasons name, and files that the last sentence names, one by one
 Digest = Callable[[str], str]
@@ -161,18 +162,22 @@ def is_lock_lost() -> bool:
 
 
 def summary(
-    differences: Iterable[Difference], run: bool = False, fits: int = 0, way: str = ""
+    differences: Iterable[Difference],
+    where: str = "",
+    run: bool = False,
+    fits: int = 0,
+    way: str = "",
 ) -> str:
     """A sentence: how many files differ from the commit, and what to do about them.
 
-    differences: of all files; run: whether a run in a clone made them, so that there is nothing to
-    do; fits: how many of the differences compare the weights of a fit instead of a file; way: what
-    to do, by default the commands that restore the files.
+    differences: of all files; where: which files these are, in words; run: whether a run in a clone
+    made them, so that there is nothing to do; fits: how many of the differences compare the weights
+    of a fit instead of a file; way: what to do, by default the commands that restore the files.
     """
     verdicts = {each.path: each.verdict for each in differences}
     apart = [path for path, verdict in verdicts.items() if verdict is not Verdict.IDENTICAL]
     worst = max(verdicts.values(), default=Verdict.IDENTICAL)
-    whole = count(len(verdicts) - fits, "file")
+    whole = f"{count(len(verdicts) - fits, 'file')} {where}".rstrip()
     whole += f" and the weights of {count(fits, 'fit')}" if fits else ""
     if not apart:
         again = "the committed bytes were made again" if run else "these are the committed bytes"

@@ -97,7 +97,8 @@ class Result:
         found = (d for stage in self.stages for d in stage.differences)
         stale = any(stage.stale for stage in self.stages)
         end = "; but not everything is up to date, see above" if stale else ""
-        yield status.summary(found, made, self.fits) + end
+        where = "" if made else f"{status.IN_GIT} and outs in DVC's cache"
+        yield status.summary(found, where, made, self.fits) + end
 
 
 def rerun(target: str | None = None) -> Result:
