@@ -22,7 +22,7 @@ from kmnist_pipeline.faults import noticing
 from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Difference, Verdict, compare
-from kmnist_pipeline.repository.locks import LOCK, Graph
+from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
 from kmnist_pipeline.repository.revision import DamagedError, Revision, digest_of
 
 PARAMS, MAIN = "params.yaml", "conf/config.yaml"
@@ -81,15 +81,18 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
         yield _wrapped(f"downstream of these: {shown}")
 
 
-def last(findings: list[Finding], differences: list[Difference]) -> str:
+def last(found: Status, findings: list[Finding], differences: list[Difference]) -> str:
     """The sentence about files that differ from the commit; differences: of all files.
 
     It does not say how to restore results that are up to date, or those of an experiment.
     """
     way = ""
+    has_new = any(_made_here(found).values())
     if any(remedy.purpose == KEEP for finding in findings for remedy in finding.remedies):
         way = "the first commands above keep or discard the experiment"
-    elif not findings and Verdict.DIFFERENT in (each.verdict for each in differences):
+    elif findings and has_new:
+        way = "new results that are up to date are among them: the first commands above keep them"
+    elif has_new or (not findings and Verdict.DIFFERENT in (d.verdict for d in differences)):
         way = "they are up to date: commit them to keep them"
     return status.summary(differences, status.IN_GIT, way=way)
 
@@ -124,10 +127,7 @@ def _ways(
     cut = f"remove what is left of them in {LOCK} and among the evidence"
     remedies = {
         "restore": [Remedy("restore the files", _merged(undo, kinds["restore"]))],
-        "run": [
-            Remedy("make them again", (_repro(again, found.wanted),)),
-            Remedy("or undo the uncommitted changes", _merged(undo, again)),
-        ],
+        "run": _of_changes(again, undo, found),
         "force": [
             *pins,
             Remedy(
@@ -146,6 +146,62 @@ def _ways(
         for kind, ways in remedies.items()
         for name in kinds[kind]
     }
+
+
+def _of_changes(
+    names: list[str], undo: dict[str, list[tuple[str, str]]], found: Status
+) -> list[Remedy]:
+    """How to make stages again whose inputs were changed, and how to undo the changes.
+
+    Other stages may have run with the changes: their results are kept first. To undo the changes
+    undoes these results too, and no others: if there are others, no way back is named.
+    """
+    again = _repro(names, found.wanted)
+    back = Remedy("or undo the uncommitted changes", _merged(undo, names))
+    made = _made_here(found)
+    if not any(made.values()):
+        return [Remedy("make them again", (again,)), back]
+    keep = Remedy("make them again, and commit all results", (again, "git commit --all"))
+    undone = {path for name in names for _, path in undo[name]}
+    used = [name for name, changed in made.items() if any(_is_undone(c, undone) for c in changed)]
+    if not used:
+        return [keep, back]
+    if made.keys() - {*used, *found.wanted.downstream(used)}:
+        return [keep]
+    results = [(git.RESTORE, path) for path in (LOCK, *status.folders("HEAD"))]
+    results += [(CLEAN, path) for path in _untracked(*paths.TRACKED)]
+    results += [("dvc checkout --force --allow-missing", name) for name in (*made, *names)]
+    both = _merged({**undo, "": results}, [*names, ""])
+    return [keep, Remedy("or undo the uncommitted changes and the results made with them", both)]
+
+
+def _made_here(found: Status) -> dict[str, list[Change]]:
+    """The stages whose results are up to date and not those of HEAD.
+
+    Each has the changes, since HEAD, of its parameters and of files that no stage makes.
+    """
+    if not _edited(LOCK):
+        return {}
+    before = status.head().lock().stages
+    stale = {stage.address for stage in found.stages}
+    return {
+        name: [
+            change
+            for change in changes.of_stage(
+                before.get(name, LockedStage(name, "", {}, {}, {})), stage
+            )
+            if change.kind != "file" or not found.wanted.makers(change.name)
+        ]
+        for name, stage in status.locked_here().stages.items()
+        if name not in stale and stage != before.get(name)
+    }
+
+
+def _is_undone(change: Change, undone: set[str]) -> bool:
+    """Whether a change is gone when these paths are restored."""
+    if change.kind != "file":
+        return PARAMS in undone
+    return any(f"{path}/".startswith(f"{change.name}/") for path in undone)
 
 
 def _repro(names: list[str], wanted: Graph) -> str:
