@@ -22,7 +22,7 @@ from kmnist_pipeline.faults import noticing
 from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Difference, Verdict, compare
-from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
+from kmnist_pipeline.repository.locks import LOCK, Graph
 from kmnist_pipeline.repository.revision import DamagedError, Revision, digest_of
 
 PARAMS, MAIN = "params.yaml", "conf/config.yaml"
@@ -42,7 +42,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
     own = [stage for stage in found.stages if stage.state != "downstream"]
     apart = _apart(conf)
     experiment: tuple[Remedy, ...] = ()
-    if own and _edited(LOCK) and not status.of(status.head().lock(), conf).stages:
+    if own and status.edited(LOCK) and not status.of(status.head().lock(), conf).stages:
         way = Remedy("restore the committed lock, which is up to date", (f"{git.RESTORE} {LOCK}",))
         ways: dict[str, tuple[Remedy, ...]] = {stage.address: (way,) for stage in own}
     else:
@@ -87,11 +87,11 @@ def last(found: Status, findings: list[Finding], differences: list[Difference]) 
     It does not say how to restore results that are up to date, or those of an experiment.
     """
     way = ""
-    has_new = any(_made_here(found).values())
+    has_new = any(status.made_here(found).values())
     if any(remedy.purpose == KEEP for finding in findings for remedy in finding.remedies):
         way = "the first commands above keep or discard the experiment"
     elif findings and has_new:
-        way = "new results that are up to date are among them: the first commands above keep them"
+        way = "some are new and up to date: make the rest with the commands above, then commit all"
     elif has_new or (not findings and Verdict.DIFFERENT in (d.verdict for d in differences)):
         way = "they are up to date: commit them to keep them"
     return status.summary(differences, status.IN_GIT, way=way)
@@ -121,7 +121,7 @@ def _ways(
     again, forced = kinds["run"], kinds["force"]
     force = "make them again; DVC would not do it by itself"
     pins = []
-    if any(c.kind == "library" for s in own for c in s.changes) and _edited(str(status.PINS)):
+    if any(c.kind == "library" for s in own for c in s.changes) and status.edited(str(status.PINS)):
         pins = [Remedy("restore the pins", (f"{git.RESTORE} {status.PINS}",))]
         force = "or keep the new ones: install them, and make these stages again"
     cut = f"remove what is left of them in {LOCK} and among the evidence"
@@ -158,7 +158,7 @@ def _of_changes(
     """
     again = _repro(names, found.wanted)
     back = Remedy("or undo the uncommitted changes", _merged(undo, names))
-    made = _made_here(found)
+    made = status.made_here(found)
     if not any(made.values()):
         return [Remedy("make them again", (again,)), back]
     keep = Remedy("make them again, and commit all results", (again, "git commit --all"))
@@ -173,28 +173,6 @@ def _of_changes(
     results += [("dvc checkout --force --allow-missing", name) for name in (*made, *names)]
     both = _merged({**undo, "": results}, [*names, ""])
     return [keep, Remedy("or undo the uncommitted changes and the results made with them", both)]
-
-
-def _made_here(found: Status) -> dict[str, list[Change]]:
-    """The stages whose results are up to date and not those of HEAD.
-
-    Each has the changes, since HEAD, of its parameters and of files that no stage makes.
-    """
-    if not _edited(LOCK):
-        return {}
-    before = status.head().lock().stages
-    stale = {stage.address for stage in found.stages}
-    return {
-        name: [
-            change
-            for change in changes.of_stage(
-                before.get(name, LockedStage(name, "", {}, {}, {})), stage
-            )
-            if change.kind != "file" or not found.wanted.makers(change.name)
-        ]
-        for name, stage in status.locked_here().stages.items()
-        if name not in stale and stage != before.get(name)
-    }
 
 
 def _is_undone(change: Change, undone: set[str]) -> bool:
@@ -242,8 +220,8 @@ def _undone(
         if change.kind == "parameter":
             known = {change.name: before[change.name]} if change.name in before else {}
             if changes.json_of(known, change.name) == change.old:
-                pointers = _edited(imported.FOLDER)
-                back = [(git.RESTORE, file) for file in _edited("conf", PARAMS) + pointers]
+                pointers = status.edited(imported.FOLDER)
+                back = [(git.RESTORE, file) for file in status.edited("conf", PARAMS) + pointers]
                 back += [(imported.CHECKOUT, file) for file in pointers]
         elif change.kind in ("file", "out") and change.old and change.new is not None:
             back = _restored(head, change.name, change.old)
@@ -262,7 +240,7 @@ def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
         with suppress(DamagedError):
             return [(imported.CHECKOUT, path)] if head.cached(path, md5) else []
         return []
-    back = [(git.RESTORE, name) for name in _edited(path)]
+    back = [(git.RESTORE, name) for name in status.edited(path)]
     back += [(CLEAN, name) for name in _untracked(path)]
     return back if digest_of(path, files) == md5 else []
 
@@ -322,8 +300,8 @@ def _apart(conf: dict[str, Any]) -> dict[str, Change]:
 
 def _is_after_conf() -> bool:
     """Whether params.yaml was changed after `conf/`, as `dvc exp` does."""
-    if _edited(PARAMS) or _edited("conf"):
-        return bool(_edited(PARAMS))
+    if status.edited(PARAMS) or status.edited("conf"):
+        return bool(status.edited(PARAMS))
     last = ("log", "-1", "--format=%H", "HEAD", "--", PARAMS)
     return git.run(*last) == git.run(*last, "conf")
 
@@ -435,18 +413,13 @@ def of_head() -> list[Difference]:
     An edited lock counts as the worst of the edited files, or as different if there are none.
     """
     kept = status.head().files(*paths.TRACKED)
-    apart = {*_edited(*paths.TRACKED), *_untracked(*paths.TRACKED)}
+    apart = {*status.edited(*paths.TRACKED), *_untracked(*paths.TRACKED)}
     here = Revision("the workspace").files(*apart)
     found = [compare(path, kept.get(path), here.get(path)) for path in sorted(apart)]
     edited = max((each.verdict for each in found), default=Verdict.DIFFERENT)
-    verdict = edited if _edited(LOCK) else Verdict.IDENTICAL
+    verdict = edited if status.edited(LOCK) else Verdict.IDENTICAL
     unchanged = (Difference(path, Verdict.IDENTICAL, "") for path in kept.keys() - apart)
     return [*found, Difference(LOCK, verdict, ""), *unchanged]
-
-
-def _edited(*paths: str) -> list[str]:
-    """The files in Git's index or HEAD that differ from HEAD."""
-    return git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *paths)
 
 
 def _untracked(*paths: str) -> list[str]:

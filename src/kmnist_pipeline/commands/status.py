@@ -161,6 +161,34 @@ def is_lock_lost() -> bool:
     return not Path(locks.LOCK).exists() and bool(git.objects(["HEAD"], locks.LOCK))
 
 
+def made_here(found: Status) -> dict[str, list[Change]]:
+    """The stages whose results are up to date and not those of HEAD.
+
+    Each has the changes, since HEAD, of its command, its parameters and the files that no stage
+    makes. found: the differences from the lock here.
+    """
+    if not edited(locks.LOCK):
+        return {}
+    before = head().lock().stages
+    stale = {stage.address for stage in found.stages}
+    return {
+        name: [
+            change
+            for change in changes.of_stage(
+                before.get(name, LockedStage(name, "", {}, {}, {})), stage
+            )
+            if change.kind != "file" or not found.wanted.makers(change.name)
+        ]
+        for name, stage in locked_here().stages.items()
+        if name not in stale and stage != before.get(name)
+    }
+
+
+def edited(*places: str) -> list[str]:
+    """The files in Git's index or HEAD that differ from HEAD."""
+    return git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *places)
+
+
 def summary(
     differences: Iterable[Difference],
     where: str = "",
@@ -195,12 +223,12 @@ def summary(
 def _restored(files: list[str]) -> str:
     """The smallest commands that give these files their committed content, in a sentence."""
     kept = head().ids(*files)
-    edited = {*git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *files)}
+    differ = {*edited(*files)}
     # Committed files, and outs that are folders of them, that are not what the lock says.
     wrong = {
         file
         for file in files
-        if file not in edited and any(f"{path}/".startswith(f"{file}/") for path in kept)
+        if file not in differ and any(f"{path}/".startswith(f"{file}/") for path in kept)
     }
     if wrong == {*files}:
         return "`kmnist check` names the commands that make it again"
