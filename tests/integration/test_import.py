@@ -191,6 +191,22 @@ def test_the_same_source_gives_a_lost_file_again(leaves, kmnist):
     assert status == 0 and "the difference is not known: DVC's cache lacks the earlier" in out
 
 
+def test_a_version_that_is_damaged_in_the_cache_is_named(here, kmnist):
+    assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
+    md5 = locks.pointed(Path(f"{FILE}.dvc"))
+    cached = Path(".dvc/cache/files/md5", md5[:2], md5[2:])
+    cached.unlink()
+    cached.write_bytes(b"damaged")
+    damaged = f"error: {FILE} is damaged in DVC's cache: delete {cached.absolute()}; then "
+    for command in (("import", "leaves", f"../{SHAPES}", "--seed", "1", "--yes"), ("check",)):
+        status, _, messages = kmnist(*command)
+        assert status == 1
+        assert messages == f"{damaged}`dvc add {FILE}` takes it from the workspace\n"
+    cached.unlink()
+    assert here.run("dvc", "add", FILE).returncode == 0
+    assert kmnist("import", "leaves", f"../{SHAPES}", "--seed", "1", "--yes")[0] == 0
+
+
 def row(place: Path) -> None:
     place.mkdir()
     (place / "all.csv").write_text("label,p0,p1,p2,p3\na,1,2,3,4\nb,1,2,?,4\n")

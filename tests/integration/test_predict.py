@@ -362,7 +362,8 @@ def test_only_remedies_that_are_possible_are_named_for_a_missing_model(project, 
     cached = Path(".dvc/cache/files/md5", *md5_of(project, weights))
     cached.parent.mkdir(parents=True)
     cached.touch()
-    assert said() == f"{absent}`dvc checkout {weights}` takes it from the cache"
+    damaged = f"{weights} is damaged in DVC's cache: delete {cached.absolute()}; then `dvc repro` "
+    assert said() == f"{damaged}makes it, or `dvc pull {weights}` takes it from a remote"
 
 
 def test_a_missing_or_damaged_file_of_git_comes_back_from_git(project, monkeypatch):

@@ -195,7 +195,7 @@ def test_a_listing_that_names_other_places_is_refused(listing, held, tmp_path, m
         (cache / name[:2] / name[2:]).write_text(content)
     monkeypatch.setattr(Revision, "_cache", cache)
     monkeypatch.setattr(Revision, "_check_names", lambda *given: None)
-    with pytest.raises(DamagedError, match=r"models/x: its listing in DVC's cache has .*: delete "):
+    with pytest.raises(DamagedError, match=r"models/x at HEAD: its listing .* has .*: delete "):
         Revision("HEAD", "0" * 40).put("models/x", f"{md5}.dir", root)
     assert not [path for path in tmp_path.rglob("*") if path.name == "victim"]
 

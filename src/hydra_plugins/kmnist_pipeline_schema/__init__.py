@@ -99,6 +99,7 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
     """Refuse what the report stages could not show or judge, before the other stages have run."""
     from kmnist_pipeline.config import grid, stated  # slow to import; stages do not need it
     from kmnist_pipeline.evaluation import claims
+    from kmnist_pipeline.repository import git
     from kmnist_pipeline.repository.names import unknown
 
     for name, report in (config.get("reports") or {}).items():
@@ -109,7 +110,7 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
         if not path.exists():
             raise UserError(
                 f"reports.{name}.claims={report.claims}: {path} does not exist; if it was deleted, "
-                f"`git checkout HEAD -- {path}` restores it"
+                f"`{git.RESTORE} {path}` restores it"
             )
         figures = report.figures.items()
         shown = [(f"reports.{name}.figures.{n}={file}", file) for n, file in figures]

@@ -44,7 +44,7 @@ def run(chosen: Namespace) -> int:
     differences = check.of_head()
     is_committed = all(each.verdict is Verdict.IDENTICAL for each in differences)
     if not (findings and is_committed):
-        say(check.last(findings, differences))
+        say(check.last(found, findings, differences))
     if findings:
         numbers = {"stage": len(found.stages), "other file": len(findings) - len(found.stages)}
         parts = [count(number, noun) for noun, number in numbers.items() if number]

@@ -81,7 +81,7 @@ def _content(
         if (maker := picture["text"]["Stage"]) not in origin_of:
             raise UserError(
                 f"{picture['path'].as_posix()} was made by {maker}, whose numbers are not in "
-                f"{metrics.as_posix()}/: delete the figure, or run the stage"
+                f"{metrics.as_posix()}/: `dvc repro {maker}` makes them, or delete the figure"
             )
     # The page stays small enough for a browser: it links to the figures of models without claims.
     extra = {model["name"] for model in models if model["name"] not in rank} if rank else set()
@@ -163,8 +163,8 @@ class Numbers(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         """Raises UserError, even in a template: an older form of the file lacks the key."""
-        stage = self.get("made_by", {}).get("stage", "the stage")
-        raise UserError(f"{self['path']} lacks {key}: `dvc repro {stage}` makes it again")
+        command = f"dvc repro {self.get('made_by', {}).get('stage', '')}".rstrip()
+        raise UserError(f"{self['path']} lacks {key}: `{command}` makes it again")
 
 
 def _read(path: Path) -> Numbers:

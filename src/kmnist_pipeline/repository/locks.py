@@ -7,6 +7,7 @@ import shlex
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
@@ -20,6 +21,7 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
+from kmnist_pipeline.repository import git
 
 LOCK = "dvc.lock"
 DEEPEST = 50  # maps and lists in each other
@@ -172,7 +174,7 @@ def without(text: str, addresses: Iterable[str]) -> str:
     """The text of a lock without these stages. Raises UserError if DVC has not written it."""
     entries = _entries(text)
     if entries is None:
-        raise UserError(f"{LOCK} is not as DVC writes it: `git checkout HEAD -- {LOCK}`")
+        raise UserError(f"{LOCK} is not as DVC writes it: `{git.RESTORE} {LOCK}`")
     left = [entry for entry in entries if _address(entry) not in {*addresses}]
     head = text.partition("\nstages:\n")[0]
     return "\n".join([head, *(["stages:"] if left else []), "".join(left)])
@@ -228,7 +230,7 @@ _CONFLICTS = {
 
 def _resolving(origin: str) -> str:
     if origin.partition("/")[0] in (*paths.TRACKED, "receipts"):
-        ours = f"`git checkout HEAD -- {shlex.quote(origin)}` takes that of this branch"
+        ours = f"`{git.RESTORE} {shlex.quote(origin)}` takes that of this branch"
         return f"it is made, so take one side's: {ours}, and `kmnist check` says what to make again"
     return _CONFLICTS.get(origin, "keep what both sides need, and remove the markers")
 
@@ -349,6 +351,16 @@ def _refuse_elsewhere(address: str, files: dict[str, str]) -> None:
             raise ValueError(f"{address}: {path} is not a path in the project's folder; {away}")
         if not is_md5(md5):
             raise ValueError(f"{address}: {path} has md5 {md5}, which is not an md5; {away}")
+
+
+def pointed(pointer: Path) -> str:
+    """The md5 of the file that a `.dvc` file names. Raises UserError if there is none."""
+    about = load(pointer.read_text("utf-8"), str(pointer))
+    with suppress(LookupError, TypeError):
+        md5 = about["outs"][0]["md5"]
+        if is_md5(md5) and not md5.endswith(".dir"):
+            return str(md5)
+    raise UserError(f"{pointer}: has no outs[0].md5: `{git.RESTORE} {pointer}` restores it")
 
 
 def is_inside(path: str) -> bool:

@@ -64,7 +64,11 @@ def suspects(stage: Stage, params: dict[str, Any]) -> None:
         for label, other in zip(labels, predicted[first], strict=True)
     ]
     sheet = canvas.labelled_images(
-        _pixels(images, predictions.index[first]), titles, 10, about["pixel_max"], font_size=7
+        _pixels(images, predictions.index[first], settings["experiment"]),
+        titles,
+        10,
+        about["pixel_max"],
+        font_size=7,
     )
     hits = np.isin(with_wrong.index[again], images.index[wrong])
     drawn = {
@@ -86,12 +90,13 @@ def suspects(stage: Stage, params: dict[str, Any]) -> None:
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
 
 
-def _pixels(images: Images, index: np.ndarray) -> np.ndarray:
-    """The images at these positions in file order."""
+def _pixels(images: Images, index: np.ndarray, experiment: str) -> np.ndarray:
+    """The images at these positions in file order, of which `experiment` made predictions."""
     place = {row: n for n, row in enumerate(images.index.tolist())}
     if missing := [row for row in index.tolist() if row not in place]:
         raise UserError(
-            f"image {missing[0]} has predictions but is not a training image: run kfold-train again"
+            f"image {missing[0]} has predictions but is not a training image: "
+            f"`dvc repro kfold-train@{experiment}` makes the predictions again"
         )
     return images.pixels[[place[row] for row in index.tolist()]]
 

@@ -34,7 +34,7 @@ def verdict(file: Identified) -> str:
         return f"was not made by any commit of this repository{remark} (md5 {file.md5})"
     match = file.matches[0]
     if file.status == "altered":
-        remedy = f"; `git checkout HEAD -- {file.file}` restores it" if _is_edited(file) else ""
+        remedy = f"; `{git.RESTORE} {file.file}` restores it" if _is_edited(file) else ""
         return f"is ALTERED{remark}{remedy} (md5 {file.md5})"
     name = f" as {match.path}" if match.path != file.file else ""
     made = f"what {match.stage.address} made{name}"
