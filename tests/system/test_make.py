@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import urllib.request
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -31,8 +29,8 @@ def demo(digits_run: tuple[Project, str], place: Path) -> Project:
 def test_help_names_every_target_for_people(demo):
     done = demo.run(*MAKE)
     (phony,) = re.findall(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    named = [line.split()[1] for line in done.stdout.splitlines()]
-    assert [*named, "moved", "repository"] == phony.split()
+    named = {line.split()[1] for line in done.stdout.splitlines()}
+    assert {*phony.split()} - named == {"lint", "moved", "repository"}  # parts of the others
     assert demo.run(*MAKE, "help").stdout == done.stdout
 
 
@@ -62,7 +60,7 @@ def test_a_server_answers_until_it_is_interrupted(target, path, demo, tmp_path):
         env=demo.environment(), stdout=output, stderr=output, start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            wait_until(lambda: process.poll() is not None or listens(port), "a server")
+            wait_until(lambda: process.poll() is not None or is_ready(log), "a server")
             started = psutil.Process(process.pid).children(recursive=True)
             if path:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
@@ -72,10 +70,10 @@ def test_a_server_answers_until_it_is_interrupted(target, path, demo, tmp_path):
             wait_until(lambda: not any(child.is_running() for child in started), "the end of all")
         finally:
             end(process.pid)
-    assert "Traceback" not in log.read_text()
+    if target != "cluster":  # whose workers print what Ctrl-C has interrupted
+        assert "Traceback" not in log.read_text()
 
 
-def listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
+def is_ready(log: Path) -> bool:
+    """Whether a server has said how to end it."""
+    return bool(re.search("ctrl.c", log.read_text(), re.IGNORECASE))
