@@ -191,7 +191,7 @@ def test_the_same_source_gives_a_lost_file_again(leaves, kmnist):
     assert status == 0 and "the difference is not known: DVC's cache lacks the earlier" in out
 
 
-def test_a_version_that_is_damaged_in_the_cache_is_named(here, kmnist):
+def test_a_version_that_is_damaged_in_the_cache_is_named(leaves, kmnist):
     assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
     md5 = locks.pointed(Path(f"{FILE}.dvc"))
     cached = Path(".dvc/cache/files/md5", md5[:2], md5[2:])
@@ -203,7 +203,7 @@ def test_a_version_that_is_damaged_in_the_cache_is_named(here, kmnist):
         assert status == 1
         assert messages == f"{damaged}`dvc add {FILE}` takes it from the workspace\n"
     cached.unlink()
-    assert here.run("dvc", "add", FILE).returncode == 0
+    assert leaves.run("dvc", "add", FILE).returncode == 0
     assert kmnist("import", "leaves", f"../{SHAPES}", "--seed", "1", "--yes")[0] == 0
 
 
