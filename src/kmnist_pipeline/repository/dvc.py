@@ -60,12 +60,15 @@ def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
     try:
         content = COMPILED_MULTI_STAGE_SCHEMA(load_yaml("dvc.yaml"))
         resolver = lineage.resolver(content, params)
-        return {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
+        found = {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
     except YAMLFileCorruptedError as error:
         locks.refuse_conflict(Path("dvc.yaml").read_text("utf-8"), "dvc.yaml")
         raise UserError(f"dvc.yaml: {error.__cause__ or error}") from error
     except (DvcException, MultipleInvalid) as error:
         raise UserError(f"dvc.yaml: {error}") from error
+    for stage in found.values():  # a line that a stage does not need repeats another dependency
+        stage["deps"] = list(dict.fromkeys(stage.get("deps", [])))
+    return found
 
 
 def outs(stage: dict[str, Any]) -> dict[str, bool]:
