@@ -16,8 +16,9 @@ from kmnist_pipeline.commands import fit
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits import plan, store
-from kmnist_pipeline.fits.plan import Plan, Task
+from kmnist_pipeline.fits.plan import Plan
 from kmnist_pipeline.fits.store import Store
+from kmnist_pipeline.fits.tasks import FitTask
 from kmnist_pipeline.repository import locks
 
 WORKERS = "LOKY_MAX_CPU_COUNT"
@@ -103,9 +104,9 @@ def _unprocessed(params: dict[str, Any]) -> list[str]:
 
 def _tasks(
     params: dict[str, Any], kept: Store, known: Mapping[str, float], absent: list[str]
-) -> dict[str, tuple[Task, frozenset[str]]]:
+) -> dict[str, tuple[FitTask, frozenset[str]]]:
     """All fits by key, each with the keys of the fits that it waits for."""
-    found: dict[str, tuple[Task, frozenset[str]]] = {}
+    found: dict[str, tuple[FitTask, frozenset[str]]] = {}
     for kind, section in fit.SECTIONS.items():
         for name in params[section]:
             if params["models"][name]["dataset"] in absent:
@@ -132,7 +133,7 @@ def _tasks(
 
 
 def _jobs(
-    tasks: Mapping[str, tuple[Task, frozenset[str]]], known: Mapping[str, float]
+    tasks: Mapping[str, tuple[FitTask, frozenset[str]]], known: Mapping[str, float]
 ) -> tuple[dict[str, Job], int, Counter[str]]:
     """The fits with durations, the number of estimated durations, and the number of fits by family
     that cannot be estimated, because no fit of the family is known."""

@@ -83,5 +83,5 @@ def test_a_report_gets_readings_and_faults(without_mlflow: Project) -> None:
     assert not [line for line in checked.stdout.splitlines() if "digits" in line.partition(" ")[0]]
     before = (project.folder / "metrics/digits/readings.json").read_bytes()
     again = project.run("dvc", "repro", "--force", "--single-item", "readings@digits")
-    assert again.returncode == 0 and "to go" not in again.stderr
+    assert again.returncode == 0 and "to train" not in again.stderr
     assert (project.folder / "metrics/digits/readings.json").read_bytes() == before

@@ -2,7 +2,8 @@
 
 `python tests/support/fit_program.py STORE PLANS`: trains small plans on scikit-learn's digits as
 a stage does. PLANS is JSON: a list of {label, and changes to `trial`}; `again` gives seeds of a
-second wave, `search` makes it a study. KMNIST_TEST_SILENCE shortens `local.SILENCE`.
+second wave, `search` makes it a study, and `readings` gives the epochs of trainings for readings,
+which need a call of their own. KMNIST_TEST_SILENCE shortens `local.SILENCE`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120  # seconds for what takes a few; only a hang gets there
 SLOW = {"epochs": 60, "batch_size": 1, "lr": 1e-3}  # seconds for each fit
+READINGS = {"label": "readings@r", "readings": 100}  # four groups
 LONG = {"label": "long", "seeds": [1, 2], **SLOW}  # four fits
 
 
@@ -47,8 +49,12 @@ def main() -> int:
         tuple("0123456789"),
     )  # fmt: skip
     store = Store(Path(sys.argv[1]))
-    plans = []
+    plans: list[plan.Plan] = []
+    readings = {}
     for changes in json.loads(sys.argv[2]):
+        if "readings" in changes:
+            readings[changes["label"]] = changes["readings"]
+            continue
         label, again = changes.pop("label"), changes.pop("again", None)
         if search := changes.pop("search", None):
             study = {"points": [], "product": {}, "search": search, "retrain": True}
@@ -65,6 +71,8 @@ def main() -> int:
         _damage_the_first(store)
     try:
         pool.train(plans, store)
+        for label, epochs in readings.items():
+            _train_readings(label, epochs, images, store)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -72,6 +80,16 @@ def main() -> int:
     waves = [[_keys(wave) for wave in each.waves] for each in plans]
     print(json.dumps({"keys": keys, "waves": waves, "loky": "loky" in sys.modules}))
     return 0
+
+
+def _train_readings(label: str, epochs: int, images: Any, store: Any) -> None:
+    from kmnist_pipeline.readings import training
+    from kmnist_pipeline.readings.multiverse import Configuration, Course
+
+    of = Configuration("softmax", None, 1e-3, 1)
+    scalings = [(scaling, seed) for scaling in ("minmax", "zscore") for seed in (1, 2)]
+    courses = {Course(of, scaling, None, 2, seed): epochs for scaling, seed in scalings}
+    training.train(label, courses, {None: training.shown(images, images)}, store)
 
 
 def _keys(wave: Any) -> dict[str, list[str]]:
@@ -153,12 +171,19 @@ class Program:
 
     def progress(self) -> dict[int, float]:
         """How much of its fit each worker has done, for those who have begun."""
+        return {number: done for number, (_, done) in enumerate(self._board()) if 0 < done < 1}
+
+    def beats(self) -> bool:
+        """Whether a worker is ready and gives a heartbeat."""
+        return any(beat for beat, _ in self._board())
+
+    def _board(self) -> list[tuple[float, float]]:
         import numpy as np
 
         with suppress(OSError, ValueError):
             (board,) = self.store.glob("scratch/kmnist-fits-*/board.npy")
-            return {i: float(row[1]) for i, row in enumerate(np.load(board)) if 0 < row[1] < 1}
-        return {}
+            return np.load(board).tolist()
+        return []
 
 
 def _is_worker(process: psutil.Process) -> bool:

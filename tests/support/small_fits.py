@@ -10,6 +10,8 @@ import numpy as np
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Fitted
 from kmnist_pipeline.families.registry import FAMILIES
+from kmnist_pipeline.fits import key
+from kmnist_pipeline.fits.tasks import FitTask
 
 OPTIMIZER = {"lr": 0.1, "batch_size": 16}
 TRAINER = {"epochs": 2, "patience": None, "keep": "last", "loss": "mean"}
@@ -63,6 +65,12 @@ def a_fit(family: str, data: Images, **changes: Any) -> Fit:
 
 def data_of(data: Images) -> Data:
     return Data(data.pixels, data.labels, len(data.classes))
+
+
+def task_of(fit: Fit, data: Data, stop_after: int | None = None) -> FitTask:
+    digest = key.digest(data)
+    own = key.key(fit, digest)
+    return FitTask(own, own, digest, "a fit", 1.0, fit, stop_after)
 
 
 def run(fit: Fit, data: Images, stop_after: int | None = None) -> Fitted:

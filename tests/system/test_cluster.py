@@ -17,7 +17,17 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from support.fit_program import LONG, ROOT, SLOW, end, results, train, training, wait_until
+from support.fit_program import (
+    LONG,
+    READINGS,
+    ROOT,
+    SLOW,
+    end,
+    results,
+    train,
+    training,
+    wait_until,
+)
 from support.stores import free_port
 
 from kmnist_pipeline.errors import UserError
@@ -145,12 +155,7 @@ def test_without_the_scheduler_finished_fits_are_kept(tmp_path, cluster, undistu
     store = tmp_path / "store"
     with training(store, LONG, KMNIST_SCHEDULER=cluster.address) as program:
         wait_until(program.finished, "a fit")
-        (scheduler,) = [
-            child
-            for child in psutil.Process().children()
-            if any("dask_scheduler" in word for word in child.cmdline())
-        ]
-        scheduler.kill()
+        _scheduler().kill()
         status, _, messages = program.end()
     assert status == 1
     assert f"error: KMNIST_SCHEDULER={cluster.address}: the scheduler is gone" in messages
@@ -158,7 +163,7 @@ def test_without_the_scheduler_finished_fits_are_kept(tmp_path, cluster, undistu
     survived = len(results(store))
     assert 1 <= survived < 4
     _, _, messages = train(store, LONG)
-    assert f"fits: {survived} known" in messages
+    assert f"fits: {survived} stored" in messages
     assert results(store) == undisturbed
 
 
@@ -353,6 +358,15 @@ def _listening(pids: list[int]) -> set[str]:
     }
 
 
+def _scheduler() -> psutil.Process:
+    (scheduler,) = [
+        child
+        for child in psutil.Process().children()
+        if any("dask_scheduler" in word for word in child.cmdline())
+    ]
+    return scheduler
+
+
 def _workers(cluster: Cluster) -> int:
     """The number of workers that the scheduler has."""
     import distributed
@@ -369,12 +383,35 @@ def test_readings_have_the_same_numbers_on_the_cluster(tmp_path, monkeypatch):
     courses = {Course(of, scaling, "mean", 2, 0): 3 for scaling in ("minmax", "zscore")}
     here = readings.train("here", courses, images, Store(tmp_path / "here"))
     with _cluster(tmp_path / "cluster", 1) as cluster:
+        wait_until(lambda: _workers(cluster) == 1, "the worker")
         monkeypatch.setenv("KMNIST_SCHEDULER", cluster.address)
         there = readings.train("there", courses, images, Store(tmp_path / "there"))
     assert here.keys() == there.keys() == courses.keys()
     assert all(np.array_equal(here[course], there[course]) for course in courses)
     assert results(tmp_path / "here") == results(tmp_path / "there") and results(tmp_path / "here")
     monkeypatch.setenv("KMNIST_SCHEDULER", f"127.0.0.1:{free_port()}")
-    monkeypatch.setattr(readings, "CONNECT", 1.0)
-    with pytest.raises(UserError, match="no scheduler answers there"):
+    with pytest.raises(UserError, match="no scheduler answers"):
         readings.train("gone", courses, images, Store(tmp_path / "gone"))
+
+
+def test_readings_survive_a_lost_worker_and_name_a_lost_scheduler(tmp_path, cluster):
+    cluster.add()
+    cluster.add()
+    store, address = tmp_path / "store", {"KMNIST_SCHEDULER": cluster.address}
+    with training(store, READINGS, **address) as program:
+        wait_until(program.finished, "a group")
+        cluster.workers[0].kill()
+        cluster.workers[0].wait()
+        status, _, messages = program.end()
+    assert status == 0, messages
+    assert "readings@r softmax seed " in messages
+    assert "was lost; another worker trains it" in messages
+    train(tmp_path / "local", READINGS)
+    assert len(results(store)) == 4 and results(store) == results(tmp_path / "local")
+    with training(tmp_path / "other", READINGS, **address) as program:
+        wait_until(program.finished, "a group")
+        _scheduler().kill()
+        status, _, messages = program.end()
+    assert status == 1
+    assert f"error: KMNIST_SCHEDULER={cluster.address}: the scheduler is gone" in messages
+    assert "Traceback" not in messages

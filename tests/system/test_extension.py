@@ -256,7 +256,7 @@ NO_DEPENDENCY = re.compile(
 )
 RULES_BRING = "src/kmnist_pipeline/config/grid.py"
 FAMILIES = "src/kmnist_pipeline/families/"
-# What is imported where fits are trained, which a run by hand that finds them known does not do.
+# What is imported where fits are trained, which a run by hand that finds them stored does not do.
 WORKERS_READ = {
     f"src/kmnist_pipeline/{module}.py"
     for module in ("families/selection", "fits/local", "fits/local_worker")

@@ -12,7 +12,7 @@ from support.project import Project
 from kmnist_pipeline.commands import fit, fits
 from kmnist_pipeline.fits.store import Store
 
-POOLS = re.compile(r"fits: (\d+) known, (\d+) to train")
+POOLS = re.compile(r"fits: (\d+) stored, (\d+) to train")
 
 
 # The stages of the digits that train.
@@ -23,8 +23,8 @@ TRAINED = (
 
 
 def counts(printed: str) -> list[tuple[int, int]]:
-    """Known fits and those to train, of each pool in what was printed."""
-    return [(int(known), int(missing)) for known, missing in POOLS.findall(printed)]
+    """Stored fits and those to train, of each pool in what was printed."""
+    return [(int(stored), int(missing)) for stored, missing in POOLS.findall(printed)]
 
 
 def run(project: Project, *command: str) -> str:

@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from support.fit_program import LONG, results, train, training, wait_until
+from support.fit_program import LONG, READINGS, results, train, training, wait_until
 
 QUICK = {"label": "quick"}
 
@@ -21,7 +21,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
         store = tmp_path / workers
         status, out, messages = train(store, *plans, LOKY_MAX_CPU_COUNT=workers)
         assert status == 0, messages
-        assert "fits: 0 known, 6 to train" in messages  # seed 2 belongs to both
+        assert "fits: 0 stored, 6 to train" in messages  # seed 2 belongs to both
         assert "quick: trained" in messages and "other: trained" in messages
         assert results(store).keys() == set(json.loads(out)["keys"])
         assert not list(store.glob("scratch/kmnist-fits-*"))
@@ -30,7 +30,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
     assert found[0] == found[1]
 
 
-def test_what_is_known_starts_no_worker(tmp_path):
+def test_what_is_stored_starts_no_worker(tmp_path):
     train(tmp_path, {**QUICK, "again": [7]})
     status, out, messages = train(tmp_path, {**QUICK, "again": [7]})
     assert (status, messages) == (0, "")
@@ -40,7 +40,7 @@ def test_what_is_known_starts_no_worker(tmp_path):
 def test_one_more_seed_trains_only_that(tmp_path):
     train(tmp_path, QUICK)
     _, _, messages = train(tmp_path, {**QUICK, "seeds": [1, 2, 3]})
-    assert "fits: 4 known, 2 to train" in messages
+    assert "fits: 4 stored, 2 to train" in messages
 
 
 def test_the_store_describes_a_fit(tmp_path):
@@ -120,7 +120,7 @@ def test_the_workers_end_with_the_run(tmp_path, undisturbed, number):
     assert 1 <= survived < 4
     status, _, messages = train(tmp_path, LONG)
     assert status == 0, messages
-    assert f"fits: {survived} known, {4 - survived} to train" in messages
+    assert f"fits: {survived} stored, {4 - survived} to train" in messages
     assert results(tmp_path) == undisturbed
     assert not list(tmp_path.glob("scratch/kmnist-fits-*"))
 
@@ -135,7 +135,7 @@ def test_a_damaged_fit_is_named_and_computed_again(tmp_path):
     status, _, messages = train(tmp_path, QUICK)
     assert status == 0, messages
     assert f"{path} is damaged" in messages
-    assert "fits: 3 known, 1 to train" in messages
+    assert "fits: 3 stored, 1 to train" in messages
     assert results(tmp_path) == before
 
 
@@ -191,6 +191,61 @@ def test_a_fit_that_is_lost_before_the_second_wave_is_computed_again(tmp_path):
     assert "is damaged" in messages
     train(tmp_path / "kept", plan)
     assert results(tmp_path / "lost") == results(tmp_path / "kept")
+
+
+# Groups of trainings for readings
+
+
+@pytest.fixture(scope="module")
+def undisturbed_readings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    store = tmp_path_factory.mktemp("readings")
+    status, _, messages = train(store, READINGS, LOKY_MAX_CPU_COUNT="1")
+    assert status == 0 and "fits: 0 stored, 4 to train" in messages, messages
+    return results(store)
+
+
+def test_a_worker_that_is_killed_in_a_group_costs_nothing(tmp_path, undisturbed_readings):
+    with training(tmp_path, READINGS) as program:
+        wait_until(program.beats, "a heartbeat")
+        program.workers()[0].kill()
+        status, _, messages = program.end()
+    assert status == 0, messages
+    assert "readings@r softmax seed " in messages
+    assert "its worker died by SIGKILL; another worker trains it" in messages
+    assert len(undisturbed_readings) == 4 and results(tmp_path) == undisturbed_readings
+
+
+def test_a_group_that_kills_its_workers_is_named(tmp_path):
+    endless = {**READINGS, "readings": 10**6}
+    with training(tmp_path, endless, LOKY_MAX_CPU_COUNT="1") as program:
+        for _ in range(3):
+            wait_until(lambda: program.beats() and program.workers(), "a worker")
+            (worker,) = program.workers()
+            worker.kill()
+            worker.wait(60)
+        status, _, messages = program.end()
+    assert status == 1
+    assert "error: readings@r softmax seed " in messages and "for the 3rd time" in messages
+    assert "Traceback" not in messages
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_workers_end_with_the_readings(tmp_path, undisturbed_readings, number):
+    with training(tmp_path, READINGS) as program:
+        wait_until(program.finished, "a finished group")
+        workers = program.workers()
+        children = psutil.Process(program.process.pid).children(recursive=True)
+        os.kill(program.process.pid, number)
+        wait_until(lambda: not any(map(_is_alive, workers)), "the end of the workers", 10)
+        assert program.process.wait(timeout=60) == 128 + number
+        wait_until(lambda: not any(map(_is_alive, children)), "the end of all processes")
+        survived = program.finished()
+    assert workers and 1 <= survived < 4
+    assert not list(tmp_path.glob("scratch/kmnist-fits-*"))
+    status, _, messages = train(tmp_path, READINGS)
+    assert status == 0, messages
+    assert f"fits: {survived} stored, {4 - survived} to train" in messages
+    assert results(tmp_path) == undisturbed_readings
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -33,7 +33,7 @@ def test_a_study_killed_twice_goes_on_where_it_stopped(without_mlflow: Project) 
 
     again = without_mlflow.run(*TUNE)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert f"fits: {len(kept)} known, {FITS - len(kept)} to train" in again.stdout + again.stderr
+    assert f"fits: {len(kept)} stored, {FITS - len(kept)} to train" in again.stdout + again.stderr
     assert kept.items() < finished(without_mlflow).items()
     assert tuned(without_mlflow) == undisturbed
     assert without_mlflow.changed() == ""
@@ -80,7 +80,7 @@ def test_a_bar_shows_progress_on_a_terminal_alone(without_mlflow: Project) -> No
     quick = ("name=digits_softmax", f"{of}.seeds=[0]")
     piped = without_mlflow.stage("kfold_train", *quick, f"{of}.trainer.epochs=1")
     assert piped.returncode == 0 and "%" not in piped.stdout + piped.stderr
-    assert "fits: 0 known, 5 to train" in piped.stderr
+    assert "fits: 0 stored, 5 to train" in piped.stderr
     module = "kmnist_pipeline.stages.kfold_train"
     command = [sys.executable, "-m", module, *quick, f"{of}.trainer.epochs=2"]
     shown = on_terminal(command, without_mlflow)

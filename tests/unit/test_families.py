@@ -6,12 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from support.small_fits import SETTINGS, a_fit, data_of, images, run
+from support.small_fits import SETTINGS, a_fit, data_of, images, run, task_of
 
 from kmnist_pipeline.families import selection
 from kmnist_pipeline.families.base import Checkpoint, Fit, TrainingError
 from kmnist_pipeline.families.registry import FAMILIES, ModelModule, TrainModule
-from kmnist_pipeline.fits import key, work
 
 
 def test_every_family_has_the_functions_that_the_registry_describes():
@@ -98,14 +97,8 @@ def test_the_first_epoch_is_that_of_the_whole_training(family: str):
 
 def test_more_epochs_than_a_fit_has_are_all_of_it():
     data = images()
-    fit, digest = a_fit("cnn", data), key.digest(data_of(data))
-    found = [
-        work.train(
-            work.encode(fit), key.key(fit, digest), data_of(data), digest,
-            Checkpoint(), lambda _: None, stop_after,
-        )[0]
-        for stop_after in (None, 99)
-    ]  # fmt: skip
+    several = [task_of(a_fit("cnn", data), data_of(data), stop) for stop in (None, 99)]
+    found = [task.train(data_of(data), Checkpoint(), lambda _: None) for task in several]
     assert found[0] == found[1]
 
 
@@ -130,9 +123,8 @@ def test_weights_that_are_not_finite_as_they_are_stored_are_refused():
     data = data_of(images())
     settings = {**SETTINGS["linear"], "optimizer": {"name": "sgd", "lr": 1e300, "batch_size": 8}}
     fit = a_fit("linear", images(), settings=settings)
-    digest = key.digest(data)
     with pytest.raises(TrainingError, match=r"weights.* not finite .*a smaller optimizer.lr"):
-        work.train(work.encode(fit), key.key(fit, digest), data, digest, Checkpoint(), print, None)
+        task_of(fit, data).train(data, Checkpoint(), print)
 
 
 def test_batches_of_one_are_the_same_mathematics():

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.small_fits import SETTINGS, a_fit, data_of, images, run
+from support.small_fits import SETTINGS, a_fit, data_of, images, run, task_of
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families.base import Checkpoint, Data, Fit
 from kmnist_pipeline.families.modules import NEUTRAL
 from kmnist_pipeline.families.registry import FAMILIES
-from kmnist_pipeline.fits import key, work
+from kmnist_pipeline.fits import key, tasks, work
 
 
 @pytest.fixture
@@ -195,13 +195,13 @@ def test_a_setting_that_is_null_changes_no_key():
 
 def test_a_worker_counts_what_it_has_loaded(monkeypatch):
     data = images()
-    fit, digest = a_fit("linear", data), key.digest(data_of(data))
-    work.surroundings("linear", fit.settings)
+    fit = a_fit("linear", data)
+    tasks.surroundings("linear", fit.settings)
     code = key.code("linear", fit.settings) | {"families/linear/model.py": "edited"}
     monkeypatch.setattr(key, "code", lambda *_: dict(code))
-    arguments = (data_of(data), digest, Checkpoint(), lambda _: None, None)
+    edited = work.decode(work.encode(task_of(fit, data_of(data))))
     with pytest.raises(work.RefusedError) as refused:
-        work.train(work.encode(fit), key.key(fit, digest), *arguments)
+        work.train(edited, data_of(data), Checkpoint(), lambda _: None)
     mine = key.surroundings("linear", fit.settings)
     assert work.differences(mine, refused.value.surroundings) == [
         "another families/linear/model.py"

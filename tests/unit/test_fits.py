@@ -50,6 +50,14 @@ def test_one_more_seed_or_trial_is_all_that_is_new():
     assert len(keys(plan.of_study("s", study, experiment(), data)) - before) == 6
 
 
+def test_a_limit_stops_every_fit_and_changes_no_key():
+    planned = plan.of_experiment("a", experiment(), images())
+    before = keys(planned)
+    planned.limit = 1
+    assert keys(planned) == before
+    assert {task.stop_after for task in planned.tasks()} == {1}
+
+
 def test_a_key_that_every_point_overrides_and_the_report_change_nothing():
     data = images()
     study = {"points": [{"optimizer.lr": 0.1}], "product": {}, "trial": {}, "retrain": False}

@@ -12,7 +12,7 @@ from kmnist_pipeline.evidence import numbers, outs
 from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Fitted, TrainingError
 from kmnist_pipeline.families.linear import train
-from kmnist_pipeline.fits import results
+from kmnist_pipeline.fits import results, work
 from kmnist_pipeline.fits.store import Store
 from kmnist_pipeline.readings import explanation, multiverse, training, trajectories
 from kmnist_pipeline.readings.multiverse import Configuration, Reading
@@ -234,6 +234,34 @@ def test_a_damaged_result_is_trained_again(images, tmp_path: Path):
     second = training.train("x", wanted, images, kept)
     assert all(np.array_equal(first[course], second[course]) for course in wanted)
     assert len(list(kept.entries())) == FOLDS
+
+
+def test_a_result_that_vanishes_before_it_is_read_is_trained_again(images, tmp_path: Path):
+    class Losing(Store):
+        lost = ""
+
+        def take(self, key: str, label: str) -> bytes:
+            if not self.lost:
+                self.lost = key
+                (self.folder / key[:2] / f"{key}.fit").unlink()
+            return super().take(key, label)
+
+    kept = Losing(tmp_path)
+    known = [next(iter(multiverse.configurations(about([0])).values()))]
+    wanted = multiverse.courses([MINE], known, [0])
+    found = training.train("x", wanted, images, kept)
+    assert kept.lost in kept and found.keys() == wanted.keys()
+
+
+def test_a_worker_with_other_code_refuses_a_group_and_names_the_module(images, monkeypatch):
+    known = multiverse.configurations(about([0])).values()
+    wanted = training.works(multiverse.courses([MINE], known, [0]), images)
+    groups = training.Groups("x", None, images[None], wanted)
+    task = work.decode(work.encode(next(groups.tasks())))
+    with monkeypatch.context() as patched, pytest.raises(work.RefusedError) as refused:
+        patched.setattr(training, "_code", lambda: "edited")
+        work.train(task, groups.data, Checkpoint(), print)
+    assert work.reasons(task, refused.value) == "another readings/trajectories.py"
 
 
 def test_a_course_is_trained_for_the_longest_of_its_readings_alone(courses, images, tmp_path: Path):

@@ -32,7 +32,9 @@ def first_epochs(epochs: int, stages: list[str]) -> dict[str, Digests]:
     plans = {stage: _plan(stage, params) for stage in stages}
     with tempfile.TemporaryDirectory(prefix="fits-") as folder:
         store = Store(Path(folder))
-        pool.train(list(plans.values()), store, stop_after=epochs)
+        for plan in plans.values():
+            plan.limit = epochs
+        pool.train(list(plans.values()), store)
         return {stage: _digests(plan, store) for stage, plan in plans.items()}
 
 

@@ -12,8 +12,8 @@ from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
-from kmnist_pipeline.fits.plan import RETRAINED, LostError
-from kmnist_pipeline.fits.store import Entry, Store
+from kmnist_pipeline.fits.plan import RETRAINED
+from kmnist_pipeline.fits.store import Entry, LostError, Store
 
 LEFT = 3600  # seconds after which no process writes an incomplete file any more
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from kmnist_pipeline.evaluation import metrics
-from kmnist_pipeline.families.base import Fit
+from kmnist_pipeline.families.base import Fit, Fitted
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.faults.tampering import Experiment, Faulty
 from kmnist_pipeline.fits import key, pool, store
-from kmnist_pipeline.fits.plan import Plan, Task, Wave, cost
+from kmnist_pipeline.fits.plan import Plan, Wave, cost
+from kmnist_pipeline.fits.tasks import FitTask
 
 FIRST = 10  # of the misclassified images, as `evaluate` lists them
 
@@ -27,8 +28,8 @@ class FaultPlan(Plan):
     def wave(self, trials: dict[str, Experiment], stop_after: int | None = None) -> Wave:
         """The fit, for the only trial."""
         name = key.key(self.fit, self.digest)
-        work = cost(self.fit, self.data)
-        return {t: [[Task(self.fit, name, self.digest, self.label, work, name)]] for t in trials}
+        task = FitTask(name, name, self.digest, self.label, cost(self.fit, self.data), self.fit)
+        return {trial: [[task]] for trial in trials}
 
 
 def plan_of(label: str, faulty: Faulty) -> FaultPlan:
@@ -40,9 +41,12 @@ def measured(several: dict[str, Faulty]) -> Iterable[tuple[str, dict[str, Any]]]
     """Train what the store lacks; yields the numbers by split of each model, by label."""
     plans = {label: plan_of(label, faulty) for label, faulty in several.items()}
     kept = store.default()
-    pool.train(list(plans.values()), kept)
-    for label, plan in plans.items():
-        faulty, fitted = several[label], plan.trained(kept, 0)[""].fits[0][0]
+
+    def read() -> dict[str, Fitted]:
+        return {label: plan.trained(kept, 0)[""].fits[0][0] for label, plan in plans.items()}
+
+    for label, fitted in pool.trained(list(plans.values()), kept, read).items():
+        faulty = several[label]
         model, images = faulty.experiment["model"], faulty.images
         of_family, classes = FAMILIES[model["family"]].model, len(images.classes)
         found = {}

@@ -11,7 +11,8 @@ from kmnist_pipeline.data import scaling
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.families.base import Fit, Fitted
 from kmnist_pipeline.fits import key, training
-from kmnist_pipeline.fits.plan import Plan, Task, cost
+from kmnist_pipeline.fits.plan import Plan, cost
+from kmnist_pipeline.fits.tasks import FitTask
 
 NO_ROWS = np.arange(0)
 Case = tuple[str, int]  # the name of a case, and its seed
@@ -33,7 +34,7 @@ def train(
     return dict(zip(rows, trials[""].fits[0], strict=True))
 
 
-def _task(planned: Plan, settings: dict[str, Any], case: Case, rows: np.ndarray) -> Task:
+def _task(planned: Plan, settings: dict[str, Any], case: Case, rows: np.ndarray) -> FitTask:
     name, seed = case
     training_rows = np.sort(rows)  # so that the order of labelling does not count
     method = settings["model"]["scaling"]
@@ -44,4 +45,4 @@ def _task(planned: Plan, settings: dict[str, Any], case: Case, rows: np.ndarray)
     fit = Fit(family, used, seed, 0, training_rows, NO_ROWS, *scaled)
     own = key.key(fit, planned.digest)
     label = f"{planned.label} {name}, seed {seed}, {len(rows)} images"
-    return Task(fit, own, planned.digest, label, cost(fit, planned.data), own)
+    return FitTask(own, own, planned.digest, label, cost(fit, planned.data), fit)

@@ -26,8 +26,8 @@ from loky.process_executor import BrokenProcessPool, ShutdownExecutorError
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.families.base import Data
 from kmnist_pipeline.fits import local_worker, work
-from kmnist_pipeline.fits.plan import Task
 from kmnist_pipeline.fits.store import Store
+from kmnist_pipeline.fits.tasks import Task
 from kmnist_pipeline.fits.workers import POLL, Outcome, Watch, WorkerLostError
 
 SILENCE = 60.0  # seconds without a heartbeat after which a worker is killed
@@ -53,9 +53,9 @@ class _Worker:
 class LocalWorkers:
     """Workers on the cores of this machine, started when they are needed."""
 
-    def __init__(self, store: Store, fits: int, stop_after: int | None) -> None:
+    def __init__(self, store: Store, fits: int) -> None:
         """fits: the number of fits to train that is known now."""
-        self._store, self._stop_after = store.folder.resolve(), stop_after
+        self._store = store.folder.resolve()
         self._most, self._environment = _share(loky.cpu_count(), fits)
         self._workers: list[_Worker] = []
         self._watch = Watch()
@@ -76,15 +76,14 @@ class LocalWorkers:
         if not (pixels := self._folder / f"{task.data}.pixels.npy").exists():
             np.save(pixels, data.pixels)
             np.save(self._folder / f"{task.data}.labels.npy", data.labels)
-        (self._folder / task.key).write_bytes(work.encode(task.fit))
+        (self._folder / task.key).write_bytes(work.encode(task))
         if not (worker := next((w for w in self._workers if w.task is None), None)):
             number = len(self._workers)
             worker = _Worker(number, self._executor(number))
             self._workers.append(worker)
         self._board[worker.number] = worker.beat = worker.silent = 0
         worker.task = task
-        stop_after = task.last(self._stop_after)
-        call = (local_worker.train, task.key, task.whole, task.data, data.classes, stop_after)
+        call = (local_worker.train, task.key, data.classes)
         try:
             worker.future = worker.executor.submit(*call)
         except (BrokenProcessPool, ShutdownExecutorError):  # it died while it was idle

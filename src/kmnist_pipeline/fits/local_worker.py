@@ -45,19 +45,18 @@ def begin(parent: int, folder: Path, store: Path, number: int) -> None:
     threading.Thread(target=_beat, args=(parent,), daemon=True).start()
 
 
-def train(name: str, whole: str, digest: str, classes: int, stop_after: int | None) -> float:
-    """Train the fit in the file `name` on the data of this digest; returns the seconds.
-
-    whole: the key of the fit with all epochs.
-    """
+def train(name: str, classes: int) -> float:
+    """Train the task in the file `name` on data of so many classes; returns the seconds."""
     folder = _Home.folder
+    task = work.decode((folder / name).read_bytes())
+    digest = task.data
     if digest not in _data:
         # Mapped, so that workers share the memory; "c", because torch needs writable arrays.
         files = (folder / f"{digest}.{part}.npy" for part in ("pixels", "labels"))
         pixels, labels = (np.asarray(np.load(file, "c")) for file in files)
         _data[digest] = work.verified(Data(pixels, labels, classes), digest)
-    fit, data, kept = (folder / name).read_bytes(), _data[digest], _Home.store.checkpoint(whole)
-    result, seconds = work.train(fit, whole, data, digest, kept, _progress, stop_after)
+    kept = _Home.store.checkpoint(task.whole)
+    result, seconds = work.train(task, _data[digest], kept, _progress)
     if found := reads.undeclared(["src"]):  # the key has the code
         raise TrainingError(f"the fit reads {', '.join(found)}, which its key does not contain")
     (folder / f"{name}.result").write_bytes(result)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from kmnist_pipeline.data import dataset, scaling, splits
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
-from kmnist_pipeline.families.base import Data, Fit, Fitted, decode
+from kmnist_pipeline.families.base import Data, Fit, decode
 from kmnist_pipeline.fits import key, results
 from kmnist_pipeline.fits.results import TrainedTrial, TrainedTrials
 from kmnist_pipeline.fits.store import Store
+from kmnist_pipeline.fits.tasks import FitTask
 
 RETRAINED = "retrained"  # the trial name of the winner that is trained again
 Experiment = dict[str, Any]
@@ -27,30 +29,7 @@ Step = tuple[dict[str, Experiment], int | None]  # the trials of a wave, their l
 Choose = Callable[[TrainedTrials], Step | None]
 
 
-@dataclass(frozen=True)
-class Task:
-    """A fit with its key, the digest of its `Data`, its label and its cost.
-
-    cost: roughly its floating-point operations; sets the order of fits and their share of progress;
-    stop_after: the last epoch to train, None for all; whole: the key of the fit with all epochs,
-    which names its checkpoint, so that a longer training continues a shorter one.
-    """
-
-    fit: Fit
-    key: str
-    data: str
-    label: str
-    cost: float
-    whole: str
-    stop_after: int | None = None
-
-    def last(self, limit: int | None) -> int | None:
-        """The last epoch to train if `limit` is the last one of all fits; None for all epochs."""
-        given = [epoch for epoch in (self.stop_after, limit) if epoch is not None]
-        return min(given, default=None)
-
-
-Wave = dict[str, list[list[Task]]]  # by trial, seed and fold
+Wave = dict[str, list[list[FitTask]]]  # by trial, seed and fold
 
 
 @dataclass(eq=False)
@@ -61,7 +40,8 @@ class Plan:
     an experiment); images: the training split, restricted to their classes; choose: returns the
     next wave, such as the winner again, from the trained trials of the last wave, None after it;
     stop_after: the last epoch of the first wave; points: the changes of each trial of a study, by
-    name; stops: the last epoch of each wave, None for all epochs.
+    name; stops: the last epoch of each wave, None for all epochs; limit: the last epoch of all
+    fits, which changes no key: only for a store that nothing else uses.
     """
 
     label: str
@@ -74,6 +54,7 @@ class Plan:
     digest: str = field(init=False)
     waves: list[Wave] = field(default_factory=list, init=False)
     stops: list[int | None] = field(default_factory=list, init=False)
+    limit: int | None = field(default=None, init=False)
     _folds: dict[str, list[Fold]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -93,18 +74,18 @@ class Plan:
         self._append(*chosen)
         return True
 
-    def tasks(self) -> Iterator[Task]:
+    def tasks(self) -> Iterator[FitTask]:
         """The fits of all waves until now."""
         for wave in self.waves:
             for seeds in wave.values():
-                for folds in seeds:
-                    yield from folds
+                for task in itertools.chain(*seeds):
+                    yield replace(task, stop_after=self.limit) if self.limit else task
 
     def trained(self, store: Store, wave: int) -> TrainedTrials:
         """The trials of a wave, with their finished fits from the store."""
         found = {}
         for name, seeds in self.waves[wave].items():
-            fits = [[_fitted(store, task) for task in folds] for folds in seeds]
+            fits = [[decode(store.take(t.key, t.label)) for t in folds] for folds in seeds]
             found[name] = TrainedTrial(self.trials[name], fits)
         return found
 
@@ -123,7 +104,7 @@ class Plan:
         self.waves.append(self.wave(trials, stop_after))
         self.stops.append(stop_after)
 
-    def _seed(self, name: str, trial: Experiment, seed: int, stop: int | None) -> list[Task]:
+    def _seed(self, name: str, trial: Experiment, seed: int, stop: int | None) -> list[FitTask]:
         """The fits of a trial and seed; their folds are kept for other trials of a study."""
         decided = str([trial["subset"], trial["validation"], trial["model"]["scaling"], seed])
         if decided not in self._folds:
@@ -136,7 +117,7 @@ class Plan:
             if stop is not None:
                 own, label = key.stopped(whole, stop), f"{label} to epoch {stop}"
                 work *= stop / trial["trainer"]["epochs"]
-            tasks.append(Task(fit, own, self.digest, label, work, whole, stop))
+            tasks.append(FitTask(own, whole, self.digest, label, work, fit, stop))
         return tasks
 
 
@@ -187,17 +168,6 @@ def name_of(trial: str, seed: int, fold: int) -> str:
 def _images(experiment: Experiment) -> Images:
     processed = Path(paths.processed(experiment["dataset"]))
     return dataset.load(processed, "train", experiment["classes"])
-
-
-class LostError(RuntimeError):
-    """The store has lost a fit."""
-
-
-def _fitted(store: Store, task: Task) -> Fitted:
-    content = store.read(task.key)
-    if content is None:
-        raise LostError(f"{task.label} is not in {store.folder}")
-    return decode(content)
 
 
 def _folds(trial: Experiment, images: Images, seed: int) -> list[Fold]:

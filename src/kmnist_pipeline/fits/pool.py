@@ -1,5 +1,7 @@
 """One pool for all fits: workers train the fits that the store lacks, the most costly first.
 
+A fit is here any task, such as a group of trainings for readings: see `tasks`.
+
 Workers are processes on this machine (`local`) or on the Dask cluster that KMNIST_SCHEDULER names
 (`remote`). They only compute. Only this process writes results to the store, as soon as they
 arrive, so that a failure never costs a finished fit.
@@ -11,35 +13,51 @@ import heapq
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.fits import work
-from kmnist_pipeline.fits.plan import LostError, Plan, Task
-from kmnist_pipeline.fits.store import Store
+from kmnist_pipeline.fits.store import LostError, Store
+from kmnist_pipeline.fits.tasks import Task, Tasks
 from kmnist_pipeline.fits.workers import SCHEDULER, WorkerLostError, Workers, say
 
 DEATHS = 3  # a fit ends with an error after it has lost this many workers
+ATTEMPTS = 3  # if files vanish from the store between writing and reading
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
-def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) -> None:
+T = TypeVar("T")
+
+
+def trained(plans: Sequence[Tasks], store: Store, read: Callable[[], T]) -> T:
+    """Train as `train` does; returns what `read` then makes of the results in the store.
+
+    Trains again if `read` raises LostError.
+    """
+    for _ in range(1, ATTEMPTS):
+        train(plans, store)
+        with suppress(LostError):
+            return read()
+    train(plans, store)
+    return read()
+
+
+def train(plans: Sequence[Tasks], store: Store) -> None:
     """Train the fits of the plans, in all waves, that the store lacks.
 
-    stop_after: the last epoch to train, None for all.
     Raises the error of a fit, with the fit's label; finished fits are kept, the others are
     abandoned.
     """
     queue = _Queue(plans, store)
     if not queue.waiting:
         return
-    say(f"fits: {len(queue.done)} known, {len(queue.waiting)} to train")
+    say(f"fits: {len(queue.done)} stored, {len(queue.waiting)} to train")
     bar = tqdm(total=1, bar_format=BAR, smoothing=0, disable=None)
-    with _orderly_end(), bar, closing(_workers(queue, store, stop_after)) as workers:
+    with _orderly_end(), bar, closing(_workers(queue, store)) as workers:
         deaths: Counter[str] = Counter()
         while queue.missing.keys() - queue.done:
             while queue.waiting and workers.free():
@@ -49,8 +67,7 @@ def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) ->
             for outcome in sorted(workers.wait(), key=lambda outcome: outcome.error is not None):
                 task, error = outcome.task, outcome.error
                 if outcome.result:
-                    about = {name: getattr(task.fit, name) for name in work.VALUES}
-                    about |= {"label": task.label, "seconds": outcome.seconds}
+                    about = {**task.about, "label": task.label, "seconds": outcome.seconds}
                     store.write(task.key, outcome.result, about)
                     for plan in queue.finish(task):
                         say(f"{plan.label}: trained")
@@ -67,14 +84,14 @@ def train(plans: Sequence[Plan], store: Store, stop_after: int | None = None) ->
 class _Queue:
     """The fits of the plans that must be trained."""
 
-    def __init__(self, plans: Sequence[Plan], store: Store) -> None:
+    def __init__(self, plans: Sequence[Tasks], store: Store) -> None:
         self.data = {plan.digest: plan.data for plan in plans}
         self.missing: dict[str, Task] = {}  # all that the store lacked at first, by key
         self.waiting: list[tuple[float, str, Task]] = []  # a heap, the most costly fit first
         self.done: set[str] = set()
         self._store = store
-        self._waits: dict[Plan, set[str]] = {}  # for these fits, by unfinished plan
-        self._lost: set[Plan] = set()
+        self._waits: dict[Tasks, set[str]] = {}  # for these fits, by unfinished plan
+        self._lost: set[Tasks] = set()
         for plan in plans:
             self._enter(plan)
 
@@ -82,7 +99,7 @@ class _Queue:
         """Return a fit to the waiting ones."""
         heapq.heappush(self.waiting, (-task.cost, task.key, task))
 
-    def finish(self, task: Task) -> list[Plan]:
+    def finish(self, task: Task) -> list[Tasks]:
         """Mark a fit as done and continue the plans that waited for it; returns the ended plans."""
         self.done.add(task.key)
         for missing in self._waits.values():
@@ -90,7 +107,7 @@ class _Queue:
         waited = [plan for plan, missing in self._waits.items() if not missing]
         return [plan for plan in waited if not self._enter(plan)]
 
-    def _enter(self, plan: Plan) -> bool:
+    def _enter(self, plan: Tasks) -> bool:
         """Queue what a plan's last wave lacks, or the next wave; returns whether there is any."""
         while not (missing := [task for task in plan.tasks() if not self._has(task.key)]):
             if not self._advance(plan):
@@ -109,7 +126,7 @@ class _Queue:
             self.done.add(name)
         return name in self.done
 
-    def _advance(self, plan: Plan) -> bool:
+    def _advance(self, plan: Tasks) -> bool:
         """Whether a plan has a wave to queue: a new one, or one that lost a fit."""
         try:
             return plan.advance(self._store)
@@ -142,14 +159,14 @@ def _orderly_end() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _workers(queue: _Queue, store: Store, stop_after: int | None) -> Workers:
+def _workers(queue: _Queue, store: Store) -> Workers:
     if address := os.environ.get(SCHEDULER):
         from kmnist_pipeline.fits.remote import RemoteWorkers
 
-        return RemoteWorkers(address, [task for *_, task in queue.waiting], stop_after)
+        return RemoteWorkers(address, [task for *_, task in queue.waiting])
     from kmnist_pipeline.fits.local import LocalWorkers
 
-    return LocalWorkers(store, len(queue.waiting), stop_after)
+    return LocalWorkers(store, len(queue.waiting))
 
 
 def _check_deaths(number: int, task: Task, error: WorkerLostError) -> None:
@@ -167,7 +184,7 @@ def _fail(task: Task, error: Exception) -> NoReturn:
     if isinstance(error, work.RefusedError):
         raise UserError(
             f"{task.label}: a worker refuses it, because its result would differ: "
-            f"{work.reasons(task.fit, error)}. Run the command again; finished fits are kept"
+            f"{work.reasons(task, error)}. Run the command again; finished fits are kept"
         ) from error
     if isinstance(error, UserError):
         raise UserError(f"{task.label}: {error}") from error

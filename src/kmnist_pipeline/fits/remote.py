@@ -26,7 +26,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families.base import Data
 from kmnist_pipeline.fits import key, remote_worker, work
 from kmnist_pipeline.fits.address import checked
-from kmnist_pipeline.fits.plan import Task
+from kmnist_pipeline.fits.tasks import Task
 from kmnist_pipeline.fits.workers import POLL, SCHEDULER, Outcome, Watch, WorkerLostError, say
 
 CONNECT = 10.0  # seconds for the scheduler's first answer
@@ -70,18 +70,18 @@ class _Running:
 class RemoteWorkers:
     """Workers of the Dask cluster at `address`."""
 
-    def __init__(self, address: str, tasks: list[Task], stop_after: int | None) -> None:
+    def __init__(self, address: str, tasks: list[Task]) -> None:
         """tasks: the known tasks.
 
         Raises UserError if the address cannot be used or nothing answers there.
         """
-        self._address, self._stop_after = checked(address), stop_after
+        self._address = checked(address)
         # This module reports the state of scheduler and workers in fewer words.
         for handler in logging.getLogger("distributed").handlers:
             handler.setLevel(logging.CRITICAL)
         self._client = _connected(self._address)
-        fits = {json.dumps([t.fit.family, t.fit.settings], sort_keys=True): t.fit for t in tasks}
-        self._kinds = [(fit.family, fit.settings) for fit in fits.values()]
+        kinds = {json.dumps(task.kind, sort_keys=True): task.kind for task in tasks}
+        self._kinds = list(kinds.values())
         self._mine = [key.surroundings(family, settings) for family, settings in self._kinds]
         self._workers: dict[str, _Worker] = {}  # by address
         self._running: dict[str, _Running] = {}  # by key
@@ -154,13 +154,9 @@ class RemoteWorkers:
             raise WorkerLostError(worker.address) from error
         return await self._client.submit(
             remote_worker.train,
-            work.encode(task.fit),
-            task.key,
-            task.whole,
+            work.encode(task),
             sent,
-            task.data,
             self._topic,
-            task.last(self._stop_after),
             key=f"{task.label} {uuid.uuid4().hex}",
             workers=[worker.address],
             pure=False,
@@ -185,7 +181,7 @@ class RemoteWorkers:
             running.lost = self._questions
             return None
         except work.RefusedError as error:
-            self._refuse(worker, work.reasons(task.fit, error))
+            self._refuse(worker, work.reasons(task, error))
             outcome = Outcome(task)
         except Exception as error:
             outcome = Outcome(task, error=error)

@@ -10,7 +10,7 @@ from distributed import get_worker
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.families.base import Data, Progress
-from kmnist_pipeline.fits import store, work
+from kmnist_pipeline.fits import store, tasks, work
 
 REPORT = 1.0  # seconds between two reports of progress
 
@@ -26,34 +26,22 @@ def identity(kinds: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
 
     Raises UserError if the arithmetic is not selected, ImportError if a library is missing.
     """
-    found = [work.surroundings(family, settings) for family, settings in kinds]
+    found = [tasks.surroundings(family, settings) for family, settings in kinds]
     arithmetic.require()
     return found
 
 
-def train(
-    content: bytes,
-    name: str,
-    whole: str,
-    data: Data,
-    digest: str,
-    topic: str,
-    stop_after: int | None,
-) -> tuple[bytes, float]:
-    """Train an encoded fit.
-
-    name: the key of its result; whole: of the fit with all epochs; topic: the topic of Dask's
-    events for progress.
-    """
-    known = _verified.get(digest)
+def train(content: bytes, data: Data, topic: str) -> tuple[bytes, float]:
+    """Train an encoded task; topic: the topic of Dask's events for progress."""
+    task = work.decode(content)
+    known = _verified.get(task.data)
     if known is None or known() is not data:
-        _verified[digest] = weakref.ref(work.verified(data, digest))
-    own = store.default()
-    progress = _progress(name, topic)
-    result = work.train(content, whole, data, digest, own.checkpoint(whole), progress, stop_after)
-    if name == whole:  # otherwise a longer training continues it
+        _verified[task.data] = weakref.ref(work.verified(data, task.data))
+    kept = store.default().checkpoint(task.whole)
+    result = work.train(task, data, kept, _progress(task.key, topic))
+    if task.key == task.whole:  # otherwise a longer training continues it
         # The client keeps the result, and its store may be another one.
-        own.checkpoint(whole).drop()
+        kept.drop()
     return result
 
 

@@ -28,6 +28,10 @@ DEFAULT = ".kmnist/fits"
 FINISHED, UNFINISHED = ".fit", ".checkpoint"
 
 
+class LostError(RuntimeError):
+    """The store has lost a fit."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A file of the store: its key, whether the fit is finished, its size, and the `about` of
@@ -53,6 +57,12 @@ class Store:
     def read(self, key: str) -> bytes | None:
         """The result of a fit, None if the store lacks it; deletes a damaged file."""
         return self._read(key, FINISHED)
+
+    def take(self, key: str, label: str) -> bytes:
+        """The result of a fit. Raises LostError, with the fit's label, if the store lacks it."""
+        if (content := self.read(key)) is None:
+            raise LostError(f"{label} is not in {self.folder}")
+        return content
 
     def write(self, key: str, result: bytes, about: dict[str, Any]) -> None:
         """Store the result of a fit, and delete its checkpoint.

@@ -6,26 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits import key, pool, results, store
-from kmnist_pipeline.fits.plan import LostError, Plan
+from kmnist_pipeline.fits.plan import Plan
 from kmnist_pipeline.fits.results import TrainedTrials
 
 if TYPE_CHECKING:
     from kmnist_pipeline.evidence.stage import Stage
 
-ATTEMPTS = 3  # if files vanish from the store between writing and reading
-
 
 def train(plan: Plan) -> list[TrainedTrials]:
     """Train the fits of the plan that the store lacks; returns the trials of each wave."""
     kept = store.default()
-    for attempt in range(1, ATTEMPTS + 1):
-        pool.train([plan], kept)
-        try:
-            return [plan.trained(kept, wave) for wave in range(len(plan.waves))]
-        except LostError:
-            if attempt == ATTEMPTS:
-                raise
-    raise AssertionError
+
+    def read() -> list[TrainedTrials]:
+        return [plan.trained(kept, wave) for wave in range(len(plan.waves))]
+
+    return pool.trained([plan], kept, read)
 
 
 def write(

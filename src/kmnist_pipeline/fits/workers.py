@@ -11,7 +11,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from kmnist_pipeline.families.base import Data
-from kmnist_pipeline.fits.plan import Task
+from kmnist_pipeline.fits.tasks import Task
 
 SCHEDULER = "KMNIST_SCHEDULER"  # the variable with the address of a Dask scheduler
 POLL = 0.2  # seconds between two polls of the workers
