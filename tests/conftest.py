@@ -16,13 +16,16 @@ import contextlib
 import re
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
+import yaml
 from filelock import FileLock
 from hypothesis import settings
 from support.checking import reasons
@@ -84,6 +87,13 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def project(clone: Project, tmp_path: Path) -> Project:
     """A copy of it for a test to change."""
     return clone.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def project_here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The same, as the working directory."""
+    monkeypatch.chdir(project.folder)
+    return project
 
 
 @pytest.fixture(scope="session")
@@ -161,6 +171,19 @@ def bare(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
     return stripped(digits_run, tmp_path / "project")
 
 
+@pytest.fixture
+def here(bare: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The same, as the working directory."""
+    monkeypatch.chdir(bare.folder)
+    return bare
+
+
+@pytest.fixture
+def params(here: Project) -> dict[str, Any]:
+    """Its parameters."""
+    return yaml.safe_load((here.folder / "params.yaml").read_text())
+
+
 @pytest.fixture(scope="session")
 def before(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What is stale in other reports than `digits`, before a test does anything."""
@@ -198,16 +221,22 @@ def archive(history: tuple[Project, list[str], Path], monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def trace(
-    archive: Project, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """`kmnist trace ...` in this process: exit status, output, messages."""
+def kmnist(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`kmnist ...` in this process: exit status, output, messages."""
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
-        status = cli.main(["trace", *map(str, arguments)])
+        status = cli.main([*map(str, arguments)])
         return status, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def trace(
+    archive: Project, kmnist: Callable[..., tuple[int, str, str]]
+) -> Callable[..., tuple[int, str, str]]:
+    """`kmnist trace ...` in that project."""
+    return partial(kmnist, "trace")
 
 
 @pytest.fixture(scope="session")
@@ -253,6 +282,14 @@ def publish(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace
         return SimpleNamespace(status=status, out=out, err=err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A folder that PostgreSQL's own user may enter, as it may not enter pytest's."""
+    with tempfile.TemporaryDirectory(prefix="kmnist-test-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

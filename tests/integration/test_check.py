@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from support.checking import md5_of, remedies
+from support.checking import commands, md5_of, remedies
+from support.checking import findings as found_in
 from support.checking import reasons as findings
 from support.project import Project
 from support.tampering import CURVES, DETAILS, SOFTMAX, VALIDATION
@@ -20,6 +21,7 @@ from kmnist_pipeline.commands import status
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.repository.changes import Change
 
+EVALUATE = "evaluate@digits_softmax"
 GRID = "tune@digits_softmax_grid"
 MADE, OTHER = "is not what the stage made", "is damaged or from another commit"
 OTHER_KEY = (
@@ -154,6 +156,36 @@ def test_a_parameter_changed_in_conf_makes_its_stages_stale(before, bare, monkey
     again, back = remedies(bare, SOFTMAX, GRID, composed=composed)
     assert again.startswith("dvc repro --downstream ") and f"{SOFTMAX} " in again
     assert f" {file}" in back
+
+
+def test_results_of_a_run_are_kept_first_and_undone_only_with_what_made_them(without_mlflow):
+    project = without_mlflow
+    before = stale(project)
+    project.replace("conf/experiment/digits_softmax.yaml", "lr: 0.5\n", "lr: 0.4\n")
+    for command in (("kmnist", "compose"), ("dvc", "repro", EVALUATE)):
+        assert project.run(*command).returncode == 0
+    kept = project.copy(project.folder.with_name("kept"))
+    assert {GRID, "suspects@digits"} <= (found := stale(project)) and EVALUATE not in found
+    again, commit, back, checkout = commands(project, GRID)
+    assert again.startswith("dvc repro ") and commit == "git commit --all"
+    for command in (("check",), ("verify", "--quick")):
+        last = project.run("kmnist", *command).stdout.splitlines()[-1]
+        assert "some are new and up to date: " in last and "git checkout" not in last
+    for command in (back, checkout):
+        assert project.run("sh", "-c", command).returncode == 0
+    assert stale(project) == before and project.changed() == ""
+
+    # Results that were not made with a change are not undone with it.
+    kept.commit()
+    assert kept.run("dvc", "repro", GRID).returncode == 0
+    module = "src/kmnist_pipeline/stages/weights.py"
+    kept.replace(module, '"""', '"""Edited. ')
+    back = f"git checkout HEAD -- {module}"
+    assert commands(kept, "weights@digits_cnn")[1:] == ["git commit --all", back]
+
+
+def stale(project: Project) -> set[str]:
+    return {finding.where for finding in found_in(project)}
 
 
 @pytest.mark.parametrize("text", ["another value", "", "experiments: [", None])

@@ -15,7 +15,7 @@ import pytest
 from support.fault_server import FaultServer
 from support.fit_program import wait_until
 from support.noise import FIRST, PACKED, RAW
-from support.project import ROOT
+from support.project import ROOT, files_under
 
 from kmnist_pipeline.data import sources
 from kmnist_pipeline.data.sources import Dataset
@@ -54,10 +54,6 @@ def stage(timeout: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_a_killed_stage_goes_on_where_it_was(faulty: FaultServer, workplace: Path) -> None:
     faulty.faults = ["stall", "ok"]
     half = len(PACKED[FIRST]) // 2
@@ -71,7 +67,7 @@ def test_a_killed_stage_goes_on_where_it_was(faulty: FaultServer, workplace: Pat
 
     with stage(timeout=5) as second:
         assert second.wait() == 0, second.stderr and second.stderr.read()
-    assert contents(workplace) == RAW
+    assert files_under(workplace) == RAW
     (path, start), *others = faulty.requests[1:]
     assert path == FIRST
     assert half - 1000 < start <= half
@@ -96,12 +92,12 @@ def test_a_failed_stage_leaves_what_was_there(faulty: FaultServer, workplace: Pa
 
     faulty.faults = ["ok"]
     run()
-    assert contents(workplace) == RAW
+    assert files_under(workplace) == RAW
 
     faulty.faults = ["ok", "ok", "flip"]
     with pytest.raises(sources.SourceError):
         run()
-    assert contents(workplace) == RAW
+    assert files_under(workplace) == RAW
     assert [path.name for path in workplace.parent.iterdir()] == ["small"]
 
 

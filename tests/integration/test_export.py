@@ -307,7 +307,7 @@ def test_data_that_is_damaged_in_the_cache_is_not_exported(exportable):
     cached.unlink()
     cached.write_bytes(b"damaged")
     with pytest.raises(
-        UserError, match=r"data/processed/digits.npz is damaged in DVC's cache: delete "
+        UserError, match=r"data/processed/digits.npz at HEAD is damaged in DVC's cache: delete "
     ):
         exported(exportable)
 

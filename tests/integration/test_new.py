@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from support.project import Project
 
-from kmnist_pipeline import cli
 from kmnist_pipeline.commands import new
 
 MENU = Path("conf/config.yaml")
+pytestmark = pytest.mark.usefixtures("project_here")
 # YAML and Hydra read these as something else than a name, and some are files for all items.
 NO_NAMES = {
     **dict.fromkeys(("1", "007", "1_0", "1e3"), "joined by '_' that begin with a letter"),
@@ -20,19 +18,6 @@ NO_NAMES = {
         ("null", "true", "yes", "none", "base", "suspects", "data"), "must be another one than"
     ),
 }
-
-
-@pytest.fixture
-def kmnist(
-    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    monkeypatch.chdir(project.folder)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        status = cli.main([*arguments])
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def params() -> dict:

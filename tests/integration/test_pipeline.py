@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.project import ROOT, Project, files_under
+from support.project import ROOT, Project, files_under, lines_with
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import rules
@@ -30,10 +29,6 @@ KINDS = {
 LEAST_ACCURACY = 0.93  # of the demo's softmax regression on the test images
 OTHER_MACHINE = 1e-4  # how far numbers may lie apart where another machine type made them
 MODELS = ("digits_softmax", "digits_softmax_grid")
-
-
-def lines_with(word: str, done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in (done.stdout + done.stderr).splitlines() if word in line]
 
 
 # The demo
@@ -230,6 +225,24 @@ def test_what_another_experiment_made_is_refused(
     assert not files_under(without_mlflow.folder / f"multirun/{kind}")
 
 
+def test_a_stage_by_hand_names_the_inputs_that_are_missing_and_what_makes_them(project: Project):
+    def said() -> str:
+        done = project.stage("evaluate", "name=digits_softmax")
+        assert done.returncode == 1 and not (project.folder / "multirun").exists()
+        return done.stderr.removeprefix("error in evaluate: not here, but needed: ")
+
+    weights, data = "models/digits_softmax.safetensors", "data/processed/digits.npz"
+    makers = "preprocess@digits kfold-train@digits_softmax"
+    assert said() == f"{data}, {weights}; `dvc repro {makers}` makes what is missing\n"
+    for name in (weights, data):
+        (project.folder / name).parent.mkdir(parents=True)
+        (project.folder / name).touch()
+    (project.folder / "params.yaml").unlink()
+    assert "where `kmnist compose` makes it" in said()
+    done = project.run("dvc", "repro", "evaluate@digits_softmax")
+    assert done.stderr == "error: params.yaml does not exist: `kmnist compose` makes it\n"
+
+
 def test_a_figure_that_no_stage_of_the_report_made_is_refused(without_mlflow: Project) -> None:
     shutil.rmtree(without_mlflow.folder / "metrics/digits/digits_softmax_grid")
     done = without_mlflow.stage("report", "name=digits")
@@ -237,7 +250,7 @@ def test_a_figure_that_no_stage_of_the_report_made_is_refused(without_mlflow: Pr
     assert re.fullmatch(
         "error in report: figures/digits/digits_softmax_grid/[a-z_]+.png was made by "
         "evaluate@digits_softmax_grid, whose numbers are not in metrics/digits/: "
-        "delete the figure, or run the stage\n",
+        "`dvc repro evaluate@digits_softmax_grid` makes them, or delete the figure\n",
         done.stderr,
     )
 

@@ -95,7 +95,7 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(lone, caps
             ["reports.digits: no experiment or study has report=digits"],
         ),
         (["digits_softmax", "digits_softmax_grid"], ["suspects.digits.", "digits_softmax"]),
-        (["digits"], ["say datasets.digits or reports.digits"]),
+        (["digits"], ["use datasets.digits or reports.digits"]),
         (["datasets.digits"], ["digits_sklearn_logistic.dataset=digits: must be one of"]),
         (["reports.digits", NETWORK], ["digits_sklearn_logistic.report=digits: must be one of"]),
         (["digits_cn"], ["conf/config.yaml has no digits_cn,", "did you mean digits_cnn?"]),
@@ -245,8 +245,7 @@ def test_a_lock_that_names_a_place_outside_the_project_is_refused(out, lone, tmp
     lock_out(lone, out)
     before = state(lone)
     assert cli.main(["prune", "gone", "--yes"]) == 1
-    message = capsys.readouterr().err
-    assert f"dvc.lock: evaluate@gone: {out} is not a path in the project's folder" in message
+    assert f"dvc.lock: evaluate@gone: {out} is not a path" in capsys.readouterr().err
     assert (tmp_path / "victim").exists()
     assert state(lone) == before
 
@@ -263,7 +262,7 @@ def test_of_what_a_lock_names_only_what_stages_write_is_removed(lone, tmp_path, 
     assert cli.main(["prune", "gone", "--yes"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [path for path in (*stay, *go) if (lone.folder / path).exists()] == stay
-    said = "stays, behind a link or where no stage writes: "
+    said = "kept, behind a link or where no stage writes: "
     # All models are in `models`, so it is not only of this stage.
     assert {line.removeprefix(said) for line in shown if line.startswith(said)} == {*stay} - {
         "models"

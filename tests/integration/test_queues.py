@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from support.project import Project, stripped
+from support.project import Project
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.data import dataset, reviews
@@ -25,21 +24,6 @@ ABOUT = {"classes": ["o", "ki", "su"], "shape": [2, 2], "pixel_max": 16}
 PROCESSED = Path("data/processed/digits.npz")
 QUEUE = Path(".kmnist/review/x.npz")
 PIXELS = np.random.default_rng(0).integers(0, 17, (80, 2, 2)).astype(np.uint8)
-
-
-@pytest.fixture
-def here(
-    digits_run: tuple[Project, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Project:
-    """The project after the demo, as the current folder, for a test to change."""
-    project = stripped(digits_run, tmp_path / "project")
-    monkeypatch.chdir(project.folder)
-    return project
-
-
-@pytest.fixture
-def params(here: Project) -> dict[str, Any]:
-    return yaml.safe_load((here.folder / "params.yaml").read_text())
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from support.project import ROOT, Project, stripped
+from support.project import ROOT, Project
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import diff, impact
@@ -29,21 +29,6 @@ from kmnist_pipeline.serving.reviewing import ChangedError, Decisions
 FILE = "reviews/digits.csv"
 PROCESSED = "data/processed/digits.npz"
 ASKED_BY = "e" * 64
-
-
-@pytest.fixture
-def here(
-    digits_run: tuple[Project, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Project:
-    """The project after the demo, as the current folder, for a test to change."""
-    project = stripped(digits_run, tmp_path / "project")
-    monkeypatch.chdir(project.folder)
-    return project
-
-
-@pytest.fixture
-def params(here: Project) -> dict[str, Any]:
-    return yaml.safe_load((here.folder / "params.yaml").read_text())
 
 
 @pytest.fixture
@@ -128,7 +113,7 @@ def test_nobody_overwrites_a_decision_that_they_have_not_seen(suspects: Queue):
     one.decide(item, None, "3")
     with pytest.raises(ChangedError, match="somebody else has decided meanwhile: 3"):
         two.decide(item, None, "4")
-    with pytest.raises(ChangedError, match="somebody else has taken the decision back meanwhile"):
+    with pytest.raises(ChangedError, match="somebody else has undone the decision meanwhile"):
         two.decide(other, "5", "4")
     two.decide(other, None, "4")  # and what the other one has decided stays
     found, _ = reviews.parse(Path(FILE).read_bytes(), FILE, suspects.classes)
@@ -164,7 +149,7 @@ def test_double_answers_that_arrive_while_the_page_is_open_are_said(suspects: Qu
 
 
 def test_a_label_that_is_no_class_is_refused(suspects: Queue):
-    with pytest.raises(UserError, match="ten: is no class of digits"):
+    with pytest.raises(UserError, match="ten: is not a class of digits"):
         Decisions(suspects, (8, 8)).decide(suspects.items[0], None, "ten")
     assert not Path(FILE).exists()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.parameters import CNN, COMMITTED, CONTENT, DELETE, GRID, NETWORK_GRID, at, changed
 from support.project import ROOT
 
-from kmnist_pipeline.config import node, rules, training
+from kmnist_pipeline.config import code, node, rules, training
 from kmnist_pipeline.families import registry
 
 IMAGES = ("datasets", "digits", "parts", 0, "images")
@@ -32,6 +32,12 @@ def unvalidated(experiment: str = SOFTMAX, **trainer: Any) -> dict:
     """An experiment without validation, and with other values of its trainer."""
     content = at(CONTENT, tuple(experiment.split(".")))
     return content | {"validation": {"method": "none"}, "trainer": content["trainer"] | trainer}
+
+
+def on_all_images(folds_of: str) -> dict:
+    """The network, trained on all images, with the confidence of another experiment's folds."""
+    content = unvalidated(CNN, patience=None, keep="last")
+    return content | {"validation": {"method": "none", "folds_of": folds_of}}
 
 
 KFOLD = {"method": "kfold", "folds": 3}
@@ -109,9 +115,9 @@ REFUSED = [
     (f"{SUSPECTS}.family", "cnn", "=cnn: must be one of linear"),
     (f"{SUSPECTS}.ranks", [60, 30], "=[60, 30]: must be a rising list of counts"),
     (f"{SUSPECTS}.swapped", 0, "=0: must be at least 1"),
-    (f"{SUSPECTS}.trial", {"subset": 100}, '={"subset": 100}: must be other keys than report'),
-    (f"{SUSPECTS}.trial", {"trainer.epoch": 1}, ": the base experiment has no key 'trainer.epoch'"),
-    (f"{SUSPECTS}.trial", {"trainer.epochs": 0}, ".trainer.epochs=0: must be at least 1"),
+    (f"{SUSPECTS}.changes", {"subset": 100}, '={"subset": 100}: must be other keys than report'),
+    (f"{SUSPECTS}.changes", {"trainer.epoch": 1}, ": the base experiment has no key "),
+    (f"{SUSPECTS}.changes", {"trainer.epochs": 0}, ".trainer.epochs=0: must be at least 1"),
     ("suspects.digit", CONTENT["suspects"]["digits"], "=digit: must be one of digits, kmnist_cnn"),
     (f"{LOOP}.dataset", "mnist", "=mnist: must be one of digits"),
     (f"{LOOP}.seeds", [1, 1], "=[1, 1]: must be one or more different seeds"),
@@ -146,6 +152,8 @@ REFUSED = [
     (f"{CNN}.validation", KFOLD | {"ensemble": 1}, ".ensemble=1: must be true or false"),
     ("experiments.kmnist_siamese.validation", KFOLD | {"ensemble": True},
      ".ensemble=true: must be null for a siamese network"),
+    (CNN, on_all_images("digits_softmax"), ".validation.folds_of=digits_softmax: must be an exper"),
+    (CNN, on_all_images("digits_cnn"), ".validation.folds_of=digits_cnn: must be an experiment"),
     (f"{CNN}.trainer.warmup", 0.1, "=0.1: must be null, because trainer.schedule is constant"),
     (f"{CNN}.trainer.cutout", 0.1, "=0.1: must be null, because trainer.augmentation is none"),
     (f"{CNN}.trainer.stored", "float8", "=float8: must be one of float16"),
@@ -254,6 +262,20 @@ REFUSED = [
     (f"{FAULTS}.rate_by_10.act", "typo", "=typo: must be one of leak, keep, swap"),
     ("typo", {}, "={}: there is no such key; known keys: datasets, experiments, studies, "),
 ]  # fmt: skip
+
+
+def test_a_network_on_all_images_names_the_experiment_with_its_folds():
+    on_all = on_all_images("digits_cnn")
+    on_folds = on_all | {"validation": KFOLD}
+    both = CONTENT["experiments"] | {"digits_cnn": on_folds, "digits_all": on_all}
+    config = rules.check(changed("experiments", both))
+    assert config.experiments["digits_all"].validation.folds_of == "digits_cnn"
+    held_out = {name: item["held_out"] for name, item in code.of(config)["evaluate"].items()}
+    assert held_out["digits_all"] == "predictions/out_of_fold/digits_cnn.npz"
+    assert held_out["digits_cnn"] == "data/processed/digits.npz"
+    both["digits_all"] = on_all | {"subset": 1000}
+    with pytest.raises(node.ConfigError, match=r"digits_all\.validation\.folds_of=digits_cnn"):
+        rules.check(changed("experiments", both))
 
 
 def test_an_imported_dataset_is_accepted():

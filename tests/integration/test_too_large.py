@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -12,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import uvicorn
+from support.threads import serving
 
 from kmnist_pipeline.serving import scoring
 
@@ -23,18 +21,8 @@ def port() -> Iterator[int]:
     schema = SimpleNamespace(inputs=[SimpleNamespace(shape=(-1, -1, -1))])
     model: Any = SimpleNamespace(metadata=SimpleNamespace(get_input_schema=lambda: schema))
     app = scoring.drained(scoring.checked(model))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = free.getsockname()[1]
-    config = uvicorn.Config(app, port=number, http=scoring.Impatient, log_level="critical")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield number
-    server.should_exit = True
-    thread.join(30)
+    with serving(app, http=scoring.Impatient) as number:
+        yield number
 
 
 @pytest.mark.parametrize("size", [scoring.LARGEST + 1, 40 << 20, scoring.REST])
@@ -50,8 +38,8 @@ def test_who_sends_too_much_reads_why(size, port):
 
 @pytest.mark.parametrize("header", ["Expect: 100-continue", "X: "])
 def test_who_sends_nothing_more_gets_an_answer_too(header, port, monkeypatch):
-    monkeypatch.setattr(scoring, "REST_SECONDS", 0.1 if header == "X: " else 60)
+    monkeypatch.setattr(scoring, "REST_SECONDS", 0.1 if header == "X: " else 600)
     head = f"POST /invocations HTTP/1.1\r\nHost: x\r\n{header}\r\nContent-Length: {1 << 30}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(head.encode())
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")

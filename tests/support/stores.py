@@ -25,6 +25,10 @@ from kmnist_pipeline.tracking import store as tracking
 
 START_SECONDS = 120
 TRAINED, EVALUATED = "kfold-train@digits_softmax", "evaluate@digits_softmax"
+NEEDS_POSTGRESQL = pytest.mark.skipif(
+    not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")),
+    reason="PostgreSQL is not installed: `make test-all` installs it",
+)
 OF_DIGITS = [
     *("download@digits", "preprocess@digits", TRAINED, EVALUATED),
     *("kfold-train@digits_cnn", "evaluate@digits_cnn", "conditions@digits_cnn"),

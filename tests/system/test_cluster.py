@@ -120,7 +120,7 @@ def test_the_cluster_to_try_gives_the_bytes_of_local_workers(tmp_path):
         assert "quick: trained" in messages
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
-        wait_until(lambda: not any(c.is_running() for c in children), "the end of all", 10)
+        wait_until(lambda: not any(c.is_running() for c in children), "the end of all")
     assert json.loads(out)["loky"] is False
     train(tmp_path / "local", QUICK)
     assert len(results(tmp_path / "local")) == 6

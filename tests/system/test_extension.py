@@ -13,7 +13,6 @@ import hashlib
 import json
 import re
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,16 +23,11 @@ import numpy as np
 import pytest
 import yaml
 from support import pages
-from support.project import Project, files_under, hide_mlflow
+from support.project import Project, files_under, hide_mlflow, lines_with
 
 from kmnist_pipeline.data import idx
 from kmnist_pipeline.evidence import reads
 from kmnist_pipeline.repository import locks
-
-
-def lines_with(word: str, done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in (done.stdout + done.stderr).splitlines() if word in line]
-
 
 # A dataset, experiments, a study and a report without code
 

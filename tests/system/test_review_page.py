@@ -8,8 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from support.project import Project, stripped
+from support.threads import serving
 
 from kmnist_pipeline.data import reviews
 from kmnist_pipeline.evidence import outs
@@ -29,6 +27,7 @@ from kmnist_pipeline.serving.queues import Item, Queue
 from kmnist_pipeline.serving.reviewing import Decisions
 
 SECONDS = 60
+PHONE = 360  # CSS pixels
 FILE = "reviews/digits.csv"
 
 
@@ -132,7 +131,7 @@ def test_a_person_decides_by_keyboard(started, open_page):
     assert review.decided()[third][1] == "excluded"
     shows(page, "#left", f"{total - 3} left")
     assert page.locator("#bar").get_attribute("value") == "3"
-    page.keyboard.press("z")  # take back
+    page.keyboard.press("z")  # undo
     assert at(page, 2) == third
     shows(page, "#decision", "none yet")
     assert third not in review.decided() and len(review.decided()) == 2
@@ -145,6 +144,12 @@ def test_a_person_decides_by_keyboard(started, open_page):
     shows(page, "#decision", answer)
     said = review.end()
     assert f"{total} of {total} left" in said and f"{total - 2} left; the decisions are" in said
+
+
+def test_a_phone_does_not_scroll_sideways(started, open_page):
+    page = open_page(started().address)
+    page.set_viewport_size({"width": PHONE, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE
 
 
 def test_a_person_decides_by_mouse(started, open_page):
@@ -253,12 +258,12 @@ def test_requests_from_elsewhere_and_wrong_ones_are_refused(started):
     for body in wrong:
         assert asked(item, body)[0] == 422
     surrogate = {"before": None, "after": "\ud800"}
-    assert asked(item, surrogate) == (400, r"\ud800: is no class of digits")
+    assert asked(item, surrogate) == (400, r"\ud800: is not a class of digits")
     odd: list[Any] = [{**good, "\ud800": 1}, {**good, "after": nan}, {**good, "before": inf}, nan]
     for body in odd:
         status, said = asked(item, body)
         assert status == 422 and said.startswith("body") and said.isprintable()
-    assert asked(item, {"before": None, "after": "33"}) == (400, "33: is no class of digits")
+    assert asked(item, {"before": None, "after": "33"}) == (400, "33: is not a class of digits")
     assert asked(item, {"before": None, "after": "3" * 5000})[0] == 413
     assert asked(f"{review.address}/items/99999")[0] == 422
     assert asked(f"{review.address}/openapi.json")[0] == 404
@@ -314,16 +319,8 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
     items = [Item(reviews.digest(p), f"scan {n}", p, None, even, "") for n, p in enumerate(pixels)]
     averages = np.zeros((len(NAMES), 5, 5))
     decisions = Decisions(Queue("many classes", "many", NAMES, 255, averages, items), (5, 5))
-    config = uvicorn.Config(review_page.app(decisions), port=0, log_level="error", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}", decisions
-    server.should_exit = True
-    thread.join()
+    with serving(review_page.app(decisions), ws="none") as port:
+        yield f"http://127.0.0.1:{port}", decisions
 
 
 def test_with_more_than_ten_classes_the_first_letters_filter(many, open_page):

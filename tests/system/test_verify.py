@@ -397,7 +397,7 @@ def test_the_store_tells_how_long_stages_took(digits_run, monkeypatch):
     monkeypatch.chdir(digits_run[0].folder)
     seconds = clone._seconds()
     assert set(seconds) >= {"report@digits", SOFTMAX}
-    assert all(0 < value < 600 for value in seconds.values())
+    assert all(value > 0 for value in seconds.values())
     assert os.listdir() == os.listdir(digits_run[0].folder)
     monkeypatch.chdir(digits_run[0].folder / "conf")
     assert clone._seconds() == {}

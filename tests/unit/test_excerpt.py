@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.project import ROOT
-from support.small_fits import SETTINGS, a_fit, images, run
+from support.small_fits import SETTINGS, a_fit, experiment, images, run
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families import excerpt, file
@@ -19,26 +19,12 @@ from kmnist_pipeline.fits.results import TrainedTrial
 from kmnist_pipeline.serving import costs
 
 PART = "weights/m.safetensors"
-
-
-def experiment(family: str, **changes: Any) -> dict[str, Any]:
-    settings = SETTINGS[family]
-    return {
-        "report": "r",
-        "dataset": "d",
-        "classes": None,
-        "subset": None,
-        "model": {"family": family, "scaling": "minmax", **settings["model"]},
-        "optimizer": settings["optimizer"],
-        "validation": {"method": "kfold", "folds": 2},
-        "trainer": settings["trainer"],
-        "seeds": [4, 5],
-    } | changes
+SMALL: dict[str, Any] = {"validation": {"method": "kfold", "folds": 2}, "seeds": [4, 5]}
 
 
 def model_file(family: str, **changes: Any) -> bytes:
     """A model file of two trials and two seeds with two folds each, of which the second won."""
-    data, about = images(), experiment(family, **changes)
+    data, about = images(), experiment(family, **SMALL | changes)
     trials = {
         name: TrainedTrial(
             about, [[run(a_fit(family, data, seed=seed + at, fold=fold), data) for fold in (0, 1)]

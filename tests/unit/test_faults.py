@@ -1,4 +1,4 @@
-"""Faults on purpose: what each changes, and which claims notice it."""
+"""Faults on purpose: what each changes, and which claims detect it."""
 
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ def test_faults_never_touch_evidence_outside_their_study(
     assert outside == []
 
 
-# What claims notice
+# What claims detect
 
 
 def claim(**changes: Any) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def claim(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("stated", "clean_number", "faulty_number", "noticed"),
+    ("stated", "clean_number", "faulty_number", "detected"),
     [
         (claim(), 0.8, 0.8, False),
         (claim(), 0.8, 0.805, False),  # our mean would be 0.908
@@ -190,8 +190,8 @@ def claim(**changes: Any) -> dict[str, Any]:
         (claim(verdict="exact", reported="rate=1"), "lr=1", "lr=2", True),
     ],
 )
-def test_a_claim_notices_what_turns_its_verdict(stated, clean_number, faulty_number, noticed):
-    assert noticing.notices(stated, clean_number, faulty_number) is noticed
+def test_a_claim_detects_what_turns_its_verdict(stated, clean_number, faulty_number, detected):
+    assert noticing.detects(stated, clean_number, faulty_number) is detected
 
 
 def test_the_matrix_has_the_claims_of_the_study_and_the_faults_that_apply():
@@ -214,15 +214,15 @@ def test_the_matrix_has_the_claims_of_the_study_and_the_faults_that_apply():
 
 def test_the_page_says_which_claims_are_uninformative_and_how_many_faults_are_found():
     content = {"catalogue": {"small": "s", "unused": "u", "big": "b", "apart": "a"}}
-    noticed = {"a": {"big": True, "small": False}, "b": {"big": False, "apart": False}}
+    detected = {"a": {"big": True, "small": False}, "b": {"big": False, "apart": False}}
     claims = [claim(id=name) for name in ("a", "outside", "b")]
-    shown = extras.faults(content, noticed, claims)
+    shown = extras.faults(content, detected, claims)
     assert shown is not None and shown["left_out"] == ["unused"]
     assert [(row["claim"]["id"], row["uninformative"]) for row in shown["rows"]] == [
         ("a", False),
         ("b", True),
     ]
-    columns = [(column["name"], column["says"], column["noticed"]) for column in shown["columns"]]
+    columns = [(column["name"], column["says"], column["detected"]) for column in shown["columns"]]
     assert columns == [("small", "s", 0), ("big", "b", 1), ("apart", "a", 0)]
     assert [row["cells"] for row in shown["rows"]] == [[False, True, None], [None, False, False]]
     assert shown["found"] == 1

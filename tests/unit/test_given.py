@@ -71,7 +71,7 @@ def test_an_experiment_is_planned_on_swapped_labels(tmp_path: Path, monkeypatch)
         all_images.pixels, all_images.labels, train, np.arange(50, 60), ["a", "b", "c"]
     )
     Path("data/processed/x.npz").write_bytes(content)
-    settings = {"dataset": "x", "swapped": 7, "seed": 3, "trial": {"trainer.epochs": 1}}
+    settings = {"dataset": "x", "swapped": 7, "seed": 3, "changes": {"trainer.epochs": 1}}
     planned, rows = swapped.of_suspects("x", settings, EXPERIMENT)
     changed = np.flatnonzero(planned.images.labels != all_images.labels[:50])
     assert changed.tolist() == rows.tolist() and len(rows) == 7

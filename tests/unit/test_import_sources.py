@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import unicodedata
@@ -16,24 +15,14 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 from support import drawn
+from support.drawn import png, prepared
 
 from kmnist_pipeline.data import depth, idx, pictures
-from kmnist_pipeline.importing import content, difference, reading
-from kmnist_pipeline.importing.content import Content, Options
-from kmnist_pipeline.importing.source import SourceError
+from kmnist_pipeline.importing import content, difference
+from kmnist_pipeline.importing.source import ImportSourceError
 
 LABELS = [0, 1, 2, 3] * 5
 ROWS = np.random.default_rng(0).integers(0, 256, (len(LABELS), 9))
-
-
-def prepared(place: Path, **options) -> Content:
-    chosen = Options(**options)
-    return content.prepare(reading.read(place, chosen.size), chosen)
-
-
-def png(image: np.ndarray) -> bytes:
-    Image.fromarray(image).save(file := io.BytesIO(), "PNG")
-    return file.getvalue()
 
 
 # --- headers of CSV ------------------------------------------------------------------------------
@@ -79,7 +68,9 @@ def test_a_header_of_more_numbers_than_a_pixel_has_values_is_one(first, tmp_path
 def test_what_may_be_a_header_or_an_image_is_refused(first, tmp_path):
     file = tmp_path / "a.csv"
     file.write_text(table(first))
-    with pytest.raises(SourceError, match=r"a\.csv, line 1: .* may be a header or an image; write"):
+    with pytest.raises(
+        ImportSourceError, match=r"a\.csv, line 1: .* may be a header or an image; write"
+    ):
         prepared(file)
 
 
@@ -94,7 +85,9 @@ def test_the_column_of_labels_may_be_the_last(tmp_path):
 def test_a_pixel_is_a_number_of_ascii_digits(cell, tmp_path):
     file = tmp_path / "a.csv"
     file.write_text(table("").replace("\n", f"\n3,{cell},1,1,1,1,1,1,1,1\n", 1))
-    with pytest.raises(SourceError, match=r"a\.csv, line 2: pixel 0 is .*, not a whole number"):
+    with pytest.raises(
+        ImportSourceError, match=r"a\.csv, line 2: pixel 0 is .*, not a whole number"
+    ):
         prepared(file)
 
 
@@ -166,11 +159,11 @@ def animated(place: Path) -> None:
 REFUSED = {
     "tables in an archive": (
         lambda place: archive(place / "a.npz", **{"a.csv": "label,p0\n1,2\n"}),
-        r"a\.npz: a\.csv: is no array of NumPy",
+        r"a\.npz: a\.csv: is not a NumPy array",
     ),
     "no array": (
         lambda place: archive(place / "a.npz", **{"images.npy": "text"}),
-        r"a\.npz: images: is no array of NumPy",
+        r"a\.npz: images: is not a NumPy array",
     ),
     "labels without images": (
         lambda place: arrays(place, x_train=np.zeros((2, 3, 3)), y_train=[0, 1], y_test=[0]),
@@ -198,13 +191,13 @@ REFUSED = {
     ),
     "damaged Parquet": (damaged, r"a\.parquet: broken Parquet"),
     "an office file in a class": (
-        stray("notes.docx", b"PK\3\4..."), r"b/notes\.docx: is no PNG or JPEG; remove it"
+        stray("notes.docx", b"PK\3\4..."), r"b/notes\.docx: is not a PNG or JPEG; remove it"
     ),
     "an archive in a class": (
-        stray("more.npz", b"PK\3\4..."), r"b/more\.npz: is no PNG or JPEG; remove it"
+        stray("more.npz", b"PK\3\4..."), r"b/more\.npz: is not a PNG or JPEG; remove it"
     ),
     "a table in a class": (
-        stray("x.parquet", b"PAR1...."), r"b/x\.parquet: is no PNG or JPEG; remove it"
+        stray("x.parquet", b"PAR1...."), r"b/x\.parquet: is not a PNG or JPEG; remove it"
     ),
     "several frames": (animated, r"b/x\.png: has 2 frames; save each as a picture of its own"),
 }  # fmt: skip
@@ -214,19 +207,19 @@ REFUSED = {
 def test_what_cannot_be_read_is_named_with_its_reason(what, tmp_path):
     make, words = REFUSED[what]
     make(tmp_path)
-    with pytest.raises(SourceError, match=words):
+    with pytest.raises(ImportSourceError, match=words):
         prepared(tmp_path)
 
 
 def test_an_archive_of_pictures_is_to_be_unpacked(tmp_path):
     archive(tmp_path / "leaves.zip", **{"a/1.png": "..."})
-    with pytest.raises(SourceError, match=r"leaves\.zip: is a ZIP archive; unpack it"):
+    with pytest.raises(ImportSourceError, match=r"leaves\.zip: is a ZIP archive; unpack it"):
         prepared(tmp_path / "leaves.zip")
 
 
 def test_a_pipe_is_no_source(tmp_path):
     os.mkfifo(tmp_path / "a.csv")
-    with pytest.raises(SourceError, match=r"a\.csv: is no regular file and no folder"):
+    with pytest.raises(ImportSourceError, match=r"a\.csv: is neither a regular file nor a folder"):
         prepared(tmp_path / "a.csv")
 
 
@@ -234,7 +227,7 @@ def test_a_pipe_is_no_source(tmp_path):
 def test_a_broken_map_of_classes_is_named(text, tmp_path):
     arrays(tmp_path, images=np.zeros((2, 3, 3), np.uint8), labels=[0, 1])
     (tmp_path / "k49_classmap.csv").write_bytes(text)
-    with pytest.raises(SourceError, match=r"k49_classmap\.csv: "):
+    with pytest.raises(ImportSourceError, match=r"k49_classmap\.csv: "):
         prepared(tmp_path)
 
 

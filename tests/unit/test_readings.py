@@ -152,14 +152,14 @@ def images() -> dict[Any, training.Shown]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def fits(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("fits"))
 
 
 @pytest.fixture(scope="module")
-def courses(images: dict[Any, training.Shown], store: Store) -> multiverse.Courses:
+def courses(images: dict[Any, training.Shown], fits: Store) -> multiverse.Courses:
     known = multiverse.configurations(about([0])).values()
-    return training.train("x", multiverse.courses(EVERY, known, [0]), images, store)
+    return training.train("x", multiverse.courses(EVERY, known, [0]), images, fits)
 
 
 def claims(courses: multiverse.Courses, reading: Reading) -> list[dict[str, str]]:

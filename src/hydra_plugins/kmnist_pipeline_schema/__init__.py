@@ -99,6 +99,7 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
     """Refuse what the report stages could not show or judge, before the other stages have run."""
     from kmnist_pipeline.config import grid, stated  # slow to import; stages do not need it
     from kmnist_pipeline.evaluation import claims
+    from kmnist_pipeline.repository import git
     from kmnist_pipeline.repository.names import unknown
 
     for name, report in (config.get("reports") or {}).items():
@@ -109,7 +110,7 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
         if not path.exists():
             raise UserError(
                 f"reports.{name}.claims={report.claims}: {path} does not exist; if it was deleted, "
-                f"`git checkout HEAD -- {path}` restores it"
+                f"`{git.RESTORE} {path}` restores it"
             )
         figures = report.figures.items()
         shown = [(f"reports.{name}.figures.{n}={file}", file) for n, file in figures]
@@ -127,7 +128,7 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
             of_report, _, rest = file.partition("/")
             model = rest.partition("/")[0]
             if of_report == name and model not in known:
-                needed = f"{model} is no experiment or study of the report {name}"
+                needed = f"{model} is not an experiment or study of the report {name}"
                 raise UserError(f"{where}: {needed}; known: {', '.join(known)}")
         for section, values in stated.ASKED.items():
             asked = (config.get(section) or {}).get(name)

@@ -1,8 +1,8 @@
 """The command `kmnist`, with a module for each subcommand; the docstring is the help text.
 
 `add` adds the arguments to the parser; `run` does the work and returns the exit status. `run`
-imports what it needs, so that no command waits for another command's libraries. The module `dvc`
-is no subcommand but a command of its own.
+imports what it needs, so that no command loads another command's libraries. The module `dvc`
+is not a subcommand but a separate command.
 """
 
 import getpass

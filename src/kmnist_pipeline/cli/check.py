@@ -7,8 +7,8 @@ imported datasets with conf/, if DVC's cache or data/imported/ has their files. 
 requirements.lock without a hash. Says what changed, from which value to which, and which commands
 fix it. Then says which receipts in receipts/ are of this evidence, that is, which stages
 `kmnist verify` has run again. Needs neither DVC's cache nor the data, and runs no stage. Changes
-nothing, unless an interrupted DVC has cut dvc.lock: then it puts back the committed entries that
-are still true.
+nothing, unless an interrupted DVC has truncated dvc.lock: then it restores the committed entries
+that are still valid.
 """
 
 import sys
@@ -44,7 +44,7 @@ def run(chosen: Namespace) -> int:
     differences = check.of_head()
     is_committed = all(each.verdict is Verdict.IDENTICAL for each in differences)
     if not (findings and is_committed):
-        say(check.last(findings, differences))
+        say(check.last(found, findings, differences))
     if findings:
         numbers = {"stage": len(found.stages), "other file": len(findings) - len(found.stages)}
         parts = [count(number, noun) for noun, number in numbers.items() if number]

@@ -10,7 +10,6 @@ import re
 import signal
 import stat
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,7 +22,6 @@ PARAMS = Path("params.yaml")
 SOURCES = ("conf", "dvc.yaml", "params.yaml", "dvc.lock", "requirements.lock", "reviews")
 MADE = ("metrics", "reports", "receipts")
 CHECKED = (3).to_bytes(4, "little")  # the flags of bytecode that has its source's hash
-LAST_PORT = 65535
 
 
 def open_streams() -> None:
@@ -41,13 +39,6 @@ def open_streams() -> None:
 def end_in_order() -> None:
     """Let SIGTERM end this command as Ctrl-C does, with its files complete or as before."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def port(text: str) -> int:
-    """The type of an option with the number of a port."""
-    if re.fullmatch("[0-9]{1,5}", text) and int(text) <= LAST_PORT:
-        return int(text)
-    raise ArgumentTypeError(f"{text}: must be a whole number from 0 to {LAST_PORT}")
 
 
 def absolute(name: str) -> Path:
@@ -102,13 +93,18 @@ def require_regular(*places: Path | None) -> None:
             raise UserError(f"{place}: is not a regular file; name a new file or a regular one")
 
 
+def require_params() -> None:
+    """Raise UserError, which names the remedy, if there is no params.yaml."""
+    if not PARAMS.exists():
+        raise UserError(f"{PARAMS} does not exist: `kmnist compose` makes it")
+
+
 def read_params() -> dict[str, Any]:
     """The content of params.yaml. Raises UserError if it cannot be read or is invalid."""
     from kmnist_pipeline.config import rules
     from kmnist_pipeline.repository import locks
 
-    if not PARAMS.exists():
-        raise UserError(f"{PARAMS} does not exist: run `kmnist compose`")
+    require_params()
     params = locks.load(PARAMS.read_text("utf-8"), PARAMS.name)
     rules.check(params)
     return params

@@ -3,8 +3,9 @@
 Stages run in the Python of this environment: DVC deletes the outs of a stage before it starts the
 first `python` in PATH, which may lack the libraries. DVC's files are replaced when the new ones are
 complete: DVC writes them in place, so an interrupt or a full disk leaves them cut. Before stages
-run, a merge conflict and a place where outs would be lost are refused, and bytecode is made that
-cannot be stale. And `dvc exp show` without options shows only the columns that people compare.
+run, a merge conflict, a missing params.yaml and a place where outs would be lost are refused, and
+bytecode is made that cannot be stale. And `dvc exp show` without options shows only the columns
+that people compare.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from kmnist_pipeline.cli.common import (
     mend_lock,
     open_streams,
     refuse_conflicts,
+    require_params,
     say,
 )
 from kmnist_pipeline.errors import UserError
@@ -53,6 +55,7 @@ def main() -> int:
             try:
                 runs = not RUNNING.isdisjoint(sys.argv)
                 if runs:
+                    require_params()
                     refuse_conflicts(*SOURCES)  # stages make the other texts again
                 mend_lock()
                 if runs:

@@ -37,12 +37,13 @@ def add(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import impact, status
+    from kmnist_pipeline.repository import git
     from kmnist_pipeline.repository.locks import LOCK
 
     refuse_conflicts(*SOURCES, *MADE)
     mend_lock()
     if status.is_lock_lost():
-        say(f"note: {status.LOST}: `{status.RESTORE} {LOCK}` restores it", sys.stderr)
+        say(f"note: {status.LOST}: `{git.RESTORE} {LOCK}` restores it", sys.stderr)
     found = impact.of_change(chosen.overrides)
     if chosen.json:
         print_json(asdict(found))

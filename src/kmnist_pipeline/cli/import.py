@@ -10,8 +10,8 @@ data/imported/NAME.npz, which DVC tracks. If anything is wrong, nothing is writt
   kmnist import leaves ~/leaves --size 32x32
   kmnist import leaves ~/leaves                again, after the source has changed
 
-The second one takes the same options as before, shows which images were added, removed and
-relabelled, and asks before it replaces them; `kmnist impact` then lists what that makes stale.
+The second command uses the options of the first, shows how many images were added, removed and
+relabelled, and asks before it replaces them; `kmnist impact` then lists what this makes stale.
 
 Exit status: 0 it was written, or nothing has changed; 1 it was not written.
 """
@@ -57,7 +57,9 @@ def add(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="a text file with a line CLASS or CLASS,NAME for each class: their order and names",
     )
-    parser.add_argument("--yes", action="store_true", help="replace an earlier version unasked")
+    parser.add_argument(
+        "--yes", action="store_true", help="replace an earlier version without asking"
+    )
     parser.set_defaults(start=Path.cwd())
 
 
@@ -131,4 +133,4 @@ def _replaces(chosen: Namespace, earlier: Any, content: Any) -> bool:
         say(f"the difference is not known: DVC's cache lacks the earlier version ({pointer})")
     if chosen.yes or agreed("Replace the earlier version?"):
         return True
-    raise UserError("nothing was written; --yes replaces the earlier version unasked")
+    raise UserError("nothing was written; --yes replaces the earlier version without asking")

@@ -5,7 +5,7 @@ for one file on standard input. In each image the character is found, and placed
 images; the column `prepared` says how. Paper may be grey, coloured or unevenly lit, ink dark or
 light. Images that cannot be read are reported and skipped. If the model has a confidence threshold,
 `decision` says which predictions to accept and which a person should review; an image with no
-character, with several, or unlike the training images is always to review.
+character, with several, or unlike the training images always needs a review.
 
   kmnist predict scans/                                     the champion of kmnist
   kmnist predict a.png b.jpg --model kmnist_softmax --sheet sheet.png

@@ -11,8 +11,8 @@ figure needs it.
   kmnist prune reports.mnist_logistic mnist_simple_cnn mnist_sklearn_logistic
   kmnist prune --all-but digits    a clean starting point for other data
 
-The third one removes a report with its models; `reports.` is only needed if a dataset or model has
-the same name.
+The third command removes a report with its models; `reports.` is only needed if a dataset or model
+has the same name.
 
 Exit status: 0 it was removed; 1 it was not.
 """

@@ -3,7 +3,7 @@
 Publishes each stage of dvc.lock, with its folds and trials, to the store of MLFLOW_TRACKING_URI, by
 default mlflow.db in this folder. This includes stages that DVC restored from its cache, and it
 fills a new store after the old one was lost. Runs that the store already has stay unchanged. A
-stage whose files are not as dvc.lock says is refused.
+stage whose files differ from what dvc.lock records is refused.
 
   kmnist publish                                  all stages of the workspace
   kmnist publish evaluate@kmnist_softmax          only this stage

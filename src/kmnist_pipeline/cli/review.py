@@ -9,15 +9,16 @@ commit; images that the dataset does not have go to data/reviewed/DATASET.npz, w
   kmnist review --dataset digits
   kmnist predict scans/ --dataset digits --review && kmnist review --dataset digits --new
 
-Keys: Enter accepts, 0 to 9 correct (more than ten classes: type the name), x excludes, z takes
-back, arrows go on and back. Then `kmnist impact` and `dvc repro` train with them.
+Keys: Enter accepts, 0 to 9 correct (more than ten classes: type the name), x excludes, z undoes,
+arrows show the previous or next image. Then `dvc repro` trains with the decisions.
 """
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from kmnist_pipeline import ports
 from kmnist_pipeline.cli import compose
-from kmnist_pipeline.cli.common import end_in_order, port, read_params, say
+from kmnist_pipeline.cli.common import end_in_order, read_params, say
 from kmnist_pipeline.errors import UserError
 
 
@@ -28,7 +29,7 @@ def add(parser: ArgumentParser) -> None:
     which.add_argument(
         "--model", metavar="EXPERIMENT", help="whose out-of-fold predictions find the suspects"
     )
-    parser.add_argument("--port", type=port, default=5002, help="default: %(default)s")
+    parser.add_argument("--port", type=ports.number, default=5002, help="default: %(default)s")
 
 
 def run(chosen: Namespace) -> int:

@@ -27,7 +27,7 @@ class Addition:
     def write(self) -> None:
         """Write all files; if one cannot be written, none has changed.
 
-        The caller is `alone` since before this was planned.
+        The caller must have entered `alone` before it planned this.
         """
         with restored(*self.files):
             for path, text in self.files.items():
@@ -36,7 +36,7 @@ class Addition:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Keep other commands that change `conf/` out; they wait."""
+    """Lock `conf/`: other commands that change it wait until the block ends."""
     LOCK.parent.mkdir(exist_ok=True)
     with LOCK.open("w") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""A clean clone of a commit in a temporary folder; stages run there as on another computer.
+"""A clean clone of a commit in a temporary folder; stages run there as on another machine.
 
 The clone has its own DVC cache, MLflow store and temporary files. When the block ends, also by an
 interrupt of the user, the folder is removed and all processes in it are ended.
@@ -182,7 +182,7 @@ class Clone:
             "TMPDIR": str(self._aside),
             "DVC_SITE_CACHE_DIR": str(self._aside / "dvc"),
             "DVC_NO_ANALYTICS": "true",
-            # With known fits nothing would be verified.
+            # With stored fits nothing would be verified.
             store.VARIABLE: str(self._aside / "fits"),
             sources.MIRROR_VARIABLE: str(sources.mirror_folder().resolve()),
         }

@@ -99,11 +99,11 @@ def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     measured = Path(paths.METRICS) / stage.item
     rows = claims.read(Path(f"conf/claims/{about['claims']}.csv"))
     judged = [claims.judge(row, measured, about["confidence"], about["margin"]) for row in rows]
-    noticed = noticing.of_report(judged, rows, measured)
+    detected = noticing.of_report(judged, rows, measured)
     if added := written.keys() - {"made_by", "claims", "faults"}:
         yield f"{path}: has {', '.join(sorted(added))}, which no report has"
-    if written.get("faults") != noticed.get("faults"):
-        yield f"{path}: the injected faults that claims notice are not what the numbers give"
+    if written.get("faults") != detected.get("faults"):
+        yield f"{path}: the injected faults that claims detect are not what the numbers give"
     for given, claim in itertools.zip_longest(stated, json.loads(outs.json_bytes(judged))):
         before, after = (flat("", each or {}) for each in (given, claim))
         if before.keys() != after.keys() or not all(

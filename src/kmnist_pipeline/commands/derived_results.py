@@ -17,7 +17,14 @@ from kmnist_pipeline.commands.apart import (
     per_class,
     training_images,
 )
-from kmnist_pipeline.evaluation import acceptance, labelling, metrics, scoring, suspects
+from kmnist_pipeline.evaluation import (
+    acceptance,
+    labelling,
+    metrics,
+    out_of_fold,
+    scoring,
+    suspects,
+)
 from kmnist_pipeline.evaluation.conditions import CLEAN, CONDITIONS, UNANSWERABLE
 from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.fits.plan import RETRAINED
@@ -98,7 +105,7 @@ def of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
 def _tested(path: Path, study: dict[str, Any]) -> list[str]:
     """The names of the trials of a study that are tested: a winner that is trained again, or all.
 
-    path: the numbers of the test, which are beside those of the validation.
+    path: the numbers of the test, in the same folder as those of the validation.
     """
     if study["retrain"] or study.get("search"):
         return [RETRAINED]
@@ -107,17 +114,16 @@ def _tested(path: Path, study: dict[str, Any]) -> list[str]:
 
 def _of_routing(path: Path, split: str, stated: dict[str, Any], promise: float) -> Iterator[str]:
     """What is accepted follows from counts."""
-    n, accepted, right = (stated[key] for key in ("n", "accepted", "right"))
+    n, accepted, correct = (stated[key] for key in ("n", "accepted", "correct"))
     yield from beyond(
-        path, {f"{split}.right": (right, accepted), f"{split}.accepted": (accepted, n)}
+        path, {f"{split}.correct": (correct, accepted), f"{split}.accepted": (accepted, n)}
     )
-    again = acceptance.outcome_of(n, right, accepted, right, promise)
-    accuracy = again["accepted_accuracy"]
+    again = acceptance.outcome_of(n, correct, accepted, correct, promise)
     expected = {
         "review": n - accepted,
-        "accuracy": accuracy,
+        "accuracy": again["accepted_accuracy"],
         "interval": again["interval"],
-        "holds": accuracy is not None and accuracy >= promise,
+        "target": again["target"],
     }
     yield from apart(path, flat(split, stated), flat(split, expected))
 
@@ -182,11 +188,11 @@ def of_suspects(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
         share = {f"share of {rank}": found / swapped["n"]}
         yield from apart(path, dict.fromkeys(share, row["share"]), share)
     if (predicted := Path(paths.out_of_fold(settings["experiment"]))).exists():
-        yield from _of_predictions(path, content, suspects.load(predicted))
+        yield from _of_predictions(path, content, out_of_fold.load(predicted))
 
 
 def _of_predictions(
-    path: Path, content: dict[str, Any], predicted: suspects.Predictions
+    path: Path, content: dict[str, Any], predicted: out_of_fold.Predictions
 ) -> Iterator[str]:
     given = predicted.probabilities, predicted.labels
     first = suspects.ranking(*given)[: len(content["first"])]

@@ -330,7 +330,7 @@ def _verdicts(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
 
 
 def _stages(old: Graph, new: Graph) -> Iterator[ChangedStage]:
-    """The stages with changes of their own, other than in the outs of other stages."""
+    """The stages that changed themselves, not only through the outs of other stages."""
     for address in {**old.stages, **new.stages}:
         before, after = old.stages.get(address), new.stages.get(address)
         if before is None or after is None:

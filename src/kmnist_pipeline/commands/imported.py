@@ -34,8 +34,7 @@ def _of_dataset(name: str, file: str, sha256: str) -> Iterator[Finding]:
     if not pointer.exists():
         yield Finding(str(pointer), ("is missing",), _ways(name, described, str(pointer)))
         return
-    about = locks.load(pointer.read_text("utf-8"), str(pointer))
-    md5 = next((out.get("md5", "") for out in about.get("outs", [])), "")
+    md5 = locks.pointed(pointer)
     here = Path(file)
     is_other = here.exists() and lineage.digest(here) != md5
     if kept := Revision("the workspace").cached(file, md5):
@@ -60,5 +59,5 @@ def _ways(name: str, described: str, pointer: str) -> tuple[Remedy, ...]:
     both = [described, status.PARAMS.as_posix(), pointer]
     if not git.paths("diff", "--name-only", "-z", "HEAD", "--", described, pointer):
         return (again,)
-    undo = (f"{status.RESTORE} {shlex.join(both)}", f"{CHECKOUT} {shlex.quote(pointer)}")
+    undo = (f"{git.RESTORE} {shlex.join(both)}", f"{CHECKOUT} {shlex.quote(pointer)}")
     return Remedy("go back to the committed version", undo), again

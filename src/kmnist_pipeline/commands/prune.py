@@ -32,11 +32,11 @@ WRITTEN = {
 
 @dataclass(frozen=True)
 class Removal:
-    """What goes: lines of the menu, stages of the lock, files and folders.
+    """What is removed: lines of the menu, stages of the lock, files and folders.
 
-    menu: the lines; before, remaining: the text of the menu; composed: that of `params.yaml`;
-    stale: the stages that must run again; stays: what the lock names, but no stage can have
-    written.
+    menu: the lines; before, remaining: the text of the menu, before and after; composed: the new
+    text of `params.yaml`; stale: the stages that must run again; kept: paths that the lock names,
+    but to which no stage can have written.
     """
 
     menu: list[str]
@@ -46,22 +46,22 @@ class Removal:
     files: list[str]
     composed: str
     stale: list[str]
-    stays: list[str]
+    kept: list[str]
 
     def lines(self) -> Iterator[str]:
-        """What goes, as text."""
+        """What is removed and what is kept, as text."""
         yield from (f"from {MENU}: {line.strip()}" for line in self.menu)
         yield from (f"from {LOCK}: {address}" for address in self.stages)
         yield from self.files
-        yield from (f"stays, behind a link or where no stage writes: {path}" for path in self.stays)
+        yield from (f"kept, behind a link or where no stage writes: {path}" for path in self.kept)
 
 
 def plan(names: list[str]) -> Removal:
-    """What removing these would change; nothing is changed yet.
+    """The removal of these items; nothing is changed yet.
 
     names: of items, as `digits_cnn` or `experiments.digits_cnn`; or of stages that only the lock
-    has, as `evaluate@digits_cnn`. Raises UserError for an unknown name, and if what stays in the
-    menu needs what goes.
+    has, as `evaluate@digits_cnn`. Raises UserError for an unknown name, and if an item that is kept
+    needs one that is removed.
     """
     before = menu = MENU.read_text("utf-8")
     locked = status.locked_here()
@@ -78,7 +78,7 @@ def plan(names: list[str]) -> Removal:
     made = [path for stage in described.values() for path in dvc.outs(stage)]
     made += [path for name in params.get("datasets", ()) for path in _imported(name)]
 
-    stages, files, stays = dict[str, None](), set[str](), set[str]()
+    stages, files, kept = dict[str, None](), set[str](), set[str]()
     for name, found in lines.items():
         item = re.split("[.@]", name)[-1]
         left = [s for a, s in locked.stages.items() if s.item == item and a not in described]
@@ -96,7 +96,7 @@ def plan(names: list[str]) -> Removal:
             raise unknown(f"{MENU} has no {name}, and no files of it remain", item, known)
         stages |= dict.fromkeys(stage.address for stage in left)
         files |= {*own}
-        stays |= {*there} - {*own}
+        kept |= {*there} - {*own}
     inside = {path for path in files if files & {*map(str, Path(path).parents)}}
     stale = [
         address
@@ -110,14 +110,14 @@ def plan(names: list[str]) -> Removal:
     menu = menus.without_weights(menu, weights)
     menu = re.sub("\n{3,}", "\n\n", menu)  # where a whole group has gone
     files -= inside
-    return Removal(removed, before, menu, [*stages], sorted(files), composed, stale, sorted(stays))
+    return Removal(removed, before, menu, [*stages], sorted(files), composed, stale, sorted(kept))
 
 
 def all_but(names: list[str]) -> Removal:
-    """What removing everything else would change, with the files in `conf/` that were its own.
+    """The removal of all items but these, and of the files in `conf/` that only they used.
 
-    names: as for `plan`; of every item with such a name stays what it needs: of a report its models
-    and dataset, of an experiment or study its report.
+    names: as for `plan`. What these items need is kept too: the models and the dataset of a report,
+    the report of an experiment or study.
     """
     params = locks.load(composition.compose(CONF, []), "conf/")
     kept = _needed(names, params)
@@ -134,7 +134,7 @@ def all_but(names: list[str]) -> Removal:
 
 
 def _own(menu: str) -> list[Path]:
-    """The files of items that are not in use; other files off the menu may be anybody's."""
+    """The files of items that are not in use; other unused files may have another purpose."""
     return [p for p in menus.unused(CONF, menu) if p.relative_to(CONF).parts[0] in menus.OWNED]
 
 
@@ -169,7 +169,7 @@ def _needed(names: list[str], params: dict[str, Any]) -> set[str]:
 
 
 def remove(removal: Removal) -> None:
-    """Change and remove the files. If this is interrupted, doing it again does the rest.
+    """Change and remove the files. If this is interrupted, a second removal completes it.
 
     Raises UserError if the menu has changed since this was planned.
     """
@@ -199,12 +199,12 @@ def _lines(name: str, menu: str) -> list[re.Match[str]]:
         found = [line for line in found if line[2] in menus.SECTIONS] or found
     if len(found) > 1:
         either = " or ".join(f"{line[3]}.{item}" for line in found)
-        raise UserError(f"{name}: several have this name; say {either}")
+        raise UserError(f"{name}: several items have this name; use {either}")
     return found + [line for line in named if found and menus.ATTACHED.get(line[2]) == found[0][3]]
 
 
 def _weights(listed: list[re.Match[str]], menu: str) -> Iterator[str]:
-    """The datasets of the weights in Git that go with these lines of the menu."""
+    """The datasets whose weights in Git are removed with these lines of the menu."""
     gone = {f"{line[3]}.{line[4]}" for line in listed}
     for dataset, model in menus.weights(menu).items():
         needed = {f"datasets.{dataset}", f"experiments.{model}", f"studies.{model}"}
@@ -233,7 +233,7 @@ def _is_written(path: str) -> bool:
 
 
 def _is_direct(path: Path) -> bool:
-    """Whether no folder on the way is a link, so that a path is where its name says."""
+    """Whether no folder above a path is a link, so that the path is where its name says."""
     return path.parent.resolve() == path.parent.absolute()
 
 

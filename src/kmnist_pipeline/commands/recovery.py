@@ -15,6 +15,7 @@ from pathlib import Path
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import LOCK
+from kmnist_pipeline.repository.revision import Revision
 
 PARAMS = Path("params.yaml")
 
@@ -61,7 +62,7 @@ def way_back(start: Path) -> str:
     if not gone:
         return ""
     names = shlex.join(os.path.relpath(out, start) for out in gone)
-    return f"committed files are missing: `{status.RESTORE} {names}` brings them back"
+    return f"committed files are missing: `{git.RESTORE} {names}` brings them back"
 
 
 def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:
@@ -71,7 +72,7 @@ def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:
     """
     try:
         text = Path(LOCK).read_bytes().decode(errors="replace")  # a cut character
-        committed = locks.whole_entries(git.run("show", f"HEAD:./{LOCK}").decode())
+        committed = locks.whole_entries(Revision("HEAD", "HEAD").read(LOCK).decode())
     except (OSError, UserError, UnicodeDecodeError):
         return None
     here = locks.whole_entries(text)

@@ -33,8 +33,9 @@ from kmnist_pipeline.repository.locks import Graph, LockedStage
 from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
-RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
+CLEAN = "git clean --force --"
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(?![^\s])")
+IN_GIT = "of evidence in Git"
 LOST = f"{locks.LOCK} is missing, so every stage is new"
 FEW = 3  # modules that reasons name, and files that the last sentence names, one by one
 Digest = Callable[[str], str]
@@ -151,7 +152,7 @@ def locked_here() -> Graph:
     try:
         return locks.parse(path.read_bytes()) if path.exists() else Graph({})
     except UserError as error:
-        way = f"`{RESTORE} {locks.LOCK}` restores the committed one"
+        way = f"`{git.RESTORE} {locks.LOCK}` restores the committed one"
         raise UserError(f"{error}\n{way}") from error
 
 
@@ -160,19 +161,51 @@ def is_lock_lost() -> bool:
     return not Path(locks.LOCK).exists() and bool(git.objects(["HEAD"], locks.LOCK))
 
 
+def made_here(found: Status) -> dict[str, list[Change]]:
+    """The stages whose results are up to date and not those of HEAD.
+
+    Each has the changes, since HEAD, of its command, its parameters and the files that no stage
+    makes. found: the differences from the lock here.
+    """
+    if not edited(locks.LOCK):
+        return {}
+    before = head().lock().stages
+    stale = {stage.address for stage in found.stages}
+    return {
+        name: [
+            change
+            for change in changes.of_stage(
+                before.get(name, LockedStage(name, "", {}, {}, {})), stage
+            )
+            if change.kind != "file" or not found.wanted.makers(change.name)
+        ]
+        for name, stage in locked_here().stages.items()
+        if name not in stale and stage != before.get(name)
+    }
+
+
+def edited(*places: str) -> list[str]:
+    """The files in Git's index or HEAD that differ from HEAD."""
+    return git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *places)
+
+
 def summary(
-    differences: Iterable[Difference], run: bool = False, fits: int = 0, way: str = ""
+    differences: Iterable[Difference],
+    where: str = "",
+    run: bool = False,
+    fits: int = 0,
+    way: str = "",
 ) -> str:
     """A sentence: how many files differ from the commit, and what to do about them.
 
-    differences: of all files; run: whether a run in a clone made them, so that there is nothing to
-    do; fits: how many of the differences compare the weights of a fit instead of a file; way: what
-    to do, by default the commands that restore the files.
+    differences: of all files; where: which files these are, in words; run: whether a run in a clone
+    made them, so that there is nothing to do; fits: how many of the differences compare the weights
+    of a fit instead of a file; way: what to do, by default the commands that restore the files.
     """
     verdicts = {each.path: each.verdict for each in differences}
     apart = [path for path, verdict in verdicts.items() if verdict is not Verdict.IDENTICAL]
     worst = max(verdicts.values(), default=Verdict.IDENTICAL)
-    whole = count(len(verdicts) - fits, "file")
+    whole = f"{count(len(verdicts) - fits, 'file')} {where}".rstrip()
     whole += f" and the weights of {count(fits, 'fit')}" if fits else ""
     if not apart:
         again = "the committed bytes were made again" if run else "these are the committed bytes"
@@ -190,12 +223,12 @@ def summary(
 def _restored(files: list[str]) -> str:
     """The smallest commands that give these files their committed content, in a sentence."""
     kept = head().ids(*files)
-    edited = {*git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *files)}
+    differ = {*edited(*files)}
     # Committed files, and outs that are folders of them, that are not what the lock says.
     wrong = {
         file
         for file in files
-        if file not in edited and any(f"{path}/".startswith(f"{file}/") for path in kept)
+        if file not in differ and any(f"{path}/".startswith(f"{file}/") for path in kept)
     }
     if wrong == {*files}:
         return "`kmnist check` names the commands that make it again"
@@ -205,7 +238,7 @@ def _restored(files: list[str]) -> str:
     commands = [
         f"`{command} {shlex.join(_few(found))}`"
         for command, found in {
-            RESTORE: of_git,
+            git.RESTORE: of_git,
             CLEAN: new,
             "dvc checkout --force": set(files) - of_git - new,
         }.items()
@@ -316,7 +349,7 @@ def pinned() -> dict[str, str]:
         if library in found:
             raise UserError(
                 f"{PINS}: {name}=={version}: {library} is there twice, first as "
-                f"{found[library]}; remove one of them, or `{RESTORE} {PINS}`"
+                f"{found[library]}; remove one of them, or `{git.RESTORE} {PINS}`"
             )
         found[library] = version
     return {name: _public(version) for name, version in found.items()}

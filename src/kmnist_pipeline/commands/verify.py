@@ -58,7 +58,8 @@ class Result:
     """The comparison with the evidence of a commit.
 
     receipt: of the run that made the compared files; None if they are those of the workspace.
-    fits: how many of the comparisons are of the weights of a fit, not of a file.
+    fits: how many of the comparisons are of the weights of a fit, not of a file; way: what to do
+    about differences, by default the commands that restore the files.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
     receipt: receipts.Statement | None = None
     fits: int = 0
+    way: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -97,7 +99,8 @@ class Result:
         found = (d for stage in self.stages for d in stage.differences)
         stale = any(stage.stale for stage in self.stages)
         end = "; but not everything is up to date, see above" if stale else ""
-        yield status.summary(found, made, self.fits) + end
+        where = "" if made else f"{status.IN_GIT} and outs in DVC's cache"
+        yield status.summary(found, where, made, self.fits, self.way) + end
 
 
 def rerun(target: str | None = None) -> Result:
@@ -348,7 +351,7 @@ def _machine(details: bytes) -> dict[str, Any]:
 
 
 def _explained(checked: list[Checked], lock: Graph, environments: list[list[str]]) -> list[Checked]:
-    """Add the likely causes of differences, beside a stale lock: inputs, machine and libraries."""
+    """Add the likely causes of differences: inputs, machine and libraries (not a stale lock)."""
     anywhere = list(dict.fromkeys(line for lines in environments for line in lines)) or _versions()
     apart = {each.address for each in checked if each.of_files is not Verdict.IDENTICAL}
     for each, own in zip(checked, environments, strict=True):

@@ -19,6 +19,7 @@ from kmnist_pipeline.config import grid, rules
 from kmnist_pipeline.config.node import ConfigError
 from kmnist_pipeline.config.schema import Config, Loop
 from kmnist_pipeline.config.training import Experiment, Study
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.families import modules
 from kmnist_pipeline.families.modules import PACKAGE
 
@@ -57,6 +58,7 @@ def of(config: Config) -> dict[str, dict[str, Any]]:
         found["tune"][name] = {**about, "code": _trained(name, used[name], "tune")}
     for name, about in rules.models_of(config).items():
         shown = {key: about[key] for key in ("dataset", "report")}
+        shown["held_out"] = _held_out(about, used[name][0])
         found["evaluate"][name] = {**shown, "code": _measured(name, used[name])}
     for name, conditions in config.conditions.items():
         about = {"dataset": conditions.dataset, "report": conditions.report}
@@ -65,17 +67,28 @@ def of(config: Config) -> dict[str, dict[str, Any]]:
     for name, suspects in config.suspects.items():
         about = {"dataset": suspects.dataset, "experiment": suspects.experiment}
         base = experiments[suspects.experiment]
-        code = _trained(name, [base, _changed(base, suspects.trial)], "suspects")
+        code = _trained(name, [base, _changed(base, suspects.changes)], "suspects")
         found["suspects"][name] = {**about, "code": code}
     for name, loop in config.loops.items():
         found["loop"][name] = {"dataset": loop.dataset, "code": _trained(name, [loop], "loop")}
     for name, faults in config.faults.items():
-        bases = {n: _changed(each, faults.trial) for n, each in faults.experiments.items()}
+        bases = {n: _changed(each, faults.changes) for n, each in faults.experiments.items()}
         tried = [_tried(n, study, bases[study.base]) for n, study in faults.studies.items()]
         code = _trained(name, itertools.chain(bases.values(), *tried), "faults")
         found["faults"][name] = {"dataset": faults.dataset, "code": code}
     items = {model: {"dataset": dataset} for dataset, model in config.weights.items()}
     return {**found, "weights": items}
+
+
+def _held_out(about: dict[str, str], experiment: Experiment) -> str:
+    """The file with the predictions that `evaluate` reads for images that were held out.
+
+    Most models have none: they name again a file that the stage depends on anyway.
+    """
+    name = getattr(experiment.validation, "folds_of", None)
+    if name and about["kind"] == "experiment":
+        return paths.out_of_fold(name)
+    return paths.processed(about["dataset"])
 
 
 def _changed(base: Experiment, trial: dict[str, Any]) -> Experiment:

@@ -26,8 +26,8 @@ from kmnist_pipeline.errors import UserError
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 NAMED = "lower-case words joined by '_' that begin with a letter"
-# Names that mean something else: words of YAML and Hydra; files that are no item of their own; and
-# folders of the evidence that are beside those of the models of a report.
+# Names that mean something else: words of YAML and Hydra; files that are not items; and
+# folders of the evidence that are next to those of the models of a report.
 TAKEN = {
     *("null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"),
     *("none", "base"),

@@ -223,6 +223,23 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
             raise refused(f"{key}.validation.ensemble", True, "null for a siamese network")
     if isinstance(validation, NoValidation):
         check_unvalidated(key, experiment.trainer)
+        _check_folds_of(f"{key}.validation.folds_of", experiment, config)
+
+
+def _check_folds_of(key: str, experiment: Experiment, config: Config) -> None:
+    """Refuse another experiment than one that trains the same network on folds."""
+    name = experiment.validation.folds_of
+    if name is None:
+        return
+    same = attrgetter("dataset", "classes", "subset", "model", "optimizer", "trainer")
+    known = [
+        other
+        for other, folded in config.experiments.items()
+        if isinstance(folded.validation, KFold) and same(folded) == same(experiment)
+    ]
+    if name not in known or not isinstance(experiment.model, CnnModel):
+        allowed = "an experiment with the same network, optimizer, trainer and images, on folds"
+        raise refused(key, name, allowed + (f": {', '.join(known)}" if known else ""))
 
 
 def _check_study(key: str, study: Study, config: Config) -> None:
@@ -265,8 +282,12 @@ def _check_conditions(key: str, name: str, conditions: Conditions, config: Confi
     of_model = {"dataset": base.dataset, "report": base.report, "family": base.model.family}
     for part, value in of_model.items():
         _one_of(getattr(conditions, part), [value], f"{key}.{part}")
-    if isinstance(base.validation, NoValidation) or base.model.family != "cnn":
-        allowed = "a network with validation, because only that has a confidence threshold"
+    held_out = getattr(base.validation, "folds_of", base.validation)
+    if held_out is None or base.model.family != "cnn":
+        allowed = (
+            "a network with validation, or with validation.folds_of, because only that has a "
+            "confidence threshold"
+        )
         raise refused(f"{key}.model", name, allowed)
 
 
@@ -288,14 +309,14 @@ def _check_suspects(name: str, suspects: Suspects, config: Config) -> None:
     _one_of(suspects.dataset, [config.reports[name].dataset], f"{key}.dataset")
     _one_of(suspects.dataset, [base.dataset], f"{key}.dataset")
     _one_of(suspects.family, [base.model.family], f"{key}.family")
-    changed = _applied(base.model_dump(), suspects.trial, f"{key}.trial")
-    trial = typed(f"{key}.trial", changed, Experiment)
-    _check_experiment(f"{key}.trial", trial, config)
+    changed = _applied(base.model_dump(), suspects.changes, f"{key}.changes")
+    again = typed(f"{key}.changes", changed, Experiment)
+    _check_experiment(f"{key}.changes", again, config)
     kept = attrgetter("report", "dataset", "classes", "subset", "model.family")
-    if kept(trial) != kept(base):
+    if kept(again) != kept(base):
         allowed = "other keys than report, dataset, classes, subset and model.family"
-        raise refused(f"{key}.trial", suspects.trial, allowed)
-    for where, experiment in ((f"{key}.experiment", base), (f"{key}.trial", trial)):
+        raise refused(f"{key}.changes", suspects.changes, allowed)
+    for where, experiment in ((f"{key}.experiment", base), (f"{key}.changes", again)):
         if not isinstance(experiment.validation, KFold):
             allowed = "an experiment with kfold validation, because each image needs a prediction"
             raise refused(where, suspects.experiment, allowed)
@@ -329,9 +350,9 @@ def _check_report(key: str, report: Report, config: Config) -> None:
 
 
 def _asked(
-    key: str, asked: Readings | Faults, trial: dict[str, Any], config: Config
+    key: str, asked: Readings | Faults, changes: dict[str, Any], config: Config
 ) -> dict[str, Experiment]:
-    """All experiments and trials of readings or faults, changed by `trial`, by their dotted keys.
+    """All experiments and trials of readings or faults, with `changes`, by their dotted keys.
 
     They may be written there, so they are checked like those of `config`.
     """
@@ -343,8 +364,8 @@ def _asked(
     found = {}
     for name, base in asked.experiments.items():
         where = f"{key}.experiments.{name}"
-        changed = _applied(base.model_dump(), trial, f"{key}.trial") if trial else base
-        found[where] = typed(where, changed, Experiment) if trial else base
+        changed = _applied(base.model_dump(), changes, f"{key}.changes") if changes else base
+        found[where] = typed(where, changed, Experiment) if changes else base
     for name, study in asked.studies.items():
         where = f"{key}.studies.{name}"
         _one_of(study.base, asked.experiments, f"{where}.base")
@@ -389,7 +410,7 @@ def _check_readings(key: str, readings: Readings, config: Config) -> None:
 
 def _check_faults(key: str, faults: Faults, config: Config) -> None:
     """Refuse faults that cannot be put into the models of the study."""
-    asked = _asked(key, faults, faults.trial, config)
+    asked = _asked(key, faults, faults.changes, config)
     if not faults.catalogue:
         raise refused(f"{key}.catalogue", {}, "at least one fault")
     if CLEAN in faults.catalogue:

@@ -38,7 +38,7 @@ from kmnist_pipeline.config.training import (
 )
 
 
-class Part(Node):
+class FilePair(Node):
     """One pair of IDX files, `<name>-images-idx3-ubyte` and `<name>-labels-idx1-ubyte`."""
 
     name: str = Field(pattern="^[A-Za-z0-9_-]+$")
@@ -69,16 +69,16 @@ class PublishedDataset(Dataset):
     """Grey images in IDX files, and the sources of these files.
 
     The images have the order of `parts`; a split by files takes the first part for training and
-    the second for test. `parts` is a list, because DVC notices a changed order of a list, but not
+    the second for test. `parts` is a list, because DVC detects a changed order of a list, but not
     of a map.
     """
 
-    parts: list[Part]
+    parts: list[FilePair]
     sources: list[str]
     split: Split
 
 
-class Content(Node):
+class ImportedFile(Node):
     """The file of an imported dataset, its digest, and its numbers of training and test images."""
 
     file: str = Field(pattern=r"^data/imported/[a-z0-9_]+\.npz$")
@@ -90,7 +90,7 @@ class Content(Node):
 class ImportedDataset(Dataset):
     """Images that `kmnist import` has put into one file, which DVC tracks."""
 
-    imported: Content
+    imported: ImportedFile
 
 
 def _dataset(node: Any) -> Dataset:
@@ -116,7 +116,7 @@ class Suspects(Node):
     """The search for wrong labels with an experiment's out-of-fold predictions.
 
     `shown` suspects are drawn. To measure the search, the experiment is trained again, with the
-    changes of `trial`, while `swapped` labels are wrong on purpose: they are counted among the
+    `changes`, while `swapped` labels are wrong on purpose: they are counted among the
     first suspects, as many as each of `ranks` says.
     """
 
@@ -125,7 +125,7 @@ class Suspects(Node):
     swapped: Count
     ranks: list[Count]
     seed: Seed
-    trial: dict[str, Any]
+    changes: dict[str, Any]
     dataset: str
     family: str
 
@@ -248,9 +248,9 @@ FAULTS: dict[str, type[Node]] = {
 
 
 class Faults(Node):
-    """A study of what the claims of a report would notice.
+    """A study of what the claims of a report would detect.
 
-    `trial` changes every experiment, such as to fewer images; `budget` tells this to people.
+    `changes` are made to every experiment, such as to fewer images; `budget` tells this to people.
     All experiments are of one `family`.
     """
 
@@ -260,7 +260,7 @@ class Faults(Node):
     catalogue: dict[Item, Annotated[Any, kinds("act", FAULTS)]]
     experiments: dict[Item, Experiment]
     studies: dict[Item, Study]
-    trial: dict[str, Any]
+    changes: dict[str, Any]
 
 
 class Report(Node):

@@ -15,6 +15,7 @@ from pydantic_core.core_schema import literal_schema
 
 from kmnist_pipeline.config.node import (
     Count,
+    Item,
     Label,
     Node,
     Seed,
@@ -178,9 +179,14 @@ class Holdout(Node):
 
 
 class NoValidation(Node):
-    """The model is trained on all training images; nothing is held out."""
+    """The model is trained on all training images; nothing is held out.
+
+    `folds_of`: an experiment that trains the same network on folds of these images. What its models
+    predict for the images that they have not seen calibrates the confidence of this one.
+    """
 
     method: str
+    folds_of: Item | None = None
 
 
 VALIDATIONS: dict[str, type[Node]] = {
@@ -237,11 +243,11 @@ def _listed_or_between(values: Any) -> Any:
     return values
 
 
-class Search(Node):
+class SearchSettings(Node):
     """Trials that Optuna proposes, in `rounds` of `size`: see `fits/search.py`.
 
     `space` has a list of values or a range for each changed key. After each of the epochs in
-    `rungs` one trial of `reduction` goes on. `seed` is that of the proposals.
+    `rungs` one trial of `reduction` continues. `seed` is that of the proposals.
     """
 
     seed: Seed
@@ -266,7 +272,7 @@ class Study(Node):
     family: str
     points: list[dict[str, Any]]
     product: dict[str, list[Any]]
-    search: Search | None = None
+    search: SearchSettings | None = None
     trial: dict[str, Any]
     retrain: bool
     seeds: list[Seed] | None
@@ -322,7 +328,7 @@ def check_size(key: str, model: Any, shape: Sequence[int]) -> None:
         raise refused(f"{key}.model.family", "cnn", allowed)
 
 
-def check_search(key: str, search: Search, trials: list[Experiment]) -> None:
+def check_search(key: str, search: SearchSettings, trials: list[Experiment]) -> None:
     """Refuse a search without values, or with rungs that no trial reaches."""
     if not trials:
         raise refused(f"{key}.space", search.space, "at least one key with its values")

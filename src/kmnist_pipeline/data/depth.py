@@ -1,6 +1,6 @@
-"""What `pictures` does not see in a PNG: 16 bits for each colour, and several frames.
+"""PNG files that Pillow would read with a loss: 16 bits for each colour, or several frames.
 
-Of 16 bits Pillow keeps only the high ones, except of plain grey.
+Of 16 bits Pillow keeps only the high 8, except in plain grey.
 """
 
 from __future__ import annotations

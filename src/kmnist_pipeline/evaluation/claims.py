@@ -5,7 +5,7 @@ with mean m and standard deviation sd its prediction interval is m +- t sd sqrt(
 Student's t for the degrees of freedom of sd. If the split or subset is unknown too, the publication
 may have measured other images. Then the half-width is sqrt(a^2 + b^2), with a as above and b for
 the sampling error of a rate over n images, z sqrt(m (1 - m) / n). The confidence is at least the
-stated one, also if the images were the same. The interval depends on what the publication leaves
+stated one, even if the images were the same. The interval depends on what the publication leaves
 unknown, never on the outcome. A deterministic fit on a fixed split has no interval.
 
 The column `spread` names models of the same kind whose standard deviations are pooled, because each

@@ -15,7 +15,7 @@ from kmnist_pipeline.data import streams
 from kmnist_pipeline.errors import UserError
 
 PARTS, CHOICE = 7, 8  # the purposes of the random streams
-GUIDED, RANDOM = "least_sure_first", "at_random"
+GUIDED, RANDOM = "least_confident_first", "at_random"
 WAYS = (GUIDED, RANDOM)
 
 
@@ -42,8 +42,8 @@ def parts(n: int, settings: dict[str, Any], seed: int) -> Parts:
 def choose(way: str, probabilities: np.ndarray, count: int, seed: int, number: int) -> np.ndarray:
     """The places (count,) of the images to label next among those waiting.
 
-    probabilities: (M, C) of the waiting images. Least sure first means the lowest probability of
-    the predicted class; at random is drawn by the seed and the number of the round.
+    probabilities: (M, C) of the waiting images. Least confident first means the lowest probability
+    of the predicted class; at random is drawn by the seed and the number of the round.
     """
     if way == RANDOM:
         return streams.generator(seed, CHOICE, number).permutation(len(probabilities))[:count]

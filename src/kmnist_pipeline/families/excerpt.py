@@ -13,7 +13,7 @@ def of(content: bytes, path: str) -> bytes:
 
     content: a whole model file; path: where the part goes. The part has the weights of the kept
     fold, or of all folds of an ensemble. So its predictions are those of the whole file. Raises
-    ModelFileError if the content is no model file, and UserError if the part has more than LIMIT
+    ModelFileError if the content is not a model file, and UserError if the part has more than LIMIT
     bytes.
     """
     tensors, about = file.decode(content)

@@ -51,7 +51,7 @@ def tampered(
     """An experiment with a fault; None if the fault changes nothing that the experiment has.
 
     images: see `together`; n_train: how many of them are training images; fault:
-    NONE for none. Raises UserError for a share that is no image.
+    NONE for none. Raises UserError for a share that selects no image.
     """
     act = fault["act"]
     if act in SETTINGS:
@@ -110,8 +110,8 @@ def _part(rng: np.random.Generator, rows: np.ndarray, fault: Mapping[str, Any]) 
     share, n = fault["share"], len(rows)
     if not round(n * share):
         raise UserError(
-            f"share={share} of the fault “{fault['says']}”: must be larger, because it is none of "
-            f"{n} images"
+            f"share={share} of the fault “{fault['says']}”: must be larger, because it selects "
+            f"none of {n} images"
         )
     return rng.permutation(rows)[: round(n * share)]
 

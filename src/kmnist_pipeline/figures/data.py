@@ -248,7 +248,7 @@ def pca_scatter(
 
 
 def colouring(classes: int) -> str:
-    """How `pca_scatter` tells so many classes apart, in words."""
+    """How `pca_scatter` distinguishes this many classes, in words."""
     if classes <= canvas.MANY:
         return "coloured by class"
     repeated = f", in {10 * SHADES} colours that repeat" if classes > 10 * SHADES else ""

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from kmnist_pipeline.figures import canvas, labels
 
-MOST_CONFUSIONS = 20  # listed beside the confusion matrix of many classes
+MOST_CONFUSIONS = 20  # listed next to the confusion matrix of many classes
 STEPS = 8  # of the colours of small cells
 MOST_SCORES = 50  # classes with scores in one figure
 
@@ -71,7 +71,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
     It is Fig. 3-5 in kmnist_cnn and 4.7 in mnist_logistic. counts: (C, C) integers. The colour is
     the share of the row, on a square-root scale, so that rare confusions are visible. Where the
     cells are too small for counts, colours have steps, so that a single image is visible, and the
-    most frequent confusions are listed beside the matrix.
+    most frequent confusions are listed next to the matrix.
     """
     classes, many = len(names), len(names) > canvas.MANY
     cell = 110 if classes <= 4 else 70 if classes <= 12 else 54
@@ -117,7 +117,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
 
 
 def cells(classes: int) -> str:
-    """What `confusion_matrix` shows of so many classes, in words."""
+    """What `confusion_matrix` shows for this many classes, in words."""
     axes = "rows are true, columns predicted classes"
     if classes <= canvas.MANY:
         return f"in counts; {axes}"

@@ -1,7 +1,7 @@
 """The search of a study: Optuna proposes points, and successive halving ends most trials early.
 
 A round asks for `size` points. Their trials are trained to the first of the `rungs`; the best of
-them go on to the next one, and so on, and those that are left are trained to the end. Optuna learns
+them continue to the next one, and so on, and the last ones are trained to the end. Optuna learns
 the results between two rounds. So the points depend on the size of a round, not on the number of
 workers or on which of them is faster. After the last round, the best trial is trained again as the
 base experiment says.
@@ -44,7 +44,7 @@ class Search:
         )
         self._optuna = optuna.create_study(direction="maximize", sampler=sampler)
         self._asked: dict[str, list[optuna.Trial]] = {}  # in this round, by trial name
-        self._alive: list[str] = []  # the trials of this round that go on
+        self._alive: list[str] = []  # the trials of this round that continue
         self._round, self._rung = 0, 0
         self._finished: dict[str, float] = {}  # validation accuracy of trials trained to the end
 

@@ -17,9 +17,9 @@ from kmnist_pipeline.importing.source import (
     LABELS,
     LARGEST,
     SPLITS,
+    ImportSourceError,
     Part,
     Source,
-    SourceError,
     named,
     one_each,
     pixels_of,
@@ -43,7 +43,7 @@ def read(files: list[Path], kind: str, size: tuple[int, int] | None) -> Source:
     """The images and labels of NPZ or IDX files.
 
     The name of an array or file says what it has, such as `train-images`, `y_test` or `labels`. An
-    array `classes`, or a file `*classmap.csv` beside the NPZ files, has the names of the classes.
+    array `classes`, or a file `*classmap.csv` in the same folder, has the names of the classes.
     """
     found: Found = {}
     names = None
@@ -58,18 +58,18 @@ def read(files: list[Path], kind: str, size: tuple[int, int] | None) -> Source:
     for (what, word), (where, array) in found.items():
         other = "labels" if what == "images" else "images"
         if (other, word) not in found:
-            raise SourceError(f"{where}: has {what}, but {_no(other, word, files)}")
+            raise ImportSourceError(f"{where}: has {what}, but {_no(other, word, files)}")
         if what == "labels":
             continue
         place, labels = found["labels", word]
         images = pixels_of(array, where, size)
         if len(labels) != len(images):
-            raise SourceError(f"{place}: has {len(labels)} labels for {len(images)} images")
+            raise ImportSourceError(f"{place}: has {len(labels)} labels for {len(images)} images")
         numbered = [f"{where}[{number}]" for number in range(len(images))]
         split = None if word is None else SPLITS[word]
         parts.append(Part(split, images, named(labels, names, place), numbered))
     if not parts:
-        raise SourceError(f"{shown(files[0])}: {_no('images', None, files)}")
+        raise ImportSourceError(f"{shown(files[0])}: {_no('images', None, files)}")
     return Source(f"{kind} of images and labels", True, one_each(parts), names)
 
 
@@ -90,7 +90,9 @@ def _add(found: Found, file: Path, name: str, array: np.ndarray) -> None:
             if known & {*words(text)}:
                 key = (what, split_word(name) or split_word(file.name))
                 if key in found:
-                    raise SourceError(f"{where}: is also in {found[key][0]}; remove one of them")
+                    raise ImportSourceError(
+                        f"{where}: is also in {found[key][0]}; remove one of them"
+                    )
                 found[key] = (where, array)
                 return
 
@@ -110,14 +112,16 @@ def _arrays(file: Path, kind: str) -> Iterator[tuple[str, np.ndarray]]:
         with np.load(file, allow_pickle=False) as arrays:
             for name in arrays.files:
                 if not isinstance(array := arrays[name], np.ndarray):
-                    raise SourceError(f"{shown(file)}: {printable(name)}: is no array of NumPy")
+                    raise ImportSourceError(
+                        f"{shown(file)}: {printable(name)}: is not a NumPy array"
+                    )
                 yield name, array
-    except SourceError:
+    except ImportSourceError:
         raise
     except UserError as error:
-        raise SourceError(f"{shown(file)}: {error}") from error
+        raise ImportSourceError(f"{shown(file)}: {error}") from error
     except Exception as error:  # decoders raise anything
-        raise SourceError(f"{shown(file)}: broken {kind}: {error}") from error
+        raise ImportSourceError(f"{shown(file)}: broken {kind}: {error}") from error
 
 
 def _class_map(file: Path) -> list[str]:
@@ -127,7 +131,7 @@ def _class_map(file: Path) -> list[str]:
             rows = list(csv.DictReader(text))
         names = {int(row["index"]): str(row["char"]) for row in rows}
     except (csv.Error, UnicodeDecodeError, KeyError, TypeError, ValueError):
-        raise SourceError(f"{shown(file)}: needs the columns index and char") from None
+        raise ImportSourceError(f"{shown(file)}: needs the columns index and char") from None
     if [*names] != [*range(len(names))]:
-        raise SourceError(f"{shown(file)}: the column index must count from 0")
+        raise ImportSourceError(f"{shown(file)}: the column index must count from 0")
     return [*names.values()]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from kmnist_pipeline.data import depth, pictures
 from kmnist_pipeline.data.reviews import EXCLUDED
-from kmnist_pipeline.importing.source import Source, SourceError, reason, require_fits, shown
+from kmnist_pipeline.importing.source import ImportSourceError, Source, reason, require_fits, shown
 
 SHARE = 0.2  # of test images, if the source has no split
 FEW = 3  # examples in a message
@@ -87,8 +87,8 @@ def prepare(source: Source, options: Options) -> Content:
     """The content of the dataset that a source gives.
 
     Names of classes are compared and written in the form NFC of Unicode: macOS writes another one.
-    Raises SourceError if the images have no common size, if two names of classes differ only in
-    case, and if a class lacks training or test images.
+    Raises ImportSourceError if the images have no common size, if two names of classes differ only
+    in case, and if a class lacks training or test images.
     """
     names = [name for part in source.parts for name in part.names]
     given = [_nfc(label) for part in source.parts for label in part.labels]
@@ -105,7 +105,7 @@ def prepare(source: Source, options: Options) -> Content:
     for part, rows in (("training", train), ("test", test)):
         counts = np.bincount(labels[rows], minlength=len(classes))
         if missing := [name for name, count in zip(classes, counts, strict=True) if not count]:
-            raise SourceError(
+            raise ImportSourceError(
                 f"class {_listed(missing)} has no {part} images; add some, or split all images "
                 f"again, as `--test-share {SHARE}`"
             )
@@ -143,7 +143,7 @@ def stratified(
         rows = np.flatnonzero(labels == label)
         distinct, of = np.unique(rank[rows], return_inverse=True)
         if len(distinct) < 2:
-            raise SourceError(
+            raise ImportSourceError(
                 f"class {name} has only {len(distinct)} distinct image; it needs at least 2, one "
                 f"for training and one for test{hint}"
             )
@@ -168,39 +168,41 @@ def _classes(
         listed = [*chosen]
     if missing := sorted(found - {*listed}, key=_natural):
         if chosen is not None:
-            raise SourceError(f"--classes: lacks the class {_listed(missing)} of the source")
-        raise SourceError(
+            raise ImportSourceError(f"--classes: lacks the class {_listed(missing)} of the source")
+        raise ImportSourceError(
             f"{example[missing[0]]}: the class {missing[0]} is none of those that the source "
             f"names: {_listed(listed)}"
         )
     if empty := [name for name in listed if name not in found]:
         if chosen is not None:
-            raise SourceError(
+            raise ImportSourceError(
                 f"--classes: the source has no images of class {_listed(empty)}; remove its line"
             )
-        raise SourceError(f"class {_listed(empty)} has no images; `--classes` can leave it out")
+        raise ImportSourceError(
+            f"class {_listed(empty)} has no images; `--classes` can leave it out"
+        )
     shown_names = [chosen[name] if chosen else name for name in listed]
     seen = dict[str, str]()
     for name, given in zip(shown_names, listed, strict=True):
         where = f"{example[given]}: class {name!r}"
         if not name.strip() or not name.isprintable() or "${" in name or name.startswith("#"):
-            raise SourceError(
+            raise ImportSourceError(
                 f"{where}: the name must be text in one line, without ${{, and not begin with #; "
                 "rename it, in the source or by `--classes`"
             )
         if name == EXCLUDED:
-            raise SourceError(
+            raise ImportSourceError(
                 f"{where}: reviews use this name for images that are left out; rename it, in the "
                 "source or by `--classes`"
             )
         if (folded := name.strip().casefold()) in seen:
-            raise SourceError(
+            raise ImportSourceError(
                 f"the classes {seen[folded]} and {name} differ at most in case; rename one, in the "
                 "source or by `--classes`"
             )
         seen[folded] = name
     if len(listed) < 2:
-        raise SourceError(
+        raise ImportSourceError(
             f"there is one class, {listed[0]}; a dataset needs two or more{source.hint}"
         )
     return shown_names, {name: label for label, name in enumerate(listed)}
@@ -229,7 +231,7 @@ def _images(source: Source, names: list[str], options: Options) -> np.ndarray:
         example = {image.shape[:2]: name for image, name in zip(each, names, strict=True)}
         some = [f"{h}x{w} ({n}, such as {example[h, w]})" for (h, w), n in sizes.most_common(FEW)]
         height, width = sizes.most_common(1)[0][0]
-        raise SourceError(
+        raise ImportSourceError(
             f"the images have {len(sizes)} sizes, height x width: {', '.join(some)}; give one to "
             f"scale them to, as `--size {height}x{width}`"
         )
@@ -255,12 +257,14 @@ def read_classes(file: Path) -> dict[str, str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"--classes: {shown(file)}: cannot be read: {reason(error)}") from error
+        raise ImportSourceError(
+            f"--classes: {shown(file)}: cannot be read: {reason(error)}"
+        ) from error
     found: dict[str, str] = {}
     for row in _rows(text):
         name = row[0].strip()
         if len(row) > 2 or name in found:
-            raise SourceError(
+            raise ImportSourceError(
                 f"--classes: {shown(file)}: {','.join(row)}: must be CLASS or CLASS,NAME, each "
                 'class once; a name with a comma needs quotes, as "a, b"'
             )

@@ -29,7 +29,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Difference:
+class VersionDifference:
     """What a new version changes.
 
     added, removed: number of images by class; relabelled: by old and new class; moved: the number
@@ -90,7 +90,7 @@ def version(
     return Version(digests(images), places, numbered, images.shape[1:], classes)
 
 
-def between(old: Version, new: Version) -> Difference:
+def between(old: Version, new: Version) -> VersionDifference:
     """Compare two versions: images of equal pixels are the same image.
 
     A class is renamed if most of its images are in one class whose name is new, and the reverse.
@@ -131,7 +131,7 @@ def between(old: Version, new: Version) -> Difference:
         form.append(f"classes renamed: {_some(pairs)}")
     if old.classes != new.classes:
         form.append(f"classes: {_classes(old.classes, new.classes)}")
-    return Difference(added, removed, relabelled, moved, dict(examples), form)
+    return VersionDifference(added, removed, relabelled, moved, dict(examples), form)
 
 
 def _renamed(old: Version, new: Version) -> dict[str, str]:

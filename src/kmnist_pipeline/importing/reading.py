@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kmnist_pipeline.data import pictures
 from kmnist_pipeline.importing import arrays, folders, tables
-from kmnist_pipeline.importing.source import Source, SourceError, shown
+from kmnist_pipeline.importing.source import ImportSourceError, Source, shown
 
 KINDS = "a folder with one sub-folder for each class, NPZ, IDX, CSV or Parquet"
 GZIP = b"\x1f\x8b"
@@ -17,17 +17,17 @@ GZIP = b"\x1f\x8b"
 def read(source: Path, size: tuple[int, int] | None) -> Source:
     """The images and labels of a folder or file. size: of images that are rows of pixels.
 
-    Raises SourceError, which names the file and the reason, for what cannot be read.
+    Raises ImportSourceError, which names the file and the reason, for what cannot be read.
     """
     if not source.exists():
-        raise SourceError(f"{shown(source)}: there is no such file or folder")
+        raise ImportSourceError(f"{shown(source)}: there is no such file or folder")
     if not (source.is_file() or source.is_dir()):
-        raise SourceError(f"{shown(source)}: is no regular file and no folder")
+        raise ImportSourceError(f"{shown(source)}: is neither a regular file nor a folder")
     if source.is_file():
         return _of_kind(_kind(source), [source], source.parent, size)
     files = _files(source)
     kinds = {file: _kind(file) for file in files}
-    # What lies among the pictures of a class is no table, but a file too many.
+    # A file among the images of a class is not a table, but a misplaced file.
     classes = {file.parent for file in files if kinds[file] == "picture"} - {source}
     for kind in ("NPZ", "IDX", "Parquet"):
         if chosen := [f for f in files if kinds[f] == kind and f.parent not in classes]:
@@ -36,7 +36,7 @@ def read(source: Path, size: tuple[int, int] | None) -> Source:
         return folders.read(source)
     if chosen := [file for file in files if kinds[file] == "CSV"]:
         return _of_kind("CSV", chosen, source, size)
-    raise SourceError(f"{shown(source)}: is neither {KINDS}")
+    raise ImportSourceError(f"{shown(source)}: is not a known source; known are {KINDS}")
 
 
 def _of_kind(
@@ -50,12 +50,12 @@ def _of_kind(
         case "CSV":
             return tables.read_csv(files, size)
         case "picture":
-            raise SourceError(f"{shown(files[0])}: is one image; give a folder of classes")
+            raise ImportSourceError(f"{shown(files[0])}: is one image; give a folder of classes")
         case "ZIP":
-            raise SourceError(
+            raise ImportSourceError(
                 f"{shown(files[0])}: is a ZIP archive; unpack it, and give the folder"
             )
-    raise SourceError(f"{shown(files[0])}: is neither {KINDS}")
+    raise ImportSourceError(f"{shown(files[0])}: is not a known source; known are {KINDS}")
 
 
 def _files(source: Path) -> list[Path]:

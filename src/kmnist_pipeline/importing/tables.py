@@ -20,9 +20,9 @@ from kmnist_pipeline.data import depth, pictures
 from kmnist_pipeline.importing.source import (
     LABELS,
     SPLITS,
+    ImportSourceError,
     Part,
     Source,
-    SourceError,
     one_each,
     reason,
     require_fits,
@@ -39,9 +39,9 @@ PIXEL = re.compile(r"\s*[0-9]{1,9}\s*", re.ASCII)
 def read_csv(files: list[Path], size: tuple[int, int] | None) -> Source:
     """Rows of a label and pixels from 0 to 255, with or without a header.
 
-    The label is in the column `label`, or in the first one. Raises SourceError, which names file
-    and line, for a row that has another number of pixels, or something else as a pixel, and for a
-    first line that may be a header or an image.
+    The label is in the column `label`, or in the first one. Raises ImportSourceError, which names
+    file and line, for a row that has another number of pixels, or a cell that is not a pixel, and
+    for a first line that may be a header or an image.
     """
     parts = [_csv(file, size) for file in files]
     labelled = "the column `label`, or of the first one if no header names it"
@@ -63,25 +63,27 @@ def _csv(file: Path, size: tuple[int, int] | None) -> Part:
                     header, column = row, _label_column(row) or 0
                     continue
                 if column >= len(row):
-                    raise SourceError(f"{where}: has {len(row)} cells, but no label")
+                    raise ImportSourceError(f"{where}: has {len(row)} cells, but no label")
                 label = row.pop(column).strip()
                 if not label:
-                    raise SourceError(f"{where}: the cell of the label, {column}, is empty")
+                    raise ImportSourceError(f"{where}: the cell of the label, {column}, is empty")
                 width = width or len(row)
                 if len(row) != width:
-                    raise SourceError(f"{where}: has {len(row)} pixels, and lines above {width}")
+                    raise ImportSourceError(
+                        f"{where}: has {len(row)} pixels, and lines above {width}"
+                    )
                 rows += _pixels(row, where)
                 labels.append(label)
                 names.append(where)
                 require_fits(len(rows), shown(file))
     except csv.Error as error:
-        raise SourceError(f"{shown(file)}, line {reader.line_num}: {error}") from error
+        raise ImportSourceError(f"{shown(file)}, line {reader.line_num}: {error}") from error
     except UnicodeDecodeError as error:
-        raise SourceError(f"{shown(file)}: is not UTF-8: {error}") from error
+        raise ImportSourceError(f"{shown(file)}: is not UTF-8: {error}") from error
     except (OSError, EOFError) as error:
-        raise SourceError(f"{shown(file)}: cannot be read: {reason(error)}") from error
+        raise ImportSourceError(f"{shown(file)}: cannot be read: {reason(error)}") from error
     if not labels:
-        raise SourceError(f"{shown(file)}: has no row of pixels")
+        raise ImportSourceError(f"{shown(file)}: has no row of pixels")
     shape = _shape(width, header, file, size)
     images = np.frombuffer(rows, np.uint8).reshape(-1, *shape)
     word = split_word(file.name)
@@ -98,14 +100,14 @@ def _text(file: Path) -> io.TextIOBase:
 def _is_header(row: list[str], where: str) -> bool:
     """Whether the first line names the columns: by no number at all, or by numbers in order.
 
-    Raises SourceError for a line that may be either: then one image more or less would be counted.
+    Raises ImportSourceError for a line that may be either: a guess could add or lose an image.
     """
     column = _label_column(row)
     pixels = [cell for number, cell in enumerate(row) if number != (column or 0)]
     numbers = [int(cell) for cell in pixels if PIXEL.fullmatch(cell)]
     if not numbers:
         return True
-    if len(numbers) != len(pixels):  # something is no pixel, and is refused as such
+    if len(numbers) != len(pixels):  # some cell is not a pixel, and is refused as such
         return False
     in_order = numbers[0] in (0, 1) and all(b - a == 1 for a, b in pairwise(numbers))
     is_numbered, is_labelled = in_order and len(numbers) > 1, column is not None
@@ -113,7 +115,7 @@ def _is_header(row: list[str], where: str) -> bool:
         return True
     if is_numbered or is_labelled:
         shown_row = json.dumps(",".join(row)[:40], ensure_ascii=False)
-        raise SourceError(
+        raise ImportSourceError(
             f"{where}: {shown_row} may be a header or an image; write a header such as "
             "label,p0,p1,... as the first line"
         )
@@ -129,14 +131,14 @@ def _shape(
 ) -> tuple[int, ...]:
     try:
         return shape_of_row(width, shown(file), size)
-    except SourceError as error:
+    except ImportSourceError as error:
         if not width or (header is not None and _label_column(header) is not None):
             raise
         try:
             shape_of_row(width + 1, shown(file), size)
-        except SourceError:
+        except ImportSourceError:
             raise error from None
-    raise SourceError(  # as Kaggle's test.csv
+    raise ImportSourceError(  # as Kaggle's test.csv
         f"{shown(file)}: has {width + 1} columns, as many as an image has pixels, so there are no "
         "labels; leave the file out, or add a column `label`"
     )
@@ -151,7 +153,7 @@ def _pixels(cells: list[str], where: str) -> bytes:
         if not PIXEL.fullmatch(cell) or int(cell) > pictures.WHITE:
             shown_cell = json.dumps(cell[:40], ensure_ascii=False)
             allowed = f"a whole number from 0 to {pictures.WHITE}"
-            raise SourceError(f"{where}: pixel {number} is {shown_cell}, not {allowed}")
+            raise ImportSourceError(f"{where}: pixel {number} is {shown_cell}, not {allowed}")
     return bytes(map(int, cells))
 
 
@@ -193,9 +195,9 @@ def _parquet(file: Path) -> tuple[list[Row], list[str] | None]:
             )
             rows = list(bar)
     except (pyarrow.ArrowException, OSError) as error:
-        raise SourceError(f"{shown(file)}: broken Parquet: {error}") from error
+        raise ImportSourceError(f"{shown(file)}: broken Parquet: {error}") from error
     if not rows:
-        raise SourceError(f"{shown(file)}: has no rows")
+        raise ImportSourceError(f"{shown(file)}: has no rows")
     return rows, names
 
 
@@ -225,7 +227,7 @@ def _columns(schema: Any, file: Path) -> tuple[str, str]:
     for found, what in ((images, "encoded images"), (labels, "labels")):
         if len(found) != 1:
             which = f"the columns {', '.join(found)} of {what}" if found else f"no column of {what}"
-            raise SourceError(f"{shown(file)}: has {which}; it must have one")
+            raise ImportSourceError(f"{shown(file)}: has {which}; it must have one")
     return images[0], labels[0]
 
 
@@ -246,15 +248,15 @@ def _rows(table: Any, image: str, label: str, file: Path) -> Iterator[Row]:
             where = f"{shown(file)}, row {number}"
             content = row[image]["bytes"] if isinstance(row[image], dict) else row[image]
             if not content:
-                raise SourceError(f"{where}: has no bytes of an image")
+                raise ImportSourceError(f"{where}: has no bytes of an image")
             if row[label] is None:
-                raise SourceError(f"{where}: has no label")
+                raise ImportSourceError(f"{where}: has no label")
             if not content.startswith(pictures.MAGIC):
-                raise SourceError(f"{where}: the image is no PNG or JPEG")
+                raise ImportSourceError(f"{where}: the image is not a PNG or JPEG")
             try:
                 yield depth.of_many(content), row[label], where
             except pictures.PictureError as error:
-                raise SourceError(f"{where}: {error}") from error
+                raise ImportSourceError(f"{where}: {error}") from error
             number += 1
 
 
@@ -262,5 +264,5 @@ def _label(value: int | str, names: list[str] | None, where: str) -> str:
     if names is None or isinstance(value, str):
         return str(value)
     if not 0 <= value < len(names):
-        raise SourceError(f"{where}: label {value} has no name: there are {len(names)}")
+        raise ImportSourceError(f"{where}: label {value} has no name: there are {len(names)}")
     return names[value]

@@ -29,6 +29,7 @@ from kmnist_pipeline.evidence import outs, paths
 from kmnist_pipeline.importing import difference
 from kmnist_pipeline.importing.content import Content, Options
 from kmnist_pipeline.repository import dvc, locks
+from kmnist_pipeline.repository.revision import Revision
 
 META = "import"  # the key of the options in the .dvc file
 UNKNOWN = "0" * 64
@@ -82,7 +83,7 @@ def earlier(name: str) -> Earlier | None:
         return None
     about = locks.load(pointer.read_text("utf-8"), str(pointer)) if pointer.exists() else {}
     options = Options.of_plain((about.get("meta") or {}).get(META) or {})
-    return Earlier(options, _version(name))
+    return Earlier(options, _version(paths.imported(name), pointer))
 
 
 def _described(file: Path) -> Any:
@@ -93,16 +94,13 @@ def _described(file: Path) -> Any:
     return yaml.load(file.read_text("utf-8"))
 
 
-def _version(name: str) -> difference.Version | None:
+def _version(path: str, pointer: Path) -> difference.Version | None:
     """The images that DVC tracks, read from its cache, or else from the workspace."""
-    path = paths.imported(name)
-    with dvc.opened() as repo:
-        try:
-            with repo.dvcfs.open(path, "rb") as file:
-                content = file.read()
-        except OSError:
-            return None
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+    here = Revision("the workspace")
+    known = here.cached(path, locks.pointed(pointer)) if pointer.exists() else {}
+    if not known:
+        return None
+    with np.load(known[path], allow_pickle=False) as arrays:
         classes = [str(text) for text in arrays["classes"]]
         return difference.version(arrays["images"], arrays["labels"], arrays["test"], classes)
 

@@ -32,7 +32,7 @@ OTHERS = "conditions"  # and the one that some models have
 
 @contextmanager
 def _of_numbers(folder: str) -> Iterator[None]:
-    """Whatever damaged numbers raise, also in a template, becomes a UserError with their folder."""
+    """Whatever damaged numbers raise, even in a template, becomes a UserError with their folder."""
     try:
         yield
     except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -81,7 +81,7 @@ def _content(
         if (maker := picture["text"]["Stage"]) not in origin_of:
             raise UserError(
                 f"{picture['path'].as_posix()} was made by {maker}, whose numbers are not in "
-                f"{metrics.as_posix()}/: delete the figure, or run the stage"
+                f"{metrics.as_posix()}/: `dvc repro {maker}` makes them, or delete the figure"
             )
     # The page stays small enough for a browser: it links to the figures of models without claims.
     extra = {model["name"] for model in models if model["name"] not in rank} if rank else set()
@@ -112,7 +112,7 @@ def _content(
 
 
 def data_uri(picture: Path) -> str:
-    """A picture as data, so that the page is one file.
+    """A figure as data, so that the page is one file.
 
     WebP without loss keeps every pixel in two thirds of the PNG's bytes. The PNG's text entries are
     left out, because the caption says the same.
@@ -126,14 +126,14 @@ def data_uri(picture: Path) -> str:
 def html(content: dict[str, Any], address: Callable[[Path], str] = data_uri) -> str:
     """The page as one HTML file; only its links to code need the repository.
 
-    address: gives the address of a picture on the page.
+    address: gives the address of a figure on the page.
     """
     with _of_numbers(content["folder"]):
         return _environment().get_template("report.html").render(content, address=address)
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """The page as Markdown, with links to the pictures in the repository."""
+    """The page as Markdown, with links to the figures in the repository."""
     with _of_numbers(content["folder"]):
         return _environment().get_template("report.md").render(content)
 
@@ -162,9 +162,9 @@ class Numbers(dict[str, Any]):
     """The content of a file of numbers, and its path."""
 
     def __missing__(self, key: str) -> Any:
-        """Raises UserError, also in a template: an older form of the file lacks the key."""
-        stage = self.get("made_by", {}).get("stage", "the stage")
-        raise UserError(f"{self['path']} lacks {key}: `dvc repro {stage}` makes it again")
+        """Raises UserError, even in a template: an older form of the file lacks the key."""
+        command = f"dvc repro {self.get('made_by', {}).get('stage', '')}".rstrip()
+        raise UserError(f"{self['path']} lacks {key}: `{command}` makes it again")
 
 
 def _read(path: Path) -> Numbers:
@@ -255,7 +255,7 @@ def _pairs(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """McNemar's test of each model and the next one, if both have the same test images.
 
     Models that are correct on the same images, such as an experiment and the winner of its study,
-    are no pair. Holm's method corrects p for all pairs of the page.
+    are not compared. Holm's method corrects p for all pairs of the page.
     """
     pairs = []
     for one, other in itertools.pairwise(models):

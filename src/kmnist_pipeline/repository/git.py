@@ -15,6 +15,7 @@ from pathlib import Path
 from kmnist_pipeline.errors import UserError
 
 EMPTY = "nothing is committed yet: `git add --all && git commit -m start`"
+RESTORE = "git checkout HEAD --"  # the command that gives files their committed content
 LISTING = 1 << 24  # bytes of the file names of a tree
 
 
@@ -141,7 +142,7 @@ def restoring(file: str, made_by: str) -> str:
         committed = bool(objects(["HEAD"], file))
     except UserError:  # no repository, or no commit
         committed = False
-    return f"`git checkout HEAD -- {file}` restores it" if committed else f"`{made_by}` makes it"
+    return f"`{RESTORE} {file}` restores it" if committed else f"`{made_by}` makes it"
 
 
 def places(blobs: Iterable[str]) -> dict[str, set[str]]:

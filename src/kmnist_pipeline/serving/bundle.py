@@ -34,6 +34,7 @@ CODE = (
     "data/placement.py",
     "errors.py",
     "evaluation/__init__.py",
+    "evaluation/acceptance.py",
     "evaluation/routing.py",
     "families/__init__.py",
     "families/registry.py",

@@ -11,6 +11,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers, paths
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.names import unknown
+from kmnist_pipeline.repository.revision import Revision
 from kmnist_pipeline.serving import costs
 
 PARAMS = Path("params.yaml")
@@ -124,23 +125,20 @@ def require(weights: Path, name: str) -> None:
     ways, force = [trains], " --force" if there else ""
     try:
         with dvc.opened() as repo:
-            outs = [out for out in repo.index.outs if out.def_path == str(weights)]
             if repo.config["remote"]:
                 ways.insert(0, f"`dvc pull{force} {weights}` takes it from a remote")
-            if any(out.hash_info and out.cache.exists(out.hash_info.value) for out in outs):
-                ways = [f"`dvc checkout{force} {weights}` takes it from the cache"]
     except UserError as error:
         raise UserError(f"{weights} {problem}, and DVC cannot make it: {error}") from error
+    if any(Revision("the workspace").cached(str(weights), md5) for md5 in known):
+        ways = [f"`dvc checkout{force} {weights}` takes it from the cache"]
     raise UserError(f"{weights} {problem}: {', '.join(ways)}")
 
 
 def _require_in_git(graph: locks.Graph, weights: Path, name: str, is_as_locked: bool) -> None:
     """Raise UserError if weights in Git are altered, or of another training than was measured."""
-    from kmnist_pipeline.commands import status
-
     trains = f"`dvc repro weights@{name}` makes it again: it trains the model{costs.said(name)}"
     if not is_as_locked:
-        back = f"`{status.RESTORE} {weights}` restores the committed file, or {trains}"
+        back = f"`{git.RESTORE} {weights}` restores the committed file, or {trains}"
         raise UserError(f"{weights} is not as {locks.LOCK} says: {back}")
     whole = paths.weights(name)
     made = {stage.outs[whole] for stage in graph.makers(whole)}

@@ -87,12 +87,12 @@ def predict(
     error.
     """
     form = classifier.form
-    faults, done = 0, Counter[str]()
+    skipped, done = 0, Counter[str]()
     first: list[tuple[Picture, Row]] = []
 
-    def fault(name: str, problem: str) -> None:
-        nonlocal faults
-        faults += 1
+    def skip(name: str, problem: str) -> None:
+        nonlocal skipped
+        skipped += 1
         tqdm.write(f"error: {name}: {problem}", file=sys.stderr)
 
     shows = sys.stderr.isatty() and not (to is None and sys.stdout.isatty())
@@ -101,7 +101,7 @@ def predict(
         WRITERS[output](file) as write,
         tqdm(unit=" images", disable=not shows, file=sys.stderr) as bar,
     ):
-        pictures = inputs.read(places, form, fault, as_is)
+        pictures = inputs.read(places, form, skip, as_is)
         while batch := list(itertools.islice(pictures, BATCH)):
             rows = answered(classifier, batch)
             write(rows)
@@ -117,8 +117,8 @@ def predict(
     if sheet is not None and first:
         with files.replacing(sheet) as file:
             file.write(drawn(first, classifier))
-    _summarise(classifier, form, count, done, faults, len(first) if sheet else 0)
-    return bool(count) and not faults
+    _summarise(classifier, form, count, done, skipped, len(first) if sheet else 0)
+    return bool(count) and not skipped
 
 
 def answered(classifier: Classifier, pictures: Sequence[Picture]) -> list[Row]:
@@ -138,9 +138,9 @@ def answered(classifier: Classifier, pictures: Sequence[Picture]) -> list[Row]:
 
 
 def _summarise(
-    classifier: Classifier, form: Form, count: int, done: Counter[str], faults: int, on_sheet: int
+    classifier: Classifier, form: Form, count: int, done: Counter[str], skipped: int, on_sheet: int
 ) -> None:
-    lines = [f"{count} image{'' if count == 1 else 's'} classified, {faults} skipped"]
+    lines = [f"{count} image{'' if count == 1 else 's'} classified, {skipped} skipped"]
     if done["prepared"]:
         lines.append(f"{done['prepared']} of them were brought to {form}: see `prepared`")
     if classifier.routing is None:

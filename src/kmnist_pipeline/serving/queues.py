@@ -15,6 +15,7 @@ import numpy as np
 
 from kmnist_pipeline.data import dataset, npz, reviews
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation import out_of_fold
 from kmnist_pipeline.evaluation import suspects as ranked
 from kmnist_pipeline.evidence import lineage, numbers, outs, paths
 from kmnist_pipeline.repository.names import printable, unknown
@@ -93,7 +94,7 @@ def of_suspects(name: str, params: dict[str, Any], experiment: str | None) -> Qu
     if not path.exists():
         raise UserError(f"{path} does not exist: {remedy}")
     # One-shot models and models of some classes predict other classes than a label has.
-    found = ranked.load(path)
+    found = out_of_fold.load(path)
     if found.probabilities.shape[1] != len(images.classes) or not len(found.index):
         raise UserError(f"{experiment}: has no predictions for all classes of {name}")
     place = {row: n for n, row in enumerate(images.index.tolist())}
@@ -173,19 +174,19 @@ class Collected:
                 self._classifier.lineage or "",
             )
             self._entries.append((item, row["decision"] == "review"))
-        self._entries = _least_sure_first(self._entries, self._decided)
+        self._entries = _least_confident_first(self._entries, self._decided)
 
     def add(self) -> str:
         """Add the images to the queue of their dataset; returns in words how many wait.
 
-        An image that waits already gets the new prediction. Decided images leave the queue. A queue
-        that cannot be used is put aside, and standard error says why and where.
+        An image that is already queued gets the new prediction. Decided images leave the queue. A
+        queue that cannot be used is renamed, and standard error says why and to what.
         """
         name = self._classifier.dataset
         path = Path(paths.queue(name))
         with alone(name):
             waiting = self._waiting(path)
-            kept = _least_sure_first([*waiting, *self._entries], self._decisions())
+            kept = _least_confident_first([*waiting, *self._entries], self._decisions())
             if kept:
                 _write(path, kept, self._about)
             else:
@@ -221,9 +222,9 @@ def _placed(found: np.ndarray, names: Sequence[str], classes: Sequence[str]) -> 
 
 
 def _origin(name: str, places: Sequence[str], project: Path) -> str:
-    """A picture's name as its path in the project, or else from beside the place that has it.
+    """A picture's name as its path in the project, or else relative to the folder of its place.
 
-    So nothing of this machine is committed, such as the name of a user.
+    So nothing about this machine is committed, such as the name of a user.
     """
     if STDIN in places and name.partition("[")[0] == "stdin":
         return name
@@ -239,7 +240,7 @@ def _origin(name: str, places: Sequence[str], project: Path) -> str:
     return str(path.relative_to(within))
 
 
-def _least_sure_first(entries: Sequence[Entry], decided: Collection[str]) -> list[Entry]:
+def _least_confident_first(entries: Sequence[Entry], decided: Collection[str]) -> list[Entry]:
     """Those routed to review first, the least confident first; of an image's entries the last.
 
     decided: the digests of images that are left out.
@@ -305,7 +306,7 @@ def _read(path: Path, about: dict[str, Any]) -> list[Entry]:
 def _other(
     classes: Sequence[str], shape: Sequence[int], pixel_max: int, about: dict[str, Any]
 ) -> str:
-    """What a dataset had that it has no more, in words; empty if each class is still there."""
+    """What the dataset no longer has, in words; empty if each class is still there."""
     if missing := [name for name in classes if name not in about["classes"]]:
         return f"the class {missing[0]}"
     if (*shape, pixel_max) != (*about["shape"], about["pixel_max"]):

@@ -45,17 +45,17 @@ class Decisions:
         return [n for n, item in enumerate(self.queue.items) if item.sha256 not in self._known]
 
     def decide(self, item: Item, before: str | None, after: str | None) -> None:
-        """Replace the decision `before` about an image, on disk; `after` None takes it back.
+        """Replace the decision `before` about an image, on disk; `after` None undoes it.
 
         Raises ChangedError if the decision is another one by now, and ReviewError if the file was
         changed so that it cannot be used; then nothing is written.
         """
         if after not in (None, reviews.EXCLUDED, *self.queue.classes):
-            raise UserError(f"{after}: is no class of {self.queue.dataset}")
+            raise UserError(f"{after}: is not a class of {self.queue.dataset}")
         with alone(self.queue.dataset):
             self._refresh()
             if (now := self.of(item)) != before:
-                did = f"decided meanwhile: {now}" if now else "taken the decision back meanwhile"
+                did = f"decided meanwhile: {now}" if now else "undone the decision meanwhile"
                 raise ChangedError(f"somebody else has {did}")
             if before == after:
                 return

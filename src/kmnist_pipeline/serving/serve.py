@@ -7,8 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from kmnist_pipeline import arithmetic
-from kmnist_pipeline.cli import common
+from kmnist_pipeline import arithmetic, ports
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.serving import candidates, registry
 
@@ -19,7 +18,7 @@ def main() -> None:
     """Serve the dataset at the port that the command line names."""
     parser = argparse.ArgumentParser("serve", description=__doc__)
     parser.add_argument("dataset", metavar="DATASET")
-    parser.add_argument("port", metavar="PORT", type=common.port)
+    parser.add_argument("port", metavar="PORT", type=ports.number)
     chosen = parser.parse_args()
     try:
         serve(chosen.dataset, chosen.port)

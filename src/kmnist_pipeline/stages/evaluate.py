@@ -16,7 +16,7 @@ from scipy.special import softmax
 from kmnist_pipeline import own
 from kmnist_pipeline.data import dataset, npz, reviews, splits
 from kmnist_pipeline.data.dataset import Images
-from kmnist_pipeline.evaluation import metrics, routing, scoring
+from kmnist_pipeline.evaluation import metrics, out_of_fold, routing, scoring
 from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.families.registry import FAMILIES
@@ -111,8 +111,14 @@ def split(model: TrainedModel, images: Images) -> tuple[np.ndarray, np.ndarray]:
 def held_out(model: TrainedModel, images: Images) -> tuple[np.ndarray, Images]:
     """The validation images, with the class probabilities (N, C) that their fold's model gives.
 
-    The members of an ensemble predict alone here, because the others have seen these images.
+    The members of an ensemble predict alone here, because the others have seen these images. A
+    model that was trained on all images has those of the experiment that `folds_of` names.
     """
+    if folds_of := model.parameters["validation"].get("folds_of"):
+        predicted = out_of_fold.load(Path(paths.out_of_fold(folds_of)))
+        order = np.argsort(images.index)
+        seen = order[np.searchsorted(images.index, predicted.index, sorter=order)]
+        return predicted.probabilities, images.take(seen)
     rows = [split(member, images)[1] for member in model.members]
     found = [np.zeros((0, len(images.classes)))]
     for member, held in zip(model.members, rows, strict=True):

@@ -1,4 +1,4 @@
-"""Train models with faults on purpose, to see which claims would notice them."""
+"""Train models with faults on purpose, to see which claims would detect them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def faults(stage: Stage, params: dict[str, Any]) -> None:
 
 def _models(about: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     """The models of the study, each with its trial ("" for an experiment) and its settings."""
-    changed = {n: grid.apply(e, about["trial"]) for n, e in about["experiments"].items()}
+    changed = {n: grid.apply(e, about["changes"]) for n, e in about["experiments"].items()}
     found = [(name, "", experiment) for name, experiment in changed.items()]
     for name, study in about["studies"].items():
         trials = grid.trials(study, changed[study["base"]])

@@ -54,10 +54,13 @@ def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ())
 
     run: does the work; kind: the stage's name in `dvc.yaml`; items: the section of `params.yaml`
     whose keys are the allowed values of `name`; libraries: those that affect the bytes of the
-    outs, beside those that a family states for its training.
+    outs, besides those that a family states for its training.
     """
     if not Path("params.yaml").exists():
-        sys.exit("error: no params.yaml here; run this from the folder of dvc.yaml")
+        sys.exit(
+            "error: no params.yaml here: run this from the folder of dvc.yaml, where "
+            "`kmnist compose` makes it"
+        )
     usage = (
         f"{kind}: {(sys.modules[run.__module__].__doc__ or '').strip()}\n\n"
         f"usage: python -m kmnist_pipeline.stages.{run.__name__} name=NAME [key=value ...]\n\n"
@@ -153,10 +156,30 @@ def _stage(kind: str, name: str, libraries: tuple[str, ...], params: dict[str, A
     if address == f"{kind}@{name}":
         known = lineage.of_running_stage(address, params)
         return Stage(kind, name, Path("."), known, libraries)
+    _require_inputs(f"{kind}@{name}", params)
     changes = HydraConfig.get().job.override_dirname.replace("/", "_") or "unchanged"
     root = Path("multirun") / kind / name / _short(changes)
     root.mkdir(parents=True, exist_ok=True)  # if this fails, it fails before the work
     return Stage(kind, name, root, None, libraries)
+
+
+def _require_inputs(address: str, params: dict[str, Any]) -> None:
+    """Raise UserError if a dependency of a stage is missing, with the command that makes it.
+
+    DVC makes them by itself, so this is for a run by hand.
+    """
+    from kmnist_pipeline.repository import dvc, git  # no stage that DVC runs depends on these
+
+    described = dvc.stages(params)
+    missing = [dep for dep in described.get(address, {}).get("deps", []) if not Path(dep).exists()]
+    if not missing:
+        return
+    makers = {out: name for name, stage in described.items() for out in dvc.outs(stage)}
+    again = dict.fromkeys(makers[dep] for dep in missing if dep in makers)
+    way = f"`dvc repro {' '.join(again)}` makes what is missing"
+    if not again:
+        way = git.restoring(missing[0], f"dvc pull {missing[0]}")
+    raise UserError(f"not here, but needed: {', '.join(missing)}; {way}")
 
 
 def _short(name: str) -> str:

@@ -69,9 +69,9 @@ def loop(stage: Stage, params: dict[str, Any]) -> None:
         figure = review_figures.accuracy_by_labels(counts, curves)
         caption = (
             f"{stage.item}: accuracy on {settings['held_out']:,} training images that are never "
-            f"labelled, by the number of labelled images; {size:,} more in each round, least sure "
-            f"first or at random. Mean and standard deviation over {len(parts)} seeds, which draw "
-            "the images."
+            f"labelled, by the number of labelled images; {size:,} more in each round, least "
+            "confident first or at random. Mean and standard deviation over "
+            f"{len(parts)} seeds, which draw the images."
         )
         text = stage.png_text(caption, settings)
         (folder / "accuracy.png").write_bytes(canvas.png_bytes(figure, text))

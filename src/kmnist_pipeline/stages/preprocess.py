@@ -213,7 +213,7 @@ def figures(
     rng = np.random.default_rng(0)
     n = f"{len(train):,} training images"
     drawn = [train[data_figures.sample_per_class(of_train, k, rng)] for k in (1, 10, 6)]
-    # Of so many classes a figure has room for pictures.
+    # A figure has room for images of this many classes.
     one, ten, six = (rows[: canvas.MOST_TILES // rows.shape[1]] for rows in drawn)
     averages = np.stack([images[train[of_train == c]].mean(axis=0) for c in range(len(one))])
     sizes = data_figures.class_table if len(names) <= canvas.MANY else data_figures.class_counts

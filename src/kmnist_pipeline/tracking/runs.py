@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kmnist_pipeline.tracking import content, store, views
-from kmnist_pipeline.tracking.content import Content
+from kmnist_pipeline.tracking.content import RunContent
 from kmnist_pipeline.tracking.record import DATA, Record, state_of_code
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def _delete_orphans(client: Any, record: Record) -> None:
 def _of_stage(client: Any, record: Record, *filters: str, are_deleted: bool = False) -> list[Run]:
     """The runs of a stage in all experiments, whatever a person did to them.
 
-    They may be in an experiment that was renamed, or lack some of their tags: one of these ways to
-    know them is left.
+    A run may be in a renamed experiment, or lack some of its tags: any one of several ways to
+    identify it is enough.
     """
     from mlflow.entities import ViewType
 
@@ -212,7 +212,7 @@ def delete(client: Any, run: Run) -> None:
         client.delete_run(part.info.run_id)
 
 
-def _write(client: Any, experiment: str, record: Record) -> tuple[str, Content]:
+def _write(client: Any, experiment: str, record: Record) -> tuple[str, RunContent]:
     """Write the run of a stage; returns its id and content.
 
     Its status becomes FINISHED last, when it is complete.
@@ -220,7 +220,7 @@ def _write(client: Any, experiment: str, record: Record) -> tuple[str, Content]:
     shown = content.of(record)
     started, ended = round(record["started"] * 1000), round(record["ended"] * 1000)
 
-    def write(shown: Content, tags: dict[str, str]) -> str:
+    def write(shown: RunContent, tags: dict[str, str]) -> str:
         from mlflow.entities import Metric, Param
 
         run = client.create_run(experiment, started, tags, shown.name)
@@ -256,7 +256,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _tags(record: Record, shown: Content, experiment: str) -> dict[str, str]:
+def _tags(record: Record, shown: RunContent, experiment: str) -> dict[str, str]:
     tags = {
         "kmnist.stage": record["address"],
         "kmnist.kind": record["kind"],

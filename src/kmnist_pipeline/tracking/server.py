@@ -15,7 +15,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.cli import common
+from kmnist_pipeline import ports
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.tracking import store as stores
 from kmnist_pipeline.tracking import views
@@ -44,7 +43,7 @@ LOCAL = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.U
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; the exit status is then 0."""
     parser = argparse.ArgumentParser("tracking_server", description=__doc__)
-    parser.add_argument("--port", type=common.port, default=5000)
+    parser.add_argument("--port", type=ports.number, default=5000)
     parser.add_argument("--store", metavar="URI", help="the store to serve, instead of PostgreSQL")
     chosen = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -59,12 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(port: int, store: str | None) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise UserError(f"port {port}: {error.strerror}; choose another: PORT=...") from error
+    ports.require_free(HOST, port)
     if store and store.startswith("http"):
         raise UserError("MLFLOW_TRACKING_URI names a server: open its address in a browser")
     if store:

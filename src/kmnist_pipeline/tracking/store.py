@@ -20,7 +20,7 @@ from kmnist_pipeline.errors import UserError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ARTIFACTS = "mlartifacts"  # the folder beside a SQLite store
+ARTIFACTS = "mlartifacts"  # the folder next to a SQLite store
 ADDRESSES = {  # the columns with addresses of folders of artifacts
     "experiments": "artifact_location",
     "runs": "artifact_uri",
@@ -128,7 +128,7 @@ def require_usable(uri: str | None = None) -> None:
 def database(uri: str | None = None) -> Path | None:
     """The absolute path of a SQLite store; MLflow would open a second engine for a relative one.
 
-    The artifacts are beside the file itself, not beside a link to it.
+    The artifacts are next to the file itself, not next to a link to it.
     """
     scheme, _, path = (uri or _uri()).partition(":///")
     return Path(path).resolve() if scheme == "sqlite" else None
@@ -148,13 +148,14 @@ def artifacts(experiment: str) -> str | None:
     file = database()
     if "/" in experiment or experiment in ("", ".", ".."):
         raise UserError(
-            f"params.yaml: {experiment!r} is no name of a report; `kmnist compose` writes the file"
+            f"params.yaml: {experiment!r} is not the name of a report; "
+            "`kmnist compose` writes the file"
         )
     return (file.parent / ARTIFACTS / experiment).as_uri() if file else None
 
 
 def move_in(file: Path) -> None:
-    """Point the addresses in a moved or copied SQLite store to the artifacts beside it.
+    """Point the addresses in a moved or copied SQLite store to the artifacts next to it.
 
     Its addresses are absolute, so a copy would read and change the artifacts of the original.
     Raises UserError if the store cannot be changed.
@@ -177,7 +178,7 @@ def move_in(file: Path) -> None:
 
 
 def _elsewhere(store: sqlite3.Connection, ours: Path) -> set[str]:
-    """The addresses of folders of artifacts beside other stores."""
+    """The addresses of folders of artifacts next to other stores."""
     try:
         rows = store.execute("SELECT name, artifact_location FROM experiments").fetchall()
     except sqlite3.Error:  # MLflow says what is wrong with it

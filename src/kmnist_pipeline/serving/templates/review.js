@@ -2,10 +2,10 @@
 
 // One image at a time. A decision is sent with the one that the page has seen, and the next image
 // shows only after the server has it on disk. While it waits, keys and buttons do nothing.
-const FEW = 10; // so many classes have a key each; for more, the first letters filter
+const FEW = 10; // up to this many classes have a key each; with more, the first letters filter
 const part = (id) => document.getElementById(id);
 let queue, place, item, busy = true;
-const made = []; // the places of this page's decisions, to take them back
+const made = []; // the places of this page's decisions, to undo them
 const seen = []; // by place, the decision that the page has last shown
 
 async function ask(path, content) {
@@ -34,8 +34,8 @@ async function alone(work) {
   try {
     await work();
   } catch (error) {
+    if (error.changed) await show(place).catch(() => {}); // first: who reads the message sees it
     say(error.message === "Failed to fetch" ? "the server has ended: nothing was decided" : error.message);
-    if (error.changed) await show(place).catch(() => {});
   }
   busy = false;
 }
@@ -112,7 +112,7 @@ async function takeBack() {
   const last = made.at(-1) ?? place;
   const before = seen[last]; // not what `show` finds now: another page may have decided meanwhile
   if (last !== place) await show(last);
-  if (before === null) say("there is no decision to take back");
+  if (before === null) say("there is no decision to undo");
   else progress(await ask(`items/${place}`, { before, after: null }));
   made.pop(); // only now: after an error the next `z` tries the same decision
 }
