@@ -46,7 +46,7 @@ repository:
 
 demo: repository $(READY) ## run the whole pipeline on scikit-learn's digits, in a few minutes and without a network
 	kmnist compose
-	dvc repro --force report@digits
+	dvc repro --force report@digits weights@digits_cnn
 	-kmnist promote --dataset digits
 	@echo "The report: reports/digits/index.html"
 	@kmnist verify --quick report@digits || true

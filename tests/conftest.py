@@ -13,23 +13,32 @@ os.environ.pop(arithmetic.VARIABLE, None)
 arithmetic.select()
 
 import contextlib
+import re
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
+import yaml
 from filelock import FileLock
 from hypothesis import settings
+from support.checking import reasons
+from support.fault_server import FaultServer, serving
 from support.fit_program import LONG, results, train
-from support.project import Project, cloned, copied, fresh, hide_mlflow
+from support.noise import PACKED, made
+from support.project import Project, cloned, copied, fresh, hide_mlflow, stripped
 from support.stores import OF_DIGITS, Server, Table, client_of, table
 from support.tracing import make_history
 
 from kmnist_pipeline import cli
+from kmnist_pipeline.data import sources
+from kmnist_pipeline.data.sources import Dataset
 from kmnist_pipeline.tracking import store as tracking
 
 # A suite that runs in the background, or under nohup, ignores signals that its tests send.
@@ -80,6 +89,13 @@ def project(clone: Project, tmp_path: Path) -> Project:
     return clone.copy(tmp_path / "project")
 
 
+@pytest.fixture
+def project_here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The same, as the working directory."""
+    monkeypatch.chdir(project.folder)
+    return project
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A folder of all processes that run tests side by side: the first makes what all use."""
@@ -109,7 +125,7 @@ def digits_run(shared: Path, empty_store: Path) -> tuple[Project, str]:
             project = fresh(folder)
             shutil.copy(empty_store, folder / "mlflow.db")
             home.mkdir(exist_ok=True)
-            command = ("dvc", "repro", "--force", "report@digits")
+            command = ("dvc", "repro", "--force", "report@digits", "weights@digits_cnn")
             done = project.run(*command, HOME=str(home))
             assert done.returncode == 0, done.stdout + done.stderr
             printed.write_text(done.stdout)
@@ -149,6 +165,39 @@ def unlogged(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
     return copied(digits_run, tmp_path / "project")
 
 
+@pytest.fixture
+def bare(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+    """The same without caches, which `check` does not read."""
+    return stripped(digits_run, tmp_path / "project")
+
+
+@pytest.fixture
+def here(bare: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The same, as the working directory."""
+    monkeypatch.chdir(bare.folder)
+    return bare
+
+
+@pytest.fixture
+def params(here: Project) -> dict[str, Any]:
+    """Its parameters."""
+    return yaml.safe_load((here.folder / "params.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def before(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What is stale in other reports than `digits`, before a test does anything."""
+    lines = reasons(stripped(digits_run, tmp_path_factory.mktemp("before") / "project"))
+    assert not [line for line in lines if "digits" in line]
+    return lines
+
+
+@pytest.fixture
+def check(bare: Project, before: list[str]) -> Callable[[], list[str]]:
+    """What a test made stale, where it does not touch conf/."""
+    return lambda: [line for line in reasons(bare) if line not in before]
+
+
 @pytest.fixture(scope="session")
 def history(
     digits_run: tuple[Project, str], shared: Path, tmp_path_factory: pytest.TempPathFactory
@@ -172,16 +221,22 @@ def archive(history: tuple[Project, list[str], Path], monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def trace(
-    archive: Project, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """`kmnist trace ...` in this process: exit status, output, messages."""
+def kmnist(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`kmnist ...` in this process: exit status, output, messages."""
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
-        status = cli.main(["trace", *map(str, arguments)])
+        status = cli.main([*map(str, arguments)])
         return status, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def trace(
+    archive: Project, kmnist: Callable[..., tuple[int, str, str]]
+) -> Callable[..., tuple[int, str, str]]:
+    """`kmnist trace ...` in that project."""
+    return partial(kmnist, "trace")
 
 
 @pytest.fixture(scope="session")
@@ -200,6 +255,21 @@ def own_store(empty_store: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run stages in, without a store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def store(workspace: Path, empty_store: Path) -> Any:
+    """A client of the project's own SQLite store."""
+    shutil.copyfile(empty_store, workspace / "mlflow.db")
+    return tracking.connect()
+
+
+@pytest.fixture
 def publish(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
     """Runs `kmnist publish` in this process: importing MLflow takes seconds."""
 
@@ -212,6 +282,14 @@ def publish(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace
         return SimpleNamespace(status=status, out=out, err=err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A folder that PostgreSQL's own user may enter, as it may not enter pytest's."""
+    with tempfile.TemporaryDirectory(prefix="kmnist-test-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +324,29 @@ def live(digits_run: tuple[Project, str]) -> Table:
     runs = table(client_of(digits_run[0].folder / "mlflow.db"))
     assert sorted(runs) == sorted(OF_DIGITS)
     return runs
+
+
+@pytest.fixture
+def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads do not wait long; for modules that download from `faulty`."""
+    # Only a test of silence waits for the timeout; the others get time enough on a busy machine.
+    silence = re.search("silent|stall", request.node.name)
+    monkeypatch.setattr(sources, "READ_TIMEOUT", 0.2 if silence else 5.0)
+    monkeypatch.setattr(sources, "BACKOFF", 0.01)
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultServer]:
+    """A server with the files of a data set of noise."""
+    with serving() as state:
+        state.content = dict(PACKED)
+        yield state
+
+
+@pytest.fixture
+def dataset(faulty: FaultServer) -> Dataset:
+    """What the configuration would say of this data set and its server."""
+    _, dataset = made()
+    dataset["sources"] = [f"{faulty.url}small/"]
+    return dataset

@@ -98,7 +98,7 @@ def note() -> str | None:
     return (
         f"This machine ({name()}) is not x86-64 with AVX2, so its numbers agree with the committed "
         "ones to about six digits, but the files differ; `git restore dvc.lock metrics figures "
-        "reports` brings back the committed files."
+        "reports weights` brings back the committed files."
     )
 
 

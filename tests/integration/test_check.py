@@ -1,7 +1,6 @@
 """`kmnist check`: evidence that is fresh passes, and every way to be stale is named."""
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -11,23 +10,20 @@ from typing import Any
 
 import pytest
 import yaml
-from support.checking import findings as found
-from support.project import ROOT, Project, replaced, stripped
+from support.checking import commands, md5_of, remedies
+from support.checking import findings as found_in
+from support.checking import reasons as findings
+from support.project import Project
+from support.tampering import CURVES, DETAILS, SOFTMAX, VALIDATION
 
-from kmnist_pipeline import cli
 from kmnist_pipeline.commands import check as checking
-from kmnist_pipeline.commands import derived, status
+from kmnist_pipeline.commands import status
 from kmnist_pipeline.config import compose as composition
-from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.changes import Change
 
-SOFTMAX, GRID = "kfold-train@digits_softmax", "tune@digits_softmax_grid"
-CURVES = "figures/digits/digits_softmax/curves.png"
-VALIDATION = "metrics/digits/digits_softmax/validation.json"
-DETAILS = "metrics/digits/digits_softmax/validation_details.json"
+EVALUATE = "evaluate@digits_softmax"
+GRID = "tune@digits_softmax_grid"
 MADE, OTHER = "is not what the stage made", "is damaged or from another commit"
-
-
 OTHER_KEY = (
     "made by another command, or from other dependencies or parameters, than dvc.lock says "
     "(lineage key MD5 -> MD5)"
@@ -35,41 +31,6 @@ OTHER_KEY = (
 MD5 = "[0-9a-f]{12}"
 FRESH = "up to date: the evidence matches code, configuration and data"
 COMMITTED = "identical: these are the committed bytes (all of "
-COMPOSED = (ROOT / "params.yaml").read_text()
-
-
-def findings(project: Project, composed: str = COMPOSED) -> list[str]:
-    """Each reason with its place."""
-    return [
-        f"{each.where}: {reason}" for each in found(project, composed) for reason in each.reasons
-    ]
-
-
-def remedies(project: Project, *places: str, composed: str = COMPOSED) -> list[str]:
-    """The commands that are told for these places."""
-    ways = {each.where: each.remedies for each in found(project, composed)}
-    told = dict.fromkeys(remedy for place in places for remedy in ways[place])
-    return [command for remedy in told for command in remedy.commands]
-
-
-@pytest.fixture(scope="module")
-def before(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What is stale in other reports than `digits`, before a test does anything."""
-    lines = findings(stripped(digits_run, tmp_path_factory.mktemp("before") / "project"))
-    assert not [line for line in lines if "digits" in line]
-    return lines
-
-
-@pytest.fixture
-def bare(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
-    """A copy for a test to change."""
-    return stripped(digits_run, tmp_path / "project")
-
-
-@pytest.fixture
-def check(bare: Project, before: list[str]) -> Callable[[], list[str]]:
-    """What a test made stale, where it does not touch conf/."""
-    return lambda: [line for line in findings(bare) if line not in before]
 
 
 def same(lines: list[str], *patterns: str) -> None:
@@ -77,10 +38,6 @@ def same(lines: list[str], *patterns: str) -> None:
     assert len(lines) == len(patterns), lines
     for line, pattern in zip(lines, patterns, strict=True):
         assert re.fullmatch(re.escape(pattern).replace("MD5", MD5), line), line
-
-
-def md5_of(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def change_lock(project: Project, change: Callable[[dict[str, Any]], object]) -> None:
@@ -135,6 +92,7 @@ TRAIN = {"kfold-train", "tune", "suspects", "loop"}
         ("figures/models.py", "", {"evaluate"}),
         ("stages/kfold_train.py", "", {"kfold-train"}),
         ("stages/tune.py", "", {"tune"}),
+        ("families/excerpt.py", "", {"weights"}),
         ("config/grid.py", "", TRAIN),
         ("data/splits.py", "", {*TRAIN, "evaluate"}),
         ("data/reviews.py", "", {"preprocess", "evaluate"}),
@@ -200,6 +158,36 @@ def test_a_parameter_changed_in_conf_makes_its_stages_stale(before, bare, monkey
     assert f" {file}" in back
 
 
+def test_results_of_a_run_are_kept_first_and_undone_only_with_what_made_them(without_mlflow):
+    project = without_mlflow
+    before = stale(project)
+    project.replace("conf/experiment/digits_softmax.yaml", "lr: 0.5\n", "lr: 0.4\n")
+    for command in (("kmnist", "compose"), ("dvc", "repro", EVALUATE)):
+        assert project.run(*command).returncode == 0
+    kept = project.copy(project.folder.with_name("kept"))
+    assert {GRID, "suspects@digits"} <= (found := stale(project)) and EVALUATE not in found
+    again, commit, back, checkout = commands(project, GRID)
+    assert again.startswith("dvc repro ") and commit == "git commit --all"
+    for command in (("check",), ("verify", "--quick")):
+        last = project.run("kmnist", *command).stdout.splitlines()[-1]
+        assert "some are new and up to date: " in last and "git checkout" not in last
+    for command in (back, checkout):
+        assert project.run("sh", "-c", command).returncode == 0
+    assert stale(project) == before and project.changed() == ""
+
+    # Results that were not made with a change are not undone with it.
+    kept.commit()
+    assert kept.run("dvc", "repro", GRID).returncode == 0
+    module = "src/kmnist_pipeline/stages/weights.py"
+    kept.replace(module, '"""', '"""Edited. ')
+    back = f"git checkout HEAD -- {module}"
+    assert commands(kept, "weights@digits_cnn")[1:] == ["git commit --all", back]
+
+
+def stale(project: Project) -> set[str]:
+    return {finding.where for finding in found_in(project)}
+
+
 @pytest.mark.parametrize("text", ["another value", "", "experiments: [", None])
 def test_params_yaml_is_only_composed_and_makes_no_stage_stale(text, before, bare):
     file = bare.folder / "params.yaml"
@@ -249,87 +237,6 @@ def test_a_metric_edited_by_hand(check, bare):
         f"suspects@digits: reads outs of {SOFTMAX}",
         f"report@digits: reads outs of evaluate@digits_softmax, suspects@digits, {SOFTMAX}",
     )
-
-
-TEST = VALIDATION.replace("validation", "test")
-
-
-@pytest.mark.parametrize(
-    ("path", "old", "new", "stage", "words"),
-    [
-        (TEST, '"correct": 349', '"correct": 350', "evaluate@digits_softmax", "correct is 350"),
-        (TEST, '"f1": 0.97', '"f1": 0.98', "evaluate@digits_softmax", "f1 is 0.98"),
-        (VALIDATION, '"accuracy": 0.97', '"accuracy": 0.98', SOFTMAX, "accuracy is 0.98"),
-        (DETAILS, '"loss": 0.0896998', '"loss": 0.0796998', SOFTMAX, "loss of seed 0, fold 0 is"),
-        (DETAILS, '"sd": ', '"sd": 1', SOFTMAX, "seeds.sd is 1"),
-        (DETAILS, '"kept_epoch": 60', '"kept_epoch": 70', SOFTMAX, "cannot be computed again"),
-    ],
-)
-def test_numbers_that_were_edited_and_recorded_contradict_others(
-    check, bare, path, old, new, stage, words
-):
-    def entry() -> str:
-        return f"path: {path}\n      hash: md5\n      md5: {md5_of(bare.folder / path)}"
-
-    before = entry()
-    bare.replace(path, old, new)
-    bare.replace("dvc.lock", before, entry())  # as `dvc commit` does
-    assert any(line.startswith(f"{stage}: ") and words in line for line in check())
-    (command,) = remedies(bare, stage)
-    assert command == f"dvc repro --force --single-item {stage}"
-
-
-def test_a_verdict_that_was_edited_and_recorded_contradicts_the_numbers(bare, monkeypatch):
-    monkeypatch.chdir(bare.folder)
-    path = "reports/mnist_logistic/claims.json"
-    bare.replace(path, '"verdict": "', '"verdict": "very ')
-    lock = status.locked_here()
-    stage = lock.stages["report@mnist_logistic"]
-    found = derived.contradictions([stage], yaml.safe_load(COMPOSED))
-    assert f"{path}: claim " in str(found[stage.address][0])
-
-
-def swapped(page: str) -> str:
-    """A page with its first two pictures exchanged."""
-    one, other = derived.PICTURE.findall(page)[:2]
-    return page.replace(one, "...").replace(other, one).replace("...", other)
-
-
-@pytest.mark.parametrize(
-    ("file", "edit", "words"),
-    [
-        ("README.md", lambda page: page.replace("0.9", "0.8", 1), "is not what"),
-        ("index.html", lambda page: page.replace("</h1>", "!</h1>", 1), "is not what"),
-        ("index.html", swapped, "does not show figures/data/mnist/"),
-    ],
-)
-def test_a_page_that_was_edited_and_recorded_contradicts_its_inputs(
-    bare, monkeypatch, file, edit, words
-):
-    monkeypatch.chdir(bare.folder)
-    path = Path("reports/mnist_logistic", file)
-    stage = status.locked_here().stages["report@mnist_logistic"]
-    params = yaml.safe_load(COMPOSED)
-    assert not derived.contradictions([stage], params)
-    before = path.read_text()
-    path.write_text(edit(before))
-    assert path.read_text() != before
-    found = derived.contradictions([stage], params)[stage.address]
-    assert found
-    assert all(f"{path}: {words}" in str(change) for change in found)
-
-
-def test_a_confusion_matrix_has_the_order_of_the_configured_classes(project, monkeypatch):
-    monkeypatch.chdir(project.folder)
-    model = "kmnist_logistic_2_6"
-    path = Path(f"metrics/kmnist_linear/{model}/test_details.json")
-    content = json.loads(path.read_bytes())
-    content["confusion"] = [row[::-1] for row in content["confusion"][::-1]]
-    path.write_text(json.dumps(content))
-    stage, params = status.locked_here().stages[f"evaluate@{model}"], yaml.safe_load(COMPOSED)
-    assert derived.contradictions([stage], params)
-    params["experiments"][model]["classes"].reverse()
-    assert not derived.contradictions([stage], params)
 
 
 def test_half_a_metric(check, bare):
@@ -522,91 +429,3 @@ def test_damaged_data(check, bare):
     path.write_bytes(b"damaged")
     out = f"{SOFTMAX}: out models/digits_softmax.safetensors {OTHER}"
     assert any(line.startswith(out) for line in check())
-
-
-# --- what cannot be read -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "words"),
-    [
-        (
-            "dvc.lock",
-            "<<<<<<< HEAD\nstages: {",
-            ["dvc.lock: line 1: a merge conflict", "`git checkout HEAD -- dvc.lock` restores"],
-        ),
-        (
-            "dvc.lock",
-            "schema: '2.0'\nstages:\n" + 2 * "  a@b:\n    cmd: c\n",
-            ["dvc.lock: a@b: is there twice, as after a merge that kept both sides"],
-        ),
-        ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: stages: must be a map"]),
-        ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: a: 'cmd' is missing"]),
-        ("dvc.lock", "[]", ["dvc.lock: must be a map"]),
-        (
-            "dvc.lock",
-            "schema: '2.0'\nstages: {a: {cmd: b, outs: [{path: c}]}}",
-            ["a: c has no md5"],
-        ),
-        ("dvc.yaml", "stages: [", ["dvc.yaml", "line 2"]),
-        ("dvc.yaml", "<<<<<<< HEAD\nstages: {}", ["dvc.yaml: line 1: a merge conflict"]),
-        ("dvc.yaml", "stages: {a: {cmdd: x}}\n", ["dvc.yaml"]),
-        (".git/HEAD", "nonsense", ["git"]),
-    ],
-)
-def test_a_broken_file_is_named(file, content, words, clone):
-    with (
-        replaced(clone.folder / file, content.encode()),
-        pytest.raises((UserError, OSError)) as caught,
-    ):
-        findings(clone)
-    for word in words:
-        assert word in str(caught.value)
-
-
-@pytest.mark.parametrize("file", ["dvc.lock", "conf/config.yaml"])
-def test_a_broken_file_gives_one_message(file, clone, monkeypatch, capsys):
-    monkeypatch.chdir(clone.folder)
-    with replaced(clone.folder / file, b"stages: ["):
-        assert cli.main(["check"]) == 1
-    message = capsys.readouterr().err
-    assert message.startswith("error: ")
-    assert file in message
-
-
-def test_a_fault_that_no_claim_notices_any_more(project: Project) -> None:
-    path = "reports/digits/claims.json"
-    file = project.folder / path
-    content = json.loads(file.read_text())
-
-    def noticing(**claims: dict[str, bool]) -> None:
-        file.write_text(json.dumps({**content, "faults": claims}))
-
-    def lost() -> list[str]:
-        return [line for line in findings(project) if "notices the injected fault" in line]
-
-    def line(fault: str, claims: str) -> str:
-        says = f"no claim notices the injected fault {fault} any more"
-        return f"{path}: {says}; {claims} did in the last commit"
-
-    listed = "faults:\n  digits:\n    catalogue: {leak: {}, swap: {}, rate: {}}\n"
-    project.replace("params.yaml", "\nfaults:\n", f"\n{listed}")
-    noticing(a={"leak": True, "swap": True, "rate": False}, b={"leak": False, "swap": True})
-    project.commit("noticed")
-    assert lost() == []
-    noticing(a={"leak": False, "swap": False, "rate": False}, b={"leak": False, "swap": True})
-    assert lost() == [line("leak", "a")]
-    noticing(a={"swap": False}, b={"swap": True})  # as if it had not been tried
-    assert lost() == [line("leak", "a")]
-    for gone in (content, {**content, "faults": None}):
-        file.write_text(json.dumps(gone))
-        assert lost() == [line("leak", "a"), line("swap", "a, b")]
-    file.write_text("{")  # this is another finding
-    assert lost() == []
-    assert any(found.startswith(path) or "report@digits" in found for found in findings(project))
-
-    file.write_text(json.dumps(content))
-    project.replace("params.yaml", "catalogue: {leak: {}, swap: {}", "catalogue: {swap: {}")
-    assert lost() == [line("swap", "a, b")]
-    noticing(a={"leak": False, "swap": True})  # the catalogue no longer has `leak`
-    assert lost() == []

@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from support.parameters import CONTENT
 from support.project import ROOT, Project
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.data import reviews
 
 LR = "experiments.digits_softmax.optimizer.lr"
 
@@ -54,10 +52,15 @@ def test_files_that_the_menu_does_not_lead_to_are_pointed_out(conf, capsys):
     conf.replace("conf/experiment/digits_softmax.yaml", "  - base\n", "  - shared\n")
     (conf.folder / "conf/experiment/shared.yaml").write_text("defaults: [base]\n")
     (conf.folder / "conf/claims/mine.csv").write_text("id\n")
+    others = ("dataset/a.yml", "stray.yaml", "experiment/sub/x.yaml", "newgroup/a.yaml")
+    for other in others:
+        (conf.folder / "conf" / other).parent.mkdir(exist_ok=True)
+        (conf.folder / "conf" / other).write_text("{}\n")
     assert cli.main(["compose"]) == 0
     said = capsys.readouterr().err
-    assert said.startswith("note: conf/config.yaml leads to none of these files of conf/: ")
-    for file in ("experiment/digits_sklearn_logistic.yaml", "claims/mine.csv"):
+    words = "not in use, because no line of conf/config.yaml leads to them: "
+    assert said.startswith(f"note: these files of conf/ are {words}")
+    for file in ("experiment/digits_sklearn_logistic.yaml", "claims/mine.csv", *others):
         assert file in said
     for used in ("shared", "base", "none.csv", "softmax", "model/", "protocol", "kmnist_linear"):
         assert used not in said
@@ -170,6 +173,19 @@ MISTAKES = [
         f"{CLAIMS}: line 2: ",
         "reported='0_9954': must be a number",
     ),
+    (
+        CLAIMS,
+        "\nlogistic-0-6-test,",
+        "\nlogistic-0-6-test ,",
+        f"{CLAIMS}: line 3: id='logistic-0-6-test ': must have no spaces around it",
+    ),
+    (
+        CLAIMS,
+        'validation.json,"lr=0.001,batch_size=128",',
+        'validation.json,"lr=0.001,batch_size=129",',
+        "line 4: logistic-0-6-lr0.001-bs128-val: there is no trial lr=0.001,batch_size=129; ",
+        "did you mean lr=0.001,batch_size=",
+    ),
     (CLAIMS, "seed and split,,\n", "seed and split,../x,\n", "line 2: ", "spread=../x: must be"),
     (
         CLAIMS,
@@ -243,23 +259,40 @@ def test_claims_that_were_deleted_are_named_with_the_way_back(conf, capsys):
     assert f"`git checkout HEAD -- {CLAIMS}` restores it" in capsys.readouterr().err
 
 
-def test_a_byte_order_mark_before_decisions_is_named_with_its_removal(conf, capsys):
-    file = "reviews/digits.csv"
-    (conf.folder / "reviews").mkdir()
-    (conf.folder / file).write_text(",".join(reviews.COLUMNS) + "\n", "utf-8-sig")
-    assert cli.main(["compose"]) == 1
-    message = capsys.readouterr().err
-    assert f"error: {file}:1: begins with a byte order mark" in message
-    subprocess.run(message.split("`")[1], shell=True, check=True, cwd=conf.folder)
-    assert cli.main(["compose"]) == 0
-
-
 @pytest.mark.parametrize("file", [KMNIST, CLAIMS])
 def test_text_that_is_not_utf_8_is_named(file, conf, capsys):
     path = conf.folder / file
     path.write_bytes(path.read_bytes() + b"# Schl\xfcssel\n")
     assert cli.main(["compose"]) == 1
     assert f"error: {file}: is not UTF-8: " in capsys.readouterr().err
+
+
+LINEAR, SKLEARN = "readings.kmnist_linear", "faults.mnist_logistic"
+
+
+@pytest.mark.parametrize(
+    ("file", "trial", "value", "refused"),
+    [
+        ("kmnist_softmax/test.json", "", "accuracy", ""),
+        ("kmnist_softmax/test.json", "", "f1", LINEAR),  # readings have accuracy alone
+        ("kmnist_softmax_grid/validation.json", "lr=0.1,batch_size=512", "accuracy", ""),
+        ("kmnist_softmax_grid/test.json", "", "accuracy", LINEAR),  # the winner is no trial
+        ("mnist_sklearn_logistic/test.json", "", "f1", ""),
+        ("mnist_sklearn_logistic/validation.json", "", "loss", SKLEARN),
+        ("mnist_simple_cnn/test.json", "", "accuracy", SKLEARN),
+    ],
+)
+def test_readings_and_faults_need_a_claim_about_their_models(
+    file, trial, value, refused, conf, capsys
+):
+    report = "mnist_logistic" if file.startswith("mnist") else "kmnist_linear"
+    path = f"conf/claims/{report}.csv"
+    header = (conf.folder / path).read_text().partition("\n")[0]
+    row = f'a,I,b,c,d,0.5,{file},"{trial}",{value},nothing,,'
+    (conf.folder / path).write_text(f"{header}\n{row}\n")
+    assert cli.main(["compose"]) == (1 if refused else 0)
+    message = capsys.readouterr().err
+    assert (f"error: {refused}: {path} has no claim about " in message) == bool(refused)
 
 
 OVERRIDES = [
@@ -269,7 +302,10 @@ OVERRIDES = [
     ("experiments.digits_softmax=5", "experiments.digits_softmax=5: must be a map of report, "),
     ("experiments.digits_softmax.report=${reports.no}", "digits_softmax.report: ", "'reports.no'"),
     ("studies=5", "studies=5: must be a map"),
-    ("~experiments", "studies.digits_softmax_grid.base=digits_softmax: must be one of"),
+    (
+        "~experiments",
+        "studies.digits_softmax_grid.base=digits_softmax: must be one that conf/config.yaml lists",
+    ),
     ("models=5", "models: is composed"),
     (f"{LR}=1,2", f"'{LR}=1,2'"),
     ("abc", "must be KEY=VALUE"),

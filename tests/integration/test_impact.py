@@ -5,11 +5,13 @@ import json
 from typing import Any
 
 import pytest
+from rich.console import Console
 from support.project import Project
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import impact
 from kmnist_pipeline.commands.impact import Impact
+from kmnist_pipeline.commands.status import StageStatus
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository import changes
 from kmnist_pipeline.repository.changes import Change
@@ -136,6 +138,14 @@ def test_the_tree_names_what_the_json_names(clone, monkeypatch, capsys):
     for report, claims in found["claims"].items():
         assert f"{len(claims)} claims of {report} compared again" in shown
         assert ", ".join(claims) in shown
+
+
+@pytest.mark.parametrize("claims", [{}, {"digits": ["a"]}])
+def test_no_claims_are_said_to_be_none(claims: dict[str, list[str]], capsys):
+    found = Impact([StageStatus("report@digits", "new", [], [])], claims=claims)
+    impact.show(found, Console())
+    said = "1 claim of digits compared again" if claims else "no claim compared again"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from support import drawn
 from support.pictures import DIGITS, GOOD, KMNIST, PLACEMENTS, grid, npz, png
 
 from kmnist_pipeline.data import idx
-from kmnist_pipeline.serving import inputs
+from kmnist_pipeline.serving import character, inputs
 from kmnist_pipeline.serving.character import Form
 from kmnist_pipeline.serving.inputs import Picture
 
@@ -105,6 +105,17 @@ def test_a_16_bit_image_may_use_only_its_low_bits(drawn, bits, inverted):
     found, expected = (one(each, KMNIST).prepared for each in (deep, plain))
     assert found.steps == expected.steps
     assert np.array_equal(found.pixels, expected.pixels)
+
+
+@pytest.mark.parametrize("white", [16, 31, 40, 64, 256])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_16_bit_image_whose_white_is_no_power_of_two_less_one(white, inverted):
+    """The digits of scikit-learn have a white of 16."""
+    drawn = np.pad(digit(3, 40), 9) * 0.8  # no pen is as dark as paper is light
+    levels = np.rint((255 - drawn if inverted else drawn) * (white / 255)).astype(np.uint16)
+    found = one(png(Image.fromarray(levels)), KMNIST).prepared
+    assert found.doubt != character.EMPTY
+    assert ("inverted" in found.steps) == inverted
 
 
 def deep(bits: int, channels: int, opaque: bool = True) -> np.ndarray:

@@ -16,6 +16,7 @@ from dvc.repo import Repo
 from kmnist_pipeline.data import reviews
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs
+from kmnist_pipeline.repository.revision import DamagedError
 from kmnist_pipeline.serving import kept
 
 FILE = Path("data/reviewed/x.npz")
@@ -26,8 +27,7 @@ ONE, TWO, THREE = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def repository(workspace: Path) -> None:
     Repo.init(no_scm=True).close()
 
 
@@ -53,6 +53,15 @@ def test_dvc_gets_what_it_lacks_whoever_has_ended_before():
     assert pointed() == hashlib.md5(reviews.images_bytes([ONE, TWO])).hexdigest()
 
 
+def test_what_dvc_refuses_is_said_and_kept_the_next_time():
+    write(ONE)
+    with Repo() as repo, repo.lock:
+        with pytest.raises(UserError, match=f"{FILE}: the images stay .* Unable to acquire lock"):
+            keep()
+        assert not POINTER.exists()
+    assert keep()
+
+
 def test_images_of_another_version_are_never_lost():
     write(ONE)
     keep()
@@ -68,6 +77,19 @@ def test_images_of_another_version_are_never_lost():
     with pytest.raises(UserError, match=f"`dvc pull {FILE}` first"):
         keep()
     assert POINTER.read_bytes() == before
+
+
+def test_a_version_that_is_damaged_in_the_cache_is_named():
+    write(ONE)
+    keep()
+    md5 = pointed()
+    cached = Path(".dvc/cache/files/md5", md5[:2], md5[2:])
+    cached.chmod(0o644)
+    cached.write_bytes(b"damaged")
+    write(TWO)
+    found = f"{FILE} is damaged in DVC's cache: delete .*{md5[2:]}; then `dvc pull {FILE}`"
+    with pytest.raises(DamagedError, match=found):
+        keep()
 
 
 def test_after_a_merge_of_new_images_those_of_both_are_kept(tmp_path: Path):
@@ -100,5 +122,7 @@ def test_after_a_merge_of_new_images_those_of_both_are_kept(tmp_path: Path):
 def test_a_pointer_that_is_none_is_named():
     write(ONE)
     POINTER.write_text("outs: []\n")
-    with pytest.raises(UserError, match=rf"{POINTER}: has no outs\[0\]\.md5: `git checkout"):
+    with pytest.raises(
+        UserError, match=rf"{POINTER}: has no outs\[0\]\.md5: `git checkout HEAD -- {POINTER}`"
+    ):
         keep()

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from support.project import Project
 
-from kmnist_pipeline import cli
 from kmnist_pipeline.commands import new
 
 MENU = Path("conf/config.yaml")
-
-
-@pytest.fixture
-def kmnist(
-    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    monkeypatch.chdir(project.folder)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        status = cli.main([*arguments])
-        return status, *capsys.readouterr()
-
-    return run
+pytestmark = pytest.mark.usefixtures("project_here")
+# YAML and Hydra read these as something else than a name, and some are files for all items.
+NO_NAMES = {
+    **dict.fromkeys(("1", "007", "1_0", "1e3"), "joined by '_' that begin with a letter"),
+    **dict.fromkeys(
+        ("null", "true", "yes", "none", "base", "suspects", "data"), "must be another one than"
+    ),
+}
 
 
 def params() -> dict:
@@ -107,7 +99,8 @@ def test_an_experiment_has_the_values_of_another_one(kmnist):
     [
         ("report digits --dataset digits", "conf/report/digits.yaml exists already"),
         ("report Signs --dataset digits", "the name of a report must be lower-case words"),
-        ("report data --dataset digits", "no report can have this name"),
+        *((f"report {name} --dataset digits", words) for name, words in NO_NAMES.items()),
+        *((f"experiment {name} --like digits_softmax", w) for name, w in NO_NAMES.items()),
         ("report signs --dataset digit", "conf/ has no such dataset; did you mean digits?"),
         ("report signs --dataset digits --models soft", "has no soft.yaml; did you mean softmax?"),
         (

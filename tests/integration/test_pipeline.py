@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.project import ROOT, Project, files_under
+from support.project import ROOT, Project, files_under, lines_with
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import rules
@@ -25,15 +24,11 @@ from kmnist_pipeline.stages import preprocess
 
 KINDS = {
     *("download", "preprocess", "kfold-train", "tune", "evaluate", "conditions", "suspects"),
-    *("loop", "report"),
+    *("loop", "weights", "report"),
 }
 LEAST_ACCURACY = 0.93  # of the demo's softmax regression on the test images
 OTHER_MACHINE = 1e-4  # how far numbers may lie apart where another machine type made them
 MODELS = ("digits_softmax", "digits_softmax_grid")
-
-
-def lines_with(word: str, done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in (done.stdout + done.stderr).splitlines() if word in line]
 
 
 # The demo
@@ -230,6 +225,24 @@ def test_what_another_experiment_made_is_refused(
     assert not files_under(without_mlflow.folder / f"multirun/{kind}")
 
 
+def test_a_stage_by_hand_names_the_inputs_that_are_missing_and_what_makes_them(project: Project):
+    def said() -> str:
+        done = project.stage("evaluate", "name=digits_softmax")
+        assert done.returncode == 1 and not (project.folder / "multirun").exists()
+        return done.stderr.removeprefix("error in evaluate: not here, but needed: ")
+
+    weights, data = "models/digits_softmax.safetensors", "data/processed/digits.npz"
+    makers = "preprocess@digits kfold-train@digits_softmax"
+    assert said() == f"{data}, {weights}; `dvc repro {makers}` makes what is missing\n"
+    for name in (weights, data):
+        (project.folder / name).parent.mkdir(parents=True)
+        (project.folder / name).touch()
+    (project.folder / "params.yaml").unlink()
+    assert "where `kmnist compose` makes it" in said()
+    done = project.run("dvc", "repro", "evaluate@digits_softmax")
+    assert done.stderr == "error: params.yaml does not exist: `kmnist compose` makes it\n"
+
+
 def test_a_figure_that_no_stage_of_the_report_made_is_refused(without_mlflow: Project) -> None:
     shutil.rmtree(without_mlflow.folder / "metrics/digits/digits_softmax_grid")
     done = without_mlflow.stage("report", "name=digits")
@@ -237,7 +250,7 @@ def test_a_figure_that_no_stage_of_the_report_made_is_refused(without_mlflow: Pr
     assert re.fullmatch(
         "error in report: figures/digits/digits_softmax_grid/[a-z_]+.png was made by "
         "evaluate@digits_softmax_grid, whose numbers are not in metrics/digits/: "
-        "delete the figure, or run the stage\n",
+        "`dvc repro evaluate@digits_softmax_grid` makes them, or delete the figure\n",
         done.stderr,
     )
 
@@ -285,7 +298,9 @@ def test_a_stage_that_fails_under_dvc_leaves_nothing_half_written(without_mlflow
     ("file", "add"),
     [
         ("src/sitecustomize.py", "import math\n"),  # Python itself imports it
+        ("src/hydra_plugins/other.py", "import math\n"),  # and Hydra this
         ("src/kmnist_pipeline/reporting/extra.py", ""),
+        ("src/kmnist_pipeline/tracking/store.py", None),
         ("conf/model/softmax.yaml", None),
     ],
 )
@@ -294,7 +309,7 @@ def test_a_stage_that_reads_what_is_no_dependency_fails(
 ) -> None:
     path = without_mlflow.folder / file
     path.write_text(path.read_text() if add is None else add)
-    if file != "src/sitecustomize.py":
+    if not file.endswith(("sitecustomize.py", "other.py")):
         reads = (
             f"open({file!r}).read()" if add is None else "import kmnist_pipeline.reporting.extra"
         )
@@ -304,6 +319,28 @@ def test_a_stage_that_reads_what_is_no_dependency_fails(
     done = without_mlflow.run("dvc", "repro", "--force", "--single-item", "report@digits")
     assert f"error in report: reads {file}, which is not among the deps of report" in done.stderr
     assert (without_mlflow.folder / "dvc.lock").read_bytes() == before
+
+
+def test_the_code_that_publishes_runs_after_the_outs_are_written(without_mlflow: Project) -> None:
+    """It is no dependency, so it must not change what a stage computes."""
+    code = without_mlflow.folder / "src/kmnist_pipeline/tracking/publisher.py"
+    code.write_text(code.read_text() + "json.dumps = lambda *_, **__: 'changed'\n")
+    done = without_mlflow.run("dvc", "repro", "--force", "--single-item", "preprocess@digits")
+    assert done.returncode == 0, done.stderr
+    assert without_mlflow.changed() == f" M {code.relative_to(without_mlflow.folder)}\n"
+
+
+@pytest.mark.parametrize(
+    ("read", "name"), [('["models"]', "models"), ('["datasets"]["kmnist"]', "datasets.kmnist")]
+)
+def test_a_stage_that_reads_a_parameter_that_it_does_not_declare_fails(
+    read: str, name: str, without_mlflow: Project
+) -> None:
+    entry = "src/kmnist_pipeline/stages/report.py"
+    without_mlflow.replace(entry, "    about = params", f"    params{read}\n    about = params")
+    done = without_mlflow.run("dvc", "repro", "--force", "--single-item", "report@digits")
+    assert f"error in report: reads the parameter {name}, which is not among" in done.stderr
+    assert not lines_with("Traceback", done)
 
 
 # A process of its own, because a limit cannot be lifted again.

@@ -1,8 +1,10 @@
 """Where a project lies, whose it is and who uses it: the commands work, or say the real reason."""
 
 import contextlib
+import errno
 import os
 import pwd
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -16,6 +18,7 @@ from support.project import Project, committed
 from kmnist_pipeline import cli
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.serving import registry
+from kmnist_pipeline.tracking import server, store
 
 FIGURE = "figures/digits/digits_softmax/curves.png"
 COMMANDS = [["check"], ["trace", FIGURE], ["verify", "--quick"], ["diff", "HEAD"], ["impact"]]
@@ -35,10 +38,13 @@ def messages(project: Project, capsys: pytest.CaptureFixture[str], *commands: li
 def test_an_unpacked_archive_is_no_repository(project, capsys):
     shutil.rmtree(project.folder / ".git")
     of_dvc = [["fit"], ["predict", "docs/report.png"], ["prune", "--yes", "digits_cnn"]]
+    of_dvc += [["publish"], ["predict", "docs/report.png", "--model", "digits_softmax"]]
     found = messages(project, capsys, *COMMANDS, *of_dvc)
     reason = "is not in a Git repository, as after unpacking a ZIP archive: clone the repository "
     way = "instead, or make one: `git init && git add --all && git commit -m start`"
     assert found.count(reason + way) == len(COMMANDS + of_dvc)
+    assert "refused" not in found
+    assert "error: models/digits_softmax.safetensors does not exist, and DVC cannot" in found
 
 
 def test_a_repository_that_has_not_committed_the_project(project, capsys):
@@ -57,7 +63,7 @@ def test_a_repository_that_has_not_committed_the_project(project, capsys):
 def test_a_repository_of_another_owner(project, capsys, monkeypatch):
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     found = messages(project, capsys, *COMMANDS)
-    assert found.count("git config --global --add safe.directory") == len(COMMANDS)
+    assert found.count("\n        git config --global --add safe.directory") == len(COMMANDS)
 
 
 def test_a_shallow_clone(project, tmp_path, capsys):
@@ -67,9 +73,10 @@ def test_a_shallow_clone(project, tmp_path, capsys):
         ["git", "clone", "-q", "--depth", "1", project.folder.as_uri(), shallow.folder], check=True
     )
     assert findings(shallow) == []
-    found = messages(shallow, capsys, ["diff", "HEAD~1"])
-    assert "HEAD~1 is not a commit of this repository; this clone does not have all" in found
-    assert "`git fetch --unshallow`" in found
+    found = messages(shallow, capsys, ["diff", "HEAD~1"], ["publish", "--rev", "HEAD~1"])
+    way = "this clone does not have all commits: `git fetch --unshallow` gets them\n"
+    assert f"HEAD~1 is not a commit of this repository; {way}" in found
+    assert f"HEAD~1 is neither a commit nor an experiment of this repository; {way}" in found
 
 
 def test_what_a_user_has_told_git_changes_no_file(project, tmp_path, monkeypatch):
@@ -132,9 +139,19 @@ def newer(database: Path) -> None:
         connection.commit()
 
 
+def moved(database: Path) -> None:
+    """A copy of another project's store, which can only be read."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        there = database.with_name("elsewhere") / "mlartifacts/Default"
+        connection.execute("UPDATE experiments SET artifact_location = ?", (there.as_uri(),))
+        connection.commit()
+    read_only(database)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
+        (moved, "readonly database; make it and its folder writable, or name another file"),
         (read_only, "attempt to write a readonly database; make it and its folder writable"),
         (cut, "database disk image is malformed; move it away, and `kmnist publish` makes another"),
         (newer, "for one from a newer version, install that or name another file"),
@@ -152,6 +169,9 @@ def test_a_store_that_cannot_be_used_says_why_and_what_to_do(
     assert words in found
     assert str(database) in found
     assert "Traceback" not in found
+    if damage is not read_only:  # which `make ui` may show
+        with pytest.raises(UserError, match=f"^.*{database}.*{re.escape(words)}.*$"):
+            server._serve(0, f"sqlite:///{database}")
 
 
 def test_a_store_in_a_missing_folder_has_no_champion_and_says_why(tmp_path, monkeypatch):
@@ -159,6 +179,18 @@ def test_a_store_in_a_missing_folder_has_no_champion_and_says_why(tmp_path, monk
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
     with pytest.raises(UserError, match=f"there is no folder {file.parent}"):
         registry.champion("digits")
+
+
+def test_a_folder_that_takes_no_store_is_named(tmp_path, monkeypatch):
+    def refused(source: str, target: Path) -> None:
+        target.touch()
+        raise OSError(errno.EROFS, "Read-only file system", str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", refused)
+    words = f"{tmp_path}: Read-only file system, so no MLflow store can be made in it; make it "
+    with pytest.raises(UserError, match=f"^{words}writable, with some room, or name another file"):
+        store.create(tmp_path / "mlflow.db")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_store_that_another_program_has_locked(clone, publish, own_store):

@@ -205,7 +205,7 @@ def test_a_folder_that_is_not_there_is_said_before_anything_is_computed(capsys, 
 
 
 @pytest.fixture(scope="module")
-def images(answering: Project) -> np.ndarray:
+def tested(answering: Project) -> np.ndarray:
     """Forty images of the digits' test split, (40, 8, 8)."""
     with np.load(answering.folder / "data/processed/digits.npz") as arrays:
         return arrays["images"][arrays["test"][:40]]
@@ -226,32 +226,32 @@ def test_the_answers_are_those_of_the_evidence(answering, name):
     assert np.array_equal(found.astype(np.float32), expected)
 
 
-def test_the_threshold_of_the_report_decides(answering, images):
+def test_the_threshold_of_the_report_decides(answering, tested):
     plain = classifier(answering, "digits_softmax")
-    sure = plain.probabilities(images).max(axis=1)
-    assert {answer.decision for answer in plain.answers(images)} == {None}
+    sure = plain.probabilities(tested).max(axis=1)
+    assert {answer.decision for answer in plain.answers(tested)} == {None}
 
     routed = classifier(
         answering, "digits_softmax", {"temperature": 1.0, "threshold": float(sure[0])}
     )
-    decisions = [answer.decision for answer in routed.answers(images)]
+    decisions = [answer.decision for answer in routed.answers(tested)]
     assert decisions == ["accept" if value >= sure[0] else "review" for value in sure]
     warm = classifier(answering, "digits_softmax", {"temperature": 5.0, "threshold": 0.5})
-    assert warm.probabilities(images).max() < sure.max()
+    assert warm.probabilities(tested).max() < sure.max()
     never = classifier(answering, "digits_softmax", {"temperature": 1.0, "threshold": None})
-    assert {answer.decision for answer in never.answers(images)} == {"review"}
+    assert {answer.decision for answer in never.answers(tested)} == {"review"}
 
 
-def test_scans_are_answered_as_the_images_they_were_made_from(answering, images):
+def test_scans_are_answered_as_the_images_they_were_made_from(answering, tested):
     folder = answering.folder / "scans"
     folder.mkdir()
-    for number, image in enumerate(images):
+    for number, image in enumerate(tested):
         scan = Image.fromarray(255 - np.rint(image * (255 / 16)).astype(np.uint8))
         scan.resize((64 + number, 64 + number), Image.Resampling.BICUBIC).save(
             folder / f"{number:02d}.png"
         )
     (folder / "broken.png").write_bytes(GOOD[:40])
-    np.savez(answering.folder / "native.npz", images=images)
+    np.savez(answering.folder / "native.npz", images=tested)
 
     command = ["kmnist", "predict", "--dataset", "digits", "--output", "json"]
     native = answering.run(*command, "native.npz", "--as-is")
@@ -273,12 +273,12 @@ def test_scans_are_answered_as_the_images_they_were_made_from(answering, images)
     assert not list(answering.folder.rglob("*.db"))  # no store is made to be asked
 
 
-def test_real_pictures_are_answered_and_doubted_ones_never_accepted(answering, images):
+def test_real_pictures_are_answered_and_doubted_ones_never_accepted(answering, tested):
     folder = answering.folder / "pictures"
     folder.mkdir()
     names = ["dark paper", "coloured ink", "uneven light", *conditions.UNANSWERABLE]
     for name in names:
-        for number, picture in enumerate(conditions.rendered(name, images / np.float32(16), 5)):
+        for number, picture in enumerate(conditions.rendered(name, tested / np.float32(16), 5)):
             image = Image.fromarray(np.uint8(np.rint(picture * 255)))
             image.save(folder / f"{name}-{number:02d}.png")
     done = answering.run(
@@ -304,16 +304,16 @@ def test_real_pictures_are_answered_and_doubted_ones_never_accepted(answering, i
         assert sheet.width > 800
 
 
-def test_standard_input_and_a_reader_that_has_seen_enough(answering, images):
+def test_standard_input_and_a_reader_that_has_seen_enough(answering, tested):
     arguments = ["kmnist", "predict", "-", "--model", "digits_softmax"]
     options: dict[str, Any] = {"cwd": answering.folder, "env": answering.environment()}
-    scan = png(Image.fromarray(images[0] * 15))
+    scan = png(Image.fromarray(tested[0] * 15))
     done = subprocess.run(arguments, input=scan, capture_output=True, check=True, **options)
     header, row = done.stdout.decode().splitlines()
     assert header == ",".join(predict.COLUMNS)
     assert row.startswith("stdin,")
 
-    (answering.folder / "many.npz").write_bytes(npz(images=np.tile(images, (300, 1, 1))))
+    (answering.folder / "many.npz").write_bytes(npz(images=np.tile(tested, (300, 1, 1))))
     command = "kmnist predict many.npz --model digits_softmax | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, check=True, **options)
     assert b"Traceback" not in done.stderr and b"Broken pipe" not in done.stderr
@@ -353,6 +353,7 @@ def test_only_remedies_that_are_possible_are_named_for_a_missing_model(project, 
         return str(caught.value)
 
     absent, made = f"{weights} does not exist: ", f"`dvc repro evaluate@{name}` trains it"
+    made += " in about 35 minutes of one core"
     assert said() == absent + made
 
     Path(".dvc/config.local").write_text("['remote \"store\"']\n    url = elsewhere\n")
@@ -361,7 +362,21 @@ def test_only_remedies_that_are_possible_are_named_for_a_missing_model(project, 
     cached = Path(".dvc/cache/files/md5", *md5_of(project, weights))
     cached.parent.mkdir(parents=True)
     cached.touch()
-    assert said() == f"{absent}`dvc checkout {weights}` takes it from the cache"
+    damaged = f"{weights} is damaged in DVC's cache: delete {cached.absolute()}; then `dvc repro` "
+    assert said() == f"{damaged}makes it, or `dvc pull {weights}` takes it from a remote"
+
+
+def test_a_missing_or_damaged_file_of_git_comes_back_from_git(project, monkeypatch):
+    """Hours of training are no remedy for a file that one checkout brings back."""
+    monkeypatch.chdir(project.folder)
+    numbers = Path("metrics/digits/digits_softmax/test.json")
+    numbers.unlink()
+    with pytest.raises(UserError, match=f"`git checkout HEAD -- {numbers}` restores it"):
+        candidates.read("digits_softmax")
+    project.run("git", "rm", "--quiet", "-r", "--cached", "metrics")
+    project.run("git", "commit", "--quiet", "--message", "without numbers")
+    with pytest.raises(UserError, match="`dvc repro evaluate@digits_softmax` makes it"):
+        candidates.read("digits_softmax")
 
 
 def md5_of(project: Project, out: Path) -> tuple[str, str]:

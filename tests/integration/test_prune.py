@@ -14,13 +14,17 @@ from kmnist_pipeline import cli
 from kmnist_pipeline.commands import prune
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.config import menu
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs
 
 NETWORK = "digits_cnn"
 MODELS = [NETWORK, "digits_softmax", "digits_softmax_grid", "digits_sklearn_logistic"]
 LINE = f"  - experiment@experiments.{NETWORK}: {NETWORK}\n"
 MODEL = f"models/{NETWORK}.safetensors"
-FOLDERS = ("conf", "params.yaml", "dvc.lock", "metrics", "figures", "reports", "models")
+FOLDERS = (
+    *("conf", "params.yaml", "dvc.lock", "metrics", "figures", "reports"),
+    *("models", "weights"),
+)
 
 
 @pytest.fixture
@@ -60,9 +64,10 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(lone, caps
         outs.write_bytes(Path(file), content)
     lone.replace("conf/config.yaml", LINE, "")
     lone.replace("conf/config.yaml", f"  - conditions@conditions.{NETWORK}: {NETWORK}\n", "")
+    lone.replace("conf/config.yaml", f"weights:\n  digits: {NETWORK}\n", "weights: {}\n")
     outs.write_bytes(Path("params.yaml"), composition.compose(Path("conf"), []).encode())
     (way,) = commands(lone, f"evaluate@{NETWORK}")
-    kinds = ("kfold-train", "evaluate", "conditions")
+    kinds = ("kfold-train", "evaluate", "conditions", "weights")
     assert way == f"kmnist prune --yes {' '.join(f'{kind}@{NETWORK}' for kind in kinds)}"
     stale = {*(f"{kind}@{NETWORK}" for kind in kinds), "report@digits"}
     assert {finding.where for finding in findings(lone)} == stale
@@ -90,7 +95,7 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(lone, caps
             ["reports.digits: no experiment or study has report=digits"],
         ),
         (["digits_softmax", "digits_softmax_grid"], ["suspects.digits.", "digits_softmax"]),
-        (["digits"], ["say datasets.digits or reports.digits"]),
+        (["digits"], ["use datasets.digits or reports.digits"]),
         (["datasets.digits"], ["digits_sklearn_logistic.dataset=digits: must be one of"]),
         (["reports.digits", NETWORK], ["digits_sklearn_logistic.report=digits: must be one of"]),
         (["digits_cn"], ["conf/config.yaml has no digits_cn,", "did you mean digits_cnn?"]),
@@ -141,6 +146,27 @@ def test_while_a_stage_runs_nothing_is_removed(lone, capsys):
         assert cli.main(["prune", "--yes", NETWORK]) == 1
     assert "error: DVC: Unable to acquire lock" in capsys.readouterr().err
     assert state(lone) == before
+
+
+def test_what_keeps_all_says_so(lone, capsys):
+    assert cli.main(["prune", "--yes", "--all-but", "digits"]) == 0
+    before = state(lone)
+    capsys.readouterr()
+    assert cli.main(["prune", "--all-but", "digits_cnn"]) == 0
+    assert capsys.readouterr().out == "there is nothing to remove\n"
+    assert state(lone) == before
+    assert cli.main(["prune", "--yes", "datasets.digits"]) == 1
+    said = capsys.readouterr().err
+    assert "must be one that conf/config.yaml lists; it lists none" in said
+
+
+def test_a_menu_that_has_changed_since_the_question_is_kept(lone):
+    file = lone.folder / "conf/config.yaml"
+    removal = prune.plan([NETWORK])
+    file.write_text(before := file.read_text() + "# mine\n")
+    with pytest.raises(UserError, match="has changed meanwhile; nothing was removed"):
+        prune.remove(removal)
+    assert file.read_text() == before
 
 
 def test_all_but_one_report_leaves_a_clean_start(lone, capsys):
@@ -219,8 +245,7 @@ def test_a_lock_that_names_a_place_outside_the_project_is_refused(out, lone, tmp
     lock_out(lone, out)
     before = state(lone)
     assert cli.main(["prune", "gone", "--yes"]) == 1
-    message = capsys.readouterr().err
-    assert f"dvc.lock: evaluate@gone: {out} is not a path in the project's folder" in message
+    assert f"dvc.lock: evaluate@gone: {out} is not a path" in capsys.readouterr().err
     assert (tmp_path / "victim").exists()
     assert state(lone) == before
 
@@ -237,7 +262,7 @@ def test_of_what_a_lock_names_only_what_stages_write_is_removed(lone, tmp_path, 
     assert cli.main(["prune", "gone", "--yes"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [path for path in (*stay, *go) if (lone.folder / path).exists()] == stay
-    said = "stays, behind a link or where no stage writes: "
+    said = "kept, behind a link or where no stage writes: "
     # All models are in `models`, so it is not only of this stage.
     assert {line.removeprefix(said) for line in shown if line.startswith(said)} == {*stay} - {
         "models"

@@ -143,12 +143,8 @@ def test_a_stage_whose_dependency_was_edited_while_it_ran(unlogged, own_store, p
     lock = unlogged.folder / "dvc.lock"
     lock.write_text(lock.read_text().replace(md5, "a" * 32))
     done = publish(unlogged, own_store, EVALUATED)
-    details = numbers.beside(TEST_JSON)
-    assert done.err == (
-        f"refused: {EVALUATED}: {details} was made by another command, or from other "
-        "dependencies or parameters, than dvc.lock says; "
-        f"`dvc repro --force --single-item {EVALUATED}` makes it again\n"
-    )
+    assert done.err.startswith(f"refused: {EVALUATED}: {numbers.beside(TEST_JSON)} was made by ")
+    assert done.err.endswith(f"`dvc repro --force --single-item {EVALUATED}` makes it again\n")
     assert (done.status, table(client_of(own_store))) == (1, {})
 
 
@@ -200,8 +196,7 @@ def test_a_commit_whose_lock_names_places_outside_is_refused(out, project, own_s
     project.git("checkout", "--quiet", "HEAD~1")
     done = publish(project, own_store, "--rev", "theirs")
     assert done.status == 1
-    said = f"dvc.lock at theirs: kfold-train@gone: {out} is not a path in the project's folder"
-    assert said in done.err
+    assert f"dvc.lock at theirs: kfold-train@gone: {out} is not a path" in done.err
 
 
 @pytest.mark.parametrize("report", ["../../victim", "..", "''"])
@@ -222,5 +217,5 @@ def test_a_commit_whose_report_names_a_place_outside_is_refused(
     before = {path.name for path in tmp_path.iterdir()}
     done = publish(project, own_store, EVALUATED, "--rev", "HEAD")
     assert done.status == 1
-    assert f"{report.strip(chr(39))!r} is no name of a report" in done.err
+    assert f"{report.strip(chr(39))!r} is not the name of a report" in done.err
     assert {path.name for path in tmp_path.iterdir()} == before

@@ -70,7 +70,7 @@ def test_a_report_gets_readings_and_faults(without_mlflow: Project) -> None:
     for name in ("val", "test"):  # they differ already
         assert set(written["faults"][name].values()) == {False}
     page = (project.folder / "reports/digits/index.html").read_text()
-    for words in ("What the text leaves open", "What a claim would notice",
+    for words in ("Choices that the publication does not state", "What the claims detect",
                   'class="v explained"', 'id="metrics/digits/readings.json"'):  # fmt: skip
         assert words in page, words
     rows = re.findall(r'<tr><th scope="row"><a href="#(\w+)"><code>(.*?)</tr>', page)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.project import Project, replaced
 
-from kmnist_pipeline.cli import main
+from kmnist_pipeline.cli import dvc, main
 from kmnist_pipeline.commands import recovery
 from kmnist_pipeline.repository import git, locks
 
@@ -57,7 +61,7 @@ def test_an_entry_comes_back_only_with_the_files_parameters_and_code_that_it_nam
     with replaced(clone.folder / metric, b"{}"):
         assert gone() == {"evaluate@kmnist_softmax"}
     with replaced(clone.folder / "params.yaml", other.encode()):
-        kinds = ("kfold-train", "evaluate", "conditions")
+        kinds = ("kfold-train", "evaluate", "conditions", "weights")
         assert gone() == {f"{kind}@digits_cnn" for kind in kinds}
     with replaced(clone.folder / code, code.read_bytes() + b"\n"):
         assert {name for name, stage in stages.items() if code.as_posix() in stage.deps} == gone()
@@ -93,7 +97,8 @@ def test_what_was_removed_on_purpose_does_not_come_back(project):
         Path("conf/experiment/digits_cnn.yaml").unlink()
         main_file = Path("conf/config.yaml")
         lines = main_file.read_text().splitlines(keepends=True)
-        main_file.write_text("".join(line for line in lines if "digits_cnn" not in line))
+        others = "".join(line for line in lines if "digits_cnn" not in line)
+        main_file.write_text(others.replace("weights:\n", "weights: {}\n"))
         assert is_gone()
         assert main(["compose"]) == 0
         assert is_gone()
@@ -121,3 +126,30 @@ def test_a_lock_that_was_deleted_can_be_restored(command, whole, capsys):
     said = capsys.readouterr()
     assert "dvc.lock is missing, so every stage is new" in said.out + said.err
     assert "git checkout HEAD -- dvc.lock" in said.out + said.err
+
+
+@pytest.mark.parametrize("place", [".", "docs"])
+def test_the_command_that_brings_files_back_works_where_the_user_is(place, whole, clone):
+    gone = Path("metrics/digits/digits_cnn/test.json")
+    start, before = clone.folder / place, gone.read_bytes()
+    gone.unlink()
+    (command,) = re.findall("`(.*)`", recovery.way_back(start))
+    subprocess.run(command, shell=True, check=True, cwd=start)
+    assert gone.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["kmnist", "dvc"])
+def test_in_another_folder_messages_say_where_their_commands_are_valid(
+    command, whole, capsys, monkeypatch
+):
+    """Both end before anything runs, because of a merge conflict."""
+    LOCK.write_bytes(b"<<<<<<< HEAD\n" + whole)
+    monkeypatch.setattr(sys, "argv", ["dvc", "repro"])
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # `dvc` changes it
+    for folder, says in ((".", False), ("docs", True)):
+        with contextlib.chdir(folder):
+            assert (main(["check"]) if command == "kmnist" else dvc.main()) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: dvc.lock: line 1: a merge conflict")
+        note = "\nnote: commands and paths above are for the project's folder: `cd ..`\n"
+        assert said.endswith(note) == says

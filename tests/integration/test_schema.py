@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from support.parameters import CNN, COMMITTED, CONTENT, DELETE, GRID, NETWORK_GRID, at, changed
 from support.project import ROOT
 
-from kmnist_pipeline.config import node, rules, training
+from kmnist_pipeline.config import code, node, rules, training
 from kmnist_pipeline.families import registry
 
 IMAGES = ("datasets", "digits", "parts", 0, "images")
 SHA, SOFTMAX = "0" * 63 + "g", "experiments.digits_softmax"
 READ, FAULTS = "readings.kmnist_linear", "faults.kmnist_linear.catalogue"
+CHANGED, STUDY = "faults.kmnist_linear", "kmnist_softmax_grid"
 NONE_LEFT = {"act": "add", "says": "none", "settings": ["trainer.epochs"], "amount": -50}
 SKLEARN = "experiments.digits_sklearn_logistic"
 SUSPECTS, LOOP = "suspects.digits", "loops.digits"
@@ -31,6 +32,12 @@ def unvalidated(experiment: str = SOFTMAX, **trainer: Any) -> dict:
     """An experiment without validation, and with other values of its trainer."""
     content = at(CONTENT, tuple(experiment.split(".")))
     return content | {"validation": {"method": "none"}, "trainer": content["trainer"] | trainer}
+
+
+def on_all_images(folds_of: str) -> dict:
+    """The network, trained on all images, with the confidence of another experiment's folds."""
+    content = unvalidated(CNN, patience=None, keep="last")
+    return content | {"validation": {"method": "none", "folds_of": folds_of}}
 
 
 KFOLD = {"method": "kfold", "folds": 3}
@@ -108,9 +115,9 @@ REFUSED = [
     (f"{SUSPECTS}.family", "cnn", "=cnn: must be one of linear"),
     (f"{SUSPECTS}.ranks", [60, 30], "=[60, 30]: must be a rising list of counts"),
     (f"{SUSPECTS}.swapped", 0, "=0: must be at least 1"),
-    (f"{SUSPECTS}.trial", {"subset": 100}, '={"subset": 100}: must be other keys than report'),
-    (f"{SUSPECTS}.trial", {"trainer.epoch": 1}, ": the base experiment has no key 'trainer.epoch'"),
-    (f"{SUSPECTS}.trial", {"trainer.epochs": 0}, ".trainer.epochs=0: must be at least 1"),
+    (f"{SUSPECTS}.changes", {"subset": 100}, '={"subset": 100}: must be other keys than report'),
+    (f"{SUSPECTS}.changes", {"trainer.epoch": 1}, ": the base experiment has no key "),
+    (f"{SUSPECTS}.changes", {"trainer.epochs": 0}, ".trainer.epochs=0: must be at least 1"),
     ("suspects.digit", CONTENT["suspects"]["digits"], "=digit: must be one of digits, kmnist_cnn"),
     (f"{LOOP}.dataset", "mnist", "=mnist: must be one of digits"),
     (f"{LOOP}.seeds", [1, 1], "=[1, 1]: must be one or more different seeds"),
@@ -120,6 +127,10 @@ REFUSED = [
     (f"{LOOP}.optimizer", None, "=null: must be a map of name, lr, batch_size"),
     (f"{OTHERS}.model", "digits_softmax", "=digits_softmax: must be one of digits_cnn"),
     (f"{OTHERS}.dataset", "kmnist", "=kmnist: must be one of digits"),
+    ("weights.kmnist", "digits_cnn", "=digits_cnn: must be an experiment or study of kmnist: "),
+    ("weights.digits", "digits_cn", "=digits_cn: must be an experiment or study of digits: "),
+    ("weights.digits", None, "=null: must be text"),
+    ("weights.digit", "digits_cnn", "=digit: must be one of digits, kmnist, mnist"),
     (f"{OTHERS}.images", 0, "=0: must be at least 1"),
     ("conditions.digits_softmax", OF_SOFTMAX, ".model=digits_softmax: must be a network with vali"),
     (f"{SKLEARN}.optimizer", {"lr": 1, "batch_size": 1}, ": must be null: sklearn has its own"),
@@ -141,8 +152,11 @@ REFUSED = [
     (f"{CNN}.validation", KFOLD | {"ensemble": 1}, ".ensemble=1: must be true or false"),
     ("experiments.kmnist_siamese.validation", KFOLD | {"ensemble": True},
      ".ensemble=true: must be null for a siamese network"),
+    (CNN, on_all_images("digits_softmax"), ".validation.folds_of=digits_softmax: must be an exper"),
+    (CNN, on_all_images("digits_cnn"), ".validation.folds_of=digits_cnn: must be an experiment"),
     (f"{CNN}.trainer.warmup", 0.1, "=0.1: must be null, because trainer.schedule is constant"),
     (f"{CNN}.trainer.cutout", 0.1, "=0.1: must be null, because trainer.augmentation is none"),
+    (f"{CNN}.trainer.stored", "float8", "=float8: must be one of float16"),
     (f"{CNN}.trainer.cutout", 2, "=2: must be at most 1"),
     (CNN, trained(schedule="linear"), ".trainer.warmup=null: must be a number, because trainer"),
     (f"{CNN}.optimizer", ADAMW, ".weight_decay=null: must be a number, because optimizer.name"),
@@ -158,6 +172,8 @@ REFUSED = [
      ".search.space.model.dropout.low=0: must be greater than 0 with log"),
     (GRID, searched(space={"model.dropout": {"low": 0.5, "high": 0.5, "log": False}}),
      ".search.space.model.dropout.high=0.5: must be greater than low"),
+    (GRID, searched(space={"optimizer.lr": {"low": "a", "high": 1, "log": True}}),
+     ".search.space.optimizer.lr.low=a: must be a number"),
     (GRID, searched(reduction=1), ".search.reduction=1: must be at least 2"),
     (GRID, searched() | {"retrain": False}, ".retrain=false: must be true for a search, which"),
     (GRID, searched() | {"points": [{"optimizer.lr": 1}]}, ".points=[{"),
@@ -216,9 +232,50 @@ REFUSED = [
     (f"{FAULTS}.labels_swapped.classes", [0, 2], "=[0, 2]: must be two different positions of 0 "),
     (f"{FAULTS}.one_epoch_fewer", NONE_LEFT, ".trainer.epochs=0: must be at least 1"),
     (f"{FAULTS}.rate_by_10.settings", ["model.kind"], ": must be keys whose values are numbers"),
+    *((f"{FAULTS}.rate_by_10.settings", [key], f"[0]={key}: must be one of model.architecture, ")
+      for key in ("optimzer.lr", "a.b.c", "seeds", "subset", "model.nope")),
+    (f"{FAULTS}.rate_by_10.settings", [], "=[]: must be a list of 1 or more values"),
+    (f"{FAULTS}.labels_swapped.classes", [0, 1, 2], "=[0, 1, 2]: must be a list of 2 or fewer v"),
+    (f"{FAULTS}.none", {"act": "measure_validation", "says": "none"}, ": the name must be another"),
+    (f"{CHANGED}.experiments", {}, "={}: must be at least one experiment"),
+    (f"{CHANGED}.catalogue", {}, "={}: must be at least one fault"),
+    (f"{CHANGED}.dataset", "mnist", "=mnist: must be one of kmnist"),
+    (f"{CHANGED}.studies.{STUDY}.points", [{"model.scaling": "typo"}],
+     "[0].model.scaling=typo: must be one of none, minmax, zscore"),
+    (f"{CHANGED}.studies.{STUDY}.points", [], "=[]: must be at least one point, or a product"),
+    (f"{READ}.dataset", "mnist", "=mnist: must be one of kmnist"),
+    (f"{READ}.claims", "none", "=none: must be one of kmnist_linear"),
+    (f"{READ}.experiments.kmnist_logistic_0_6.classes", [3, 77],
+     "=[3, 77]: must be at least two different labels of 0 to 9"),
+    *((f"{READ}.experiments.kmnist_softmax.{key}", value, f"={shown}: must be {words}")
+      for key, value, shown, words in [
+          ("trainer.patience", 10, "10", "null, for readings"),
+          ("subset", 100, "100", "null, for readings"),
+          ("validation.ensemble", True, "true", "null, for readings"),
+          ("trainer.precision", "float32", "float32", "float64, for readings"),
+          ("trainer.epochs", 20, "20", f"50 as in {READ}.experiments.kmnist_logistic_0_6, because"),
+          ("model.scaling", "minmax", "minmax", "zscore as in "),
+          ("validation.folds", 10, "10", "5 as in "),
+      ]),
+    (f"{READ}.studies.{STUDY}.points", [{"optimizer.lr": 0.1}, {"trainer.epochs": 20}],
+     "[1].trainer.epochs=20: must be 50 as in "),
     (f"{FAULTS}.rate_by_10.act", "typo", "=typo: must be one of leak, keep, swap"),
     ("typo", {}, "={}: there is no such key; known keys: datasets, experiments, studies, "),
 ]  # fmt: skip
+
+
+def test_a_network_on_all_images_names_the_experiment_with_its_folds():
+    on_all = on_all_images("digits_cnn")
+    on_folds = on_all | {"validation": KFOLD}
+    both = CONTENT["experiments"] | {"digits_cnn": on_folds, "digits_all": on_all}
+    config = rules.check(changed("experiments", both))
+    assert config.experiments["digits_all"].validation.folds_of == "digits_cnn"
+    held_out = {name: item["held_out"] for name, item in code.of(config)["evaluate"].items()}
+    assert held_out["digits_all"] == "predictions/out_of_fold/digits_cnn.npz"
+    assert held_out["digits_cnn"] == "data/processed/digits.npz"
+    both["digits_all"] = on_all | {"subset": 1000}
+    with pytest.raises(node.ConfigError, match=r"digits_all\.validation\.folds_of=digits_cnn"):
+        rules.check(changed("experiments", both))
 
 
 def test_an_imported_dataset_is_accepted():
@@ -227,12 +284,43 @@ def test_an_imported_dataset_is_accepted():
         assert rules.check(content).datasets["digits"].imported.train == 7
 
 
+@pytest.mark.parametrize("shape", [[1, 40], [40, 1], [3, 3, 3]])
+def test_images_too_small_for_a_network_are_refused(shape):
+    content = changed("datasets.digits", IMPORTED | {"shape": shape})
+    del content["studies"], content["suspects"]
+    with pytest.raises(node.ConfigError) as caught:
+        rules.check(content)
+    height, width = shape[:2]
+    assert str(caught.value).startswith("experiments.digits_cnn.model.family=cnn: must be another")
+    assert f"needs images of 4x4 pixels or more, and these have {height}x{width}" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("section", ["datasets", "experiments", "studies", "reports"])
+@pytest.mark.parametrize("name", ["null", "yes", "base", "none", "1", "007", "1_0"])
+def test_no_item_has_a_name_that_means_something_else(name, section):
+    item = next(iter(COMMITTED[section].values()))
+    with pytest.raises(node.ConfigError, match=f"^{section}.{name}: the name must be "):
+        rules.check(changed(f"{section}.{name}", item))
+
+
 @pytest.mark.parametrize(("key", "value", "words"), REFUSED)
 def test_an_impossible_value_is_refused(key, value, words):
     with pytest.raises(node.ConfigError) as caught:
         rules.check(changed(key, value))
     assert str(caught.value).startswith(key)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["datasets.none", "reports.data", "experiments.loop", "studies.suspects"]
+)
+def test_a_name_that_files_of_the_evidence_have_is_refused(key):
+    section = key.partition(".")[0]
+    of_any = next(iter(CONTENT[section].values()))
+    with pytest.raises(node.ConfigError, match=f"{key}: the name must be another one than"):
+        rules.check(changed(key, of_any))
 
 
 def test_the_committed_parameters_are_accepted_as_they_are():
@@ -260,6 +348,40 @@ def test_a_linear_model_may_have_any_validation():
             del params[section]["digits_softmax_grid"]
         del params["suspects"]["digits"]  # and suspects need a prediction for each image
         rules.check(params)
+
+
+# What pydantic calls the error of each type and each limit that a key may have.
+ERRORS = {
+    **{kind: f"{kind}_type" for kind in ("bool", "dict", "float", "int", "list")},
+    **{"str": "string_type", "pattern": "string_pattern_mismatch"},
+    **{"ge": "greater_than_equal", "gt": "greater_than", "le": "less_than_equal"},
+    **{"lt": "less_than", "min_length": "too_short", "max_length": "too_long"},
+}
+STRUCTURE = {"literal", "nullable", "any", "default", "model", "model-fields", "model-field",
+          "no-info", "with-info"}  # fmt: skip
+LIMITS = {"pattern", "ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length"}
+
+
+def types_and_limits(schema: Any) -> Iterator[str]:
+    """Those of pydantic's schema of a class."""
+    if isinstance(schema, dict):
+        if isinstance(kind := schema.get("type"), str) and not kind.startswith("function-"):
+            yield kind
+            yield from LIMITS & schema.keys()
+        for part in schema.values():
+            yield from types_and_limits(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            yield from types_and_limits(part)
+
+
+def test_every_type_and_limit_is_refused_in_our_words():
+    nodes = [node.Node]
+    for kind in nodes:
+        nodes += kind.__subclasses__()
+    found = {part for kind in nodes for part in types_and_limits(kind.__pydantic_core_schema__)}
+    assert found > {"int", "max_length", "lt"}
+    assert {ERRORS.get(part, part) for part in found - STRUCTURE} <= node.WORDS.keys()
 
 
 def test_schema_and_registry_know_the_same_families_and_choices():

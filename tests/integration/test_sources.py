@@ -1,79 +1,25 @@
+"""A data set's files come from the web, a mirror folder or a table, or it is told why not."""
+
 from __future__ import annotations
 
 import gzip
 import hashlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from support.fault_server import FaultServer, serving
-from support.fit_program import wait_until
+from support.noise import COUNTS, FIRST, PACKED, RAW, made
 from support.project import ROOT
 
 from kmnist_pipeline.data import idx, sources
 from kmnist_pipeline.data.sources import Dataset
 
-COUNTS = {"train": 200, "t10k": 60}
-FIRST = "/small/train-images-idx3-ubyte.gz"
-
-
-def made(seed: int = 0) -> tuple[dict[str, bytes], Dataset]:
-    """The raw files of a dataset of noise, and what the configuration would say of it."""
-    random = np.random.default_rng(seed)
-    raw, parts = {}, []
-    for name, count in COUNTS.items():
-        images = idx.encode(random.integers(0, 256, (count, 28, 28), dtype=np.uint8))
-        labels = idx.encode(random.integers(0, 10, count, dtype=np.uint8))
-        raw[f"{name}-images-idx3-ubyte"], raw[f"{name}-labels-idx1-ubyte"] = images, labels
-        digests = [hashlib.sha256(content).hexdigest() for content in (images, labels)]
-        parts.append({"name": name, "count": count, "images": digests[0], "labels": digests[1]})
-    dataset = {
-        "title": "Noise",
-        "licence": "none",
-        "shape": [28, 28],
-        "pixel_max": 255,
-        "classes": [str(c) for c in range(10)],
-        "parts": parts,
-        "sources": [],
-        "split": {"method": "files", "train_size": None, "seed": None},
-    }
-    return raw, dataset
-
-
-RAW, _ = made()
-PACKED = {f"/small/{name}.gz": gzip.compress(content, mtime=0) for name, content in RAW.items()}
-
-
-@pytest.fixture(autouse=True)
-def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Only a test of silence waits for the timeout; the others get time enough on a busy machine.
-    silence = re.search("silent|stall", request.node.name)
-    monkeypatch.setattr(sources, "READ_TIMEOUT", 0.2 if silence else 5.0)
-    monkeypatch.setattr(sources, "BACKOFF", 0.01)
-    monkeypatch.setenv("NO_PROXY", "*")
-
-
-@pytest.fixture
-def faulty() -> Iterator[FaultServer]:
-    with serving() as state:
-        state.content = dict(PACKED)
-        yield state
-
-
-@pytest.fixture
-def dataset(faulty: FaultServer) -> Dataset:
-    _, dataset = made()
-    dataset["sources"] = [f"{faulty.url}small/"]
-    return dataset
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def fetch(dataset: Dataset, folder: Path) -> dict[str, bytes]:
@@ -422,112 +368,3 @@ def test_a_silent_openml_does_not_hold_us(
 ) -> None:
     faulty.faults = ["silent"]
     assert "timed out" in refusal(openml, tmp_path)
-
-
-# Imported datasets
-
-
-def test_an_imported_file_is_copied_and_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    file = Path("data/imported/leaves.npz")
-    content = {"file": str(file), "sha256": hashlib.sha256(b"leaves").hexdigest()}
-    (folder := tmp_path / "raw").mkdir()
-    with pytest.raises(sources.SourceError) as missing:
-        sources.copy_imported(content, folder)
-    assert str(missing.value) == (
-        f"{file} does not exist: `dvc checkout {file}.dvc` takes it from the cache, "
-        f"`dvc pull {file}.dvc` from a remote, and `kmnist import leaves SOURCE` makes it again"
-    )
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"others")
-    with pytest.raises(sources.SourceError) as other:
-        sources.copy_imported(content, folder)
-    assert "has sha256 " in str(other.value) and "`dvc checkout --force " in str(other.value)
-    file.write_bytes(b"leaves")
-    sources.copy_imported(content, folder)
-    assert (folder / "leaves.npz").read_bytes() == b"leaves"
-
-
-# The stage: a whole folder or the one before
-
-STAGE = """
-import json, sys
-from pathlib import Path
-from kmnist_pipeline.stages.download import download
-from kmnist_pipeline.data import sources
-from kmnist_pipeline.evidence.stage import Stage
-
-sources.READ_TIMEOUT, sources.BACKOFF, sources.CHUNK = float(sys.argv[1]), 0.01, 1000
-dataset = json.loads(Path("dataset.json").read_text())
-stage = Stage("download", "small", Path("."), {"key": "0123", "params": {}, "deps": {}})
-download(stage, {"datasets": {"small": dataset}})
-"""
-
-
-@pytest.fixture
-def workplace(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder in which the stage can run."""
-    monkeypatch.setenv(sources.MIRROR_VARIABLE, "none")
-    (tmp_path / "project").mkdir()
-    monkeypatch.chdir(tmp_path / "project")
-    Path("dataset.json").write_text(json.dumps(dataset))
-    yield Path("data/raw/small")
-
-
-def stage(timeout: float) -> subprocess.Popen[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, "-c", STAGE, str(timeout)]
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_a_killed_stage_goes_on_where_it_was(faulty: FaultServer, workplace: Path) -> None:
-    faulty.faults = ["stall", "ok"]
-    half = len(PACKED[FIRST]) // 2
-    with stage(timeout=30) as first:
-        kept = Path(".kmnist/partial/0123")
-        wait_until(
-            lambda: sum(path.stat().st_size for path in kept.glob("*")) > half - 1000, "half of it"
-        )
-        first.send_signal(signal.SIGKILL)
-    assert not Path("data").exists()
-
-    with stage(timeout=5) as second:
-        assert second.wait() == 0, second.stderr and second.stderr.read()
-    assert contents(workplace) == RAW
-    (path, start), *others = faulty.requests[1:]
-    assert path == FIRST
-    assert half - 1000 < start <= half
-    assert [start for _, start in others] == [0, 0, 0]
-    assert not kept.exists()
-    assert [path.name for path in workplace.parent.iterdir()] == ["small"]
-
-
-def test_a_failed_stage_leaves_what_was_there(faulty: FaultServer, workplace: Path) -> None:
-    from kmnist_pipeline.evidence.stage import Stage
-    from kmnist_pipeline.stages.download import download
-
-    params = {"datasets": {"small": json.loads(Path("dataset.json").read_text())}}
-
-    def run() -> None:
-        download(Stage("download", "small", Path("."), {"key": "0123", "params": {}}), params)
-
-    faulty.faults = ["ok", "ok", "404"]
-    with pytest.raises(sources.SourceError):
-        run()
-    assert not workplace.parent.exists()
-
-    faulty.faults = ["ok"]
-    run()
-    assert contents(workplace) == RAW
-
-    faulty.faults = ["ok", "ok", "flip"]
-    with pytest.raises(sources.SourceError):
-        run()
-    assert contents(workplace) == RAW
-    assert [path.name for path in workplace.parent.iterdir()] == ["small"]

@@ -42,6 +42,14 @@ def test_a_study_depends_on_the_modules_of_all_its_trials():
     assert {Path(path).stem for path in used if "/architectures/" in path} == {*names}
 
 
+def test_faults_depend_on_the_modules_of_all_trials():
+    point = {"model.architecture": "improved"}
+    study = NETWORK_GRID | {"base": "kmnist_simple_cnn", "product": {}, "points": [point]}
+    content = changed("faults.kmnist_cnn.studies", {"grid": study})
+    used = set(code.of(rules.check(content))["faults"]["kmnist_cnn"]["code"])
+    assert {Path(path).stem for path in used if "/architectures/" in path} == {"simple", "improved"}
+
+
 def test_more_modules_than_lines_are_refused(monkeypatch):
     monkeypatch.setitem(code.LINES, "kfold_train", 1)
     with pytest.raises(node.ConfigError, match=r"uses 2 modules, and kfold-train in dvc\.yaml has"):

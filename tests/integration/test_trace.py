@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.project import ROOT, Project
+from support.project import ROOT, Project, flipped
 from support.tracing import (
     EVALUATE,
     FIGURE,
@@ -25,7 +25,6 @@ from support.tracing import (
     TABLE,
     TRAIN,
     digests,
-    flipped,
     of,
     published,
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, PngImagePlugin
-from support.project import Project, replaced
+from support.project import Project, flipped, replaced
 from support.tracing import (
     EVALUATE,
     FIGURE,
@@ -20,7 +20,6 @@ from support.tracing import (
     TRAIN,
     UNKNOWN,
     digests,
-    flipped,
     of,
     published,
 )
@@ -32,7 +31,7 @@ from kmnist_pipeline.repository import locks
 @pytest.mark.parametrize("file", [FIGURE, METRIC, PAGE])
 def test_a_flipped_byte_where_the_file_names_its_lineage(file, archive, tmp_path):
     copy = tmp_path / f"copy{Path(file).suffix}"
-    copy.write_bytes(flipped(archive.folder / file, 60 if file == METRIC else -100))
+    copy.write_bytes(flipped(archive.folder / file, 60 if file == METRIC else None))
     found = of(copy)
     (traced,) = found.files
     match = traced.matches[0]
@@ -168,7 +167,7 @@ def test_a_flipped_byte_in_the_lock(archive, trace):
         (traced,) = found.files
         assert (traced.status, found.is_whole(traced), found.exit_status) == ("exact", False, 1)
         read = found.steps[traced.matches[0].stage.key].inputs
-        assert [source.path for source in read if not source.fits] == [MODEL]
+        assert [source.path for source in read if not source.exact] == [MODEL]
         status, output, _ = trace(PREDICTIONS)
         assert status == 1
         assert f"{MODEL}  md5 {other}  (NO VERSION OF dvc.lock SAYS WHAT MADE THIS" in output

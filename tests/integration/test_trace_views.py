@@ -114,7 +114,7 @@ STAGE = {
     "cmd": TEXT,
     "params": All({TEXT: object}, Length(min=1)),
     "code": All({TEXT: TEXT}, Length(min=1)),
-    "inputs": [{"path": TEXT, "md5": TEXT, "makers": [KEY], "fits": bool}],
+    "inputs": [{"path": TEXT, "md5": TEXT, "makers": [KEY], "exact": bool}],
     "outs": All({TEXT: TEXT}, Length(min=1)),
     "files": [TEXT],
     "originals": [ORIGINAL],

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from pathlib import Path
 
-from support.project import Project
+from support.project import ROOT, Project
 
 from kmnist_pipeline.commands import check, status
 from kmnist_pipeline.commands.check import Finding
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.repository import locks
+
+COMPOSED = (ROOT / "params.yaml").read_text()
 
 
 def findings(project: Project, composed: str | None = None) -> list[Finding]:
@@ -25,3 +28,21 @@ def commands(project: Project, place: str) -> list[str]:
     """The commands that `kmnist check` gives for a place."""
     (finding,) = [finding for finding in findings(project) if finding.where == place]
     return [command for remedy in finding.remedies for command in remedy.commands]
+
+
+def reasons(project: Project, composed: str = COMPOSED) -> list[str]:
+    """Each reason with its place."""
+    return [
+        f"{each.where}: {reason}" for each in findings(project, composed) for reason in each.reasons
+    ]
+
+
+def remedies(project: Project, *places: str, composed: str = COMPOSED) -> list[str]:
+    """The commands that are told for these places."""
+    ways = {each.where: each.remedies for each in findings(project, composed)}
+    told = dict.fromkeys(remedy for place in places for remedy in ways[place])
+    return [command for remedy in told for command in remedy.commands]
+
+
+def md5_of(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()

@@ -1,14 +1,19 @@
-"""Images that tests draw: stripes of several directions, a class each."""
+"""Images that tests draw: stripes of several directions, a class each; and imports of them."""
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from kmnist_pipeline.importing import content, reading
+from kmnist_pipeline.importing.content import Content, Options
 
 SHAPE = (12, 10)
 
@@ -26,6 +31,12 @@ def stripes(labels: Iterable[int], shape: tuple[int, ...] = SHAPE, seed: int = 0
         drawn[row] = noisy.clip(0, 255)
     drawn[:, 0] = drawn[:, -1] = drawn[:, :, 0] = drawn[:, :, -1] = 0  # light on dark
     return drawn
+
+
+def png(image: np.ndarray, kind: str = "PNG") -> bytes:
+    """An image as a PNG, or as a file of another kind."""
+    Image.fromarray(image).save(file := io.BytesIO(), kind)
+    return file.getvalue()
 
 
 def deep_png(levels: np.ndarray) -> bytes:
@@ -56,3 +67,21 @@ def folder(
         for number, image in enumerate(stripes([label] * count, shape, seed + 100 * label)):
             Image.fromarray(image).save(place / name / f"{number:03}.png")
     return place
+
+
+def broken(place: Path) -> None:
+    """A folder in which one image is cut."""
+    file = folder(place, {"a": 3, "b": 3}) / "b/001.png"
+    file.write_bytes(file.read_bytes()[:60])
+
+
+def no_test(place: Path) -> None:
+    """A folder of two splits, one of which lacks a class."""
+    folder(place / "train", {"a": 3, "b": 3})
+    folder(place / "test", {"a": 3})
+
+
+def prepared(place: Path, **options: Any) -> Content:
+    """What `kmnist import` makes of a source."""
+    chosen = Options(**options)
+    return content.prepare(reading.read(place, chosen.size), chosen)

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120  # seconds for what takes a few; only a hang gets there
+PATIENCE = 300  # seconds for what takes a few; only a hang gets there
 SLOW = {"epochs": 60, "batch_size": 1, "lr": 1e-3}  # seconds for each fit
 LONG = {"label": "long", "seeds": [1, 2], **SLOW}  # four fits
 
@@ -210,12 +210,12 @@ def results(store: Path) -> dict[str, bytes]:
     return {key: content for key, content in read.items() if content is not None}
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
     """The condition's first true value."""
-    last = time.monotonic() + seconds
+    last = time.monotonic() + PATIENCE
     while not (value := condition()):
-        assert time.monotonic() < last, f"{what} did not happen in {seconds} s"
-        time.sleep(0.02)
+        assert time.monotonic() < last, f"{what} did not happen in {PATIENCE} s"
+        time.sleep(0.005)
     return value
 
 

@@ -38,7 +38,7 @@ LOOP: dict[str, Any] = {
     "held_out": 20, "needed": 20.0, "saved": 4.4,
     "rounds": [
         {"labels": count, "accuracy": {
-            "least_sure_first": {"n": 2, "mean": high, "sd": 0.01, "values": [high, high]},
+            "least_confident_first": {"n": 2, "mean": high, "sd": 0.01, "values": [high, high]},
             "at_random": {"n": 2, "mean": low, "sd": None, "values": [low, low]},
         }} for count, high, low in ((10, 0.5, 0.5), (20, 0.7, 0.6))
     ],

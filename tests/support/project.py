@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.evidence import numbers
@@ -91,23 +94,37 @@ class Project:
         file.write_text(text.replace(old, new, 1))
 
 
+def lines_with(word: str, done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines that a command has printed with a word in them."""
+    return [line for line in (done.stdout + done.stderr).splitlines() if word in line]
+
+
 def files_under(folder: Path) -> dict[str, bytes]:
     """The content of every file by its path in `folder`."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+def flipped(path: Path, position: int | None = None) -> bytes:
+    """The content of a file with one bit changed, in the middle or at a position."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if position is None else position] ^= 1
+    return bytes(content)
+
+
 @contextmanager
 def replaced(path: Path, content: bytes | None) -> Iterator[None]:
     """Give a file, which DVC may have linked to its cache, other content or none for a while."""
-    kept = path.read_bytes()
+    kept, mode = path.read_bytes(), path.stat().st_mode
     path.unlink()
     if content is not None:
         path.write_bytes(content)
     try:
         yield
     finally:
+        path.unlink(missing_ok=True)
         path.write_bytes(kept)
+        path.chmod(mode)
 
 
 def _files() -> list[str]:
@@ -155,6 +172,22 @@ def copied(digits_run: tuple[Project, str], folder: Path) -> Project:
 def stripped(digits_run: tuple[Project, str], folder: Path) -> Project:
     """The same without the caches that `check` and `predict` do not read."""
     return digits_run[0].copy(folder, without=("cache", ".kmnist", *STORE))
+
+
+def digits_alone(project: Project) -> None:
+    """Take what belongs to other datasets out of a project, and commit."""
+    folder = project.folder
+    menu = (folder / "conf/config.yaml").read_text().splitlines(keepends=True)
+    kept = [line for line in menu if not re.match(r"  (- .*|\w+): k?mnist", line)]
+    (folder / "conf/config.yaml").write_text("".join(kept))
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())
+    lock["stages"] = {name: of for name, of in lock["stages"].items() if "@digits" in name}
+    (folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+    done = project.run("kmnist", "compose")
+    assert done.returncode == 0, done.stderr
+    kinds = ("metrics", "figures", "reports", "metrics/data", "figures/data")
+    project.git("rm", "-r", "--quiet", *(f"{kind}/*mnist*" for kind in kinds))
+    project.commit("digits alone")
 
 
 def cloned(project: Project, folder: Path) -> Project:

@@ -38,7 +38,7 @@ def titles() -> dict[str, str]:
 def counts() -> str:
     """One row a report; claims that are the same number by construction count once."""
     lines = [
-        "| report | numbers compared | verdicts | injected faults noticed "
+        "| report | numbers compared | verdicts | injected faults detected "
         "| run again by `kmnist verify` |",
         "| --- | ---: | --- | --- | --- |",
     ]
@@ -63,10 +63,12 @@ def in_words(verdict: str, count: int) -> str:
 
 
 def faults(report: str) -> str:
-    """The number of injected faults that at least one claim of a report notices."""
+    """The number of injected faults that at least one claim of a report detects."""
     content = json.loads((ROOT / f"reports/{report}/claims.json").read_text())
-    noticed = noticing.summary(content.get("faults", {}))
-    return f"{sum(map(bool, noticed.values()))} of {len(noticed)}" if noticed else "none injected"
+    detected = noticing.summary(content.get("faults", {}))
+    return (
+        f"{sum(map(bool, detected.values()))} of {len(detected)}" if detected else "none injected"
+    )
 
 
 def verified() -> dict[str, str]:

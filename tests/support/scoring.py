@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +14,9 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from typing import Any
 
+from support.fit_program import PATIENCE, wait_until
 from support.project import Project
+from support.stores import free_port
 
 
 @dataclass
@@ -45,26 +45,22 @@ class Scoring:
 @contextmanager
 def serving(project: Project, dataset: str, **environment: str) -> Iterator[Scoring]:
     """Serve the champion; afterwards the server stops cleanly."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        scoring = Scoring(free.getsockname()[1])
+    scoring = Scoring(free_port())
     process = subprocess.Popen(
         [sys.executable, "-m", "kmnist_pipeline.serving.serve", dataset, str(scoring.port)],
         cwd=project.folder, env=project.environment(**environment),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        _wait(f"http://127.0.0.1:{scoring.port}/ping", process)
+        wait_until(lambda: _answers(f"http://127.0.0.1:{scoring.port}/ping", process), "an answer")
         yield scoring
     finally:
         process.send_signal(signal.SIGTERM)
-        scoring.output = process.communicate(timeout=30)[0]
+        scoring.output = process.communicate(timeout=PATIENCE)[0]
 
 
-def _wait(url: str, process: subprocess.Popen[str]) -> None:
-    for _ in range(600):
-        with contextlib.suppress(OSError), urllib.request.urlopen(url):
-            return
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.1)
-    raise TimeoutError(url)
+def _answers(url: str, process: subprocess.Popen[str]) -> bool:
+    assert process.poll() is None, process.communicate()[0]
+    with contextlib.suppress(OSError), urllib.request.urlopen(url):
+        return True
+    return False

@@ -46,6 +46,22 @@ def images(n: int = 60, shape: tuple[int, ...] = (6, 5), classes: int = 3) -> Im
     return Images(pixels.astype(np.uint8), labels, np.arange(n), names)
 
 
+def experiment(family: str = "linear", **changes: Any) -> dict[str, Any]:
+    """An experiment as it stands in `params.yaml`, with other parts."""
+    settings = SETTINGS[family]
+    return {
+        "report": "r",
+        "dataset": "d",
+        "classes": None,
+        "subset": None,
+        "model": {"family": family, "scaling": "minmax", **settings["model"]},
+        "optimizer": settings["optimizer"],
+        "validation": {"method": "kfold", "folds": 3},
+        "trainer": settings["trainer"],
+        "seeds": [0, 1],
+    } | changes
+
+
 def a_fit(family: str, data: Images, **changes: Any) -> Fit:
     features = data.flat.shape[1]
     fit = Fit(

@@ -25,9 +25,14 @@ from kmnist_pipeline.tracking import store as tracking
 
 START_SECONDS = 120
 TRAINED, EVALUATED = "kfold-train@digits_softmax", "evaluate@digits_softmax"
+NEEDS_POSTGRESQL = pytest.mark.skipif(
+    not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")),
+    reason="PostgreSQL is not installed: `make test-all` installs it",
+)
 OF_DIGITS = [
     *("download@digits", "preprocess@digits", TRAINED, EVALUATED),
     *("kfold-train@digits_cnn", "evaluate@digits_cnn", "conditions@digits_cnn"),
+    "weights@digits_cnn",
     *("kfold-train@digits_sklearn_logistic", "evaluate@digits_sklearn_logistic"),
     *("tune@digits_softmax_grid", "evaluate@digits_softmax_grid"),
     *("suspects@digits", "loop@digits", "report@digits"),

@@ -54,9 +54,3 @@ def digests(found: Trace, key: str) -> set[str]:
     """Every sha256 that a lineage ends in."""
     originals = [original for step in found.behind(key) for original in step.originals]
     return {digest for original in originals for digest in original.files.values()}
-
-
-def flipped(path: Path, position: int = -100) -> bytes:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1
-    return bytes(content)

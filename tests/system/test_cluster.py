@@ -110,7 +110,7 @@ def test_the_cluster_to_try_gives_the_bytes_of_local_workers(tmp_path):
         assert "quick: trained" in messages
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
-        wait_until(lambda: not any(c.is_running() for c in children), "the end of all", 10)
+        wait_until(lambda: not any(c.is_running() for c in children), "the end of all")
     assert json.loads(out)["loky"] is False
     train(tmp_path / "local", QUICK)
     assert len(results(tmp_path / "local")) == 6
@@ -366,15 +366,15 @@ def test_readings_have_the_same_numbers_on_the_cluster(tmp_path, monkeypatch):
     pixels = rng.integers(0, 256, (200, 4), np.uint8)
     images: dict[Any, Shown] = {None: Shown(pixels, (pixels[:, 0] > 128).astype(np.int64), 150, 2)}
     of = Configuration("logistic", None, 0.1, 16)
-    courses = [Course(of, scaling, "mean", 2, 0) for scaling in ("minmax", "zscore")]
-    here = readings.train("here", courses, 3, images, Store(tmp_path / "here"))
+    courses = {Course(of, scaling, "mean", 2, 0): 3 for scaling in ("minmax", "zscore")}
+    here = readings.train("here", courses, images, Store(tmp_path / "here"))
     with _cluster(tmp_path / "cluster", 1) as cluster:
         monkeypatch.setenv("KMNIST_SCHEDULER", cluster.address)
-        there = readings.train("there", courses, 3, images, Store(tmp_path / "there"))
-    assert here.keys() == there.keys() == set(courses)
+        there = readings.train("there", courses, images, Store(tmp_path / "there"))
+    assert here.keys() == there.keys() == courses.keys()
     assert all(np.array_equal(here[course], there[course]) for course in courses)
     assert results(tmp_path / "here") == results(tmp_path / "there") and results(tmp_path / "here")
     monkeypatch.setenv("KMNIST_SCHEDULER", f"127.0.0.1:{free_port()}")
     monkeypatch.setattr(readings, "CONNECT", 1.0)
     with pytest.raises(UserError, match="no scheduler answers there"):
-        readings.train("gone", courses, 3, images, Store(tmp_path / "gone"))
+        readings.train("gone", courses, images, Store(tmp_path / "gone"))

@@ -7,17 +7,15 @@ Python that begin with the path of a file are put there.
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 from support import drawn
 from support.pages import blocks, commands, place_file
-from support.project import ROOT, Project, copied
+from support.project import ROOT, Project, copied, digits_alone
 
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"sh", "yaml", "python", "text"}
@@ -137,32 +135,10 @@ def test_the_tables_name_commands_and_tests_that_are_there():
 def documented(
     digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Project:
-    """The project after `make demo` with the digits alone, committed, and ready for `make`."""
+    """The project after `make demo` with the digits alone, two commits, and images of a team."""
     project = copied(digits_run, tmp_path_factory.mktemp("documented") / "project")
-    menu = (project.folder / "conf/config.yaml").read_text().splitlines(keepends=True)
-    kept = [line for line in menu if not re.match(r"  - .*: k?mnist", line)]
-    (project.folder / "conf/config.yaml").write_text("".join(kept))
-    lock = yaml.safe_load((project.folder / "dvc.lock").read_text())
-    lock["stages"] = {name: of for name, of in lock["stages"].items() if "@digits" in name}
-    (project.folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
-    done = project.run("kmnist", "compose")
-    assert done.returncode == 0, done.stderr
-    folders = [f"{kind}/*mnist*" for kind in ("metrics", "figures", "reports")]
-    for command in (
-        ["rm", "-r", "--quiet", *folders, "metrics/data/*mnist*", "figures/data/*mnist*"],
-        ["add", "--all"],
-        ["commit", "--quiet", "--message", "digits alone"],
-        ["commit", "--quiet", "--allow-empty", "--message", "another"],
-    ):
-        done = project.run("git", *command)
-        assert done.returncode == 0, done.stderr
-
-    (project.folder / ".venv").mkdir()
-    for name in ("bin", "lib", "pyvenv.cfg"):
-        if (there := Path(sys.prefix) / name).exists():
-            (project.folder / ".venv" / name).symlink_to(there)
-    (project.folder / ".venv/.ready").touch()
-
+    digits_alone(project)
+    project.commit("another")
     with np.load(project.folder / "data/processed/digits.npz") as arrays:
         pixels = arrays["images"][0].astype(float) * 255 / arrays["images"][0].max()
     drawn.folder(project.folder / "leaves", {"oak": 30, "ash": 30, "elm": 30}, (28, 28, 3))

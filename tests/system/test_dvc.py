@@ -274,7 +274,8 @@ def test_the_stages_of_an_impact_are_those_that_dvc_would_run(overrides, file, o
         found = {stage.address: stage.state for stage in stages if "digits" in stage.address}
         Path("params.yaml").write_text(composition.compose(Path("conf"), overrides))
         with Repo() as repo:
-            would_run = repo.reproduce("report@digits", dry=True, force_downstream=True)
+            ends = ["report@digits", "weights@digits_cnn"]
+            would_run = repo.reproduce(ends, dry=True, force_downstream=True)
             status = {name for name in repo.status() if "digits" in name}
     assert set(found) == {stage.addressing for stage in would_run}
     themselves = {name for name, state in found.items() if state == "changed"}

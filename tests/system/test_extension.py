@@ -13,7 +13,6 @@ import hashlib
 import json
 import re
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,16 +23,11 @@ import numpy as np
 import pytest
 import yaml
 from support import pages
-from support.project import Project, files_under, hide_mlflow
+from support.project import Project, files_under, hide_mlflow, lines_with
 
 from kmnist_pipeline.data import idx
 from kmnist_pipeline.evidence import reads
 from kmnist_pipeline.repository import locks
-
-
-def lines_with(word: str, done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in (done.stdout + done.stderr).splitlines() if word in line]
-
 
 # A dataset, experiments, a study and a report without code
 
@@ -248,10 +242,10 @@ used = [path.relative_to(here).as_posix() for path in inside if path.exists()]  
 Path(log).write_text(json.dumps(sorted(used)))
 """
 
-# What changes no result, or as the schema does by way of the parameters alone; and what a stage
-# has itself kept.
+# What changes no result, because it comes after the outs, or as the schema does by way of the
+# parameters alone; and what a stage has itself kept.
 NO_DEPENDENCY = re.compile(
-    r"params\.yaml|src/hydra_plugins/.*|\.kmnist/(fits|partial)/.*"
+    r"params\.yaml|src/hydra_plugins/kmnist_pipeline_schema/.*|\.kmnist/(fits|partial)/.*"
     r"|src/kmnist_pipeline/(config/(node|rules|schema|training)|tracking/\w+)\.py"
 )
 RULES_BRING = "src/kmnist_pipeline/config/grid.py"
@@ -314,6 +308,7 @@ def by_hand(extended: Extended, tmp_path_factory: pytest.TempPathFactory) -> ByH
         "suspects@digits",
         "loop@digits",
         "conditions@digits_cnn",
+        "weights@digits_cnn",
         "report@stripes",
     ],
 )

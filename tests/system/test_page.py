@@ -137,7 +137,8 @@ def test_folds_and_trials_are_inside_their_runs(site, page):
     page.goto(f"{site.uri}/#/experiments/{site.experiment}/runs?workflowType=machine_learning")
     page.get_by_text("digits report", exact=True).wait_for()
     links = page.locator("[role=gridcell] a[href*='/runs/']")
-    kinds = {"kfold-train", "tune", "evaluate", "conditions", "suspects", "loop", "report"}
+    kinds = {"kfold-train", "tune", "evaluate", "conditions", "suspects", "loop"}
+    kinds |= {"weights", "report"}
     assert {text.split()[1] for text in links.all_inner_texts()} == kinds
     for inside in ("seed 0 fold 0", "lr=0.1,batch_size=32"):
         assert page.get_by_text(inside, exact=True).count() == 0

@@ -113,7 +113,7 @@ def test_the_workers_end_with_the_run(tmp_path, undisturbed, number):
         children = psutil.Process(program.process.pid).children(recursive=True)
         workers = program.workers()
         os.kill(program.process.pid, number)
-        wait_until(lambda: not any(map(_is_alive, workers)), "the end of the workers", 10)
+        wait_until(lambda: not any(map(_is_alive, workers)), "the end of the workers")
         program.process.wait(timeout=60)
         wait_until(lambda: not any(map(_is_alive, children)), "the end of all processes")
         survived = program.finished()

@@ -23,7 +23,7 @@ import pytest
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import load_model
-from support.project import Project, copied, files_under, replaced
+from support.project import Project, copied, files_under, flipped, replaced
 from support.scoring import serving
 
 from kmnist_pipeline.errors import UserError
@@ -49,7 +49,7 @@ def made(
 
 
 @pytest.fixture
-def here(made: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def alone(made: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """In that project, with no other store."""
     for name in list(os.environ):
         if name.startswith("MLFLOW_"):
@@ -83,9 +83,9 @@ def files_of(version: Any) -> Path:
 # --- promoting -----------------------------------------------------------------------------------
 
 
-def test_a_version_stands_alone(promoted, here):
+def test_a_version_stands_alone(promoted, alone):
     assert promoted == f"digits version 1, {SOFTMAX}, is the champion\n"
-    assert list(here.parent.iterdir()) == [here]  # MLflow may make a folder with another name
+    assert list(alone.parent.iterdir()) == [alone]  # MLflow may make a folder with another name
     version = connect().get_model_version_by_alias("digits", "champion")
     validation, test = (
         json.loads(Path(f"metrics/digits/{SOFTMAX}/{part}.json").read_text())
@@ -124,7 +124,7 @@ def test_a_version_stands_alone(promoted, here):
     assert f"numpy=={np.__version__}" in requirements and "torch" not in requirements
 
 
-def test_the_same_evidence_makes_no_new_version(promoted, here):
+def test_the_same_evidence_makes_no_new_version(promoted, alone):
     said = list(registry.promote(candidates.read(SOFTMAX), force=False))
     assert said == [f"digits version 1, {SOFTMAX}, is already the champion"]
     assert len(versions()) == 1
@@ -139,7 +139,7 @@ def test_every_data_set_gets_its_best_and_one_that_cannot_stops_no_other(promote
     assert all("does not exist: `dvc repro evaluate@" in error for error in errors)
 
 
-def test_the_champion_is_used_with_the_registered_weights(promoted, here):
+def test_the_champion_is_used_with_the_registered_weights(promoted, alone):
     with np.load("data/processed/digits.npz") as arrays:
         images = arrays["images"][arrays["test"]]
     by_name, _ = predict.choose(SOFTMAX, "kmnist")
@@ -154,7 +154,7 @@ def test_the_champion_is_used_with_the_registered_weights(promoted, here):
     assert registry.champion("mnist") is None
 
 
-def test_a_model_that_is_no_worse_takes_over_and_gives_back(promoted, here):
+def test_a_model_that_is_no_worse_takes_over_and_gives_back(promoted, alone):
     try:
         said = list(registry.promote(candidates.read(GRID), force=False))
         assert "sampling error" in said[0] and "McNemar" in said[1]
@@ -166,7 +166,7 @@ def test_a_model_that_is_no_worse_takes_over_and_gives_back(promoted, here):
         connect().set_registered_model_alias("digits", "champion", "1")
 
 
-def test_stale_evidence_is_refused_with_its_reason_unless_forced(promoted, here):
+def test_stale_evidence_is_refused_with_its_reason_unless_forced(promoted, alone):
     code = Path("src/kmnist_pipeline/families/linear/model.py")
     before, count = code.read_text(), len(versions())
     code.write_text(f"{before}\n# changed\n")
@@ -190,33 +190,32 @@ def test_stale_evidence_is_refused_with_its_reason_unless_forced(promoted, here)
         assert "is stale" in versions()[-1].tags["kmnist.forced"]
 
 
-def test_altered_weights_are_not_promoted(promoted, here):
+def test_altered_weights_are_not_promoted(promoted, alone):
     path = Path(f"models/{GRID}.safetensors")
-    with replaced(path, altered(path)), pytest.raises(UserError, match=r"is not as dvc\.lock says"):
+    with (
+        replaced(path, flipped(path, -1)),
+        pytest.raises(UserError, match=r"is not as dvc\.lock says"),
+    ):
         list(registry.promote(candidates.read(GRID), force=True))
 
 
-def altered(file: Path) -> bytes:
-    """Weights that differ in the last number; another file has another last character."""
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    return bytes(content)
-
-
 @pytest.mark.parametrize("file", [*(f"{BUNDLE}/{name}" for name in FILES), CODE, "MLmodel"])
-def test_an_altered_file_of_a_version_is_noticed(file, promoted, here):
+def test_an_altered_file_of_a_version_is_noticed(file, promoted, alone):
     (path,) = files_of(connect().get_model_version_by_alias("digits", "champion")).glob(file)
     problem = f"digits version 1 do not have the digest of .*`kmnist promote {SOFTMAX}` registers"
-    with replaced(path, altered(path)), pytest.raises(UserError, match=problem):
+    with replaced(path, flipped(path, -1)), pytest.raises(UserError, match=problem):
         registry.champion("digits")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_version_itself_notices_an_altered_bundle(name, promoted, here):
+def test_a_version_itself_notices_an_altered_bundle(name, promoted, alone):
     """As `mlflow models serve` loads it, without this project."""
     whole = files_of(connect().get_model_version_by_alias("digits", "champion"))
     path = whole / BUNDLE / name
-    with replaced(path, altered(path)), pytest.raises(MlflowException, match="are not those that"):
+    with (
+        replaced(path, flipped(path, -1)),
+        pytest.raises(MlflowException, match="are not those that"),
+    ):
         load_model(str(whole))
 
 
@@ -232,14 +231,14 @@ def test_what_python_and_mlflow_add_to_a_version_is_not_its_content(tmp_path):
     assert fingerprint.of(tmp_path) != known
 
 
-def test_altered_weights_in_the_store_are_not_used_and_registered_again(promoted, made, here):
+def test_altered_weights_in_the_store_are_not_used_and_registered_again(promoted, made, alone):
     client = connect()
     version = client.get_model_version_by_alias("digits", "champion")
     weights = files_of(version) / BUNDLE / FILES[0]
     remedy = f"`kmnist promote {SOFTMAX}` registers the model again"
     server = [sys.executable, "-m", "kmnist_pipeline.serving.serve", "digits", "5001"]
     try:
-        with replaced(weights, altered(weights)):
+        with replaced(weights, flipped(weights, -1)):
             for command in (["kmnist", "predict", "README.md", "--dataset", "digits"], server):
                 done = made.run(*command)
                 assert done.returncode == 1 and remedy in done.stderr, done.stderr
@@ -254,7 +253,7 @@ def test_altered_weights_in_the_store_are_not_used_and_registered_again(promoted
         client.set_registered_model_alias("digits", "champion", version.version)
 
 
-def test_a_version_without_a_digest_is_registered_again(promoted, here):
+def test_a_version_without_a_digest_is_registered_again(promoted, alone):
     client = connect()
     version = client.get_model_version_by_alias("digits", "champion")
     client.delete_model_version_tag("digits", version.version, "kmnist.files")
@@ -271,7 +270,7 @@ def test_a_version_without_a_digest_is_registered_again(promoted, here):
         client.set_registered_model_alias("digits", "champion", version.version)
 
 
-def test_a_version_without_a_placement_is_registered_again(promoted, here):
+def test_a_version_without_a_placement_is_registered_again(promoted, alone):
     version = connect().get_model_version_by_alias("digits", "champion")
     path = files_of(version) / BUNDLE / "about.json"
     about = json.loads(path.read_text())
@@ -295,7 +294,7 @@ def test_the_server_itself_compares_the_files(promoted, made):
     assert "error: models:/digits/1: its files are not those that were" in done.stderr
 
 
-def test_native_arithmetic_makes_no_evidence_to_promote(promoted, here):
+def test_native_arithmetic_makes_no_evidence_to_promote(promoted, alone):
     path, lock = Path(f"metrics/digits/{GRID}/validation_details.json"), Path("dvc.lock")
     measured, locked, md5 = path.read_text(), lock.read_text(), lineage.digest(path)
     path.write_text(measured.replace('"x86-64-v3"', '"native"'))
@@ -308,7 +307,7 @@ def test_native_arithmetic_makes_no_evidence_to_promote(promoted, here):
         lock.write_text(locked)
 
 
-def test_a_champion_of_others_is_not_run(promoted, here):
+def test_a_champion_of_others_is_not_run(promoted, alone):
     client = connect()
     client.create_registered_model("mnist")
     client.create_model_version("mnist", files_of(versions()[0]).as_uri())
@@ -376,9 +375,9 @@ print(json.dumps({"rows": table.to_dict("records"), "placed": placed, "files": f
 """
 
 
-def test_a_version_brings_its_own_code(promoted, made, here, tmp_path):
+def test_a_version_brings_its_own_code(promoted, made, alone, tmp_path):
     place = files_of(versions()[0])
-    data = here / "data/processed/digits.npz"
+    data = alone / "data/processed/digits.npz"
     done = subprocess.run(
         [sys.executable, "-c", USE, str(place), str(data)],
         cwd=tmp_path, env=made.environment(PYTHONPATH=""), capture_output=True, text=True,
@@ -407,7 +406,7 @@ def test_a_version_brings_its_own_code(promoted, made, here, tmp_path):
 
 
 def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
-    made, here, server, monkeypatch
+    made, alone, server, monkeypatch
 ):  # fmt: skip
     """Promoted on a tracking server, served by MLflow's scoring server, stopped by its id."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
@@ -441,8 +440,9 @@ def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
         again.bind(("127.0.0.1", port))
 
 
-def test_nothing_is_served_without_a_champion(made):
-    command = [sys.executable, "-m", "kmnist_pipeline.serving.serve", "kmnist", "5001"]
+def test_nothing_is_served_without_weights(made):
+    command = [sys.executable, "-m", "kmnist_pipeline.serving.serve", "mnist", "5001"]
     done = made.run(*command, MLFLOW_TRACKING_URI="sqlite:///none.db")
     assert done.returncode == 1
-    assert "error: no champion of kmnist is registered: `kmnist promote --dataset" in done.stderr
+    assert "no champion of mnist is registered: the best model here becomes it" in done.stdout
+    assert "safetensors does not exist: `dvc repro evaluate@mnist_" in done.stderr

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import signal
 import subprocess
-import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,15 +17,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from support.project import Project, stripped
+from support.threads import serving
 
 from kmnist_pipeline.data import reviews
+from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.serving import review_page
 from kmnist_pipeline.serving.queues import Item, Queue
 from kmnist_pipeline.serving.reviewing import Decisions
 
 SECONDS = 60
+PHONE = 360  # CSS pixels
 FILE = "reviews/digits.csv"
 
 
@@ -129,7 +131,7 @@ def test_a_person_decides_by_keyboard(started, open_page):
     assert review.decided()[third][1] == "excluded"
     shows(page, "#left", f"{total - 3} left")
     assert page.locator("#bar").get_attribute("value") == "3"
-    page.keyboard.press("z")  # take back
+    page.keyboard.press("z")  # undo
     assert at(page, 2) == third
     shows(page, "#decision", "none yet")
     assert third not in review.decided() and len(review.decided()) == 2
@@ -142,6 +144,12 @@ def test_a_person_decides_by_keyboard(started, open_page):
     shows(page, "#decision", answer)
     said = review.end()
     assert f"{total} of {total} left" in said and f"{total - 2} left; the decisions are" in said
+
+
+def test_a_phone_does_not_scroll_sideways(started, open_page):
+    page = open_page(started().address)
+    page.set_viewport_size({"width": PHONE, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE
 
 
 def test_a_person_decides_by_mouse(started, open_page):
@@ -197,6 +205,25 @@ def test_two_pages_cannot_overwrite_each_other(started, open_page):
     assert review.decided()[first][1] == "4"
 
 
+def test_a_page_takes_back_no_decision_of_another_page_that_it_has_not_shown(started, open_page):
+    review = started()
+    one, two = open_page(review.address), open_page(review.address)
+    first = at(one, 0)
+    one.keyboard.press("3")
+    at(one, 1)
+    two.keyboard.press("5")
+    shows(two, "#decision", "3")
+    two.keyboard.press("5")
+    at(two, 1)
+    one.keyboard.press("z")
+    shows(one, "#message", "somebody else has decided meanwhile: 5")
+    shows(one, "#decision", "5")
+    assert at(one, 0) == first and review.decided()[first][1] == "5"
+    one.keyboard.press("z")  # now that it has seen the other answer
+    shows(one, "#decision", "none yet")
+    assert review.decided() == {}
+
+
 def test_a_page_without_its_server_says_so_and_decides_nothing(started, open_page):
     review = started()
     page = open_page(review.address)
@@ -231,12 +258,12 @@ def test_requests_from_elsewhere_and_wrong_ones_are_refused(started):
     for body in wrong:
         assert asked(item, body)[0] == 422
     surrogate = {"before": None, "after": "\ud800"}
-    assert asked(item, surrogate) == (400, r"\ud800: is no class of digits")
+    assert asked(item, surrogate) == (400, r"\ud800: is not a class of digits")
     odd: list[Any] = [{**good, "\ud800": 1}, {**good, "after": nan}, {**good, "before": inf}, nan]
     for body in odd:
         status, said = asked(item, body)
         assert status == 422 and said.startswith("body") and said.isprintable()
-    assert asked(item, {"before": None, "after": "33"}) == (400, "33: is no class of digits")
+    assert asked(item, {"before": None, "after": "33"}) == (400, "33: is not a class of digits")
     assert asked(item, {"before": None, "after": "3" * 5000})[0] == 413
     assert asked(f"{review.address}/items/99999")[0] == 422
     assert asked(f"{review.address}/openapi.json")[0] == 404
@@ -278,7 +305,7 @@ def test_new_images_are_reviewed_and_kept_by_dvc(started, open_page, digits_run,
     assert project.git("check-ignore", "data/reviewed/digits.npz")
 
 
-# More than ten classes
+# A page in this process, of a dataset with twelve classes
 
 NAMES = tuple(f"{first}{second}" for first in "abx" for second in "aeio")
 
@@ -292,16 +319,8 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
     items = [Item(reviews.digest(p), f"scan {n}", p, None, even, "") for n, p in enumerate(pixels)]
     averages = np.zeros((len(NAMES), 5, 5))
     decisions = Decisions(Queue("many classes", "many", NAMES, 255, averages, items), (5, 5))
-    config = uvicorn.Config(review_page.app(decisions), port=0, log_level="error", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}", decisions
-    server.should_exit = True
-    thread.join()
+    with serving(review_page.app(decisions), ws="none") as port:
+        yield f"http://127.0.0.1:{port}", decisions
 
 
 def test_with_more_than_ten_classes_the_first_letters_filter(many, open_page):
@@ -341,3 +360,29 @@ def test_with_more_than_ten_classes_the_first_letters_filter(many, open_page):
     page.keyboard.press("Enter")  # an empty field: accept
     shows(page, "#left", "all images are decided")
     assert decisions.of(third) == NAMES[0]
+
+
+def test_a_disk_error_is_said_and_the_decision_can_be_made_again(many, open_page, monkeypatch):
+    address, decisions = many
+    page = open_page(address)
+    first, second, _ = decisions.queue.items
+    for place, name in enumerate(("ba", "be"), 1):
+        page.keyboard.type(name)
+        page.keyboard.press("Enter")
+        at(page, place)
+    write, said = outs.write_bytes, "x: No space left on device: nothing was decided"
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
+
+    monkeypatch.setattr(outs, "write_bytes", full)
+    page.keyboard.press("z")
+    shows(page, "#message", f"{said}; earlier decisions stay")
+    at(page, 1)
+    page.keyboard.press("x")
+    shows(page, "#message", f"{said}; earlier decisions stay")
+    assert (decisions.of(first), decisions.of(second)) == ("ba", "be")
+    monkeypatch.setattr(outs, "write_bytes", write)
+    page.keyboard.press("z")  # not the earlier one
+    shows(page, "#decision", "none yet")
+    assert (decisions.of(first), decisions.of(second)) == ("ba", None)

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -21,7 +20,15 @@ from typing import Any
 
 import pytest
 from support.project import Project, copied
-from support.stores import OF_DIGITS, TRAINED, Running, free_port, published, table
+from support.stores import (
+    NEEDS_POSTGRESQL,
+    OF_DIGITS,
+    TRAINED,
+    Running,
+    free_port,
+    published,
+    table,
+)
 
 from kmnist_pipeline.tracking import runs, views
 from kmnist_pipeline.tracking import store as stores
@@ -29,18 +36,6 @@ from kmnist_pipeline.tracking import store as stores
 START_SECONDS = 120
 LATER = f"`kmnist publish {TRAINED}` shows them later"
 OUTS = [f"metrics/digits/digits_softmax/{name}" for name in ("curves.csv", "validation.json")]
-NEEDS_POSTGRESQL = pytest.mark.skipif(
-    not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")),
-    reason="PostgreSQL is not installed: `make test-all` installs it",
-)
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """A folder that PostgreSQL's own user may enter, as it may not enter pytest's."""
-    with tempfile.TemporaryDirectory(prefix="kmnist-test-") as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

@@ -168,12 +168,15 @@ def last_lines(project: Project) -> list[str]:
 
 
 def test_whether_the_committed_bytes_were_made_again_is_said_last(copy):
-    for line in last_lines(copy):
-        assert re.fullmatch(r"identical: these are the committed bytes \(all of \d+ files\)", line)
+    files, outs = (
+        rf"\d+ files of evidence in Git{more}" for more in ("", " and outs in DVC's cache")
+    )
+    for line, counted in zip(last_lines(copy), (files, outs), strict=True):
+        assert re.fullmatch(rf"identical: these are the committed bytes \(all of {counted}\)", line)
     edit_metric(copy)
     for line in last_lines(copy):
         assert re.fullmatch(
-            r"different: 1 of \d+ files differs from the commit; "
+            r"different: 1 of \d+ files of evidence in Git(| and outs .*) differs from the commit; "
             rf"`git checkout HEAD -- {VALIDATION}` restores it",
             line,
         )
@@ -188,7 +191,7 @@ def test_equal_numbers_that_a_run_here_made_in_other_bytes_are_called_so(copy):
     lock.write_text(lock.read_text().replace(old, new))
     for line in last_lines(copy):
         assert re.fullmatch(
-            r"equal numbers, other bytes: 2 of \d+ files differ from the commit; "
+            r"equal numbers, other bytes: 2 of \d+ files .* differ from the commit; "
             rf"`git checkout HEAD -- dvc.lock {DETAILS}` restores them",
             line,
         )

@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator
 
+from support.fit_program import wait_until
 from support.project import Project, files_under
 
 # A killed study
@@ -64,11 +64,10 @@ def killed_after(least: int, project: Project) -> dict[str, int]:
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 240
-        while len(finished(project)) < least:
-            assert process.poll() is None, "the study ended before it could be killed"
-            assert time.monotonic() < until, "the study did not get far enough"
-            time.sleep(0.002)
+        wait_until(
+            lambda: process.poll() is not None or len(finished(project)) >= least, f"{least} fits"
+        )
+        assert process.poll() is None, "the study ended before it could be killed"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -31,6 +31,7 @@ from support.tampering import (
 
 from kmnist_pipeline.commands import clone, quick, verify
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository import locks
 from kmnist_pipeline.repository.compare import Difference
 from kmnist_pipeline.repository.locks import Graph, LockedStage
 
@@ -125,8 +126,8 @@ def test_a_tampered_metric_and_figure_are_different_by_how_much(tampered):
     assert tampered[-1].startswith("different: 5 of ")
     assert tampered[-1].endswith(
         " differ from the commit, 3 of them with equal numbers; the workspace is unchanged"
+        "; but not everything is up to date, see above"
     )
-    assert tampered[-1].endswith("; the workspace is unchanged")
 
 
 def test_other_numbers_within_six_digits_are_equal(tampered):
@@ -150,7 +151,7 @@ def test_the_receipt_of_a_run_that_differs_says_so(tampered_run):
 
 def test_likely_causes_are_named(tampered):
     causes = [line for line in tampered if "likely cause" in line]
-    assert any("idx.py changed: md5 0123456789ab -> " in cause for cause in causes)
+    assert any("idx.py changed: md5 0123456789ab -> " in line for line in tampered)
     assert any("other arithmetic: aarch64 -> " in cause for cause in causes)
     assert any("other version of numpy: 1.2.3 -> " in cause for cause in causes)
 
@@ -159,6 +160,33 @@ def test_a_workspace_that_is_not_clean_is_said(tampered):
     (note,) = [line for line in tampered if line.startswith("note: ")]
     assert "note: the workspace has uncommitted changes (2 files; `git status`)" in note
     assert tampered.index(note) < tampered.index("[1/3] download@digits")
+
+
+def test_code_that_the_lock_does_not_name_makes_it_stale_though_the_bytes_are_equal(bare_one):
+    code = "src/kmnist_pipeline/stages/download.py"
+    with (bare_one.folder / code).open("a") as file:
+        file.write("# says nothing\n")
+    bare_one.commit()
+    for arguments in (["--quick", "download@digits"], ["download@digits"]):
+        done = kmnist_verify(bare_one, *arguments)
+        assert f"download@digits: dependency {code} changed: md5 " in done.stdout
+        assert done.stdout.splitlines()[-1].startswith("identical: ")
+        assert done.stdout.endswith("; but not everything is up to date, see above\n")
+        assert done.returncode == 1
+    lock = locks.parse((bare_one.folder / "dvc.lock").read_bytes())
+    ran = receipt_of(bare_one)["stages"]["download@digits"]
+    assert ran["lineage"] != lock.stages["download@digits"].key
+    assert "verified by" not in bare_one.run("kmnist", "check").stdout
+
+
+def test_the_first_epochs_of_code_that_the_lock_does_not_name_are_stale(bare_one):
+    code = "src/kmnist_pipeline/stages/kfold_train.py"
+    with (bare_one.folder / code).open("a") as file:
+        file.write("# says nothing\n")
+    bare_one.commit()
+    done = kmnist_verify(bare_one, "--epochs", "1", SOFTMAX)
+    assert f"{SOFTMAX}: dependency {code} changed: md5 " in done.stdout
+    assert done.returncode == 1
 
 
 def test_a_signed_receipt_names_its_signer(bare_one, tmp_path):
@@ -211,10 +239,11 @@ def test_the_data_come_from_the_mirror_beside_the_project_or_nothing_is_left(
         here = bare_one.folder.parent / "shared/datasets/digits"
         shutil.copytree(evidence.folder / "data/raw/digits", here)
     done = kmnist_verify(bare_one, "download@digits")
+    assert done.returncode == 1
     if mirror:
-        assert (done.returncode, "identical: " in done.stdout) == (0, True)
+        assert "download@digits: parameter datasets.digits.sources" in done.stdout  # a stale lock
+        assert "identical: " in done.stdout
     else:
-        assert done.returncode == 1
         assert "error: download@digits fails in a clean clone:" in done.stderr
         assert "no source has the raw files of digits" in done.stderr
         assert "Traceback" not in done.stderr
@@ -328,13 +357,12 @@ def locked(address: str, deps: dict[str, str], outs: dict[str, str]) -> LockedSt
 def test_a_difference_follows_from_the_stage_before_or_has_no_known_cause():
     train = locked("kfold-train@a", {"src/a.py": "1"}, {"models/a": "2"})
     score = locked("evaluate@a", {"models/a": "2"}, {"metrics/a": "3"})
-    again = locked("evaluate@a", {"models/a": "4"}, {"metrics/a": "5"})
-    made = Graph({"kfold-train@a": train, "evaluate@a": again})
+    lock = Graph({"kfold-train@a": train, "evaluate@a": score})
     checked = [
         verify.Checked("kfold-train@a", [Difference("models/a", DIFFERENT, "")]),
         verify.Checked("evaluate@a", [Difference("metrics/a", DIFFERENT, "")]),
     ]
-    first, second = verify._explained(checked, [train, score], made, [[], []])
+    first, second = verify._explained(checked, lock, [[], []])
     assert first.causes[0].startswith("none is known: ")
     assert second.causes == ["follows from kfold-train@a"]
 
@@ -369,7 +397,7 @@ def test_the_store_tells_how_long_stages_took(digits_run, monkeypatch):
     monkeypatch.chdir(digits_run[0].folder)
     seconds = clone._seconds()
     assert set(seconds) >= {"report@digits", SOFTMAX}
-    assert all(0 < value < 600 for value in seconds.values())
+    assert all(value > 0 for value in seconds.values())
     assert os.listdir() == os.listdir(digits_run[0].folder)
     monkeypatch.chdir(digits_run[0].folder / "conf")
     assert clone._seconds() == {}

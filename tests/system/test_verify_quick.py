@@ -1,13 +1,12 @@
 """`kmnist verify --quick`: what is here against the commit, without a run."""
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from support.project import Project
+from support.project import Project, flipped, replaced
 from support.tampering import (
     COUNTS,
     CURVES,
@@ -43,28 +42,6 @@ def apart(evidence: Project, monkeypatch) -> Callable[..., dict[str, Difference]
     return look
 
 
-@contextlib.contextmanager
-def put(path: str, content: bytes | None) -> Iterator[None]:
-    """A file with other content, or without it, for the time being."""
-    file = Path(path)
-    kept, mode = file.read_bytes(), file.stat().st_mode
-    file.unlink()  # DVC may have linked it
-    if content is not None:
-        file.write_bytes(content)
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        file.write_bytes(kept)
-        file.chmod(mode)
-
-
-def flipped(path: str, place: int | None = None) -> bytes:
-    content = bytearray(Path(path).read_bytes())
-    content[len(content) // 2 if place is None else place] ^= 1
-    return bytes(content)
-
-
 def test_what_is_here_is_as_committed(evidence, apart):
     assert apart() == {}
     done = evidence.run("kmnist", "verify", "--quick", "report@digits")
@@ -84,7 +61,7 @@ def test_what_is_here_is_as_committed(evidence, apart):
     ],
 )
 def test_a_flipped_byte(path, line, apart):
-    with put(path, flipped(path)):
+    with replaced(Path(path), flipped(Path(path))):
         found = apart()
     assert list(found) == [path]
     assert line in found[path].line
@@ -93,10 +70,12 @@ def test_a_flipped_byte(path, line, apart):
 def test_an_edited_metric_and_a_figure_with_other_text(evidence, apart):
     metric = Path(VALIDATION).read_text()
     number = json.loads(metric)["accuracy"]
-    with put(VALIDATION, metric.replace(f'"accuracy": {number}', '"accuracy": 1.5', 1).encode()):
+    with replaced(
+        Path(VALIDATION), metric.replace(f'"accuracy": {number}', '"accuracy": 1.5', 1).encode()
+    ):
         assert apart()[VALIDATION].line == f"accuracy {number} -> 1.5"
         assert evidence.run("kmnist", "verify", "--quick").returncode == 1
-    with put(CURVES, Path(CURVES).read_bytes()):
+    with replaced(Path(CURVES), Path(CURVES).read_bytes()):
         repaint(Path(CURVES), 0)
         assert apart()[CURVES] == Difference(CURVES, EQUAL, "no pixel differs visibly")
         done = evidence.run("kmnist", "verify", "--quick", "report@digits")
@@ -105,11 +84,12 @@ def test_an_edited_metric_and_a_figure_with_other_text(evidence, apart):
 
 
 def test_a_flipped_byte_in_the_lock(apart):
-    size = Path("dvc.lock").stat().st_size
+    lock = Path("dvc.lock")
+    size = lock.stat().st_size
     for place in range(size // 9, size, size // 6):
-        with put("dvc.lock", flipped("dvc.lock", place)):
+        with replaced(lock, flipped(lock, place)):
             assert apart(DATA)["dvc.lock"].verdict is DIFFERENT
-    with put("dvc.lock", None):
+    with replaced(lock, None):
         assert apart(DATA)["dvc.lock"].line == "is missing"
 
 
@@ -129,13 +109,13 @@ def test_a_committed_lock_that_does_not_fit_its_files(bare_one, monkeypatch):
 
 
 def test_what_is_gone_and_what_the_cache_spoiled(evidence, apart):
-    with put(COUNTS, None):
+    with replaced(Path(COUNTS), None):
         assert apart() == {COUNTS: Difference(COUNTS, DIFFERENT, "is missing")}
-    with put(MODEL, None):
+    with replaced(Path(MODEL), None):
         assert apart() == {}  # the cache has it
         md5 = lineage_of(evidence, MODEL)
-        stored = f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}"
-        with put(stored, flipped(stored)):
+        stored = Path(f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}")
+        with replaced(stored, flipped(stored)):
             assert "is damaged in DVC's cache: delete " in apart()[MODEL].line
 
 

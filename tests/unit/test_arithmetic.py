@@ -193,7 +193,7 @@ def test_without_avx2_only_threads_are_set(environment, monkeypatch, machine, na
     note = arithmetic.note()
     assert note is not None
     assert "about six digits" in note
-    assert "git restore dvc.lock metrics figures reports" in note
+    assert "git restore dvc.lock metrics figures reports weights" in note
 
 
 @pytest.mark.parametrize("flags", ["fpu sse4_2 avx", "fpu sse4_2 avx avx2 f16c", None])

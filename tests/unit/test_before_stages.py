@@ -31,7 +31,7 @@ STAGES = """stages:
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def pipeline(tmp_path, monkeypatch):
     """A folder with a small dvc.yaml and params.yaml, where `dvc repro` would run."""
     monkeypatch.chdir(tmp_path)
     Path("conf").mkdir()
@@ -65,9 +65,9 @@ def imported(source: Path) -> str:
 
 
 @pytest.fixture
-def module(project):
+def module(pipeline):
     """A module with bytecode by time, which Python writes by itself."""
-    source = project / "src/module.py"
+    source = pipeline / "src/module.py"
     source.parent.mkdir()
     source.write_text("VALUE = 1\n")
     py_compile.compile(
@@ -135,7 +135,7 @@ def ours(text: str) -> str:
     ("file", "way_out"),
     [("dvc.lock", "take one side's"), ("params.yaml", "`kmnist compose`"), ("dvc.yaml", "markers")],
 )
-def test_a_merge_conflict_is_refused_before_stages(project, monkeypatch, capsys, file, way_out):
+def test_a_merge_conflict_is_refused_before_stages(pipeline, monkeypatch, capsys, file, way_out):
     path = Path(file)
     path.write_text(ours(path.read_text() if path.exists() else "schema: '2.0'\n"))
     monkeypatch.setattr("dvc.cli.main", lambda: pytest.fail("DVC was started"))
@@ -146,8 +146,8 @@ def test_a_merge_conflict_is_refused_before_stages(project, monkeypatch, capsys,
 
 
 @pytest.mark.parametrize("folder", ["models", "figures"])
-def test_a_link_above_outs_is_refused_before_stages(project, folder, capsys):
-    elsewhere = project / "disk"
+def test_a_link_above_outs_is_refused_before_stages(pipeline, folder, capsys):
+    elsewhere = pipeline / "disk"
     elsewhere.mkdir()
     Path(folder).symlink_to(elsewhere)
     assert dvc.main() == 1
@@ -156,7 +156,7 @@ def test_a_link_above_outs_is_refused_before_stages(project, folder, capsys):
     assert "put the folder itself here" in said
 
 
-def test_an_out_that_is_a_mount_point_is_refused_before_stages(project, monkeypatch, capsys):
+def test_an_out_that_is_a_mount_point_is_refused_before_stages(pipeline, monkeypatch, capsys):
     is_mount = Path.is_mount
     mounted = Path("figures/one")
     monkeypatch.setattr(Path, "is_mount", lambda path: path == mounted or is_mount(path))
@@ -166,13 +166,13 @@ def test_an_out_that_is_a_mount_point_is_refused_before_stages(project, monkeypa
     assert "mount the folder figures instead" in said
 
 
-def test_folders_and_links_of_cached_files_are_not_refused(project):
+def test_folders_and_links_of_cached_files_are_not_refused(pipeline):
     Path("models").mkdir()
-    (project / "cache").write_text("1")
-    Path("models/one.txt").symlink_to(project / "cache")  # as DVC's cache type `symlink` has it
+    (pipeline / "cache").write_text("1")
+    Path("models/one.txt").symlink_to(pipeline / "cache")  # as DVC's cache type `symlink` has it
     dvc._refuse_places()
 
 
-def test_a_faulty_pipeline_is_left_to_dvc(project):
+def test_a_faulty_pipeline_is_left_to_dvc(pipeline):
     Path("dvc.yaml").write_text("stages: 1\n")
     dvc._refuse_places()

@@ -280,8 +280,10 @@ def test_the_interval_of_accepted_answers_is_exact():
     found = acceptance.outcome(right, accepted, 0.995)
     interval = binomtest(2, 3).proportion_ci(0.95, "exact")
     assert found["interval"] == pytest.approx([interval.low, interval.high])
-    assert (found["accuracy"], found["accepted_accuracy"], found["keeps"]) == (0.6, 2 / 3, False)
-    assert acceptance.outcome(right, right, 0.995)["keeps"]
+    assert (found["accuracy"], found["accepted_accuracy"]) == (0.6, 2 / 3)
+    assert found["target"] == "not met"
+    assert acceptance.target(2, 3, 0.99) == "within the interval"
+    assert acceptance.outcome(right, right, 0.995)["target"] == "met"
     assert acceptance.outcome(right, ~accepted & False, 0.995)["accepted_accuracy"] is None
 
 

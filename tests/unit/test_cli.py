@@ -1,5 +1,6 @@
 """`kmnist` itself: its help, and how little it imports before a command runs."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 from support.project import ROOT
 
-from kmnist_pipeline import cli
-from kmnist_pipeline.cli import common, dvc
+from kmnist_pipeline import cli, ports
+from kmnist_pipeline.cli import dvc
 from kmnist_pipeline.fits import cluster
 from kmnist_pipeline.tracking import server
 
@@ -31,6 +32,13 @@ def test_every_module_of_a_command_is_listed():
     files = Path(cli.__file__).parent.glob("[!_]*.py")
     others = ("common", "dvc")  # `dvc` is a command of its own
     assert sorted(COMMANDS) == sorted(file.stem for file in files if file.stem not in others)
+
+
+def test_only_the_command_line_imports_the_command_line():
+    files = (ROOT / "src/kmnist_pipeline").rglob("*.py")
+    imports = re.compile(r"^ *(from|import) kmnist_pipeline(\.cli\b| import (.*, )?cli\b)", re.M)
+    found = [file for file in files if imports.search(file.read_text("utf-8"))]
+    assert found and {file.parent.name for file in found} == {"cli"}
 
 
 def test_the_environment_gets_both_commands():
@@ -61,7 +69,7 @@ def test_what_is_no_port_is_refused_by_every_server(text, capsys):
 
 
 def test_a_port_is_a_number():
-    assert [common.port(text) for text in ("0", "5000", "65535")] == [0, 5000, 65535]
+    assert [ports.number(text) for text in ("0", "5000", "65535")] == [0, 5000, 65535]
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])

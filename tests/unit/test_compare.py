@@ -53,6 +53,7 @@ def differ(name: str, old: Any, new: Any) -> Difference:
 
 FLAT = np.full((40, 50), 200, np.uint8)
 WEIGHTS = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
+HALVES = WEIGHTS.astype(np.float16)
 
 
 def changed(array: np.ndarray, place: Any, value: Any) -> np.ndarray:
@@ -78,6 +79,7 @@ def test_the_same_bytes_are_identical_whatever_they_are():
         ("a.png", (FLAT, "one key"), (FLAT, "another")),
         ("a.png", (FLAT, ""), (changed(FLAT, (3, 4), 202), "")),
         ("a.npz", {"p": WEIGHTS}, {"p": WEIGHTS + np.float32(1e-5)}),
+        ("a.npz", {"p": HALVES}, {"p": np.nextafter(HALVES, np.float16(9))}),  # the last digit
         ("a.npz", {"p": changed(WEIGHTS, 0, np.nan)}, {"p": changed(WEIGHTS + 1e-5, 0, np.nan)}),
         ("a.safetensors", ({"w": WEIGHTS}, {}), ({"w": WEIGHTS + np.float32(1e-5)}, {})),
         ("a.html", "<p>key 0123456789abcdef</p>", "<p>key 0123456789abcdee</p>"),

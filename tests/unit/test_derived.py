@@ -17,7 +17,7 @@ from kmnist_pipeline.commands import derived
 from kmnist_pipeline.commands import derived_results as results
 from kmnist_pipeline.commands import derived_training as training
 from kmnist_pipeline.commands.apart import apart
-from kmnist_pipeline.evaluation import metrics, suspects
+from kmnist_pipeline.evaluation import metrics, out_of_fold, suspects
 from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import locks
 
@@ -59,7 +59,7 @@ TABLE, CURVES = f"{GRID}/trials.csv", f"{DIGITS}/curves.csv"
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory):
+def digits_files(tmp_path_factory):
     """A copy of the committed evidence of `digits`, its locked stages, and the parameters."""
     folder = tmp_path_factory.mktemp("evidence")
     for part in ("metrics/digits", "metrics/data", "reports/digits"):
@@ -71,9 +71,9 @@ def evidence(tmp_path_factory):
 
 
 @pytest.fixture
-def contradicted(evidence, monkeypatch):
+def contradicted(digits_files, monkeypatch):
     """Edits files of the copy while a function says what the stage with these outs contradicts."""
-    folder, stages, params = evidence
+    folder, stages, params = digits_files
     monkeypatch.chdir(folder)
 
     def of(address: str, file: str, edit) -> list[str]:
@@ -191,14 +191,20 @@ TRAIN, TUNE = "kfold-train@digits_cnn", "tune@digits_softmax_grid"
         ),
         # a model on test images
         ("evaluate@digits_cnn", TEST, changed("misclassified", lambda m: [m[0] + 1, *m[1:]]), ""),
-        ("evaluate@digits_cnn", TEST, changed("routing", "test", "right", 299), "test.accuracy"),
+        ("evaluate@digits_cnn", TEST, changed("routing", "test", "correct", 299), "test.accuracy"),
         ("evaluate@digits_cnn", TEST, changed("routing", "test", "review", more), "test.review"),
-        ("evaluate@digits_cnn", TEST, changed("routing", "test", "holds", False), "test.holds"),
+        ("evaluate@digits_cnn", TEST, changed("routing", "test", "target", "met~"), "test.target"),
         (
             "evaluate@digits_softmax_grid",
             f"{GRID}/test_details.json",
             changed("winner", "lr=0.1,batch_size=32"),
             "accuracy is",
+        ),
+        (
+            "evaluate@digits_softmax_grid",
+            f"{GRID}/test_details.json",
+            changed("trials", "#1", "name", "lr=0.9"),
+            "trials is ",
         ),
         # other pictures
         *(
@@ -206,7 +212,7 @@ TRAIN, TUNE = "kfold-train@digits_cnn", "tune@digits_softmax_grid"
             for keys, says in {
                 ("conditions", "#2", "accuracy", 0.5): "shifted by a tenth.accuracy is 0.5",
                 ("conditions", "#2", "accepted_accuracy", 0.5): "accepted_accuracy is 0.5",
-                ("conditions", "#2", "keeps", False): "keeps is False",
+                ("conditions", "#2", "target", "other"): "target is",
                 ("conditions", "#2", "correct", more): "shifted by a tenth.accuracy",
                 ("conditions", "#2", "doubts", "several characters", 99): "accepted is 293",
                 ("conditions", "#2", "name", "shifted"): "conditions is",
@@ -267,6 +273,23 @@ def test_each_altered_part_contradicts_the_rest(contradicted, stage, file, edit,
 
 
 @pytest.mark.parametrize(
+    ("file", "keys"),
+    [
+        (LOOP, ("rounds",)),  # a template takes its first element
+        (CONDITIONS, ("conditions",)),
+        (SUSPECTS, ("swapped", "ranks")),
+        (SUSPECTS, ("first",)),
+        (f"{GRID}/validation_details.json", ("trials", "#0", "seeds")),
+        (TEST, ("routing", "test")),
+    ],
+)
+def test_a_page_of_damaged_numbers_names_their_folder(contradicted, file, keys):
+    (found,) = contradicted("report@digits", file, changed(*keys, 0.5))
+    assert found.startswith("its outs cannot be computed again: metrics/digits/ or metrics/data/: ")
+    assert "`git checkout HEAD -- metrics` restores the committed ones" in found
+
+
+@pytest.mark.parametrize(
     "edit",
     [
         lambda text: derived.PICTURE.sub("", text),
@@ -283,7 +306,7 @@ def test_a_page_that_does_not_show_its_pictures_contradicts_the_figures(contradi
 @pytest.mark.parametrize("key", ["n", "contradicted", "first"])
 def test_suspects_follow_from_predictions_if_they_are_here(tmp_path, key):
     rng = np.random.default_rng(0)
-    predicted = suspects.Predictions(
+    predicted = out_of_fold.Predictions(
         rng.dirichlet(np.ones(3), 40), np.arange(40), np.arange(40) % 3
     )
     given = predicted.probabilities, predicted.labels

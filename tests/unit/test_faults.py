@@ -1,4 +1,4 @@
-"""Faults on purpose: what each changes, and which claims notice it."""
+"""Faults on purpose: what each changes, and which claims detect it."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kmnist_pipeline.data.dataset import Images
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import winning
 from kmnist_pipeline.faults import noticing, tampering
 from kmnist_pipeline.faults import training as trained
@@ -97,6 +98,12 @@ def test_images_are_missing(parts, clean):
     assert np.isin(found.fit.training, clean.fit.training).all()
 
 
+@pytest.mark.parametrize("act", ["leak", "keep"])
+def test_a_share_that_is_no_image_is_refused(parts, act):
+    with pytest.raises(UserError, match=r"^share=1e-07 of the fault “few”: must be l"):
+        made(parts, act, share=1e-7, says="few")
+
+
 @pytest.mark.parametrize(
     ("fault", "part", "name", "after"),
     [
@@ -152,7 +159,7 @@ def test_faults_never_touch_evidence_outside_their_study(
     assert outside == []
 
 
-# What claims notice
+# What claims detect
 
 
 def claim(**changes: Any) -> dict[str, Any]:
@@ -161,7 +168,7 @@ def claim(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("stated", "clean_number", "faulty_number", "noticed"),
+    ("stated", "clean_number", "faulty_number", "detected"),
     [
         (claim(), 0.8, 0.8, False),
         (claim(), 0.8, 0.805, False),  # our mean would be 0.908
@@ -173,12 +180,18 @@ def claim(**changes: Any) -> dict[str, Any]:
         (claim(verdict="beaten", mean=None, tolerance=0.0), 0.905, 0.904, False),
         (claim(verdict="exact", obtained=0.9, mean=None, tolerance=0.0), 0.9, 0.8998, False),
         (claim(verdict="exact", obtained=0.9, mean=None, tolerance=0.0), 0.9, 0.898, True),
-        (claim(verdict="exact"), [[5, 1], [0, 6]], [[5, 1], [0, 6]], False),
-        (claim(verdict="exact"), [[5, 1], [0, 6]], [[4, 2], [0, 6]], True),
+        (claim(verdict="exact", reported="5 1; 0 6"), [[5, 1], [0, 6]], [[5, 1], [0, 6]], False),
+        (claim(verdict="exact", reported="5 1; 0 6"), [[5, 1], [0, 6]], [[4, 2], [0, 6]], True),
+        (claim(verdict="exact", reported="4, 5"), [4, 5, 18, 61], [4, 5, 18, 99], False),
+        (claim(verdict="exact", reported="4, 5"), [4, 5, 18, 61], [4, 18, 61], True),
+        (claim(verdict="exact", reported="4, 5"), [4, 5, 18, 61], [4], True),
+        (claim(verdict="exact", reported="4, 5"), [4, 7, 18], [4, 7, 61], False),  # a small budget
+        (claim(verdict="exact", reported="rate=1"), "lr=1", "lr=1", False),
+        (claim(verdict="exact", reported="rate=1"), "lr=1", "lr=2", True),
     ],
 )
-def test_a_claim_notices_what_turns_its_verdict(stated, clean_number, faulty_number, noticed):
-    assert noticing.notices(stated, clean_number, faulty_number) is noticed
+def test_a_claim_detects_what_turns_its_verdict(stated, clean_number, faulty_number, detected):
+    assert noticing.detects(stated, clean_number, faulty_number) is detected
 
 
 def test_the_matrix_has_the_claims_of_the_study_and_the_faults_that_apply():
@@ -201,17 +214,19 @@ def test_the_matrix_has_the_claims_of_the_study_and_the_faults_that_apply():
 
 def test_the_page_says_which_claims_are_uninformative_and_how_many_faults_are_found():
     content = {"catalogue": {"small": "s", "unused": "u", "big": "b", "apart": "a"}}
-    noticed = {"a": {"big": True, "small": False}, "b": {"big": False, "apart": False}}
+    detected = {"a": {"big": True, "small": False}, "b": {"big": False, "apart": False}}
     claims = [claim(id=name) for name in ("a", "outside", "b")]
-    shown = extras.faults(content, noticed, claims)
+    shown = extras.faults(content, detected, claims)
+    assert shown is not None and shown["left_out"] == ["unused"]
     assert [(row["claim"]["id"], row["uninformative"]) for row in shown["rows"]] == [
         ("a", False),
         ("b", True),
     ]
-    columns = [(column["name"], column["says"], column["noticed"]) for column in shown["columns"]]
+    columns = [(column["name"], column["says"], column["detected"]) for column in shown["columns"]]
     assert columns == [("small", "s", 0), ("big", "b", 1), ("apart", "a", 0)]
     assert [row["cells"] for row in shown["rows"]] == [[False, True, None], [None, False, False]]
     assert shown["found"] == 1
+    assert extras.faults(content, {}, claims) is None
 
 
 # How trials win

@@ -86,10 +86,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "labelled_images": lambda: canvas.labelled_images(
         IMAGES[:7], ["Predicted: 4, Actual: 7", "True: 1\nPredicted: 2"] * 3 + [""], 5, 16, gap=18
     ),
-    "trials": lambda: model_figures.trials(
+    "trials": lambda: model_figures.trial_accuracies(
         ["lr 0.1", "lr 0.01"], [measured(0.9, 0.01), measured(0.8)], [measured(0.85, 0.02), None], 0
     ),
-    "trials_untested": lambda: model_figures.trials(
+    "trials_untested": lambda: model_figures.trial_accuracies(
         ["a", "b"], [measured(0.9, 0.1), measured(0.8, 0.1)], [None, None], 1
     ),
     "class_scores": lambda: model_figures.class_scores(
@@ -161,6 +161,43 @@ def test_a_large_confusion_matrix_lists_the_most_frequent_confusions(classes: in
     assert len(written) == 5 and written[-1] == "4"
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert (labels == [canvas.short(name, 12) for name in MANY_NAMES[:49]]) == (classes == 49)
+
+
+def test_without_confusions_the_list_says_none() -> None:
+    figure = model_figures.confusion_matrix(np.eye(49, dtype=int), MANY_NAMES[:49])
+    assert [text.get_text() for text in figure.texts] == ["most frequent confusions", "none"]
+
+
+KANA = [chr(code) for code in range(0x3042, 0x3042 + 48)]
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda names: model_figures.confusion_matrix(counts(49), names),
+        lambda names: model_figures.class_scores(names, *[np.linspace(0, 1, 49)] * 3),
+        lambda names: data_figures.class_counts(names, np.arange(49), np.arange(49)),
+    ],
+)
+def test_of_many_names_each_is_upright_that_fits(figure: Callable[..., Figure]) -> None:
+    names = [*KANA, "a long name"]
+    drawn = figure(names)
+    canvas.png_bytes(drawn, {})
+    below = drawn.axes[0].get_xticklabels()
+    assert [label.get_text() for label in below] == names
+    assert [label.get_rotation() for label in below] == [0.0] * 48 + [90.0]
+    boxes = [label.get_window_extent() for label in below]
+    assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+
+
+def test_captions_say_what_figures_of_many_classes_show() -> None:
+    assert model_figures.cells(20) == "in counts; rows are true, columns predicted classes"
+    assert "as shares of the true class" in model_figures.cells(21)
+    assert model_figures.scored(50) == "each class"
+    assert model_figures.scored(300) == "the 50 of 300 classes with the lowest F1"
+    assert data_figures.colouring(20) == "coloured by class"
+    assert "number of the class; " in data_figures.colouring(30)
+    assert "in 30 colours that repeat; " in data_figures.colouring(31)
 
 
 def test_coloured_images_keep_their_colours() -> None:

@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.small_fits import SETTINGS, a_fit, images, run
+from support.small_fits import SETTINGS, a_fit, experiment, images, run
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation import out_of_fold
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.families.base import Fitted, decode
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.fits import plan, results
 from kmnist_pipeline.fits.store import Store, default
 
 # Plans
-
-
-def experiment(**changes: Any) -> dict[str, Any]:
-    return {
-        "report": "r",
-        "dataset": "d",
-        "classes": None,
-        "subset": None,
-        "model": {"family": "linear", "kind": "softmax", "scaling": "minmax"},
-        "optimizer": SETTINGS["linear"]["optimizer"],
-        "validation": {"method": "kfold", "folds": 3},
-        "trainer": SETTINGS["linear"]["trainer"],
-        "seeds": [0, 1],
-    } | changes
 
 
 def keys(planned: plan.Plan) -> set[str]:
@@ -76,7 +65,7 @@ def test_out_of_fold_probabilities_are_those_of_the_model_that_did_not_see_the_i
     fits = [[run(task.fit, data) for task in folds] for folds in planned.waves[0][""]]
     content = tmp_path / "out.npz"
     content.write_bytes(
-        results.out_of_fold(results.Trial(experiment(), fits), planned.validated(""), data)
+        results.out_of_fold(results.TrainedTrial(experiment(), fits), planned.validated(""), data)
     )
     with np.load(content) as arrays:
         assert sorted(arrays["index"][arrays["seed"] == 1]) == list(range(60))
@@ -102,7 +91,9 @@ def test_an_ensemble_keeps_all_folds_and_anything_else_the_best_one(ensemble, tm
     assert keys(planned) == keys(plan.of_experiment("a", experiment(), data))
     fits = [[run(task.fit, data) for task in folds] for folds in planned.waves[0][""]]
     path = tmp_path / "m.safetensors"
-    path.write_bytes(results.model_bytes("m", {"": results.Trial(base, fits)}, "", data.classes))
+    path.write_bytes(
+        results.model_bytes("m", {"": results.TrainedTrial(base, fits)}, "", data.classes)
+    )
     model = TrainedModel.load(path, "m", "d").of(0, 1)
 
     def alone(fitted: Fitted, rows: np.ndarray) -> np.ndarray:
@@ -119,6 +110,30 @@ def test_an_ensemble_keeps_all_folds_and_anything_else_the_best_one(ensemble, tm
     assert np.array_equal(validation.index, np.concatenate(held))
     own = [alone(*each) for each in zip(members, held, strict=True)]
     assert np.array_equal(found, np.concatenate(own))
+
+
+def test_a_model_of_all_images_is_judged_by_what_models_on_folds_predict(tmp_path, monkeypatch):
+    from kmnist_pipeline.families.trained import TrainedModel
+    from kmnist_pipeline.stages import evaluate
+
+    monkeypatch.chdir(tmp_path)
+    data = replace(images(), index=np.random.default_rng(0).permutation(60))
+    folded = plan.of_experiment("folds", experiment(), data)
+    fits = [[run(task.fit, data) for task in folds] for folds in folded.waves[0][""]]
+    out = Path(paths.out_of_fold("folds"))
+    out.parent.mkdir(parents=True)
+    out.write_bytes(
+        results.out_of_fold(results.TrainedTrial(experiment(), fits), folded.validated(""), data)
+    )
+    whole = experiment(validation={"method": "none", "folds_of": "folds"})
+    planned = plan.of_experiment("m", whole, data)
+    trained = [[run(task.fit, data) for task in folds] for folds in planned.waves[0][""]]
+    content = results.model_bytes("m", {"": results.TrainedTrial(whole, trained)}, "", data.classes)
+    Path("m.safetensors").write_bytes(content)
+    found, held = evaluate.held_out(TrainedModel.load(Path("m.safetensors"), "m", "d"), data)
+    assert held.index.tolist() == list(range(60))
+    assert (held.labels[data.index] == data.labels).all()
+    np.testing.assert_allclose(found, out_of_fold.load(out).probabilities)
 
 
 # The store

@@ -16,7 +16,7 @@ from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.families.base import Fitted
 from kmnist_pipeline.fits import given, swapped, training
 from kmnist_pipeline.fits.plan import Plan
-from kmnist_pipeline.fits.results import Trial
+from kmnist_pipeline.fits.results import TrainedTrial
 
 SETTINGS: dict[str, Any] = {
     "model": {"family": "linear", "kind": "softmax", "scaling": "minmax"},
@@ -40,10 +40,10 @@ def images(n: int = 60) -> Images:
 def test_given_rows_are_trained_without_validation_and_equal_ones_have_equal_keys(monkeypatch):
     seen: list[Plan] = []
 
-    def train(plan: Plan) -> list[dict[str, Trial]]:  # as the pool does, in this process
+    def train(plan: Plan) -> list[dict[str, TrainedTrial]]:  # as the pool does, in this process
         seen.append(plan)
         fits = [Fitted([], [], 1, len(task.fit.training), 0, {}) for task in plan.tasks()]
-        return [{"": Trial(SETTINGS, [fits])}]
+        return [{"": TrainedTrial(SETTINGS, [fits])}]
 
     monkeypatch.setattr(training, "train", train)
     rows = {
@@ -71,7 +71,7 @@ def test_an_experiment_is_planned_on_swapped_labels(tmp_path: Path, monkeypatch)
         all_images.pixels, all_images.labels, train, np.arange(50, 60), ["a", "b", "c"]
     )
     Path("data/processed/x.npz").write_bytes(content)
-    settings = {"dataset": "x", "swapped": 7, "seed": 3, "trial": {"trainer.epochs": 1}}
+    settings = {"dataset": "x", "swapped": 7, "seed": 3, "changes": {"trainer.epochs": 1}}
     planned, rows = swapped.of_suspects("x", settings, EXPERIMENT)
     changed = np.flatnonzero(planned.images.labels != all_images.labels[:50])
     assert changed.tolist() == rows.tolist() and len(rows) == 7

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -17,26 +16,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 from support import drawn
+from support.drawn import png, prepared
 
 from kmnist_pipeline.data import idx, pictures
-from kmnist_pipeline.importing import content, difference, reading, survey
-from kmnist_pipeline.importing.content import Content, Options
-from kmnist_pipeline.importing.source import SourceError
+from kmnist_pipeline.importing import content, difference
+from kmnist_pipeline.importing.source import ImportSourceError
 
 LABELS = [0, 1, 2] * 8
 GREY = drawn.stripes(LABELS)
 COLOURED = drawn.stripes(LABELS, (*drawn.SHAPE, 3))
 NAMES = ["rows, wide", "や", "<b>"]
-
-
-def prepared(place: Path, **options) -> Content:
-    chosen = Options(**options)
-    return content.prepare(reading.read(place, chosen.size), chosen)
-
-
-def png(image: np.ndarray, kind: str = "PNG") -> bytes:
-    Image.fromarray(image).save(file := io.BytesIO(), kind)
-    return file.getvalue()
 
 
 # --- what can be read ----------------------------------------------------------------------------
@@ -159,7 +148,9 @@ def test_jpeg_grey_palette_and_transparent_files_in_one_folder(tmp_path):
 def test_sizes_are_fitted_without_distortion(tmp_path):
     for name, shape in (("a", (20, 10)), ("b", (10, 20))):
         drawn.folder(tmp_path, {name: 2}, shape, seed=len(name))
-    with pytest.raises(SourceError, match=r"2 sizes.*20x10 \(2, such as .*a/001.png\).*--size"):
+    with pytest.raises(
+        ImportSourceError, match=r"2 sizes.*20x10 \(2, such as .*a/001.png\).*--size"
+    ):
         prepared(tmp_path)
     found = prepared(tmp_path, size=(20, 20))
     assert found.images.shape[1:] == (20, 20)
@@ -187,8 +178,17 @@ def test_classes_are_chosen_and_named_by_a_table(tmp_path):
     assert found.classes == ["second, large", "a"]
     assert [Path(name).parent.name for name in found.names] == ["a"] * 5 + ["b"] * 5
     assert found.labels.tolist() == [1] * 5 + [0] * 5
+    table.write_text("a\nb\nc\n")
+    with pytest.raises(
+        ImportSourceError, match="--classes: the source has no images of class c; remove"
+    ):
+        prepared(place, classes=content.read_classes(table))
+    with pytest.raises(
+        ImportSourceError, match=r"none\.txt: cannot be read: No such file or directory$"
+    ):
+        content.read_classes(tmp_path / "none.txt")
     table.write_text("b\n")
-    with pytest.raises(SourceError, match="--classes: lacks the class a"):
+    with pytest.raises(ImportSourceError, match="--classes: lacks the class a"):
         prepared(place, classes=content.read_classes(table))
 
 
@@ -242,20 +242,21 @@ def write(place: Path, **arrays) -> None:
     np.savez(place / "a.npz", **arrays)
 
 
-def broken(place: Path) -> None:
-    drawn.folder(place, {"a": 3, "b": 3})
-    file = place / "b/001.png"
-    file.write_bytes(file.read_bytes()[:60])
+def semicolons(place: Path) -> None:
+    (place / "a.csv").write_text("0;1;2;3;4\n1;1;2;3;4\n")
+
+
+def label_last(place: Path) -> None:
+    (place / "a.csv").write_text("1,2,3,4,0\n5,6,7,8,0\n9,1,2,3,1\n4,5,6,7,1\n")
+
+
+def dark_edge(place: Path) -> None:
+    (place / "a.csv").write_text("0,2,3,4,0\n0,6,7,8,1\n")
 
 
 def no_picture(place: Path) -> None:
     drawn.folder(place, {"a": 3, "b": 3})
     (place / "b/notes.txt").write_text("mine")
-
-
-def no_test(place: Path) -> None:
-    drawn.folder(place / "train", {"a": 3, "b": 3})
-    drawn.folder(place / "test", {"a": 3})
 
 
 def outward(place: Path) -> None:
@@ -268,7 +269,7 @@ def bad_row(place: Path) -> None:
 
 
 def short_row(place: Path) -> None:
-    (place / "a.csv").write_text("a,1,2,3,4\nb,1,2,3\n")
+    (place / "a.csv").write_text("a,1,2,9,4\nb,1,2,3\n")
 
 
 def bad_parquet(place: Path) -> None:
@@ -290,16 +291,23 @@ DEEP = np.full((9, 9, 3), 4095, np.uint16)
 REFUSED = {
     "low bits": (low_bits, r"b/004\.png: 16 bits for each colour, .*: save it with 8 bits"),
     "low bits in a table": (low_bits_in_parquet, r"a\.parquet, row 1: 16 bits for each colour"),
-    "a broken image": (broken, r"b/001\.png: broken image"),
-    "another file": (no_picture, r"b/notes\.txt: is no PNG or JPEG"),
-    "no test images": (no_test, "class b has no test images; .*--test-share"),
+    "a broken image": (drawn.broken, r"b/001\.png: broken image"),
+    "another file": (no_picture, r"b/notes\.txt: is not a PNG or JPEG"),
+    "semicolons": (semicolons, "a.csv: has labels, but no pixels; commas must separate"),
+    "label last": (
+        label_last,
+        "class 1 has only 1 distinct image; .* the labels are those of the column `label`, or of "
+        "the first one if no header names it",
+    ),
+    "edge as label": (dark_edge, "there is one class, 0; .* the labels are those of the column"),
+    "no test images": (drawn.no_test, "class b has no test images; .*--test-share"),
     "names that differ in case": (
         lambda place: drawn.folder(place, {"Oak": 3, "oak": 3}),
         "classes Oak and oak differ at most in case",
     ),
     "the name of an exclusion": (
         lambda place: drawn.folder(place, {"a": 3, "excluded": 3}),
-        "class excluded: reviews use this name for images that are left out",
+        r"excluded/000\.png: class 'excluded': reviews use this name for images that are left out",
     ),
     "one class": (lambda place: drawn.folder(place, {"a": 3}), "there is one class, a"),
     "one image": (lambda place: drawn.folder(place, {"a": 3, "b": 1}), "b has only 1 distinct"),
@@ -315,8 +323,8 @@ REFUSED = {
     "a broken row": (bad_row, r'a\.csv, line 3: pixel 2 is "300", not a whole number'),
     "a short row": (short_row, r"a\.csv, line 2: has 3 pixels, and lines above 4"),
     "no square": (
-        lambda place: (place / "a.csv").write_text("a,1,2,3,4,5\nb,1,2,3,4,5\n"),
-        "5 pixels are no square image; .*--size",
+        lambda place: (place / "a.csv").write_text("a,1,2,9,4,5\nb,1,2,3,4,5\n"),
+        "5 pixels do not form a square image; .*--size",
     ),
     "a broken image of a table": (bad_parquet, r"a\.parquet, row 1: broken image"),
     "fewer labels": (
@@ -336,7 +344,10 @@ REFUSED = {
         lambda place: (place / "a.npz").write_bytes(b"PK\3\4 and nothing more"),
         r"a\.npz: broken NPZ",
     ),
-    "nothing known": (lambda place: (place / "a.txt").write_text("x"), "is neither a folder with"),
+    "nothing known": (
+        lambda place: (place / "a.txt").write_text("x"),
+        "is not a known source; known are a folder with",
+    ),
 }
 
 
@@ -344,7 +355,7 @@ REFUSED = {
 def test_what_cannot_be_read_is_named_with_its_reason(what, tmp_path):
     make, words = REFUSED[what]
     make(tmp_path)
-    with pytest.raises(SourceError, match=words) as error:
+    with pytest.raises(ImportSourceError, match=words) as error:
         prepared(tmp_path)
     assert str(error.value).isprintable()
 
@@ -354,59 +365,8 @@ def test_any_bytes_are_read_or_refused_in_words(tmp_path_factory, content_):
     place = tmp_path_factory.mktemp("any")
     for start in (b"", b"PK\3\4", b"PAR1", b"\0\0\x08\x03", b"\x1f\x8b", b"1,2\n"):
         (place / "a.csv").write_bytes(start + content_)
-        with pytest.raises(SourceError):
+        with pytest.raises(ImportSourceError):
             prepared(place / "a.csv")
-
-
-# --- what is found -------------------------------------------------------------------------------
-
-
-def content_of(images: np.ndarray, labels: list[int], test: list[int]) -> Content:
-    rows = np.arange(len(images))
-    names = [f"image {row}" for row in rows]
-    return Content(
-        images, np.array(labels), np.setdiff1d(rows, test), np.array(test), ["a", "b"], 255, names,
-        True,
-    )  # fmt: skip
-
-
-def test_duplicates_blank_images_and_polarity_are_found():
-    images = drawn.stripes([0, 1] * 10)
-    images[5] = images[3]  # exact, within training
-    images[19] = images[4]  # exact, across, another class
-    noise = np.random.default_rng(0).normal(0, 3, images[7].shape)
-    images[18] = np.clip(images[7] + noise, 0, 255)  # near, across
-    images[8], images[9] = 0, 255 - images[9]
-    about = content_of(images, [0, 1] * 10, [18, 19])
-    found = survey.survey(about)
-    assert found.copies.tolist() == [[3, 5], [4, 19]]
-    assert found.near.tolist() == [[7, 18]]
-    assert found.blank.tolist() == [8]
-    assert found.dark_on_light.tolist() == [9]
-    lines = [*survey.lines(about, found, "drawn")]
-    for line in (
-        "drawn: 20 images of 12x10 pixels (height x width), grey, in 2 classes",
-        "exact duplicates: 1 within training, 0 within test, 1 across both",
-        "near duplicates: 0 within training, 0 within test, 1 across both",
-        "warning: 1 exact duplicates have another class",
-        "  image 7 and image 18",
-        "blank images: 1",
-    ):
-        assert line in lines
-    assert [line for line in lines if "suspicious polarity: 1 of 19 images" in line]
-
-
-def test_near_duplicates_are_those_of_all_pairs():
-    rng = np.random.default_rng(0)
-    base = rng.integers(0, 256, (60, 9, 7, 3))
-    noise = rng.normal(size=base.shape) * rng.uniform(1, 20, (60, 1, 1, 1))
-    images = np.concatenate([base, base + noise])
-    images = images.clip(0, 255).astype(np.uint8)
-    flat = np.corrcoef(images.reshape(120, -1))
-    expected = np.argwhere(np.triu(flat >= survey.NEAR, 1))
-    assert 10 < len(expected) < 60
-    found = survey.near_duplicates(images, np.arange(120))
-    assert found.tolist() == expected.tolist()
 
 
 # --- what has changed ----------------------------------------------------------------------------

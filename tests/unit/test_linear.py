@@ -211,6 +211,17 @@ def test_a_fit_is_a_function_of_its_own_rows():
     assert unseen.kept("train") and unseen.history != fit.history
 
 
+def test_many_validation_images_are_measured_in_parts_with_the_same_result(monkeypatch):
+    pixels, labels = blobs(n=500)
+    whole = fit_fold(pixels, labels, epochs=3)
+    monkeypatch.setattr(train, "AT_ONCE", 7 * pixels.shape[1])
+    parts = fit_fold(pixels, labels, epochs=3)
+    assert parts.digests == whole.digests
+    for ours, theirs in zip(parts.history, whole.history, strict=True):
+        assert ours.accuracy == theirs.accuracy
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-12)
+
+
 def test_float32_is_nearly_float64():
     pixels, labels = blobs(n=500)
     one, two = (fit_fold(pixels, labels, precision=f"float{bits}", epochs=3) for bits in (32, 64))

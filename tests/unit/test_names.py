@@ -18,7 +18,10 @@ def test_a_like_name_is_suggested_and_else_all_are_listed(name, hint):
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(None, "does not exist"), ("lr: 0.4", "is not up to date with conf/")],
+    [
+        (None, "does not exist: `kmnist compose` makes it"),
+        ("lr: 0.4", "is not up to date with conf/: run `kmnist compose`"),
+    ],
 )
 def test_fit_refuses_parameters_that_are_not_those_of_conf(
     content, problem, tmp_path, monkeypatch, capsys
@@ -30,4 +33,4 @@ def test_fit_refuses_parameters_that_are_not_those_of_conf(
         (tmp_path / "params.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["fit"]) == 1
-    assert capsys.readouterr().err == f"error: params.yaml {problem}: run `kmnist compose`\n"
+    assert capsys.readouterr().err == f"error: params.yaml {problem}\n"

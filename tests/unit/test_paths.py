@@ -32,6 +32,8 @@ def of_report(kind: str, name: str) -> set[str]:
 
 def of_model(kind: str, name: str) -> set[str]:
     report = PARAMS["models"][name]["report"]
+    if kind == "weights":
+        return {paths.weights_in_git(name)}
     if kind == "conditions":
         figure = f"{paths.figures(report, kind)}/{name}.png"
         return {paths.numbers(report, name, "conditions.json"), figure}
@@ -51,7 +53,7 @@ def outs_of(kind: str, name: str) -> set[str]:
             about = PARAMS["studies"][name]
             trials = paths.numbers(about["report"], name, "trials.csv")
             return of_training(name, about) | {trials}
-        case "evaluate" | "conditions":
+        case "evaluate" | "conditions" | "weights":
             return of_model(kind, name)
         case "suspects" | "loop" | "readings" | "faults" | "report":
             return of_report(kind, name)

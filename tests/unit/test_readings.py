@@ -110,7 +110,7 @@ def test_a_reading_is_what_the_report_would_state(keep, epochs):
         folds.append(np.stack([found[name][at] for name in MEASURES]))
     reading = Reading("zscore", "mean", FOLDS, epochs, keep, "mean_best")
     validation = multiverse.value(reading, np.stack(folds), "validation")
-    stated, _ = results.validation_accuracy(results.Trial({}, [fits]))
+    stated, _ = results.validation_accuracy(results.TrainedTrial({}, [fits]))
     assert validation == pytest.approx(stated["accuracy"], abs=1e-12)
     best = results.kept_fold(fits)
     test = multiverse.value(reading, np.stack(folds), "test")
@@ -152,14 +152,14 @@ def images() -> dict[Any, training.Shown]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def fits(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("fits"))
 
 
 @pytest.fixture(scope="module")
-def courses(images: dict[Any, training.Shown], store: Store) -> multiverse.Courses:
+def courses(images: dict[Any, training.Shown], fits: Store) -> multiverse.Courses:
     known = multiverse.configurations(about([0])).values()
-    return training.train("x", multiverse.courses(EVERY, known, [0]), EPOCHS, images, store)
+    return training.train("x", multiverse.courses(EVERY, known, [0]), images, fits)
 
 
 def claims(courses: multiverse.Courses, reading: Reading) -> list[dict[str, str]]:
@@ -227,13 +227,32 @@ def test_a_damaged_result_is_trained_again(images, tmp_path: Path):
     kept = Store(tmp_path)
     known = [next(iter(multiverse.configurations(about([0])).values()))]
     wanted = multiverse.courses([MINE], known, [0])
-    first = training.train("x", wanted, EPOCHS, images, kept)
+    first = training.train("x", wanted, images, kept)
     entries = list(kept.entries())
     assert len(entries) == FOLDS
     entries[0].path.write_bytes(b"nothing")
-    second = training.train("x", wanted, EPOCHS, images, kept)
+    second = training.train("x", wanted, images, kept)
     assert all(np.array_equal(first[course], second[course]) for course in wanted)
     assert len(list(kept.entries())) == FOLDS
+
+
+def test_a_course_is_trained_for_the_longest_of_its_readings_alone(courses, images, tmp_path: Path):
+    known = multiverse.configurations(about([0])).values()
+    short = MINE._replace(epochs=min(CHOICES["epochs"]))
+    wanted = multiverse.courses([short], known, [0])
+    assert set(wanted.values()) == {short.epochs} and short.epochs < EPOCHS
+    for course, trained in training.train("x", wanted, images, Store(tmp_path)).items():
+        assert np.array_equal(trained, courses[course][..., : short.epochs])
+    both = multiverse.courses([short, MINE._replace(epochs=EPOCHS)], known, [0])
+    assert both == dict.fromkeys(wanted, EPOCHS)
+
+
+def test_readings_share_trainings_where_epochs_kept_epoch_and_value_alone_differ():
+    alike = multiverse.sharing(EVERY, MINE)
+    assert {reading._replace(epochs=1, keep="last", value="mean") for reading in alike} == {
+        MINE._replace(epochs=1, keep="last", value="mean")
+    }
+    assert len(alike) == np.prod([len(CHOICES[name]) for name in ("epochs", "keep", "value")])
 
 
 # Four readings, whose numbers are written down: the weights of epoch 1 or 2, and mean or sum
@@ -329,7 +348,9 @@ def test_the_page_says_what_is_explained_and_the_choice_that_moves_most():
         "ours": OURS._asdict(), "order": Reading._fields, "choices": FEW, "best": [],
         "claims": {"a": claim(0, loss=0.1, epochs=0.3, keep=0), "b": claim(2, loss=0.2, folds=0.1)},
     }  # fmt: skip
+    assert extras.readings(content, ["other"]) is None
     shown = extras.readings(content, ["b", "other", "a"])
+    assert shown is not None
     assert list(shown["claims"]) == ["b", "a"]
     a, b = shown["claims"]["a"], shown["claims"]["b"]
     assert (a["explained"], b["explained"], shown["explained"]) == (False, True, 1)
@@ -395,7 +416,7 @@ def test_the_stage_writes_what_the_readings_explain(tmp_path: Path, monkeypatch,
     drawn = Path("out/figures/r/readings/specification_curve.png")
     assert 5_000 < drawn.stat().st_size < 60_000
     page = extras.readings(written, [row["id"] for row in rows])
-    assert page["explained"] == 8
+    assert page is not None and page["explained"] == 8
     assert page["best"][0]["words"] == extras.in_words(HIDDEN._asdict(), MINE._asdict())
     for claim in page["claims"].values():
         ends = claim["strip"]["low"], claim["strip"]["high"]

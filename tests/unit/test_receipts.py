@@ -132,7 +132,7 @@ def test_another_file_is_no_receipt(content):
     path = left()
     forged = path.read_text().replace("kfold-train@a", "kfold-train@a\\u001b[2J")
     path.write_text(forged if content is None else content)
-    assert f"{path}: is no receipt of `kmnist verify`" in list(receipts.lines(LOCK))
+    assert f"{path}: is not a receipt of `kmnist verify`" in list(receipts.lines(LOCK))
     assert receipts.here() == []
 
 

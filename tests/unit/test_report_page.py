@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 from support import odd_report
 
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.reporting import page
 
 
@@ -81,11 +83,12 @@ def test_a_page_tells_what_people_have_reviewed_and_what_it_brings(content: dict
     html = " ".join("".join(Elements(page.html(content)).texts("body")).split())
     text = " ".join(page.markdown(content).split())
     for shown in (html, text):
-        assert "People have reviewed 9 images" in shown and "1 decisions are about test" in shown
+        assert "People have reviewed 9 images" in shown
+        assert "Decisions about test images: 1;" in shown and "1 excluded. Decisions" in shown
         assert "published test labels its test accuracy is 0.5000 (10 / 20)" in shown
         assert "with the corrected ones 0.5789 (11 / 19)" in shown
         assert "contradict the labels of 7 of 80 images" in shown and "3 / 4" in shown
-        assert "first has its best mean accuracy with 20 labels" in shown
+        assert "reaches its best mean accuracy with 20 labels" in shown
         assert "Choosing the least confident images reaches it with 4 fewer." in shown
         assert "0.7000 ± 0.0100" in shown
     assert "| 20 | 0.7000 ± 0.0100 | 0.6000 ± – |" in text
@@ -105,8 +108,21 @@ def test_a_page_without_reviews_does_not_mention_them(content: dict) -> None:
     data = {name: value for name, value in content["data"].items() if name != "reviews"}
     bare = {**content, "models": models, "data": data, "suspects": None, "simulated": None}
     for text in (page.html(bare), page.markdown(bare)):
-        for words in ("have reviewed", "Suspect labels", "Learn, predict", "corrected ones"):
+        for words in ("have reviewed", "Suspect labels", "Simulated active", "corrected ones"):
             assert words not in text
+
+
+@pytest.mark.parametrize("render", [page.html, page.markdown])
+def test_a_value_that_a_file_of_numbers_lacks_is_named(render: Callable, content: dict) -> None:
+    """Such as a metric that was added since, or a key of a newer form."""
+    model, *others = content["models"]
+    wanted = {**content, "own": {"top_3": "#Top 3"}}
+    words = r"metrics/odd/model/test.json lacks top_3: `dvc repro evaluate@model` makes it again"
+    with pytest.raises(UserError, match=words):
+        render(wanted)
+    seeds = {**content, "models": [{**model, "test": {**model["test"], "seeds": {}}}, *others]}
+    with pytest.raises(UserError, match=r"metrics/odd/ .* no attribute 'accuracy'.*; `dvc repro"):
+        render(seeds)
 
 
 def test_markdown_shows_text_as_it_is(content: dict) -> None:
@@ -127,12 +143,21 @@ def test_a_figure_on_the_page_has_the_same_pixels_in_fewer_bytes(content: dict) 
         assert first["width"] == drawn.width
 
 
+def test_a_page_links_to_the_figures_of_models_without_claims(content: dict) -> None:
+    (first, *_) = content["pictures"]
+    linked = {**content, "linked": [first]}
+    file = f"../../{first['path'].as_posix()}"
+    links = {link["href"] for link in Elements(page.html(linked)).attributes("a")}
+    assert file in links and f"- `model`: [confusion]({file})" in page.markdown(linked)
+    assert not content["linked"] and "No claim is about" not in page.html(content)
+
+
 def test_other_conditions_are_shown_against_the_clean_images(content: dict) -> None:
     """Each count, rate, interval and verdict; only of the model that was measured."""
     rows = {
         "clean": ["190 / 200", "0.9500", "+0.0 points", "100 / 200", "1.0000", "met"],
         "a <dark> sheet": ["150 / 200", "0.7500", "-20.0 points", "80 / 200", "0.7500", "not met"],
-        "torn": ["20 / 200", "0.1000", "-85.0 points", "0 / 200", "–", "met"],
+        "torn": ["20 / 200", "0.1000", "-85.0 points", "0 / 200", "–", "none accepted"],
         "two | three": ["7 / 200", "several: 193"],
     }
     shown = Elements(page.html(content)).texts("tr")
@@ -142,8 +167,36 @@ def test_other_conditions_are_shown_against_the_clean_images(content: dict) -> N
         assert all(value in row for value in values), row
         (line,) = (line for line in text.splitlines() if line.startswith(f"| {plain(name)} |"))
         assert all(value in line for value in values), line
-    assert text.count("## Other pictures: `model`") == text.count("## Other pictures") == 1
+    assert text.count("## Under other conditions: `model`") == 1
+    assert text.count("## Under other conditions") == 1
 
 
 def plain(name: str) -> str:
     return name.replace("<", "\\<").replace(">", "\\>").replace("|", "\\|")
+
+
+def test_a_study_states_what_all_its_trials_change(content: dict) -> None:
+    (first, *others) = content["models"]
+    trial = {"name": "lr=1", "seeds": {"mean": 0.5, "sd": None, "n": 1}, "won": True}
+    parameters = {"studies.s": {"trial": {"subset": 4000, "a.b": "x"}}}
+    study = {
+        **first, "budget": page._budget(parameters, "s"),
+        "trials": [{**trial, "test": None, "wins": None, "chance": None, "published": False}],
+        "validation": {**first["validation"], "winner": "lr=1", "folds": [{"n_train": 3200}]},
+    }  # fmt: skip
+    shown = {**content, "models": [study, *others]}
+    html = " ".join("".join(Elements(page.html(shown)).texts("body")).split())
+    for text, mark in ((html, ""), (page.markdown(shown), "`")):
+        assert f"{mark}subset=4000, a.b=x{mark} instead of the values of the base" in text
+        assert "the first fit has 3200 training images" in text
+    assert page._budget({"studies.s": {"trial": {}}}, "s") == page._budget({}, "s") == ""
+
+
+def test_faults_that_apply_to_no_model_and_noise_are_mentioned(content: dict) -> None:
+    faults = {"path": "faults.json", "budget": "one fold", "found": 0, "columns": [], "rows": [],
+              "left_out": ["rate_by_10", "keep"]}  # fmt: skip
+    shown = {**content, "faults": faults}
+    for text in (page.html(shown), page.markdown(shown)):
+        assert "they apply to no model with a claim: rate by 10, keep." in text
+        assert "trained with one seed, without and with each fault, on this budget" in text
+        assert "no threshold for noise" in text and "would look the same" not in text

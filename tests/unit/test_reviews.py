@@ -11,17 +11,18 @@ from kmnist_pipeline.config import rules
 from kmnist_pipeline.data import reviews
 from kmnist_pipeline.data.reviews import EXCLUDED, LEFT_OUT, Review, ReviewError
 
-CLASSES = ("o", "ki", "a,b", 'with "quotes"')
+CLASSES = ("o", "ki", "a,b", 'with "quotes"', "-", "'+")
 FILE = "reviews/x.csv"
 HEADER = "sha256,origin,old_label,new_label,asked_by\n"
 KEY = "ab" * 32
 OTHER = "cd" * 32
 
+PRINTABLE = st.characters(blacklist_categories=["C", "Z"], whitelist_characters=" ")
 DECISIONS = st.lists(
     st.builds(
         Review,
         st.binary(min_size=32, max_size=32).map(bytes.hex),
-        st.text(st.characters(blacklist_categories=["Cs", "Cc"]), max_size=20),
+        st.one_of(st.text(PRINTABLE, max_size=20), st.text("'=+-@ x", max_size=4)),
         st.sampled_from((*CLASSES, "")),
         st.sampled_from((*CLASSES, EXCLUDED)),
         st.sampled_from(("", KEY)),
@@ -73,7 +74,8 @@ ROW = f"{KEY},scan.png,o,ki,{OTHER}"
         (f"{HEADER}{ROW},more\n", 2, "has 6 cells instead of 5"),
         (f"{HEADER}{ROW}\n\n", 3, "has 0 cells instead of 5"),
         (f'{HEADER}{KEY},"scan\n', 2, "unexpected end"),
-        (f"{HEADER}{ROW}\n{ROW.replace(',o,', ',ki,')}\n", 3, "but line 2 says o"),
+        (f"{HEADER}{ROW}\n".replace("scan", "\0"), 2, r"origin='\\x00.png': must be printable"),
+        (f"{HEADER}{ROW}\n".replace("ki", "\x1b"), 2, r"new_label='\\x1b': must be printable"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_line(text, line, problem):
@@ -96,8 +98,31 @@ def test_of_two_answers_the_later_wins_and_is_said():
     assert reviews.parse(f"{HEADER}{ROW}\n{ROW}\n".encode(), FILE, CLASSES)[1] == []
 
 
+@pytest.mark.parametrize(("first", "second", "old"), [("o", "", "o"), ("", "o", "o"),
+                                                     ("o", "ki", "ki")])  # fmt: skip
+def test_of_two_answers_with_other_old_labels_the_later_wins_and_no_label_is_lost(
+    first, second, old
+):
+    rows = [f"{KEY},a,{first},ki,{OTHER}", f"{KEY},b,{second},{EXCLUDED},{OTHER}"]
+    found, notes = reviews.parse("\n".join([HEADER[:-1], *rows, ""]).encode(), FILE, CLASSES)
+    assert (found[KEY].origin, found[KEY].old, found[KEY].new) == ("b", old, EXCLUDED)
+    assert notes == [f"{FILE}:3: excluded replaces ki in line 2, for the same image"]
+
+
+def test_no_text_is_a_formula_of_a_spreadsheet():
+    content = reviews.encode([Review(KEY, "=1+1", "-", "'+", "")])
+    assert content.decode().splitlines()[1] == f"{KEY},'=1+1,'-,''+,"
+    by_hand = reviews.parse(content.replace(b",'=", b",="), FILE, CLASSES)[0]
+    assert by_hand[KEY] == reviews.parse(content, FILE, CLASSES)[0][KEY]
+
+
 def test_line_breaks_of_windows_are_read():
     assert parse(f"{HEADER}{ROW}\n".replace("\n", "\r\n"))[KEY].new == "ki"
+
+
+def test_a_byte_order_mark_is_read_as_spreadsheets_write_it():
+    content = f"{HEADER}{ROW}\n".encode("utf-8-sig")
+    assert reviews.parse(content, FILE, CLASSES)[0][KEY].new == "ki"
 
 
 # Applying them

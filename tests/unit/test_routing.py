@@ -80,9 +80,9 @@ def test_routing_is_decided_by_validation_alone():
     outcome = routed["test"]
     assert outcome["accepted"] + outcome["review"] == outcome["n"] == 3000
     low, high = outcome["interval"]
-    assert low < outcome["accuracy"] == outcome["right"] / outcome["accepted"] < high
-    assert routed["validation"]["accuracy"] >= 0.9 and routed["validation"]["holds"]
-    assert not again["test"]["holds"]
+    assert low < outcome["accuracy"] == outcome["correct"] / outcome["accepted"] < high
+    assert routed["validation"]["accuracy"] >= 0.9 and routed["validation"]["target"] == "met"
+    assert again["test"]["target"] == "not met"
 
 
 def test_a_promise_that_nothing_keeps_sends_all_to_review():
@@ -91,8 +91,8 @@ def test_a_promise_that_nothing_keeps_sends_all_to_review():
     routed = routing.route(dict.fromkeys(("validation", "test"), (p, wrong)), 0.9)
     assert routed["threshold"] is None
     assert routed["test"] == {
-        "n": 50, "accepted": 0, "review": 50, "right": 0,
-        "accuracy": None, "interval": None, "holds": False,
+        "n": 50, "accepted": 0, "review": 50, "correct": 0,
+        "accuracy": None, "interval": None, "target": "none accepted",
     }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def test_a_metric_of_our_own_is_among_the_scores(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setitem(scoring.OWN, "surest", lambda y, p: float("nan"))
     with pytest.raises(
-        UserError, match=r"own/metrics\.py: surest gives nan, which is no finite num"
+        UserError, match=r"own/metrics\.py: surest gives nan, which is not a finite num"
     ):
         scoring.scores(labels, probabilities, ("a", "b"))
 

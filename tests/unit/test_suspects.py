@@ -1,4 +1,4 @@
-"""Suspect labels, and the labels that reviewing the least sure images saves."""
+"""Suspect labels, and the labels that reviewing the least confident images saves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evaluation import labelling, suspects
+from kmnist_pipeline.evaluation import labelling, out_of_fold, suspects
 from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import reviews as figures
 
@@ -41,7 +41,7 @@ def test_predictions_of_several_seeds_are_averaged():
         index=np.array([7, 3, 7]),
         labels=np.array([0, 1, 0]),
     )
-    found = suspects.load(io.BytesIO(content.getvalue()))
+    found = out_of_fold.load(io.BytesIO(content.getvalue()))
     assert found.index.tolist() == [3, 7] and found.labels.tolist() == [1, 0]
     np.testing.assert_array_equal(found.probabilities, [[0.5, 0.5], [0.5, 0.5]])
 
@@ -79,7 +79,7 @@ def test_the_parts_have_each_image_once_and_are_those_of_the_seed():
         labelling.parts(20, SETTINGS, 0)
 
 
-def test_the_least_sure_images_come_first():
+def test_the_least_confident_images_come_first():
     probabilities = np.array([[0.9, 0.1], [0.5, 0.5], [0.3, 0.7], [0.6, 0.4]])
     assert labelling.choose(labelling.GUIDED, probabilities, 2, 0, 0).tolist() == [1, 3]
     many = np.full((50, 2), 0.5)
@@ -102,7 +102,7 @@ def test_the_least_sure_images_come_first():
     ],
 )
 def test_labels_are_saved_at_equal_accuracy(guided, random, needed, saved):
-    assert labelling.saved([100, 200, 300], guided, random) == (needed, saved)
+    assert labelling.saving([100, 200, 300], guided, random) == (needed, saved)
 
 
 # The figures

@@ -6,7 +6,6 @@ it the same way. So both refuse the same mistakes with the same message, before 
 
 import functools
 import os
-from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -58,7 +57,7 @@ def _checked(root: DictConfig) -> Config:
         content = _plain(config)
     except OmegaConfBaseException:
         # Some sections interpolate others: name the mistakes in these, not those of interpolation.
-        for left_out in (INTERPOLATING, {*INTERPOLATING, "studies"}):
+        for left_out in (INTERPOLATING, {*INTERPOLATING, "studies", "weights"}):
             others = [str(key) for key in sections if key not in left_out]
             with suppress(OmegaConfBaseException):
                 rules.check(_plain(OmegaConf.masked_copy(config, others)))
@@ -88,11 +87,6 @@ def _reviews(datasets: Iterable[Any], root: Path) -> dict[str, dict[str, str]]:
     found = {}
     for name in map(str, datasets):
         decisions, images = paths.decisions(name), paths.reviewed(name)
-        if (root / decisions).exists() and (root / decisions).read_bytes().startswith(BOM_UTF8):
-            raise UserError(
-                f"{decisions}:1: begins with a byte order mark, as spreadsheets save UTF-8: "
-                f"`sed -i '1s/^\\xef\\xbb\\xbf//' {decisions}` removes it"
-            )
         has_images = any((root / f"{images}{ending}").exists() for ending in ("", ".dvc"))
         found[name] = {
             "decisions": decisions if (root / decisions).exists() else paths.NO_DECISIONS,
@@ -103,8 +97,10 @@ def _reviews(datasets: Iterable[Any], root: Path) -> dict[str, dict[str, str]]:
 
 def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
     """Refuse what the report stages could not show or judge, before the other stages have run."""
-    from kmnist_pipeline.config import stated  # slow to import, and stages do not need it
+    from kmnist_pipeline.config import grid, stated  # slow to import; stages do not need it
     from kmnist_pipeline.evaluation import claims
+    from kmnist_pipeline.repository import git
+    from kmnist_pipeline.repository.names import unknown
 
     for name, report in (config.get("reports") or {}).items():
         known = [model for model, about in config.models.items() if about.report == name]
@@ -114,19 +110,35 @@ def _check_reports(loader: ConfigLoaderImpl, config: DictConfig) -> None:
         if not path.exists():
             raise UserError(
                 f"reports.{name}.claims={report.claims}: {path} does not exist; if it was deleted, "
-                f"`git checkout HEAD -- {path}` restores it"
+                f"`{git.RESTORE} {path}` restores it"
             )
         figures = report.figures.items()
         shown = [(f"reports.{name}.figures.{n}={file}", file) for n, file in figures]
-        for line, claim in stated.read(path):
+        rows = stated.read(path)
+        for line, claim in rows:
             where = f"{path}: line {line}: {claim['id']}"
             shown += [(where, f"{name}/{file}") for file in claims.files(claim)]
+            study = (config.get("studies") or {}).get(claim["file"].partition("/")[0])
+            trials = [grid.name(point) for point in grid.points(study)] if study else []
+            if claim["trial"] and trials and claim["trial"] not in trials:
+                raise unknown(
+                    f"{where}: there is no trial {claim['trial']}", claim["trial"], trials
+                )
         for where, file in shown:
             of_report, _, rest = file.partition("/")
             model = rest.partition("/")[0]
             if of_report == name and model not in known:
-                needed = f"{model} is no experiment or study of the report {name}"
+                needed = f"{model} is not an experiment or study of the report {name}"
                 raise UserError(f"{where}: {needed}; known: {', '.join(known)}")
+        for section, values in stated.ASKED.items():
+            asked = (config.get(section) or {}).get(name)
+            if asked and not stated.concerned([c for _, c in rows], section, _plain(asked)):
+                models = [*asked.experiments, *(f"a trial of {study}" for study in asked.studies)]
+                raise UserError(
+                    f"{section}.{name}: {path} has no claim about {' or '.join(models)} (with the "
+                    f"value {' or '.join(values)}): let reports.{name}.claims name a file with "
+                    f"one, or remove {section}.{name} from {_conf(loader)}/{MAIN}.yaml"
+                )
 
 
 def _refusing(load: Any) -> Any:
@@ -180,7 +192,7 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
 
             file = Path(os.path.relpath(cause.problem_mark.name))
             try:
-                locks.refuse_conflict(file.read_text(), str(file))
+                locks.refuse_conflict(file.read_text("utf-8"), str(file))
             except UserError as conflict:
                 return str(conflict)
         if isinstance(cause, MissingConfigException):

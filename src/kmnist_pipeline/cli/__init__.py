@@ -1,13 +1,14 @@
 """The command `kmnist`, with a module for each subcommand; the docstring is the help text.
 
 `add` adds the arguments to the parser; `run` does the work and returns the exit status. `run`
-imports what it needs, so that no command waits for another command's libraries. The module `dvc`
-is no subcommand but a command of its own.
+imports what it needs, so that no command loads another command's libraries. The module `dvc`
+is not a subcommand but a separate command.
 """
 
 import getpass
 import importlib
 import os
+import shlex
 import sys
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listed += "\n"
     parser.description = HELP.format(commands=listed.rstrip("\n") + "\n")
     chosen = parser.parse_args(arguments)
+    here = Path.cwd()
     try:
         name_user()
         if (folder := project()) is None:
@@ -67,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.chdir(folder)
         status = chosen.run(chosen)
         sys.stdout.flush()
+        if status:
+            note_place(here)
         return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -76,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (UserError, OSError) as error:
         say(f"error: {error}", sys.stderr)
+        note_place(here)
         return 1
 
 
@@ -85,6 +90,14 @@ def name_user() -> None:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["USER"] = str(os.getuid())
+
+
+def note_place(start: Path) -> None:
+    """Say where the commands and paths of a message are valid, if this is not the user's folder."""
+    here = Path.cwd()
+    if here != start and (here / "dvc.yaml").exists():
+        way = shlex.quote(os.path.relpath(here, start))
+        say(f"note: commands and paths above are for the project's folder: `cd {way}`", sys.stderr)
 
 
 def project() -> Path | None:

@@ -2,19 +2,20 @@
 
 Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/, do
 not agree with code, configuration, data and the libraries of requirements.lock, or were edited by
-hand. Computes rates, scores, means and verdicts again from other evidence. Reports libraries of
+hand. Computes rates, scores, means and verdicts again from other evidence. Compares the pointers of
+imported datasets with conf/, if DVC's cache or data/imported/ has their files. Reports libraries of
 requirements.lock without a hash. Says what changed, from which value to which, and which commands
 fix it. Then says which receipts in receipts/ are of this evidence, that is, which stages
 `kmnist verify` has run again. Needs neither DVC's cache nor the data, and runs no stage. Changes
-nothing, unless an interrupted DVC has cut dvc.lock: then it puts back the committed entries that
-are still true.
+nothing, unless an interrupted DVC has truncated dvc.lock: then it restores the committed entries
+that are still valid.
 """
 
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import mend_lock, say
+from kmnist_pipeline.cli.common import MADE, SOURCES, mend_lock, refuse_conflicts, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -28,6 +29,7 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.repository import locks
     from kmnist_pipeline.repository.compare import Verdict
 
+    refuse_conflicts(*SOURCES, *MADE)
     mend_lock()
     composed = composition.compose(Path("conf"), [])
     lock = status.locked_here()
@@ -42,7 +44,7 @@ def run(chosen: Namespace) -> int:
     differences = check.of_head()
     is_committed = all(each.verdict is Verdict.IDENTICAL for each in differences)
     if not (findings and is_committed):
-        say(check.last(findings, differences))
+        say(check.last(found, findings, differences))
     if findings:
         numbers = {"stage": len(found.stages), "other file": len(findings) - len(found.stages)}
         parts = [count(number, noun) for noun, number in numbers.items() if number]

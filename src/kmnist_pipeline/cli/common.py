@@ -7,9 +7,9 @@ import math
 import os
 import py_compile
 import re
+import signal
 import stat
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,8 +18,10 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.names import printable
 
 PARAMS = Path("params.yaml")
+# Files, and folders of files, with texts that commands read: people's, and made ones.
+SOURCES = ("conf", "dvc.yaml", "params.yaml", "dvc.lock", "requirements.lock", "reviews")
+MADE = ("metrics", "reports", "receipts")
 CHECKED = (3).to_bytes(4, "little")  # the flags of bytecode that has its source's hash
-LAST_PORT = 65535
 
 
 def open_streams() -> None:
@@ -34,16 +36,25 @@ def open_streams() -> None:
             setattr(sys, name, stream)
 
 
-def port(text: str) -> int:
-    """The type of an option with the number of a port."""
-    if re.fullmatch("[0-9]{1,5}", text) and int(text) <= LAST_PORT:
-        return int(text)
-    raise ArgumentTypeError(f"{text}: must be a whole number from 0 to {LAST_PORT}")
+def end_in_order() -> None:
+    """Let SIGTERM end this command as Ctrl-C does, with its files complete or as before."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def absolute(name: str) -> Path:
     """The absolute path, because the command changes its folder later."""
     return Path(os.path.abspath(name))
+
+
+def refuse_conflicts(*places: str) -> None:
+    """Raise UserError if a merge conflict is not resolved in a text that commands read.
+
+    The error names each file and its line; readers would say only that the file is not valid.
+    places: where to look.
+    """
+    from kmnist_pipeline.repository import locks
+
+    locks.refuse_conflicts(*map(Path, places))
 
 
 def mend_lock() -> None:
@@ -82,14 +93,19 @@ def require_regular(*places: Path | None) -> None:
             raise UserError(f"{place}: is not a regular file; name a new file or a regular one")
 
 
+def require_params() -> None:
+    """Raise UserError, which names the remedy, if there is no params.yaml."""
+    if not PARAMS.exists():
+        raise UserError(f"{PARAMS} does not exist: `kmnist compose` makes it")
+
+
 def read_params() -> dict[str, Any]:
     """The content of params.yaml. Raises UserError if it cannot be read or is invalid."""
     from kmnist_pipeline.config import rules
     from kmnist_pipeline.repository import locks
 
-    if not PARAMS.exists():
-        raise UserError(f"{PARAMS} does not exist: run `kmnist compose`")
-    params = locks.load(PARAMS.read_text(), PARAMS.name)
+    require_params()
+    params = locks.load(PARAMS.read_text("utf-8"), PARAMS.name)
     rules.check(params)
     return params
 

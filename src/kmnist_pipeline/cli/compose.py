@@ -12,7 +12,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import PARAMS, mend_lock, say
+from kmnist_pipeline.cli.common import PARAMS, end_in_order, mend_lock, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -40,6 +40,7 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.config import compose as composition
     from kmnist_pipeline.config import menu
 
+    end_in_order()
     conf = Path("conf")
     text = composition.compose(conf, chosen.overrides)
     if chosen.show is not None:
@@ -49,8 +50,9 @@ def run(chosen: Namespace) -> int:
         mend_lock()  # while params.yaml still says which stages DVC knew
     if unused := menu.unused(conf):
         names = ", ".join(str(path.relative_to(conf)) for path in unused)
-        say(f"note: conf/{menu.FILE} leads to none of these files of conf/: {names}", sys.stderr)
-    if PARAMS.exists() and PARAMS.read_text() == text:
+        why = f"because no line of conf/{menu.FILE} leads to them"
+        say(f"note: these files of conf/ are not in use, {why}: {names}", sys.stderr)
+    if PARAMS.exists() and PARAMS.read_text("utf-8") == text:
         print(f"{PARAMS} is up to date with conf/")
         return 0
     if chosen.check:

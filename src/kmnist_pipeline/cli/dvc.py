@@ -3,8 +3,9 @@
 Stages run in the Python of this environment: DVC deletes the outs of a stage before it starts the
 first `python` in PATH, which may lack the libraries. DVC's files are replaced when the new ones are
 complete: DVC writes them in place, so an interrupt or a full disk leaves them cut. Before stages
-run, a merge conflict and a place where outs would be lost are refused, and bytecode is made that
-cannot be stale. And `dvc exp show` without options shows only the columns that people compare.
+run, a merge conflict, a missing params.yaml and a place where outs would be lost are refused, and
+bytecode is made that cannot be stale. And `dvc exp show` without options shows only the columns
+that people compare.
 """
 
 from __future__ import annotations
@@ -12,14 +13,23 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.cli.common import PARAMS, hash_bytecode, mend_lock, open_streams, say
+from kmnist_pipeline.cli.common import (
+    PARAMS,
+    SOURCES,
+    end_in_order,
+    hash_bytecode,
+    mend_lock,
+    open_streams,
+    refuse_conflicts,
+    require_params,
+    say,
+)
 from kmnist_pipeline.errors import UserError
 
 LOCK = "dvc.lock"
@@ -39,20 +49,23 @@ def main() -> int:
     programs = sysconfig.get_path("scripts")
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
     cli.name_user()
+    here = Path.cwd()
     if folder := cli.project():
         with contextlib.chdir(folder):
             try:
                 runs = not RUNNING.isdisjoint(sys.argv)
                 if runs:
-                    _refuse_conflicts()
+                    require_params()
+                    refuse_conflicts(*SOURCES)  # stages make the other texts again
                 mend_lock()
                 if runs:
                     _refuse_places()
                     hash_bytecode(Path("src"))
             except UserError as error:
                 say(f"error: {error}", sys.stderr)
+                cli.note_place(here)
                 return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # DVC ends in order, as on Ctrl-C
+    end_in_order()
     from dvc.cli import main as dvc
     from dvc.utils.serialize import _common, _yaml
 
@@ -63,20 +76,12 @@ def main() -> int:
     status = dvc()
     if status and folder:
         from kmnist_pipeline.commands import recovery
+        from kmnist_pipeline.repository import dvc as repository
 
         with contextlib.chdir(folder):
-            if said := recovery.way_back():
+            for said in filter(None, (repository.cut_lock(), recovery.way_back(here))):
                 print(said, file=sys.stderr)
     return status
-
-
-def _refuse_conflicts() -> None:
-    """Raise UserError if a merge conflict is not resolved; DVC says only that YAML is invalid."""
-    from kmnist_pipeline.repository import locks
-
-    for name in (locks.LOCK, str(PARAMS), "dvc.yaml"):
-        if Path(name).is_file():
-            locks.refuse_conflict(Path(name).read_text(errors="replace"), name)
 
 
 def _refuse_places() -> None:
@@ -85,7 +90,7 @@ def _refuse_places() -> None:
     from kmnist_pipeline.repository import dvc, locks
 
     try:
-        described = dvc.stages(locks.load(PARAMS.read_text(), PARAMS.name))
+        described = dvc.stages(locks.load(PARAMS.read_text("utf-8"), PARAMS.name))
     except (OSError, UserError):  # DVC says what is wrong
         return
     outs = {Path(out) for stage in described.values() for out in dvc.outs(stage)}

@@ -7,8 +7,8 @@ folder that KMNIST_FITS names, such as one that a team shares.
   kmnist fits --clean    remove the fits that no stage of params.yaml uses
   kmnist fits --clear    remove everything
 
-`--clean` and `--clear` also remove fits that other branches use, or other people who share the
-folder.
+`--clean` and `--clear` also remove fits that other branches, or other people who share the folder,
+still use.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -12,7 +12,15 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from kmnist_pipeline.cli.common import console, mend_lock, print_json, say
+from kmnist_pipeline.cli.common import (
+    MADE,
+    SOURCES,
+    console,
+    mend_lock,
+    print_json,
+    refuse_conflicts,
+    say,
+)
 
 
 def add(parser: ArgumentParser) -> None:
@@ -29,11 +37,13 @@ def add(parser: ArgumentParser) -> None:
 
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import impact, status
+    from kmnist_pipeline.repository import git
     from kmnist_pipeline.repository.locks import LOCK
 
+    refuse_conflicts(*SOURCES, *MADE)
     mend_lock()
     if status.is_lock_lost():
-        say(f"note: {status.LOST}: `{status.RESTORE} {LOCK}` restores it", sys.stderr)
+        say(f"note: {status.LOST}: `{git.RESTORE} {LOCK}` restores it", sys.stderr)
     found = impact.of_change(chosen.overrides)
     if chosen.json:
         print_json(asdict(found))

@@ -10,8 +10,8 @@ data/imported/NAME.npz, which DVC tracks. If anything is wrong, nothing is writt
   kmnist import leaves ~/leaves --size 32x32
   kmnist import leaves ~/leaves                again, after the source has changed
 
-The second one takes the same options as before, shows which images were added, removed and
-relabelled, and asks before it replaces them; `kmnist impact` then lists what that makes stale.
+The second command uses the options of the first, shows how many images were added, removed and
+relabelled, and asks before it replaces them; `kmnist impact` then lists what this makes stale.
 
 Exit status: 0 it was written, or nothing has changed; 1 it was not written.
 """
@@ -22,7 +22,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.cli.common import agreed, say
+from kmnist_pipeline.cli.common import agreed, end_in_order, say
 from kmnist_pipeline.errors import UserError
 
 
@@ -57,7 +57,9 @@ def add(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="a text file with a line CLASS or CLASS,NAME for each class: their order and names",
     )
-    parser.add_argument("--yes", action="store_true", help="replace an earlier version unasked")
+    parser.add_argument(
+        "--yes", action="store_true", help="replace an earlier version without asking"
+    )
     parser.set_defaults(start=Path.cwd())
 
 
@@ -84,6 +86,8 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.importing import content as contents
     from kmnist_pipeline.importing import reading, survey, versions
 
+    end_in_order()
+    before = versions.state(chosen.name)
     earlier = versions.earlier(chosen.name)
     with contextlib.chdir(chosen.start):  # so that paths are as the user gave them
         classes = contents.read_classes(chosen.classes) if chosen.classes else None
@@ -97,7 +101,7 @@ def run(chosen: Namespace) -> int:
     versions.describe(chosen.name, content, versions.UNKNOWN)  # refuses what cannot be composed
     if earlier is not None and not _replaces(chosen, earlier.version, content):
         return 0
-    for file in versions.write(chosen.name, content, options):
+    for file in versions.write(chosen.name, content, options, before):
         say(f"written: {file}")
     if earlier is not None:
         print("`kmnist impact` lists what this makes stale")
@@ -116,6 +120,9 @@ def _replaces(chosen: Namespace, earlier: Any, content: Any) -> bool:
         for line in found.lines():
             say(line)
         if not found:
+            if undone := versions.left_undone(chosen.name, content):
+                say(f"the images are the same, but not up to date are {', '.join(undone)}")
+                return True
             print("nothing has changed, and nothing was written")
             return False
     elif versions.is_again(chosen.name, content):
@@ -126,4 +133,4 @@ def _replaces(chosen: Namespace, earlier: Any, content: Any) -> bool:
         say(f"the difference is not known: DVC's cache lacks the earlier version ({pointer})")
     if chosen.yes or agreed("Replace the earlier version?"):
         return True
-    raise UserError("nothing was written; --yes replaces the earlier version unasked")
+    raise UserError("nothing was written; --yes replaces the earlier version without asking")

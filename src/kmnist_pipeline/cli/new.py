@@ -10,7 +10,7 @@ those that are given. Nothing is written if a name exists already or a value is 
 
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import read_params, say
+from kmnist_pipeline.cli.common import end_in_order, read_params, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -36,15 +36,17 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    from kmnist_pipeline.commands import new
+    from kmnist_pipeline.commands import additions, new
 
-    if chosen.kind == "report":
-        models = [model.strip() for model in chosen.models.split(",")]
-        addition = new.report(chosen.name, chosen.dataset, models)
-        report = chosen.name
-    else:
-        addition = new.experiment(chosen.name, *chosen.like)
-    addition.write()
+    end_in_order()
+    with additions.alone():
+        if chosen.kind == "report":
+            models = [model.strip() for model in chosen.models.split(",")]
+            addition = new.report(chosen.name, chosen.dataset, models)
+            report = chosen.name
+        else:
+            addition = new.experiment(chosen.name, *chosen.like)
+        addition.write()
     for file in addition.files:
         say(f"written: {file}")
     if chosen.kind == "experiment":

@@ -5,7 +5,7 @@ for one file on standard input. In each image the character is found, and placed
 images; the column `prepared` says how. Paper may be grey, coloured or unevenly lit, ink dark or
 light. Images that cannot be read are reported and skipped. If the model has a confidence threshold,
 `decision` says which predictions to accept and which a person should review; an image with no
-character, with several, or unlike the training images is always to review.
+character, with several, or unlike the training images always needs a review.
 
   kmnist predict scans/                                     the champion of kmnist
   kmnist predict a.png b.jpg --model kmnist_softmax --sheet sheet.png
@@ -72,8 +72,8 @@ def run(chosen: Namespace) -> int:
     if chosen.review:
         from kmnist_pipeline.serving.queues import Collected
 
-        classes = read_params()["datasets"][classifier.dataset]["classes"]
-        collected = Collected(classifier, len(classes))
+        about = read_params()["datasets"][classifier.dataset]
+        collected = Collected(classifier, about, chosen.places)
     with contextlib.chdir(chosen.start):  # so that names of images are as the user gave them
         whole = predict.predict(
             classifier,

@@ -11,8 +11,8 @@ figure needs it.
   kmnist prune reports.mnist_logistic mnist_simple_cnn mnist_sklearn_logistic
   kmnist prune --all-but digits    a clean starting point for other data
 
-The third one removes a report with its models; `reports.` is only needed if a dataset or model has
-the same name.
+The third command removes a report with its models; `reports.` is only needed if a dataset or model
+has the same name.
 
 Exit status: 0 it was removed; 1 it was not.
 """
@@ -20,7 +20,7 @@ Exit status: 0 it was removed; 1 it was not.
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import agreed, say
+from kmnist_pipeline.cli.common import agreed, end_in_order, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -44,14 +44,19 @@ def add(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import prune
 
+    end_in_order()
     removal = prune.all_but(chosen.all_but) if chosen.all_but else prune.plan(chosen.names)
-    for line in removal.lines():
+    lines = [*removal.lines()]
+    if not lines:
+        say("there is nothing to remove")
+        return 0
+    for line in lines:
         say(line)
     if not (chosen.yes or agreed("Remove all this?")):
         say("nothing was removed; --yes removes without asking", sys.stderr)
         return 1
     prune.remove(removal)
-    say("removed; what was committed is still in Git, and models and data are in DVC's cache")
+    say("removed; what was committed is still in Git, and what DVC's cache has stays there")
     if removal.stale:
         say(f"these are stale now: `dvc repro {' '.join(removal.stale)}`")
     return 0

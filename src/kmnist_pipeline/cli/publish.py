@@ -3,7 +3,7 @@
 Publishes each stage of dvc.lock, with its folds and trials, to the store of MLFLOW_TRACKING_URI, by
 default mlflow.db in this folder. This includes stages that DVC restored from its cache, and it
 fills a new store after the old one was lost. Runs that the store already has stay unchanged. A
-stage whose files are not as dvc.lock says is refused.
+stage whose files differ from what dvc.lock records is refused.
 
   kmnist publish                                  all stages of the workspace
   kmnist publish evaluate@kmnist_softmax          only this stage
@@ -13,7 +13,7 @@ stage whose files are not as dvc.lock says is refused.
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import say
+from kmnist_pipeline.cli.common import MADE, SOURCES, refuse_conflicts, say
 from kmnist_pipeline.errors import UserError
 
 SHOWN = 3  # missing files that are named
@@ -33,6 +33,8 @@ def add(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import publish
 
+    if not chosen.rev:
+        refuse_conflicts(*SOURCES, *MADE)
     try:
         outcome = publish.stages(chosen.stages, chosen.rev)
     except KeyboardInterrupt:

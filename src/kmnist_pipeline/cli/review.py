@@ -9,20 +9,17 @@ commit; images that the dataset does not have go to data/reviewed/DATASET.npz, w
   kmnist review --dataset digits
   kmnist predict scans/ --dataset digits --review && kmnist review --dataset digits --new
 
-Keys: Enter accepts, 0 to 9 correct (more than ten classes: type the name), x excludes, z takes
-back, arrows go on and back. Then `kmnist compose`, `kmnist impact` and `dvc repro` train with them.
+Keys: Enter accepts, 0 to 9 correct (more than ten classes: type the name), x excludes, z undoes,
+arrows show the previous or next image. Then `dvc repro` trains with the decisions.
 """
 
-import signal
-import sys
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from kmnist_pipeline.cli.common import port, read_params, say
+from kmnist_pipeline import ports
+from kmnist_pipeline.cli import compose
+from kmnist_pipeline.cli.common import end_in_order, read_params, say
 from kmnist_pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    from kmnist_pipeline.serving.reviewing import Decisions
 
 
 def add(parser: ArgumentParser) -> None:
@@ -32,36 +29,47 @@ def add(parser: ArgumentParser) -> None:
     which.add_argument(
         "--model", metavar="EXPERIMENT", help="whose out-of-fold predictions find the suspects"
     )
-    parser.add_argument("--port", type=port, default=5002, help="default: %(default)s")
+    parser.add_argument("--port", type=ports.number, default=5002, help="default: %(default)s")
 
 
 def run(chosen: Namespace) -> int:
+    from kmnist_pipeline.repository.names import unknown
     from kmnist_pipeline.serving import queues
     from kmnist_pipeline.serving.reviewing import Decisions
 
     params, name = read_params(), chosen.dataset
+    if name not in params["datasets"]:
+        raise unknown(f"there is no dataset {name}", name, params["datasets"])
+    shape = tuple(params["datasets"][name]["shape"])
+    _settle(name, shape)  # what a killed server has left
     if chosen.new:
         queue = queues.of_new(name, params)
     else:
         queue = queues.of_suspects(name, params, chosen.model)
     if not queue.items:
         raise UserError(f"there are no {queue.title}")
-    decisions = Decisions(queue, tuple(params["datasets"][name]["shape"]))
-    for note in decisions.notes:
-        say(note, sys.stderr)
+    decisions = Decisions(queue, shape)
     say(f"{queue.title}: {len(decisions.left())} of {len(queue.items)} left")
-    _keep(decisions)  # what a killed server has left
 
     from kmnist_pipeline.serving import review_page  # imports MLflow, which takes seconds
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends in order, as on Ctrl-C
+    end_in_order()
     review_page.serve(decisions, chosen.port)
     say(f"{len(decisions.left())} left; the decisions are in {decisions.file}")
-    _keep(decisions)
-    say("`kmnist compose` and `kmnist impact` show what they make stale; `dvc repro` makes it")
+    _settle(name, shape)
+    say("`kmnist impact` shows what they make stale; `dvc repro` makes it")
     return 0
 
 
-def _keep(decisions: "Decisions") -> None:
-    if decisions.keep_images():
-        say(f"{decisions.images} is in DVC's cache; commit {decisions.images}.dvc")
+def _settle(name: str, shape: tuple[int, ...]) -> None:
+    """Let params.yaml name the first decisions and images, and give the images to DVC."""
+    from kmnist_pipeline.evidence import paths
+    from kmnist_pipeline.serving import kept, queues
+
+    decisions, images = Path(paths.decisions(name)), Path(paths.reviewed(name))
+    named = read_params()["reviews"][name].values()
+    if any(file.exists() and str(file) not in named for file in (decisions, images)):
+        compose.run(Namespace(check=False, show=None, overrides=[]))
+    with queues.alone(name):
+        if kept.keep(images, shape):
+            say(f"{images} is in DVC's cache; commit {images}.dvc")

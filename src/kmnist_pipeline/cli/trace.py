@@ -3,8 +3,8 @@
 FILE is a figure, metric, model, prediction, report or data file, in any folder and under any name;
 a folder means the files in it. A file is identified by its bytes, which are looked up in the
 dvc.lock of this folder and in all commits. A PNG, a JSON metric or a page that was changed is
-identified by the lineage key in it, and reported as altered. What dvc.lock records can be wrong; so
-the receipts that say that `kmnist verify` has run the stage again are shown too.
+identified by the lineage key in it, and reported as altered. What dvc.lock records can be wrong, so
+this also shows the receipts that say that `kmnist verify` has run the stage again.
 
   kmnist trace figures/digits/digits_softmax/curves.png
   kmnist trace --json ~/Downloads/figure.png
@@ -26,7 +26,7 @@ def add(parser: ArgumentParser) -> None:
     for name, text in {
         "json": "print everything as JSON for programs",
         "dot": "print the graph for graphviz",
-        "svg": "print the graph as an SVG picture",
+        "svg": "print the graph as SVG",
         "html": "print the graph as one HTML page, whose boxes unfold",
     }.items():
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=text)

@@ -2,9 +2,9 @@
 
 Clones HEAD into a temporary folder, runs TARGET there with all stages that it depends on, and
 compares every out with the committed one: numbers, pixels of figures, and arrays by their largest
-difference. Says the likely cause of a difference. Leaves a receipt in receipts/, also of a
-different result: commit it, and `kmnist check` shows whether it is of the evidence that is here.
-Does not touch anything else in the workspace.
+difference. Says the likely cause of a difference. Leaves a receipt in receipts/, whatever the
+result: commit it, and `kmnist check` shows whether it is of the evidence that is here. Does not
+touch anything else in the workspace.
 
   kmnist verify report@digits    one small report: takes a few minutes
   kmnist verify                  every stage: takes hours
@@ -12,15 +12,15 @@ Does not touch anything else in the workspace.
   kmnist verify --quick          run nothing: compare the workspace and the cache with HEAD
 
 Exit status: 0 identical; 3 other bytes, but figures that look the same and numbers that are equal
-to six digits, as on another type of machine; 1 different, or the run failed (the message says
-which); 2 invalid command line; 130 interrupted.
+to six digits, as on another type of machine; 1 different, not up to date, or the run failed (the
+message says which); 2 invalid command line; 130 interrupted.
 """
 
 import contextlib
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
-from kmnist_pipeline.cli.common import absolute, say
+from kmnist_pipeline.cli.common import MADE, SOURCES, absolute, refuse_conflicts, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -66,6 +66,7 @@ def run(chosen: Namespace) -> int:
     if chosen.sign:
         receipts.sign(b"", chosen.sign)  # a key that cannot sign is refused before the run
     if chosen.quick:
+        refuse_conflicts(*SOURCES, *MADE)
         result = quick.compare_here(chosen.target)
     elif chosen.epochs is not None:
         result = verify.first_epochs(chosen.epochs, chosen.target)

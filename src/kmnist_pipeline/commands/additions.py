@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from kmnist_pipeline.evidence import outs
 
 CONF, PARAMS = Path("conf"), Path("params.yaml")
 MENU = CONF / menu.FILE
-RESERVED = "data"  # the folder of the datasets' evidence, beside those of the reports
+LOCK = Path(".kmnist/conf.lock")
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,22 @@ class Addition:
     files: dict[Path, str]
 
     def write(self) -> None:
-        """Write all files; if one cannot be written, none has changed."""
+        """Write all files; if one cannot be written, none has changed.
+
+        The caller must have entered `alone` before it planned this.
+        """
         with restored(*self.files):
             for path, text in self.files.items():
                 outs.write_bytes(path, text.encode())
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Lock `conf/`: other commands that change it wait until the block ends."""
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
 
 
 def file(group: str, name: str) -> Path:
@@ -41,15 +54,23 @@ def plan(texts: Mapping[tuple[str, str], str]) -> Addition:
     texts: of their files, by group and name. Raises UserError if the configuration would refuse
     them.
     """
-    listed = menu.items(MENU.read_text())
+    listed = menu.items(MENU.read_text("utf-8"))
     files = {file(*item): text for item, text in texts.items()}
-    files[MENU] = menu.added(MENU.read_text(), [item for item in texts if item not in listed])
+    files[MENU] = menu.added(
+        MENU.read_text("utf-8"), [item for item in texts if item not in listed]
+    )
     files[PARAMS] = composition.with_files(CONF, files)
     return Addition({path: text for path, text in files.items() if not _has(path, text)})
 
 
 def _has(path: Path, text: str) -> bool:
-    return path.exists() and path.read_text() == text
+    return path.exists() and path.read_text("utf-8") == text
+
+
+def require_named(group: str, name: str) -> None:
+    """Raise UserError if no item of the group can have this name."""
+    if allowed := node.why_not(name):
+        raise UserError(f"{name}: the name of a {group} must be {allowed}")
 
 
 def require_new(group: str, name: str) -> None:
@@ -57,11 +78,8 @@ def require_new(group: str, name: str) -> None:
 
     An experiment and a study must not have the same name either.
     """
-    if not node.NAME.fullmatch(name):
-        raise UserError(f"{name}: the name of a {group} must be lower-case words joined by '_'")
-    if group == "report" and name == RESERVED:
-        raise UserError(f"{name}: no report can have this name; choose another one")
-    listed = menu.items(MENU.read_text())
+    require_named(group, name)
+    listed = menu.items(MENU.read_text("utf-8"))
     models = ("experiment", "study")
     for other in models if group in models else (group,):
         if file(other, name).exists():

@@ -1,4 +1,4 @@
-"""What evidence states beside what follows from other evidence: the differences, in words."""
+"""Comparing the values that evidence states with those that follow from other evidence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def numbers_of(stage: LockedStage, name: str) -> Path:
 
 def table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -53,7 +53,7 @@ def per_class(dataset: str, params: dict[str, Any]) -> list[dict[str, int]]:
 
 
 def apart(path: Path, stated: Values, expected: Values) -> Iterator[str]:
-    """The expected values that are stated otherwise; numbers that were rounded are equal."""
+    """A message for each stated value that differs from the expected one by more than rounding."""
     for name, value in expected.items():
         given = stated.get(name)
         if isinstance(given, Real) and isinstance(value, Real):
@@ -67,7 +67,7 @@ def apart(path: Path, stated: Values, expected: Values) -> Iterator[str]:
 
 
 def beyond(path: Path, limits: dict[str, tuple[float, float]]) -> Iterator[str]:
-    """The counts that are above what the rest allows; limits: each count, and its maximum."""
+    """A message for each count that is negative or above its maximum; limits: both, by name."""
     for name, (count, most) in limits.items():
         if not 0 <= count <= most:
             yield f"{path}: {name} is {count}, but the rest allows 0 to {most}"

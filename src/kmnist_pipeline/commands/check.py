@@ -9,12 +9,12 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.commands import status
-from kmnist_pipeline.commands.status import CLEAN, RESTORE, StageStatus, Status
+from kmnist_pipeline.commands import imported, status
+from kmnist_pipeline.commands.finding import Finding, Remedy
+from kmnist_pipeline.commands.status import CLEAN, StageStatus, Status
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
@@ -33,29 +33,6 @@ SHOWN = 5  # values of params.yaml that differ from conf/, and downstream stages
 MADE = ("lineage", "library", "arithmetic", "contradiction")  # changes that DVC does not notice
 
 
-@dataclass(frozen=True)
-class Remedy:
-    """One way to fix a group of findings: its purpose, and commands to copy."""
-
-    purpose: str
-    commands: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "\n".join([f"  {self.purpose}:", *(f"    {command}" for command in self.commands)])
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A stage (by its address) or file that is not up to date, the reasons, and the remedies.
-
-    There are no remedies for a stage that is only downstream of other findings.
-    """
-
-    where: str
-    reasons: tuple[str, ...]
-    remedies: tuple[Remedy, ...] = ()
-
-
 def findings(found: Status, composed: str) -> list[Finding]:
     """The stages and files that are stale, or not part of the evidence.
 
@@ -65,8 +42,8 @@ def findings(found: Status, composed: str) -> list[Finding]:
     own = [stage for stage in found.stages if stage.state != "downstream"]
     apart = _apart(conf)
     experiment: tuple[Remedy, ...] = ()
-    if own and _edited(LOCK) and not status.of(status.head().lock(), conf).stages:
-        way = Remedy("restore the committed lock, which is up to date", (f"{RESTORE} {LOCK}",))
+    if own and status.edited(LOCK) and not status.of(status.head().lock(), conf).stages:
+        way = Remedy("restore the committed lock, which is up to date", (f"{git.RESTORE} {LOCK}",))
         ways: dict[str, tuple[Remedy, ...]] = {stage.address: (way,) for stage in own}
     else:
         applied = [stage for stage in own if _is_applied(stage, apart)] if _is_after_conf() else []
@@ -81,7 +58,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
     orphans = _of_orphans(alone)
     files = [Finding(file, ("no stage makes this file",), orphans) for file in alone]
     around = [*_of_lock(), *_of_pins(), *_of_params(composed, apart, experiment)]
-    return [*around, *stages, *files, *_of_faults()]
+    return [*around, *stages, *imported.findings(conf), *files, *_of_faults()]
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
@@ -104,17 +81,20 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
         yield _wrapped(f"downstream of these: {shown}")
 
 
-def last(findings: list[Finding], differences: list[Difference]) -> str:
+def last(found: Status, findings: list[Finding], differences: list[Difference]) -> str:
     """The sentence about files that differ from the commit; differences: of all files.
 
     It does not say how to restore results that are up to date, or those of an experiment.
     """
     way = ""
+    has_new = any(status.made_here(found).values())
     if any(remedy.purpose == KEEP for finding in findings for remedy in finding.remedies):
         way = "the first commands above keep or discard the experiment"
-    elif not findings and Verdict.DIFFERENT in (each.verdict for each in differences):
+    elif findings and has_new:
+        way = "some are new and up to date: make the rest with the commands above, then commit all"
+    elif has_new or (not findings and Verdict.DIFFERENT in (d.verdict for d in differences)):
         way = "they are up to date: commit them to keep them"
-    return status.summary(differences, way=way)
+    return status.summary(differences, status.IN_GIT, way=way)
 
 
 # The smallest remedies.
@@ -141,16 +121,13 @@ def _ways(
     again, forced = kinds["run"], kinds["force"]
     force = "make them again; DVC would not do it by itself"
     pins = []
-    if any(c.kind == "library" for s in own for c in s.changes) and _edited(str(status.PINS)):
-        pins = [Remedy("restore the pins", (f"{RESTORE} {status.PINS}",))]
+    if any(c.kind == "library" for s in own for c in s.changes) and status.edited(str(status.PINS)):
+        pins = [Remedy("restore the pins", (f"{git.RESTORE} {status.PINS}",))]
         force = "or keep the new ones: install them, and make these stages again"
     cut = f"remove what is left of them in {LOCK} and among the evidence"
     remedies = {
         "restore": [Remedy("restore the files", _merged(undo, kinds["restore"]))],
-        "run": [
-            Remedy("make them again", (_repro(again, found.wanted),)),
-            Remedy("or undo the uncommitted changes", _merged(undo, again)),
-        ],
+        "run": _of_changes(again, undo, found),
         "force": [
             *pins,
             Remedy(
@@ -169,6 +146,40 @@ def _ways(
         for kind, ways in remedies.items()
         for name in kinds[kind]
     }
+
+
+def _of_changes(
+    names: list[str], undo: dict[str, list[tuple[str, str]]], found: Status
+) -> list[Remedy]:
+    """How to make stages again whose inputs were changed, and how to undo the changes.
+
+    Other stages may have run with the changes: their results are kept first. To undo the changes
+    undoes these results too, and no others: if there are others, no way back is named.
+    """
+    again = _repro(names, found.wanted)
+    back = Remedy("or undo the uncommitted changes", _merged(undo, names))
+    made = status.made_here(found)
+    if not any(made.values()):
+        return [Remedy("make them again", (again,)), back]
+    keep = Remedy("make them again, and commit all results", (again, "git commit --all"))
+    undone = {path for name in names for _, path in undo[name]}
+    used = [name for name, changed in made.items() if any(_is_undone(c, undone) for c in changed)]
+    if not used:
+        return [keep, back]
+    if made.keys() - {*used, *found.wanted.downstream(used)}:
+        return [keep]
+    results = [(git.RESTORE, path) for path in (LOCK, *status.folders("HEAD"))]
+    results += [(CLEAN, path) for path in _untracked(*paths.TRACKED)]
+    results += [("dvc checkout --force --allow-missing", name) for name in (*made, *names)]
+    both = _merged({**undo, "": results}, [*names, ""])
+    return [keep, Remedy("or undo the uncommitted changes and the results made with them", both)]
+
+
+def _is_undone(change: Change, undone: set[str]) -> bool:
+    """Whether a change is gone when these paths are restored."""
+    if change.kind != "file":
+        return PARAMS in undone
+    return any(f"{path}/".startswith(f"{change.name}/") for path in undone)
 
 
 def _repro(names: list[str], wanted: Graph) -> str:
@@ -209,7 +220,9 @@ def _undone(
         if change.kind == "parameter":
             known = {change.name: before[change.name]} if change.name in before else {}
             if changes.json_of(known, change.name) == change.old:
-                back = [(RESTORE, file) for file in _edited("conf", PARAMS)]
+                pointers = status.edited(imported.FOLDER)
+                back = [(git.RESTORE, file) for file in status.edited("conf", PARAMS) + pointers]
+                back += [(imported.CHECKOUT, file) for file in pointers]
         elif change.kind in ("file", "out") and change.old and change.new is not None:
             back = _restored(head, change.name, change.old)
             if change.kind == "file" and wanted.makers(change.name):  # stages made it
@@ -225,9 +238,9 @@ def _restored(head: Revision, path: str, md5: str) -> list[tuple[str, str]]:
     files = head.files(path)
     if not files:
         with suppress(DamagedError):
-            return [("dvc checkout --force", path)] if head.cached(path, md5) else []
+            return [(imported.CHECKOUT, path)] if head.cached(path, md5) else []
         return []
-    back = [(RESTORE, name) for name in _edited(path)]
+    back = [(git.RESTORE, name) for name in status.edited(path)]
     back += [(CLEAN, name) for name in _untracked(path)]
     return back if digest_of(path, files) == md5 else []
 
@@ -263,7 +276,7 @@ def _of_params(
 def _of_lock() -> list[Finding]:
     if not status.is_lock_lost():
         return []
-    way = Remedy("restore it", (f"{RESTORE} {LOCK}",))
+    way = Remedy("restore it", (f"{git.RESTORE} {LOCK}",))
     return [Finding(LOCK, (status.LOST,), (way,))]
 
 
@@ -271,7 +284,7 @@ def _of_pins() -> list[Finding]:
     reasons = [f"{name} has no hash of its files" for name in status.unhashed()]
     if not status.PINS.exists():
         reasons = ["is missing"]
-    way = Remedy("restore it", (f"{RESTORE} {status.PINS}",))
+    way = Remedy("restore it", (f"{git.RESTORE} {status.PINS}",))
     return [Finding(str(status.PINS), tuple(reasons), (way,))] if reasons else []
 
 
@@ -279,7 +292,7 @@ def _apart(conf: dict[str, Any]) -> dict[str, Change]:
     """The parameters that differ between params.yaml (old) and conf/ (new)."""
     here: dict[str, Any] = {}
     with suppress(OSError, UserError):
-        here = locks.load(Path(PARAMS).read_text(), PARAMS)
+        here = locks.load(Path(PARAMS).read_text("utf-8"), PARAMS)
     found = changes.of_parameters(_leaves(here), _leaves(conf)) if here else []
     # `models` is composed from the experiments and studies.
     return {change.name: change for change in found if not change.name.startswith("models.")}
@@ -287,8 +300,8 @@ def _apart(conf: dict[str, Any]) -> dict[str, Change]:
 
 def _is_after_conf() -> bool:
     """Whether params.yaml was changed after `conf/`, as `dvc exp` does."""
-    if _edited(PARAMS) or _edited("conf"):
-        return bool(_edited(PARAMS))
+    if status.edited(PARAMS) or status.edited("conf"):
+        return bool(status.edited(PARAMS))
     last = ("log", "-1", "--format=%H", "HEAD", "--", PARAMS)
     return git.run(*last) == git.run(*last, "conf")
 
@@ -314,7 +327,7 @@ def _of_experiment(
     if found_at:  # up to the commit before the next one that changed it
         since = f"{kept[found_at[0] - 1][:12]}~1" if found_at[0] else "HEAD"
         back = [
-            f"git checkout {since} -- {PARAMS} {LOCK} {' '.join(paths.TRACKED)}",
+            f"git checkout {since} -- {PARAMS} {LOCK} {' '.join(status.folders(since))}",
             _command("dvc checkout --force --allow-missing", [*roots, *below]),
         ]
     else:
@@ -329,8 +342,8 @@ def _of_experiment(
 
 def _edits(apart: dict[str, Change]) -> Iterator[str]:
     """The edits of files in conf/ after which it gives the values of params.yaml."""
-    here = locks.load(Path(PARAMS).read_text(), PARAMS)
-    defaults = locks.load(Path(MAIN).read_text(), MAIN)["defaults"]
+    here = locks.load(Path(PARAMS).read_text("utf-8"), PARAMS)
+    defaults = locks.load(Path(MAIN).read_text("utf-8"), MAIN)["defaults"]
     files = {
         package: f"conf/{group}/{option}.yaml"
         for line in defaults
@@ -381,7 +394,7 @@ def _noticed(content: bytes) -> dict[str, list[str]] | None:
 def _is_listed(fault: str, path: str) -> bool:
     """Whether params.yaml has the fault in the catalogue of the report with this file."""
     with suppress(OSError, UserError, KeyError, TypeError):
-        here = locks.load(Path(PARAMS).read_text(), PARAMS)
+        here = locks.load(Path(PARAMS).read_text("utf-8"), PARAMS)
         return fault in lineage.value(here, f"faults.{Path(path).parent.name}.catalogue")
     return False
 
@@ -400,18 +413,13 @@ def of_head() -> list[Difference]:
     An edited lock counts as the worst of the edited files, or as different if there are none.
     """
     kept = status.head().files(*paths.TRACKED)
-    apart = {*_edited(*paths.TRACKED), *_untracked(*paths.TRACKED)}
+    apart = {*status.edited(*paths.TRACKED), *_untracked(*paths.TRACKED)}
     here = Revision("the workspace").files(*apart)
     found = [compare(path, kept.get(path), here.get(path)) for path in sorted(apart)]
     edited = max((each.verdict for each in found), default=Verdict.DIFFERENT)
-    verdict = edited if _edited(LOCK) else Verdict.IDENTICAL
+    verdict = edited if status.edited(LOCK) else Verdict.IDENTICAL
     unchanged = (Difference(path, Verdict.IDENTICAL, "") for path in kept.keys() - apart)
     return [*found, Difference(LOCK, verdict, ""), *unchanged]
-
-
-def _edited(*paths: str) -> list[str]:
-    """The files in Git's index or HEAD that differ from HEAD."""
-    return git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *paths)
 
 
 def _untracked(*paths: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A clean clone of a commit in a temporary folder; stages run there as on another computer.
+"""A clean clone of a commit in a temporary folder; stages run there as on another machine.
 
 The clone has its own DVC cache, MLflow store and temporary files. When the block ends, also by an
 interrupt of the user, the folder is removed and all processes in it are ended.
@@ -105,7 +105,7 @@ class Clone:
             if file.exists():
                 (self.path / file).symlink_to(file.resolve())
         # The user's configuration may name a cache that several projects share.
-        (self.path / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
+        (self.path / ".dvc/config.local").write_text("[cache]\n    dir = cache\n", encoding="utf-8")
 
     def run(self, addresses: Sequence[str]) -> None:
         """Run stages, and all stages that they depend on, even if nothing changed.
@@ -155,7 +155,8 @@ class Clone:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             start_new_session=True,  # so that only this process gets an interrupt
         )
 
@@ -181,7 +182,7 @@ class Clone:
             "TMPDIR": str(self._aside),
             "DVC_SITE_CACHE_DIR": str(self._aside / "dvc"),
             "DVC_NO_ANALYTICS": "true",
-            # With known fits nothing would be verified.
+            # With stored fits nothing would be verified.
             store.VARIABLE: str(self._aside / "fits"),
             sources.MIRROR_VARIABLE: str(sources.mirror_folder().resolve()),
         }

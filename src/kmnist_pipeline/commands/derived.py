@@ -48,6 +48,7 @@ def contradictions(
         "tune": derived_training.of_training,
         "evaluate": derived_results.of_test,
         "conditions": derived_results.of_conditions,
+        "weights": derived_training.of_weights,
         "suspects": derived_results.of_suspects,
         "loop": derived_results.of_loop,
         "report": _of_report,
@@ -59,9 +60,12 @@ def contradictions(
             lines.extend(_of_origin(stage))
             if stage.kind in kinds:
                 lines.extend(kinds[stage.kind](stage, params))
-        except (UserError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+        except UserError as error:
+            lines.append(f"its outs cannot be computed again: {error}")
+        except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+            files = ", ".join(out for out in stage.outs if Path(out).suffix in (".json", ".csv"))
             what = f"{type(error).__name__}: {error}"
-            lines.append(f"its numbers cannot be computed again: {what}")
+            lines.append(f"{files}: its numbers cannot be computed again: {what}")
         if lines:
             found[stage.address] = [Change("contradiction", line, None, None) for line in lines]
     return found
@@ -95,11 +99,11 @@ def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     measured = Path(paths.METRICS) / stage.item
     rows = claims.read(Path(f"conf/claims/{about['claims']}.csv"))
     judged = [claims.judge(row, measured, about["confidence"], about["margin"]) for row in rows]
-    noticed = noticing.of_report(judged, rows, measured)
+    detected = noticing.of_report(judged, rows, measured)
     if added := written.keys() - {"made_by", "claims", "faults"}:
         yield f"{path}: has {', '.join(sorted(added))}, which no report has"
-    if written.get("faults") != noticed.get("faults"):
-        yield f"{path}: the injected faults that claims notice are not what the numbers give"
+    if written.get("faults") != detected.get("faults"):
+        yield f"{path}: the injected faults that claims detect are not what the numbers give"
     for given, claim in itertools.zip_longest(stated, json.loads(outs.json_bytes(judged))):
         before, after = (flat("", each or {}) for each in (given, claim))
         if before.keys() != after.keys() or not all(

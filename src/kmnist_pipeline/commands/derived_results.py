@@ -17,9 +17,17 @@ from kmnist_pipeline.commands.apart import (
     per_class,
     training_images,
 )
-from kmnist_pipeline.evaluation import acceptance, labelling, metrics, scoring, suspects
+from kmnist_pipeline.evaluation import (
+    acceptance,
+    labelling,
+    metrics,
+    out_of_fold,
+    scoring,
+    suspects,
+)
 from kmnist_pipeline.evaluation.conditions import CLEAN, CONDITIONS, UNANSWERABLE
 from kmnist_pipeline.evidence import numbers, paths
+from kmnist_pipeline.fits.plan import RETRAINED
 from kmnist_pipeline.repository.locks import LockedStage
 
 MISCLASSIFIED = 10  # test images that test_details.json names
@@ -83,6 +91,8 @@ def of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
         rate = {"accuracy": trial["correct"] / trial["n"]}
         yield from apart(path, {"accuracy": trial["accuracy"]}, rate)
     if trials:
+        names = {"trials": [trial["name"] for trial in trials]}
+        yield from apart(path, names, {"trials": _tested(path, params["studies"][stage.item])})
         (winner,) = (trial for trial in trials if trial["name"] == content["winner"])
         yield from apart(path, content, {key: winner[key] for key in winner if key != "name"})
     if routed := content.get("routing"):
@@ -92,19 +102,28 @@ def of_test(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
         yield from apart(path, {"routing n": routed["test"]["n"]}, {"routing n": content["n"]})
 
 
+def _tested(path: Path, study: dict[str, Any]) -> list[str]:
+    """The names of the trials of a study that are tested: a winner that is trained again, or all.
+
+    path: the numbers of the test, in the same folder as those of the validation.
+    """
+    if study["retrain"] or study.get("search"):
+        return [RETRAINED]
+    return [trial["name"] for trial in numbers.read(path.with_name("validation.json"))["trials"]]
+
+
 def _of_routing(path: Path, split: str, stated: dict[str, Any], promise: float) -> Iterator[str]:
     """What is accepted follows from counts."""
-    n, accepted, right = (stated[key] for key in ("n", "accepted", "right"))
+    n, accepted, correct = (stated[key] for key in ("n", "accepted", "correct"))
     yield from beyond(
-        path, {f"{split}.right": (right, accepted), f"{split}.accepted": (accepted, n)}
+        path, {f"{split}.correct": (correct, accepted), f"{split}.accepted": (accepted, n)}
     )
-    again = acceptance.outcome_of(n, right, accepted, right, promise)
-    accuracy = again["accepted_accuracy"]
+    again = acceptance.outcome_of(n, correct, accepted, correct, promise)
     expected = {
         "review": n - accepted,
-        "accuracy": accuracy,
+        "accuracy": again["accepted_accuracy"],
         "interval": again["interval"],
-        "holds": accuracy is not None and accuracy >= promise,
+        "target": again["target"],
     }
     yield from apart(path, flat(split, stated), flat(split, expected))
 
@@ -169,11 +188,11 @@ def of_suspects(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
         share = {f"share of {rank}": found / swapped["n"]}
         yield from apart(path, dict.fromkeys(share, row["share"]), share)
     if (predicted := Path(paths.out_of_fold(settings["experiment"]))).exists():
-        yield from _of_predictions(path, content, suspects.load(predicted))
+        yield from _of_predictions(path, content, out_of_fold.load(predicted))
 
 
 def _of_predictions(
-    path: Path, content: dict[str, Any], predicted: suspects.Predictions
+    path: Path, content: dict[str, Any], predicted: out_of_fold.Predictions
 ) -> Iterator[str]:
     given = predicted.probabilities, predicted.labels
     first = suspects.ranking(*given)[: len(content["first"])]
@@ -201,9 +220,8 @@ def of_loop(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     wanted = [settings["start"] + settings["size"] * n for n in range(settings["rounds"] + 1)]
     yield from apart(path, {"labels": labels}, {"labels": wanted})
     yield from apart(path, content, {"held_out": settings["held_out"]})
-    needed, saved = labelling.saved(labels, *(means[way] for way in labelling.WAYS))
-    stated = {"needed": content["needed"], "saved": content["saved"]}
-    yield from apart(path, stated, {"needed": needed, "saved": saved})
+    saving = labelling.saving(labels, *(means[way] for way in labelling.WAYS))._asdict()
+    yield from apart(path, {name: content[name] for name in saving}, saving)
     start = content["rounds"][0]["accuracy"]  # both ways begin with the same labels
     guided, random = (start[way]["values"] for way in (labelling.GUIDED, labelling.RANDOM))
     yield from apart(path, {labelling.RANDOM: random}, {labelling.RANDOM: guided})

@@ -22,7 +22,9 @@ from kmnist_pipeline.commands.apart import (
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.data import splits
 from kmnist_pipeline.evaluation import metrics
-from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence import numbers, paths
+from kmnist_pipeline.families import excerpt, file
+from kmnist_pipeline.families.base import digest
 from kmnist_pipeline.fits.plan import RETRAINED
 from kmnist_pipeline.repository.locks import LockedStage
 
@@ -64,6 +66,36 @@ def of_training(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
             for name, seeds in by_trial.items()
         }
         yield from _of_trials(path, content, epochs, params["studies"][stage.item])
+
+
+def of_weights(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """The weights in Git are those of the model file or, if that is not here, of its numbers."""
+    path, whole = paths.weights_in_git(stage.item), Path(paths.weights(stage.item))
+    content = Path(path).read_bytes()
+    if whole.exists():
+        if content != excerpt.of(whole.read_bytes(), path):
+            yield f"{path}: has not the weights of the first seed in {whole}"
+        return
+    tensors, about = file.decode(content)
+    (trial,) = about["trials"]
+    is_ensemble = bool(trial["validation"].get("ensemble"))
+    report = params["models"][stage.item]["report"]
+    rows = numbers.read(Path(paths.numbers(report, stage.item, "validation.json")))["folds"]
+    of_seed = [
+        row
+        for row in rows
+        if row.get("trial", "") == trial["name"] and row["seed"] == about["seeds"][0]
+    ]
+    kept = [row["fold"] for row in of_seed if row["kept"]]
+    yield from apart(Path(path), {"kept_folds": about["kept_folds"]}, {"kept_folds": [kept]})
+    trainer = trial["trainer"]
+    if trainer.get("averaging") != "none" or trainer.get("stored"):
+        return  # the digests are not of what is kept
+    for row in of_seed if is_ensemble else [row for row in of_seed if row["kept"]]:
+        of_fit = file.select(tensors, 0, 0, row["fold"] if is_ensemble else None)
+        network = {name: t for name, t in of_fit.items() if name.startswith("network.")}
+        if digest(network) != row["weights"][row["kept_epoch"] - 1]:
+            yield f"{path}: the weights of fold {row['fold']} have not the digest of its training"
 
 
 def _experiments(

@@ -1,4 +1,4 @@
-"""How a branch changes the evidence: the claims, metrics and figures that differ, and the causes.
+"""How a branch changes the evidence: the claims, metrics, figures and weights that differ, and why.
 
 Both sides are read from Git's objects, without a checkout; the second side may be the workspace.
 Numbers may differ by one unit in the last digit, figures are compared by pixels. Every change gives
@@ -24,7 +24,7 @@ from kmnist_pipeline.repository.names import printable
 from kmnist_pipeline.repository.revision import Revision
 
 EVIDENCE = (*paths.TRACKED, locks.LOCK)
-LISTS = ("claims", "metrics", "figures", "stages")
+LISTS = ("claims", "metrics", "figures", "weights", "stages")
 LONGEST = 60  # the most characters of a text
 # Limits of what is read, far above all evidence, because a branch may come from anyone.
 MOST = 1000  # files
@@ -80,6 +80,14 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """The weights of a model with other numbers, or new or deleted ones."""
+
+    file: str
+    what: str
+
+
+@dataclass(frozen=True)
 class ChangedStage:
     """A stage whose command, parameters or code changed, or a new or deleted stage."""
 
@@ -105,6 +113,7 @@ class Diff:
     claims: list[Claim] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    weights: list[Weights] = field(default_factory=list)
     stages: list[ChangedStage] = field(default_factory=list)
     not_compared: list[NotCompared] = field(default_factory=list)
     equal: int = 0
@@ -186,6 +195,11 @@ def _add(diff: Diff, path: str, *sides: bytes | None) -> None:
             figures = list(_figures(path, *sides))
             diff.figures += figures
             diff.equal += not figures
+        case "weights", ".safetensors":
+            difference = compare.compare(path, *sides)
+            is_other = difference.verdict is compare.Verdict.DIFFERENT
+            diff.weights += [Weights(path, difference.line)] if is_other else []
+            diff.equal += not is_other
         case "reports", ".json":
             claims = list(_claims(path, *sides))
             diff.claims += claims
@@ -200,8 +214,11 @@ def _add(diff: Diff, path: str, *sides: bytes | None) -> None:
             versions = zip((diff.old, diff.new), sides, strict=True)
             graphs = (locks.parse(text or "", side.called(path)) for side, text in versions)
             diff.stages += list(_stages(*graphs))
-        case "metrics" | "figures" | "reports", _:
-            raise UserError("metrics are JSON or CSV, figures PNG, and reports JSON and pages")
+        case "metrics" | "figures" | "reports" | "weights", _:
+            raise UserError(
+                "metrics are JSON or CSV, figures PNG, weights safetensors, and reports JSON and "
+                "pages"
+            )
 
 
 def _follows(diff: Diff, path: str) -> bool:
@@ -313,7 +330,7 @@ def _verdicts(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:
 
 
 def _stages(old: Graph, new: Graph) -> Iterator[ChangedStage]:
-    """The stages with changes of their own, other than in the outs of other stages."""
+    """The stages that changed themselves, not only through the outs of other stages."""
     for address in {**old.stages, **new.stages}:
         before, after = old.stages.get(address), new.stages.get(address)
         if before is None or after is None:

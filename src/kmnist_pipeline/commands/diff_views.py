@@ -26,7 +26,7 @@ LIMIT = 65_000  # characters; GitHub refuses a comment of more than 65,536
 DEEPEST = 2  # parts of a metric's name, such as seeds.mean, that get their own row
 FEW = 4  # more stages are counted instead of named
 LONGEST = 500  # characters of a cell
-NOTHING = "No claim, metric, figure or stage differs."
+NOTHING = "No claim, metric, figure, weights file or stage differs."
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def sections(diff: Diff) -> list[Section]:
         Section("Claims", ["report", "claim", "verdict", "obtained"], [*map(_claim, diff.claims)]),
         Section("Metrics", ["file", "metric", "old", "new", "delta"], list(_metrics(diff.metrics))),
         Section("Figures", ["figure", "what"], [[f.file, f.what] for f in diff.figures]),
+        Section("Weights", ["file", "what"], [[w.file, w.what] for w in diff.weights]),
         Section("Causes", ["what changed", "stages"], list(_causes(diff))),
         Section("Not compared", ["file", "why"], [[n.file, n.why] for n in diff.not_compared]),
     ]
@@ -65,7 +66,8 @@ def summary(diff: Diff) -> str:
     rest = f" Not compared: {count(missing, 'file')}." if missing else ""
     if not diff:
         return f"{NOTHING}{rest}"
-    lists = {name.removesuffix("s"): getattr(diff, name) for name in LISTS}
+    nouns = {"weights": "weights file"}
+    lists = {nouns.get(name, name.removesuffix("s")): getattr(diff, name) for name in LISTS}
     counts = [count(len(entries), noun) for noun, entries in lists.items() if entries]
     return f"Different: {', '.join(counts)}.{rest}"
 

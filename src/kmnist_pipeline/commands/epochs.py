@@ -28,7 +28,7 @@ Digests = dict[str, list[str]]  # of the weights after each epoch, by trial, see
 
 def first_epochs(epochs: int, stages: list[str]) -> dict[str, Digests]:
     """Train the first epochs of every fit of the stages; returns the digests by stage."""
-    params = locks.load(Path("params.yaml").read_text(), "params.yaml")
+    params = locks.load(Path("params.yaml").read_text("utf-8"), "params.yaml")
     plans = {stage: _plan(stage, params) for stage in stages}
     with tempfile.TemporaryDirectory(prefix="fits-") as folder:
         store = Store(Path(folder))

@@ -32,6 +32,7 @@ from kmnist_pipeline.repository.revision import Revision, below, check
 METADATA = "ro-crate-metadata.json"
 WORKFLOW = "dvc.yaml"
 LICENCE = "LICENSE"
+WEIGHTS = "weights"  # the kind of stage whose outs no report shows, but that belong to its models
 ENVIRONMENT = "requirements.lock"
 PROJECT = (
     ".dvc/config", LICENCE, "Makefile", "README.md", "conf", locks.LOCK, WORKFLOW, "params.yaml",
@@ -81,9 +82,10 @@ def export(report: str, folder: Path) -> Exported:
     if f"report@{report}" not in locked.stages:
         known = [stage.item for stage in locked.stages.values() if stage.kind == "report"]
         raise unknown(f"there is no report {report}", report, known)
-    stages = locked.in_order(
-        sorted(locked.upstream(f"report@{report}"), key=lambda stage: stage.address)
-    )
+    above = locked.upstream(f"report@{report}")
+    models = {out for stage in above for out in stage.outs if out.startswith("models/")}
+    above += [s for s in locked.stages.values() if s.kind == WEIGHTS and models & s.deps.keys()]
+    stages = locked.in_order(sorted(above, key=lambda stage: stage.address))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
         unfinished = Path(parent, "crate")
@@ -227,7 +229,7 @@ class _Crate:
                 continue
             if name == LICENCE:
                 kind = ["File", "CreativeWork"]
-                more = {"description": path.read_text()}
+                more = {"description": path.read_text("utf-8")}
             elif name == "README.md":
                 more = {"about": self.crate.root_dataset}
             elif name in tools:
@@ -308,10 +310,11 @@ class _Crate:
         output = self._add("#output-report", "FormalParameter", **about)
         page["exampleOfWork"] = workflow["output"] = output
         outs = [(path, stage.kind) for stage in self.stages for path in stage.outs]
+        cut = [stage.address for stage in self.stages if stage.kind == WEIGHTS]
         return self._add(
             "#run",
             "CreateAction",
-            name=f"dvc repro report@{report}",
+            name=" ".join(["dvc repro", f"report@{report}", *cut]),
             description=f"All {len(self.stages)} stages of the report, as in {locks.LOCK}",
             instrument=workflow,
             object=[*self._entities(p for p, kind in outs if kind == "download"), *values.values()],
@@ -357,7 +360,7 @@ class _Crate:
         )
 
     def _text(self, name: str) -> str:
-        return (self.folder / name).read_text()
+        return (self.folder / name).read_text("utf-8")
 
 
 def _one(value: Any) -> Any:

@@ -22,8 +22,9 @@ def used(params: dict[str, Any], store: Store) -> set[str]:
     """The keys of all fits that the stages of `params.yaml` use or may use.
 
     Of readings and faults these are all in the store, because the published numbers decide which
-    readings are trained with more seeds. store: also says how a search went on.
-    Raises UserError if a dataset is not processed here: the fits of its stages are unknown.
+    readings are trained with more seeds. The results in the store also decide which trials a search
+    continues. Raises UserError if a dataset is not processed here: the fits of its stages are
+    unknown.
     """
     # Which images a simulated loop labels depends on its own fits, so all of them are kept.
     sections = {"loop": "loops", "readings": "readings", "faults": "faults"}

@@ -30,14 +30,15 @@ STYLES = {"changed": "bold", "new": "bold green", "gone": "bold red", "downstrea
 class Impact:
     """The effects of a change.
 
-    figures, metrics, reports: files to make again, or a folder (`.../`) that has no files yet;
-    claims: ids by report; orphans: files that Git tracks and no stage makes any more; composed:
-    whether params.yaml is up to date with `conf/`.
+    figures, metrics, weights, reports: files to make again, or a folder (`.../`) that has no files
+    yet; claims: ids by report; orphans: files that Git tracks and no stage makes any more;
+    composed: whether params.yaml is up to date with `conf/`.
     """
 
     stages: list[StageStatus] = field(default_factory=list)
     figures: list[str] = field(default_factory=list)
     metrics: list[str] = field(default_factory=list)
+    weights: list[str] = field(default_factory=list)
     reports: list[str] = field(default_factory=list)
     claims: dict[str, list[str]] = field(default_factory=dict)
     orphans: list[str] = field(default_factory=list)
@@ -59,6 +60,7 @@ def of_change(overrides: list[str]) -> Impact:
         stages=found.stages,
         figures=_files(outs, "figures/"),
         metrics=_files(outs, "metrics/"),
+        weights=_files(outs, "weights/"),
         reports=_files(outs, "reports/"),
         claims=_claims(params["reports"], outs, themselves),
         orphans=found.orphans,
@@ -112,10 +114,13 @@ def show(impact: Impact, console: Console) -> None:
             branch.add(Text(reason))
     _add(tree, "figure", "made again", impact.figures)
     _add(tree, "metric file", "made again", impact.metrics)
+    _add(tree, "weights file", "made again", impact.weights)
     _add(tree, "report file", "made again", impact.reports)
     for report, ids in impact.claims.items():
         branch = tree.add(f"{count(len(ids), 'claim')} of {report} compared again")
         branch.add(Text(", ".join(ids)))
+    if impact.stages and not impact.claims:
+        tree.add("no claim compared again")
     _add(tree, "file", "that no stage makes any more", impact.orphans)
     console.print(tree)
 

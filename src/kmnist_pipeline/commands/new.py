@@ -83,7 +83,7 @@ def _family(model: str) -> str:
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if model not in known:
         raise unknown(f"--models {model}: {folder} has no {file.name}", model, known)
-    family = locks.load(file.read_text(), str(file)).get("family")
+    family = locks.load(file.read_text("utf-8"), str(file)).get("family")
     if family not in TRAINING:
         raise UserError(f"{file}: family={family}: must be one of {', '.join(TRAINING)}")
     return str(family)
@@ -91,7 +91,7 @@ def _family(model: str) -> str:
 
 def _rate(optimizer: str) -> float:
     file = additions.CONF / f"optimizer/{optimizer}.yaml"
-    return float(locks.load(file.read_text(), str(file))["lr"])
+    return float(locks.load(file.read_text("utf-8"), str(file))["lr"])
 
 
 def _experiment(model: str, family: str, report: str, dataset: str) -> str:

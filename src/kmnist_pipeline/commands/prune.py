@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.commands import status
+from kmnist_pipeline.commands import additions, status
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.config import menu as menus
 from kmnist_pipeline.errors import UserError
@@ -21,7 +21,7 @@ CONF, PARAMS, LOCK = Path("conf"), Path("params.yaml"), Path(locks.LOCK)
 MENU = CONF / menus.FILE
 PLACES = (
     *(paths.raw, paths.processed, paths.data_numbers, paths.data_figures, paths.weights),
-    *(paths.out_of_fold, paths.predictions, paths.page),
+    *(paths.weights_in_git, paths.out_of_fold, paths.predictions, paths.page),
 )
 # The folders where stages write. What people have decided or imported is elsewhere in data/.
 WRITTEN = {
@@ -32,40 +32,45 @@ WRITTEN = {
 
 @dataclass(frozen=True)
 class Removal:
-    """What goes: lines of the menu, stages of the lock, files and folders.
+    """What is removed: lines of the menu, stages of the lock, files and folders.
 
-    menu: the lines; remaining: the new text of the menu; composed: that of `params.yaml`; stale:
-    the stages that must run again; stays: what the lock names, but no stage can have written.
+    menu: the lines; before, remaining: the text of the menu, before and after; composed: the new
+    text of `params.yaml`; stale: the stages that must run again; kept: paths that the lock names,
+    but to which no stage can have written.
     """
 
     menu: list[str]
+    before: str
     remaining: str
     stages: list[str]
     files: list[str]
     composed: str
     stale: list[str]
-    stays: list[str]
+    kept: list[str]
 
     def lines(self) -> Iterator[str]:
-        """What goes, as text."""
+        """What is removed and what is kept, as text."""
         yield from (f"from {MENU}: {line.strip()}" for line in self.menu)
         yield from (f"from {LOCK}: {address}" for address in self.stages)
         yield from self.files
-        yield from (f"stays, behind a link or where no stage writes: {path}" for path in self.stays)
+        yield from (f"kept, behind a link or where no stage writes: {path}" for path in self.kept)
 
 
 def plan(names: list[str]) -> Removal:
-    """What removing these would change; nothing is changed yet.
+    """The removal of these items; nothing is changed yet.
 
     names: of items, as `digits_cnn` or `experiments.digits_cnn`; or of stages that only the lock
-    has, as `evaluate@digits_cnn`. Raises UserError for an unknown name, and if what stays in the
-    menu needs what goes.
+    has, as `evaluate@digits_cnn`. Raises UserError for an unknown name, and if an item that is kept
+    needs one that is removed.
     """
-    menu, locked = MENU.read_text(), status.locked_here()
+    before = menu = MENU.read_text("utf-8")
+    locked = status.locked_here()
     lines = {name: _lines(name, menu) for name in names}
     listed = list({line[1]: line for found in lines.values() for line in found}.values())
+    weights = [*_weights(listed, menu)]
     try:
-        composed = composition.compose(CONF, [f"~{line[1]}" for line in listed])
+        left_out = [*(f"~{line[1]}" for line in listed), *(f"~weights.{name}" for name in weights)]
+        composed = composition.compose(CONF, left_out)
     except UserError as error:
         raise UserError(f"nothing was removed: {error}") from error
     params = locks.load(composed, "conf/")
@@ -73,7 +78,7 @@ def plan(names: list[str]) -> Removal:
     made = [path for stage in described.values() for path in dvc.outs(stage)]
     made += [path for name in params.get("datasets", ()) for path in _imported(name)]
 
-    stages, files, stays = dict[str, None](), set[str](), set[str]()
+    stages, files, kept = dict[str, None](), set[str](), set[str]()
     for name, found in lines.items():
         item = re.split("[.@]", name)[-1]
         left = [s for a, s in locked.stages.items() if s.item == item and a not in described]
@@ -91,7 +96,7 @@ def plan(names: list[str]) -> Removal:
             raise unknown(f"{MENU} has no {name}, and no files of it remain", item, known)
         stages |= dict.fromkeys(stage.address for stage in left)
         files |= {*own}
-        stays |= {*there} - {*own}
+        kept |= {*there} - {*own}
     inside = {path for path in files if files & {*map(str, Path(path).parents)}}
     stale = [
         address
@@ -101,29 +106,36 @@ def plan(names: list[str]) -> Removal:
     removed = [line[0] for line in listed]
     for text in removed:
         menu = menu.replace(text, "")
+    removed += [f"weights.{name}: {menus.weights(menu)[name]}" for name in weights]
+    menu = menus.without_weights(menu, weights)
     menu = re.sub("\n{3,}", "\n\n", menu)  # where a whole group has gone
     files -= inside
-    return Removal(removed, menu, [*stages], sorted(files), composed, stale, sorted(stays))
+    return Removal(removed, before, menu, [*stages], sorted(files), composed, stale, sorted(kept))
 
 
 def all_but(names: list[str]) -> Removal:
-    """What removing everything else would change, with the files in `conf/` that were its own.
+    """The removal of all items but these, and of the files in `conf/` that only they used.
 
-    names: as for `plan`; of every item with such a name stays what it needs: of a report its models
-    and dataset, of an experiment or study its report.
+    names: as for `plan`. What these items need is kept too: the models and the dataset of a report,
+    the report of an experiment or study.
     """
     params = locks.load(composition.compose(CONF, []), "conf/")
     kept = _needed(names, params)
     if not any(key.startswith("reports.") for key in kept):
         reports = ", ".join(params["reports"])
         raise UserError(f"nothing was removed: keep a report too, one of {reports}")
-    items = menus.items(MENU.read_text())
+    items = menus.items(MENU.read_text("utf-8"))
     menu = [f"{menus.SECTIONS[g]}.{name}" for g, name in items if g in menus.SECTIONS]
     known = {name.partition(".")[2] for name in menu}
     left = [s.address for s in status.locked_here().stages.values() if s.item not in known]
     removal = plan([*(name for name in menu if name not in kept), *left])
-    unused = [str(path) for path in menus.unused(CONF, removal.remaining) if _is_direct(path)]
+    unused = [str(path) for path in _own(removal.remaining) if _is_direct(path)]
     return replace(removal, files=sorted({*removal.files, *unused}))
+
+
+def _own(menu: str) -> list[Path]:
+    """The files of items that are not in use; other unused files may have another purpose."""
+    return [p for p in menus.unused(CONF, menu) if p.relative_to(CONF).parts[0] in menus.OWNED]
 
 
 def _needed(names: list[str], params: dict[str, Any]) -> set[str]:
@@ -157,11 +169,16 @@ def _needed(names: list[str], params: dict[str, Any]) -> set[str]:
 
 
 def remove(removal: Removal) -> None:
-    """Change and remove the files. If this is interrupted, doing it again does the rest."""
+    """Change and remove the files. If this is interrupted, a second removal completes it.
+
+    Raises UserError if the menu has changed since this was planned.
+    """
     from dvc.utils.fs import remove as delete
 
-    with dvc.opened() as repo, repo.lock:  # no stage runs meanwhile
-        locked = locks.without(LOCK.read_text(), removal.stages) if removal.stages else None
+    with additions.alone(), dvc.opened() as repo, repo.lock:  # no stage runs meanwhile
+        if MENU.read_text("utf-8") != removal.before:
+            raise UserError(f"{MENU} has changed meanwhile; nothing was removed; prune again")
+        locked = locks.without(LOCK.read_text("utf-8"), removal.stages) if removal.stages else None
         if removal.menu:
             outs.write_bytes(MENU, removal.remaining.encode())
             outs.write_bytes(PARAMS, removal.composed.encode())
@@ -182,8 +199,17 @@ def _lines(name: str, menu: str) -> list[re.Match[str]]:
         found = [line for line in found if line[2] in menus.SECTIONS] or found
     if len(found) > 1:
         either = " or ".join(f"{line[3]}.{item}" for line in found)
-        raise UserError(f"{name}: several have this name; say {either}")
+        raise UserError(f"{name}: several items have this name; use {either}")
     return found + [line for line in named if found and menus.ATTACHED.get(line[2]) == found[0][3]]
+
+
+def _weights(listed: list[re.Match[str]], menu: str) -> Iterator[str]:
+    """The datasets whose weights in Git are removed with these lines of the menu."""
+    gone = {f"{line[3]}.{line[4]}" for line in listed}
+    for dataset, model in menus.weights(menu).items():
+        needed = {f"datasets.{dataset}", f"experiments.{model}", f"studies.{model}"}
+        if needed & gone:
+            yield dataset
 
 
 def _imported(dataset: str) -> list[str]:
@@ -207,7 +233,7 @@ def _is_written(path: str) -> bool:
 
 
 def _is_direct(path: Path) -> bool:
-    """Whether no folder on the way is a link, so that a path is where its name says."""
+    """Whether no folder above a path is a link, so that the path is where its name says."""
     return path.parent.resolve() == path.parent.absolute()
 
 

@@ -70,8 +70,9 @@ def stages(addresses: list[str], revisions: list[str]) -> Published:
     an unknown stage or revision.
     """
     os.environ.update({**store.BOUNDS, **os.environ, **store.QUIET})  # before importing MLflow
+    git.place()  # raises the reason if there is no repository, once for all stages
     if not Path(LOCK).exists():
-        raise UserError(f"{LOCK} does not exist: `dvc repro` makes the evidence")
+        raise UserError(f"{LOCK} does not exist: {git.restoring(LOCK, 'dvc repro')}")
     here = _evidence(Revision("the workspace"), state_of_code())
     wanted = [_commit(revision) for revision in revisions] or [here]
     _check(addresses, wanted)

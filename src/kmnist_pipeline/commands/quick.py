@@ -29,7 +29,8 @@ def compare_here(target: str | None = None) -> Result:
     old, lock = verify.committed()
     stages = verify.chosen(lock, target)
     composed = composition.compose(Path("conf"), [])
-    found = status.of(lock, locks.load(composed, "conf/"))
+    params = locks.load(composed, "conf/")
+    found = status.of(lock, params)
     looked_at = {stage.address for stage in stages}
     if target is None or target in found.wanted.stages:
         looked_at |= {stage.address for stage in verify.chosen(found.wanted, target)}
@@ -54,7 +55,14 @@ def compare_here(target: str | None = None) -> Result:
     if absent:
         notes.append(f"{count(len(absent), 'out')} not compared: not in the workspace or cache")
     title = f"{verify.named(old)}, {count(len(stages), 'stage')} compared (committed -> here)"
-    return Result(title, checked, notes)
+    way = ""
+    if (
+        here.stages
+        and status.edited(LOCK)
+        and any(status.made_here(status.of(here, params)).values())
+    ):
+        way = "some are new and up to date: `kmnist check` says how to keep or undo them"
+    return Result(title, checked, notes, way=way)
 
 
 def _stale(stage: StageStatus | None) -> list[str]:

@@ -66,7 +66,7 @@ class Subject(_Part):
     digest: dict[str, str]
 
 
-class Outcome(_Part):
+class StageResult(_Part):
     """A stage that was run again: its lineage key, and the verdict on each out."""
 
     lineage: str
@@ -84,7 +84,7 @@ class Verification(_Part):
     epochs: int | None
     libraries: dict[str, str]
     machine: Name
-    stages: dict[str, Outcome]
+    stages: dict[str, StageResult]
     target: Name | None
 
     @property
@@ -177,7 +177,11 @@ def statement(
     epochs: int | None,
     found: Iterable[tuple[LockedStage, list[Difference]]],
 ) -> Statement:
-    """The receipt of a run: each stage as it is committed, and the comparison of its outs."""
+    """The receipt of a run: each stage as it ran, and the comparison of its outs.
+
+    outs: with the md5s of the committed lock. A stage that ran with other inputs than the lock says
+    has another lineage key, so the receipt does not stand for the evidence.
+    """
     digests: dict[str, dict[str, str]] = {}
     stages = {}
     for stage, differences in found:
@@ -190,7 +194,7 @@ def statement(
                 digests[out] = digest
         stages[stage.address] = {"lineage": stage.key, "outs": verdicts}
     cpus = Path("/proc/cpuinfo")
-    kind, level = machine(cpus.read_text() if cpus.exists() else "", platform.machine())
+    kind, level = machine(cpus.read_text("utf-8") if cpus.exists() else "", platform.machine())
     return Statement.model_validate(
         {
             "_type": STATEMENT,
@@ -280,7 +284,7 @@ def _read(path: Path) -> Receipt | str:
     try:
         receipt = Receipt(path, Statement.model_validate_json(path.read_bytes()))
     except (ValidationError, OSError):
-        return "is no receipt of `kmnist verify`"
+        return "is not a receipt of `kmnist verify`"
     return f"does not count: {_FORGED}" if receipt.signature == _FORGED else receipt
 
 
@@ -297,8 +301,8 @@ def lines(lock: Graph) -> Iterator[str]:
         )
     if not standing:
         yield "not verified: `kmnist verify` has left no receipt of the current evidence"
-    for path, fault in found.items():
-        if isinstance(fault, str):
-            yield f"{path}: {fault}"
+    for path, problem in found.items():
+        if isinstance(problem, str):
+            yield f"{path}: {problem}"
     if old := [receipt for receipt in receipts if receipt not in standing]:
         yield f"receipts of older evidence: {', '.join(str(receipt.path) for receipt in old)}"

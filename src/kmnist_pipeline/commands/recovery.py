@@ -8,12 +8,14 @@ them from there without running the stages again.
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.locks import LOCK
+from kmnist_pipeline.repository.revision import Revision
 
 PARAMS = Path("params.yaml")
 
@@ -37,8 +39,10 @@ def put_back() -> str:
         return ""
 
 
-def way_back() -> str:
+def way_back(start: Path) -> str:
     """A sentence with the command for committed files that DVC has removed, or "".
+
+    start: the absolute folder that the command is for.
 
     DVC removes the outs of a stage before it runs it, so a stage that fails or is killed leaves
     them missing. Only this project's command `dvc` calls this: DVC's own program, `python -m dvc`,
@@ -49,7 +53,7 @@ def way_back() -> str:
     from kmnist_pipeline.repository import dvc
 
     try:
-        described = dvc.stages(locks.load(PARAMS.read_text(), PARAMS.name))
+        described = dvc.stages(locks.load(PARAMS.read_text("utf-8"), PARAMS.name))
         committed = status.head().lock().stages.items()
     except (OSError, UserError):  # what is wrong is said already
         return ""
@@ -57,7 +61,8 @@ def way_back() -> str:
     gone = [out for out in outs if out.startswith(paths.TRACKED) and not Path(out).exists()]
     if not gone:
         return ""
-    return f"committed files are missing: `{status.RESTORE} {shlex.join(gone)}` brings them back"
+    names = shlex.join(os.path.relpath(out, start) for out in gone)
+    return f"committed files are missing: `{git.RESTORE} {names}` brings them back"
 
 
 def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:
@@ -67,7 +72,7 @@ def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:
     """
     try:
         text = Path(LOCK).read_bytes().decode(errors="replace")  # a cut character
-        committed = locks.whole_entries(git.run("show", f"HEAD:./{LOCK}").decode())
+        committed = locks.whole_entries(Revision("HEAD", "HEAD").read(LOCK).decode())
     except (OSError, UserError, UnicodeDecodeError):
         return None
     here = locks.whole_entries(text)
@@ -90,7 +95,7 @@ def _mend() -> str:
         return ""
     here, committed, is_cut = found
     known = committed | here
-    described = dvc.stages(locks.load(PARAMS.read_text(), PARAMS.name))
+    described = dvc.stages(locks.load(PARAMS.read_text("utf-8"), PARAMS.name))
     lost = (committed.keys() & described.keys()) - here.keys()
     back = lost - _changed(known) if lost else set()  # _changed takes seconds
     if not back and not is_cut:
@@ -110,7 +115,7 @@ def _changed(entries: dict[str, str]) -> set[str]:
 
     locked = locks.parse(locks.text_of(entries.values()))
     # What somebody has just removed from conf/ is still in params.yaml.
-    texts = {PARAMS.read_text(), composition.compose(Path("conf"), [])}
+    texts = {PARAMS.read_text("utf-8"), composition.compose(Path("conf"), [])}
     return {
         stage.address
         for text in texts

@@ -33,8 +33,9 @@ from kmnist_pipeline.repository.locks import Graph, LockedStage
 from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
-RESTORE, CLEAN = "git checkout HEAD --", "git clean --force --"
+CLEAN = "git clean --force --"
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(?![^\s])")
+IN_GIT = "of evidence in Git"
 LOST = f"{locks.LOCK} is missing, so every stage is new"
 FEW = 3  # modules that reasons name, and files that the last sentence names, one by one
 Digest = Callable[[str], str]
@@ -87,7 +88,7 @@ def of(locked: Graph, params: dict[str, Any]) -> Status:
     digest = functools.cache(_digest)  # many stages share a file
     pins = pinned()
     described = dvc.stages(params)
-    wanted = _wanted(described, params, locked, digest)
+    wanted = _graph(described, params, locked, digest)
     own = {
         name: [
             *changes.of_stage(locked.stages[name], stage),
@@ -139,7 +140,7 @@ def said(changes: list[Change]) -> list[str]:
 
 def is_composed(composed: str) -> bool:
     """Whether params.yaml is up to date with `conf/`."""
-    return PARAMS.exists() and PARAMS.read_text() == composed
+    return PARAMS.exists() and PARAMS.read_text("utf-8") == composed
 
 
 def locked_here() -> Graph:
@@ -151,7 +152,7 @@ def locked_here() -> Graph:
     try:
         return locks.parse(path.read_bytes()) if path.exists() else Graph({})
     except UserError as error:
-        way = f"`{RESTORE} {locks.LOCK}` restores the committed one"
+        way = f"`{git.RESTORE} {locks.LOCK}` restores the committed one"
         raise UserError(f"{error}\n{way}") from error
 
 
@@ -160,19 +161,51 @@ def is_lock_lost() -> bool:
     return not Path(locks.LOCK).exists() and bool(git.objects(["HEAD"], locks.LOCK))
 
 
+def made_here(found: Status) -> dict[str, list[Change]]:
+    """The stages whose results are up to date and not those of HEAD.
+
+    Each has the changes, since HEAD, of its command, its parameters and the files that no stage
+    makes. found: the differences from the lock here.
+    """
+    if not edited(locks.LOCK):
+        return {}
+    before = head().lock().stages
+    stale = {stage.address for stage in found.stages}
+    return {
+        name: [
+            change
+            for change in changes.of_stage(
+                before.get(name, LockedStage(name, "", {}, {}, {})), stage
+            )
+            if change.kind != "file" or not found.wanted.makers(change.name)
+        ]
+        for name, stage in locked_here().stages.items()
+        if name not in stale and stage != before.get(name)
+    }
+
+
+def edited(*places: str) -> list[str]:
+    """The files in Git's index or HEAD that differ from HEAD."""
+    return git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *places)
+
+
 def summary(
-    differences: Iterable[Difference], run: bool = False, fits: int = 0, way: str = ""
+    differences: Iterable[Difference],
+    where: str = "",
+    run: bool = False,
+    fits: int = 0,
+    way: str = "",
 ) -> str:
     """A sentence: how many files differ from the commit, and what to do about them.
 
-    differences: of all files; run: whether a run in a clone made them, so that there is nothing to
-    do; fits: how many of the differences compare the weights of a fit instead of a file; way: what
-    to do, by default the commands that restore the files.
+    differences: of all files; where: which files these are, in words; run: whether a run in a clone
+    made them, so that there is nothing to do; fits: how many of the differences compare the weights
+    of a fit instead of a file; way: what to do, by default the commands that restore the files.
     """
     verdicts = {each.path: each.verdict for each in differences}
     apart = [path for path, verdict in verdicts.items() if verdict is not Verdict.IDENTICAL]
     worst = max(verdicts.values(), default=Verdict.IDENTICAL)
-    whole = count(len(verdicts) - fits, "file")
+    whole = f"{count(len(verdicts) - fits, 'file')} {where}".rstrip()
     whole += f" and the weights of {count(fits, 'fit')}" if fits else ""
     if not apart:
         again = "the committed bytes were made again" if run else "these are the committed bytes"
@@ -190,12 +223,12 @@ def summary(
 def _restored(files: list[str]) -> str:
     """The smallest commands that give these files their committed content, in a sentence."""
     kept = head().ids(*files)
-    edited = {*git.paths("diff", "--name-only", "-z", "--relative", "HEAD", "--", *files)}
+    differ = {*edited(*files)}
     # Committed files, and outs that are folders of them, that are not what the lock says.
     wrong = {
         file
         for file in files
-        if file not in edited and any(f"{path}/".startswith(f"{file}/") for path in kept)
+        if file not in differ and any(f"{path}/".startswith(f"{file}/") for path in kept)
     }
     if wrong == {*files}:
         return "`kmnist check` names the commands that make it again"
@@ -205,7 +238,7 @@ def _restored(files: list[str]) -> str:
     commands = [
         f"`{command} {shlex.join(_few(found))}`"
         for command, found in {
-            RESTORE: of_git,
+            git.RESTORE: of_git,
             CLEAN: new,
             "dvc checkout --force": set(files) - of_git - new,
         }.items()
@@ -223,7 +256,15 @@ def _few(files: set[str]) -> list[str]:
     return [common] if common else sorted({file.partition("/")[0] for file in files})
 
 
-def _wanted(
+def graph(params: dict[str, Any], locked: Graph) -> Graph:
+    """All stages of `dvc.yaml`, as their new entries in a lock would be: see `Status`.
+
+    Raises UserError as `of` does.
+    """
+    return _graph(dvc.stages(params), params, locked, functools.cache(_digest))
+
+
+def _graph(
     described: dict[str, dict[str, Any]], params: dict[str, Any], locked: Graph, digest: Digest
 ) -> Graph:
     made = {out: md5 for stage in locked.stages.values() for out, md5 in stage.outs.items()}
@@ -268,7 +309,7 @@ def _of_environment(path: str, pins: dict[str, str]) -> list[Change]:
 
     A machine without the arithmetic of evidence may use its own; `arithmetic.note` says so.
     """
-    content = json.loads(Path(path).read_text())
+    content = json.loads(Path(path).read_text("utf-8"))
     if not isinstance(content, dict):
         return []
     found = []
@@ -290,7 +331,7 @@ def _key_in(file: Path) -> str | None:
         with Image.open(file, formats=["PNG"]) as image:
             return image.info.get("Lineage", "none")
     if file.suffix == ".json":
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text("utf-8"))
         return (content["made_by"]["lineage"] or "none") if "made_by" in content else None
     return None
 
@@ -300,7 +341,7 @@ def pinned() -> dict[str, str]:
 
     Raises UserError if the file has a merge conflict, or a library twice.
     """
-    text = PINS.read_text() if PINS.exists() else ""
+    text = PINS.read_text("utf-8") if PINS.exists() else ""
     locks.refuse_conflict(text, str(PINS))
     found: dict[str, str] = {}
     for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE):
@@ -308,7 +349,7 @@ def pinned() -> dict[str, str]:
         if library in found:
             raise UserError(
                 f"{PINS}: {name}=={version}: {library} is there twice, first as "
-                f"{found[library]}; remove one of them, or `{RESTORE} {PINS}`"
+                f"{found[library]}; remove one of them, or `{git.RESTORE} {PINS}`"
             )
         found[library] = version
     return {name: _public(version) for name, version in found.items()}
@@ -316,7 +357,7 @@ def pinned() -> dict[str, str]:
 
 def unhashed() -> list[str]:
     """The libraries of `requirements.lock` without a hash: pip would refuse to install them."""
-    text = PINS.read_text().replace("\\\n", " ") if PINS.exists() else ""
+    text = PINS.read_text("utf-8").replace("\\\n", " ") if PINS.exists() else ""
     lines = (line for line in text.splitlines() if re.match(r"[\w.-]+\s*==", line))
     return [line.partition("==")[0].strip() for line in lines if not HASH.search(line)]
 
@@ -324,6 +365,12 @@ def unhashed() -> list[str]:
 def head() -> Revision:
     """The commit that is checked out."""
     return Revision("HEAD", git.commit("HEAD"))
+
+
+def folders(commit: str) -> list[str]:
+    """The folders of evidence that a commit has: git refuses to check others out."""
+    kept = Revision(commit, git.commit(commit))
+    return [folder for folder in paths.TRACKED if kept.ids(folder)]
 
 
 def installed(name: str) -> str | None:

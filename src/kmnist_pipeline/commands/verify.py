@@ -9,7 +9,8 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from contextlib import chdir
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from kmnist_pipeline.repository.locks import LOCK, Graph, LockedStage
 from kmnist_pipeline.repository.names import unknown
 from kmnist_pipeline.repository.revision import DamagedError, Revision, below
 
+PARAMS = "params.yaml"
 STATUS = {Verdict.IDENTICAL: 0, Verdict.EQUAL: 3, Verdict.DIFFERENT: 1}
 
 
@@ -56,7 +58,8 @@ class Result:
     """The comparison with the evidence of a commit.
 
     receipt: of the run that made the compared files; None if they are those of the workspace.
-    fits: how many of the comparisons are of the weights of a fit, not of a file.
+    fits: how many of the comparisons are of the weights of a fit, not of a file; way: what to do
+    about differences, by default the commands that restore the files.
     """
 
     title: str
@@ -64,6 +67,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
     receipt: receipts.Statement | None = None
     fits: int = 0
+    way: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -93,7 +97,10 @@ class Result:
         yield from self.notes
         made = self.receipt is not None
         found = (d for stage in self.stages for d in stage.differences)
-        yield status.summary(found, made, self.fits)
+        stale = any(stage.stale for stage in self.stages)
+        end = "; but not everything is up to date, see above" if stale else ""
+        where = "" if made else f"{status.IN_GIT} and outs in DVC's cache"
+        yield status.summary(found, where, made, self.fits, self.way) + end
 
 
 def rerun(target: str | None = None) -> Result:
@@ -106,12 +113,14 @@ def rerun(target: str | None = None) -> Result:
     old, lock = committed()
     stages = chosen(lock, target)
     with clone.clean(str(old.commit)) as project:
-        made, checked = _run(project, stages, old)
+        checked = _run(project, stages, old)
+        ran = _ran(project, stages, lock)
         environments = [_environment(stage, old, project.path) for stage in stages]
+    _find_stale(checked, stages, ran)
     return Result(
         f"{named(old)}, {count(len(stages), 'stage')} run in a clean clone {_SIDES}",
-        _explained(checked, stages, made, environments),
-        receipt=_receipt(old, target, None, stages, checked),
+        _explained(checked, lock, environments),
+        receipt=_receipt(old, target, None, ran, checked),
     )
 
 
@@ -133,7 +142,8 @@ def first_epochs(epochs: int, target: str | None = None) -> Result:
     trained = [stage for stage in stages if stage.kind in fit.SECTIONS]
     digests: dict[str, dict[str, list[str]]] = {}
     with clone.clean(str(old.commit)) as project:
-        _, checked = _run(project, data, old)
+        checked = _run(project, data, old)
+        ran = _ran(project, data + trained, lock)
         if trained:
             addresses = [stage.address for stage in trained]
             module = "kmnist_pipeline.commands.epochs"
@@ -142,12 +152,13 @@ def first_epochs(epochs: int, target: str | None = None) -> Result:
         Checked(stage.address, _weights(stage, old, digests[stage.address], epochs))
         for stage in trained
     ]
+    _find_stale(checked, data + trained, ran)
     fits = sum(map(len, digests.values()))
     return Result(
         f"{named(old)}, {count(epochs, 'epoch')} of {count(fits, 'fit')} trained in a clean "
         f"clone {_SIDES}",
         checked,
-        receipt=_receipt(old, target, epochs, data + trained, checked),
+        receipt=_receipt(old, target, epochs, ran, checked),
         fits=fits,
     )
 
@@ -159,17 +170,15 @@ def _receipt(
     old: Revision,
     target: str | None,
     epochs: int | None,
-    stages: list[LockedStage],
+    ran: list[LockedStage],
     checked: list[Checked],
 ) -> receipts.Statement:
-    pairs = zip(stages, (each.differences for each in checked), strict=True)
+    pairs = zip(ran, (each.differences for each in checked), strict=True)
     return receipts.statement(str(old.commit), target, epochs, pairs)
 
 
-def _run(
-    project: clone.Clone, stages: list[LockedStage], old: Revision
-) -> tuple[Graph, list[Checked]]:
-    """Run stages in a clone; returns the lock of the run, and the comparison of their outs."""
+def _run(project: clone.Clone, stages: list[LockedStage], old: Revision) -> list[Checked]:
+    """Run stages in a clone, and compare their outs."""
     for note in dirty(old):  # now, because the run may take hours
         print(f"note: {note}", file=sys.stderr)
     project.run([stage.address for stage in stages])
@@ -180,7 +189,27 @@ def _run(
             now = made.stages[stage.address].outs.get(out, "")
             # If the committed model is missing, comparing its metrics shows whether it is equal.
             each.differences += between(out, md5, now, old, project.path / out, Verdict.EQUAL)
-    return made, checked
+    return checked
+
+
+def _ran(project: clone.Clone, stages: list[LockedStage], lock: Graph) -> list[LockedStage]:
+    """The stages with the command, dependencies and parameters of the clone, that is, as they ran.
+
+    The md5s of what stages make are those of the lock: a run on another type of machine gives other
+    bytes, and this does not make what reads them stale.
+    """
+    with chdir(project.path):
+        params = locks.load(Path(PARAMS).read_text("utf-8"), PARAMS)
+        wanted = status.graph(params, lock).stages
+    return [wanted[stage.address] for stage in stages]
+
+
+def _find_stale(checked: list[Checked], stages: list[LockedStage], ran: list[LockedStage]) -> None:
+    """Note why the lock does not say what ran, even if this made the same bytes."""
+    for each, stage, now in zip(checked, stages, ran, strict=True):
+        new = now.outs.keys() - stage.outs.keys()
+        each.stale = status.said(changes.of_stage(stage, now))
+        each.stale += [f"out {out} is not in {LOCK}" for out in sorted(new)]
 
 
 def _weights(
@@ -321,20 +350,16 @@ def _machine(details: bytes) -> dict[str, Any]:
     return {name.replace("libraries.", "version of "): value for name, value in flat.items()}
 
 
-def _explained(
-    checked: list[Checked], stages: list[LockedStage], made: Graph, environments: list[list[str]]
-) -> list[Checked]:
-    """Add the likely causes: changed inputs of a stage, machine and libraries."""
+def _explained(checked: list[Checked], lock: Graph, environments: list[list[str]]) -> list[Checked]:
+    """Add the likely causes of differences: inputs, machine and libraries (not a stale lock)."""
     anywhere = list(dict.fromkeys(line for lines in environments for line in lines)) or _versions()
-    apart = {each.address for each in checked if each.verdict is not Verdict.IDENTICAL}
-    for each, stage, own in zip(checked, stages, environments, strict=True):
+    apart = {each.address for each in checked if each.of_files is not Verdict.IDENTICAL}
+    for each, own in zip(checked, environments, strict=True):
         if each.address in apart:
-            now = made.stages[each.address]
-            above = [maker.address for maker in made.parents(now) if maker.address in apart]
-            changed = changes.of_stage(_alone(stage, made), _alone(now, made))
-            each.causes = [*map(str, changed), *own]
-            each.causes += [f"follows from {', '.join(above)}"] if above else []
-            each.causes = each.causes or anywhere or [_NONE]
+            parents = lock.parents(lock.stages[each.address])
+            above = [maker.address for maker in parents if maker.address in apart]
+            each.causes = [*own, *([f"follows from {', '.join(above)}"] if above else [])]
+            each.causes = each.causes or ([] if each.stale else anywhere or [_NONE])
     return checked
 
 
@@ -342,12 +367,6 @@ _NONE = (
     "none is known: command, parameters, code, machine and versions are the same, so this "
     "stage did not make the committed files"
 )
-
-
-def _alone(stage: LockedStage, made: Graph) -> LockedStage:
-    """A stage with only the dependencies that no stage makes."""
-    deps = {path: md5 for path, md5 in stage.deps.items() if not made.makers(path)}
-    return replace(stage, deps=deps)
 
 
 def _versions() -> list[str]:

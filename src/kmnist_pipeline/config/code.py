@@ -1,5 +1,7 @@
 """The items of the stages whose modules depend on the settings of a model: `code` in params.yaml.
 
+`weights` has no such modules, but is here because its items are the values of a map.
+
 In `dvc.yaml` such a stage depends on `${item.code[0]}` and so on: on the modules that its settings
 use, and no others. So a new network makes only the stages stale that use it. DVC cannot expand a
 list in `deps`; if a model uses fewer modules than there are lines, the rest repeat the first one.
@@ -8,6 +10,7 @@ list in `deps`; if a model uses fewer modules than there are lines, the rest rep
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from kmnist_pipeline.config import grid, rules
 from kmnist_pipeline.config.node import ConfigError
 from kmnist_pipeline.config.schema import Config, Loop
 from kmnist_pipeline.config.training import Experiment, Study
+from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.families import modules
 from kmnist_pipeline.families.modules import PACKAGE
 
@@ -54,6 +58,7 @@ def of(config: Config) -> dict[str, dict[str, Any]]:
         found["tune"][name] = {**about, "code": _trained(name, used[name], "tune")}
     for name, about in rules.models_of(config).items():
         shown = {key: about[key] for key in ("dataset", "report")}
+        shown["held_out"] = _held_out(about, used[name][0])
         found["evaluate"][name] = {**shown, "code": _measured(name, used[name])}
     for name, conditions in config.conditions.items():
         about = {"dataset": conditions.dataset, "report": conditions.report}
@@ -62,15 +67,28 @@ def of(config: Config) -> dict[str, dict[str, Any]]:
     for name, suspects in config.suspects.items():
         about = {"dataset": suspects.dataset, "experiment": suspects.experiment}
         base = experiments[suspects.experiment]
-        code = _trained(name, [base, _changed(base, suspects.trial)], "suspects")
+        code = _trained(name, [base, _changed(base, suspects.changes)], "suspects")
         found["suspects"][name] = {**about, "code": code}
     for name, loop in config.loops.items():
         found["loop"][name] = {"dataset": loop.dataset, "code": _trained(name, [loop], "loop")}
     for name, faults in config.faults.items():
-        changed = [_changed(each, faults.trial) for each in faults.experiments.values()]
-        code = _trained(name, changed, "faults")
+        bases = {n: _changed(each, faults.changes) for n, each in faults.experiments.items()}
+        tried = [_tried(n, study, bases[study.base]) for n, study in faults.studies.items()]
+        code = _trained(name, itertools.chain(bases.values(), *tried), "faults")
         found["faults"][name] = {"dataset": faults.dataset, "code": code}
-    return found
+    items = {model: {"dataset": dataset} for dataset, model in config.weights.items()}
+    return {**found, "weights": items}
+
+
+def _held_out(about: dict[str, str], experiment: Experiment) -> str:
+    """The file with the predictions that `evaluate` reads for images that were held out.
+
+    Most models have none: they name again a file that the stage depends on anyway.
+    """
+    name = getattr(experiment.validation, "folds_of", None)
+    if name and about["kind"] == "experiment":
+        return paths.out_of_fold(name)
+    return paths.processed(about["dataset"])
 
 
 def _changed(base: Experiment, trial: dict[str, Any]) -> Experiment:

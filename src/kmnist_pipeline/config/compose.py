@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository import locks
 from kmnist_pipeline.repository.names import unknown
 
 
@@ -22,6 +23,7 @@ def compose(conf: Path, overrides: list[str]) -> str:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    locks.refuse_conflicts(conf)
     with initialize_config_dir(str(conf.resolve()), version_base=None):
         cfg = compose("config", overrides)
     OmegaConf.resolve(cfg)
@@ -37,7 +39,7 @@ def with_files(conf: Path, files: Mapping[Path, str]) -> str:
         copy = Path(folder) / "conf"
         shutil.copytree(conf, copy)
         for path, text in files.items():
-            (copy / path.relative_to(conf)).write_text(text)
+            (copy / path.relative_to(conf)).write_text(text, encoding="utf-8")
         try:
             return compose(copy, [])
         except UserError as error:
@@ -50,8 +52,8 @@ def show(text: str, name: str) -> str:
     from omegaconf import OmegaConf
 
     cfg: Any = OmegaConf.create(text)
-    composed = ("evaluation", "models", "code", "reviews")
-    cfg = {str(section): cfg[section] or {} for section in cfg if section not in composed}
+    without = ("evaluation", "weights", "models", "code", "reviews")  # no items of their own
+    cfg = {str(section): cfg[section] or {} for section in cfg if section not in without}
     sections = tuple(cfg)
     found = [f"# {s}.{name}\n{OmegaConf.to_yaml(cfg[s][name])}" for s in sections if name in cfg[s]]
     if not found:
@@ -62,7 +64,7 @@ def show(text: str, name: str) -> str:
 
 def difference(path: Path, text: str) -> str:
     """The changes that turn the file `path` into `text`, as a unified diff."""
-    old = path.read_text() if path.exists() else ""
+    old = path.read_text("utf-8") if path.exists() else ""
     return "".join(
         difflib.unified_diff(
             old.splitlines(keepends=True), text.splitlines(keepends=True), str(path), "conf/"

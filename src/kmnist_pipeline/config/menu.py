@@ -21,11 +21,14 @@ ATTACHED = {
     "conditions": "experiments",
     **dict.fromkeys(("suspects", "loop", "readings", "faults"), "reports"),
 }
-# The folders whose files belong to single items; those of the others are choices for all.
+# The folders whose files belong to single items, and those whose files are choices for all.
 OWNED = [*SECTIONS, *ATTACHED, "protocol", "claims"]
-SUFFIXES = {".yaml", ".csv"}
+CHOICES = {"model", "optimizer", "trainer", "validation"}
+SUFFIXES = {".yaml", ".yml", ".csv"}
 # A line of the menu: the key that removes it, its group, its section and its name.
 LINE = re.compile(r"^ *- *((\w+)@(\w+)\.([\w-]+)):.*\n", re.MULTILINE)
+# The datasets and models whose weights are in Git: a map, because stages read it from params.yaml.
+WEIGHTS = re.compile(r"^weights:.*\n(?:[ \t]+.*\n)*", re.MULTILINE)
 END = re.compile(r"^ *- *_self_", re.MULTILINE)
 
 
@@ -48,12 +51,28 @@ def added(text: str, new: Iterable[tuple[str, str]]) -> str:
     return text
 
 
+def weights(text: str) -> dict[str, str]:
+    """The models whose weights are in Git, by dataset."""
+    found = WEIGHTS.search(text)
+    return (yaml.safe_load(found[0]) or {}).get("weights") or {} if found else {}
+
+
+def without_weights(text: str, datasets: Iterable[str]) -> str:
+    """The menu without the weights of these datasets; unchanged if there are none."""
+    gone, known = {*datasets}, weights(text)
+    if not gone & known.keys():
+        return text
+    left = {dataset: model for dataset, model in known.items() if dataset not in gone}
+    new = "".join(f"  {dataset}: {model}\n" for dataset, model in left.items())
+    return WEIGHTS.sub(f"weights:\n{new}" if left else "weights: {}\n", text, count=1)
+
+
 def unused(conf: Path, text: str | None = None) -> list[Path]:
-    """The files of items, protocols and claims that no line of the menu leads to.
+    """The files that no line of the menu leads to, but for the choices for all.
 
     text: of another menu than the file's. A file that cannot be read leads nowhere.
     """
-    menu = (conf / FILE).read_text() if text is None else text
+    menu = (conf / FILE).read_text("utf-8") if text is None else text
     used = {conf / FILE}
     queue = [conf / group / f"{name}.yaml" for group, name in items(menu)]
     while queue:
@@ -62,15 +81,17 @@ def unused(conf: Path, text: str | None = None) -> list[Path]:
             queue += _leads_to(conf, file)
     bases = {conf / group / "base.yaml" for group in (*SECTIONS, *ATTACHED)}
     used |= bases | {conf / "claims/none.csv"}
-    folders = (conf / group for group in OWNED)
-    files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    return [path for path in files if path.suffix in SUFFIXES and path not in used]
+    used |= {
+        conf / group / file.name for group in CHOICES for file in (conf / group).glob("*.yaml")
+    }
+    files = (path for path in sorted(conf.rglob("*")) if path.suffix in SUFFIXES)
+    return [path for path in files if path.is_file() and path not in used]
 
 
 def _leads_to(conf: Path, file: Path) -> list[Path]:
     """The files that the list `defaults` of a file names, and its claims."""
     try:
-        content: Any = yaml.safe_load(file.read_text())
+        content: Any = yaml.safe_load(file.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return []
     if not isinstance(content, dict):

@@ -24,7 +24,15 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from kmnist_pipeline.errors import UserError
 
-NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+NAMED = "lower-case words joined by '_' that begin with a letter"
+# Names that mean something else: words of YAML and Hydra; files that are not items; and
+# folders of the evidence that are next to those of the models of a report.
+TAKEN = {
+    *("null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"),
+    *("none", "base"),
+    *("conditions", "suspects", "loop", "readings", "faults", "data"),
+}
 WORDS = {  # what a value must be, by the type of pydantic's error
     "bool_type": "true or false",
     "dict_type": "a map",
@@ -38,6 +46,8 @@ WORDS = {  # what a value must be, by the type of pydantic's error
     "list_type": "a list",
     "string_pattern_mismatch": "text that matches {pattern}",
     "string_type": "text (in quotes, if it looks like something else)",
+    "too_long": "a list of {max_length} or fewer values",
+    "too_short": "a list of {min_length} or more values",
 }
 
 
@@ -53,14 +63,15 @@ class Node(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keys(cls, node: Any) -> dict[str, Any]:
-        known = ", ".join(cls.model_fields)
+        fields = cls.model_fields  # read once: it is a property
+        known = ", ".join(fields)
         if not isinstance(node, dict):
             raise must(f"a map of {known}")
         for name in node:
-            if name not in cls.model_fields:
+            if name not in fields:
                 raise said(f"there is no such key; known keys: {known}", name, node[name])
         given = {name: value for name, value in node.items() if value != MISSING}
-        for name, field in cls.model_fields.items():
+        for name, field in fields.items():
             if field.is_required() and name not in given:
                 raise said(
                     f"is missing; needed are {known} "
@@ -105,9 +116,25 @@ def said(text: str, name: str, *value: Any) -> PydanticCustomError:
     return PydanticCustomError("said", "{text}", {"text": text, "name": name, "value": value})
 
 
+def why_not(name: str) -> str:
+    """What the name of an item must be, or "" if it is that.
+
+    In one place for all kinds, because YAML, Hydra and the file system read every name.
+    """
+    if not NAME.fullmatch(name):
+        return NAMED
+    return f"another one than {', '.join(sorted(TAKEN))}" if name in TAKEN else ""
+
+
 def _named(text: str) -> str:
     if not NAME.fullmatch(text):
-        raise must("lower-case words joined by '_'")
+        raise must(NAMED)
+    return text
+
+
+def _item(text: str) -> str:
+    if allowed := why_not(text):
+        raise must(allowed)
     return text
 
 
@@ -116,7 +143,8 @@ Label = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Strength = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, AfterValidator(_named)]
+Name = Annotated[str, AfterValidator(_named)]  # of a file, such as the claims `none`
+Item = Annotated[str, AfterValidator(_item)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -127,7 +155,7 @@ def refused(key: str, value: Any, allowed: str) -> ConfigError:
 
 def one_of(known: Iterable[Any]) -> str:
     """What is allowed if only the `known` values are."""
-    return f"one of {', '.join(map(str, known))}"
+    return f"one of {', '.join(map(shown, known))}"
 
 
 def shown(value: Any) -> str:

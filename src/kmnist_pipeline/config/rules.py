@@ -26,25 +26,26 @@ from kmnist_pipeline.config.training import (
     KFold,
     LinearModel,
     NoValidation,
-    Search,
     Study,
+    check_search,
+    check_size,
+    check_unvalidated,
+    check_used,
 )
 
 MOST_CLASSES = 1000
 EXCLUDED = "excluded"  # as in data/reviews.py, which no stage needs for its configuration
+CLEAN = "none"  # the name under which `faults.json` has the numbers without a fault
 
-# Settings that only some choices use: the choice, its values that use the setting, and whether
-# they also take null.
-USED = {
-    "optimizer.momentum": ("optimizer.name", {"nesterov"}, False),
-    "optimizer.weight_decay": ("optimizer.name", {"adamw", "nesterov"}, False),
-    "optimizer.label_smoothing": ("optimizer.name", {"adamw", "nesterov"}, True),
-    "trainer.warmup": ("trainer.schedule", {"linear"}, False),
-    "trainer.decay": ("trainer.averaging", {"exponential"}, False),
-    "trainer.affine": ("trainer.augmentation", {"distortions"}, True),
-    "trainer.elastic": ("trainer.augmentation", {"distortions"}, True),
-    "trainer.thickness": ("trainer.augmentation", {"distortions"}, True),
-    "trainer.cutout": ("trainer.augmentation", {"distortions"}, True),
+# The settings that readings change, whose values are in `choices`, and those that they need.
+PROTOCOL = ("model.scaling", "trainer.loss", "validation.folds", "trainer.epochs", "trainer.keep")
+READ = {
+    "model.family": "linear",
+    "validation.method": "kfold",
+    "validation.ensemble": None,
+    "subset": None,
+    "trainer.patience": None,
+    "trainer.precision": "float64",
 }
 
 
@@ -72,11 +73,10 @@ def check(content: Mapping[Any, Any]) -> Config:
     for key, loop in config.loops.items():
         _check_loop(key, loop, config)
     for key, readings in config.readings.items():
-        _one_of(key, config.reports, f"readings.{key}")
-        _check_readings(f"readings.{key}", readings)
+        _check_readings(f"readings.{key}", readings, config)
     for key, faults in config.faults.items():
-        _one_of(key, config.reports, f"faults.{key}")
         _check_faults(f"faults.{key}", faults, config)
+    _check_weights(config)
     return config
 
 
@@ -154,7 +154,8 @@ def _applied(content: dict[str, Any], point: dict[str, Any], where: str) -> dict
 
 def _one_of(value: Any, known: Any, key: str) -> None:
     if value not in list(known):  # a list, because the value may not be hashable
-        raise refused(key, value, one_of(known))
+        allowed = one_of(known) if len(known) else "one that conf/config.yaml lists; it lists none"
+        raise refused(key, value, allowed)
 
 
 def _dotted(content: Mapping[str, Any]) -> str:
@@ -216,33 +217,29 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
         allowed = "a whole number for a siamese network, and null for any other"
         raise refused(f"{key}.model.draws", model.draws, allowed)
     if isinstance(model, CnnModel):
-        _check_used(key, experiment)
+        check_size(key, model, config.datasets[experiment.dataset].shape)
+        check_used(key, experiment)
         if model.draws is not None and getattr(validation, "ensemble", None):
             raise refused(f"{key}.validation.ensemble", True, "null for a siamese network")
     if isinstance(validation, NoValidation):
-        _check_unvalidated(key, experiment.trainer)
+        check_unvalidated(key, experiment.trainer)
+        _check_folds_of(f"{key}.validation.folds_of", experiment, config)
 
 
-def _check_unvalidated(key: str, trainer: Any) -> None:
-    for name, only in (("patience", None), ("keep", "last")):
-        value = getattr(trainer, name, only)
-        if value != only:
-            raise refused(f"{key}.trainer.{name}", value, f"{shown(only)} without validation")
-
-
-def _check_used(key: str, experiment: Experiment) -> None:
-    """Refuse a setting of a network that has no effect, or that is missing."""
-    for setting, (choice, users, optional) in USED.items():
-        value, chosen = attrgetter(setting)(experiment), attrgetter(choice)(experiment)
-        used = chosen in users
-        if (value is not None and not used) or (value is None and used and not optional):
-            allowed = f"{'a number' if used else 'null'}, because {choice} is {chosen}"
-            raise refused(f"{key}.{setting}", value, allowed)
-    if experiment.optimizer.label_smoothing is not None and experiment.trainer.loss != "mean":
-        allowed = "null, because it is that of a mean loss"
-        raise refused(
-            f"{key}.optimizer.label_smoothing", experiment.optimizer.label_smoothing, allowed
-        )
+def _check_folds_of(key: str, experiment: Experiment, config: Config) -> None:
+    """Refuse another experiment than one that trains the same network on folds."""
+    name = experiment.validation.folds_of
+    if name is None:
+        return
+    same = attrgetter("dataset", "classes", "subset", "model", "optimizer", "trainer")
+    known = [
+        other
+        for other, folded in config.experiments.items()
+        if isinstance(folded.validation, KFold) and same(folded) == same(experiment)
+    ]
+    if name not in known or not isinstance(experiment.model, CnnModel):
+        allowed = "an experiment with the same network, optimizer, trainer and images, on folds"
+        raise refused(key, name, allowed + (f": {', '.join(known)}" if known else ""))
 
 
 def _check_study(key: str, study: Study, config: Config) -> None:
@@ -263,7 +260,7 @@ def _check_study(key: str, study: Study, config: Config) -> None:
     if study.search:
         if not study.retrain:
             raise refused(f"{key}.retrain", False, "true for a search, which ends trials early")
-        _check_search(f"{key}.search", study.search, list(tried.values()))
+        check_search(f"{key}.search", study.search, list(tried.values()))
     shared = attrgetter("report", "dataset", "classes", "seeds", "model.family")
     for position, (name, trial) in enumerate(tried.items()):
         where = f"{key}.search.space[{name}]" if study.search else f"{key}.points[{position}]"
@@ -278,20 +275,6 @@ def _check_study(key: str, study: Study, config: Config) -> None:
             )
 
 
-def _check_search(key: str, search: Search, trials: list[Experiment]) -> None:
-    if not trials:
-        raise refused(f"{key}.space", search.space, "at least one key with its values")
-    for dotted, values in search.space.items():
-        if isinstance(values, dict) and not values["low"] < values["high"]:
-            raise refused(f"{key}.space.{dotted}.high", values["high"], "greater than low")
-        if isinstance(values, dict) and values["log"] and values["low"] <= 0:
-            raise refused(f"{key}.space.{dotted}.low", values["low"], "greater than 0 with log")
-    last = min(getattr(trial.trainer, "epochs", 1) for trial in trials)
-    if search.rungs != sorted(set(search.rungs)) or any(rung >= last for rung in search.rungs):
-        allowed = f"a rising list of epochs below {last}, the last one"
-        raise refused(f"{key}.rungs", search.rungs, allowed)
-
-
 def _check_conditions(key: str, name: str, conditions: Conditions, config: Config) -> None:
     _one_of(conditions.model, [name], f"{key}.model")
     _one_of(name, config.experiments, f"{key}.model")
@@ -299,9 +282,23 @@ def _check_conditions(key: str, name: str, conditions: Conditions, config: Confi
     of_model = {"dataset": base.dataset, "report": base.report, "family": base.model.family}
     for part, value in of_model.items():
         _one_of(getattr(conditions, part), [value], f"{key}.{part}")
-    if isinstance(base.validation, NoValidation) or base.model.family != "cnn":
-        allowed = "a network with validation, because only that has a confidence threshold"
+    held_out = getattr(base.validation, "folds_of", base.validation)
+    if held_out is None or base.model.family != "cnn":
+        allowed = (
+            "a network with validation, or with validation.folds_of, because only that has a "
+            "confidence threshold"
+        )
         raise refused(f"{key}.model", name, allowed)
+
+
+def _check_weights(config: Config) -> None:
+    models = models_of(config)
+    for dataset, model in config.weights.items():
+        _one_of(dataset, config.datasets, f"weights.{dataset}")
+        known = [name for name, about in models.items() if about["dataset"] == dataset]
+        if model not in known:
+            allowed = f"an experiment or study of {dataset}: {', '.join(known) or 'it has none'}"
+            raise refused(f"weights.{dataset}", model, allowed)
 
 
 def _check_suspects(name: str, suspects: Suspects, config: Config) -> None:
@@ -312,14 +309,14 @@ def _check_suspects(name: str, suspects: Suspects, config: Config) -> None:
     _one_of(suspects.dataset, [config.reports[name].dataset], f"{key}.dataset")
     _one_of(suspects.dataset, [base.dataset], f"{key}.dataset")
     _one_of(suspects.family, [base.model.family], f"{key}.family")
-    changed = _applied(base.model_dump(), suspects.trial, f"{key}.trial")
-    trial = typed(f"{key}.trial", changed, Experiment)
-    _check_experiment(f"{key}.trial", trial, config)
+    changed = _applied(base.model_dump(), suspects.changes, f"{key}.changes")
+    again = typed(f"{key}.changes", changed, Experiment)
+    _check_experiment(f"{key}.changes", again, config)
     kept = attrgetter("report", "dataset", "classes", "subset", "model.family")
-    if kept(trial) != kept(base):
+    if kept(again) != kept(base):
         allowed = "other keys than report, dataset, classes, subset and model.family"
-        raise refused(f"{key}.trial", suspects.trial, allowed)
-    for where, experiment in ((f"{key}.experiment", base), (f"{key}.trial", trial)):
+        raise refused(f"{key}.changes", suspects.changes, allowed)
+    for where, experiment in ((f"{key}.experiment", base), (f"{key}.changes", again)):
         if not isinstance(experiment.validation, KFold):
             allowed = "an experiment with kfold validation, because each image needs a prediction"
             raise refused(where, suspects.experiment, allowed)
@@ -338,9 +335,10 @@ def _check_loop(name: str, loop: Loop, config: Config) -> None:
     classes = len(config.datasets[loop.dataset].classes)
     if isinstance(loop.model, LinearModel) and loop.model.kind == "logistic" and classes != 2:
         raise refused(f"{key}.model.kind", "logistic", "softmax, unless there are two classes")
+    check_size(key, loop.model, config.datasets[loop.dataset].shape)
     if isinstance(loop.model, CnnModel) and loop.model.draws is not None:
         raise refused(f"{key}.model.draws", loop.model.draws, "null")
-    _check_unvalidated(key, loop.trainer)
+    check_unvalidated(key, loop.trainer)
 
 
 def _check_report(key: str, report: Report, config: Config) -> None:
@@ -351,8 +349,43 @@ def _check_report(key: str, report: Report, config: Config) -> None:
             raise refused(f"{key}.figures.{number}", file, f"under {' or '.join(folders)}")
 
 
-def _check_readings(key: str, readings: Readings) -> None:
-    """Refuse readings that cannot be trained, or that do not have our protocol's among them."""
+def _asked(
+    key: str, asked: Readings | Faults, changes: dict[str, Any], config: Config
+) -> dict[str, Experiment]:
+    """All experiments and trials of readings or faults, with `changes`, by their dotted keys.
+
+    They may be written there, so they are checked like those of `config`.
+    """
+    report = key.partition(".")[2]
+    _one_of(report, config.reports, key)
+    _one_of(asked.dataset, [config.reports[report].dataset], f"{key}.dataset")
+    if not asked.experiments:
+        raise refused(f"{key}.experiments", {}, "at least one experiment")
+    found = {}
+    for name, base in asked.experiments.items():
+        where = f"{key}.experiments.{name}"
+        changed = _applied(base.model_dump(), changes, f"{key}.changes") if changes else base
+        found[where] = typed(where, changed, Experiment) if changes else base
+    for name, study in asked.studies.items():
+        where = f"{key}.studies.{name}"
+        _one_of(study.base, asked.experiments, f"{where}.base")
+        trials = checked_trials(study, found[f"{key}.experiments.{study.base}"], where)
+        if study.search or not trials:
+            raise refused(f"{where}.points", study.points, "at least one point, or a product")
+        found |= {f"{where}.points[{n}]": each for n, each in enumerate(trials.values())}
+    for where, experiment in found.items():
+        _one_of(experiment.dataset, [asked.dataset], f"{where}.dataset")
+        _check_experiment(where, experiment, config)
+    return found
+
+
+def _check_readings(key: str, readings: Readings, config: Config) -> None:
+    """Refuse readings that cannot be trained, or that do not have our protocol among them.
+
+    Ours is one protocol: a reading replaces all but classes, kind, learning rate and batch size.
+    """
+    asked = _asked(key, readings, {}, config)
+    _one_of(readings.claims, [config.reports[key.partition(".")[2]].claims], f"{key}.claims")
     if not _different(readings.seeds, least=1):
         raise refused(f"{key}.seeds", readings.seeds, "one or more different seeds")
     choices = readings.choices
@@ -361,56 +394,50 @@ def _check_readings(key: str, readings: Readings) -> None:
             raise refused(f"{key}.choices.{name}", values, "one or more different values")
     if "mean_best" not in choices.value:
         raise refused(f"{key}.choices.value", choices.value, "a list with mean_best, our protocol")
-    for name, study in readings.studies.items():
-        _one_of(study.base, readings.experiments, f"{key}.studies.{name}.base")
-    known = readings.experiments.items()
-    if not readings.experiments:
-        raise refused(f"{key}.experiments", {}, "at least one experiment")
-    for name, experiment in known:
-        where = f"{key}.experiments.{name}"
-        _one_of(experiment.dataset, [readings.dataset], f"{where}.dataset")
-        _one_of(experiment.model.family, ["linear"], f"{where}.model.family")
-        _one_of(experiment.validation.method, ["kfold"], f"{where}.validation.method")
-        _one_of(experiment.subset, [None], f"{where}.subset")
-        _one_of(experiment.trainer.patience, [None], f"{where}.trainer.patience")
-        _one_of(experiment.trainer.precision, ["float64"], f"{where}.trainer.precision")
-        for dotted in ("model.scaling", "trainer.loss", "trainer.epochs", "trainer.keep"):
-            allowed = getattr(choices, dotted.partition(".")[2])
-            _one_of(attrgetter(dotted)(experiment), allowed, f"{where}.{dotted}")
-        _one_of(experiment.validation.folds, choices.folds, f"{where}.validation.folds")
+    first, own = next(iter(asked.items()))
+    for where, experiment in asked.items():
+        for dotted, only in READ.items():
+            value = attrgetter(dotted)(experiment)
+            if (value or None) != only:
+                raise refused(f"{where}.{dotted}", value, f"{shown(only)}, for readings")
+        for dotted in PROTOCOL:
+            value, ours = attrgetter(dotted)(experiment), attrgetter(dotted)(own)
+            _one_of(value, getattr(choices, dotted.partition(".")[2]), f"{where}.{dotted}")
+            if value != ours:
+                allowed = f"{shown(ours)} as in {first}, because readings have one protocol"
+                raise refused(f"{where}.{dotted}", value, allowed)
 
 
 def _check_faults(key: str, faults: Faults, config: Config) -> None:
     """Refuse faults that cannot be put into the models of the study."""
-    if not faults.experiments or not faults.catalogue:
-        raise refused(f"{key}.experiments", {}, "at least one experiment, with a catalogue")
-    for name, study in faults.studies.items():
-        _one_of(study.base, faults.experiments, f"{key}.studies.{name}.base")
-    for name, experiment in faults.experiments.items():
-        where = f"{key}.experiments.{name}"
-        _one_of(experiment.dataset, [faults.dataset], f"{where}.dataset")
+    asked = _asked(key, faults, faults.changes, config)
+    if not faults.catalogue:
+        raise refused(f"{key}.catalogue", {}, "at least one fault")
+    if CLEAN in faults.catalogue:
+        allowed = "another one, because this is that of the numbers without a fault"
+        raise ConfigError(f"{key}.catalogue.{CLEAN}: the name must be {allowed}")
+    for where, experiment in asked.items():
         _one_of(experiment.model.family, [faults.family], f"{where}.model.family")
-        trial = typed(where, _applied(experiment.model_dump(), faults.trial, f"{key}.trial"),
-                      Experiment)  # fmt: skip
-        _check_experiment(where, trial, config)
-        _check_catalogue(key, faults, where, trial, config)
+        known = experiment.classes or config.datasets[experiment.dataset].classes
+        _check_catalogue(f"{key}.catalogue", faults, where, experiment.model_dump(), len(known))
 
 
 def _check_catalogue(
-    key: str, faults: Faults, where: str, trial: Experiment, config: Config
+    key: str, faults: Faults, where: str, content: dict[str, Any], count: int
 ) -> None:
-    known, content = len(config.datasets[trial.dataset].classes), trial.model_dump()
+    """Refuse faults that cannot be put into one model; count: the number of its classes.
+
+    A fault whose settings the model does not have may be there: the catalogue is for all models.
+    """
     for name, fault in faults.catalogue.items():
-        place = f"{key}.catalogue.{name}"
+        place = f"{key}.{name}"
         classes = getattr(fault, "classes", [0, 1])
-        count = len(trial.classes) if trial.classes else known
         if not (_different(classes, least=2) and max(classes) < count):
             allowed = f"two different positions of 0 to {count - 1}, the classes of {where}"
             raise refused(f"{place}.classes", classes, allowed)
         for dotted in getattr(fault, "settings", ()):
             part, _, setting = dotted.partition(".")
-            settings = content.get(part)
-            before = settings.get(setting) if isinstance(settings, dict) else None
+            before = (content[part] or {}).get(setting)
             if before is None:
                 continue
             if fault.act != "change" and not isinstance(before, int | float):

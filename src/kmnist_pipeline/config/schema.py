@@ -10,16 +10,35 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     PlainValidator,
     field_validator,
 )
 
-from kmnist_pipeline.config.node import Count, Label, Name, Node, Seed, Sha256, Share, kinds
-from kmnist_pipeline.config.training import SETTING_TYPES, Experiment, Study, of_family
+from kmnist_pipeline.config.node import (
+    Count,
+    Item,
+    Label,
+    Name,
+    Node,
+    Seed,
+    Sha256,
+    Share,
+    kinds,
+    must,
+    one_of,
+)
+from kmnist_pipeline.config.training import (
+    SETTING_TYPES,
+    VALIDATIONS,
+    Experiment,
+    Study,
+    of_family,
+)
 
 
-class Part(Node):
+class FilePair(Node):
     """One pair of IDX files, `<name>-images-idx3-ubyte` and `<name>-labels-idx1-ubyte`."""
 
     name: str = Field(pattern="^[A-Za-z0-9_-]+$")
@@ -50,16 +69,16 @@ class PublishedDataset(Dataset):
     """Grey images in IDX files, and the sources of these files.
 
     The images have the order of `parts`; a split by files takes the first part for training and
-    the second for test. `parts` is a list, because DVC notices a changed order of a list, but not
+    the second for test. `parts` is a list, because DVC detects a changed order of a list, but not
     of a map.
     """
 
-    parts: list[Part]
+    parts: list[FilePair]
     sources: list[str]
     split: Split
 
 
-class Content(Node):
+class ImportedFile(Node):
     """The file of an imported dataset, its digest, and its numbers of training and test images."""
 
     file: str = Field(pattern=r"^data/imported/[a-z0-9_]+\.npz$")
@@ -71,7 +90,7 @@ class Content(Node):
 class ImportedDataset(Dataset):
     """Images that `kmnist import` has put into one file, which DVC tracks."""
 
-    imported: Content
+    imported: ImportedFile
 
 
 def _dataset(node: Any) -> Dataset:
@@ -97,7 +116,7 @@ class Suspects(Node):
     """The search for wrong labels with an experiment's out-of-fold predictions.
 
     `shown` suspects are drawn. To measure the search, the experiment is trained again, with the
-    changes of `trial`, while `swapped` labels are wrong on purpose: they are counted among the
+    `changes`, while `swapped` labels are wrong on purpose: they are counted among the
     first suspects, as many as each of `ranks` says.
     """
 
@@ -106,7 +125,7 @@ class Suspects(Node):
     swapped: Count
     ranks: list[Count]
     seed: Seed
-    trial: dict[str, Any]
+    changes: dict[str, Any]
     dataset: str
     family: str
 
@@ -152,8 +171,8 @@ class Readings(Node):
     dataset: str
     claims: Name
     confidence: Share
-    experiments: dict[Name, Experiment]
-    studies: dict[Name, Study]
+    experiments: dict[Item, Experiment]
+    studies: dict[Item, Study]
     choices: Choices
     seeds: list[Seed]
     best: Count
@@ -178,24 +197,41 @@ class SwapFault(Fault):
     classes: Annotated[list[Label], Field(min_length=2, max_length=2)]
 
 
+# What a fault may change: all that an experiment of any family has.
+KINDS = [
+    *(part for types in SETTING_TYPES.values() for part in types._asdict().items()),
+    *(("validation", kind) for kind in VALIDATIONS.values()),
+]
+SETTINGS = sorted({f"{part}.{name}" for part, kind in KINDS if kind for name in kind.model_fields})
+
+
+def _setting(dotted: str) -> str:
+    if dotted not in SETTINGS:
+        raise must(one_of(SETTINGS))
+    return dotted
+
+
+Settings = Annotated[list[Annotated[str, AfterValidator(_setting)]], Field(min_length=1)]
+
+
 class ChangeFault(Fault):
     """A setting has another value: the first of `settings` that an experiment has."""
 
-    settings: list[str]
+    settings: Settings
     value: str
 
 
 class MultiplyFault(Fault):
     """A setting is multiplied."""
 
-    settings: list[str]
+    settings: Settings
     factor: float = Field(gt=0)
 
 
 class AddFault(Fault):
     """An amount is added to a setting."""
 
-    settings: list[str]
+    settings: Settings
     amount: int
 
 
@@ -212,19 +248,19 @@ FAULTS: dict[str, type[Node]] = {
 
 
 class Faults(Node):
-    """A study of what the claims of a report would notice.
+    """A study of what the claims of a report would detect.
 
-    `trial` changes every experiment, such as to fewer images; `budget` tells this to people.
+    `changes` are made to every experiment, such as to fewer images; `budget` tells this to people.
     All experiments are of one `family`.
     """
 
     dataset: str
     family: str
     budget: str
-    catalogue: dict[Name, Annotated[Any, kinds("act", FAULTS)]]
-    experiments: dict[Name, Experiment]
-    studies: dict[Name, Study]
-    trial: dict[str, Any]
+    catalogue: dict[Item, Annotated[Any, kinds("act", FAULTS)]]
+    experiments: dict[Item, Experiment]
+    studies: dict[Item, Study]
+    changes: dict[str, Any]
 
 
 class Report(Node):
@@ -263,20 +299,22 @@ class Evaluation(Node):
 class Config(Node):
     """The whole of `params.yaml`.
 
-    The last three are composed: `models` by `rules.models_of`, `code` by `code.of`, `reviews` by
-    the plugin of Hydra.
+    `weights` has at most one model for each dataset, whose weights are in Git: see the stage
+    `weights`. The last three are composed: `models` by `rules.models_of`, `code` by `code.of`,
+    `reviews` by the plugin of Hydra.
     """
 
-    datasets: dict[Name, Annotated[Any, PlainValidator(_dataset)]] = Field({})
-    experiments: dict[Name, Experiment] = Field({})
-    studies: dict[Name, Study] = Field({})
-    conditions: dict[Name, Conditions] = Field({})
-    suspects: dict[Name, Suspects] = Field({})
-    loops: dict[Name, Loop] = Field({})
-    reports: dict[Name, Report] = Field({})
-    readings: dict[Name, Readings] = Field({})
-    faults: dict[Name, Faults] = Field({})
+    datasets: dict[Item, Annotated[Any, PlainValidator(_dataset)]] = Field({})
+    experiments: dict[Item, Experiment] = Field({})
+    studies: dict[Item, Study] = Field({})
+    conditions: dict[Item, Conditions] = Field({})
+    suspects: dict[Item, Suspects] = Field({})
+    loops: dict[Item, Loop] = Field({})
+    reports: dict[Item, Report] = Field({})
+    readings: dict[Item, Readings] = Field({})
+    faults: dict[Item, Faults] = Field({})
     evaluation: Evaluation
+    weights: dict[Name, Name] = Field({})
     models: Any = None
     code: Any = None
-    reviews: dict[Name, Reviews] = Field({})
+    reviews: dict[Item, Reviews] = Field({})

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from kmnist_pipeline.evaluation import claims
+from kmnist_pipeline.config import grid
+from kmnist_pipeline.evaluation import claims, metrics
 from kmnist_pipeline.evaluation.claims import ClaimError
 from kmnist_pipeline.evaluation.scoring import SCORES
 
@@ -27,6 +29,11 @@ VALUES = {
     "validation.json": (*OF_TRIALS["validation.json"], "winner"),
     "test.json": (*OF_TRIALS["test.json"], *FORMS),
 }
+# What is asked about a report, and the values of its models that the answer is about.
+ASKED = {
+    "readings": ("accuracy",),
+    "faults": (*metrics.SCORES, "confusion", "misclassified"),
+}
 
 
 def read(path: Path) -> list[tuple[int, Claim]]:
@@ -42,9 +49,27 @@ def read(path: Path) -> list[tuple[int, Claim]]:
     reader = csv.DictReader(_text(path))
     lines = [reader.line_num for _ in reader]
     for line, claim in zip(lines, found, strict=True):
+        if claim["id"] != claim["id"].strip():
+            spaced = f"id={claim['id']!r}: must have no spaces around it"
+            raise ClaimError(f"{path}: line {line}: {spaced}")
         if claim["file"] and (problem := next(_problems(claim), None)):
             raise ClaimError(f"{path}: line {line}: {claim['id']}: {problem}")
     return list(zip(lines, found, strict=True))
+
+
+def concerned(found: Iterable[Claim], section: str, asked: Mapping[str, Any]) -> bool:
+    """Whether any claim is about what readings or faults measure of their models.
+
+    section: a key of ASKED; asked: its settings for the report.
+    """
+    models = {(name, "") for name in asked["experiments"]}
+    for name, study in asked["studies"].items():
+        models |= {(name, grid.name(point)) for point in grid.points(study)}
+    return any(
+        (claim["file"].partition("/")[0], claim["trial"]) in models
+        and claim["value"] in ASKED[section]
+        for claim in found
+    )
 
 
 def _text(path: Path) -> io.StringIO:

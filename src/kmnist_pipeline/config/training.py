@@ -5,13 +5,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, GetPydanticSchema, ValidationInfo, field_validator
+from pydantic import Field, GetPydanticSchema, PlainValidator, ValidationInfo, field_validator
 from pydantic_core.core_schema import literal_schema
 
-from kmnist_pipeline.config.node import Count, Label, Node, Seed, Share, Strength, kinds, must, said
+from kmnist_pipeline.config.node import (
+    Count,
+    Item,
+    Label,
+    Node,
+    Seed,
+    Share,
+    Strength,
+    kinds,
+    must,
+    refused,
+    shown,
+)
 
 CHOICES = Path(__file__).parents[1] / "families/cnn"
 
@@ -71,7 +85,7 @@ class LinearOptimizer(Optimizer):
 
 
 class CnnOptimizer(Optimizer):
-    """The optimizers of the networks; `rules.USED` says which of them use the other settings."""
+    """The optimizers of the networks; `USED` says which of them use the other settings."""
 
     name: Annotated[str, module("optimizers")]
     momentum: Share | None = None
@@ -102,9 +116,10 @@ class LinearTrainer(Node):
 class CnnTrainer(LinearTrainer):
     """The same for a network, with its exchangeable modules; bfloat16 is not for evidence.
 
-    `rules.USED` says which modules use the other settings: `warmup` is a share of the updates,
+    `USED` says which modules use the other settings: `warmup` is a share of the updates,
     `decay` is the share that an update leaves of the averaged weights, and the others are the
-    strengths of augmentations.
+    strengths of augmentations. The model file keeps numbers rounded as `stored` says, and all
+    predictions are computed from these.
     """
 
     precision: Literal["float32", "bfloat16"]  # type: ignore[assignment]
@@ -117,6 +132,7 @@ class CnnTrainer(LinearTrainer):
     elastic: Strength | None = None
     thickness: Strength | None = None
     cutout: Strength | None = None
+    stored: Literal["float16"] | None = None
 
 
 class SettingTypes(NamedTuple):
@@ -163,9 +179,14 @@ class Holdout(Node):
 
 
 class NoValidation(Node):
-    """The model is trained on all training images; nothing is held out."""
+    """The model is trained on all training images; nothing is held out.
+
+    `folds_of`: an experiment that trains the same network on folds of these images. What its models
+    predict for the images that they have not seen calibrates the confidence of this one.
+    """
 
     method: str
+    folds_of: Item | None = None
 
 
 VALIDATIONS: dict[str, type[Node]] = {
@@ -208,16 +229,25 @@ class Experiment(Node):
 class Range(Node):
     """The numbers between two limits; `log`: their logarithms are equally likely."""
 
-    low: int | float
-    high: int | float
+    low: float
+    high: float
     log: bool
 
 
-class Search(Node):
+def _listed_or_between(values: Any) -> Any:
+    """The values of a key as they are; refuse what is neither a list of them nor a `Range`."""
+    if isinstance(values, dict):
+        Range.model_validate(values)
+    elif not isinstance(values, list) or not values:
+        raise must("a list of values, or a map of low, high, log")
+    return values
+
+
+class SearchSettings(Node):
     """Trials that Optuna proposes, in `rounds` of `size`: see `fits/search.py`.
 
     `space` has a list of values or a range for each changed key. After each of the epochs in
-    `rungs` one trial of `reduction` goes on. `seed` is that of the proposals.
+    `rungs` one trial of `reduction` continues. `seed` is that of the proposals.
     """
 
     seed: Seed
@@ -225,17 +255,7 @@ class Search(Node):
     size: Count
     rungs: list[Count]
     reduction: int = Field(ge=2)
-    space: dict[str, Any]
-
-    @field_validator("space")
-    @classmethod
-    def _listed_or_between(cls, space: dict[str, Any]) -> dict[str, Any]:
-        for key, values in space.items():
-            if isinstance(values, dict):
-                Range.model_validate(values)
-            elif not isinstance(values, list) or not values:
-                raise said("must be a list of values, or a map of low, high, log", key, values)
-        return space
+    space: dict[str, Annotated[Any, PlainValidator(_listed_or_between)]]
 
 
 class Study(Node):
@@ -252,7 +272,72 @@ class Study(Node):
     family: str
     points: list[dict[str, Any]]
     product: dict[str, list[Any]]
-    search: Search | None = None
+    search: SearchSettings | None = None
     trial: dict[str, Any]
     retrain: bool
     seeds: list[Seed] | None
+
+
+SMALLEST = 4  # pixels of a side: with fewer, pooling leaves nothing of an image
+# Settings that only some choices use: the choice, its values that use the setting, and whether
+# they also take null.
+USED = {
+    "optimizer.momentum": ("optimizer.name", {"nesterov"}, False),
+    "optimizer.weight_decay": ("optimizer.name", {"adamw", "nesterov"}, False),
+    "optimizer.label_smoothing": ("optimizer.name", {"adamw", "nesterov"}, True),
+    "trainer.warmup": ("trainer.schedule", {"linear"}, False),
+    "trainer.decay": ("trainer.averaging", {"exponential"}, False),
+    "trainer.affine": ("trainer.augmentation", {"distortions"}, True),
+    "trainer.elastic": ("trainer.augmentation", {"distortions"}, True),
+    "trainer.thickness": ("trainer.augmentation", {"distortions"}, True),
+    "trainer.cutout": ("trainer.augmentation", {"distortions"}, True),
+}
+
+
+def check_unvalidated(key: str, trainer: Any) -> None:
+    """Refuse a trainer that needs validation images, for a training that has none."""
+    for name, only in (("patience", None), ("keep", "last")):
+        value = getattr(trainer, name, only)
+        if value != only:
+            raise refused(f"{key}.trainer.{name}", value, f"{shown(only)} without validation")
+
+
+def check_used(key: str, experiment: Experiment) -> None:
+    """Refuse a setting of a network that has no effect, or that is missing."""
+    for setting, (choice, users, optional) in USED.items():
+        value, chosen = attrgetter(setting)(experiment), attrgetter(choice)(experiment)
+        used = chosen in users
+        if (value is not None and not used) or (value is None and used and not optional):
+            allowed = f"{'a number' if used else 'null'}, because {choice} is {chosen}"
+            raise refused(f"{key}.{setting}", value, allowed)
+    if experiment.optimizer.label_smoothing is not None and experiment.trainer.loss != "mean":
+        allowed = "null, because it is that of a mean loss"
+        raise refused(
+            f"{key}.optimizer.label_smoothing", experiment.optimizer.label_smoothing, allowed
+        )
+
+
+def check_size(key: str, model: Any, shape: Sequence[int]) -> None:
+    """Refuse a network for images that are too small; shape: height and width, then channels."""
+    height, width = shape[:2]
+    if isinstance(model, CnnModel) and min(height, width) < SMALLEST:
+        allowed = (
+            f"another family, because a network needs images of {SMALLEST}x{SMALLEST} pixels or "
+            f"more, and these have {height}x{width}; `kmnist import --size` makes them larger"
+        )
+        raise refused(f"{key}.model.family", "cnn", allowed)
+
+
+def check_search(key: str, search: SearchSettings, trials: list[Experiment]) -> None:
+    """Refuse a search without values, or with rungs that no trial reaches."""
+    if not trials:
+        raise refused(f"{key}.space", search.space, "at least one key with its values")
+    for dotted, values in search.space.items():
+        if isinstance(values, dict) and not values["low"] < values["high"]:
+            raise refused(f"{key}.space.{dotted}.high", values["high"], "greater than low")
+        if isinstance(values, dict) and values["log"] and values["low"] <= 0:
+            raise refused(f"{key}.space.{dotted}.low", values["low"], "greater than 0 with log")
+    last = min(getattr(trial.trainer, "epochs", 1) for trial in trials)
+    if search.rungs != sorted(set(search.rungs)) or any(rung >= last for rung in search.rungs):
+        allowed = f"a rising list of epochs below {last}, the last one"
+        raise refused(f"{key}.rungs", search.rungs, allowed)

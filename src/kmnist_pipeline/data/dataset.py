@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from kmnist_pipeline.data import npz
+
 
 @dataclass(frozen=True)
 class Images:
@@ -60,14 +62,13 @@ def save(
     images: (N, H, W) or (N, H, W, 3) uint8; labels: (N,) integers; train, test: int64 rows; more:
     further arrays.
     """
-    np.savez(
+    npz.write(
         file,
         images=images,
         labels=labels.astype(np.int64),
         train=train,
         test=test,
         classes=np.array(classes),
-        allow_pickle=False,
         **more,
     )
 

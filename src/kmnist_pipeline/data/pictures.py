@@ -13,7 +13,7 @@ from kmnist_pipeline.errors import UserError
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # the first bytes of PNG and of JPEG
 WHITE = 255
 # White in 16 bits, of which a camera may use the low ones, and another program as few as a PNG can.
-DEEP = (1, 3, 15, 255, 1023, 4095, 16383, 65535)
+DEEP = (1, 3, 15, 63, 255, 1023, 4095, 16383, 65535)
 GREY = ("1", "L", "LA", "I", "I;16")  # modes without colours
 RESAMPLE = Image.Resampling.BILINEAR  # keeps the accuracy on validation images; BOX does not
 

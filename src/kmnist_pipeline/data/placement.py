@@ -242,7 +242,7 @@ def _distances(found: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> np
 
 
 def doubt(ink: np.ndarray, place: Place) -> str | None:
-    """Why ink (H, W) may be no character of the dataset; None if it looks like one."""
+    """Why ink (H, W) may not be a character of the dataset; None if it looks like one."""
     found = _features(ink[None])[0]
     several = any(found @ each["weights"] > each["limit"] for each in place["several"])
     if several and found[PARTS].any():

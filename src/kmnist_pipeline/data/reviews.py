@@ -1,8 +1,8 @@
 """People's decisions about images: `reviews/<dataset>.csv`, one row for each reviewed image.
 
 A row names an image by the sha256 of its pixels, so that it stays true if the order of the images
-changes. The rows are sorted by that digest: Git then merges decisions about different images by
-itself. `preprocess` applies them.
+changes. The rows are sorted by that digest, and `.gitattributes` lets Git keep the rows of both
+sides of a merge. `preprocess` applies them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from kmnist_pipeline.data import npz
 from kmnist_pipeline.errors import UserError
 
 COLUMNS = ("sha256", "origin", "old_label", "new_label", "asked_by")
@@ -25,6 +26,7 @@ EXCLUDED = "excluded"  # the new label of an image that shows no character of th
 LEFT_OUT = -1  # of a test image that is excluded, among corrected labels
 CONFLICT = re.compile(r"<<<<<<< |=======$|>>>>>>> |\|\|\|\|\|\|\| ")
 KEY = re.compile(r"[0-9a-f]{64}")
+FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # what a spreadsheet reads so, or that escaped
 
 
 class ReviewError(UserError, ValueError):
@@ -78,6 +80,16 @@ def digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels, np.uint8).data).hexdigest()
 
 
+def cell(text: str) -> str:
+    """A text for a table; an apostrophe keeps a spreadsheet from reading it as a formula."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def _text(cell: str) -> str:
+    """The text of which `cell` has made this."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
 def parse(content: bytes, file: str, classes: Sequence[str]) -> tuple[dict[str, Review], list[str]]:
     """The decisions by sha256; of two about one image the later row wins, and a note says so.
 
@@ -85,7 +97,7 @@ def parse(content: bytes, file: str, classes: Sequence[str]) -> tuple[dict[str, 
     anything else than such a table: a merge conflict, an unknown label, a row that is not whole.
     """
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")  # spreadsheets begin with a byte order mark
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ReviewError(f"{file}:{line}: is not UTF-8") from error
@@ -108,11 +120,9 @@ def parse(content: bytes, file: str, classes: Sequence[str]) -> tuple[dict[str, 
         for row in reader:
             review = _review(row, f"{file}:{reader.line_num}", classes, reader.line_num)
             before = found.get(review.sha256)
-            if before is not None and before.old != review.old:
-                raise ReviewError(
-                    f"{file}:{review.line}: old_label={review.old}, but line {before.line} says "
-                    f"{before.old} of the same image"
-                )
+            if before is not None:
+                # Whoever meets an image of the dataset as a new one does not know its old label.
+                review = replace(review, old=review.old or before.old)
             if before is not None and before.new != review.new:
                 notes.append(
                     f"{file}:{review.line}: {review.new} replaces {before.new} in line "
@@ -127,7 +137,10 @@ def parse(content: bytes, file: str, classes: Sequence[str]) -> tuple[dict[str, 
 def _review(row: list[str], where: str, classes: Sequence[str], line: int) -> Review:
     if len(row) != len(COLUMNS):
         raise ReviewError(f"{where}: has {len(row)} cells instead of {len(COLUMNS)}")
-    sha256, origin, old, new, asked_by = row
+    for column, value in zip(COLUMNS, row, strict=True):
+        if not value.isprintable():
+            raise ReviewError(f"{where}: {column}={value!r}: must be printable text")
+    sha256, origin, old, new, asked_by = map(_text, row)
     for column, value, optional in (("sha256", sha256, False), ("asked_by", asked_by, True)):
         if not (KEY.fullmatch(value) or (optional and not value)):
             raise ReviewError(f"{where}: {column}={value}: must be 64 hexadecimal digits")
@@ -146,7 +159,8 @@ def encode(reviews: Iterable[Review]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for review in sorted(reviews, key=lambda review: review.sha256):
-        writer.writerow([review.sha256, review.origin, review.old, review.new, review.asked_by])
+        row = (review.sha256, review.origin, review.old, review.new, review.asked_by)
+        writer.writerow(map(cell, row))
     return text.getvalue().encode()
 
 
@@ -167,10 +181,8 @@ def images_of(content: bytes, file: str, shape: Sequence[int]) -> np.ndarray:
 
 def images_bytes(images: Sequence[np.ndarray]) -> bytes:
     """The npz of new images, sorted by digest: equal images give equal bytes."""
-    content = io.BytesIO()
     ordered = sorted(images, key=digest)
-    np.savez(content, images=np.stack(ordered) if ordered else np.zeros((0, 0, 0), np.uint8))
-    return content.getvalue()
+    return npz.encode(images=np.stack(ordered) if ordered else np.zeros((0, 0, 0), np.uint8))
 
 
 def apply(

@@ -85,8 +85,8 @@ def grouped(
             raise SplitError(f"class {label} has {len(own)} groups, too few for {folds} folds")
         sizes = np.zeros(folds, dtype=np.int64)
         for position in np.argsort(-counts, kind="stable"):
-            fold = sizes.argmin()
-            fold_of[(groups == own[position]) & (labels == label)] = fold
-            sizes[fold] += counts[position]
+            smallest = sizes.argmin()
+            fold_of[(groups == own[position]) & (labels == label)] = smallest
+            sizes[smallest] += counts[position]
     for fold in range(folds):
         yield np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)

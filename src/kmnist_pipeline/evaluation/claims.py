@@ -5,7 +5,7 @@ with mean m and standard deviation sd its prediction interval is m +- t sd sqrt(
 Student's t for the degrees of freedom of sd. If the split or subset is unknown too, the publication
 may have measured other images. Then the half-width is sqrt(a^2 + b^2), with a as above and b for
 the sampling error of a rate over n images, z sqrt(m (1 - m) / n). The confidence is at least the
-stated one, also if the images were the same. The interval depends on what the publication leaves
+stated one, even if the images were the same. The interval depends on what the publication leaves
 unknown, never on the outcome. A deterministic fit on a fixed split has no interval.
 
 The column `spread` names models of the same kind whose standard deviations are pooled, because each
@@ -142,10 +142,7 @@ def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float
     about["source"] = f"{path.as_posix()}: {trial}{claim['value']}"
     if not isinstance(value, list | str):
         return {**about, **_compare_rates(claim, entry, metrics, confidence, margin)}
-    if isinstance(value, list):
-        obtained, equal, note = _compare_counts(claim["reported"], value)
-    else:
-        obtained, equal, note = _compare_points(claim["reported"], value, entry)
+    obtained, equal, note = compare(claim["reported"], value, entry)
     about |= {"obtained": obtained, "mean": None, "tolerance": 0.0, "interval": None}
     return {**about, "verdict": "exact" if equal else "differs", "note": note}
 
@@ -255,11 +252,21 @@ def _entry(path: Path, claim: dict[str, str]) -> dict[str, Any]:
     return entry
 
 
-def _compare_counts(reported: str, obtained: Any) -> tuple[str, bool, str]:
-    """Compare whole numbers one by one: a list `4, 5` or the rows of a matrix `1 2; 3 4`.
+def compare(
+    reported: str, obtained: list[Any] | str, entry: dict[str, Any]
+) -> tuple[str, bool, str]:
+    """Compare whole numbers or a point with the reported ones.
 
-    Returns our numbers as text, whether all are equal, and a note.
+    entry: the study's numbers. Returns the part of ours that the claim states, as text, whether it
+    is equal, and a note.
     """
+    if isinstance(obtained, list):
+        return _compare_counts(reported, obtained)
+    return _compare_points(reported, obtained, entry)
+
+
+def _compare_counts(reported: str, obtained: Any) -> tuple[str, bool, str]:
+    """Compare whole numbers one by one: a list `4, 5` or the rows of a matrix `1 2; 3 4`."""
     stated = [int(word) for word in reported.replace(";", " ").replace(",", " ").split()]
     if obtained and isinstance(obtained[0], list):
         found = [cell for row in obtained for cell in row]
@@ -273,10 +280,7 @@ def _compare_counts(reported: str, obtained: Any) -> tuple[str, bool, str]:
 
 
 def _compare_points(reported: str, obtained: str, entry: dict[str, Any]) -> tuple[str, bool, str]:
-    """Compare points of a study, such as `lr=0.1,batch=64`, value by value; returns the same.
-
-    entry: the study's numbers, for a note on the trials of both points.
-    """
+    """Compare points of a study, such as `lr=0.1,batch=64`, value by value."""
     stated, found = _values(reported), _values(obtained)
     if stated == found:
         return obtained, True, ""

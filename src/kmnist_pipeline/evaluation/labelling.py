@@ -15,7 +15,7 @@ from kmnist_pipeline.data import streams
 from kmnist_pipeline.errors import UserError
 
 PARTS, CHOICE = 7, 8  # the purposes of the random streams
-GUIDED, RANDOM = "least_sure_first", "at_random"
+GUIDED, RANDOM = "least_confident_first", "at_random"
 WAYS = (GUIDED, RANDOM)
 
 
@@ -42,19 +42,24 @@ def parts(n: int, settings: dict[str, Any], seed: int) -> Parts:
 def choose(way: str, probabilities: np.ndarray, count: int, seed: int, number: int) -> np.ndarray:
     """The places (count,) of the images to label next among those waiting.
 
-    probabilities: (M, C) of the waiting images. Least sure first means the lowest probability of
-    the predicted class; at random is drawn by the seed and the number of the round.
+    probabilities: (M, C) of the waiting images. Least confident first means the lowest probability
+    of the predicted class; at random is drawn by the seed and the number of the round.
     """
     if way == RANDOM:
         return streams.generator(seed, CHOICE, number).permutation(len(probabilities))[:count]
     return np.argsort(probabilities.max(axis=1), kind="stable")[:count]
 
 
-def saved(
-    labels: Sequence[int], guided: Sequence[float], random: Sequence[float]
-) -> tuple[float, float | None]:
-    """The labels at which the random order first has its best accuracy, and how many fewer the
-    guided order needs for it; None if it never is as accurate.
+class Saving(NamedTuple):
+    """needed: the labels at which the random order first has its best accuracy; saved: how many
+    fewer the guided order needs for it, None if it never is as accurate."""
+
+    needed: float
+    saved: float | None
+
+
+def saving(labels: Sequence[int], guided: Sequence[float], random: Sequence[float]) -> Saving:
+    """The labels that the guided order saves.
 
     labels, guided, random: the number of labels and both accuracies after each round. Between
     rounds the accuracy is interpolated.
@@ -62,7 +67,7 @@ def saved(
     goal = max(random)
     needed, enough = (_first(labels, accuracies, goal) for accuracies in (random, guided))
     assert needed is not None  # it has its best accuracy somewhere
-    return needed, None if enough is None else needed - enough
+    return Saving(needed, None if enough is None else needed - enough)
 
 
 def _first(labels: Sequence[int], accuracies: Sequence[float], goal: float) -> float | None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import betaincinv, log_softmax
+from scipy.special import log_softmax
+
+from kmnist_pipeline.evaluation import acceptance
 
 BINS = 15
-CONFIDENCE = 0.95  # of the intervals
 TINY = 1e-300  # smaller probabilities count as this one in logarithms
 Predicted = tuple[np.ndarray, np.ndarray]  # class probabilities (N, C) and true labels (N,)
 
@@ -109,10 +110,12 @@ def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def _outcome(accepted: np.ndarray, right: np.ndarray, promise: float) -> dict[str, Any]:
     n, k = int(accepted.sum()), int(right[accepted].sum())
-    outcome = {"n": len(accepted), "accepted": n, "review": len(accepted) - n, "right": k}
-    if not n:
-        return {**outcome, "accuracy": None, "interval": None, "holds": False}
-    tail = (1 - CONFIDENCE) / 2  # Clopper and Pearson's interval
-    low = float(betaincinv(k, n - k + 1, tail)) if k else 0.0
-    high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
-    return {**outcome, "accuracy": k / n, "interval": [low, high], "holds": k / n >= promise}
+    return {
+        "n": len(accepted),
+        "accepted": n,
+        "review": len(accepted) - n,
+        "correct": k,
+        "accuracy": k / n if n else None,
+        "interval": acceptance.interval(k, n),
+        "target": acceptance.target(k, n, promise),
+    }

@@ -18,13 +18,13 @@ SCORES = (*metrics.SCORES, *OWN)
 def scores(labels: np.ndarray, probabilities: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
     """The scores of predictions, as `metrics.scores` gives them, and those of our own.
 
-    labels: (N,); probabilities: (N, C). Raises UserError if one of our own is no finite number.
+    labels: (N,); probabilities: (N, C). Raises UserError if one of our own is not a finite number.
     """
     counts = metrics.confusion(labels, probabilities.argmax(axis=1), len(names))
     found = {name: metric(labels, probabilities) for name, metric in OWN.items()}
     for name, value in found.items():
         if not np.isscalar(value) or not np.isfinite(value):
-            raise UserError(f"own/metrics.py: {name} gives {value}, which is no finite number")
+            raise UserError(f"own/metrics.py: {name} gives {value}, which is not a finite number")
     return {**metrics.scores(counts, names), **{n: float(value) for n, value in found.items()}}
 
 

@@ -8,9 +8,6 @@ largest probability of another class, lowest first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -20,35 +17,11 @@ SWAP = 6  # the purpose of the random stream
 CONTRADICTED = 0.5  # below this margin, another class is more probable than the label
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """A prediction for each image: probabilities (N, C), index in file order (N,), labels (N,)."""
-
-    probabilities: np.ndarray
-    index: np.ndarray
-    labels: np.ndarray
-
-
-def load(file: Path | BinaryIO) -> Predictions:
-    """The out-of-fold predictions of an experiment; those of several seeds are averaged."""
-    with np.load(file, allow_pickle=False) as arrays:
-        return averaged(arrays["probabilities"], arrays["index"], arrays["labels"])
-
-
-def averaged(probabilities: np.ndarray, index: np.ndarray, labels: np.ndarray) -> Predictions:
-    """The mean of the predictions (M, C) for each image; index, labels: of each prediction (M,)."""
-    images, first, place = np.unique(index, return_index=True, return_inverse=True)
-    totals = np.zeros((len(images), probabilities.shape[1]))
-    np.add.at(totals, place, probabilities)
-    return Predictions(totals / np.bincount(place)[:, None], images, labels[first])
-
-
 def margins(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The normalised margin (N,) of each label, from 0 (surely wrong) to 1 (surely right).
 
     probabilities: (N, C); labels: (N,). Half of 1 plus the label's probability minus the largest
-    other one: below CONTRADICTED another class is
-    more probable.
+    other one: below CONTRADICTED another class is more probable.
     """
     rows = np.arange(len(labels))
     others = probabilities.copy()

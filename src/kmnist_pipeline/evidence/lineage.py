@@ -17,6 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from kmnist_pipeline.errors import UserError
+
 if TYPE_CHECKING:
     from dvc.parsing import DataResolver
 
@@ -96,6 +98,35 @@ def value(params: dict[str, Any], dotted: str) -> Any:
     for part in dotted.split("."):
         params = params[part]
     return params
+
+
+class Declared(dict[str, Any]):
+    """Parameters that a stage declares, by section; `name` is the dotted key of this section.
+
+    Another parameter could change results under the same key, so reading one is an error.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__()
+        self._name = name
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(
+            f"reads the parameter {self._name}{key}, which is not among the params of this stage "
+            "in dvc.yaml: add it there"
+        )
+
+
+def declared(values: dict[str, Any]) -> Declared:
+    """The parameters of a stage as `params.yaml` nests them; values: by dotted name."""
+    found = Declared()
+    for dotted, content in values.items():
+        section = found
+        *path, last = dotted.split(".")
+        for depth, part in enumerate(path, 1):
+            section = section.setdefault(part, Declared(".".join(path[:depth]) + "."))
+        section[last] = content
+    return found
 
 
 def leaves(

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 # The names of unfinished files and folders have this prefix and suffix, and Git ignores them. They
-# are beside their targets, because renaming is atomic only within a file system.
+# are in the folders of their targets, because renaming is atomic only within a file system.
 BEGINS, ENDS = ".kmnist-", ".unfinished"
 LEFTOVERS = f"{BEGINS}*{ENDS}"
 DAY = 24 * 60 * 60

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-METRICS, FIGURES, REPORTS = "metrics", "figures", "reports"
-TRACKED = (METRICS, FIGURES, REPORTS)  # in Git; all other outs are in DVC's cache
+METRICS, FIGURES, REPORTS, WEIGHTS = "metrics", "figures", "reports", "weights"
+TRACKED = (METRICS, FIGURES, REPORTS, WEIGHTS)  # in Git; all other outs are in DVC's cache
 # The decisions about a dataset without any, and its new images: DVC needs files that exist.
 NO_DECISIONS, NO_IMAGES = "reviews/none.csv", "reviews/none.npz"
 
@@ -51,6 +51,11 @@ def data_figures(dataset: str) -> str:
 def weights(model: str) -> str:
     """The weights of an experiment's or study's model."""
     return f"models/{model}.safetensors"
+
+
+def weights_in_git(model: str) -> str:
+    """The weights of a model's first seed alone, for a clone that has no model file."""
+    return f"{WEIGHTS}/{model}.safetensors"
 
 
 def out_of_fold(model: str) -> str:

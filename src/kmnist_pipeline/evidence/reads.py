@@ -2,7 +2,16 @@
 
 The outs of a stage are made under a key that names its dependencies. Another file of the project
 that the stage reads could change the outs under the same key. This finds mistakes, not attacks: a
-Python process that a stage starts is not followed.
+Python process that a stage starts is not followed, nor a file that a library opens outside Python,
+and a module that is free may still replace a function of a library.
+
+Only these are free. The values of `dvc.yaml` and `params.yaml` that a stage uses are in its key.
+Hydra's plugin of this project composes nothing in a stage, and it and the modules of `config/` only
+refuse parameters or return their values, which are in the key. Bytecode is that of a source, which
+counts itself. The store of fits and what a stage has left there itself are checked when they are
+read; Matplotlib's list of fonts names the fonts, which belong to its library. The modules of
+`tracking/` are not free: a stage imports them when its outs are written and checked, and MLflow's
+code runs in another process.
 """
 
 from __future__ import annotations
@@ -17,13 +26,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# What a stage reads without depending on it. The configuration's code acts through parameters
-# alone, which are in the key; MLflow's code runs in another process; the store of fits checks what
-# it returns.
+# What a stage reads without depending on it; see above.
 FREE = re.compile(
-    r"dvc\.yaml|params\.yaml|src/hydra_plugins/.*|.*/__pycache__/.*\.pyc|"
-    r"\.kmnist/(fits|partial|matplotlib-[^/]*)/.*|"
-    r"src/kmnist_pipeline/(config/(grid|node|rules|schema|training)|tracking/\w+)\.py"
+    r"dvc\.yaml|params\.yaml|src/.*/__pycache__/[^/]*\.pyc|"
+    r"\.kmnist/(fits/[0-9a-f]{2}/[^/]*|partial/.*|matplotlib-[^/]*/.*)|"
+    r"src/hydra_plugins/kmnist_pipeline_schema/__init__\.py|"
+    r"src/kmnist_pipeline/config/(grid|node|rules|schema|training)\.py"
 )
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 OWN = (subprocess.__file__, os.__file__, "<frozen ")  # modules through which programs start

@@ -21,7 +21,7 @@ class Stage:
     """One execution of a stage: its name, its lineage, and the folder of its outs.
 
     libraries: the names of those that affect the bytes of its outs; written: its outs; pinned:
-    files that it read, whose sha256 is among its parameters, so that they are no dependencies.
+    files that it read, whose sha256 is among its parameters, so that they are not dependencies.
     """
 
     kind: str
@@ -82,7 +82,7 @@ class Stage:
         self.write(path, outs.json_bytes(numbers.encode({"made_by": self.made_by, **content})))
 
     def write_numbers(self, path: str, compared: dict[str, Any], details: dict[str, Any]) -> None:
-        """Write the numbers that people compare, and the details beside them."""
+        """Write the numbers that people compare, and the details in the same folder."""
         self.write(path, outs.json_bytes(compared))
         self.write_details(numbers.beside(path), details)
 

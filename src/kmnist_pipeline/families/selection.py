@@ -11,7 +11,7 @@ class Selection:
 
     keep: `last`, `best_accuracy` (then the lower loss) or `best_loss` (then the higher accuracy);
     with `last`, accuracy decides which epoch is best; without validation the last epoch is best;
-    patience: the training ends after so many epochs without a better one; None: never.
+    patience: the training ends after this many epochs without a better one; None: never.
     """
 
     keep: str

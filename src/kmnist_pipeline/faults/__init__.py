@@ -1,1 +1,1 @@
-"""Faults: mistakes put into a pipeline on purpose, to see which claims would notice them."""
+"""Faults: mistakes put into a pipeline on purpose, to see which claims would detect them."""

@@ -1,8 +1,9 @@
-"""Which claims would notice a fault: those whose verdict it turns to `differs` (or `missed`).
+"""Which claims would detect a fault: those whose verdict it turns to `differs` (or `missed`).
 
 Fits with and without the fault are trained on the same, perhaps smaller budget. The difference of
-their numbers is added to ours, and the verdict is taken again with the same interval. So a claim
-that differs already cannot notice anything. Lists and matrices are compared as they are.
+their numbers is added to ours, and the verdict is computed again with the same interval. So a claim
+that already differs cannot detect anything. Of a list, a matrix or a point, only the part that the
+claim states is compared.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kmnist_pipeline.config.rules import CLEAN
+from kmnist_pipeline.evaluation import claims as judging
 from kmnist_pipeline.evidence import numbers
 
 WRONG = ("differs", "missed")
-CLEAN = "none"  # the name under which the numbers without a fault are stored
 
 
 def of_report(
@@ -31,7 +33,7 @@ def of_report(
 def matrix(
     claims: list[dict[str, Any]], rows: list[dict[str, str]], study: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """For each claim about a model of the study, the faults that it would notice or not.
+    """For each claim about a model of the study, whether it would detect each fault.
 
     claims: with their verdicts; rows: the same claims as stated; study: the content of
     `faults.json`. Faults that do not apply to a model are left out.
@@ -44,22 +46,23 @@ def matrix(
         if model is None or clean is None:
             continue
         found[claim["id"]] = {
-            fault: notices(claim, clean, faulty[path.stem][row["value"]])
+            fault: detects(claim, clean, faulty[path.stem][row["value"]])
             for fault, faulty in model.items()
             if fault != CLEAN
         }
     return found
 
 
-def notices(claim: Mapping[str, Any], clean: Any, faulty: Any) -> bool:
+def detects(claim: Mapping[str, Any], clean: Any, faulty: Any) -> bool:
     """Whether a claim's verdict turns to `differs`.
 
     claim: with our number and its verdict; clean, faulty: the number without and with the fault.
     """
     if claim["verdict"] in WRONG:
         return False
-    if isinstance(clean, list):
-        return clean != faulty
+    if isinstance(clean, list | str):
+        stated, now = (judging.compare(claim["reported"], of, {})[0] for of in (clean, faulty))
+        return stated != now
     reported, shift = float(claim["reported"]), faulty - clean
     obtained = claim["obtained"] + shift
     if claim["verdict"] == "beaten":
@@ -71,7 +74,7 @@ def notices(claim: Mapping[str, Any], clean: Any, faulty: Any) -> bool:
     return shift != 0 and outside and round(obtained, digits) != reported
 
 
-def summary(noticed: Mapping[str, Mapping[str, bool]]) -> dict[str, list[str]]:
-    """The claims that notice each fault, by fault."""
-    faults = dict.fromkeys(fault for row in noticed.values() for fault in row)
-    return {f: [claim for claim, row in noticed.items() if row.get(f)] for f in faults}
+def summary(detected: Mapping[str, Mapping[str, bool]]) -> dict[str, list[str]]:
+    """The claims that detect each fault, by fault."""
+    faults = dict.fromkeys(fault for row in detected.values() for fault in row)
+    return {f: [claim for claim, row in detected.items() if row.get(f)] for f in faults}

@@ -14,6 +14,7 @@ import numpy as np
 from kmnist_pipeline.config import grid, rules
 from kmnist_pipeline.data import scaling, splits, streams
 from kmnist_pipeline.data.dataset import Images
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.families.base import Fit
 
 RANDOM = 100  # the purpose of the random stream; data/splits.py and the families have others
@@ -50,7 +51,7 @@ def tampered(
     """An experiment with a fault; None if the fault changes nothing that the experiment has.
 
     images: see `together`; n_train: how many of them are training images; fault:
-    NONE for none.
+    NONE for none. Raises UserError for a share that selects no image.
     """
     act = fault["act"]
     if act in SETTINGS:
@@ -67,9 +68,9 @@ def tampered(
     rng = streams.generator(seed, RANDOM)
     match act:
         case "leak":
-            rows = np.sort(np.concatenate([rows, _part(rng, test, fault["share"])]))
+            rows = np.sort(np.concatenate([rows, _part(rng, test, fault)]))
         case "keep":
-            rows = np.sort(_part(rng, rows, fault["share"]))
+            rows = np.sort(_part(rng, rows, fault))
         case "swap":
             images = _swapped(images, rows, *fault["classes"])
         case "measure_validation":
@@ -104,9 +105,15 @@ def _changed(experiment: Experiment, fault: Mapping[str, Any]) -> Experiment | N
     return None
 
 
-def _part(rng: np.random.Generator, rows: np.ndarray, share: float) -> np.ndarray:
-    """A random share of the rows."""
-    return rng.permutation(rows)[: round(len(rows) * share)]
+def _part(rng: np.random.Generator, rows: np.ndarray, fault: Mapping[str, Any]) -> np.ndarray:
+    """A random share of the rows; raises UserError if these are none."""
+    share, n = fault["share"], len(rows)
+    if not round(n * share):
+        raise UserError(
+            f"share={share} of the fault “{fault['says']}”: must be larger, because it selects "
+            f"none of {n} images"
+        )
+    return rng.permutation(rows)[: round(n * share)]
 
 
 def _swapped(images: Images, rows: np.ndarray, one: int, other: int) -> Images:

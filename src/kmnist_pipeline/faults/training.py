@@ -1,4 +1,4 @@
-"""The fits of faults, in the pool and the store of all fits; their results are no evidence."""
+"""The fits of faults, in the pool and the store of all fits; their results are not evidence."""
 
 from __future__ import annotations
 

@@ -30,8 +30,7 @@ LEAST_HEIGHT = 304
 LARGEST_TILE = 224
 MOST_TILES = 100  # pictures in one figure
 MOST_PIXELS = 80_000  # of all pictures in one figure
-# Roughly, how a file grows by enlarging pictures in more than 16 colours, and by a letter of text.
-GROWTH, LETTER = 2.9, 18
+LETTER = 23  # bytes that a letter of text adds to a file, roughly
 MANY = 20  # classes; with more, figures have short names and leave out single numbers
 LONGEST = 24  # characters of a class's name
 MARGIN = 24
@@ -118,21 +117,31 @@ def reduced(pictures: np.ndarray, factor: int) -> np.ndarray:
     return np.rint(sums / areas.reshape(shape)).astype(np.uint8)
 
 
-def fitting(pictures: np.ndarray, letters: int) -> np.ndarray:
-    """The RGB pictures, reduced until a figure of them with so many letters is a small file."""
-    count, height, width = pictures.shape[:3]
+def fitting(
+    pictures: np.ndarray, columns: int, gap: int, head: int, letters: int
+) -> tuple[np.ndarray, int]:
+    """The RGB images, reduced until a figure of them is a small file, and how to enlarge them.
+
+    gap: pixels between pictures; head: above each; letters: of all titles.
+    """
+    count, full_height, full_width = pictures.shape[:3]
+    rows = -(-count // columns)
     factor = 1
     while True:
-        if count * -(-height // factor) * -(-width // factor) <= MOST_PIXELS:
+        height, width = -(-full_height // factor), -(-full_width // factor)
+        room = min(LARGEST_TILE, (WIDTH - 2 * MARGIN) // columns - gap)
+        zoom = max(1, min(room // width, (HEIGHT // rows - head - gap) // height))
+        if count * height * width <= MOST_PIXELS:
             small = reduced(pictures, factor)
-            column = Image.fromarray(small.reshape(-1, *small.shape[2:]))
+            tall, wide = zoom * height + head + gap, zoom * width + gap
+            sheet = np.full((rows, columns, tall, wide, 3), 255, np.uint8)
+            for place, picture in zip(np.ndindex(rows, columns), small, strict=False):
+                sheet[place][: zoom * height, : zoom * width] = enlarged(picture, zoom)
+            drawn = Image.fromarray(sheet.swapaxes(1, 2).reshape(rows * tall, columns * wide, 3))
             content = io.BytesIO()
-            _quantized(column, 16).save(content, "png", optimize=True)
-            if (
-                factor == max(height, width)
-                or GROWTH * content.tell() + LETTER * letters < MAX_BYTES
-            ):
-                return small
+            _quantized(drawn, 16).save(content, "png", optimize=True)
+            if height == width == 1 or content.tell() + LETTER * letters < MAX_BYTES:
+                return small, zoom
         factor += 1
 
 
@@ -208,14 +217,12 @@ def tiles(
     pictures: (N, H, W, 3) uint8, row by row; titles: one above each picture; row_titles: one to
     the left of each row; gap: pixels between pictures; right: free pixels on the right.
     """
-    pictures = fitting(pictures, len("".join(titles)))
-    count, height, width = pictures.shape[:3]
-    columns = min(columns, count)
-    rows = -(-count // columns)
+    columns = min(columns, len(pictures))
     line = round(1.25 * font_size * DPI / 72)
     head = 9 + line * max(title.count("\n") + 1 for title in titles) if titles else 0
-    room = min(LARGEST_TILE, (WIDTH - 2 * MARGIN) // columns - gap)
-    zoom = max(1, min(room // width, (HEIGHT // rows - head - gap) // height))
+    pictures, zoom = fitting(pictures, columns, gap, head, len("".join([*titles, *row_titles])))
+    count, height, width = pictures.shape[:3]
+    rows = -(-count // columns)
     tile_width, tile_height = zoom * width, zoom * height
 
     step_x = max(tile_width, text_width(titles, font_size)) + gap

@@ -17,7 +17,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from kmnist_pipeline.figures import canvas
+from kmnist_pipeline.figures import labels as axis_labels
 
+SHADES = 3  # of each of ten colours
 MOST_FEATURES = 1024  # of an image whose principal components are computed
 
 
@@ -91,7 +93,9 @@ def class_counts(
         axes.plot(x, counts, "o", ms=4 if len(names) <= 60 else 2, color=colour, label=label)
         axes.vlines(x, 0, counts, color=colour, lw=0.5, alpha=0.4)
     if len(names) <= 60:
-        axes.set_xticks(x, map(canvas.short, names), rotation=90, size=7)
+        shown = [canvas.short(name) for name in names]
+        step = (canvas.WIDTH - 120) / (len(names) + 1)
+        axis_labels.below(axes, shown, 7, axis_labels.angles(shown, 7, step))
         axes.tick_params(axis="x", length=0)
     else:
         axes.set_xlabel("class")
@@ -202,7 +206,7 @@ def pca_scatter(
     # Ten colours that all kinds of colour vision tell apart (arXiv:2107.02270), then darker ones.
     ten, number = np.array(matplotlib.color_sequences["petroff10"]), np.arange(len(names))
     many = len(names) > canvas.MANY
-    colours = ten[number % 10] * 0.6 ** (number // 10 % 3)[:, None]
+    colours = ten[number % 10] * 0.6 ** (number // 10 % SHADES)[:, None]
     crowded = len(components) > 5000
     zoom, opacity, bins = (3, 0.5, 20) if crowded else (6, 0.8, 10)
     low, high = components.min(axis=0), components.max(axis=0)
@@ -241,6 +245,17 @@ def pca_scatter(
     if not many:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.2)
     return figure
+
+
+def colouring(classes: int) -> str:
+    """How `pca_scatter` distinguishes this many classes, in words."""
+    if classes <= canvas.MANY:
+        return "coloured by class"
+    repeated = f", in {10 * SHADES} colours that repeat" if classes > 10 * SHADES else ""
+    return (
+        f"coloured by the number of the class{repeated}; the number of a class is where it is "
+        "both frequent and prevalent, if there is room"
+    )
 
 
 def _label_places(points: np.ndarray, labels: np.ndarray, classes: int, bins: int) -> np.ndarray:

@@ -11,9 +11,9 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from kmnist_pipeline.figures import canvas
+from kmnist_pipeline.figures import canvas, labels
 
-MOST_CONFUSIONS = 20  # listed beside the confusion matrix of many classes
+MOST_CONFUSIONS = 20  # listed next to the confusion matrix of many classes
 STEPS = 8  # of the colours of small cells
 MOST_SCORES = 50  # classes with scores in one figure
 
@@ -71,7 +71,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
     It is Fig. 3-5 in kmnist_cnn and 4.7 in mnist_logistic. counts: (C, C) integers. The colour is
     the share of the row, on a square-root scale, so that rare confusions are visible. Where the
     cells are too small for counts, colours have steps, so that a single image is visible, and the
-    most frequent confusions are listed beside the matrix.
+    most frequent confusions are listed next to the matrix.
     """
     classes, many = len(names), len(names) > canvas.MANY
     cell = 110 if classes <= 4 else 70 if classes <= 12 else 54
@@ -86,8 +86,8 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
     label = canvas.text_width(names if is_named else ["0000"], size)
     side = cell * classes
     left, top = 76 + label, canvas.MARGIN
-    upright = not is_named or label < cell - 8
-    bottom = 84 if upright else 64 + label
+    turned = labels.angles(names, size, cell) if is_named else []
+    bottom = 64 + label if any(turned) else 84
     listed = 460 if many else 0
     figure = canvas.blank(left + side + 130 + listed, top + side + bottom)
     axes = canvas.place(figure, left, bottom, side, side)
@@ -98,7 +98,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
         colour = "white" if shares[row, column] > 0.35 else canvas.INK if count else canvas.FAINT
         axes.text(column, row, str(count), color=colour, size=8 if classes <= 12 else 7, **options)
     if is_named:
-        axes.set_xticks(range(classes), names, rotation=0 if upright else 90, size=size)
+        labels.below(axes, names, size, turned)
         axes.set_yticks(range(classes), names, size=size)
     if many:
         _list_confusions(figure, counts, names, left + side + 170, listed - 40)
@@ -116,6 +116,17 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
     return figure
 
 
+def cells(classes: int) -> str:
+    """What `confusion_matrix` shows for this many classes, in words."""
+    axes = "rows are true, columns predicted classes"
+    if classes <= canvas.MANY:
+        return f"in counts; {axes}"
+    return (
+        f"as shares of the true class; {axes}; at the right are the {MOST_CONFUSIONS} most "
+        "frequent confusions, in counts"
+    )
+
+
 def _list_confusions(
     figure: Figure, counts: np.ndarray, names: Sequence[str], left: int, width: int
 ) -> None:
@@ -123,6 +134,8 @@ def _list_confusions(
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSIONS]
     canvas.write(figure, left, 40, "most frequent confusions", weight="bold", va="center")
+    if not wrong.any():
+        canvas.write(figure, left, 76, "none", va="center", size=8)
     for line, cell in enumerate(order[wrong.ravel()[order] > 0]):
         row, column = divmod(int(cell), len(names))
         y = 76 + 30 * line
@@ -239,7 +252,7 @@ def risk_coverage(
 
 
 @canvas.style()
-def trials(
+def trial_accuracies(
     names: Sequence[str],
     validation: Sequence[Mapping[str, Any]],
     test: Sequence[Mapping[str, Any] | None],
@@ -276,6 +289,13 @@ def trials(
     return figure
 
 
+def scored(classes: int) -> str:
+    """The classes that `class_scores` shows, in words."""
+    if classes <= MOST_SCORES:
+        return "each class"
+    return f"the {MOST_SCORES} of {classes:,} classes with the lowest F1"
+
+
 @canvas.style()
 def class_scores(
     names: Sequence[str], precision: canvas.Numbers, recall: canvas.Numbers, f1: canvas.Numbers
@@ -290,10 +310,9 @@ def class_scores(
         lowest = np.argsort(f1, kind="stable")[:MOST_SCORES]
         precision, recall, f1 = (np.asarray(score)[lowest] for score in (precision, recall, f1))
         names = [names[number] for number in lowest]
-        title = f"score by class: the {MOST_SCORES} of {classes} classes with the lowest F1"
-    label = canvas.text_width(names, 9)
-    upright = label < (canvas.WIDTH - 120) / len(names) - 8
-    height = 440 if upright else 420 + label
+        title = f"score by class: {scored(classes)}"
+    turned = labels.angles(names, 9, (canvas.WIDTH - 120) / len(names))
+    height = 420 + canvas.text_width(names, 9) if any(turned) else 440
     figure = canvas.blank(canvas.WIDTH, height, layout="constrained")
     axes = figure.add_subplot()
     x = np.arange(len(names))
@@ -302,7 +321,7 @@ def class_scores(
     axes.plot(x, precision, "^", color=canvas.BLUE, ms=7, label="precision")
     axes.plot(x, recall, "v", color=canvas.ORANGE, ms=7, label="recall")
     axes.plot(x, f1, "_", color=canvas.INK, ms=12, mew=1.8, label="F1")
-    axes.set_xticks(x, names, rotation=0 if upright else 90)
+    labels.below(axes, names, 9, turned)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="y")

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import argparse
 import signal
-import socket
 import sys
 
 import loky
 
-from kmnist_pipeline import arithmetic
-from kmnist_pipeline.cli import common
+from kmnist_pipeline import arithmetic, ports
 from kmnist_pipeline.errors import UserError
 
 HOST = "127.0.0.1"
-TTL = "60s"  # a worker without a heartbeat for so long is replaced
+TTL = "60s"  # a worker without a heartbeat for this long is replaced
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGINT, SIGTERM or SIGHUP; the exit status is then 0."""
     parser = argparse.ArgumentParser("cluster", description=__doc__)
-    parser.add_argument("--port", type=common.port, default=8786)
+    parser.add_argument("--port", type=ports.number, default=8786)
     parser.add_argument("--workers", type=int, default=loky.cpu_count())
     chosen = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -40,13 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(port: int, workers: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise UserError(f"port {port}: {error}; choose another: PORT=...") from error
-
+    ports.require_free(HOST, port)
     import dask
     import distributed
 

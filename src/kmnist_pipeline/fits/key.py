@@ -45,7 +45,7 @@ def key(fit: Fit, data: str, around: dict[str, Any] | None = None) -> str:
 
 
 def stopped(key: str, epochs: int) -> str:
-    """The key of a fit that is stopped after so many epochs; key: that of the whole fit."""
+    """The key of a fit that is stopped after this many epochs; key: that of the whole fit."""
     return hashlib.sha256(f"{key} stopped after {epochs}".encode()).hexdigest()
 
 

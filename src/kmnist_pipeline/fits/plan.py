@@ -17,14 +17,14 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.families.base import Data, Fit, Fitted, decode
 from kmnist_pipeline.fits import key, results
-from kmnist_pipeline.fits.results import Trial, Trials
+from kmnist_pipeline.fits.results import TrainedTrial, TrainedTrials
 from kmnist_pipeline.fits.store import Store
 
 RETRAINED = "retrained"  # the trial name of the winner that is trained again
 Experiment = dict[str, Any]
 Fold = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # rows, validation, shift, scale
 Step = tuple[dict[str, Experiment], int | None]  # the trials of a wave, their last epoch (or None)
-Choose = Callable[[Trials], Step | None]
+Choose = Callable[[TrainedTrials], Step | None]
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class Plan:
                 for folds in seeds:
                     yield from folds
 
-    def trained(self, store: Store, wave: int) -> Trials:
+    def trained(self, store: Store, wave: int) -> TrainedTrials:
         """The trials of a wave, with their finished fits from the store."""
         found = {}
         for name, seeds in self.waves[wave].items():
             fits = [[_fitted(store, task) for task in folds] for folds in seeds]
-            found[name] = Trial(self.trials[name], fits)
+            found[name] = TrainedTrial(self.trials[name], fits)
         return found
 
     def validated(self, trial: str) -> list[list[np.ndarray]]:
@@ -169,7 +169,7 @@ def of_study(
     points = {grid.name(point): point for point in grid.points(study)}
     waves = iter([True])
 
-    def again(trained: Trials) -> Step | None:
+    def again(trained: TrainedTrials) -> Step | None:
         if not next(waves, False):
             return None
         chosen = results.winner(trained) if winner is None else winner
@@ -217,10 +217,14 @@ def _fit(trial: Experiment, seed: int, number: int, fold: Fold) -> Fit:
             "trainer.precision=bfloat16: evidence needs float32 or float64; "
             f"set {arithmetic.VARIABLE}={arithmetic.NATIVE} to try it without making evidence"
         )
-    settings = {part: trial[part] for part in ("model", "optimizer", "trainer")}
     # The arrays shift and scale replace the setting `scaling`; the family is a field of its own.
-    model = {k: v for k, v in trial["model"].items() if k not in ("family", "scaling")}
-    return Fit(trial["model"]["family"], {**settings, "model": model}, seed, number, *fold)
+    # How weights are `stored` acts after the training.
+    others = {"model": ("family", "scaling"), "trainer": ("stored",)}
+    settings = {part: trial[part] for part in ("model", "optimizer", "trainer")} | {
+        part: {k: v for k, v in trial[part].items() if k not in names}
+        for part, names in others.items()
+    }
+    return Fit(trial["model"]["family"], settings, seed, number, *fold)
 
 
 # Roughly the floating-point operations for each pixel of a training image in one epoch.

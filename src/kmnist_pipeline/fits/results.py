@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from kmnist_pipeline.data import npz
 from kmnist_pipeline.data.dataset import Images
+from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import metrics
 from kmnist_pipeline.families import file
 from kmnist_pipeline.families.base import Fitted
@@ -19,14 +20,14 @@ CURVES = ["trial", "seed", "fold", "epoch", "split", "loss", "accuracy"]
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrainedTrial:
     """A trained trial: its experiment, and its fits by seed and fold."""
 
     experiment: dict[str, Any]
     fits: list[list[Fitted]]
 
 
-Trials = dict[str, Trial]  # by name, which is "" for an experiment
+TrainedTrials = dict[str, TrainedTrial]  # by name, which is "" for an experiment
 
 
 def kept_fold(folds: list[Fitted]) -> int:
@@ -35,7 +36,7 @@ def kept_fold(folds: list[Fitted]) -> int:
     return scores.index(max(scores))
 
 
-def validation_accuracy(trial: Trial) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def validation_accuracy(trial: TrainedTrial) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Validation accuracy and loss: the mean over folds of each fold's kept epoch.
 
     Returns the numbers of the first seed, which people compare (n counts its validation images),
@@ -54,20 +55,20 @@ def validation_accuracy(trial: Trial) -> tuple[dict[str, Any], dict[str, Any] | 
     return compared, metrics.spread(accuracies)
 
 
-def mean_accuracy(trial: Trial) -> float:
+def mean_accuracy(trial: TrainedTrial) -> float:
     """The mean validation accuracy over seeds; 0 if nothing was held out."""
     spread = validation_accuracy(trial)[1]
     return spread["mean"] if spread else 0.0
 
 
-def epochs(trial: Trial) -> int:
+def epochs(trial: TrainedTrial) -> int:
     """The number of epochs of all fits of a trial."""
     return sum(fit.history[-1].epoch for folds in trial.fits for fit in folds)
 
 
-def longest(waves: list[Trials]) -> Trials:
+def longest(waves: list[TrainedTrials]) -> TrainedTrials:
     """The trials of all waves, each from the wave with the most epochs."""
-    found: Trials = {}
+    found: TrainedTrials = {}
     for wave in waves:
         for name, trial in wave.items():
             if name not in found or epochs(trial) > epochs(found[name]):
@@ -75,12 +76,12 @@ def longest(waves: list[Trials]) -> Trials:
     return found
 
 
-def winner(trials: Trials) -> str:
+def winner(trials: TrainedTrials) -> str:
     """The first trial with the best validation accuracy (the mean over seeds)."""
     return max(trials, key=lambda name: mean_accuracy(trials[name]))
 
 
-def fold_rows(trials: Trials) -> list[dict[str, Any]]:
+def fold_rows(trials: TrainedTrials) -> list[dict[str, Any]]:
     """A row for each trial, seed and fold: sizes, epochs, the numbers of the kept epoch, and the
     digest of the weights after each epoch."""
     rows = []
@@ -97,7 +98,7 @@ def fold_rows(trials: Trials) -> list[dict[str, Any]]:
     return rows
 
 
-def curve_rows(trials: Trials) -> list[list[Any]]:
+def curve_rows(trials: TrainedTrials) -> list[list[Any]]:
     """The rows of `curves.csv`, with the columns CURVES."""
     return [
         [name, seed, fold, epoch.epoch, epoch.split, epoch.loss, epoch.accuracy]
@@ -106,7 +107,7 @@ def curve_rows(trials: Trials) -> list[list[Any]]:
     ]
 
 
-def _fits(trials: Trials) -> Iterator[tuple[str, int, int, Fitted, bool]]:
+def _fits(trials: TrainedTrials) -> Iterator[tuple[str, int, int, Fitted, bool]]:
     """The trial, seed and fold of each fit, the fit itself, and whether its model is kept."""
     for name, trial in trials.items():
         for seed, folds in zip(trial.experiment["seeds"], trial.fits, strict=True):
@@ -115,9 +116,13 @@ def _fits(trials: Trials) -> Iterator[tuple[str, int, int, Fitted, bool]]:
                 yield name, seed, fold, fit, fold == kept
 
 
-def model_bytes(name: str, trials: Trials, winner: str, classes: tuple[str, ...]) -> bytes:
+def model_bytes(name: str, trials: TrainedTrials, winner: str, classes: tuple[str, ...]) -> bytes:
     """The model file: for every trial and seed the weights of the kept fold, or of all folds if
-    they predict together."""
+    they predict together.
+
+    With `trainer.stored` they are rounded to this type. All that reads the file computes from the
+    rounded weights. Raises UserError if a weight is too large for it.
+    """
     tensors = {}
     kept = [[kept_fold(folds) for folds in trial.fits] for trial in trials.values()]
     for t, trial in enumerate(trials.values()):
@@ -126,7 +131,7 @@ def model_bytes(name: str, trials: Trials, winner: str, classes: tuple[str, ...]
             for fold in range(len(folds)) if is_ensemble else [kept[t][s]]:
                 for tensor, array in folds[fold].tensors.items():
                     part = file.name(t, s, tensor, fold if is_ensemble else None)
-                    tensors[part] = array
+                    tensors[part] = stored(array, trial.experiment["trainer"].get("stored"), part)
     first = next(iter(trials.values())).experiment
     metadata = {
         "name": name,
@@ -145,7 +150,24 @@ def model_bytes(name: str, trials: Trials, winner: str, classes: tuple[str, ...]
     return file.encode(tensors, metadata)
 
 
-def out_of_fold(trial: Trial, validated: list[list[np.ndarray]], images: Images) -> bytes:
+def stored(tensor: np.ndarray, kind: str | None, name: str) -> np.ndarray:
+    """The tensor, rounded if it has floats: to `float16`, or not at all if `kind` is None.
+
+    Raises UserError, which has the `name`, if a finite number becomes infinite.
+    """
+    if kind is None or tensor.dtype.kind != "f":
+        return tensor
+    with np.errstate(over="ignore"):
+        rounded = tensor.astype(kind)
+    if (np.isfinite(tensor) & ~np.isfinite(rounded)).any():
+        raise UserError(
+            f"trainer.stored={kind}: {name} has numbers of up to {np.abs(tensor).max():.3g}, and "
+            f"the largest of {kind} is {np.finfo(kind).max:.0f}: remove the setting"
+        )
+    return rounded
+
+
+def out_of_fold(trial: TrainedTrial, validated: list[list[np.ndarray]], images: Images) -> bytes:
     """An npz with the predictions of each fold's model for its validation images.
 
     validated: validation rows of `images` by seed and fold. The npz has an entry for each of them:
@@ -164,10 +186,7 @@ def out_of_fold(trial: Trial, validated: list[list[np.ndarray]], images: Images)
             of_fit = (np.full(len(rows), position) for position in (seed, fold))
             parts.append((found.astype(np.float32), *of_fit, rows))
     probabilities, seeds, numbers, rows = map(np.concatenate, zip(*parts, strict=True))
-    content = io.BytesIO()
-    np.savez(
-        content,
-        allow_pickle=False,
+    return npz.encode(
         probabilities=probabilities,
         seed=seeds,
         fold=numbers,
@@ -175,4 +194,3 @@ def out_of_fold(trial: Trial, validated: list[list[np.ndarray]], images: Images)
         labels=images.labels[rows],
         classes=np.array(images.classes),
     )
-    return content.getvalue()

@@ -1,7 +1,7 @@
 """The search of a study: Optuna proposes points, and successive halving ends most trials early.
 
 A round asks for `size` points. Their trials are trained to the first of the `rungs`; the best of
-them go on to the next one, and so on, and those that are left are trained to the end. Optuna learns
+them continue to the next one, and so on, and the last ones are trained to the end. Optuna learns
 the results between two rounds. So the points depend on the size of a round, not on the number of
 workers or on which of them is faster. After the last round, the best trial is trained again as the
 base experiment says.
@@ -20,7 +20,7 @@ from typing import Any
 
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.fits import results
-from kmnist_pipeline.fits.results import Trials
+from kmnist_pipeline.fits.results import TrainedTrials
 
 Experiment = dict[str, Any]
 DIGITS = 3  # significant digits of a proposed number, so that it is short and equal everywhere
@@ -44,7 +44,7 @@ class Search:
         )
         self._optuna = optuna.create_study(direction="maximize", sampler=sampler)
         self._asked: dict[str, list[optuna.Trial]] = {}  # in this round, by trial name
-        self._alive: list[str] = []  # the trials of this round that go on
+        self._alive: list[str] = []  # the trials of this round that continue
         self._round, self._rung = 0, 0
         self._finished: dict[str, float] = {}  # validation accuracy of trials trained to the end
 
@@ -61,7 +61,7 @@ class Search:
         self._alive = list(self._asked)
         return self._wave()
 
-    def next(self, trained: Trials) -> tuple[dict[str, Experiment], int | None] | None:
+    def next(self, trained: TrainedTrials) -> tuple[dict[str, Experiment], int | None] | None:
         """The trials of the next wave, and their last epoch; None after the last wave.
 
         trained: the trials of the last wave.

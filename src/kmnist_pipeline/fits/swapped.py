@@ -31,6 +31,6 @@ def of_suspects(
         raise UserError(f"suspects.{name}.swapped={count}: there are {len(images)} images")
     classes = len(images.classes)
     wrong, rows = suspects.swapped(images.labels, classes, count, settings["seed"])
-    trial = grid.apply(experiment, settings["trial"])
-    planned = plan.of_experiment(f"suspects@{name}", trial, replace(images, labels=wrong))
+    changed = grid.apply(experiment, settings["changes"])
+    planned = plan.of_experiment(f"suspects@{name}", changed, replace(images, labels=wrong))
     return planned, rows

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.fits import key, pool, results, store
 from kmnist_pipeline.fits.plan import LostError, Plan
-from kmnist_pipeline.fits.results import Trials
+from kmnist_pipeline.fits.results import TrainedTrials
 
 if TYPE_CHECKING:
     from kmnist_pipeline.evidence.stage import Stage
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 3  # if files vanish from the store between writing and reading
 
 
-def train(plan: Plan) -> list[Trials]:
+def train(plan: Plan) -> list[TrainedTrials]:
     """Train the fits of the plan that the store lacks; returns the trials of each wave."""
     kept = store.default()
     for attempt in range(1, ATTEMPTS + 1):
@@ -32,7 +32,7 @@ def write(
     stage: Stage,
     report: str,
     classes: tuple[str, ...],
-    waves: list[Trials],
+    waves: list[TrainedTrials],
     details: dict[str, Any],
     *libraries: str,
 ) -> None:

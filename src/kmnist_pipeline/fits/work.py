@@ -13,7 +13,7 @@ from kmnist_pipeline.families.base import Checkpoint, Data, Fit, Progress, Train
 from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.fits import key
 
-VALUES = ("family", "settings", "seed", "fold")  # of a fit, beside its arrays
+VALUES = ("family", "settings", "seed", "fold")  # of a fit, besides its arrays
 
 # The digest of each module and the version of each library that this process has loaded.
 _loaded: dict[str, str] = {}
@@ -92,8 +92,8 @@ def train(
     for tensor, values in fitted.tensors.items():
         if not np.isfinite(values).all():
             raise TrainingError(
-                f"{tensor} is not finite in the weights of epoch {fitted.kept_epoch}, as they are "
-                "stored; a smaller optimizer.lr may help"
+                f"epoch {fitted.kept_epoch}: {tensor} is not finite as it is stored; a smaller "
+                "optimizer.lr may help"
             )
     return fitted.encode(), round(time.monotonic() - began, 3)
 

@@ -17,9 +17,9 @@ from kmnist_pipeline.importing.source import (
     LABELS,
     LARGEST,
     SPLITS,
+    ImportSourceError,
     Part,
     Source,
-    SourceError,
     named,
     one_each,
     pixels_of,
@@ -28,9 +28,13 @@ from kmnist_pipeline.importing.source import (
     split_word,
     words,
 )
+from kmnist_pipeline.repository.names import printable
 
 UNNAMED = "arr_0"  # the array of an NPZ that was saved without a name
 NAMES = "classes"
+# Words of an array that is about images or labels, such as `image_id` and `target_names`.
+ABOUT = {"id", "ids", "name", "names", "path", "paths", "file", "files", "filename", "filenames",
+         "index", "size", "sizes", "shape", "shapes"}  # fmt: skip
 
 Found = dict[tuple[str, str | None], tuple[str, np.ndarray]]  # by content and word of the split
 
@@ -39,7 +43,7 @@ def read(files: list[Path], kind: str, size: tuple[int, int] | None) -> Source:
     """The images and labels of NPZ or IDX files.
 
     The name of an array or file says what it has, such as `train-images`, `y_test` or `labels`. An
-    array `classes`, or a file `*classmap.csv` beside the NPZ files, has the names of the classes.
+    array `classes`, or a file `*classmap.csv` in the same folder, has the names of the classes.
     """
     found: Found = {}
     names = None
@@ -52,19 +56,20 @@ def read(files: list[Path], kind: str, size: tuple[int, int] | None) -> Source:
     names = names or next(map(_class_map, files[0].parent.glob("*classmap.csv")), None)
     parts = []
     for (what, word), (where, array) in found.items():
+        other = "labels" if what == "images" else "images"
+        if (other, word) not in found:
+            raise ImportSourceError(f"{where}: has {what}, but {_no(other, word, files)}")
         if what == "labels":
             continue
-        if ("labels", word) not in found:
-            raise SourceError(f"{where}: has images, but {_no('labels', word, files)}")
         place, labels = found["labels", word]
         images = pixels_of(array, where, size)
         if len(labels) != len(images):
-            raise SourceError(f"{place}: has {len(labels)} labels for {len(images)} images")
+            raise ImportSourceError(f"{place}: has {len(labels)} labels for {len(images)} images")
         numbered = [f"{where}[{number}]" for number in range(len(images))]
         split = None if word is None else SPLITS[word]
         parts.append(Part(split, images, named(labels, names, place), numbered))
     if not parts:
-        raise SourceError(f"{shown(files[0])}: {_no('images', None, files)}")
+        raise ImportSourceError(f"{shown(files[0])}: {_no('images', None, files)}")
     return Source(f"{kind} of images and labels", True, one_each(parts), names)
 
 
@@ -78,12 +83,16 @@ def _no(what: str, word: str | None, files: list[Path]) -> str:
 def _add(found: Found, file: Path, name: str, array: np.ndarray) -> None:
     """Add an array of images or of labels; one of other content is left out."""
     where = shown(file) if name == UNNAMED else f"{shown(file)}: {name}"
+    if ABOUT & {*words(name)}:
+        return
     for text in (name, file.name):
         for what, known in (("images", IMAGES), ("labels", LABELS)):
             if known & {*words(text)}:
                 key = (what, split_word(name) or split_word(file.name))
                 if key in found:
-                    raise SourceError(f"{where}: is also in {found[key][0]}; remove one of them")
+                    raise ImportSourceError(
+                        f"{where}: is also in {found[key][0]}; remove one of them"
+                    )
                 found[key] = (where, array)
                 return
 
@@ -102,23 +111,27 @@ def _arrays(file: Path, kind: str) -> Iterator[tuple[str, np.ndarray]]:
             require_fits(sum(member.file_size for member in archive.infolist()), shown(file))
         with np.load(file, allow_pickle=False) as arrays:
             for name in arrays.files:
-                yield name, arrays[name]
-    except SourceError:
+                if not isinstance(array := arrays[name], np.ndarray):
+                    raise ImportSourceError(
+                        f"{shown(file)}: {printable(name)}: is not a NumPy array"
+                    )
+                yield name, array
+    except ImportSourceError:
         raise
     except UserError as error:
-        raise SourceError(f"{shown(file)}: {error}") from error
+        raise ImportSourceError(f"{shown(file)}: {error}") from error
     except Exception as error:  # decoders raise anything
-        raise SourceError(f"{shown(file)}: broken {kind}: {error}") from error
+        raise ImportSourceError(f"{shown(file)}: broken {kind}: {error}") from error
 
 
 def _class_map(file: Path) -> list[str]:
     """The names in the table index, codepoint, char that Kuzushiji-49 has."""
-    with file.open(encoding="utf-8", newline="") as text:
-        rows = list(csv.DictReader(text))
     try:
-        names = {int(row["index"]): row["char"] for row in rows}
-    except (KeyError, TypeError, ValueError):
-        raise SourceError(f"{shown(file)}: needs the columns index and char") from None
+        with file.open(encoding="utf-8", newline="") as text:
+            rows = list(csv.DictReader(text))
+        names = {int(row["index"]): str(row["char"]) for row in rows}
+    except (csv.Error, UnicodeDecodeError, KeyError, TypeError, ValueError):
+        raise ImportSourceError(f"{shown(file)}: needs the columns index and char") from None
     if [*names] != [*range(len(names))]:
-        raise SourceError(f"{shown(file)}: the column index must count from 0")
+        raise ImportSourceError(f"{shown(file)}: the column index must count from 0")
     return [*names.values()]

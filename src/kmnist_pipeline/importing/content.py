@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from kmnist_pipeline.data import pictures
+from kmnist_pipeline.data import depth, pictures
 from kmnist_pipeline.data.reviews import EXCLUDED
-from kmnist_pipeline.importing.source import Source, SourceError, require_fits, shown
+from kmnist_pipeline.importing.source import ImportSourceError, Source, reason, require_fits, shown
 
 SHARE = 0.2  # of test images, if the source has no split
 FEW = 3  # examples in a message
@@ -85,24 +86,26 @@ def digests(images: np.ndarray) -> list[bytes]:
 def prepare(source: Source, options: Options) -> Content:
     """The content of the dataset that a source gives.
 
-    Raises SourceError if the images have no common size, if two names of classes differ only in
-    case, and if a class lacks training or test images.
+    Names of classes are compared and written in the form NFC of Unicode: macOS writes another one.
+    Raises ImportSourceError if the images have no common size, if two names of classes differ only
+    in case, and if a class lacks training or test images.
     """
     names = [name for part in source.parts for name in part.names]
-    given = [label for part in source.parts for label in part.labels]
-    classes, position = _classes(source, given, options.classes)
+    given = [_nfc(label) for part in source.parts for label in part.labels]
+    example = dict(zip(reversed(given), reversed(names), strict=True))
+    classes, position = _classes(source, example, options.classes)
     labels = np.array([position[label] for label in given], np.int64)
     images = _images(source, names, options)
     if (train_test := _split_of(source)) is None or options.test_share is not None:
         share, seed = options.test_share or SHARE, options.seed or 0
-        train, test = stratified(images, labels, classes, share, seed)
+        train, test = stratified(images, labels, classes, share, seed, source.hint)
         is_split_here = True
     else:
         (train, test), is_split_here = train_test, False
     for part, rows in (("training", train), ("test", test)):
         counts = np.bincount(labels[rows], minlength=len(classes))
         if missing := [name for name, count in zip(classes, counts, strict=True) if not count]:
-            raise SourceError(
+            raise ImportSourceError(
                 f"class {_listed(missing)} has no {part} images; add some, or split all images "
                 f"again, as `--test-share {SHARE}`"
             )
@@ -121,12 +124,18 @@ def _split_of(source: Source) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def stratified(
-    images: np.ndarray, labels: np.ndarray, classes: Sequence[str], share: float, seed: int
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    share: float,
+    seed: int,
+    hint: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Training and test rows, with the share of test images in each class, at least one.
 
     Only the pixels and the seed decide, not the order of the images: so the images stay where they
     are when others are added, except for a few of them, and equal images of a class stay together.
+    hint: the end of the message about a class that has too few.
     """
     rank = np.array([hashlib.sha256(b"%d" % seed + digest).digest() for digest in digests(images)])
     is_test = np.zeros(len(labels), bool)
@@ -134,9 +143,9 @@ def stratified(
         rows = np.flatnonzero(labels == label)
         distinct, of = np.unique(rank[rows], return_inverse=True)
         if len(distinct) < 2:
-            raise SourceError(
+            raise ImportSourceError(
                 f"class {name} has only {len(distinct)} distinct image; it needs at least 2, one "
-                "for training and one for test"
+                f"for training and one for test{hint}"
             )
         wanted = max(1, round(share * len(rows)))
         below = np.cumsum(np.bincount(of))[:-1]  # images of the first 1, 2, ... distinct ones
@@ -146,44 +155,67 @@ def stratified(
 
 
 def _classes(
-    source: Source, given: list[str], chosen: dict[str, str] | None
+    source: Source, example: dict[str, str], chosen: dict[str, str] | None
 ) -> tuple[list[str], dict[str, int]]:
-    """The names of the classes, and the label of each class of the source."""
-    found = {*given}
-    listed = source.classes or sorted(found, key=_natural)
+    """The names of the classes, and the label of each class of the source.
+
+    example: what the first image of each class is called.
+    """
+    found = example.keys()
+    listed = [_nfc(name) for name in source.classes or sorted(found, key=_natural)]
     if chosen is not None:
-        if missing := sorted(found - chosen.keys(), key=_natural):
-            raise SourceError(f"--classes: lacks the class {_listed(missing)} of the source")
+        chosen = {_nfc(name): _nfc(shown_name) for name, shown_name in chosen.items()}
         listed = [*chosen]
+    if missing := sorted(found - {*listed}, key=_natural):
+        if chosen is not None:
+            raise ImportSourceError(f"--classes: lacks the class {_listed(missing)} of the source")
+        raise ImportSourceError(
+            f"{example[missing[0]]}: the class {missing[0]} is none of those that the source "
+            f"names: {_listed(listed)}"
+        )
     if empty := [name for name in listed if name not in found]:
-        raise SourceError(f"class {_listed(empty)} has no images; `--classes` can leave it out")
+        if chosen is not None:
+            raise ImportSourceError(
+                f"--classes: the source has no images of class {_listed(empty)}; remove its line"
+            )
+        raise ImportSourceError(
+            f"class {_listed(empty)} has no images; `--classes` can leave it out"
+        )
     shown_names = [chosen[name] if chosen else name for name in listed]
     seen = dict[str, str]()
-    for name in shown_names:
+    for name, given in zip(shown_names, listed, strict=True):
+        where = f"{example[given]}: class {name!r}"
         if not name.strip() or not name.isprintable() or "${" in name or name.startswith("#"):
-            raise SourceError(
-                f"class {name!r}: the name must be text in one line, without ${{, and not begin "
-                "with #; rename it, in the source or by `--classes`"
+            raise ImportSourceError(
+                f"{where}: the name must be text in one line, without ${{, and not begin with #; "
+                "rename it, in the source or by `--classes`"
             )
         if name == EXCLUDED:
-            raise SourceError(
-                f"class {name}: reviews use this name for images that are left out; rename it, in "
-                "the source or by `--classes`"
+            raise ImportSourceError(
+                f"{where}: reviews use this name for images that are left out; rename it, in the "
+                "source or by `--classes`"
             )
         if (folded := name.strip().casefold()) in seen:
-            raise SourceError(
+            raise ImportSourceError(
                 f"the classes {seen[folded]} and {name} differ at most in case; rename one, in the "
                 "source or by `--classes`"
             )
         seen[folded] = name
     if len(listed) < 2:
-        raise SourceError(f"there is one class, {listed[0]}; a dataset needs two or more")
+        raise ImportSourceError(
+            f"there is one class, {listed[0]}; a dataset needs two or more{source.hint}"
+        )
     return shown_names, {name: label for label, name in enumerate(listed)}
 
 
 def _natural(name: str) -> tuple[int, int, str]:
     """Numbers in their order, before other names."""
-    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+    is_number = name.isdecimal() and len(name) < 20
+    return (0, int(name), name) if is_number else (1, 0, name)
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _listed(names: list[str]) -> str:
@@ -193,13 +225,13 @@ def _listed(names: list[str]) -> str:
 
 def _images(source: Source, names: list[str], options: Options) -> np.ndarray:
     """All images in one array."""
-    each = [image for part in source.parts for image in part.images]
+    each = depth.even([image for part in source.parts for image in part.images])
     sizes = Counter(image.shape[:2] for image in each)
     if options.size is None and len(sizes) > 1:
         example = {image.shape[:2]: name for image, name in zip(each, names, strict=True)}
         some = [f"{h}x{w} ({n}, such as {example[h, w]})" for (h, w), n in sizes.most_common(FEW)]
         height, width = sizes.most_common(1)[0][0]
-        raise SourceError(
+        raise ImportSourceError(
             f"the images have {len(sizes)} sizes, height x width: {', '.join(some)}; give one to "
             f"scale them to, as `--size {height}x{width}`"
         )
@@ -225,12 +257,14 @@ def read_classes(file: Path) -> dict[str, str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"--classes: {shown(file)}: cannot be read: {error}") from error
+        raise ImportSourceError(
+            f"--classes: {shown(file)}: cannot be read: {reason(error)}"
+        ) from error
     found: dict[str, str] = {}
     for row in _rows(text):
         name = row[0].strip()
         if len(row) > 2 or name in found:
-            raise SourceError(
+            raise ImportSourceError(
                 f"--classes: {shown(file)}: {','.join(row)}: must be CLASS or CLASS,NAME, each "
                 'class once; a name with a comma needs quotes, as "a, b"'
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Difference:
+class VersionDifference:
     """What a new version changes.
 
     added, removed: number of images by class; relabelled: by old and new class; moved: the number
@@ -52,12 +52,18 @@ class Difference:
         yield from self.form
         for what, counts in (("added", self.added), ("removed", self.removed)):
             yield f"{what}: {_total(counts)}"
-            yield from (f"  {name}" for name in self.examples.get(what, []))
+            yield from self._examples(what, counts)
         pairs = Counter({f"{old} -> {new}": n for (old, new), n in self.relabelled.items()})
         yield f"relabelled: {_total(pairs)}"
-        yield from (f"  {name}" for name in self.examples.get("relabelled", []))
+        yield from self._examples("relabelled", pairs)
         if self.moved:
             yield f"moved between training and test: {self.moved:,}"
+
+    def _examples(self, what: str, counts: Counter[str]) -> Iterator[str]:
+        names = self.examples.get(what, [])
+        yield from (f"  {name}" for name in names)
+        if names and (more := counts.total() - len(names)):
+            yield f"  and {more:,} more"
 
 
 def _total(counts: Counter[str]) -> str:
@@ -84,8 +90,17 @@ def version(
     return Version(digests(images), places, numbered, images.shape[1:], classes)
 
 
-def between(old: Version, new: Version) -> Difference:
-    """Compare two versions: images of equal pixels are the same image."""
+def between(old: Version, new: Version) -> VersionDifference:
+    """Compare two versions: images of equal pixels are the same image.
+
+    A class is renamed if most of its images are in one class whose name is new, and the reverse.
+    """
+    renamed = _renamed(old, new)
+    old = replace(
+        old,
+        classes=[renamed.get(name, name) for name in old.classes],
+        places=[(renamed.get(name, name), split) for name, split in old.places],
+    )
     before, after = _by_digest(old), _by_digest(new)
     added, removed, moved = Counter[str](), Counter[str](), 0
     relabelled = Counter[tuple[str, str]]()
@@ -104,21 +119,50 @@ def between(old: Version, new: Version) -> Difference:
         relabelled.update((a[0], b[0]) for a, b in zip(gone[:both], news[:both], strict=True))
         removed.update(place[0] for place in gone[both:])
         added.update(place[0] for place in news[both:])
-        for what, count in (("relabelled", both), ("added", len(news) - both)):
-            if count and len(examples[what]) < FEW:
-                examples[what].append(new.names[after[digest][-1]])
+        for what, places in (("relabelled", news[:both]), ("added", news[both:])):
+            if places and len(examples[what]) < FEW:
+                rows = [row for row in after[digest] if new.places[row] == places[-1]]
+                examples[what].append(new.names[rows[-1]])
     form = []
     if old.shape != new.shape:
         form.append(f"shape of the images: {_shape(old.shape)} -> {_shape(new.shape)}")
+    if renamed:
+        pairs = [f"{before} -> {name}" for before, name in renamed.items()]
+        form.append(f"classes renamed: {_some(pairs)}")
     if old.classes != new.classes:
         form.append(f"classes: {_classes(old.classes, new.classes)}")
-    return Difference(added, removed, relabelled, moved, dict(examples), form)
+    return VersionDifference(added, removed, relabelled, moved, dict(examples), form)
+
+
+def _renamed(old: Version, new: Version) -> dict[str, str]:
+    """The new name of each class that has only got another one."""
+    gone, come = ({*a.classes} - {*b.classes} for a, b in ((old, new), (new, old)))
+    before, after = _by_digest(old), _by_digest(new)
+    both = Counter(
+        (old.places[before[digest][0]][0], new.places[after[digest][0]][0])
+        for digest in before.keys() & after.keys()
+    )
+    # The pair with most images comes last, and so is kept.
+    by_size = sorted(both, key=lambda pair: (both[pair], pair))
+    became, was = dict(by_size), {name: before for before, name in by_size}
+    return {
+        name: became[name]
+        for name in old.classes
+        if name in gone and became.get(name) in come and was[became[name]] == name
+    }
 
 
 def _classes(old: list[str], new: list[str]) -> str:
-    gone = [f"without {name}" for name in old if name not in new]
-    come = [f"with {name}" for name in new if name not in old]
-    return ", ".join([*gone, *come]) or "in another order"
+    gone, come = ([n for n in a if n not in b] for a, b in ((old, new), (new, old)))
+    words = [
+        f"{what} {_some(names)}" for what, names in (("without", gone), ("with", come)) if names
+    ]
+    return "; ".join(words) or "in another order"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - FEW:,} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
 
 
 def _by_digest(one: Version) -> dict[bytes, list[int]]:

@@ -10,21 +10,22 @@ import numpy as np
 from tqdm import tqdm
 
 from kmnist_pipeline.data import depth, pictures
-from kmnist_pipeline.importing.source import SPLITS, Part, Source, SourceError, shown
+from kmnist_pipeline.importing.source import SPLITS, ImportSourceError, Part, Source, shown
 
 KIND = "a folder with one sub-folder for each class"
 
 
 def read(folder: Path) -> Source:
-    """The pictures in the sub-folders; the name of a sub-folder is the class of its pictures.
+    """The images in the sub-folders; the name of a sub-folder is the class of its images.
 
-    Raises SourceError for a file in them that is no PNG or JPEG, and for a class without a picture.
+    Raises ImportSourceError for a file in them that is not a PNG or JPEG, and for a class without
+    images.
     """
     splits = [f for f in _folders(folder) if f.name.lower() in SPLITS and _folders(f)]
     others = [f for f in _folders(folder) if f not in splits]
     if splits and others:
-        raise SourceError(
-            f"{shown(others[0])}: is a class beside {shown(splits[0])}, which has classes; put it "
+        raise ImportSourceError(
+            f"{shown(others[0])}: is a class next to {shown(splits[0])}, which has classes; put it "
             "into a split, or move the splits elsewhere"
         )
     parts = [_part(f, SPLITS[f.name.lower()], folder) for f in splits] or [
@@ -37,16 +38,18 @@ def _part(folder: Path, split: str | None, root: Path) -> Part:
     files = []
     for entry in sorted(folder.iterdir()):
         if entry.is_file() and not entry.name.startswith(".") and is_picture(entry):
-            raise SourceError(
+            raise ImportSourceError(
                 f"{shown(entry)}: is in no class; put it into a sub-folder of a class"
             )
     for below in _folders(folder):
         found = list(_files(below, root))
         if not found:
-            raise SourceError(f"{shown(below)}: the class has no image; remove the folder")
+            raise ImportSourceError(f"{shown(below)}: the class has no image; remove the folder")
         files += [(file, below.name) for file in found]
     if not files:
-        raise SourceError(f"{shown(folder)}: has no sub-folders with images and no known file")
+        raise ImportSourceError(
+            f"{shown(folder)}: has no sub-folders with images and no known file"
+        )
     bar = tqdm(files, desc=f"reading {folder.name}", unit=" images", disable=None, leave=False)
     images = [_image(file) for file, _ in bar]
     return Part(split, images, [name for _, name in files], [shown(file) for file, _ in files])
@@ -61,11 +64,11 @@ def is_picture(file: Path) -> bool:
 def _image(file: Path) -> np.ndarray:
     content = file.read_bytes()
     if not content.startswith(pictures.MAGIC):
-        raise SourceError(f"{shown(file)}: is no PNG or JPEG; remove it from the folder")
+        raise ImportSourceError(f"{shown(file)}: is not a PNG or JPEG; remove it from the folder")
     try:
-        return depth.decode(content)
+        return depth.of_many(content)
     except pictures.PictureError as error:
-        raise SourceError(f"{shown(file)}: {error}") from error
+        raise ImportSourceError(f"{shown(file)}: {error}") from error
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -75,11 +78,13 @@ def _folders(folder: Path) -> list[Path]:
 def _files(folder: Path, root: Path) -> Iterator[Path]:
     """The files in a folder and its sub-folders, without hidden ones.
 
-    Raises SourceError for a link out of the source, which could bring in any file.
+    Raises ImportSourceError for a link out of the source, which could bring in any file.
     """
     top = root.resolve()
     if not folder.resolve().is_relative_to(top):
-        raise SourceError(f"{shown(folder)}: is a link out of the folder; put the images there")
+        raise ImportSourceError(
+            f"{shown(folder)}: is a link out of the folder; put the images there"
+        )
     for here, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in sorted([*names, *(n for n in below if (Path(here) / n).is_symlink())]):
@@ -87,6 +92,6 @@ def _files(folder: Path, root: Path) -> Iterator[Path]:
             if name.startswith("."):
                 continue
             if not file.resolve().is_relative_to(top) or not file.is_file():
-                reason = "is a link out of the folder or no regular file; put the image there"
-                raise SourceError(f"{shown(file)}: {reason}")
+                reason = "is a link out of the folder or not a regular file; put the image there"
+                raise ImportSourceError(f"{shown(file)}: {reason}")
             yield file

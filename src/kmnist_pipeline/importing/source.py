@@ -23,7 +23,7 @@ LABELS = {"labels", "label", "y", "target", "targets", "class"}
 LARGEST = 1 << 33  # bytes of the images of a dataset
 
 
-class SourceError(UserError):
+class ImportSourceError(UserError):
     """A source that cannot be imported; the message names the file and the reason."""
 
 
@@ -47,13 +47,19 @@ class Source:
     """All parts.
 
     is_raw: whether the pixels are numbers of a file of arrays; classes: in the order of the source,
-    or None if it has no order.
+    or None if it has no order; labelled: where the labels are, if one may look for them elsewhere.
     """
 
     kind: str
     is_raw: bool
     parts: list[Part]
     classes: list[str] | None = None
+    labelled: str = ""
+
+    @property
+    def hint(self) -> str:
+        """The end of a message about classes that may be none."""
+        return self.labelled and f"; the labels are those of {self.labelled}"
 
 
 def words(text: str) -> list[str]:
@@ -62,13 +68,18 @@ def words(text: str) -> list[str]:
 
 
 def split_word(text: str) -> str | None:
-    """The word of a name that tells the split, one of `SPLITS`."""
+    """The word of a name that says the split, one of `SPLITS`."""
     return next((word for word in words(text) if word in SPLITS), None)
 
 
 def shown(path: Path) -> str:
     """A path in a message."""
     return printable(str(path))
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, without its name, which the message has already."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def named(labels: np.ndarray, names: Sequence[str] | None, where: str) -> list[str]:
@@ -79,17 +90,21 @@ def named(labels: np.ndarray, names: Sequence[str] | None, where: str) -> list[s
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
-        raise SourceError(f"{where}: has labels of shape {labels.shape}, not one for each image")
+        raise ImportSourceError(
+            f"{where}: has labels of shape {labels.shape}, not one for each image"
+        )
     if labels.dtype.kind == "U":
         return [str(label) for label in labels]
     if labels.dtype.kind not in "ui":
-        raise SourceError(f"{where}: has labels of type {labels.dtype}, not whole numbers or texts")
+        raise ImportSourceError(
+            f"{where}: has labels of type {labels.dtype}, not whole numbers or texts"
+        )
     if names is None:
         return [str(label) for label in labels.tolist()]
     outside = np.flatnonzero((labels < 0) | (labels >= len(names)))
     if len(outside):
         first = outside[0]
-        raise SourceError(
+        raise ImportSourceError(
             f"{where}: label {labels[first]} of image {first} has no name: there are {len(names)}"
         )
     return [names[label] for label in labels.tolist()]
@@ -106,7 +121,7 @@ def pixels_of(array: np.ndarray, where: str, size: tuple[int, int] | None) -> np
     if array.ndim == 2:
         array = array.reshape(len(array), *shape_of_row(array.shape[1], where, size))
     if not (array.ndim == 3 or (array.ndim == 4 and array.shape[-1] == 3)) or not array.size:
-        raise SourceError(
+        raise ImportSourceError(
             f"{where}: has the shape {array.shape}, not (images, height, width) for grey images "
             "or (images, height, width, 3) for colours"
         )
@@ -119,7 +134,7 @@ def pixels_of(array: np.ndarray, where: str, size: tuple[int, int] | None) -> np
         return np.rint(array * 255).astype(np.uint8)
     if array.dtype.kind in "ui" and low >= 0 and high <= 255:
         return array.astype(np.uint8)
-    raise SourceError(
+    raise ImportSourceError(
         f"{where}: has pixels of type {array.dtype} from {low} to {high}; they must be bytes "
         "or fractions from 0 to 1"
     )
@@ -128,7 +143,9 @@ def pixels_of(array: np.ndarray, where: str, size: tuple[int, int] | None) -> np
 def shape_of_row(count: int, where: str, size: tuple[int, int] | None) -> tuple[int, ...]:
     """The shape of an image that is a row of `count` pixels: `size`, else square."""
     if not count:
-        raise SourceError(f"{where}: has labels, but no pixels")
+        raise ImportSourceError(
+            f"{where}: has labels, but no pixels; commas must separate the cells of a CSV"
+        )
     for colours in ((), (3,)):
         pixels = count // 3 if colours else count
         if count % (3 if colours else 1):
@@ -138,26 +155,27 @@ def shape_of_row(count: int, where: str, size: tuple[int, int] | None) -> tuple[
         side = round(pixels**0.5)
         if side * side == pixels:
             return (side, side, *colours)
-    raise SourceError(
-        f"{where}: {count} pixels are no square image; give height and width, as `--size 12x10`"
+    raise ImportSourceError(
+        f"{where}: {count} pixels do not form a square image; give height and width, as "
+        "`--size 12x10`"
     )
 
 
 def require_fits(size: int, where: str) -> None:
-    """Raise SourceError if images of `size` bytes are more than a dataset may have."""
+    """Raise ImportSourceError if images of `size` bytes are more than a dataset may have."""
     if size > LARGEST:
-        raise SourceError(
+        raise ImportSourceError(
             f"{where}: the images have {size >> 20:,} MiB, more than the {LARGEST >> 20:,} MiB "
             "that are allowed; `--size` makes them smaller"
         )
 
 
 def one_each(parts: Iterable[Part]) -> list[Part]:
-    """The parts. Raises SourceError if some say their split and others do not."""
+    """The parts. Raises ImportSourceError if some say their split and others do not."""
     found = list(parts)
     if len({part.split is None for part in found}) > 1:
         unknown = next(part for part in found if part.split is None)
-        raise SourceError(
+        raise ImportSourceError(
             f"{unknown.names[0]}: its name says neither train nor test, as those of others do"
         )
     return found

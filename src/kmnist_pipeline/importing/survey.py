@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.cells import cell_len
 from tqdm import tqdm
 
 from kmnist_pipeline.importing.content import Content
@@ -13,6 +14,7 @@ from kmnist_pipeline.importing.content import Content
 NEAR = 0.99  # correlation of the pixels of two images that are near duplicates
 BLOCKS, AXES, NEIGHBOURS = 64, 16, 8
 CHUNK = 1 << 22  # pixels that are compared at a time
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue, as Pillow has it
 FEW, MOST = 3, 60  # examples of a finding; classes of the table
 
 
@@ -21,8 +23,7 @@ class Survey:
     """The findings, as rows of images or pairs of rows.
 
     copies: pairs of images with equal pixels, the first one and a later one; near: pairs of nearly
-    equal ones; blank: images of one value; dark_on_light: grey images that are bright along their
-    edges.
+    equal ones; blank: images of one value; dark_on_light: images that are bright along their edges.
     """
 
     copies: np.ndarray
@@ -53,14 +54,15 @@ def _pairs(pairs: list[tuple[int, int]]) -> np.ndarray:
 
 
 def _dark_on_light(content: Content, is_blank: np.ndarray) -> np.ndarray:
-    """Grey images that are brighter than half along their edges, where only paper is."""
-    if content.images.ndim == 4:
-        return np.array([], np.int64)
+    """Images that are brighter than half along their edges, where only paper is."""
     images = content.images
     edges = np.concatenate(
         [images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]], axis=1
     )
-    return np.flatnonzero((2 * edges.mean(axis=1) > content.pixel_max) & ~is_blank)
+    brightness = edges.mean(axis=1)
+    if images.ndim == 4:
+        brightness = brightness @ LUMINANCE
+    return np.flatnonzero((2 * brightness > content.pixel_max) & ~is_blank)
 
 
 def near_duplicates(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -126,7 +128,10 @@ def lines(content: Content, found: Survey, kind: str) -> Iterator[str]:
     yield from _table(content)
     if content.is_split_here:
         share = len(content.test) / len(content.images)
-        yield f"split by the pixels of the images, in each class: {share:.1%} are test images"
+        yield (
+            "each class was split by the pixels of its images, and rounded to whole images: "
+            f"{100 * share:.1f} % of all are test images"
+        )
     is_test = np.zeros(len(content.images), bool)
     is_test[content.test] = True
     for name, pairs in (("exact", found.copies), ("near", found.near)):
@@ -136,16 +141,14 @@ def lines(content: Content, found: Survey, kind: str) -> Iterator[str]:
             f"{name} duplicates: {numbers[0]} within training, {numbers[1]} within test, "
             f"{numbers[2]} across both"
         )
-        across = pairs[both == 1]
-        yield from _examples(content, across)
+        yield from _pairs_named(content, pairs[np.argsort(both != 1, kind="stable")])
     differ = content.labels[found.copies]
     if len(odd := found.copies[differ[:, 0] != differ[:, 1]]):
         yield f"warning: {len(odd)} exact duplicates have another class"
-        yield from _examples(content, odd)
+        yield from _pairs_named(content, odd)
     yield f"blank images: {len(found.blank)}"
-    yield from (f"  {content.names[row]}" for row in found.blank[:FEW])
-    if content.images.ndim == 3:
-        yield from _polarity(content, found)
+    yield from _examples([content.names[row] for row in found.blank])
+    yield from _polarity(content, found)
 
 
 def _polarity(content: Content, found: Survey) -> Iterator[str]:
@@ -153,16 +156,25 @@ def _polarity(content: Content, found: Survey) -> Iterator[str]:
     if not dark:
         yield "polarity: all images are light on dark"
         return
+    is_grey = content.images.ndim == 3
+    does = "converts images to light on dark" if is_grey else "takes coloured images as they are"
     yield (
         f"warning: suspicious polarity: {dark:,} of {seen:,} images are dark on light; "
-        "`kmnist predict` converts images to light on dark"
+        f"`kmnist predict` {does}"
     )
-    yield from (f"  {content.names[row]}" for row in found.dark_on_light[:FEW])
+    yield from _examples([content.names[row] for row in found.dark_on_light])
 
 
-def _examples(content: Content, pairs: np.ndarray) -> Iterator[str]:
+def _pairs_named(content: Content, pairs: np.ndarray) -> Iterator[str]:
     names = content.names
-    yield from (f"  {names[one]} and {names[other]}" for one, other in pairs[:FEW])
+    return _examples([f"{names[one]} and {names[other]}" for one, other in pairs])
+
+
+def _examples(names: Sequence[str]) -> Iterator[str]:
+    """The first few names as lines, and how many more there are."""
+    yield from (f"  {name}" for name in names[:FEW])
+    if len(names) > FEW:
+        yield f"  and {len(names) - FEW:,} more"
 
 
 def _table(content: Content) -> Iterator[str]:
@@ -177,8 +189,10 @@ def _table(content: Content) -> Iterator[str]:
         rows = by_size[:FEW] + by_size[-FEW:]
         yield f"the smallest and largest of {size} classes:"
     names = {label: content.classes[label] for label in rows}
-    width = max(map(len, [*names.values(), "class", "all"]))
+    # Kana and Han take two columns of a terminal.
+    width = max(map(cell_len, [*names.values(), "class", "all"]))
     yield f"{'class':{width}}  training    test"
     for label in rows:
-        yield f"{names[label]:{width}}  {train[label]:8,}  {test[label]:6,}"
+        room = " " * (width - cell_len(names[label]))
+        yield f"{names[label]}{room}  {train[label]:8,}  {test[label]:6,}"
     yield f"{'all':{width}}  {len(content.train):8,}  {len(content.test):6,}"

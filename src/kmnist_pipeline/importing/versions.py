@@ -22,12 +22,14 @@ from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from kmnist_pipeline.commands import additions
+from kmnist_pipeline.config import menu
 from kmnist_pipeline.data import dataset
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs, paths
 from kmnist_pipeline.importing import difference
 from kmnist_pipeline.importing.content import Content, Options
 from kmnist_pipeline.repository import dvc, locks
+from kmnist_pipeline.repository.revision import Revision
 
 META = "import"  # the key of the options in the .dvc file
 UNKNOWN = "0" * 64
@@ -50,10 +52,24 @@ class Earlier:
     version: difference.Version | None
 
 
+State = list[bytes | None]
+
+
+def state(name: str) -> State:
+    """What tells the version of a dataset: the content of its description and of DVC's pointer.
+
+    Raises UserError if the name is impossible.
+    """
+    additions.require_named("dataset", name)
+    files = (additions.file("dataset", name), Path(f"{paths.imported(name)}.dvc"))
+    return [file.read_bytes() if file.exists() else None for file in files]
+
+
 def earlier(name: str) -> Earlier | None:
     """The imported version of a dataset that is here; None if there is no dataset of this name.
 
-    Raises UserError if the dataset has not been imported, or if the name is impossible.
+    A description may be left of a dataset that has been removed. Raises UserError if the dataset
+    has not been imported.
     """
     file = additions.file("dataset", name)
     if not file.exists():
@@ -62,29 +78,29 @@ def earlier(name: str) -> Earlier | None:
     if "imported" not in _described(file):
         raise UserError(f"{file}: this dataset was not imported; choose another name")
     pointer = Path(f"{paths.imported(name)}.dvc")
-    about = locks.load(pointer.read_text(), str(pointer)) if pointer.exists() else {}
+    on_menu = ("dataset", name) in menu.items(additions.MENU.read_text("utf-8"))
+    if not pointer.exists() and not on_menu:
+        return None
+    about = locks.load(pointer.read_text("utf-8"), str(pointer)) if pointer.exists() else {}
     options = Options.of_plain((about.get("meta") or {}).get(META) or {})
-    return Earlier(options, _version(name))
+    return Earlier(options, _version(paths.imported(name), pointer))
 
 
 def _described(file: Path) -> Any:
     """The description of a dataset, with its comments and quotes."""
     yaml = YAML()
     yaml.preserve_quotes = True
-    locks.load(file.read_text(), str(file))  # refuses what is no map
-    return yaml.load(file.read_text())
+    locks.load(file.read_text("utf-8"), str(file))  # refuses what is no map
+    return yaml.load(file.read_text("utf-8"))
 
 
-def _version(name: str) -> difference.Version | None:
+def _version(path: str, pointer: Path) -> difference.Version | None:
     """The images that DVC tracks, read from its cache, or else from the workspace."""
-    path = paths.imported(name)
-    with dvc.opened() as repo:
-        try:
-            with repo.dvcfs.open(path, "rb") as file:
-                content = file.read()
-        except OSError:
-            return None
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+    here = Revision("the workspace")
+    known = here.cached(path, locks.pointed(pointer)) if pointer.exists() else {}
+    if not known:
+        return None
+    with np.load(known[path], allow_pickle=False) as arrays:
         classes = [str(text) for text in arrays["classes"]]
         return difference.version(arrays["images"], arrays["labels"], arrays["test"], classes)
 
@@ -99,27 +115,50 @@ def of(content: Content) -> difference.Version:
 def is_again(name: str, content: Content) -> bool:
     """Whether this content is, byte for byte, that of the version that `conf/` describes."""
     about = _described(additions.file("dataset", name))["imported"]
+    return bool(about.get("sha256") == _sha256(content))
+
+
+def left_undone(name: str, content: Content) -> list[str]:
+    """The files that an interrupted import of this content has not written, or that are lost."""
+    files = [*map(str, describe(name, content, _sha256(content)).files)]
+    return files if Path(paths.imported(name)).exists() else [paths.imported(name), *files]
+
+
+def _sha256(content: Content) -> str:
     with tempfile.TemporaryFile() as file:
         _save(file, content)
         file.seek(0)
-        return about.get("sha256") == hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _save(file: Any, content: Content) -> None:
     dataset.save(file, content.images, content.labels, content.train, content.test, content.classes)
 
 
-def write(name: str, content: Content, options: Options) -> list[str]:
+def write(name: str, content: Content, options: Options, before: State) -> list[str]:
     """Write the dataset: its file and DVC's pointer to it, its description, menu and parameters.
 
     If anything fails or is interrupted, all of them are as before. Returns the written files.
+    before: the `state` that this replaces; raises UserError if it is another one by now.
     """
     file = Path(paths.imported(name))
     pointer = Path(f"{file}.dvc")
-    describe(name, content, UNKNOWN)  # what the configuration refuses is refused before
+    with additions.alone():
+        if state(name) != before:
+            raise UserError(
+                f"nothing was written: another command has changed the dataset {name} meanwhile; "
+                "import again to see the difference"
+            )
+        describe(name, content, UNKNOWN)  # what the configuration refuses is refused before
+        addition = _write(file, pointer, name, content, options)
+    return [str(file), str(pointer), *map(str, addition.files)]
+
+
+def _write(
+    file: Path, pointer: Path, name: str, content: Content, options: Options
+) -> additions.Addition:
     with _replaced(file), additions.restored(pointer):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with outs.replacing(file) as opened:
+        with outs.writing(file) as opened:
             _save(opened, content)
         with file.open("rb") as opened:
             sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -130,7 +169,7 @@ def write(name: str, content: Content, options: Options) -> list[str]:
             stage.dump()
         addition = describe(name, content, sha256)
         addition.write()
-    return [str(file), str(pointer), *map(str, addition.files)]
+    return addition
 
 
 @contextmanager

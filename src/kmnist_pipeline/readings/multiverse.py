@@ -137,10 +137,22 @@ def course(reading: Reading, configuration: Configuration, seed: int) -> Course:
 
 def courses(
     readings: Iterable[Reading], configurations: Iterable[Configuration], seeds: Iterable[int]
-) -> list[Course]:
-    """All trainings that these readings need, each once."""
-    product = itertools.product(readings, dict.fromkeys(configurations), seeds)
-    return list(dict.fromkeys(course(*each) for each in product))
+) -> dict[Course, int]:
+    """All trainings that these readings need, and the epochs of the longest of its readings."""
+    found: dict[Course, int] = {}
+    for reading, *rest in itertools.product(readings, dict.fromkeys(configurations), seeds):
+        needed = course(reading, *rest)
+        found[needed] = max(found.get(needed, 0), reading.epochs)
+    return found
+
+
+def sharing(readings: Iterable[Reading], one: Reading) -> list[Reading]:
+    """The readings that are read off the same trainings as `one`."""
+    return [r for r in readings if _trained(r) == _trained(one)]
+
+
+def _trained(reading: Reading) -> tuple[str, str, int]:
+    return reading.scaling, reading.loss, reading.folds
 
 
 def value(reading: Reading, folds: np.ndarray, split: str) -> float:

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -87,15 +87,15 @@ def shown(train: Images, test: Images) -> Shown:
     return Shown(pixels, labels, len(train), len(train.classes))
 
 
-def works(courses: Iterable[Course], epochs: int, images: Mapping[Classes, Shown]) -> list[Work]:
-    """The groups that train these courses."""
+def works(courses: Mapping[Course, int], images: Mapping[Classes, Shown]) -> list[Work]:
+    """The groups that train these courses for so many epochs."""
     together = defaultdict(set)
-    for course in courses:
+    for course, epochs in courses.items():
         of = course.configuration
-        alike = (of.kind, of.classes, of.batch_size, course.folds, course.seed)
+        alike = (of.kind, of.classes, of.batch_size, epochs, course.folds, course.seed)
         together[alike].add(Column(of.lr, course.scaling, course.loss or "mean"))
     found = []
-    for (kind, classes, batch, folds, seed), members in together.items():
+    for (kind, classes, batch, epochs, folds, seed), members in together.items():
         of_classes = images[classes]
         test = np.arange(of_classes.training, len(of_classes.labels))
         cut = splits.kfold(of_classes.training, folds, seed)
@@ -109,17 +109,16 @@ def works(courses: Iterable[Course], epochs: int, images: Mapping[Classes, Shown
 
 def train(
     label: str,
-    courses: Iterable[Course],
-    epochs: int,
+    courses: Mapping[Course, int],
     images: Mapping[Classes, Shown],
     store: Store,
 ) -> dict[Course, np.ndarray]:
     """Train what the store lacks; returns each course as (folds, len(MEASURES), epochs).
 
-    label: names the groups in the store.
+    label: names the groups in the store; courses: with the number of their epochs.
     """
     digests = {classes: _digest(of) for classes, of in images.items()}
-    wanted = works(courses, epochs, images)
+    wanted = works(courses, images)
     named = {key_of(work.group, digests[work.classes]): work for work in wanted}
     known = {name: content for name in named if (content := store.read(name)) is not None}
     missing = {name: work for name, work in named.items() if name not in known}

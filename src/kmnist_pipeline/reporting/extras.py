@@ -1,4 +1,4 @@
-"""What a page says beyond verdicts: how trials win, what readings explain, what claims notice."""
+"""The page's content on wins of trials, on readings and on injected faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def with_wins(trials: list[dict[str, Any]], claims: list[dict[str, Any]]) -> lis
     """The trials of a study, each with its wins over seeds and its chance to win with one more.
 
     claims: judged; one about the winning point marks the trial that the publication names. Wins and
-    chances are None for one seed, where they say nothing.
+    chances are None if there is only one seed, because they would mean nothing.
     """
     values = np.array([trial["seeds"]["values"] for trial in trials])
     wins: list[Any] = [None] * len(trials)
@@ -33,14 +33,19 @@ def with_wins(trials: list[dict[str, Any]], claims: list[dict[str, Any]]) -> lis
 
 
 def _point(text: str) -> list[str]:
-    """The values of a point such as `lr=0.1,batch=64`, whose keys a publication may name else."""
+    """The values of a point such as `lr=0.1,batch=64`; a publication may use other key names."""
     return [pair.partition("=")[2].strip() for pair in text.split(",")]
 
 
-def readings(content: Mapping[str, Any], order: list[str]) -> dict[str, Any]:
-    """The content of `readings.json` as the page shows it; order: the ids of the claims."""
+def readings(content: Mapping[str, Any], order: list[str]) -> dict[str, Any] | None:
+    """The content of `readings.json` as the page shows it; None without claims about accuracy.
+
+    order: the ids of the claims.
+    """
     ours = {name: content["ours"][name] for name in content["order"]}
     stated = {name: content["claims"][name] for name in order if name in content["claims"]}
+    if not stated:
+        return None
     claims = {
         name: {
             **claim,
@@ -65,7 +70,7 @@ def in_words(reading: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 
 def _strip(claim: Mapping[str, Any]) -> dict[str, float]:
-    """The places on a strip of the range over readings, the published value and ours, in pixels."""
+    """The positions, in pixels, of the range over readings, the published value and ours."""
     values = {name: claim[name] for name in ("low", "high", "reported", "ours")}
     first, last = min(values.values()), max(values.values())
     scale = (WIDTH - 2 * MARGIN) / ((last - first) or 1.0)
@@ -74,27 +79,30 @@ def _strip(claim: Mapping[str, Any]) -> dict[str, float]:
 
 def faults(
     content: Mapping[str, Any],
-    noticed: Mapping[str, Mapping[str, bool]],
+    detected: Mapping[str, Mapping[str, bool]],
     claims: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """The content of `faults.json` and the faults that each claim notices, as the page shows them.
+) -> dict[str, Any] | None:
+    """The faults and the claims that detect them, as the page shows them; None without such claims.
 
-    noticed: see `noticing.matrix`; claims: judged.
+    content: of `faults.json`; detected: see `noticing.matrix`; claims: judged.
     """
-    by_fault = noticing.summary(noticed)
+    if not detected:
+        return None
+    by_fault = noticing.summary(detected)
     names = [name for name in content["catalogue"] if name in by_fault]
     rows = [
         {
             "claim": claim,
-            "cells": [noticed[claim["id"]].get(name) for name in names],
-            "uninformative": not any(noticed[claim["id"]].values()),
+            "cells": [detected[claim["id"]].get(name) for name in names],
+            "uninformative": not any(detected[claim["id"]].values()),
         }
         for claim in claims
-        if claim["id"] in noticed
+        if claim["id"] in detected
     ]
     columns = [
-        {"name": name, "says": content["catalogue"][name], "noticed": len(by_fault[name])}
+        {"name": name, "says": content["catalogue"][name], "detected": len(by_fault[name])}
         for name in names
     ]
-    found = sum(column["noticed"] > 0 for column in columns)
-    return {**content, "columns": columns, "rows": rows, "found": found}
+    found = sum(column["detected"] > 0 for column in columns)
+    left_out = [name for name in content["catalogue"] if name not in by_fault]
+    return {**content, "columns": columns, "rows": rows, "found": found, "left_out": left_out}

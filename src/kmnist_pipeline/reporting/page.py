@@ -9,13 +9,15 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, TemplateError
 from PIL import Image
 
+from kmnist_pipeline.config.node import shown
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims as judged
 from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
@@ -28,14 +30,34 @@ EXTRAS = ("suspects", "loop", "readings", "faults")  # those that a report may h
 OTHERS = "conditions"  # and the one that some models have
 
 
+@contextmanager
+def _of_numbers(folder: str) -> Iterator[None]:
+    """Whatever damaged numbers raise, even in a template, becomes a UserError with their folder."""
+    try:
+        yield
+    except (TemplateError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder}/ or {paths.METRICS}/data/: a file has other numbers than a page shows "
+            f"({type(error).__name__}: {error}); `dvc repro` makes the files again that are not up "
+            f"to date, and `git checkout HEAD -- {paths.METRICS}` restores the committed ones"
+        ) from error
+
+
 def content(
     name: str, params: dict[str, Any], verdicts: dict[str, Any], root: Path
 ) -> dict[str, Any]:
     """All content of a page, read from the report's files.
 
     params: the content of params.yaml; verdicts: that of claims.json; root: the folder
-    of dvc.yaml.
+    of dvc.yaml. Raises UserError, as `html` and `markdown` do, for numbers that it cannot show.
     """
+    with _of_numbers(f"{paths.METRICS}/{name}"):
+        return _content(name, params, verdicts, root)
+
+
+def _content(
+    name: str, params: dict[str, Any], verdicts: dict[str, Any], root: Path
+) -> dict[str, Any]:
     about, claims, made_by = params["reports"][name], verdicts["claims"], verdicts["made_by"]
     dataset = params["datasets"][about["dataset"]]
     metrics, figures = root / paths.METRICS / name, root / paths.FIGURES
@@ -59,9 +81,12 @@ def content(
         if (maker := picture["text"]["Stage"]) not in origin_of:
             raise UserError(
                 f"{picture['path'].as_posix()} was made by {maker}, whose numbers are not in "
-                f"{metrics.as_posix()}/: delete the figure, or run the stage"
+                f"{metrics.as_posix()}/: `dvc repro {maker}` makes them, or delete the figure"
             )
+    # The page stays small enough for a browser: it links to the figures of models without claims.
+    extra = {model["name"] for model in models if model["name"] not in rank} if rank else set()
     return {
+        "folder": f"{paths.METRICS}/{name}",
         "about": about,
         "dataset": dataset,
         "data": data,
@@ -78,7 +103,8 @@ def content(
         "pairs": _pairs([model for model in models if model["name"] in rank]),
         "others": [model for model in models if model[OTHERS]],
         "routed": [model for model in models if "routing" in model["test"]],
-        "pictures": pictures,
+        "pictures": [picture for picture in pictures if picture["path"].parent.name not in extra],
+        "linked": [picture for picture in pictures if picture["path"].parent.name in extra],
         "origins": origins,
         "origin_of": origin_of,
         "made_by": made_by,
@@ -86,7 +112,7 @@ def content(
 
 
 def data_uri(picture: Path) -> str:
-    """A picture as data, so that the page is one file.
+    """A figure as data, so that the page is one file.
 
     WebP without loss keeps every pixel in two thirds of the PNG's bytes. The PNG's text entries are
     left out, because the caption says the same.
@@ -100,14 +126,16 @@ def data_uri(picture: Path) -> str:
 def html(content: dict[str, Any], address: Callable[[Path], str] = data_uri) -> str:
     """The page as one HTML file; only its links to code need the repository.
 
-    address: gives the address of a picture on the page.
+    address: gives the address of a figure on the page.
     """
-    return _environment().get_template("report.html").render(content, address=address)
+    with _of_numbers(content["folder"]):
+        return _environment().get_template("report.html").render(content, address=address)
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """The page as Markdown, with links to the pictures in the repository."""
-    return _environment().get_template("report.md").render(content)
+    """The page as Markdown, with links to the figures in the repository."""
+    with _of_numbers(content["folder"]):
+        return _environment().get_template("report.md").render(content)
 
 
 @functools.cache
@@ -130,10 +158,19 @@ def _number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
-def _read(path: Path) -> dict[str, Any]:
+class Numbers(dict[str, Any]):
+    """The content of a file of numbers, and its path."""
+
+    def __missing__(self, key: str) -> Any:
+        """Raises UserError, even in a template: an older form of the file lacks the key."""
+        command = f"dvc repro {self.get('made_by', {}).get('stage', '')}".rstrip()
+        raise UserError(f"{self['path']} lacks {key}: `{command}` makes it again")
+
+
+def _read(path: Path) -> Numbers:
     details = path.with_name(numbers.beside(path.name))
     origin = details if details.exists() else path
-    return {"path": path.as_posix(), "origin": origin.as_posix(), **numbers.read(path)}
+    return Numbers({"path": path.as_posix(), "origin": origin.as_posix(), **numbers.read(path)})
 
 
 def _environments(models: list[dict[str, Any]]) -> dict[str, str]:
@@ -185,8 +222,15 @@ def _model(folder: Path, claims: list[dict[str, Any]]) -> dict[str, Any]:
         "test": test,
         OTHERS: conditions,
         "trials": trials,
+        "budget": _budget(validation["made_by"]["parameters"], folder.name),
         "chosen": _chosen(validation["made_by"]["parameters"], len(trials)),
     }
+
+
+def _budget(parameters: dict[str, Any], name: str) -> str:
+    """What a study changes in all its trials, such as `subset=4000, trainer.epochs=3`."""
+    changed = parameters.get(f"studies.{name}", {}).get("trial", {})
+    return ", ".join(f"{key}={shown(value)}" for key, value in changed.items())
 
 
 def _chosen(parameters: dict[str, Any], trials: int) -> str:
@@ -211,7 +255,7 @@ def _pairs(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """McNemar's test of each model and the next one, if both have the same test images.
 
     Models that are correct on the same images, such as an experiment and the winner of its study,
-    are no pair. Holm's method corrects p for all pairs of the page.
+    are not compared. Holm's method corrects p for all pairs of the page.
     """
     pairs = []
     for one, other in itertools.pairwise(models):

@@ -1,7 +1,8 @@
 """Comparing two versions of an out by their content instead of their bytes.
 
 Numbers are equal if they differ by at most one unit in the sixth significant digit, which is the
-precision of the evidence; figures are equal if no pixel differs visibly. The lineage key and the
+precision of the evidence, or of the last one that their type has; figures are equal if no pixel
+differs visibly. The lineage key and the
 machine type in an out state its origin. If only these differ, the outs are `EQUAL`.
 """
 
@@ -152,7 +153,7 @@ def _between_arrays(old: np.ndarray, new: np.ndarray) -> str:
         return f"is infinite or not a number on one side in {odd} of {old.size}"
     apart = np.abs(old[finite].astype(float) - new[finite].astype(float)).max(initial=0)
     largest = np.abs(old[finite]).max(initial=0)
-    if apart <= max(RELATIVE * largest, ABSOLUTE):
+    if apart <= max(float(max(RELATIVE, np.finfo(old.dtype).eps)) * largest, ABSOLUTE):
         return ""
     return f"differs by up to {apart:.2g} (largest value {largest:.3g})"
 
@@ -281,7 +282,7 @@ def _safetensors(content: bytes) -> dict[str, Any]:
     from kmnist_pipeline.families import file
 
     tensors, metadata = file.decode(content)
-    return {**tensors, **dict(lineage.leaves("metadata", metadata))}
+    return {**tensors, **_bounded(lineage.leaves("metadata", metadata))}
 
 
 # Ignored in a page: its figures, which are also files; the hashes of its origin; and tags.

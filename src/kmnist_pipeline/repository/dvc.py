@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,22 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 
+RWLOCK = Path(".dvc/tmp/rwlock")
+
+
+def cut_lock() -> str:
+    """What to do about DVC's list of files in use, if a DVC that was killed has cut it; or ""."""
+    try:
+        json.loads(RWLOCK.read_bytes())
+    except FileNotFoundError:
+        return ""
+    except ValueError:
+        return (
+            f"{RWLOCK} is broken, as a DVC that was killed leaves it: when no dvc runs, delete it"
+        )
+    return ""
+
+
 @contextmanager
 def opened() -> Iterator[Repo]:
     """DVC's repository in this folder. DVC's errors become UserErrors."""
@@ -31,7 +48,7 @@ def opened() -> Iterator[Repo]:
     except DvcException as error:
         git.place()  # these two raise the reason if Git or the lock is why
         locks.parse(Path(locks.LOCK).read_bytes() if Path(locks.LOCK).exists() else b"")
-        raise UserError(f"DVC: {error}") from error
+        raise UserError(cut_lock() or f"DVC: {error}") from error
 
 
 def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -43,12 +60,15 @@ def stages(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
     try:
         content = COMPILED_MULTI_STAGE_SCHEMA(load_yaml("dvc.yaml"))
         resolver = lineage.resolver(content, params)
-        return {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
+        found = {name: resolver.resolve_one(name)[name] for name in resolver.get_keys()}
     except YAMLFileCorruptedError as error:
-        locks.refuse_conflict(Path("dvc.yaml").read_text(), "dvc.yaml")
+        locks.refuse_conflict(Path("dvc.yaml").read_text("utf-8"), "dvc.yaml")
         raise UserError(f"dvc.yaml: {error.__cause__ or error}") from error
     except (DvcException, MultipleInvalid) as error:
         raise UserError(f"dvc.yaml: {error}") from error
+    for stage in found.values():  # a line that a stage does not need repeats another dependency
+        stage["deps"] = list(dict.fromkeys(stage.get("deps", [])))
+    return found
 
 
 def outs(stage: dict[str, Any]) -> dict[str, bool]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from kmnist_pipeline.errors import UserError
 
 EMPTY = "nothing is committed yet: `git add --all && git commit -m start`"
+RESTORE = "git checkout HEAD --"  # the command that gives files their committed content
 LISTING = 1 << 24  # bytes of the file names of a tree
 
 
@@ -35,7 +36,7 @@ def run(
         raise UserError("git is not installed, or not in PATH") from error
     if not done.returncode:
         return done.stdout
-    message = done.stderr.decode(errors="replace").strip()
+    message = _said(done.stderr)
     if "not a git repository (or any" in message:
         raise UserError(
             f"{Path.cwd()} is not in a Git repository, as after unpacking a ZIP archive: clone the "
@@ -47,6 +48,11 @@ def run(
         command = shlex.join(["git", *arguments])
         raise NotFoundError(f"`{command}` ended with status {done.returncode} and no message")
     raise UserError(f"git {_subcommand(arguments)}: {message}")
+
+
+def _said(stderr: bytes) -> str:
+    """Git's message. It indents commands to copy with tabs, which would be shown escaped."""
+    return stderr.decode(errors="replace").strip().expandtabs()
 
 
 def _subcommand(arguments: tuple[str, ...]) -> str:
@@ -127,6 +133,18 @@ def objects(revisions: Iterable[str], path: str) -> dict[str, str]:
     return {revision: answer for revision, answer in pairs if " " not in answer}
 
 
+def restoring(file: str, made_by: str) -> str:
+    """How a missing or damaged file comes back: from HEAD if it has the file.
+
+    made_by: the command that makes it otherwise.
+    """
+    try:
+        committed = bool(objects(["HEAD"], file))
+    except UserError:  # no repository, or no commit
+        committed = False
+    return f"`{RESTORE} {file}` restores it" if committed else f"`{made_by}` makes it"
+
+
 def places(blobs: Iterable[str]) -> dict[str, set[str]]:
     """The paths that blobs have ever had, in any commit."""
     found: dict[str, set[str]] = {blob: set() for blob in blobs}
@@ -155,7 +173,8 @@ def commit_or_experiment(revision: str) -> tuple[str, str | None]:
         listing = run("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}")
         found = listing.decode().split()
     if not found:
-        raise UserError(f"{revision} is neither a commit nor an experiment of this repository")
+        problem = f"{revision} is neither a commit nor an experiment of this repository"
+        raise UserError(problem + if_shallow("; "))
     if len(found) > 1:
         raise UserError(f"several experiments have the name {revision}: {', '.join(found)}")
     names = run("for-each-ref", "--format=%(refname)", "--points-at", found[0], "refs/exps/*/*/*")
@@ -175,7 +194,7 @@ def tree(name: str) -> dict[str, str]:
         if len(listing) > LISTING:
             process.kill()
             raise UserError(f"{name} lists more than {LISTING >> 20} MiB of file names")
-        problem = process.stderr.read().decode(errors="replace").strip()
+        problem = _said(process.stderr.read())
     if process.returncode:
         raise UserError(f"git ls-tree: {problem}")
     rows = (row.split("\t", 1) for row in os.fsdecode(listing).split("\0") if row)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -17,7 +20,8 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.evidence import lineage
+from kmnist_pipeline.evidence import lineage, paths
+from kmnist_pipeline.repository import git
 
 LOCK = "dvc.lock"
 DEEPEST = 50  # maps and lists in each other
@@ -64,7 +68,7 @@ class Graph:
 
     @cached_property
     def _makers(self) -> dict[str, str]:
-        """The address of the maker by out. A slash ends each, so that what is below begins so."""
+        """The address of the stage that makes each out. The outs end with a slash, as prefixes."""
         return {f"{out}/": stage.address for stage in self.stages.values() for out in stage.outs}
 
     @cached_property
@@ -130,7 +134,7 @@ class Graph:
         return [self.stages[name] for name in TopologicalSorter(parents).static_order()]
 
     def downstream(self, addresses: Iterable[str]) -> dict[str, list[str]]:
-        """All stages that depend on the given ones, each with those of these stages that it reads.
+        """All stages that depend on the given ones, each with the stages through which it does.
 
         A given stage is included if it reads another one.
         """
@@ -170,7 +174,7 @@ def without(text: str, addresses: Iterable[str]) -> str:
     """The text of a lock without these stages. Raises UserError if DVC has not written it."""
     entries = _entries(text)
     if entries is None:
-        raise UserError(f"{LOCK} is not as DVC writes it: `git checkout HEAD -- {LOCK}`")
+        raise UserError(f"{LOCK} is not as DVC writes it: `{git.RESTORE} {LOCK}`")
     left = [entry for entry in entries if _address(entry) not in {*addresses}]
     head = text.partition("\nstages:\n")[0]
     return "\n".join([head, *(["stages:"] if left else []), "".join(left)])
@@ -193,19 +197,42 @@ def load(text: str, origin: str) -> dict[str, Any]:
 
 def refuse_conflict(text: str, origin: str) -> None:
     """Raise UserError, which names `origin`, if Git has left both sides of a merge in a text."""
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.startswith(("<<<<<<< ", ">>>>>>> ")):
-            raise UserError(
-                f"{origin}: line {number}: a merge conflict is not resolved; "
-                f"{CONFLICTS.get(origin, 'keep what both sides need, and remove the markers')}"
-            )
+    if found := _MARKER.search(text):
+        number = text.count("\n", 0, found.start()) + 1
+        raise UserError(
+            f"{origin}: line {number}: a merge conflict is not resolved; {_resolving(origin)}"
+        )
 
 
+def refuse_conflicts(*places: Path) -> None:
+    """Raise UserError, which names each one, if text files there have both sides of a merge.
+
+    places: files, and folders with all below them; they may be missing.
+    """
+    found = []
+    for file in (file for place in places for file in (place, *sorted(place.rglob("*")))):
+        if file.is_file():
+            try:
+                refuse_conflict(file.read_bytes().decode(errors="replace"), str(file))
+            except UserError as error:
+                found.append(str(error))
+    if found:
+        raise UserError("\n".join(found))
+
+
+_MARKER = re.compile("^(?:<<<<<<<|>>>>>>>) ", re.MULTILINE)
 # How to resolve a merge conflict in a file that the project writes itself.
-CONFLICTS = {
+_CONFLICTS = {
     LOCK: "take one side's; `dvc repro` makes what only the other has (docs/experiments.md)",
     "params.yaml": "`kmnist compose` writes it again",
 }
+
+
+def _resolving(origin: str) -> str:
+    if origin.partition("/")[0] in (*paths.TRACKED, "receipts"):
+        ours = f"`{git.RESTORE} {shlex.quote(origin)}` takes that of this branch"
+        return f"it is made, so take one side's: {ours}, and `kmnist check` says what to make again"
+    return _CONFLICTS.get(origin, "keep what both sides need, and remove the markers")
 
 
 def _yaml(text: str) -> Any:
@@ -278,7 +305,7 @@ def _refuse_doubles(text: str) -> None:
     if doubled := [address for address, number in seen.items() if number > 1]:
         raise ValueError(
             f"{doubled[0]}: is there twice, as after a merge that kept both sides; "
-            f"{CONFLICTS[LOCK]}"
+            f"{_CONFLICTS[LOCK]}"
         )
 
 
@@ -318,12 +345,22 @@ def _refuse_elsewhere(address: str, files: dict[str, str]) -> None:
     """
     away = f"take {address} out of the file: `dvc repro` writes what dvc.yaml still has"
     if "/" in address or "\0" in address:
-        raise ValueError(f"{address}: is no name of a stage; {away}")
+        raise ValueError(f"{address}: is not the name of a stage; {away}")
     for path, md5 in files.items():
         if not is_inside(path):
             raise ValueError(f"{address}: {path} is not a path in the project's folder; {away}")
         if not is_md5(md5):
-            raise ValueError(f"{address}: {path} has md5 {md5}, which is none; {away}")
+            raise ValueError(f"{address}: {path} has md5 {md5}, which is not an md5; {away}")
+
+
+def pointed(pointer: Path) -> str:
+    """The md5 of the file that a `.dvc` file names. Raises UserError if there is none."""
+    about = load(pointer.read_text("utf-8"), str(pointer))
+    with suppress(LookupError, TypeError):
+        md5 = about["outs"][0]["md5"]
+        if is_md5(md5) and not md5.endswith(".dir"):
+            return str(md5)
+    raise UserError(f"{pointer}: has no outs[0].md5: `{git.RESTORE} {pointer}` restores it")
 
 
 def is_inside(path: str) -> bool:

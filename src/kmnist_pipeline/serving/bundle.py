@@ -34,6 +34,7 @@ CODE = (
     "data/placement.py",
     "errors.py",
     "evaluation/__init__.py",
+    "evaluation/acceptance.py",
     "evaluation/routing.py",
     "families/__init__.py",
     "families/registry.py",
@@ -71,7 +72,7 @@ def saved(folder: Path, model: Candidate, lineage: str, about: str, logged: Logg
         "test": model.test,
     }.items():
         (bundle / f"{name}.json").write_bytes(outs.json_bytes(content))
-    (bundle / "README.md").write_text(about)
+    (bundle / "README.md").write_text(about, encoding="utf-8")
 
     example = np.zeros((1, *model.dataset["shape"]), np.uint8)
     answers = [Answer(0, "", "", 0.0, decision) for decision in ("review", None)]
@@ -127,10 +128,10 @@ def _code(folder: Path, family: str) -> tuple[Path, Path]:
             shutil.copytree(PACKAGE / name, copy / name, ignore=ignored)
         else:
             shutil.copy(PACKAGE / name, copy / name)
-    (copy / "__init__.py").write_text('"""The code of a registered model."""\n')
+    (copy / "__init__.py").write_text('"""The code of a registered model."""\n', encoding="utf-8")
     package = copy.rename(folder / f"{PACKAGE.name}_{digest(copy)[:12]}")
     served = Path(shutil.copy(PACKAGE / "serving/served.py", folder))
     for file in (*package.rglob("*.py"), served):
-        text = file.read_text()
-        file.write_text(re.sub(rf"\b{PACKAGE.name}\b", package.name, text))
+        text = file.read_text("utf-8")
+        file.write_text(re.sub(rf"\b{PACKAGE.name}\b", package.name, text), encoding="utf-8")
     return package, served

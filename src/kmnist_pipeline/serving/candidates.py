@@ -9,8 +9,10 @@ from typing import Any
 
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, numbers, paths
-from kmnist_pipeline.repository import locks
+from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.names import unknown
+from kmnist_pipeline.repository.revision import Revision
+from kmnist_pipeline.serving import costs
 
 PARAMS = Path("params.yaml")
 
@@ -45,8 +47,12 @@ class Candidate(Measured):
 
     @property
     def weights(self) -> Path:
-        """The path of the model file."""
-        return Path(paths.weights(self.name))
+        """The path of the model file or, if it is not here, of the weights in Git, if these are.
+
+        The predictions of both are the same.
+        """
+        whole, part = Path(paths.weights(self.name)), Path(paths.weights_in_git(self.name))
+        return part if part.exists() and not whole.exists() else whole
 
     @property
     def placed(self) -> dict[str, Any]:
@@ -74,15 +80,19 @@ def read(name: str) -> Candidate:
 
 
 def best(dataset: str) -> Candidate:
-    """The model with the best validation accuracy among those that know all classes of a dataset.
+    """The model with the best validation accuracy among those that know all classes of a dataset
+    and whose weights are here; if there are no weights, among all that know all classes.
 
     Models without one come last; of equals the first in `params.yaml` wins. Raises UserError if
     there is no model.
     """
     known = [model for model in _evaluated(dataset) if model.knows_all_classes]
     if not known:
-        raise UserError(f"no model of {dataset} has been evaluated: `dvc repro` makes the evidence")
-    return max(known, key=lambda model: -1.0 if model.accuracy is None else model.accuracy)
+        raise UserError(
+            f"no model of {dataset} has been evaluated: {git.restoring(paths.METRICS, 'dvc repro')}"
+        )
+    here = [model for model in known if model.weights.exists()]
+    return max(here or known, key=lambda model: -1.0 if model.accuracy is None else model.accuracy)
 
 
 def datasets() -> list[str]:
@@ -92,28 +102,48 @@ def datasets() -> list[str]:
 
 
 def require(weights: Path, name: str) -> None:
-    """Raise UserError with the remedies that are possible here if a model file is not usable.
+    """Raise UserError with the remedies that are possible here if a model's weights are not usable.
 
-    It must exist, and be as the lock says. Model files are not in Git: DVC's cache or a remote may
-    have them.
+    They must exist, and be as the lock says. Model files are not in Git: DVC's cache or a remote
+    may have them.
     """
     from kmnist_pipeline.commands import status
 
-    stages, there = status.locked_here().stages.values(), weights.exists()
-    known = {md5 for stage in stages for out, md5 in stage.outs.items() if out == str(weights)}
-    if there and lineage.digest(weights) in known:
+    graph, there = status.locked_here(), weights.exists()
+    makers = graph.makers(str(weights))
+    known = {stage.outs[str(weights)] for stage in makers}
+    is_as_locked = there and lineage.digest(weights) in known
+    if weights.is_relative_to(paths.WEIGHTS):
+        _require_in_git(graph, weights, name, is_as_locked)
+        return
+    if is_as_locked:
         return
     from kmnist_pipeline.repository import dvc  # slow to import
 
-    ways, force = [f"`dvc repro evaluate@{name}` trains it"], " --force" if there else ""
-    with dvc.opened() as repo:
-        outs = [out for out in repo.index.outs if out.def_path == str(weights)]
-        if repo.config["remote"]:
-            ways.insert(0, f"`dvc pull{force} {weights}` takes it from a remote")
-        if any(out.hash_info and out.cache.exists(out.hash_info.value) for out in outs):
-            ways = [f"`dvc checkout{force} {weights}` takes it from the cache"]
     problem = f"is not as {locks.LOCK} says" if there else "does not exist"
+    trains = f"`dvc repro evaluate@{name}` trains it{costs.said(name)}"
+    ways, force = [trains], " --force" if there else ""
+    try:
+        with dvc.opened() as repo:
+            if repo.config["remote"]:
+                ways.insert(0, f"`dvc pull{force} {weights}` takes it from a remote")
+    except UserError as error:
+        raise UserError(f"{weights} {problem}, and DVC cannot make it: {error}") from error
+    if any(Revision("the workspace").cached(str(weights), md5) for md5 in known):
+        ways = [f"`dvc checkout{force} {weights}` takes it from the cache"]
     raise UserError(f"{weights} {problem}: {', '.join(ways)}")
+
+
+def _require_in_git(graph: locks.Graph, weights: Path, name: str, is_as_locked: bool) -> None:
+    """Raise UserError if weights in Git are altered, or of another training than was measured."""
+    trains = f"`dvc repro weights@{name}` makes it again: it trains the model{costs.said(name)}"
+    if not is_as_locked:
+        back = f"`{git.RESTORE} {weights}` restores the committed file, or {trains}"
+        raise UserError(f"{weights} is not as {locks.LOCK} says: {back}")
+    whole = paths.weights(name)
+    made = {stage.outs[whole] for stage in graph.makers(whole)}
+    if any(stage.deps.get(whole) not in made for stage in graph.makers(str(weights))):
+        raise UserError(f"{weights} is of another {whole} than {locks.LOCK} says: {trains}")
 
 
 def _evaluated(dataset: str) -> Iterator[Candidate]:
@@ -146,11 +176,13 @@ def placement(dataset: str, shape: Sequence[int]) -> dict[str, Any] | None:
         problem = f"{path} has no placement of characters"
     except ValueError as error:  # which names the file
         problem = str(error)
-    raise UserError(f"{problem}: `dvc repro preprocess@{dataset}` makes it")
+    raise UserError(f"{problem}: {git.restoring(path, f'dvc repro preprocess@{dataset}')}")
 
 
 def _params() -> tuple[dict[str, Any], dict[str, Any]]:
-    content = locks.load(PARAMS.read_text(), PARAMS.name)
+    if not PARAMS.exists():
+        raise UserError(f"{PARAMS} does not exist: `kmnist compose` makes it")
+    content = locks.load(PARAMS.read_text("utf-8"), PARAMS.name)
     try:
         return content["models"], content["datasets"]
     except KeyError as error:
@@ -164,4 +196,5 @@ def _metrics(report: str, name: str, part: str) -> dict[str, Any]:
         problem = f"{error.filename} does not exist"
     except ValueError as error:  # which names the file
         problem = str(error)
-    raise UserError(f"{problem}: `dvc repro evaluate@{name}` makes it")
+    file = paths.numbers(report, name, f"{part}.json")
+    raise UserError(f"{problem}: {git.restoring(file, f'dvc repro evaluate@{name}')}")

@@ -25,7 +25,7 @@ FAINT = 0.06  # ink differs from the paper by more than this, on a scale from bl
 NOISE = 4.0  # and by more than this many standard deviations of the paper
 PAPER = 2.5  # a pixel that differs by fewer standard deviations is paper
 PART = 4  # pixels in each part of a character, on average at least
-SPECK = 0.02  # a spot with less ink than this share of the largest one is no part of a character
+SPECK = 0.02  # a spot with less ink than this share of the largest one is not part of a character
 SIDE = 0.9  # a line around a character covers this share of each side of its box,
 LEAST = 16  # which has as many pixels
 SHOWN = 0.1  # paper and ink that change by more than this are said
@@ -112,7 +112,7 @@ def prepare(picture: np.ndarray, form: Form) -> Prepared:
     mask, doubt = without_line(mask)
     if doubt:
         steps.append("the line around the character removed")
-    # The pale pixels beside a stroke belong to it.
+    # The pale pixels next to a stroke belong to it.
     near = ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=1 + max(mask.shape) // 100)
     clean = np.where(near, np.maximum(ink - noise / 2, 0), 0)
     pixels = _placed(clean, form.size, form.placement, steps)

@@ -73,6 +73,11 @@ class Classifier:
         self.lineage = lineage
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the model's classes."""
+        return self._model.classes
+
+    @property
     def labels(self) -> list[int]:
         """The label of each of the model's classes in the dataset."""
         return self._model.labels
@@ -117,8 +122,8 @@ class Classifier:
 
 def of_bundle(folder: Path) -> Classifier:
     """The classifier in a folder that `registry.promote` has registered."""
-    about = json.loads((folder / "about.json").read_text())
-    test = json.loads((folder / "test.json").read_text())
+    about = json.loads((folder / "about.json").read_text("utf-8"))
+    test = json.loads((folder / "test.json").read_text("utf-8"))
     weights = folder / "model.safetensors"
     routing, lineage = test.get("routing"), about["lineage"]
     return Classifier(weights, about["model"], about["dataset"], routing, lineage)

@@ -1,4 +1,4 @@
-"""One digest of all files of a registered version, so that nobody changes one unnoticed.
+"""One digest of all files of a registered version, which shows whether one has changed.
 
 It imports nothing from this project: a registered version has a copy, and a script runs it.
 """

@@ -33,7 +33,7 @@ STDIN = "-"
 IDX = tuple(b"\0\0" + bytes([kind]) for kind in (8, 9, 11, 12, 13, 14))  # HEIC has a third zero
 LARGEST = 1 << 29  # bytes of one file, packed or unpacked
 
-Fault = Callable[[str, str], object]  # gets the name of a file and the problem
+Skip = Callable[[str, str], object]  # gets the name of a file and the problem
 
 
 class InputError(UserError):
@@ -56,19 +56,19 @@ class Picture:
 Make = Callable[[str, np.ndarray, int], Picture]  # from a name, its pixels and their white
 
 
-def read(places: Iterable[str], form: Form, fault: Fault, as_is: bool = False) -> Iterator[Picture]:
+def read(places: Iterable[str], form: Form, skip: Skip, as_is: bool = False) -> Iterator[Picture]:
     """The pictures of files, folders and `-` (standard input), one after the other, in order.
 
     A folder means all files in it and in its subfolders, sorted by name, without hidden ones.
-    `fault` is called for files that cannot be used. as_is: the pictures are in the model's form.
+    `skip` is called for files that cannot be used. as_is: the pictures are in the model's form.
     """
     make = partial(_as_it_is if as_is else _prepared, form)
     for place in places:
-        for path in _files(place, fault):
+        for path in _files(place, skip):
             try:
-                yield from _pictures(_called(path), _content(path), form, make, fault)
+                yield from _pictures(_called(path), _content(path), form, make, skip)
             except (UserError, OSError, MemoryError) as error:
-                fault(_called(path), _words(error))
+                skip(_called(path), _words(error))
 
 
 def require(places: Sequence[str]) -> None:
@@ -109,31 +109,27 @@ def _words(error: BaseException) -> str:
     return printable(str(error)) or type(error).__name__
 
 
-def _files(place: str, fault: Fault) -> Iterator[str]:
+def _files(place: str, skip: Skip) -> Iterator[str]:
     """The place itself, or the files of a folder."""
     if place == STDIN or not os.path.isdir(place):
         yield place
         return
     root, found = os.path.realpath(place), False
-    walk = os.walk(
-        place, onerror=lambda error: fault(printable(str(error.filename)), _words(error))
-    )
+    walk = os.walk(place, onerror=lambda error: skip(printable(str(error.filename)), _words(error)))
     for folder, below, names in walk:
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in (name for name in below if os.path.islink(os.path.join(folder, name))):
-            fault(
-                printable(os.path.join(folder, name)), "is a link to a folder; it is not followed"
-            )
+            skip(printable(os.path.join(folder, name)), "is a link to a folder; it is not followed")
         for name in sorted(name for name in names if not name.startswith(".")):
             found = True
             path = os.path.join(folder, name)
             problem = _confined(path, root)
             if problem:
-                fault(printable(path), problem)
+                skip(printable(path), problem)
             else:
                 yield path
     if not found:
-        fault(printable(place), "there is no file in this folder")
+        skip(printable(place), "there is no file in this folder")
 
 
 def _confined(path: str, root: str) -> str | None:
@@ -163,15 +159,15 @@ def _bounded(content: bytes) -> bytes:
     return content
 
 
-def _pictures(name: str, content: bytes, form: Form, make: Make, fault: Fault) -> Iterator[Picture]:
+def _pictures(name: str, content: bytes, form: Form, make: Make, skip: Skip) -> Iterator[Picture]:
     if content.startswith(b"\x1f\x8b"):
         content = _unzipped(content)
     if content.startswith(pictures.MAGIC):
         yield make(name, depth.decode(content), pictures.WHITE)
     elif content.startswith(IDX):
-        yield from _of_array(name, idx.decode(content), form, make, fault)
+        yield from _of_array(name, idx.decode(content), form, make, skip)
     elif content.startswith(b"PK"):
-        yield from _of_array(name, _of_npz(content), form, make, fault)
+        yield from _of_array(name, _of_npz(content), form, make, skip)
     else:
         raise InputError("is neither PNG nor JPEG, IDX nor NPZ" if content else "is empty")
 
@@ -206,7 +202,7 @@ def _of_npz(content: bytes) -> np.ndarray:
 
 
 def _of_array(
-    name: str, array: np.ndarray, form: Form, make: Make, fault: Fault
+    name: str, array: np.ndarray, form: Form, make: Make, skip: Skip
 ) -> Iterator[Picture]:
     """The pictures of an array (N, H, W) or (N, H, W, 3), which all have the same range."""
     if array.ndim != 3 and (array.ndim != 4 or array.shape[3] != 3):
@@ -221,7 +217,7 @@ def _of_array(
         try:
             yield make(f"{name}[{number}]", pixels, white)
         except UserError as error:
-            fault(f"{name}[{number}]", str(error))
+            skip(f"{name}[{number}]", str(error))
 
 
 def _white(array: np.ndarray, form: Form) -> int:

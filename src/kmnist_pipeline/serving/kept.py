@@ -10,18 +10,20 @@ from pathlib import Path
 from kmnist_pipeline.data import reviews
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, outs
-from kmnist_pipeline.repository import dvc, locks
+from kmnist_pipeline.repository import locks
+from kmnist_pipeline.repository.revision import Revision
 
 
 def keep(file: Path, shape: Sequence[int]) -> bool:
     """Give DVC the images that its version of `file` lacks; returns whether there are any.
 
     DVC's version may have other images, such as those of a colleague: then `file` gets them too.
-    Raises UserError if they are not here, because the next version would be without them.
+    Raises UserError if they are not here, because the next version would be without them, and with
+    DVC's reason if it refuses the file.
     """
     pointer = Path(f"{file}.dvc")
     if pointer.exists():
-        md5 = _md5_in(pointer)
+        md5 = locks.pointed(pointer)
         if not file.exists():
             raise UserError(f"{file} does not exist, but {pointer} does: `dvc pull {file}` first")
         content = file.read_bytes()
@@ -30,32 +32,27 @@ def keep(file: Path, shape: Sequence[int]) -> bool:
         _add_images(file, shape, content, _version(file, md5))
     elif not file.exists():
         return False
-    command = ["kmnist_pipeline.cli.dvc", "add", "--quiet", str(file)]
-    subprocess.run([sys.executable, "-m", *command], check=True)
-    return True
-
-
-def _md5_in(pointer: Path) -> str:
-    about = locks.load(pointer.read_text(), str(pointer))
-    try:
-        return str(about["outs"][0]["md5"])
-    except (KeyError, IndexError, TypeError) as error:
+    command = ["kmnist_pipeline.cli.dvc", "add", str(file)]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], check=False, capture_output=True, encoding="utf-8"
+    )
+    if done.returncode:
         raise UserError(
-            f"{pointer}: has no outs[0].md5: `git checkout {pointer}` restores it"
-        ) from error
+            f"{file}: the images stay in this file, and the next start of `kmnist review` gives "
+            f"them to DVC, which says: {done.stderr.strip().removeprefix('ERROR: ')}"
+        )
+    return True
 
 
 def _version(file: Path, md5: str) -> bytes:
     """What DVC has of a file, from its cache."""
-    with dvc.opened() as repo:
-        cached = Path(repo.cache.local.oid_to_path(md5))
-    content = cached.read_bytes() if cached.exists() else b""
-    if lineage.digest_of_bytes(content) != md5:
+    cached = Revision("the workspace").cached(str(file), md5)
+    if not cached:
         raise UserError(
             f"{file}: is another version than {file}.dvc says (md5 {md5[:12]}...), which is not "
             f"here: `dvc fetch {file}` first; your images stay and theirs are added"
         )
-    return content
+    return cached[str(file)].read_bytes()
 
 
 def _add_images(file: Path, shape: Sequence[int], ours: bytes, theirs: bytes) -> None:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from kmnist_pipeline.data import reviews
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import output as files
 from kmnist_pipeline.serving import candidates, inputs
@@ -43,7 +44,7 @@ def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
     """The model to use, and the reason for the choice.
 
     name: a model; None for the champion of the dataset or, if there is no champion, the model with
-    the best validation accuracy.
+    the best validation accuracy whose weights are here.
     """
     if name is not None:
         return _of_candidate(candidates.read(name)), "chosen by name"
@@ -56,9 +57,10 @@ def choose(name: str | None, dataset: str) -> tuple[Classifier, str]:
     if champion is not None:
         return champion.classifier, f"champion of {dataset}, version {champion.version}"
     best = candidates.best(dataset)
+    score = f"best validation accuracy, {best.accuracy},"
     return _of_candidate(best), (
-        f"no champion of {dataset} is registered; best validation accuracy, {best.accuracy}, "
-        "among the models that know all its classes"
+        f"no champion of {dataset} is registered; {score} among the models here that know all its "
+        "classes"
     )
 
 
@@ -85,12 +87,12 @@ def predict(
     error.
     """
     form = classifier.form
-    faults, done = 0, Counter[str]()
+    skipped, done = 0, Counter[str]()
     first: list[tuple[Picture, Row]] = []
 
-    def fault(name: str, problem: str) -> None:
-        nonlocal faults
-        faults += 1
+    def skip(name: str, problem: str) -> None:
+        nonlocal skipped
+        skipped += 1
         tqdm.write(f"error: {name}: {problem}", file=sys.stderr)
 
     shows = sys.stderr.isatty() and not (to is None and sys.stdout.isatty())
@@ -99,7 +101,7 @@ def predict(
         WRITERS[output](file) as write,
         tqdm(unit=" images", disable=not shows, file=sys.stderr) as bar,
     ):
-        pictures = inputs.read(places, form, fault, as_is)
+        pictures = inputs.read(places, form, skip, as_is)
         while batch := list(itertools.islice(pictures, BATCH)):
             rows = answered(classifier, batch)
             write(rows)
@@ -115,8 +117,8 @@ def predict(
     if sheet is not None and first:
         with files.replacing(sheet) as file:
             file.write(drawn(first, classifier))
-    _summarise(classifier, form, count, done, faults, len(first) if sheet else 0)
-    return bool(count) and not faults
+    _summarise(classifier, form, count, done, skipped, len(first) if sheet else 0)
+    return bool(count) and not skipped
 
 
 def answered(classifier: Classifier, pictures: Sequence[Picture]) -> list[Row]:
@@ -136,13 +138,16 @@ def answered(classifier: Classifier, pictures: Sequence[Picture]) -> list[Row]:
 
 
 def _summarise(
-    classifier: Classifier, form: Form, count: int, done: Counter[str], faults: int, on_sheet: int
+    classifier: Classifier, form: Form, count: int, done: Counter[str], skipped: int, on_sheet: int
 ) -> None:
-    lines = [f"{count} image{'' if count == 1 else 's'} classified, {faults} skipped"]
+    lines = [f"{count} image{'' if count == 1 else 's'} classified, {skipped} skipped"]
     if done["prepared"]:
         lines.append(f"{done['prepared']} of them were brought to {form}: see `prepared`")
     if classifier.routing is None:
-        lines.append(f"{classifier.name} has no threshold, so no prediction is marked for review")
+        lines.append(
+            f"{classifier.name} has no confidence threshold, so no prediction is accepted; "
+            f"{done['review']} to review, because of doubts: see `prepared`"
+        )
     else:
         lines.append(f"{done['accept']} to accept, {done['review']} to review")
     if 0 < on_sheet < count:
@@ -165,12 +170,9 @@ def _csv(file: BinaryIO) -> Iterator[Write]:
 
 
 def _cell(value: Any) -> Any:
-    """A value for a table; an apostrophe keeps a spreadsheet from reading text as a formula."""
     if value is None:
         return NO_DECISION
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
-        return f"'{value}"
-    return value
+    return reviews.cell(value) if isinstance(value, str) else value
 
 
 @contextmanager

@@ -196,7 +196,7 @@ def _store() -> Iterator[MlflowClient]:
 
 @contextmanager
 def _as_default(uri: str) -> Iterator[None]:
-    """Let MLflow use this store also where it asks none in particular.
+    """Make this store MLflow's default, for calls that name none.
 
     MLflow's own default has a wrong path if this folder's name has a space or an umlaut.
     """
@@ -260,7 +260,7 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
                 f"its tag {DIGEST}: {again}"
             )
         about, validation, test = (
-            json.loads((bundle / f"{part}.json").read_text())
+            json.loads((bundle / f"{part}.json").read_text("utf-8"))
             for part in ("about", "validation", "test")
         )
         if "placement" not in about["dataset"]:
@@ -274,9 +274,9 @@ def _load(client: MlflowClient, version: ModelVersion) -> Champion:
 
 
 def _test_images(test: dict[str, Any]) -> Any:
-    """What tells test images apart: their digest, or the data of a version that has none.
+    """What identifies the test images: their digest or, in a version without one, the data.
 
-    Data differ after people have reviewed training images, and test images do not.
+    The data change when people review training images; the digest does not.
     """
     return test.get("test_images", test["made_by"]["data"])
 

@@ -86,6 +86,11 @@ def app(decisions: Decisions) -> FastAPI:
             printable(str(error)), 409 if isinstance(error, ChangedError) else 400
         )
 
+    @service.exception_handler(OSError)
+    def failed(_: Request, error: OSError) -> Response:
+        problem = f"{error.filename}: {error.strerror}: nothing was decided; earlier decisions stay"
+        return PlainTextResponse(printable(problem), 500)
+
     @service.exception_handler(RequestValidationError)
     def invalid(_: Request, error: RequestValidationError) -> Response:
         """Without what was sent, as FastAPI would answer: not every text and number is JSON."""

@@ -6,18 +6,16 @@ it meanwhile, it is refused, so nobody overwrites an answer that they have not s
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 
 from kmnist_pipeline.data import reviews
 from kmnist_pipeline.data.reviews import Review
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs, paths
-from kmnist_pipeline.serving import kept
-from kmnist_pipeline.serving.queues import Item, Queue
+from kmnist_pipeline.repository.names import printable
+from kmnist_pipeline.serving.queues import Item, Queue, alone
 
 
 class ChangedError(UserError):
@@ -28,15 +26,14 @@ class Decisions:
     """The decisions about the images of a queue, in the dataset's file."""
 
     def __init__(self, queue: Queue, shape: tuple[int, ...]) -> None:
-        """Raises ReviewError if the file cannot be used; notes: what to tell about it."""
+        """Raises ReviewError if the file cannot be used. Standard error names double answers."""
         self.queue = queue
         self.file = Path(paths.decisions(queue.dataset))
         self.images = Path(paths.reviewed(queue.dataset))
         self._shape = shape
-        self._lock = Path(paths.queue(queue.dataset)).with_suffix(".lock")
         self._content: bytes | None = None
         self._known: dict[str, Review] = {}
-        self.notes = self._refresh()
+        self._refresh()
 
     def of(self, item: Item) -> str | None:
         """The decision about an image: a class, `excluded`, or None."""
@@ -48,17 +45,18 @@ class Decisions:
         return [n for n, item in enumerate(self.queue.items) if item.sha256 not in self._known]
 
     def decide(self, item: Item, before: str | None, after: str | None) -> None:
-        """Replace the decision `before` about an image, on disk; `after` None takes it back.
+        """Replace the decision `before` about an image, on disk; `after` None undoes it.
 
         Raises ChangedError if the decision is another one by now, and ReviewError if the file was
         changed so that it cannot be used; then nothing is written.
         """
         if after not in (None, reviews.EXCLUDED, *self.queue.classes):
-            raise UserError(f"{after}: is no class of {self.queue.dataset}")
-        with self._alone():
+            raise UserError(f"{after}: is not a class of {self.queue.dataset}")
+        with alone(self.queue.dataset):
             self._refresh()
-            if self.of(item) != before:
-                raise ChangedError(f"somebody else has decided meanwhile: {self.of(item)}")
+            if (now := self.of(item)) != before:
+                did = f"decided meanwhile: {now}" if now else "undone the decision meanwhile"
+                raise ChangedError(f"somebody else has {did}")
             if before == after:
                 return
             decided = dict(self._known)
@@ -73,14 +71,6 @@ class Decisions:
             self._known = decided
             self._content = self.file.read_bytes()
 
-    def keep_images(self) -> bool:
-        """Give the new images to DVC, if it lacks any; returns whether it did.
-
-        Raises UserError if DVC's images are not here.
-        """
-        with self._alone():
-            return kept.keep(self.images, self._shape)
-
     def _review(self, item: Item, new: str) -> Review:
         known = self._known.get(item.sha256)
         old = known.old if known else item.published  # of equal images there can be two
@@ -92,15 +82,16 @@ class Decisions:
         if item.sha256 not in map(reviews.digest, stored):
             self._write(self.images, reviews.images_bytes([*stored, item.pixels]))
 
-    def _refresh(self) -> list[str]:
+    def _refresh(self) -> None:
         content = self.file.read_bytes() if self.file.exists() else None
         if content == self._content:
-            return []
-        known, notes = dict[str, Review](), list[str]()
+            return
+        known = dict[str, Review]()
         if content is not None:
             known, notes = reviews.parse(content, str(self.file), self.queue.classes)
+            for note in notes:  # the next decision leaves the earlier answers out
+                print(printable(note), file=sys.stderr)
         self._known, self._content = known, content  # both or, if the file is broken, neither
-        return notes
 
     def _write(self, path: Path, content: bytes) -> None:
         outs.write_bytes(path, content)
@@ -109,11 +100,3 @@ class Decisions:
             os.fsync(folder)  # so that the new name of the file is on the disk too
         finally:
             os.close(folder)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other threads and processes out."""
-        self._lock.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield

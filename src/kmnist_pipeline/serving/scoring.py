@@ -6,6 +6,7 @@ wrong requests with status 500, so requests are checked and bounded here.
 """
 
 import asyncio
+import contextlib
 import runpy
 import sys
 import warnings
@@ -25,12 +26,14 @@ from pydantic import BaseModel, FailFast, Field
 from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # Of this folder, not of a package, which a registered version brings itself.
 FINGERPRINT = runpy.run_path(str(Path(__file__).with_name("fingerprint.py")))
 LARGEST = 1 << 24  # bytes of a request
+REST = 1 << 26  # bytes that are taken of a larger one, so that its sender reads the answer,
+REST_SECONDS = 10  # within this time
 MOST = 1000  # images of a request
 CONNECTIONS = 32  # at the same time
 
@@ -57,6 +60,37 @@ def guarded(app: ASGIApp, names: list[str]) -> ASGIApp:
         return await app(scope, receive, send)
 
     return guard
+
+
+def drained(app: ASGIApp) -> ASGIApp:
+    """Take the rest of a body that is too large before the answer, which closes the connection.
+
+    Most clients read no answer while they send, and get a broken connection instead.
+    """
+
+    async def drain(scope: Scope, receive: Receive, send: Send) -> None:
+        # A client that asks first is waiting, and sends nothing after the answer.
+        more = scope["type"] == "http" and "expect" not in Headers(scope=scope)
+
+        async def part() -> Message:
+            nonlocal more
+            message = await receive()
+            more = more and message.get("more_body", False)
+            return message
+
+        async def after_the_rest(message: Message) -> None:
+            if message.get("status") == 413:
+                taken = 0
+                patience = min(REST_SECONDS, MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(patience):  # it ends before `Impatient` does
+                        while more and taken < REST:
+                            taken += len((await part()).get("body", b""))
+            await send(message)
+
+        await app(scope, part, after_the_rest)
+
+    return drain
 
 
 def checked(model: PyFuncModel) -> FastAPI:
@@ -134,7 +168,7 @@ def main(uri: str, digest: str, host: str, port: str) -> None:
         app = checked(load_model(str(place)))
     names = [f"{name}:{port}" for name in (host, "localhost")]
     uvicorn.run(
-        guarded(app, names),
+        guarded(drained(app), names),
         host=host,
         port=int(port),
         http=Impatient,

@@ -7,10 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from kmnist_pipeline import arithmetic
-from kmnist_pipeline.cli import common
+from kmnist_pipeline import arithmetic, ports
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.serving import registry
+from kmnist_pipeline.serving import candidates, registry
 
 HOST = "127.0.0.1"
 
@@ -19,7 +18,7 @@ def main() -> None:
     """Serve the dataset at the port that the command line names."""
     parser = argparse.ArgumentParser("serve", description=__doc__)
     parser.add_argument("dataset", metavar="DATASET")
-    parser.add_argument("port", metavar="PORT", type=common.port)
+    parser.add_argument("port", metavar="PORT", type=ports.number)
     chosen = parser.parse_args()
     try:
         serve(chosen.dataset, chosen.port)
@@ -30,14 +29,15 @@ def main() -> None:
 def serve(dataset: str, port: int) -> None:
     """Become MLflow's scoring server for the champion; does not return.
 
-    Raises UserError if there is no champion.
+    If there is no champion, the best model that is here becomes it. Raises UserError if none can.
     """
     champion = registry.champion(dataset)
     if champion is None:
-        raise UserError(
-            f"no champion of {dataset} is registered: `kmnist promote --dataset {dataset}` "
-            "makes the best model the champion"
-        )
+        print(f"no champion of {dataset} is registered: the best model here becomes it", flush=True)
+        for line in registry.promote(candidates.best(dataset), force=False):
+            print(line, flush=True)
+        champion = registry.champion(dataset)
+        assert champion is not None
     print(
         f"{champion.classifier.name}, version {champion.version} of {dataset}: "
         f"http://{HOST}:{port}/invocations",

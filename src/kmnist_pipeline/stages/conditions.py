@@ -14,6 +14,7 @@ from kmnist_pipeline.evaluation import acceptance
 from kmnist_pipeline.evaluation import conditions as renderings
 from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.evidence.stage import Stage
+from kmnist_pipeline.families.registry import FAMILIES
 from kmnist_pipeline.figures import canvas, thumbnails
 from kmnist_pipeline.serving import character
 from kmnist_pipeline.serving.classifier import Classifier
@@ -34,6 +35,7 @@ def conditions(stage: Stage, params: dict[str, Any]) -> None:
         raise UserError(
             f"conditions.{stage.item}: the model has no confidence threshold, so it accepts nothing"
         )
+    stage.libraries += FAMILIES[settings["family"]].libraries
     classifier = Classifier(Path(paths.weights(stage.item)), stage.item, about, routing)
 
     test = dataset.load(Path(paths.processed(name)), "test")

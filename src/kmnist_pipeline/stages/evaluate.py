@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import inspect
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 
 from kmnist_pipeline import own
-from kmnist_pipeline.data import dataset, reviews, splits
+from kmnist_pipeline.data import dataset, npz, reviews, splits
 from kmnist_pipeline.data.dataset import Images
-from kmnist_pipeline.evaluation import metrics, routing, scoring
+from kmnist_pipeline.evaluation import metrics, out_of_fold, routing, scoring
 from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.families.registry import FAMILIES
@@ -79,9 +78,8 @@ def evaluate(stage: Stage, params: dict[str, Any]) -> None:
     test_numbers = paths.numbers(about["report"], stage.item, "test.json")
     stage.write_numbers(test_numbers, scoring.compared(scores), details)
 
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays, classes=np.array(test.classes))
-    stage.write(paths.predictions(stage.item), content.getvalue())
+    content = npz.encode(**arrays, classes=np.array(test.classes))
+    stage.write(paths.predictions(stage.item), content)
 
     drawn = [
         *prediction_figures(test, predicted, scores, settings["samples"]),
@@ -113,8 +111,14 @@ def split(model: TrainedModel, images: Images) -> tuple[np.ndarray, np.ndarray]:
 def held_out(model: TrainedModel, images: Images) -> tuple[np.ndarray, Images]:
     """The validation images, with the class probabilities (N, C) that their fold's model gives.
 
-    The members of an ensemble predict alone here, because the others have seen these images.
+    The members of an ensemble predict alone here, because the others have seen these images. A
+    model that was trained on all images has those of the experiment that `folds_of` names.
     """
+    if folds_of := model.parameters["validation"].get("folds_of"):
+        predicted = out_of_fold.load(Path(paths.out_of_fold(folds_of)))
+        order = np.argsort(images.index)
+        seen = order[np.searchsorted(images.index, predicted.index, sorter=order)]
+        return predicted.probabilities, images.take(seen)
     rows = [split(member, images)[1] for member in model.members]
     found = [np.zeros((0, len(images.classes)))]
     for member, held in zip(model.members, rows, strict=True):
@@ -184,7 +188,7 @@ def prediction_figures(
     n = f"{len(test):,} test images"
     yield (
         "confusion",
-        f"confusion matrix of the {n}, in counts; rows are true, columns predicted classes.",
+        f"confusion matrix of the {n}, {model_figures.cells(len(test.classes))}.",
         model_figures.confusion_matrix(scores["confusion"], test.classes),
     )
     by_class = [
@@ -193,7 +197,7 @@ def prediction_figures(
     ]
     yield (
         "scores",
-        f"precision, recall and F1 of each class on the {n}.",
+        f"precision, recall and F1 of {model_figures.scored(len(test.classes))} on the {n}.",
         model_figures.class_scores(test.classes, *by_class),
     )
     for name, hits, result in (
@@ -266,9 +270,8 @@ def training_confusion(model: TrainedModel, training: Images) -> Drawn:
     """Confusion matrix on the training images (kmnist_cnn Fig. 5a)."""
     scores = scores_of(training, model.probabilities(training.pixels))
     caption = (
-        f"confusion matrix of the {len(training):,} images that the model was trained on, in "
-        f"counts; rows are true, columns predicted classes; accuracy "
-        f"{scores['accuracy']:.4f}."
+        f"confusion matrix of the {len(training):,} images that the model was trained on, "
+        f"{model_figures.cells(len(training.classes))}; accuracy {scores['accuracy']:.4f}."
     )
     figure = model_figures.confusion_matrix(scores["confusion"], training.classes)
     return "confusion_train", caption, figure
@@ -338,7 +341,7 @@ def training_figures(folder: Path, winner: str, rows: list[dict]) -> Iterator[Dr
             + (" and ended the others early" if is_search else "")
             + (", and test accuracy, measured afterwards" if names[0] in tested else "")
             + (f"; mean and standard deviation over {n} seeds." if n > 1 else "; one seed."),
-            model_figures.trials(
+            model_figures.trial_accuracies(
                 names,
                 list(chosen.values()),
                 [tested.get(name) for name in names],

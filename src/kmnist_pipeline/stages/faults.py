@@ -1,17 +1,16 @@
-"""Train models with faults on purpose, to see which claims would notice them."""
+"""Train models with faults on purpose, to see which claims would detect them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.config import grid
+from kmnist_pipeline.config import grid, rules
 from kmnist_pipeline.data import dataset
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage
 from kmnist_pipeline.faults import tampering, training
-from kmnist_pipeline.faults.noticing import CLEAN
 from kmnist_pipeline.fits import key
 from kmnist_pipeline.stages.frame import entrypoint
 
@@ -24,7 +23,7 @@ def faults(stage: Stage, params: dict[str, Any]) -> None:
     Test images are read here too, but choose nothing; nothing outside this study reads its fits.
     """
     about = params["faults"][stage.item]
-    catalogue = {CLEAN: tampering.NONE, **about["catalogue"]}
+    catalogue = {rules.CLEAN: tampering.NONE, **about["catalogue"]}
     processed = Path(paths.processed(about["dataset"]))
     several, places = {}, {}
     images: dict[str, tuple[Images, int]] = {}
@@ -54,7 +53,7 @@ def faults(stage: Stage, params: dict[str, Any]) -> None:
 
 def _models(about: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     """The models of the study, each with its trial ("" for an experiment) and its settings."""
-    changed = {n: grid.apply(e, about["trial"]) for n, e in about["experiments"].items()}
+    changed = {n: grid.apply(e, about["changes"]) for n, e in about["experiments"].items()}
     found = [(name, "", experiment) for name, experiment in changed.items()]
     for name, study in about["studies"].items():
         trials = grid.trials(study, changed[study["base"]])

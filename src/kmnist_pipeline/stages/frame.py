@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -24,8 +27,6 @@ from kmnist_pipeline.config import rules
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, reads
 from kmnist_pipeline.evidence.stage import Stage
-from kmnist_pipeline.tracking.publisher import publisher
-from kmnist_pipeline.tracking.record import of_stage
 
 PRIMARY: dict[str, Any] = {
     "defaults": [
@@ -45,7 +46,7 @@ PRIMARY: dict[str, Any] = {
 }
 
 
-Run = Callable[[Stage, dict[str, Any]], None]  # its second argument is the content of params.yaml
+Run = Callable[[Stage, dict[str, Any]], None]  # its second argument: the declared parameters
 
 
 def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ()) -> None:
@@ -53,10 +54,13 @@ def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ())
 
     run: does the work; kind: the stage's name in `dvc.yaml`; items: the section of `params.yaml`
     whose keys are the allowed values of `name`; libraries: those that affect the bytes of the
-    outs, beside those that a family states for its training.
+    outs, besides those that a family states for its training.
     """
     if not Path("params.yaml").exists():
-        sys.exit("error: no params.yaml here; run this from the folder of dvc.yaml")
+        sys.exit(
+            "error: no params.yaml here: run this from the folder of dvc.yaml, where "
+            "`kmnist compose` makes it"
+        )
     usage = (
         f"{kind}: {(sys.modules[run.__module__].__doc__ or '').strip()}\n\n"
         f"usage: python -m kmnist_pipeline.stages.{run.__name__} name=NAME [key=value ...]\n\n"
@@ -80,7 +84,7 @@ def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ())
 
 
 def _run(run: Run, kind: str, items: str, libraries: tuple[str, ...], cfg: DictConfig) -> None:
-    with publisher() as child:  # first, because it needs two seconds to get ready
+    with publishing() as child:
         content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         name = content.pop("name")
         rules.check(content)
@@ -91,13 +95,49 @@ def _run(run: Run, kind: str, items: str, libraries: tuple[str, ...], cfg: DictC
         arithmetic.require()
         stage = _stage(kind, name, libraries, content)
         _refuse_undeclared(stage)
-        run(stage, content)
+        run(stage, lineage.declared(stage.lineage["params"]) if stage.lineage else content)
         _refuse_undeclared(stage)
-        where = (stage.address, stage.root, stage.lineage, stage.written)
-        own = {f"{items}.{name}": known[name]}
-        child.hand_over(of_stage(*where, content.get("models", {}), own, stage.started))
+        _publish(child, stage, content.get("models", {}), {f"{items}.{name}": known[name]})
     if stage.lineage is None:
         print(f"{stage.address}: results are under {stage.root}")
+
+
+@contextmanager
+def publishing() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """Start the child that will publish a stage's results; it ends with the block.
+
+    Gives the child and the file of its standard error. Enter the block as early as possible: the
+    child needs about two seconds to get ready. If the block raises, nothing is published.
+    """
+    with (
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(
+            [sys.executable, "-m", "kmnist_pipeline.tracking.runs"],
+            bufsize=0,  # closing a buffered pipe to a dead child would raise
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            start_new_session=True,  # so that only the parent gets an interrupt
+        ) as child,
+    ):
+        try:
+            yield child, complaints
+        finally:
+            child.kill()
+
+
+def _publish(
+    child: tuple[subprocess.Popen[bytes], IO[bytes]],
+    stage: Stage,
+    models: dict[str, Any],
+    parameters: dict[str, Any],
+) -> None:
+    # No stage depends on these modules, so they are imported after the outs are written.
+    from kmnist_pipeline.tracking.publisher import Publisher
+    from kmnist_pipeline.tracking.record import of_stage
+
+    where = (stage.address, stage.root, stage.lineage, stage.written)
+    Publisher(*child).hand_over(of_stage(*where, models, parameters, stage.started))
 
 
 def _refuse_undeclared(stage: Stage) -> None:
@@ -116,10 +156,30 @@ def _stage(kind: str, name: str, libraries: tuple[str, ...], params: dict[str, A
     if address == f"{kind}@{name}":
         known = lineage.of_running_stage(address, params)
         return Stage(kind, name, Path("."), known, libraries)
+    _require_inputs(f"{kind}@{name}", params)
     changes = HydraConfig.get().job.override_dirname.replace("/", "_") or "unchanged"
     root = Path("multirun") / kind / name / _short(changes)
     root.mkdir(parents=True, exist_ok=True)  # if this fails, it fails before the work
     return Stage(kind, name, root, None, libraries)
+
+
+def _require_inputs(address: str, params: dict[str, Any]) -> None:
+    """Raise UserError if a dependency of a stage is missing, with the command that makes it.
+
+    DVC makes them by itself, so this is for a run by hand.
+    """
+    from kmnist_pipeline.repository import dvc, git  # no stage that DVC runs depends on these
+
+    described = dvc.stages(params)
+    missing = [dep for dep in described.get(address, {}).get("deps", []) if not Path(dep).exists()]
+    if not missing:
+        return
+    makers = {out: name for name, stage in described.items() for out in dvc.outs(stage)}
+    again = dict.fromkeys(makers[dep] for dep in missing if dep in makers)
+    way = f"`dvc repro {' '.join(again)}` makes what is missing"
+    if not again:
+        way = git.restoring(missing[0], f"dvc pull {missing[0]}")
+    raise UserError(f"not here, but needed: {', '.join(missing)}; {way}")
 
 
 def _short(name: str) -> str:

@@ -55,15 +55,13 @@ def loop(stage: Stage, params: dict[str, Any]) -> None:
     counts = [settings["start"] + size * number for number in range(rounds + 1)]
     curves = {way: np.array(accuracies[way]).T for way in WAYS}
     means = (curves[way].mean(axis=0) for way in (GUIDED, RANDOM))
-    needed, saved = labelling.saved(counts, *means)
     details = {
         "held_out": settings["held_out"],
         "rounds": [
             {"labels": count, "accuracy": {w: metrics.spread(accuracies[w][n]) for w in WAYS}}
             for n, count in enumerate(counts)
         ],
-        "needed": needed,
-        "saved": saved,
+        **labelling.saving(counts, *means)._asdict(),
         "environment": key.environment(model["family"]),
     }
     stage.write_details(paths.report_numbers(stage.item, stage.kind), details)
@@ -71,9 +69,9 @@ def loop(stage: Stage, params: dict[str, Any]) -> None:
         figure = review_figures.accuracy_by_labels(counts, curves)
         caption = (
             f"{stage.item}: accuracy on {settings['held_out']:,} training images that are never "
-            f"labelled, by the number of labelled images; {size:,} more in each round, least sure "
-            f"first or at random. Mean and standard deviation over {len(parts)} seeds, which draw "
-            "the images."
+            f"labelled, by the number of labelled images; {size:,} more in each round, least "
+            "confident first or at random. Mean and standard deviation over "
+            f"{len(parts)} seeds, which draw the images."
         )
         text = stage.png_text(caption, settings)
         (folder / "accuracy.png").write_bytes(canvas.png_bytes(figure, text))

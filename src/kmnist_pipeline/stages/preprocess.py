@@ -165,15 +165,24 @@ def reviewed(
 ) -> Corrected:
     """The images and their split, after the decisions of people in `reviews/`.
 
-    files: the paths of `decisions` and of new `images`. Raises ReviewError, which names the line.
+    files: the paths of `decisions` and of new `images`. Raises ReviewError, which names the line,
+    and DataError if params.yaml does not name new images that are here.
     """
     names, decisions, new = about["classes"], Path(files["decisions"]), Path(files["images"])
     decided, notes = reviews.parse(decisions.read_bytes(), str(decisions), names)
     for note in notes:
         print(note, file=sys.stderr)
     pictures = reviews.images_of(new.read_bytes(), str(new), about["shape"])
-    where = str(decisions)
-    return reviews.apply(decided, where, images, labels, train, test, names, pictures)
+    try:
+        return reviews.apply(decided, str(decisions), images, labels, train, test, names, pictures)
+    except reviews.ReviewError as error:
+        own = Path(paths.reviewed(decisions.stem))
+        if new == own or not any(Path(f"{own}{ending}").exists() for ending in ("", ".dvc")):
+            raise
+        raise DataError(
+            f"{decisions} has decisions about new images, but params.yaml does not name {own}: "
+            "run `kmnist compose`"
+        ) from error
 
 
 def overlap(images: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, int]:
@@ -204,7 +213,7 @@ def figures(
     rng = np.random.default_rng(0)
     n = f"{len(train):,} training images"
     drawn = [train[data_figures.sample_per_class(of_train, k, rng)] for k in (1, 10, 6)]
-    # Of so many classes a figure has room for pictures.
+    # A figure has room for images of this many classes.
     one, ten, six = (rows[: canvas.MOST_TILES // rows.shape[1]] for rows in drawn)
     averages = np.stack([images[train[of_train == c]].mean(axis=0) for c in range(len(one))])
     sizes = data_figures.class_table if len(names) <= canvas.MANY else data_figures.class_counts
@@ -240,7 +249,7 @@ def figures(
     yield (
         "pca",
         f"the {n}{f', reduced to {size} pixels,' if factor > 1 else ''} on their first two "
-        "principal components, coloured by class.",
+        f"principal components, {data_figures.colouring(len(names))}.",
         data_figures.pca_scatter(components, of_train, names, ratios),
     )
     yield (

@@ -39,16 +39,19 @@ def readings(stage: Stage, params: dict[str, Any]) -> None:
     every = multiverse.all_readings(about["choices"])
     own = multiverse.ours(next(iter(about["experiments"].values())))
     first, *others = about["seeds"]
-    epochs = max(about["choices"]["epochs"])
     kept = store.default()
 
     def train(several: list[Reading], seeds: list[int], known: Courses) -> Courses:
         wanted = multiverse.courses(several, configurations.values(), seeds)
-        lacking = [course for course in wanted if course not in known]
-        return {**known, **training.train(stage.address, lacking, epochs, images, kept)}
+        lacking = {
+            course: epochs
+            for course, epochs in wanted.items()
+            if course not in known or known[course].shape[-1] < epochs
+        }
+        return {**known, **training.train(stage.address, lacking, images, kept)}
 
     courses = train(every, [first], {})
-    courses = train([own], others, courses)
+    courses = train(multiverse.sharing(every, own), others, courses)  # the best may be among them
     found = explanation.Explanation(about, stated, every, own, courses)
     best = found.best(about["best"])
     content = found.content(best, train(best, others, courses))

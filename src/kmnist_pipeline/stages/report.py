@@ -24,8 +24,8 @@ def report(stage: Stage, params: dict[str, Any]) -> None:
     judged = [
         claims.judge(claim, metrics, about["confidence"], about["margin"]) for claim in stated
     ]
-    noticed = noticing.of_report(judged, stated, metrics)
-    written = outs.json_bytes({"made_by": stage.made_by, "claims": judged, **noticed})
+    detected = noticing.of_report(judged, stated, metrics)
+    written = outs.json_bytes({"made_by": stage.made_by, "claims": judged, **detected})
     content = page.content(stage.item, params, json.loads(written), Path("."))
     with stage.directory(paths.page(stage.item)) as folder:
         (folder / "claims.json").write_bytes(written)

@@ -11,6 +11,7 @@ import numpy as np
 from kmnist_pipeline.data import dataset
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.evaluation import out_of_fold
 from kmnist_pipeline.evaluation import suspects as ranked
 from kmnist_pipeline.evidence import paths
 from kmnist_pipeline.evidence.stage import Stage
@@ -29,7 +30,7 @@ def suspects(stage: Stage, params: dict[str, Any]) -> None:
     experiment = params["experiments"][settings["experiment"]]
     processed = Path(paths.processed(settings["dataset"]))
     images = dataset.load(processed, "train", experiment["classes"])
-    predictions = ranked.load(Path(paths.out_of_fold(settings["experiment"])))
+    predictions = out_of_fold.load(Path(paths.out_of_fold(settings["experiment"])))
     order = ranked.ranking(predictions.probabilities, predictions.labels)
     margins = ranked.margins(predictions.probabilities, predictions.labels)
     first = order[: settings["shown"]]
@@ -38,7 +39,7 @@ def suspects(stage: Stage, params: dict[str, Any]) -> None:
     planned, wrong = swapped.of_suspects(stage.item, settings, experiment)
     (trials,) = training.train(planned)
     content = results.out_of_fold(trials[""], planned.validated(""), planned.images)
-    with_wrong = ranked.load(io.BytesIO(content))
+    with_wrong = out_of_fold.load(io.BytesIO(content))
     again = ranked.ranking(with_wrong.probabilities, with_wrong.labels)
     found = ranked.found(with_wrong.index[again], images.index[wrong], settings["ranks"])
     ranks = [
@@ -63,7 +64,11 @@ def suspects(stage: Stage, params: dict[str, Any]) -> None:
         for label, other in zip(labels, predicted[first], strict=True)
     ]
     sheet = canvas.labelled_images(
-        _pixels(images, predictions.index[first]), titles, 10, about["pixel_max"], font_size=7
+        _pixels(images, predictions.index[first], settings["experiment"]),
+        titles,
+        10,
+        about["pixel_max"],
+        font_size=7,
     )
     hits = np.isin(with_wrong.index[again], images.index[wrong])
     drawn = {
@@ -85,12 +90,13 @@ def suspects(stage: Stage, params: dict[str, Any]) -> None:
             (folder / f"{name}.png").write_bytes(canvas.png_bytes(figure, text))
 
 
-def _pixels(images: Images, index: np.ndarray) -> np.ndarray:
-    """The images at these positions in file order."""
+def _pixels(images: Images, index: np.ndarray, experiment: str) -> np.ndarray:
+    """The images at these positions in file order, of which `experiment` made predictions."""
     place = {row: n for n, row in enumerate(images.index.tolist())}
     if missing := [row for row in index.tolist() if row not in place]:
         raise UserError(
-            f"image {missing[0]} has predictions but is no training image: run kfold-train again"
+            f"image {missing[0]} has predictions but is not a training image: "
+            f"`dvc repro kfold-train@{experiment}` makes the predictions again"
         )
     return images.pixels[[place[row] for row in index.tolist()]]
 

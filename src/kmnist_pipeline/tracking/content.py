@@ -21,13 +21,13 @@ MOST_NUMBERS = 1000  # in the child runs of a stage: each takes 0.25 ms; `curves
 
 
 @dataclass
-class Content:
+class RunContent:
     """The content of a run: parameters, numbers as (metric, value, step), and nested runs."""
 
     name: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     numbers: list[tuple[str, float, int]] = field(default_factory=list)
-    children: list[Content] = field(default_factory=list)
+    children: list[RunContent] = field(default_factory=list)
     arithmetic: str | None = None  # of the numbers, as their file states it
 
     def add(self, name: str, value: float | None, step: int = 0) -> None:
@@ -36,11 +36,11 @@ class Content:
             self.numbers.append((name, float(value), step))
 
 
-def of(record: Record) -> Content:
+def of(record: Record) -> RunContent:
     """The content of a stage's run. Raises UserError if a file is not as this code writes it."""
     by_hand = "" if record["lineage"] else " " + Path(record["root"]).name
     parameters = _flat(record["parameters"], record["item"])
-    run = Content(f"{record['item']} {record['kind']}{by_hand}", parameters)
+    run = RunContent(f"{record['item']} {record['kind']}{by_hand}", parameters)
     shows = {
         "preprocess": ("json", _preprocess),
         "kfold-train": ("validation.json", _kfold_train),
@@ -76,7 +76,7 @@ def files(record: Record) -> Iterator[tuple[Path, Path]]:
             yield path, path.parent
 
 
-def _thin(children: list[Content]) -> None:
+def _thin(children: list[RunContent]) -> None:
     """Keep only some epochs if it would take too long to log all curves."""
     stride = math.ceil(sum(len(child.numbers) for child in children) / MOST_NUMBERS)
     for child in children:
@@ -114,18 +114,18 @@ def _flat(parameters: dict[str, Any], item: str) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if value is not None}
 
 
-def _preprocess(run: Content, content: dict[str, Any], record: Record) -> None:
+def _preprocess(run: RunContent, content: dict[str, Any], record: Record) -> None:
     for name, number in {**content, **content.get("overlap", {})}.items():
         if isinstance(number, int | float):
             run.add(name, number)
 
 
-def _kfold_train(run: Content, content: dict[str, Any], record: Record) -> None:
+def _kfold_train(run: RunContent, content: dict[str, Any], record: Record) -> None:
     curves = _read_curves(record, "seed", "fold")
     _add_validation(run, content, chain(*curves.values()))
     for fold in content["folds"]:
         place = {"seed": fold["seed"], "fold": fold["fold"]}
-        child = Content(f"seed {fold['seed']} fold {fold['fold']}", place)
+        child = RunContent(f"seed {fold['seed']} fold {fold['fold']}", place)
         for split in ("", "train_"):
             for metric in ("accuracy", "loss"):
                 child.add(f"{split or 'validation_'}{metric}", fold[split + metric])
@@ -135,18 +135,18 @@ def _kfold_train(run: Content, content: dict[str, Any], record: Record) -> None:
         run.children.append(child)
 
 
-def _tune(run: Content, content: dict[str, Any], record: Record) -> None:
+def _tune(run: RunContent, content: dict[str, Any], record: Record) -> None:
     curves = _read_curves(record, "trial")
     kept = ("retrained",) if ("retrained",) in curves else (content["winner"],)
     _add_validation(run, content, curves[kept])
     _add_winner(run, content)
     for trial in content["trials"]:
-        child = Content(trial["name"], trial["parameters"])
+        child = RunContent(trial["name"], trial["parameters"])
         _add_validation(child, trial, curves[(trial["name"],)])
         run.children.append(child)
 
 
-def _add_winner(run: Content, content: dict[str, Any]) -> None:
+def _add_winner(run: RunContent, content: dict[str, Any]) -> None:
     """Add the settings of a study's model that differ from the base in its parameters."""
     for trial in content.get("trials", []):
         if trial["name"] == content["winner"]:
@@ -161,7 +161,7 @@ def is_read(kind: str, path: str) -> bool:
     return kind == "evaluate" and path.endswith((VALIDATION, numbers.beside(VALIDATION)))
 
 
-def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
+def _evaluate(run: RunContent, content: dict[str, Any], record: Record) -> None:
     # The settings of the measured model, so that one row shows everything.
     for path in (record["lineage"] or {"deps": {}})["deps"]:
         if path.endswith(VALIDATION):
@@ -184,27 +184,27 @@ def _evaluate(run: Content, content: dict[str, Any], record: Record) -> None:
             run.add(f"routing/test_{number}", content["routing"]["test"][number])
 
 
-def _conditions(run: Content, content: dict[str, Any], record: Record) -> None:
+def _conditions(run: RunContent, content: dict[str, Any], record: Record) -> None:
     for row in content["conditions"]:
         place = re.sub(r"\W+", "_", row["name"]).strip("_")
         run.add(f"conditions/{place}_accuracy", row["accuracy"])
         run.add(f"conditions/{place}_accepted_accuracy", row["accepted_accuracy"])
 
 
-def _suspects(run: Content, content: dict[str, Any], record: Record) -> None:
+def _suspects(run: RunContent, content: dict[str, Any], record: Record) -> None:
     run.add("contradicted", content["contradicted"])
     for row in content["swapped"]["ranks"]:
         run.add("swapped_found", row["found"], row["rank"])
 
 
-def _loop(run: Content, content: dict[str, Any], record: Record) -> None:
+def _loop(run: RunContent, content: dict[str, Any], record: Record) -> None:
     run.add("labels_saved", content["saved"])
     for row in content["rounds"]:
         for name, spread in row["accuracy"].items():
             run.add(f"accuracy/{name}", spread["mean"], row["labels"])
 
 
-def _report(run: Content, content: Any, record: Record) -> None:
+def _report(run: RunContent, content: Any, record: Record) -> None:
     counted = [claim["verdict"] for claim in content["claims"] if not claim.get("same_as")]
     for verdict, count in Counter(counted).items():
         run.add(f"verdicts/{verdict}", count)
@@ -213,19 +213,19 @@ def _report(run: Content, content: Any, record: Record) -> None:
 Rows = Iterable[dict[str, str]]  # of `curves.csv`
 
 
-def _add_validation(run: Content, content: dict[str, Any], rows: Rows) -> None:
+def _add_validation(run: RunContent, content: dict[str, Any], rows: Rows) -> None:
     run.add("validation_accuracy", content["accuracy"])
     run.add("validation_loss", content.get("loss"))
     _add_spread(run, "validation_accuracy", content["seeds"])
     _add_curves(run, rows)
 
 
-def _add_spread(run: Content, name: str, seeds: dict[str, Any] | None) -> None:
+def _add_spread(run: RunContent, name: str, seeds: dict[str, Any] | None) -> None:
     for number in ("mean", "sd"):
         run.add(f"{name}_{number}", (seeds or {}).get(number))
 
 
-def _add_curves(run: Content, rows: Rows) -> None:
+def _add_curves(run: RunContent, rows: Rows) -> None:
     """Add means over the folds that reached an epoch; some folds stop early."""
     points = defaultdict(list)
     for row in rows:
@@ -239,7 +239,7 @@ def _add_curves(run: Content, rows: Rows) -> None:
 def _read_curves(record: Record, *columns: str) -> dict[tuple[str, ...], list[dict[str, str]]]:
     """The rows of `curves.csv` by the values of these columns."""
     curves = defaultdict(list)
-    with _written(record, "curves.csv").open(newline="") as file:
+    with _written(record, "curves.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             curves[tuple(row[column] for column in columns)].append(row)
     return curves

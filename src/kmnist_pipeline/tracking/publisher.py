@@ -1,10 +1,11 @@
-"""Publishing from a stage: start a child process, send it the stage's record, watch its heartbeat.
+"""Publishing from a stage: send its record to a child process, and watch its heartbeat.
 
 A stage first writes its results to disk. Importing MLflow takes longer than many stages, and a
-server may hang. So a child process (`runs`) talks to MLflow: it starts with the stage, imports
-MLflow while the stage computes, and then reads one record from its standard input. Its heartbeat is
-a byte after each answer of the store. A child without a heartbeat is killed. Every failure is only
-a warning; the stage has still succeeded. This module imports nothing slow.
+server may hang. So a child process (`runs`) talks to MLflow: it starts with the stage
+(`stages/frame.py`), imports MLflow while the stage computes, and then reads one record from its
+standard input. Its heartbeat is a byte after each answer of the store. A child without a heartbeat
+is killed. Every failure is only a warning; the stage has still succeeded. This module imports
+nothing slow.
 """
 
 from __future__ import annotations
@@ -15,10 +16,7 @@ import os
 import selectors
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -29,34 +27,9 @@ ANSWER_SECONDS = 8  # two attempts of MLFLOW_HTTP_REQUEST_TIMEOUT, and a margin
 READY_SECONDS = 60  # the same for the first answer of SQLite: migrations take up to 15 s
 
 
-@contextmanager
-def publisher() -> Iterator[Publisher]:
-    """Start the child that will publish a stage's results; it ends with the block.
-
-    Enter the block as early as possible: the child needs about two seconds to get ready. If the
-    block raises, nothing is published.
-    """
-    with (
-        tempfile.TemporaryFile() as complaints,
-        subprocess.Popen(
-            [sys.executable, "-m", "kmnist_pipeline.tracking.runs"],
-            bufsize=0,  # closing a buffered pipe to a dead child would raise
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            env={**store.BOUNDS, **os.environ, **store.QUIET},
-            start_new_session=True,  # so that only the parent gets an interrupt
-        ) as child,
-    ):
-        try:
-            yield Publisher(child, complaints)
-        finally:
-            child.kill()
-
-
 @dataclass(frozen=True)
 class Publisher:
-    """The parent's connection to the child that publishes."""
+    """The parent's connection to the child that publishes, and the file of its standard error."""
 
     _child: subprocess.Popen[bytes]
     _complaints: IO[bytes]

@@ -1,7 +1,7 @@
 """The runs of stages in MLflow: making one from a record, and tagging those that are not current.
 
-`kmnist publish` calls `publish`. This module is also the program of the child process that
-`publisher` starts: it imports MLflow, reads one record from its standard input and publishes it.
+`kmnist publish` calls `publish`. This module is also the program of the child process of a stage
+(see `publisher`): it imports MLflow, reads one record from its standard input and publishes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kmnist_pipeline.tracking import content, store, views
-from kmnist_pipeline.tracking.content import Content
+from kmnist_pipeline.tracking.content import RunContent
 from kmnist_pipeline.tracking.record import DATA, Record, state_of_code
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ NESTED = "kmnist.nested"  # the tag with the number of nested runs
 def main() -> None:
     """Get ready, read one record and publish it. The exit status says whether this succeeded."""
     gc.disable()  # saves a fifth of the time of importing MLflow, and this process is short
+    os.environ.update({**store.BOUNDS, **os.environ, **store.QUIET})  # before importing MLflow
     try:
         origin = state_of_code() | {"experiment": os.environ.get("DVC_EXP_NAME")}
         client = store.connect()
@@ -94,20 +95,51 @@ def publish(client: Any, record: Record) -> bool:
     for run in done:
         _let_stand(client, run, _standing(record))
     if not _standing(record):
-        _supersede(client, of_stage, kept)
+        _supersede(client, record, kept)
+    _delete_orphans(client, record)
     return not done
 
 
-def _supersede(client: Any, of_stage: str, kept: str) -> None:
-    """Tag all current runs of a stage but the kept one, whatever a person did to them.
-
-    They may be in an experiment that was renamed, or lack the tag of their lineage key. Runs by
-    hand stay as they are.
-    """
-    numbers = [experiment.experiment_id for experiment in client.search_experiments()]
-    for run in client.search_runs(numbers, f"{of_stage} and {UNTAGGED}"):
+def _supersede(client: Any, record: Record, kept: str) -> None:
+    """Tag all current runs of a stage but the kept one. Runs by hand stay as they are."""
+    for run in _of_stage(client, record, UNTAGGED):
         if run.info.run_id != kept and run.data.tags.get("kmnist.lineage") != views.BY_HAND:
             client.set_tag(run.info.run_id, "kmnist.superseded", "true")
+
+
+def _delete_orphans(client: Any, record: Record) -> None:
+    """Delete the nested runs that are left of runs of a stage which a person has deleted."""
+    for run in _of_stage(client, record, are_deleted=True):
+        for nested in _nested(client, run):
+            client.delete_run(nested.info.run_id)
+
+
+def _of_stage(client: Any, record: Record, *filters: str, are_deleted: bool = False) -> list[Run]:
+    """The runs of a stage in all experiments, whatever a person did to them.
+
+    A run may be in a renamed experiment, or lack some of its tags: any one of several ways to
+    identify it is enough.
+    """
+    from mlflow.entities import ViewType
+
+    named = f"tags.`mlflow.source.name` = '{_source(record)}'"
+    ways = (
+        f"tags.`kmnist.stage` = '{record['address']}'",
+        f"tags.`kmnist.kind` = '{record['kind']}' and tags.`kmnist.item` = '{record['item']}'",
+        f"attributes.run_name = '{record['item']} {record['kind']}' and {named}",
+    )
+    numbers = [experiment.experiment_id for experiment in client.search_experiments()]
+    kind = ViewType.DELETED_ONLY if are_deleted else ViewType.ACTIVE_ONLY
+    found = {
+        run.info.run_id: run
+        for way in ways
+        for run in client.search_runs(numbers, " and ".join([way, *filters]), kind)
+    }
+    return list(found.values())
+
+
+def _source(record: Record) -> str:
+    return f"src/kmnist_pipeline/stages/{record['kind'].replace('-', '_')}.py"
 
 
 def _is_whole(client: Any, run: Run, record: Record) -> bool:
@@ -180,7 +212,7 @@ def delete(client: Any, run: Run) -> None:
         client.delete_run(part.info.run_id)
 
 
-def _write(client: Any, experiment: str, record: Record) -> tuple[str, Content]:
+def _write(client: Any, experiment: str, record: Record) -> tuple[str, RunContent]:
     """Write the run of a stage; returns its id and content.
 
     Its status becomes FINISHED last, when it is complete.
@@ -188,7 +220,7 @@ def _write(client: Any, experiment: str, record: Record) -> tuple[str, Content]:
     shown = content.of(record)
     started, ended = round(record["started"] * 1000), round(record["ended"] * 1000)
 
-    def write(shown: Content, tags: dict[str, str]) -> str:
+    def write(shown: RunContent, tags: dict[str, str]) -> str:
         from mlflow.entities import Metric, Param
 
         run = client.create_run(experiment, started, tags, shown.name)
@@ -224,14 +256,14 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _tags(record: Record, shown: Content, experiment: str) -> dict[str, str]:
+def _tags(record: Record, shown: RunContent, experiment: str) -> dict[str, str]:
     tags = {
         "kmnist.stage": record["address"],
         "kmnist.kind": record["kind"],
         "kmnist.item": record["item"],
         "kmnist.lineage": record["lineage"]["key"] if record["lineage"] else views.BY_HAND,
         NESTED: str(len(shown.children)),
-        "mlflow.source.name": f"src/kmnist_pipeline/stages/{record['kind'].replace('-', '_')}.py",
+        "mlflow.source.name": _source(record),
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": views.description(record, experiment),
     }

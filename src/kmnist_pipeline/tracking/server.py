@@ -15,7 +15,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.cli import common
+from kmnist_pipeline import ports
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.tracking import store as stores
 from kmnist_pipeline.tracking import views
@@ -44,7 +43,7 @@ LOCAL = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.U
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; the exit status is then 0."""
     parser = argparse.ArgumentParser("tracking_server", description=__doc__)
-    parser.add_argument("--port", type=common.port, default=5000)
+    parser.add_argument("--port", type=ports.number, default=5000)
     parser.add_argument("--store", metavar="URI", help="the store to serve, instead of PostgreSQL")
     chosen = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -59,18 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(port: int, store: str | None) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise UserError(f"port {port}: {error.strerror}; choose another: PORT=...") from error
+    ports.require_free(HOST, port)
     if store and store.startswith("http"):
         raise UserError("MLFLOW_TRACKING_URI names a server: open its address in a browser")
     if store:
-        stores.require_usable(store)
-    if store and (file := stores.database(store)) and file.exists():
-        stores.move_in(file)
+        _require_usable(store)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with ExitStack() as running:
         children = []
@@ -88,6 +80,20 @@ def _serve(port: int, store: str | None) -> None:
             child.check()
 
 
+def _require_usable(store: str) -> None:
+    """Raise UserError if MLflow cannot use the store, as `kmnist publish` says it."""
+    # A publisher that gets no record only connects. Here, MLflow would stay in memory.
+    command = [sys.executable, "-m", "kmnist_pipeline.tracking.runs"]
+    named = {**stores.BOUNDS, **os.environ, **QUIET, "MLFLOW_TRACKING_URI": store}
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=named
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").splitlines()
+        why = said[-1] if said else f"exit status {done.returncode}"
+        raise UserError(f"{stores.named(store)} cannot be used: {why}")
+
+
 @dataclass(frozen=True)
 class Child:
     """A process in its own session, so that Ctrl-C reaches only the parent."""
@@ -99,7 +105,7 @@ class Child:
     def check(self) -> None:
         """Raise UserError, with the last lines of the log, if the child has ended."""
         if self.process.poll() is not None:
-            words = self.log.read_text(errors="replace").strip().splitlines()[-3:]
+            words = self.log.read_text(errors="replace", encoding="utf-8").strip().splitlines()[-3:]
             raise UserError(f"{self.name} has ended, see {self.log}:\n" + "\n".join(words))
 
     def answer(self, name: str, ask: Callable[[], Any], refusal: type[Exception]) -> Any:
@@ -158,9 +164,9 @@ def _database(folder: Path) -> Iterator[tuple[Child, str]]:
         if other:
             os.chown(fresh, other["user"], other["group"])
         made = [str(programs / "initdb"), *LOCAL, "--pgdata", str(fresh)]
-        done = subprocess.run(made, cwd="/", capture_output=True, text=True, check=False, **other)
+        done = subprocess.run(made, cwd="/", capture_output=True, check=False, **other)
         if done.returncode:
-            raise UserError(f"initdb failed: {done.stderr.strip()}")
+            raise UserError(f"initdb failed: {done.stderr.decode(errors='replace').strip()}")
         fresh.rename(data)
 
     # The path of a folder in the project could be too long for a socket.
@@ -191,7 +197,7 @@ def _programs(data: Path) -> Path:
     """The folder of PostgreSQL's programs, of the version that made the data or of the newest."""
     there = {path.parent.name: path for path in Path("/").glob(DEBIAN.lstrip("/"))}
     made = data / "PG_VERSION"
-    version = made.read_text().strip() if made.exists() else max(there, key=int, default="")
+    version = made.read_text("utf-8").strip() if made.exists() else max(there, key=int, default="")
     if version not in there:
         wanted = " ".join(["PostgreSQL", version]).strip()
         raise UserError(f"{wanted} is not installed ({DEBIAN}): `apt-get install postgresql`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -10,7 +11,6 @@ import shutil
 import sqlite3
 import tempfile
 import textwrap
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -20,7 +20,7 @@ from kmnist_pipeline.errors import UserError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ARTIFACTS = "mlartifacts"  # the folder beside a SQLite store
+ARTIFACTS = "mlartifacts"  # the folder next to a SQLite store
 ADDRESSES = {  # the columns with addresses of folders of artifacts
     "experiments": "artifact_location",
     "runs": "artifact_uri",
@@ -29,7 +29,8 @@ ADDRESSES = {  # the columns with addresses of folders of artifacts
 }
 LONGEST = 200  # the most characters of an error in a message
 # What to do about errors of SQLite.
-WRITABLE = "make it and its folder writable"
+OTHER = "name another file in MLFLOW_TRACKING_URI"
+WRITABLE = f"make it and its folder writable, or {OTHER}"
 ANOTHER = "move it away, and `kmnist publish` makes another"
 WAYS_OUT = {
     "readonly database": WRITABLE,
@@ -93,7 +94,7 @@ def connect() -> MlflowClient:
         raise UserError(
             f"{file} is from another version of MLflow: `{upgrade}` "
             "changes one from an older version; for one from a newer version, install that or "
-            "name another file in MLFLOW_TRACKING_URI, which `kmnist publish` fills"
+            f"{OTHER}, which `kmnist publish` fills"
         ) from error
     client.search_experiments(max_results=1)  # SQLAlchemy initialises itself at the first query
     return client
@@ -127,15 +128,15 @@ def require_usable(uri: str | None = None) -> None:
 def database(uri: str | None = None) -> Path | None:
     """The absolute path of a SQLite store; MLflow would open a second engine for a relative one.
 
-    The artifacts are beside the file itself, not beside a link to it.
+    The artifacts are next to the file itself, not next to a link to it.
     """
     scheme, _, path = (uri or _uri()).partition(":///")
     return Path(path).resolve() if scheme == "sqlite" else None
 
 
-def named() -> str:
+def named(uri: str | None = None) -> str:
     """The name of the store in messages."""
-    return str(database() or "the server that MLFLOW_TRACKING_URI names")
+    return str(database(uri) or "the server that MLFLOW_TRACKING_URI names")
 
 
 def artifacts(experiment: str) -> str | None:
@@ -147,20 +148,21 @@ def artifacts(experiment: str) -> str | None:
     file = database()
     if "/" in experiment or experiment in ("", ".", ".."):
         raise UserError(
-            f"params.yaml: {experiment!r} is no name of a report; `kmnist compose` writes the file"
+            f"params.yaml: {experiment!r} is not the name of a report; "
+            "`kmnist compose` writes the file"
         )
     return (file.parent / ARTIFACTS / experiment).as_uri() if file else None
 
 
 def move_in(file: Path) -> None:
-    """Point the addresses in a moved or copied SQLite store to the artifacts beside it.
+    """Point the addresses in a moved or copied SQLite store to the artifacts next to it.
 
     Its addresses are absolute, so a copy would read and change the artifacts of the original.
     Raises UserError if the store cannot be changed.
     """
     ours = file.parent / ARTIFACTS
     try:
-        with closing(sqlite3.connect(file)) as store, store:
+        with contextlib.closing(sqlite3.connect(file)) as store, store:
             for old in _elsewhere(store, ours):
                 for table, column in ADDRESSES.items():
                     store.execute(
@@ -171,12 +173,12 @@ def move_in(file: Path) -> None:
     except sqlite3.Error as error:
         raise UserError(
             f"{file} was moved or copied here, and its addresses of artifacts cannot be changed: "
-            f"{error}"
+            f"{reason(error)}"
         ) from error
 
 
 def _elsewhere(store: sqlite3.Connection, ours: Path) -> set[str]:
-    """The addresses of folders of artifacts beside other stores."""
+    """The addresses of folders of artifacts next to other stores."""
     try:
         rows = store.execute("SELECT name, artifact_location FROM experiments").fetchall()
     except sqlite3.Error:  # MLflow says what is wrong with it
@@ -197,7 +199,7 @@ def create(file: Path) -> None:
     """Create a SQLite store under a temporary name, and rename it when it is complete.
 
     The migrations are not a transaction: a process that dies meanwhile would leave a store that
-    nothing can open or repair.
+    nothing can open or repair. Raises UserError if the folder cannot be written.
     """
     from mlflow import MlflowClient
 
@@ -207,12 +209,16 @@ def create(file: Path) -> None:
         copy = file.with_name(f"{file.name}.{os.getpid()}")
         try:
             shutil.copyfile(fresh, copy)
+            if not file.exists():  # or another stage has just created it
+                copy.replace(file)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(file)) from error
-    if file.exists():  # another stage has just created it
-        copy.unlink()
-    else:
-        copy.replace(file)
+            raise UserError(
+                f"{file.parent}: {error.strerror}, so no MLflow store can be made in it; make it "
+                f"writable, with some room, or {OTHER}"
+            ) from None
+        finally:
+            with contextlib.suppress(OSError):
+                copy.unlink()
 
 
 def _uri() -> str:

@@ -91,7 +91,7 @@ def description(record: Record, experiment: str) -> str:
     of_item = _search(experiment, f"tags.`kmnist.item` = '{record['item']}'")
     of_report = _search(experiment, f"tags.`kmnist.kind` = 'report' and {CURRENT}")
     ways = {"kfold-train": "its test", "tune": "its test", "evaluate": "its training"}
-    ways["conditions"] = "its training and test"
+    ways |= dict.fromkeys(("conditions", "weights"), "its training and test")
     if record["kind"] in ways:
         lines += ["", f"[{ways[record['kind']]}]({of_item}), [its report]({of_report})"]
     if "commit" in record:

@@ -22,14 +22,14 @@ Located = tuple[LockVersion, locks.LockedStage]  # a stage, and a version of the
 class Dependency:
     """A file or folder that a stage read and that other stages made.
 
-    makers: the lineage keys of these stages; fits: whether they made exactly these bytes. If not,
+    makers: the lineage keys of these stages; exact: whether they made exactly these bytes. If not,
     no version of the lock says which stage did, and `makers` are the stages that write to the path.
     """
 
     path: str
     md5: str
     makers: list[str]
-    fits: bool
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Trace:
         if not file.matches or file.remark:
             return False
         steps = self.behind(file.matches[0].stage.key)
-        gaps = any(not source.fits for step in steps for source in step.inputs)
+        gaps = any(not source.exact for step in steps for source in step.inputs)
         return not gaps and any(step.originals for step in steps)
 
     @property
@@ -116,7 +116,9 @@ def trace(paths: Sequence[Path], unfold: bool = False) -> Trace:
         history, files = History(), []
         roots = [(lock, stage) for lock in history.here for stage in lock.graph.stages.values()]
         if not roots:
-            raise UserError(f"{locks.LOCK} is missing or empty: `dvc repro` makes the evidence")
+            raise UserError(
+                f"{locks.LOCK} is missing or empty: {git.restoring(locks.LOCK, 'dvc repro')}"
+            )
     steps = _steps(roots, history, unfold)
     return Trace(files, steps, runs_of(steps), receipts.here())
 
@@ -159,7 +161,7 @@ def _steps(roots: list[Located], history: History, unfold: bool) -> dict[str, St
 def _makers(history: History, version: LockVersion, path: str, md5: str) -> list[Located]:
     """The stages that made exactly this content of a path, in the reader's version of the lock.
 
-    Else in another version: a commit may have a stage that has not run again on its new inputs.
+    Otherwise in another version: a commit may have a stage that has not run on its new inputs.
     """
     for other in sorted(history.versions, key=lambda candidate: candidate is not version):
         if md5 not in other.text:

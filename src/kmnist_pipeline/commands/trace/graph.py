@@ -21,6 +21,7 @@ COLOURS = {  # fill and line by the kind of a box
     "tune": ("#e3f0fb", "#1c63a5"),
     "evaluate": ("#efe9fa", "#6b45b0"),
     "conditions": ("#efe9fa", "#6b45b0"),
+    "weights": ("#efe9fa", "#6b45b0"),
     "suspects": ("#efe9fa", "#6b45b0"),
     "loop": ("#efe9fa", "#6b45b0"),
     "readings": ("#e4f4f4", "#13747d"),

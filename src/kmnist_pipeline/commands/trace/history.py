@@ -107,7 +107,7 @@ def _versions(commits: list[git.Commit]) -> Iterator[LockVersion]:
 
     path = Path(locks.LOCK)
     if path.is_file():
-        here = path.read_text(errors="replace")
+        here = path.read_text(errors="replace", encoding="utf-8")
         same = next((name for name, text in texts.items() if text == here), "")
         yield LockVersion(here, having.pop(same, []), True)
     for name, holders in having.items():

@@ -71,13 +71,13 @@ Ask = Callable[[str, list[str], dict[str, StageRun]], None]
 
 def _bounded(ask: Ask, uri: str, keys: list[str], found: dict[str, StageRun]) -> str:
     """Let a query fill `found` until the time is up; returns the problem, if any."""
-    faults: list[Exception] = []
+    errors: list[Exception] = []
 
     def work() -> None:
         try:
             ask(uri, keys, found)
         except Exception as error:
-            faults.append(error)
+            errors.append(error)
 
     # No library's timeout covers everything: looking up the name, connecting, each slow byte.
     thread = threading.Thread(target=work, daemon=True)
@@ -85,10 +85,10 @@ def _bounded(ask: Ask, uri: str, keys: list[str], found: dict[str, StageRun]) ->
     thread.join(SECONDS)
     if thread.is_alive():
         return f"no complete answer within {SECONDS} s"
-    if faults:
+    if errors:
         from kmnist_pipeline.tracking.store import reason
 
-        return reason(faults[0])
+        return reason(errors[0])
     return ""
 
 

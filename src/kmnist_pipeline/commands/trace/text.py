@@ -34,7 +34,7 @@ def verdict(file: Identified) -> str:
         return f"was not made by any commit of this repository{remark} (md5 {file.md5})"
     match = file.matches[0]
     if file.status == "altered":
-        remedy = f"; `git checkout HEAD -- {file.file}` restores it" if _is_edited(file) else ""
+        remedy = f"; `{git.RESTORE} {file.file}` restores it" if _is_edited(file) else ""
         return f"is ALTERED{remark}{remedy} (md5 {file.md5})"
     name = f" as {match.path}" if match.path != file.file else ""
     made = f"what {match.stage.address} made{name}"
@@ -136,7 +136,7 @@ def _add_step(tree: Tree, found: Trace, key: str, seen: set[str]) -> None:
     if step.inputs:
         read = branch.add(Text("read", "dim"))
         for source in step.inputs:
-            gap = "" if source.fits else GAP
+            gap = "" if source.exact else GAP
             read.add(Text.assemble(f"{source.path}  md5 {source.md5}", (gap, "bold red")))
     for maker in step.makers:
         _add_step(branch, found, maker, seen)
@@ -160,7 +160,7 @@ def as_json(found: Trace) -> dict[str, Any]:
     (the likeliest first; `here`: in this folder's lock; `commits`: whose lock has the stage, the
     newest first), the lineage keys of the stages `behind` it, the `originals` that these read,
     and `whole` (nothing is missing between); stages: by lineage key, with `code` (md5 by path),
-    `inputs` and the keys of their `makers` (`fits`: they made exactly this content), `outs` and
+    `inputs` and the keys of their `makers` (`exact`: they made exactly this content), `outs` and
     the `files` in them, the MLflow `run`, and the receipts of verifications that have run the stage
     again (`verified`); mlflow: the store, and why it is incomplete.
     """

@@ -26,6 +26,7 @@ from kmnist_pipeline.families.selection import Selection
 
 SHUFFLE = 2  # the purpose of the random stream; data/splits.py has others
 STORED = "float32"
+AT_ONCE = 1 << 24  # validation pixels to convert at once; a fold of KMNIST has fewer
 
 
 def fit(
@@ -49,12 +50,12 @@ def fit(
     targets = model.one_hot(kind, data.labels, data.classes).astype(precision)
     rng = streams.generator(fit.seed, SHUFFLE, fit.fold)
     sgd = _Single(fit, data, targets) if _batch_size(fit) == 1 else _Batches(fit, data, targets)
-    held_out = data.flat[fit.validation].astype(precision)
+    held_out = _HeldOut(data.flat, fit.validation, precision)
     selection = Selection(trainer["keep"], trainer["patience"])
     history: list[Epoch] = []
     digests: list[str] = []
 
-    # Overflow shows in the loss; the error names the learning rate.
+    # Overflow shows in the loss or in the stored weights; the error names the learning rate.
     with np.errstate(over="ignore", invalid="ignore"):
         for epoch in range(1, (stop_after or trainer["epochs"]) + 1):
             order = rng.permutation(len(fit.training))
@@ -63,7 +64,7 @@ def fit(
             validation = None
             if len(fit.validation):
                 weights = sgd.over_pixels()
-                unseen = held_out @ weights[1:] + weights[0]
+                unseen = held_out.logits(weights)
                 history.append(
                     _measure(fit, epoch, "validation", unseen, data.labels[fit.validation])
                 )
@@ -74,9 +75,29 @@ def fit(
             progress(epoch / trainer["epochs"])
             if selection.is_over(epoch):
                 break
+        tensors = {"weights": kept.astype(STORED), "shift": fit.shift, "scale": fit.scale}
 
-    tensors = {"weights": kept.astype(STORED), "shift": fit.shift, "scale": fit.scale}
     return Fitted(history, digests, kept_epoch, len(fit.training), len(fit.validation), tensors)
+
+
+class _HeldOut:
+    """The validation images, converted once if they are few, else in parts in every epoch."""
+
+    def __init__(self, images: np.ndarray, rows: np.ndarray, precision: str) -> None:
+        self._images, self._precision = images, precision
+        size = max(1, AT_ONCE // images.shape[1])
+        self._parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        self._converted = self._convert(rows) if len(self._parts) == 1 else None
+
+    def logits(self, weights: np.ndarray) -> np.ndarray:
+        """The logits (n, K) of all validation images; weights: (D + 1, K) for raw pixels."""
+        if self._converted is not None:
+            return self._converted @ weights[1:] + weights[0]
+        parts = [self._convert(rows) @ weights[1:] + weights[0] for rows in self._parts]
+        return np.concatenate(parts)
+
+    def _convert(self, rows: np.ndarray) -> np.ndarray:
+        return self._images[rows].astype(self._precision)
 
 
 class _Batches:

@@ -2,10 +2,11 @@
 
 // One image at a time. A decision is sent with the one that the page has seen, and the next image
 // shows only after the server has it on disk. While it waits, keys and buttons do nothing.
-const FEW = 10; // so many classes have a key each; for more, the first letters filter
+const FEW = 10; // up to this many classes have a key each; with more, the first letters filter
 const part = (id) => document.getElementById(id);
 let queue, place, item, busy = true;
-const made = []; // the places of this page's decisions, to take them back
+const made = []; // the places of this page's decisions, to undo them
+const seen = []; // by place, the decision that the page has last shown
 
 async function ask(path, content) {
   const sent = content && {
@@ -33,8 +34,8 @@ async function alone(work) {
   try {
     await work();
   } catch (error) {
+    if (error.changed) await show(place).catch(() => {}); // first: who reads the message sees it
     say(error.message === "Failed to fetch" ? "the server has ended: nothing was decided" : error.message);
-    if (error.changed) await show(place).catch(() => {});
   }
   busy = false;
 }
@@ -67,6 +68,7 @@ async function show(number) {
 
 function progress(state) {
   Object.assign(item, state);
+  seen[place] = item.decision;
   part("decision").textContent = item.decision ?? "none yet";
   part("bar").max = queue.total;
   part("bar").value = queue.total - item.left;
@@ -102,15 +104,17 @@ function list() {
 async function decide(after) {
   const state = await ask(`items/${place}`, { before: item.decision, after });
   made.push(place);
-  if (state.next === null) progress(state);
-  else await show(state.next);
+  progress({ ...state, decision: after });
+  if (state.next !== null) await show(state.next);
 }
 
 async function takeBack() {
-  const last = made.pop() ?? place;
+  const last = made.at(-1) ?? place;
+  const before = seen[last]; // not what `show` finds now: another page may have decided meanwhile
   if (last !== place) await show(last);
-  if (item.decision === null) return say("there is no decision to take back");
-  progress(await ask(`items/${place}`, { before: item.decision, after: null }));
+  if (before === null) say("there is no decision to undo");
+  else progress(await ask(`items/${place}`, { before, after: null }));
+  made.pop(); // only now: after an error the next `z` tries the same decision
 }
 
 const step = (by) => show((place + by + queue.total) % queue.total);
@@ -128,7 +132,7 @@ document.addEventListener("keydown", (event) => {
   const filter = part("filter"), filled = filter.value !== "";
   const typing = document.activeElement === filter || filled; // then x and z are letters
   const many = queue.classes.length > FEW;
-  let action = actions[event.key];
+  let action = actions[event.key] || (!many && actions[event.key.toLowerCase()]); // Caps Lock
   if (event.key === "Escape") action = async () => { filter.value = ""; filter.blur(); list(); };
   if (filled && event.key.startsWith("Arrow")) return; // moves within the text
   if (filled && event.key === "Enter") {
