@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.fit_program import wait_until
 from support.project import Project, stripped
 from support.threads import serving
 
@@ -98,8 +99,9 @@ def open_page(browser: Any) -> Iterator[Callable[[str], Any]]:
 
 
 def shows(page: Any, selector: str, text: str) -> None:
-    """Wait until an element shows this text."""
+    """Wait until an element shows this text and the page takes keys again."""
     page.locator(selector, has_text=re.compile(f"^{re.escape(text)}$")).wait_for()
+    wait_until(lambda: page.evaluate("!busy"), "the end of its work")
 
 
 def origin(page: Any) -> str:
@@ -107,8 +109,9 @@ def origin(page: Any) -> str:
 
 
 def at(page: Any, place: int) -> str:
-    """Wait for the image at a place; its origin."""
+    """Wait until the page shows the image at a place and takes keys again; its origin."""
     page.locator(f"body[data-place='{place}']").wait_for()
+    wait_until(lambda: page.evaluate("!busy"), "the end of its work")
     return origin(page)
 
 
@@ -330,8 +333,7 @@ def test_with_more_than_ten_classes_the_first_letters_filter(many, open_page):
     buttons = page.locator("#classes button")
     assert buttons.count() == 12 and page.locator("#filter").is_visible()
     page.keyboard.type("b")
-    page.wait_for_timeout(50)
-    assert buttons.all_inner_texts() == ["ba", "be", "bi", "bo"]
+    wait_until(lambda: buttons.all_inner_texts() == ["ba", "be", "bi", "bo"], "the filter")
     page.keyboard.type("o")
     page.keyboard.press("Enter")
     at(page, 1)
@@ -343,8 +345,7 @@ def test_with_more_than_ten_classes_the_first_letters_filter(many, open_page):
     assert buttons.count() == 12
     page.locator("#filter").click()  # in the field, x and z are letters
     page.keyboard.type("xe")
-    page.wait_for_timeout(50)
-    assert buttons.all_inner_texts() == ["xe"]
+    wait_until(lambda: buttons.all_inner_texts() == ["xe"], "the filter")
     page.keyboard.press("ArrowLeft")  # within the text
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
