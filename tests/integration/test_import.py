@@ -32,7 +32,7 @@ SHAPES = "drawn"
 
 @pytest.fixture
 def leaves(project_here: Project, tmp_path: Path) -> Project:
-    """The clone in the working directory; images lie beside it."""
+    """The clone in the working directory, next to a folder of images."""
     drawn.folder(tmp_path / SHAPES, COUNTS, (12, 10, 3))
     return project_here
 

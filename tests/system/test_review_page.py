@@ -192,13 +192,19 @@ def test_closing_the_page_or_killing_the_server_loses_nothing(started, open_page
     assert at(page, 1) == second and again.decided()[first][1] == "3"
 
 
-def test_two_pages_cannot_overwrite_each_other(started, open_page):
-    review = started()
+def two_pages(review: Review, open_page: Callable[[str], Any]) -> tuple[Any, Any, str]:
+    """Two pages that show the first image, which the first page then decides; and its origin."""
     one, two = open_page(review.address), open_page(review.address)
     first = at(one, 0)
     assert at(two, 0) == first
     one.keyboard.press("3")
     at(one, 1)
+    return one, two, first
+
+
+def test_two_pages_cannot_overwrite_each_other(started, open_page):
+    review = started()
+    _, two, first = two_pages(review, open_page)
     two.keyboard.press("4")
     shows(two, "#message", "somebody else has decided meanwhile: 3")
     shows(two, "#decision", "3")
@@ -210,10 +216,7 @@ def test_two_pages_cannot_overwrite_each_other(started, open_page):
 
 def test_a_page_takes_back_no_decision_of_another_page_that_it_has_not_shown(started, open_page):
     review = started()
-    one, two = open_page(review.address), open_page(review.address)
-    first = at(one, 0)
-    one.keyboard.press("3")
-    at(one, 1)
+    one, two, first = two_pages(review, open_page)
     two.keyboard.press("5")
     shows(two, "#decision", "3")
     two.keyboard.press("5")

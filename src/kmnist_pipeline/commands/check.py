@@ -12,13 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.commands import imported, status
+from kmnist_pipeline.commands import imported, status, undetected
 from kmnist_pipeline.commands.finding import Finding, Remedy
 from kmnist_pipeline.commands.status import CLEAN, StageStatus, Status
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
-from kmnist_pipeline.faults import noticing
 from kmnist_pipeline.repository import changes, git, locks
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import Difference, Verdict, compare
@@ -26,7 +25,6 @@ from kmnist_pipeline.repository.locks import LOCK, Graph
 from kmnist_pipeline.repository.revision import DamagedError, Revision, digest_of
 
 PARAMS, MAIN = "params.yaml", "conf/config.yaml"
-CLAIMS = "claims.json"  # of each report
 WIDTH = 100
 KEEP = "keep the experiment: put its values into conf/, compose, check and commit"
 SHOWN = 5  # values of params.yaml that differ from conf/, and downstream stages
@@ -58,7 +56,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
     orphans = _of_orphans(alone)
     files = [Finding(file, ("no stage makes this file",), orphans) for file in alone]
     around = [*_of_lock(), *_of_pins(), *_of_params(composed, apart, experiment)]
-    return [*around, *stages, *imported.findings(conf), *files, *_of_faults()]
+    return [*around, *stages, *imported.findings(conf), *files, *undetected.findings()]
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
@@ -367,44 +365,6 @@ def _edits(apart: dict[str, Change]) -> Iterator[str]:
 
 
 # Comparing with HEAD.
-
-
-def _of_faults() -> list[Finding]:
-    """The faults of the catalogues that a claim noticed in HEAD, and none notices here."""
-    lost = []
-    for path, before in status.head().files(paths.REPORTS).items():
-        if Path(path).name == CLAIMS and (here := Revision("the workspace").files(path)):
-            was, now = (_noticed(content) for content in (before, here[path]))
-            lost += [
-                Finding(path, (f"no claim notices the injected fault {fault} any more; "
-                               f"{', '.join(claims)} did in the last commit",), (_of_lost(path),))
-                for fault, claims in (was or {}).items()
-                if claims and now is not None and not now.get(fault) and _is_listed(fault, path)
-            ]  # fmt: skip
-    return lost
-
-
-def _noticed(content: bytes) -> dict[str, list[str]] | None:
-    """The claims that notice each fault, from a report's claims.json; None if it is damaged."""
-    with suppress(ValueError, AttributeError, TypeError):
-        return noticing.summary(json.loads(content).get("faults") or {})
-    return None  # another finding
-
-
-def _is_listed(fault: str, path: str) -> bool:
-    """Whether params.yaml has the fault in the catalogue of the report with this file."""
-    with suppress(OSError, UserError, KeyError, TypeError):
-        here = locks.load(Path(PARAMS).read_text("utf-8"), PARAMS)
-        return fault in lineage.value(here, f"faults.{Path(path).parent.name}.catalogue")
-    return False
-
-
-def _of_lost(path: str) -> Remedy:
-    report = Path(path).parent.name
-    lines = (f"# in conf/claims/{report}.csv, conf/report/ or src/, find what has changed",
-             f"# or remove the fault from the catalogue of conf/faults/{report}.yaml")  # fmt: skip
-    way = "undo what made the claims less sensitive, or no longer list the injected fault"
-    return Remedy(way, lines)
 
 
 def of_head() -> list[Difference]:
