@@ -28,7 +28,7 @@ dataset: digits
 family: linear
 budget: one seed and two epochs
 experiments: {digits_softmax: "${experiments.digits_softmax}"}
-trial: {trainer.epochs: 2, validation: {method: holdout, fraction: 0.2}}
+changes: {trainer.epochs: 2, validation: {method: holdout, fraction: 0.2}}
 """
 CLAIMS = """\
 id,where,quote,configuration,metric,reported,file,trial,value,unknown,spread,same_as
