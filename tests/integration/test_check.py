@@ -168,11 +168,11 @@ def test_results_of_a_run_are_kept_first_and_undone_only_with_what_made_them(wit
     assert {GRID, "suspects@digits"} <= (found := stale(project)) and EVALUATE not in found
     again, commit, back, checkout = commands(project, GRID)
     assert again.startswith("dvc repro ") and commit == "git commit --all"
-    for command in (("check",), ("verify", "--quick")):
-        last = project.run("kmnist", *command).stdout.splitlines()[-1]
+    for question in (["check"], ["verify", "--quick"]):
+        last = project.run("kmnist", *question).stdout.splitlines()[-1]
         assert "some are new and up to date: " in last and "git checkout" not in last
-    for command in (back, checkout):
-        assert project.run("sh", "-c", command).returncode == 0
+    for line in (back, checkout):
+        assert project.run("sh", "-c", line).returncode == 0
     assert stale(project) == before and project.changed() == ""
 
     # Results that were not made with a change are not undone with it.
