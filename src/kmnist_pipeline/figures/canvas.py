@@ -30,11 +30,12 @@ LEAST_HEIGHT = 304
 LARGEST_TILE = 224
 MOST_TILES = 100  # pictures in one figure
 MOST_PIXELS = 80_000  # of all pictures in one figure
-LETTER = 23  # bytes that a letter of text adds to a file, roughly
 MANY = 20  # classes; with more, figures have short names and leave out single numbers
 LONGEST = 24  # characters of a class's name
 MARGIN = 24
 MAX_BYTES = 60_000
+ADDED = 4_000  # bytes for what is drawn around pictures, and for the text entries
+COLOURS = (256, 128, 64, 32, 16)  # of a file
 
 INK = "#222222"
 FAINT = "#8c8c8c"
@@ -117,34 +118,6 @@ def reduced(pictures: np.ndarray, factor: int) -> np.ndarray:
     return np.rint(sums / areas.reshape(shape)).astype(np.uint8)
 
 
-def fitting(
-    pictures: np.ndarray, columns: int, gap: int, head: int, letters: int
-) -> tuple[np.ndarray, int]:
-    """The RGB images, reduced until a figure of them is a small file, and how to enlarge them.
-
-    gap: pixels between pictures; head: above each; letters: of all titles.
-    """
-    count, full_height, full_width = pictures.shape[:3]
-    rows = -(-count // columns)
-    factor = 1
-    while True:
-        height, width = -(-full_height // factor), -(-full_width // factor)
-        room = min(LARGEST_TILE, (WIDTH - 2 * MARGIN) // columns - gap)
-        zoom = max(1, min(room // width, (HEIGHT // rows - head - gap) // height))
-        if count * height * width <= MOST_PIXELS:
-            small = reduced(pictures, factor)
-            tall, wide = zoom * height + head + gap, zoom * width + gap
-            sheet = np.full((rows, columns, tall, wide, 3), 255, np.uint8)
-            for place, picture in zip(np.ndindex(rows, columns), small, strict=False):
-                sheet[place][: zoom * height, : zoom * width] = enlarged(picture, zoom)
-            drawn = Image.fromarray(sheet.swapaxes(1, 2).reshape(rows * tall, columns * wide, 3))
-            content = io.BytesIO()
-            _quantized(drawn, 16).save(content, "png", optimize=True)
-            if height == width == 1 or content.tell() + LETTER * letters < MAX_BYTES:
-                return small, zoom
-        factor += 1
-
-
 def paint(figure: Figure, pixels: np.ndarray, left: int = 0, bottom: int = 0) -> None:
     """Put unscaled RGB pixels on the figure, behind its axes and texts."""
     figure.figimage(pixels, left, bottom, zorder=-1)
@@ -201,7 +174,6 @@ def _quantized(image: Image.Image, colours: int) -> Image.Image:
     return image.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
-@style()
 def tiles(
     pictures: np.ndarray,
     columns: int,
@@ -214,15 +186,38 @@ def tiles(
 ) -> Figure:
     """Pictures in rows and columns, enlarged or reduced by the same whole number.
 
-    pictures: (N, H, W, 3) uint8, row by row; titles: one above each picture; row_titles: one to
-    the left of each row; gap: pixels between pictures; right: free pixels on the right.
+    They are reduced until the file is small. pictures: (N, H, W, 3) uint8, row by row; titles: one
+    above each picture; row_titles: one to the left of each row; gap: pixels between pictures;
+    right: free pixels on the right.
     """
-    columns = min(columns, len(pictures))
-    line = round(1.25 * font_size * DPI / 72)
-    head = 9 + line * max(title.count("\n") + 1 for title in titles) if titles else 0
-    pictures, zoom = fitting(pictures, columns, gap, head, len("".join([*titles, *row_titles])))
+    count, height, width = pictures.shape[:3]
+    columns = min(columns, count)
+    layout = (columns, titles, row_titles, font_size, gap, right)
+    for factor in range(1, max(height, width) + 1):
+        if count * -(-height // factor) * -(-width // factor) <= MOST_PIXELS:
+            figure = _tiled(reduced(pictures, factor), *layout)
+            least = _encoded(_drawn(figure), COLOURS[-1], PngInfo())
+            if len(least) < MAX_BYTES - ADDED:
+                break
+    return figure
+
+
+@style()
+def _tiled(
+    pictures: np.ndarray,
+    columns: int,
+    titles: Sequence[str],
+    row_titles: Sequence[str],
+    font_size: float,
+    gap: int,
+    right: int,
+) -> Figure:
     count, height, width = pictures.shape[:3]
     rows = -(-count // columns)
+    line = round(1.25 * font_size * DPI / 72)
+    head = 9 + line * max(title.count("\n") + 1 for title in titles) if titles else 0
+    room = min(LARGEST_TILE, (WIDTH - 2 * MARGIN) // columns - gap)
+    zoom = max(1, min(room // width, (HEIGHT // rows - head - gap) // height))
     tile_width, tile_height = zoom * width, zoom * height
 
     step_x = max(tile_width, text_width(titles, font_size)) + gap
@@ -274,16 +269,24 @@ def png_bytes(figure: Figure, text: dict[str, str]) -> bytes:
     The PNG has no program name and no date. It has a palette: the largest of 256, 128, 64, 32
     and 16 colours with which the file is below 60 kB, or 16 if none is.
     """
+    drawn, entries = _drawn(figure), PngInfo()
+    for key, value in text.items():
+        entries.add_text(key, value)
+    for colours in COLOURS:
+        content = _encoded(drawn, colours, entries)
+        if len(content) < MAX_BYTES:
+            break
+    return content
+
+
+def _drawn(figure: Figure) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     with style():
         canvas.draw()
-    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    entries = PngInfo()
-    for key, value in text.items():
-        entries.add_text(key, value)
-    for colours in (256, 128, 64, 32, 16):
-        content = io.BytesIO()
-        _quantized(drawn, colours).save(content, "png", optimize=True, pnginfo=entries)
-        if content.tell() < MAX_BYTES:
-            break
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _encoded(drawn: Image.Image, colours: int, entries: PngInfo) -> bytes:
+    content = io.BytesIO()
+    _quantized(drawn, colours).save(content, "png", optimize=True, pnginfo=entries)
     return content.getvalue()
