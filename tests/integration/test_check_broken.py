@@ -1,4 +1,4 @@
-"""`kmnist check` names a file that cannot be read, and a fault that no claim notices any more."""
+"""`kmnist check` names a file that cannot be read, and a fault that no claim detects any more."""
 
 import json
 
@@ -102,29 +102,29 @@ def test_composing_names_a_merge_conflict_in_claims_and_resolves_that_in_params(
     assert (project.folder / "params.yaml").read_bytes() == params
 
 
-def test_a_fault_that_no_claim_notices_any_more(project: Project) -> None:
+def test_a_fault_that_no_claim_detects_any_more(project: Project) -> None:
     path = "reports/digits/claims.json"
     file = project.folder / path
     content = json.loads(file.read_text())
 
-    def noticing(**claims: dict[str, bool]) -> None:
+    def detection(**claims: dict[str, bool]) -> None:
         file.write_text(json.dumps({**content, "faults": claims}))
 
     def lost() -> list[str]:
-        return [line for line in findings(project) if "notices the injected fault" in line]
+        return [line for line in findings(project) if "detects the injected fault" in line]
 
     def line(fault: str, claims: str) -> str:
-        says = f"no claim notices the injected fault {fault} any more"
+        says = f"no claim detects the injected fault {fault} any more"
         return f"{path}: {says}; {claims} did in the last commit"
 
     listed = "faults:\n  digits:\n    catalogue: {leak: {}, swap: {}, rate: {}}\n"
     project.replace("params.yaml", "\nfaults:\n", f"\n{listed}")
-    noticing(a={"leak": True, "swap": True, "rate": False}, b={"leak": False, "swap": True})
-    project.commit("noticed")
+    detection(a={"leak": True, "swap": True, "rate": False}, b={"leak": False, "swap": True})
+    project.commit("detected")
     assert lost() == []
-    noticing(a={"leak": False, "swap": False, "rate": False}, b={"leak": False, "swap": True})
+    detection(a={"leak": False, "swap": False, "rate": False}, b={"leak": False, "swap": True})
     assert lost() == [line("leak", "a")]
-    noticing(a={"swap": False}, b={"swap": True})  # as if it had not been tried
+    detection(a={"swap": False}, b={"swap": True})  # as if it had not been tried
     assert lost() == [line("leak", "a")]
     for gone in (content, {**content, "faults": None}):
         file.write_text(json.dumps(gone))
@@ -136,5 +136,5 @@ def test_a_fault_that_no_claim_notices_any_more(project: Project) -> None:
     file.write_text(json.dumps(content))
     project.replace("params.yaml", "catalogue: {leak: {}, swap: {}", "catalogue: {swap: {}")
     assert lost() == [line("swap", "a, b")]
-    noticing(a={"leak": False, "swap": True})  # the catalogue no longer has `leak`
+    detection(a={"leak": False, "swap": True})  # the catalogue no longer has `leak`
     assert lost() == []

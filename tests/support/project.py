@@ -39,10 +39,11 @@ class Project:
     def environment(self, **changes: str) -> dict[str, str]:
         """The environment of a command: this interpreter first, no store but the project's own.
 
-        The arithmetic is not ours, but what the command selects.
+        The arithmetic is not ours, but what the command selects; nor are the variables of the
+        `make test` that runs us, by which a `make` would say where it is.
         """
         ours = (*arithmetic.INSTRUCTIONS, *arithmetic.THREADS)
-        foreign = ("MLFLOW_", "DVC_", "KMNIST_", *ours)
+        foreign = ("MLFLOW_", "DVC_", "KMNIST_", "MAKE", "MFLAGS", *ours)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {

@@ -15,7 +15,7 @@ import yaml
 
 from kmnist_pipeline.commands import receipts
 from kmnist_pipeline.evaluation.claims import VERDICTS
-from kmnist_pipeline.faults import noticing
+from kmnist_pipeline.faults import detection
 from kmnist_pipeline.repository import locks
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def in_words(verdict: str, count: int) -> str:
 def faults(report: str) -> str:
     """The number of injected faults that at least one claim of a report detects."""
     content = json.loads((ROOT / f"reports/{report}/claims.json").read_text())
-    detected = noticing.summary(content.get("faults", {}))
+    detected = detection.summary(content.get("faults", {}))
     return (
         f"{sum(map(bool, detected.values()))} of {len(detected)}" if detected else "none injected"
     )

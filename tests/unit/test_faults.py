@@ -9,7 +9,7 @@ import pytest
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import winning
-from kmnist_pipeline.faults import noticing, tampering
+from kmnist_pipeline.faults import detection, tampering
 from kmnist_pipeline.faults import training as trained
 from kmnist_pipeline.fits import plan, store
 from kmnist_pipeline.reporting import extras
@@ -191,7 +191,7 @@ def claim(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_claim_detects_what_turns_its_verdict(stated, clean_number, faulty_number, detected):
-    assert noticing.detects(stated, clean_number, faulty_number) is detected
+    assert detection.detects(stated, clean_number, faulty_number) is detected
 
 
 def test_the_matrix_has_the_claims_of_the_study_and_the_faults_that_apply():
@@ -207,9 +207,9 @@ def test_the_matrix_has_the_claims_of_the_study_and_the_faults_that_apply():
         {"file": "", "trial": "", "value": ""},
     ]
     claims = [claim(id=name) for name in "abcd"]
-    found = noticing.matrix(claims, rows, study)
+    found = detection.matrix(claims, rows, study)
     assert found == {"a": {"big": True, "small": False}, "b": {"big": False, "small": False}}
-    assert noticing.summary(found) == {"big": ["a"], "small": []}
+    assert detection.summary(found) == {"big": ["a"], "small": []}
 
 
 def test_the_page_says_which_claims_are_uninformative_and_how_many_faults_are_found():

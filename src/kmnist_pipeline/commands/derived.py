@@ -24,7 +24,7 @@ from kmnist_pipeline.commands.apart import flat
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims
 from kmnist_pipeline.evidence import numbers, outs, paths
-from kmnist_pipeline.faults import noticing
+from kmnist_pipeline.faults import detection
 from kmnist_pipeline.reporting import page
 from kmnist_pipeline.repository.changes import Change
 from kmnist_pipeline.repository.compare import are_close
@@ -99,7 +99,7 @@ def _of_report(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     measured = Path(paths.METRICS) / stage.item
     rows = claims.read(Path(f"conf/claims/{about['claims']}.csv"))
     judged = [claims.judge(row, measured, about["confidence"], about["margin"]) for row in rows]
-    detected = noticing.of_report(judged, rows, measured)
+    detected = detection.of_report(judged, rows, measured)
     if added := written.keys() - {"made_by", "claims", "faults"}:
         yield f"{path}: has {', '.join(sorted(added))}, which no report has"
     if written.get("faults") != detected.get("faults"):

@@ -10,7 +10,7 @@ from kmnist_pipeline.commands import status
 from kmnist_pipeline.commands.finding import Finding, Remedy
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import lineage, paths
-from kmnist_pipeline.faults import noticing
+from kmnist_pipeline.faults import detection
 from kmnist_pipeline.repository import locks
 from kmnist_pipeline.repository.revision import Revision
 
@@ -25,7 +25,7 @@ def findings() -> list[Finding]:
         if Path(path).name == CLAIMS and (here := Revision("the workspace").files(path)):
             was, now = (_detected(content) for content in (before, here[path]))
             lost += [
-                Finding(path, (f"no claim notices the injected fault {fault} any more; "
+                Finding(path, (f"no claim detects the injected fault {fault} any more; "
                                f"{', '.join(claims)} did in the last commit",), (_of_lost(path),))
                 for fault, claims in (was or {}).items()
                 if claims and now is not None and not now.get(fault) and _is_listed(fault, path)
@@ -36,7 +36,7 @@ def findings() -> list[Finding]:
 def _detected(content: bytes) -> dict[str, list[str]] | None:
     """The claims that detect each fault, from a report's claims.json; None if it is damaged."""
     with suppress(ValueError, AttributeError, TypeError):
-        return noticing.summary(json.loads(content).get("faults") or {})
+        return detection.summary(json.loads(content).get("faults") or {})
     return None  # another finding
 
 

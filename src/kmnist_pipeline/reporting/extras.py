@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kmnist_pipeline.evaluation import winning
-from kmnist_pipeline.faults import noticing
+from kmnist_pipeline.faults import detection
 
 WIDTH, MARGIN = 180, 8  # pixels of a strip, and of its empty ends
 
@@ -84,11 +84,11 @@ def faults(
 ) -> dict[str, Any] | None:
     """The faults and the claims that detect them, as the page shows them; None without such claims.
 
-    content: of `faults.json`; detected: see `noticing.matrix`; claims: judged.
+    content: of `faults.json`; detected: see `detection.matrix`; claims: judged.
     """
     if not detected:
         return None
-    by_fault = noticing.summary(detected)
+    by_fault = detection.summary(detected)
     names = [name for name in content["catalogue"] if name in by_fault]
     rows = [
         {

@@ -9,7 +9,7 @@ from typing import Any
 from kmnist_pipeline.evaluation import claims
 from kmnist_pipeline.evidence import outs, paths
 from kmnist_pipeline.evidence.stage import Stage
-from kmnist_pipeline.faults import noticing
+from kmnist_pipeline.faults import detection
 from kmnist_pipeline.reporting import page
 from kmnist_pipeline.stages.frame import entrypoint
 
@@ -24,7 +24,7 @@ def report(stage: Stage, params: dict[str, Any]) -> None:
     judged = [
         claims.judge(claim, metrics, about["confidence"], about["margin"]) for claim in stated
     ]
-    detected = noticing.of_report(judged, stated, metrics)
+    detected = detection.of_report(judged, stated, metrics)
     written = outs.json_bytes({"made_by": stage.made_by, "claims": judged, **detected})
     content = page.content(stage.item, params, json.loads(written), Path("."))
     with stage.directory(paths.page(stage.item)) as folder:
