@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import os
 import re
 import subprocess
@@ -10,7 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from support.project import ROOT
+
+from kmnist_pipeline.config import rules
+from kmnist_pipeline.evidence import reads
 
 PROGRAM = """
 import os, sqlite3, subprocess, sys
@@ -74,11 +79,34 @@ def unheard(source: str) -> list[str]:
     return found + [name for name in imported if name.partition(".")[0] in UNHEARD_LIBRARIES]
 
 
-def test_no_module_of_a_stage_lets_a_library_open_a_file_unheard():
+@pytest.fixture(scope="module")
+def modules() -> set[Path]:
+    """All that stages depend on."""
     named = re.findall(r"src/\S+\.py", (ROOT / "dvc.yaml").read_text())
     families = (ROOT / "src/kmnist_pipeline/families").rglob("*.py")
-    modules = {*families, *(ROOT / path for path in named)}
+    return {*families, *(ROOT / path for path in named)}
+
+
+def test_no_module_of_a_stage_lets_a_library_open_a_file_unheard(modules):
     assert len(modules) > 80
     assert {file.name: found for file in modules if (found := unheard(file.read_text()))} == {}
     examples = ["safetensors.safe_open('a')", "torch.load('a')", "import pyarrow.parquet as p"]
     assert all(map(unheard, examples))
+
+
+CONFIG = ROOT / "src/kmnist_pipeline/config"
+FREE = [file for file in CONFIG.glob("*.py") if reads.FREE.fullmatch(str(file.relative_to(ROOT)))]
+
+
+def test_free_modules_of_the_configuration_change_nothing_of_others():
+    """Neither a module that they import, nor the parameters that they check."""
+    assert len(FREE) == 5
+    for file in FREE:
+        for node in ast.walk(ast.parse(file.read_text())):
+            stores = isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load)
+            sets = isinstance(node, ast.Name) and node.id in ("setattr", "exec", "eval", "globals")
+            assert not (stores or sets), (file.name, ast.unparse(node))
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    before = copy.deepcopy(params)
+    rules.check(params)
+    assert params == before
