@@ -14,7 +14,7 @@ export USER ?= $(firstword $(shell id -un 2>/dev/null || id -u))
 PYTEST := pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-all repro cluster ui server serve bench moved repository
+.PHONY: help setup demo lint test test-all repro cluster ui server serve bench moved repository lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -43,6 +43,12 @@ repository:
 	  case "$$reason" in *"not a git repository (or"* | *"Needed a single revision"*) \
 	    echo "error: DVC needs a Git repository with a commit. In an unpacked ZIP archive, make one:"; \
 	    echo "git init && git add --all && git commit --message start";; esac; exit 1; } >&2
+
+# Whatever an interrupted DVC has lost from dvc.lock comes back; `kmnist compose` does it too.
+lock: $(READY)
+	@python -c 'from kmnist_pipeline.cli import common; common.mend_lock()'
+
+lint cluster ui server serve bench: lock
 
 demo: repository $(READY) ## run the whole pipeline on scikit-learn's digits, in a few minutes and without a network
 	kmnist compose

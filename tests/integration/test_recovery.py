@@ -119,6 +119,14 @@ def test_commands_notice_a_cut_lock(command, whole, capsys, monkeypatch):
     assert git.run("status", "--porcelain") == b""
 
 
+def test_make_notices_a_cut_lock(whole, clone):
+    LOCK.write_bytes(whole[: len(whole) // 2])
+    done = clone.run("make", "--old-file=.venv/.ready", "lock")
+    assert done.stderr.startswith(SAID)
+    text = LOCK.read_text()
+    assert locks.text_of((locks.whole_entries(text) or {}).values()) == text  # it has no cut entry
+
+
 @pytest.mark.parametrize("command", ["check", "impact"])
 def test_a_lock_that_was_deleted_can_be_restored(command, whole, capsys):
     LOCK.unlink()

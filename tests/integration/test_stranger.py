@@ -258,6 +258,16 @@ def test_the_page_is_not_written_through_a_link(project, capsys):
     assert other.read_text() == "mine"
 
 
+def test_dvc_gives_a_terminal_no_control_characters(project):
+    """From a committed lock, in the command that brings missing files back."""
+    path = "path: metrics/digits/digits_cnn/test.json"
+    project.replace(locks.LOCK, path, r'path: "metrics/\e]0;x\a.json"')
+    project.commit()
+    done = project.run(sys.executable, "-m", "kmnist_pipeline.cli.dvc", "repro", "no@stage")
+    assert r"metrics/\x1b]0;x\x07.json" in done.stderr
+    assert all(line.isprintable() for line in done.stderr.split("\n"))
+
+
 def test_a_terminal_gets_no_control_characters(project, capsys):
     """From the name of a file, from a lock, and from the name of a branch."""
     name = "\x1b[31m\x9b1m\nfigure.png"

@@ -83,6 +83,23 @@ def test_interrupts_while_dvc_writes_the_lock(small, tmp_path):
     assert sorted((tmp_path / "ran").read_text().split()) == sorted(NAMES)  # each once
 
 
+def test_a_cut_lock_is_whole_before_stages_run(small, tmp_path):
+    def repro() -> str:
+        command = (sys.executable, "-m", "kmnist_pipeline.cli.dvc", "repro")
+        done = small.run(*command, *(f"make@{name}" for name in NAMES[:FINISHED]))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stderr
+
+    assert "was incomplete" not in repro()
+    small.commit()
+    lock = small.folder / "dvc.lock"
+    before = lock.read_bytes()
+    lock.write_bytes(before[: len(before) // 2])
+    assert "dvc.lock was incomplete, as an interrupted DVC leaves it." in repro()
+    assert lock.read_bytes() == before
+    assert sorted((tmp_path / "ran").read_text().split()) == NAMES[:FINISHED]  # each once
+
+
 def test_without_the_environment_in_path_stages_run_in_its_python(small):
     (small.folder / "dvc.yaml").write_text(
         "stages:\n  make:\n    cmd: python -c 'import sys; print(sys.executable)' > made.txt\n"

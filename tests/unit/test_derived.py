@@ -272,6 +272,37 @@ def test_each_altered_part_contradicts_the_rest(contradicted, stage, file, edit,
     assert all(file.rpartition("/")[0] in line for line in found)
 
 
+FAULTS = "metrics/mnist_logistic/faults.json"
+LEAK = ("measured", "mnist_sklearn_logistic", "", "test_in_training")
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ((*LEAK, "test", "accuracy", 0.95), "under test_in_training.accuracy is 0.95, but 0.91"),
+        ((*LEAK, "test", "f1", 0.95), "test_in_training.f1 is 0.95, but 0.91"),
+        ((*LEAK, "test", "confusion", lambda rows: rows[::-1]), "test_in_training.accuracy is"),
+        ((*LEAK[:3], "other", {}), "mnist_sklearn_logistic has other, which is not configured"),
+        (("measured", "other", {}), "models is ['mnist_sklearn_logistic', 'other'], but"),
+        (("catalogue", "test_in_training", "nothing"), "catalogue is"),
+        (("budget", "a tenth"), "budget is a tenth"),
+    ],
+)
+def test_scores_under_faults_follow_from_their_confusion_matrices(
+    digits_files, tmp_path, monkeypatch, keys, says
+):
+    _, stages, params = digits_files
+    path = tmp_path / FAULTS
+    path.parent.mkdir(parents=True)
+    text = (ROOT / FAULTS).read_text()
+    path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    stage = stages["faults@mnist_logistic"]
+    assert not list(results.of_faults(stage, params))
+    path.write_text(changed(*keys)(text))
+    assert any(says in line for line in results.of_faults(stage, params))
+
+
 @pytest.mark.parametrize(
     ("file", "keys"),
     [

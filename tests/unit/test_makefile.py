@@ -1,6 +1,7 @@
 """`make setup`: the virtual environment belongs to its folder, whatever the folder's name."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,16 @@ def test_python_starts_whatever_the_folder_and_the_language(folder):
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "LANG"))}
     command = [folder / ".venv/bin/python", "-c", "import found"]
     subprocess.run(command, env={**plain, "LC_ALL": "C"}, check=True)
+
+
+def test_every_target_notices_a_cut_lock():
+    text = (ROOT / "Makefile").read_text()
+    targets = {*re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE)} - {"help", "setup"}
+    assert len(targets) > 8
+    for target in targets:
+        make = ["make", "--dry-run", target]
+        done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "mend_lock()" in done.stdout or "kmnist compose" in done.stdout, target
 
 
 def test_a_missing_repository_is_said_with_gits_own_reason(folder):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from support.project import committed
 
 from kmnist_pipeline.commands import check, status
 from kmnist_pipeline.errors import UserError
@@ -55,6 +58,21 @@ def test_a_library_without_a_hash_is_reported(pins, entry, library):
     (finding,) = check._of_pins()
     assert finding.reasons == (f"{library} has no hash of its files",)
     assert finding.remedies[0].commands == ("git checkout HEAD -- requirements.lock",)
+
+
+def test_other_hashes_than_committed_are_reported(pins):
+    committed(Path())
+    assert check._of_hashes() == []
+    pins.write_text(PINS.replace("a" * 64, "b" * 64, 1).replace("1.9 ;", "1.10 ;"))
+    (finding,) = check._of_hashes()  # another version is compared with the evidence instead
+    assert finding.reasons == ("numpy has other hashes than in the last commit",)
+    restore, keep = (remedy.commands for remedy in finding.remedies)
+    assert restore == ("git checkout HEAD -- requirements.lock",)
+    assert keep == ("git commit requirements.lock",)
+    pins.write_text(PINS.replace(NUMPY, "") + NUMPY)
+    assert check._of_hashes() == []  # in another order
+    pins.unlink()
+    assert check._of_hashes() == []
 
 
 def test_a_missing_lock_is_reported(pins):

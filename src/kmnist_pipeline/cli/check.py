@@ -4,11 +4,11 @@ Lists every stage whose entry in dvc.lock, or whose files under metrics/, figure
 not agree with code, configuration, data and the libraries of requirements.lock, or were edited by
 hand. Computes rates, scores, means and verdicts again from other evidence. Compares the pointers of
 imported datasets with conf/, if DVC's cache or data/imported/ has their files. Reports libraries of
-requirements.lock without a hash. Says what changed, from which value to which, and which commands
-fix it. Then says which receipts in receipts/ are of this evidence, that is, which stages
-`kmnist verify` has run again. Needs neither DVC's cache nor the data, and runs no stage. Changes
-nothing, unless an interrupted DVC has truncated dvc.lock: then it restores the committed entries
-that are still valid.
+requirements.lock without a hash, or with other hashes than in the last commit. Says what changed,
+from which value to which, and which commands fix it. Then says which receipts in receipts/ are of
+this evidence, that is, which stages `kmnist verify` has run again. Needs neither DVC's cache nor
+the data, and runs no stage. Changes nothing, unless an interrupted DVC has truncated dvc.lock: then
+it restores the committed entries that are still valid.
 """
 
 import sys

@@ -80,7 +80,7 @@ def main() -> int:
 
         with contextlib.chdir(folder):
             for said in filter(None, (repository.cut_lock(), recovery.way_back(here))):
-                print(said, file=sys.stderr)
+                say(said, sys.stderr)  # with names from the lock, which may come from anyone
     return status
 
 

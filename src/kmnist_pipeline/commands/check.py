@@ -55,7 +55,7 @@ def findings(found: Status, composed: str) -> list[Finding]:
     alone = [f for f in found.orphans if not any(Path(f).is_relative_to(out) for out in left)]
     orphans = _of_orphans(alone)
     files = [Finding(file, ("no stage makes this file",), orphans) for file in alone]
-    around = [*_of_lock(), *_of_pins(), *_of_params(composed, apart, experiment)]
+    around = [*_of_lock(), *_of_pins(), *_of_hashes(), *_of_params(composed, apart, experiment)]
     return [*around, *stages, *imported.findings(conf), *files, *undetected.findings()]
 
 
@@ -284,6 +284,15 @@ def _of_pins() -> list[Finding]:
         reasons = ["is missing"]
     way = Remedy("restore it", (f"{git.RESTORE} {status.PINS}",))
     return [Finding(str(status.PINS), tuple(reasons), (way,))] if reasons else []
+
+
+def _of_hashes() -> list[Finding]:
+    reasons = [f"{name} has other hashes than in the last commit" for name in status.rehashed()]
+    ways = (
+        Remedy("restore it", (f"{git.RESTORE} {status.PINS}",)),
+        Remedy("or, if you trust these files", (f"git commit {status.PINS}",)),
+    )
+    return [Finding(str(status.PINS), tuple(reasons), ways)] if reasons else []
 
 
 def _apart(conf: dict[str, Any]) -> dict[str, Change]:

@@ -51,6 +51,7 @@ def contradictions(
         "weights": derived_training.of_weights,
         "suspects": derived_results.of_suspects,
         "loop": derived_results.of_loop,
+        "faults": derived_results.of_faults,
         "report": _of_report,
     }
     found = {}

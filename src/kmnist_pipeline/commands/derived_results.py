@@ -17,6 +17,7 @@ from kmnist_pipeline.commands.apart import (
     per_class,
     training_images,
 )
+from kmnist_pipeline.config import rules
 from kmnist_pipeline.evaluation import (
     acceptance,
     labelling,
@@ -225,6 +226,27 @@ def of_loop(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     start = content["rounds"][0]["accuracy"]  # both ways begin with the same labels
     guided, random = (start[way]["values"] for way in (labelling.GUIDED, labelling.RANDOM))
     yield from apart(path, {labelling.RANDOM: random}, {labelling.RANDOM: guided})
+
+
+def of_faults(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Scores under each fault follow from confusion matrices; faults and models are configured."""
+    path = numbers_of(stage, "faults.json")
+    content, settings = numbers.read(path), params["faults"][stage.item]
+    catalogue = {name: fault["says"] for name, fault in settings["catalogue"].items()}
+    models = {"models": sorted({**settings["experiments"], **settings["studies"]})}
+    yield from apart(path, content, {"catalogue": catalogue, "budget": settings["budget"]})
+    yield from apart(path, {"models": sorted(content["measured"])}, models)
+    for model, trials in content["measured"].items():
+        for trial, under in trials.items():
+            place = f"{model} {trial}".rstrip()
+            if more := under.keys() - {rules.CLEAN, *catalogue}:
+                yield f"{path}: {place} has {', '.join(sorted(more))}, which is not configured"
+            for fault, parts in under.items():
+                for part, stated in parts.items():
+                    name = f"{part} of {place} under {fault}"
+                    scores = metrics.scores(metrics.unpack_confusion(stated["confusion"]), ())
+                    again = {score: scores[score] for score in metrics.SCORES}
+                    yield from apart(path, flat(name, stated), flat(name, again))
 
 
 def _classes(model: str, params: dict[str, Any]) -> tuple[str, ...]:

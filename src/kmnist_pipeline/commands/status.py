@@ -357,9 +357,30 @@ def pinned() -> dict[str, str]:
 
 def unhashed() -> list[str]:
     """The libraries of `requirements.lock` without a hash: pip would refuse to install them."""
-    text = PINS.read_text("utf-8").replace("\\\n", " ") if PINS.exists() else ""
-    lines = (line for line in text.splitlines() if re.match(r"[\w.-]+\s*==", line))
-    return [line.partition("==")[0].strip() for line in lines if not HASH.search(line)]
+    text = PINS.read_text("utf-8") if PINS.exists() else ""
+    return [pin.partition("==")[0] for pin, hashes in _hashes(text) if not hashes]
+
+
+def rehashed() -> list[str]:
+    """The libraries with the version of HEAD's `requirements.lock` and other hashes.
+
+    They are other files of the same version, which no file of evidence can show.
+    """
+    if str(PINS) not in edited(str(PINS)) or not PINS.exists():
+        return []
+    before = dict(_hashes(head().read(str(PINS)).decode(errors="replace")))
+    return [
+        pin.partition("==")[0]
+        for pin, hashes in _hashes(PINS.read_text("utf-8"))
+        if hashes != before.get(pin, hashes)
+    ]
+
+
+def _hashes(text: str) -> list[tuple[str, set[str]]]:
+    """Each library with its version, as `numpy==2.4.6`, and its hashes."""
+    lines = text.replace("\\\n", " ").splitlines()
+    found = ((re.match(r"([\w.-]+)\s*==\s*([^\s;]*)", line), line) for line in lines)
+    return [(f"{m[1]}=={m[2]}", {*HASH.findall(line)}) for m, line in found if m]
 
 
 def head() -> Revision:

@@ -28,6 +28,7 @@ from typing import Any
 
 from kmnist_pipeline import ports
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository.names import printable
 from kmnist_pipeline.tracking import store as stores
 from kmnist_pipeline.tracking import views
 from kmnist_pipeline.tracking.store import QUIET
@@ -257,7 +258,7 @@ def _greet(address: str) -> None:
     for experiment in experiments:
         if views.SAVED + views.MODELS in {tag["key"] for tag in experiment.get("tags", [])}:
             page = views.url(experiment["experiment_id"], views.MODELS)
-            print(f"{experiment['name']}: {address}/{page}")
+            print(f"{printable(experiment['name'])}: {address}/{page}")
     sys.stdout.flush()
 
 
