@@ -171,6 +171,15 @@ def test_a_claim_about_nothing_is_an_error_that_names_it(metrics_in, changes, me
         claims.judge(claim(**changes), metrics_in, CONFIDENCE, MARGIN)
 
 
+@pytest.mark.parametrize("file", ["test.json", "test_details.json"])
+def test_a_claim_never_reads_through_a_link_out_of_the_metrics(file, metrics_in, tmp_path_factory):
+    link, outside = metrics_in / "m" / file, tmp_path_factory.mktemp("outside") / "numbers.json"
+    link.rename(outside)
+    link.symlink_to(outside)
+    with pytest.raises(claims.ClaimError, match=rf"m/{file} is a link out of "):
+        judge(claim(), metrics_in)
+
+
 def test_a_claims_file_with_other_columns_or_unknowns_is_refused(tmp_path):
     path = tmp_path / "claims.csv"
     path.write_text("id,reported\n")

@@ -110,3 +110,18 @@ def test_free_modules_of_the_configuration_change_nothing_of_others():
     before = copy.deepcopy(params)
     rules.check(params)
     assert params == before
+
+
+def test_free_modules_of_the_configuration_give_a_stage_no_value(modules):
+    """Only `grid` does, where it is declared; of the others a stage calls `check` alone."""
+    free = {file.stem for file in FREE} - {"grid"}
+    found = set()
+    for file in modules - {*FREE}:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and "kmnist_pipeline.config" in str(node.module):
+                names = {str(node.module).rpartition(".")[2], *(a.name for a in node.names)}
+                found |= {(file.name, name) for name in names & free}
+    assert found == {("frame.py", "rules")}
+    frame = ast.parse((ROOT / "src/kmnist_pipeline/stages/frame.py").read_text())
+    parts = [ast.unparse(n) for n in ast.walk(frame) if isinstance(n, ast.Expr | ast.Name)]
+    assert parts.count("rules.check(content)") == parts.count("rules") == 1

@@ -17,7 +17,7 @@ from kmnist_pipeline.commands.apart import (
     per_class,
     training_images,
 )
-from kmnist_pipeline.config import rules
+from kmnist_pipeline.config import grid
 from kmnist_pipeline.evaluation import (
     acceptance,
     labelling,
@@ -239,7 +239,7 @@ def of_faults(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     for model, trials in content["measured"].items():
         for trial, under in trials.items():
             place = f"{model} {trial}".rstrip()
-            if more := under.keys() - {rules.CLEAN, *catalogue}:
+            if more := under.keys() - {grid.CLEAN, *catalogue}:
                 yield f"{path}: {place} has {', '.join(sorted(more))}, which is not configured"
             for fault, parts in under.items():
                 for part, stated in parts.items():

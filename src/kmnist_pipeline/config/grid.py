@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from kmnist_pipeline.errors import UserError
 
 Experiment = dict[str, Any]
+CLEAN = "none"  # the name under which `faults.json` has the numbers without a fault
 
 
 class PointError(UserError):
@@ -73,3 +75,14 @@ def apply(base: Experiment, point: dict[str, Any]) -> Experiment:
             raise PointError(f"the base experiment has no key {dotted!r}")
         node[leaf] = value
     return changed
+
+
+def with_fault(fault: Mapping[str, Any], before: Any) -> Any:
+    """The value of a setting after a fault with the `act` change, multiply or add."""
+    match fault["act"]:
+        case "change":
+            return fault["value"]
+        case "multiply":
+            return before * fault["factor"]
+        case _:
+            return before + fault["amount"]

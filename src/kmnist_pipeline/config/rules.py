@@ -35,7 +35,6 @@ from kmnist_pipeline.config.training import (
 
 MOST_CLASSES = 1000
 EXCLUDED = "excluded"  # as in data/reviews.py, which no stage needs for its configuration
-CLEAN = "none"  # the name under which `faults.json` has the numbers without a fault
 
 # The settings that readings change, whose values are in `choices`, and those that they need.
 PROTOCOL = ("model.scaling", "trainer.loss", "validation.folds", "trainer.epochs", "trainer.keep")
@@ -132,17 +131,6 @@ def checked_trials(study: Study, base: Experiment, key: str) -> dict[str, Experi
             raise ConfigError(f"{where}: the point {name} is listed twice")
         tried[name] = typed(where, _applied(content, point, where), Experiment)
     return tried
-
-
-def with_fault(fault: Mapping[str, Any], before: Any) -> Any:
-    """The value of a setting after a fault with the `act` change, multiply or add."""
-    match fault["act"]:
-        case "change":
-            return fault["value"]
-        case "multiply":
-            return before * fault["factor"]
-        case _:
-            return before + fault["amount"]
 
 
 def _applied(content: dict[str, Any], point: dict[str, Any], where: str) -> dict[str, Any]:
@@ -413,9 +401,9 @@ def _check_faults(key: str, faults: Faults, config: Config) -> None:
     asked = _asked(key, faults, faults.changes, config)
     if not faults.catalogue:
         raise refused(f"{key}.catalogue", {}, "at least one fault")
-    if CLEAN in faults.catalogue:
+    if grid.CLEAN in faults.catalogue:
         allowed = "another one, because this is that of the numbers without a fault"
-        raise ConfigError(f"{key}.catalogue.{CLEAN}: the name must be {allowed}")
+        raise ConfigError(f"{key}.catalogue.{grid.CLEAN}: the name must be {allowed}")
     for where, experiment in asked.items():
         _one_of(experiment.model.family, [faults.family], f"{where}.model.family")
         known = experiment.classes or config.datasets[experiment.dataset].classes
@@ -442,7 +430,7 @@ def _check_catalogue(
                 continue
             if fault.act != "change" and not isinstance(before, int | float):
                 raise refused(f"{place}.settings", fault.settings, "keys whose values are numbers")
-            after = with_fault(fault.model_dump(), before)
+            after = grid.with_fault(fault.model_dump(), before)
             typed(f"{place}: {where}", grid.apply(content, {dotted: after}), Experiment)
 
 

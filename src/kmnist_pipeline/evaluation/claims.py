@@ -136,6 +136,9 @@ def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float
         note = "no model of this report measures it"
         return {**about, "verdict": "context", **nothing, "note": note}
     path = metrics / claim["file"]
+    for read in (path, path.with_name(numbers.beside(path.name))):
+        if not read.resolve().is_relative_to(metrics.resolve()):
+            raise ClaimError(f"claim {claim['id']}: {read} is a link out of {metrics}")
     entry = _entry(path, claim)
     value = entry[claim["value"]]
     trial = f"{claim['trial']}: " if claim["trial"] else ""

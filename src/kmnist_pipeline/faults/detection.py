@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.config.rules import CLEAN
+from kmnist_pipeline.config import grid
 from kmnist_pipeline.evaluation import claims as judging
 from kmnist_pipeline.evidence import numbers
 
@@ -42,13 +42,13 @@ def matrix(
     for claim, row in zip(claims, rows, strict=True):
         path = Path(row["file"])
         model = study["measured"].get(path.parent.name, {}).get(row["trial"])
-        clean = ((model or {}).get(CLEAN) or {}).get(path.stem, {}).get(row["value"])
+        clean = ((model or {}).get(grid.CLEAN) or {}).get(path.stem, {}).get(row["value"])
         if model is None or clean is None:
             continue
         found[claim["id"]] = {
             fault: detects(claim, clean, faulty[path.stem][row["value"]])
             for fault, faulty in model.items()
-            if fault != CLEAN
+            if fault != grid.CLEAN
         }
     return found
 

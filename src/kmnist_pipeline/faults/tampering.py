@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kmnist_pipeline.config import grid, rules
+from kmnist_pipeline.config import grid
 from kmnist_pipeline.data import scaling, splits, streams
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.errors import UserError
@@ -100,7 +100,7 @@ def _changed(experiment: Experiment, fault: Mapping[str, Any]) -> Experiment | N
         before = (experiment[part] or {}).get(name)
         if before is None:
             continue
-        after = rules.with_fault(fault, before)
+        after = grid.with_fault(fault, before)
         return grid.apply(experiment, {dotted: after}) if after != before else None
     return None
 

@@ -17,7 +17,6 @@ from typing import Any
 from jinja2 import Environment, TemplateError
 from PIL import Image
 
-from kmnist_pipeline.config.node import shown
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import claims as judged
 from kmnist_pipeline.evaluation.metrics import holm, in_words, mcnemar, unpack_bits
@@ -227,10 +226,14 @@ def _model(folder: Path, claims: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _budget(parameters: dict[str, Any], name: str) -> str:
     """What a study changes in all its trials, such as `subset=4000, trainer.epochs=3`."""
     changed = parameters.get(f"studies.{name}", {}).get("trial", {})
-    return ", ".join(f"{key}={shown(value)}" for key, value in changed.items())
+    return ", ".join(f"{key}={_shown(value)}" for key, value in changed.items())
 
 
 def _chosen(parameters: dict[str, Any], trials: int) -> str:

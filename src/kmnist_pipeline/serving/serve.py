@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kmnist_pipeline import arithmetic, ports
 from kmnist_pipeline.errors import UserError
+from kmnist_pipeline.repository.names import printable
 from kmnist_pipeline.serving import candidates, registry
 
 HOST = "127.0.0.1"
@@ -39,7 +40,7 @@ def serve(dataset: str, port: int) -> None:
         champion = registry.champion(dataset)
         assert champion is not None
     print(
-        f"{champion.classifier.name}, version {champion.version} of {dataset}: "
+        f"{printable(champion.classifier.name)}, version {champion.version} of {dataset}: "
         f"http://{HOST}:{port}/invocations",
         flush=True,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kmnist_pipeline.config import grid, rules
+from kmnist_pipeline.config import grid
 from kmnist_pipeline.data import dataset
 from kmnist_pipeline.data.dataset import Images
 from kmnist_pipeline.evidence import paths
@@ -23,7 +23,7 @@ def faults(stage: Stage, params: dict[str, Any]) -> None:
     Test images are read here too, but choose nothing; nothing outside this study reads its fits.
     """
     about = params["faults"][stage.item]
-    catalogue = {rules.CLEAN: tampering.NONE, **about["catalogue"]}
+    catalogue = {grid.CLEAN: tampering.NONE, **about["catalogue"]}
     processed = Path(paths.processed(about["dataset"]))
     several, places = {}, {}
     images: dict[str, tuple[Images, int]] = {}

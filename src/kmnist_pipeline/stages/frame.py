@@ -78,7 +78,11 @@ def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ())
         except KeyboardInterrupt:
             sys.exit(f"{kind}: interrupted")
         except (UserError, OSError) as error:
-            sys.exit(f"error in {kind}: {error}")
+            # No stage that succeeds depends on this.
+            from kmnist_pipeline.repository.names import printable
+
+            said = f"error in {kind}: {error}".split("\n")
+            sys.exit("\n".join(map(printable, said)))  # names in it may come from anyone
 
     task()
 

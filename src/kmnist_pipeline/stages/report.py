@@ -13,7 +13,7 @@ from kmnist_pipeline.faults import detection
 from kmnist_pipeline.reporting import page
 from kmnist_pipeline.stages.frame import entrypoint
 
-LIBRARIES = ("scipy", "pillow", "jinja2")
+LIBRARIES = ("numpy", "scipy", "pillow", "jinja2")
 
 
 def report(stage: Stage, params: dict[str, Any]) -> None:
