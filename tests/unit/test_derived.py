@@ -303,6 +303,39 @@ def test_scores_under_faults_follow_from_their_confusion_matrices(
     assert any(says in line for line in results.of_faults(stage, params))
 
 
+READINGS = "metrics/kmnist_linear/readings.json"
+CLAIM = ("claims", "softmax-test")
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ((*CLAIM, "low", 0.1), "low is 0.1, but"),
+        ((*CLAIM, "high", 0.99), "high is 0.99, but"),
+        ((*CLAIM, "ours", 0.7), "ours is 0.7, but"),
+        ((*CLAIM, "moves", "epochs", 0.5), "moves.epochs is 0.5, but"),
+        ((*CLAIM, "reported", 0.9), "reported is 0.9, but"),
+        ((*CLAIM, "agree", 649), "the rest allows 0 to 648"),
+        ((*CLAIM, "agree", 0), "is there only if readings agree"),
+        (("claims", "other", {}), "claims is"),
+        (("seeds", 4), "seeds is 4, but 5"),
+        (("best", "#9", "agrees", 24), "must begin with the reading that agrees with most"),
+    ],
+)
+def test_what_readings_explain_follows_from_their_numbers(
+    digits_files, tmp_path, monkeypatch, keys, says
+):
+    _, stages, params = digits_files
+    for file in (READINGS, "conf/claims/kmnist_linear.csv"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text((ROOT / file).read_text())
+    monkeypatch.chdir(tmp_path)
+    stage = stages["readings@kmnist_linear"]
+    assert not list(results.of_readings(stage, params))
+    (tmp_path / READINGS).write_text(changed(*keys)((ROOT / READINGS).read_text()))
+    assert any(says in line for line in results.of_readings(stage, params))
+
+
 @pytest.mark.parametrize(
     ("file", "keys"),
     [

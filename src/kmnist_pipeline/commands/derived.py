@@ -52,6 +52,7 @@ def contradictions(
         "suspects": derived_results.of_suspects,
         "loop": derived_results.of_loop,
         "faults": derived_results.of_faults,
+        "readings": derived_results.of_readings,
         "report": _of_report,
     }
     found = {}

@@ -20,6 +20,7 @@ from kmnist_pipeline.commands.apart import (
 from kmnist_pipeline.config import grid
 from kmnist_pipeline.evaluation import (
     acceptance,
+    claims,
     labelling,
     metrics,
     out_of_fold,
@@ -29,6 +30,7 @@ from kmnist_pipeline.evaluation import (
 from kmnist_pipeline.evaluation.conditions import CLEAN, CONDITIONS, UNANSWERABLE
 from kmnist_pipeline.evidence import numbers, paths
 from kmnist_pipeline.fits.plan import RETRAINED
+from kmnist_pipeline.readings import multiverse
 from kmnist_pipeline.repository.locks import LockedStage
 
 MISCLASSIFIED = 10  # test images that test_details.json names
@@ -247,6 +249,45 @@ def of_faults(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
                     scores = metrics.scores(metrics.unpack_confusion(stated["confusion"]), ())
                     again = {score: scores[score] for score in metrics.SCORES}
                     yield from apart(path, flat(name, stated), flat(name, again))
+
+
+def of_readings(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
+    """Ranges, our number and what moves it follow from the numbers of all readings."""
+    path = numbers_of(stage, "readings.json")
+    content, about = numbers.read(path), params["readings"][stage.item]
+    choices, known = about["choices"], multiverse.configurations(about)
+    every = multiverse.all_readings(choices)
+    own = multiverse.ours(next(iter(about["experiments"].values())))
+    published = claims.read(Path(f"conf/claims/{about['claims']}.csv"))
+    counts = dict.fromkeys((of.classes for of in known.values()), 0)  # they only widen intervals
+    stated = {claim.id: claim for claim in multiverse.stated(published, known, counts)}
+    configured = {"choices": choices, "seeds": len(about["seeds"]), "ours": own._asdict()}
+    yield from apart(path, content, configured | {"order": multiverse.Reading._fields})
+    ids = {"claims": sorted(content["claims"])}
+    yield from apart(path, ids, {"claims": sorted(stated)})
+    for name in stated.keys() & content["claims"].keys():
+        claim, given = stated[name], content["claims"][name]
+        read = np.array(content["numbers"][str(claim.configuration)][claim.split])
+        again = {
+            "configuration": str(claim.configuration),
+            "reported": float(claim.reported),
+            "low": read.min(),
+            "high": read.max(),
+            "ours": read[every.index(own)],
+            "readings": len(every),
+            "moves": multiverse.moves(choices, read),
+        }
+        yield from apart(path, flat(name, given), flat(name, again))
+        yield from beyond(path, {f"agree of {name}": (given["agree"], len(every))})
+        if (given["agree"] > 0) != bool(given["simplest"]):
+            yield f"{path}: simplest of {name} is there only if readings agree"
+    agreed = [best["agrees"] for best in content["best"]]
+    limits = {"ours_agrees": (content["ours_agrees"], len(stated))}
+    yield from beyond(
+        path, limits | {f"agrees of best {n}": (a, len(stated)) for n, a in enumerate(agreed)}
+    )
+    if agreed != sorted(agreed, reverse=True):
+        yield f"{path}: best must begin with the reading that agrees with most claims"
 
 
 def _classes(model: str, params: dict[str, Any]) -> tuple[str, ...]:
