@@ -9,14 +9,29 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.parameters import CNN, COMMITTED, CONTENT, DELETE, GRID, NETWORK_GRID, at, changed
+from support.parameters import (
+    CNN,
+    COMMITTED,
+    CONTENT,
+    DELETE,
+    GRID,
+    IMPORTED,
+    SOFTMAX,
+    at,
+    changed,
+    imported,
+    on_all_images,
+    searched,
+    trained,
+    unvalidated,
+)
 from support.project import ROOT
 
 from kmnist_pipeline.config import code, node, rules, training
 from kmnist_pipeline.families import registry
 
 IMAGES = ("datasets", "digits", "parts", 0, "images")
-SHA, SOFTMAX = "0" * 63 + "g", "experiments.digits_softmax"
+SHA = "0" * 63 + "g"
 READ, FAULTS = "readings.kmnist_linear", "faults.kmnist_linear.catalogue"
 CHANGED, STUDY = "faults.kmnist_linear", "kmnist_softmax_grid"
 NONE_LEFT = {"act": "add", "says": "none", "settings": ["trainer.epochs"], "amount": -50}
@@ -28,54 +43,9 @@ OF_SOFTMAX = {
 }  # fmt: skip
 
 
-def unvalidated(experiment: str = SOFTMAX, **trainer: Any) -> dict:
-    """An experiment without validation, and with other values of its trainer."""
-    content = at(CONTENT, tuple(experiment.split(".")))
-    return content | {"validation": {"method": "none"}, "trainer": content["trainer"] | trainer}
-
-
-def on_all_images(folds_of: str) -> dict:
-    """The network, trained on all images, with the confidence of another experiment's folds."""
-    content = unvalidated(CNN, patience=None, keep="last")
-    return content | {"validation": {"method": "none", "folds_of": folds_of}}
-
-
 KFOLD = {"method": "kfold", "folds": 3}
 ADAMW = {"name": "adamw", "lr": 0.001, "batch_size": 64}
 SMOOTHED = {"weight_decay": 0.0, "label_smoothing": 0.1}
-
-
-def trained(**trainer: Any) -> dict:
-    """The network with other values of its trainer."""
-    content = at(CONTENT, tuple(CNN.split(".")))
-    return content | {"trainer": content["trainer"] | trainer}
-
-
-def searched(**changes: Any) -> dict:
-    """The grid of the network as a search, with other values."""
-    search = {"seed": 0, "rounds": 2, "size": 4, "rungs": [1, 2], "reduction": 2}
-    space = {"optimizer.lr": {"low": 0.001, "high": 0.1, "log": True}, "model.dropout": [0, 0.3]}
-    return NETWORK_GRID | {"product": {}, "search": {**search, "space": space} | changes}
-
-
-IMPORTED: dict[str, Any] = {
-    "title": "Leaves",
-    "licence": "none",
-    "shape": [20, 12, 3],
-    "pixel_max": 255,
-    "classes": ["oak, red", "や", "<b>"],
-    "imported": {
-        "file": "data/imported/digits.npz",
-        "sha256": "0" * 64,
-        "train": 7,
-        "test": 3,
-    },
-}
-
-
-def imported(**changes: Any) -> dict[str, Any]:
-    return IMPORTED | {"imported": IMPORTED["imported"] | changes}
-
 
 REFUSED = [
     # key, value, what the message says after the key

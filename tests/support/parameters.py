@@ -14,6 +14,7 @@ seeds: null}
 """)
 CONTENT = COMMITTED | {"studies": COMMITTED["studies"] | {"digits_cnn_grid": NETWORK_GRID}}
 CNN, GRID = "experiments.digits_cnn", "studies.digits_cnn_grid"
+SOFTMAX = "experiments.digits_softmax"
 DELETE = object()
 
 
@@ -33,3 +34,48 @@ def at(content: Any, path: tuple) -> Any:
     for key in path:
         content = content[key]
     return content
+
+
+def unvalidated(experiment: str = SOFTMAX, **trainer: Any) -> dict:
+    """An experiment without validation, and with other values of its trainer."""
+    content = at(CONTENT, tuple(experiment.split(".")))
+    return content | {"validation": {"method": "none"}, "trainer": content["trainer"] | trainer}
+
+
+def on_all_images(folds_of: str) -> dict:
+    """The network, trained on all images, with the confidence of another experiment's folds."""
+    content = unvalidated(CNN, patience=None, keep="last")
+    return content | {"validation": {"method": "none", "folds_of": folds_of}}
+
+
+def trained(**trainer: Any) -> dict:
+    """The network with other values of its trainer."""
+    content = at(CONTENT, tuple(CNN.split(".")))
+    return content | {"trainer": content["trainer"] | trainer}
+
+
+def searched(**changes: Any) -> dict:
+    """The grid of the network as a search, with other values."""
+    search = {"seed": 0, "rounds": 2, "size": 4, "rungs": [1, 2], "reduction": 2}
+    space = {"optimizer.lr": {"low": 0.001, "high": 0.1, "log": True}, "model.dropout": [0, 0.3]}
+    return NETWORK_GRID | {"product": {}, "search": {**search, "space": space} | changes}
+
+
+IMPORTED: dict[str, Any] = {
+    "title": "Leaves",
+    "licence": "none",
+    "shape": [20, 12, 3],
+    "pixel_max": 255,
+    "classes": ["oak, red", "や", "<b>"],
+    "imported": {
+        "file": "data/imported/digits.npz",
+        "sha256": "0" * 64,
+        "train": 7,
+        "test": 3,
+    },
+}
+
+
+def imported(**changes: Any) -> dict[str, Any]:
+    """An imported dataset with another value of its file."""
+    return IMPORTED | {"imported": IMPORTED["imported"] | changes}
