@@ -93,7 +93,7 @@ TRAIN = {"kfold-train", "tune", "suspects", "loop"}
         ("stages/kfold_train.py", "", {"kfold-train"}),
         ("stages/tune.py", "", {"tune"}),
         ("families/excerpt.py", "", {"weights"}),
-        ("config/grid.py", "", TRAIN),
+        ("config/grid.py", "", {*TRAIN, "report"}),
         ("data/splits.py", "", {*TRAIN, "evaluate"}),
         ("data/reviews.py", "", {"preprocess", "evaluate"}),
         ("data/placement.py", "", {"preprocess", "conditions"}),
