@@ -32,7 +32,15 @@ from support.checking import reasons
 from support.fault_server import FaultServer, serving
 from support.fit_program import LONG, results, train
 from support.noise import PACKED, made
-from support.project import Project, cloned, copied, fresh, hide_mlflow, stripped
+from support.project import (
+    Project,
+    cloned,
+    copied,
+    digits_alone,
+    fresh,
+    hide_mlflow,
+    stripped,
+)
 from support.stores import OF_DIGITS, Server, Table, client_of, table
 from support.tracing import make_history
 
@@ -81,6 +89,14 @@ def _portable() -> None:
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tracked files alone, in a repository of its own. No test may leave it changed."""
     return fresh(tmp_path_factory.mktemp("clone") / "project")
+
+
+@pytest.fixture(scope="session")
+def small_clone(clone: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same with the digits alone, because DVC looks at every stage for each command."""
+    project = clone.copy(tmp_path_factory.mktemp("small") / "project")
+    digits_alone(project)
+    return project
 
 
 @pytest.fixture

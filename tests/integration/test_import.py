@@ -31,8 +31,13 @@ SHAPES = "drawn"
 
 
 @pytest.fixture
+def project(small_clone: Project, tmp_path: Path) -> Project:
+    return small_clone.copy(tmp_path / "project")
+
+
+@pytest.fixture
 def leaves(project_here: Project, tmp_path: Path) -> Project:
-    """The clone in the working directory, next to a folder of images."""
+    """The small clone in the working directory, next to a folder of images."""
     drawn.folder(tmp_path / SHAPES, COUNTS, (12, 10, 3))
     return project_here
 
@@ -51,7 +56,7 @@ def test_a_folder_becomes_a_dataset(leaves, kmnist):
     assert (about["shape"], about["pixel_max"]) == ([12, 10, 3], 255)
     assert (about["imported"]["train"], about["imported"]["test"]) == (23, 7)
     line = "  - dataset@datasets.leaves: leaves\n"
-    kept = "  - dataset@datasets.mnist: mnist\n"
+    kept = "  - dataset@datasets.digits: digits\n"
     assert Path("conf/config.yaml").read_text() == menu.replace(kept, kept + line)
     changed = leaves.changed().splitlines()
     written = [line.removeprefix("written: ") for line in out.splitlines() if "written:" in line]
