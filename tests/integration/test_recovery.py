@@ -127,6 +127,28 @@ def test_make_notices_a_cut_lock(whole, clone):
     assert locks.text_of((locks.whole_entries(text) or {}).values()) == text  # it has no cut entry
 
 
+def test_a_stage_by_hand_puts_a_cut_lock_back(whole, clone):
+    LOCK.write_bytes(whole[: len(whole) // 2])
+    done = clone.run("python", "-m", "kmnist_pipeline.stages.download", "name=digits")
+    assert done.returncode == 0 and done.stderr.startswith(SAID)
+    assert LOCK.read_bytes() == whole
+
+
+@pytest.mark.parametrize("program", ["dvc", "python -m dvc"])
+def test_stages_of_another_dvc_say_that_the_lock_is_incomplete(program, project):
+    """DVC holds its own lock then, and writes dvc.lock when the stage has ended."""
+    lock = project.folder / LOCK
+    whole = lock.read_bytes()
+    lock.write_bytes(b"")
+    done = project.run(*program.split(), "repro", "--force", "--single-item", "download@digits")
+    assert done.returncode == 0, done.stderr
+    incomplete = "warning: dvc.lock is incomplete, as an interrupted DVC leaves it"
+    assert (incomplete in done.stderr, SAID in done.stderr) == (program != "dvc", program == "dvc")
+    with contextlib.chdir(project.folder):
+        recovery.put_back()
+    assert locks.parse(lock.read_bytes()).stages == locks.parse(whole).stages
+
+
 @pytest.mark.parametrize("command", ["check", "impact"])
 def test_a_lock_that_was_deleted_can_be_restored(command, whole, capsys):
     LOCK.unlink()

@@ -14,7 +14,7 @@ from kmnist_pipeline.figures import canvas
 from kmnist_pipeline.figures import models as model_figures
 from kmnist_pipeline.reporting import page
 
-NAMES = ("お", "ゝ", "變", "한글", "<b>&amp;", "$x_1$", "a_b^c", "1, 2", "ไ", "الف")
+NAMES = ("お", "ゝ", "變", "한글", "<b>&amp;", "$x_1$", "a_b^c", "1, 2", "ไབ", "الف")
 CAPTION = "the weights of <b>&amp;, $x_1$, *a_b* and [お]."
 DATASET: dict[str, Any] = {
     "title": "Odd <names> & scripts", "licence": "CC BY | 4.0", "shape": [8, 8],

@@ -1,6 +1,7 @@
 """Verdicts follow from what a report leaves unknown, and from nothing else."""
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -172,12 +173,18 @@ def test_a_claim_about_nothing_is_an_error_that_names_it(metrics_in, changes, me
 
 
 @pytest.mark.parametrize("file", ["test.json", "test_details.json"])
-def test_a_claim_never_reads_through_a_link_out_of_the_metrics(file, metrics_in, tmp_path_factory):
-    link, outside = metrics_in / "m" / file, tmp_path_factory.mktemp("outside") / "numbers.json"
-    link.rename(outside)
+@pytest.mark.parametrize(
+    ("model", "changes"), [("m", {}), ("few", {"unknown": "seed", "spread": "m few"})]
+)
+def test_a_claim_never_reads_through_a_link_out_of_the_metrics(
+    model, changes, file, metrics_in, tmp_path_factory
+):
+    link, outside = metrics_in / model / file, tmp_path_factory.mktemp("outside") / "numbers.json"
+    shutil.copy(metrics_in / "m" / file, outside)
+    link.unlink(missing_ok=True)
     link.symlink_to(outside)
-    with pytest.raises(claims.ClaimError, match=rf"m/{file} is a link out of "):
-        judge(claim(), metrics_in)
+    with pytest.raises(claims.ClaimError, match=rf"{model}/{file} is a link out of "):
+        claims.judge(claim(**changes), metrics_in, CONFIDENCE, MARGIN)
 
 
 def test_a_claims_file_with_other_columns_or_unknowns_is_refused(tmp_path):

@@ -36,8 +36,12 @@ ROWS = data_figures.sample_per_class(LABELS, 10, np.random.default_rng(0))
 TEXT = {"Stage": "evaluate@digits", "Caption": "Größe → 8×8"}
 
 
-# What a figure shows of the odd names: Thai is in no font of ours.
-SHOWN = [name if name != "ไ" else "U+0E44" for name in ODD_NAMES]
+# What a figure shows of the odd names: Tibetan is in no font of ours.
+SHOWN = [name.replace("\u0f56", "U+0F56") for name in ODD_NAMES]
+# A letter of each script, which DejaVu Sans lacks, and an emoji.
+LETTERS = (
+    "\u0e44\u0915\u0995\u0a95\u0a15\u0b95\u0c15\u0c95\u0d15\u0d9a\u0b15\u1780\u1000\u1200\U0001f600"
+)
 
 
 def counts(classes: int) -> np.ndarray:
@@ -347,18 +351,21 @@ def test_class_names_of_any_script_are_drawn_as_they_are(
     assert not recwarn.list and not caplog.records  # such as of a glyph that no font has
 
 
-def test_kana_han_and_hangul_are_pictures_of_their_own() -> None:
+@pytest.mark.parametrize("names", ["おゝ變한龘", LETTERS])
+def test_letters_of_many_scripts_are_pictures_of_their_own(names: str) -> None:
     drawn = set()
-    for name in "おゝ變한龘":
+    for name in names:
+        assert canvas.drawable(name) == name
         figure = data_figures.one_per_class(IMAGES[:1], [name], 16)
         drawn.add(canvas.png_bytes(figure, {}))
-    assert len(drawn) == 5
+    assert len(drawn) == len(names)
 
 
 def test_the_fonts_are_those_of_the_packages() -> None:
     for weight in ("normal", "bold"):
-        found = font_manager.findfont(FontProperties(family=canvas.FONTS[1], weight=weight))
-        assert "noto_cjk_sans_jp_regular" in found
+        for font in canvas.FONTS[1:]:
+            found = font_manager.findfont(FontProperties(family=font, weight=weight))
+            assert "noto_cjk_sans_jp_regular" in found or "manimgx_fonts" in found
         own = font_manager.findfont(FontProperties(family=canvas.FONTS[0], weight=weight))
         assert str(matplotlib.get_data_path()) in own
 

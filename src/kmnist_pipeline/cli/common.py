@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from kmnist_pipeline.errors import UserError
-from kmnist_pipeline.repository.names import printable
+from kmnist_pipeline.repository.names import printable_lines
 
+LOCK_CHECKED = "KMNIST_LOCK_CHECKED"  # tells stages that dvc.lock is complete
 PARAMS = Path("params.yaml")
 # Files, and folders of files, with texts that commands read: people's, and made ones.
 SOURCES = ("conf", "dvc.yaml", "params.yaml", "dvc.lock", "requirements.lock", "reviews")
@@ -112,7 +113,7 @@ def read_params() -> dict[str, Any]:
 
 def say(text: object, file: TextIO | None = None, end: str = "\n") -> None:
     """Print lines, with unprintable characters escaped: names in them may come from anyone."""
-    print(_escaped(str(text)), file=file, end=end)
+    print(printable_lines(str(text)), file=file, end=end)
 
 
 def agreed(question: str) -> bool:
@@ -122,10 +123,6 @@ def agreed(question: str) -> bool:
     except EOFError:
         print()
         return False
-
-
-def _escaped(text: str) -> str:
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def print_json(content: Any) -> None:
@@ -155,6 +152,6 @@ def console() -> Any:
     class Escaping(Console):
         def render(self, *given: Any, **options: Any) -> Iterator[Segment]:
             for segment in super().render(*given, **options):
-                yield Segment(_escaped(segment.text), segment.style, segment.control)
+                yield Segment(printable_lines(segment.text), segment.style, segment.control)
 
     return Escaping(highlight=False, width=None if sys.stdout.isatty() else 10_000)

@@ -20,6 +20,7 @@ from typing import Any
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.cli.common import (
+    LOCK_CHECKED,
     PARAMS,
     SOURCES,
     end_in_order,
@@ -58,6 +59,7 @@ def main() -> int:
                     require_params()
                     refuse_conflicts(*SOURCES)  # stages make the other texts again
                 mend_lock()
+                os.environ[LOCK_CHECKED] = "1"
                 if runs:
                     _refuse_places()
                     hash_bytecode(Path("src"))

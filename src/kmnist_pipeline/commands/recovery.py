@@ -8,8 +8,10 @@ them from there without running the stages again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import sys
 from pathlib import Path
 
 from kmnist_pipeline.errors import UserError
@@ -18,6 +20,7 @@ from kmnist_pipeline.repository.locks import LOCK
 from kmnist_pipeline.repository.revision import Revision
 
 PARAMS = Path("params.yaml")
+Damage = tuple[dict[str, str], dict[str, str], bool]  # see _damage
 
 
 def put_back() -> str:
@@ -37,6 +40,24 @@ def put_back() -> str:
             return _mend()
     except (UserError, OSError):  # the next command says what is wrong
         return ""
+
+
+def notice() -> None:
+    """Put the lost entries back at the start of a stage; while DVC runs it, only say so.
+
+    The project's command `dvc` has done this before. Another DVC, such as `python -m dvc`, has read
+    the lock as it is, and writes it when the stage has ended.
+    """
+    said = ""
+    if "DVC_STAGE" not in os.environ:
+        said = put_back()
+    elif found := _damage():
+        with contextlib.suppress(UserError, OSError):  # the stage says what is wrong
+            if found[2] or _lost(found)[1]:
+                way = "when DVC has ended, `kmnist check` puts back what is lost"
+                said = f"warning: {LOCK} is incomplete, as an interrupted DVC leaves it; {way}"
+    if said:
+        print(said, file=sys.stderr)
 
 
 def way_back(start: Path) -> str:
@@ -65,7 +86,7 @@ def way_back(start: Path) -> str:
     return f"committed files are missing: `{git.RESTORE} {names}` brings them back"
 
 
-def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:
+def _damage() -> Damage | None:
     """The entries of the lock and of the committed lock, and whether the lock's end is cut.
 
     None if the lock has lost nothing, or if it or the committed one is not as DVC writes it.
@@ -88,16 +109,12 @@ def _damage() -> tuple[dict[str, str], dict[str, str], bool] | None:
 
 def _mend() -> str:
     from kmnist_pipeline.evidence import outs
-    from kmnist_pipeline.repository import dvc
 
     found = _damage()  # once more, because another DVC may have just ended
     if found is None:
         return ""
-    here, committed, is_cut = found
-    known = committed | here
-    described = dvc.stages(locks.load(PARAMS.read_text("utf-8"), PARAMS.name))
-    lost = (committed.keys() & described.keys()) - here.keys()
-    back = lost - _changed(known) if lost else set()  # _changed takes seconds
+    here, _, is_cut = found
+    known, back = _lost(found)
     if not back and not is_cut:
         return ""
     content = locks.text_of(known[name] for name in known if name in back or name in here)
@@ -106,6 +123,17 @@ def _mend() -> str:
         f"{LOCK} was incomplete, as an interrupted DVC leaves it. Entries put back from the last "
         f"commit: {len(back)}; `dvc repro` finds later ones in its cache"
     )
+
+
+def _lost(found: Damage) -> tuple[dict[str, str], set[str]]:
+    """All known entries, and those that the lock has lost and that are still true."""
+    from kmnist_pipeline.repository import dvc
+
+    here, committed, _ = found
+    known = committed | here
+    described = dvc.stages(locks.load(PARAMS.read_text("utf-8"), PARAMS.name))
+    lost = (committed.keys() & described.keys()) - here.keys()
+    return known, lost - _changed(known) if lost else set()  # _changed takes seconds
 
 
 def _changed(entries: dict[str, str]) -> set[str]:
@@ -122,3 +150,7 @@ def _changed(entries: dict[str, str]) -> set[str]:
         for stage in status.of(locked, locks.load(text, PARAMS.name)).stages
         if stage.state == "gone" or any(c.kind not in check.MADE for c in stage.changes)
     }
+
+
+if __name__ == "__main__":
+    notice()

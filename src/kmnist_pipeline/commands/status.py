@@ -344,7 +344,7 @@ def pinned() -> dict[str, str]:
     text = PINS.read_text("utf-8") if PINS.exists() else ""
     locks.refuse_conflict(text, str(PINS))
     found: dict[str, str] = {}
-    for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE):
+    for name, version, _ in _pins(text):
         library = re.sub(r"[-_.]+", "-", name).lower()  # equal for pip
         if library in found:
             raise UserError(
@@ -358,7 +358,7 @@ def pinned() -> dict[str, str]:
 def unhashed() -> list[str]:
     """The libraries of `requirements.lock` without a hash: pip would refuse to install them."""
     text = PINS.read_text("utf-8") if PINS.exists() else ""
-    return [pin.partition("==")[0] for pin, hashes in _hashes(text) if not hashes]
+    return [name for name, _, hashes in _pins(text) if not hashes]
 
 
 def rehashed() -> list[str]:
@@ -368,19 +368,20 @@ def rehashed() -> list[str]:
     """
     if str(PINS) not in edited(str(PINS)) or not PINS.exists():
         return []
-    before = dict(_hashes(head().read(str(PINS)).decode(errors="replace")))
+    committed = _pins(head().read(str(PINS)).decode(errors="replace"))
+    before = {(name, version): hashes for name, version, hashes in committed}
     return [
-        pin.partition("==")[0]
-        for pin, hashes in _hashes(PINS.read_text("utf-8"))
-        if hashes != before.get(pin, hashes)
+        name
+        for name, version, hashes in _pins(PINS.read_text("utf-8"))
+        if hashes != before.get((name, version), hashes)
     ]
 
 
-def _hashes(text: str) -> list[tuple[str, set[str]]]:
-    """Each library with its version, as `numpy==2.4.6`, and its hashes."""
+def _pins(text: str) -> list[tuple[str, str, set[str]]]:
+    """Name, version and hashes of each library of a `requirements.lock`."""
     lines = text.replace("\\\n", " ").splitlines()
     found = ((re.match(r"([\w.-]+)\s*==\s*([^\s;]*)", line), line) for line in lines)
-    return [(f"{m[1]}=={m[2]}", {*HASH.findall(line)}) for m, line in found if m]
+    return [(m[1], m[2], {*HASH.findall(line)}) for m, line in found if m]
 
 
 def head() -> Revision:

@@ -136,10 +136,7 @@ def judge(claim: dict[str, str], metrics: Path, confidence: float, margin: float
         note = "no model of this report measures it"
         return {**about, "verdict": "context", **nothing, "note": note}
     path = metrics / claim["file"]
-    for read in (path, path.with_name(numbers.beside(path.name))):
-        if not read.resolve().is_relative_to(metrics.resolve()):
-            raise ClaimError(f"claim {claim['id']}: {read} is a link out of {metrics}")
-    entry = _entry(path, claim)
+    entry = _entry(metrics, claim["file"], claim)
     value = entry[claim["value"]]
     trial = f"{claim['trial']}: " if claim["trial"] else ""
     about["source"] = f"{path.as_posix()}: {trial}{claim['value']}"
@@ -204,7 +201,7 @@ def _spread(claim: dict[str, str], entry: dict[str, Any], metrics: Path) -> Spre
     own = _over_seeds(claim, entry)
     pool = [own]
     if claim["spread"]:
-        others = [_entry(metrics / file, {**claim, "trial": ""}) for file in _pooled(claim)]
+        others = [_entry(metrics, file, {**claim, "trial": ""}) for file in _pooled(claim)]
         pool = [_over_seeds(claim, other) for other in others]
     known = [(seeds["sd"], seeds["n"] - 1) for seeds in pool if seeds["n"] > 1]
     if not known:
@@ -239,7 +236,11 @@ def _over_seeds(claim: dict[str, str], entry: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _entry(path: Path, claim: dict[str, str]) -> dict[str, Any]:
+def _entry(metrics: Path, file: str, claim: dict[str, str]) -> dict[str, Any]:
+    path = metrics / file
+    for read in (path, path.with_name(numbers.beside(path.name))):
+        if not read.resolve().is_relative_to(metrics.resolve()):
+            raise ClaimError(f"claim {claim['id']}: {read} is a link out of {metrics}")
     try:
         entry = numbers.read(path)
     except FileNotFoundError as error:

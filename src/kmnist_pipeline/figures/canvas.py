@@ -1,8 +1,9 @@
 """The common parts of all figures: fonts, colours, grids of pictures, and reproducible PNG bytes.
 
 The layout is in pixels: pictures are enlarged or reduced by whole numbers. The font is
-DejaVu Sans, which is part of Matplotlib, or Noto Sans CJK for characters that it lacks (kana, Han,
-Hangul). Both come from pinned packages, never from the machine.
+DejaVu Sans, which is part of Matplotlib. For characters that it lacks there are Noto Sans CJK
+(kana, Han, Hangul) and the Noto fonts of twenty other scripts. All come from pinned packages, never
+from the machine.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
+import manimgx_fonts
 import matplotlib.style
 import noto_cjk_sans_jp_regular as noto
 import numpy as np
@@ -23,6 +26,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 Numbers = Sequence[float] | np.ndarray
+LIBRARIES = ("matplotlib", "pillow", "noto-cjk-sans-jp-regular", "manimgx-fonts")  # of a figure
 
 DPI = 144
 WIDTH, HEIGHT = 1200, 1300
@@ -42,10 +46,14 @@ FAINT = "#8c8c8c"
 RULE = "#d9d9d9"
 BLUE, ORANGE = "#0072b2", "#d55e00"  # from Okabe and Ito's set
 
-# It has a name of our own, so that Matplotlib does not use a font of the machine instead.
-FONTS = ["DejaVu Sans", "Noto Sans CJK of the package"]
+# They have names of our own, so that Matplotlib does not use a font of the machine instead.
+_OTHERS = sorted(Path(manimgx_fonts.__path__[0]).glob("Noto*.ttf"))
+_FILES = {"Noto Sans CJK": noto.FONT_PATH} | {file.stem.partition("[")[0]: file for file in _OTHERS}
+_NAMED = {f"{name} of the package": str(file) for name, file in _FILES.items() if "-" not in name}
+FONTS = ["DejaVu Sans", *_NAMED]
 fontManager.ttflist += [
-    FontEntry(fname=str(noto.FONT_PATH), name=FONTS[1], weight=weight)
+    FontEntry(fname=file, name=name, weight=weight)
+    for name, file in _NAMED.items()
     for weight in ("normal", "bold")
 ]
 
@@ -124,14 +132,17 @@ def paint(figure: Figure, pixels: np.ndarray, left: int = 0, bottom: int = 0) ->
 
 
 @cache
-def _known_characters() -> frozenset[int]:
-    return frozenset().union(*(get_font(findfont(family)).get_charmap() for family in FONTS))
+def _characters(font: str) -> frozenset[int]:
+    return frozenset(get_font(findfont(font)).get_charmap())
 
 
 def drawable(text: str) -> str:
-    """The text; each character that our fonts lack is replaced by its code, such as `U+0E01`."""
-    known = _known_characters() | {ord("\n")}
-    return "".join(c if ord(c) in known else f"U+{ord(c):04X}" for c in text)
+    """The text; each character that our fonts lack is replaced by its code, such as `U+0F56`."""
+
+    def drawn(letter: str) -> bool:
+        return letter == "\n" or any(ord(letter) in _characters(font) for font in FONTS)
+
+    return "".join(letter if drawn(letter) else f"U+{ord(letter):04X}" for letter in text)
 
 
 def write(figure: Figure, x: float, y: float, text: str, **options) -> None:

@@ -14,6 +14,11 @@ def unknown(problem: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"{problem}; {hint}")
 
 
+def printable_lines(text: str) -> str:
+    """The same lines, each printable."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def printable(text: str) -> str:
     """The text with unprintable characters escaped: a terminal and a page only show it."""
     if text.isprintable():

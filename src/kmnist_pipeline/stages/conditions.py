@@ -20,7 +20,7 @@ from kmnist_pipeline.serving import character
 from kmnist_pipeline.serving.classifier import Classifier
 from kmnist_pipeline.stages.frame import entrypoint
 
-LIBRARIES = ("numpy", "scipy", "scikit-image", "matplotlib", "pillow")
+LIBRARIES = ("numpy", "scipy", "scikit-image", *canvas.LIBRARIES)
 SHOWN = 3  # pictures of each condition in the figure
 
 

@@ -27,7 +27,7 @@ from kmnist_pipeline.own import figures
 from kmnist_pipeline.stages.frame import entrypoint
 
 Drawn = tuple[str, str, Figure]  # file name, caption, figure
-LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
+LIBRARIES = ("numpy", "scipy", *canvas.LIBRARIES)
 SALIENT = 5  # the number of test images with a saliency map
 
 

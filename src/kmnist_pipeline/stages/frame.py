@@ -79,15 +79,24 @@ def entrypoint(run: Run, kind: str, items: str, libraries: tuple[str, ...] = ())
             sys.exit(f"{kind}: interrupted")
         except (UserError, OSError) as error:
             # No stage that succeeds depends on this.
-            from kmnist_pipeline.repository.names import printable
+            from kmnist_pipeline.repository.names import printable_lines
 
-            said = f"error in {kind}: {error}".split("\n")
-            sys.exit("\n".join(map(printable, said)))  # names in it may come from anyone
+            sys.exit(printable_lines(f"error in {kind}: {error}"))  # names in it may be anyone's
 
     task()
 
 
+def _notice_a_cut_lock() -> None:
+    """Tell the user if an interrupted DVC has cut dvc.lock, unless the command `dvc` has done it.
+
+    Another process does it, because no result depends on its modules.
+    """
+    if "KMNIST_LOCK_CHECKED" not in os.environ:
+        subprocess.run([sys.executable, "-m", "kmnist_pipeline.commands.recovery"], check=False)
+
+
 def _run(run: Run, kind: str, items: str, libraries: tuple[str, ...], cfg: DictConfig) -> None:
+    _notice_a_cut_lock()
     with publishing() as child:
         content = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         name = content.pop("name")

@@ -18,7 +18,7 @@ from kmnist_pipeline.figures import reviews as review_figures
 from kmnist_pipeline.fits import given, key
 from kmnist_pipeline.stages.frame import entrypoint
 
-LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
+LIBRARIES = ("numpy", "scipy", *canvas.LIBRARIES)
 
 
 def loop(stage: Stage, params: dict[str, Any]) -> None:

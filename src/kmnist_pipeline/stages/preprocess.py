@@ -23,7 +23,7 @@ from kmnist_pipeline.stages.frame import entrypoint
 
 Parameters = dict[str, Any]
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images, labels, train, test
-LIBRARIES = ("numpy", "scikit-learn", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
+LIBRARIES = ("numpy", "scikit-learn", *canvas.LIBRARIES)
 MATRIX_INDEX = 9  # mnist_logistic 3.2 prints this image
 LARGEST_MATRIX = 32  # pixels on each side
 WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]

@@ -16,7 +16,7 @@ from kmnist_pipeline.readings import explanation, multiverse, training
 from kmnist_pipeline.readings.multiverse import Courses, Reading
 from kmnist_pipeline.stages.frame import entrypoint
 
-LIBRARIES = ("numpy", "scipy", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
+LIBRARIES = ("numpy", "scipy", *canvas.LIBRARIES)
 
 
 def readings(stage: Stage, params: dict[str, Any]) -> None:

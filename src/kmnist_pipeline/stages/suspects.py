@@ -20,7 +20,7 @@ from kmnist_pipeline.figures import reviews as review_figures
 from kmnist_pipeline.fits import key, results, swapped, training
 from kmnist_pipeline.stages.frame import entrypoint
 
-LIBRARIES = ("numpy", "matplotlib", "pillow", "noto-cjk-sans-jp-regular")
+LIBRARIES = ("numpy", *canvas.LIBRARIES)
 
 
 def suspects(stage: Stage, params: dict[str, Any]) -> None:
