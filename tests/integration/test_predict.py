@@ -114,6 +114,16 @@ def test_a_hostile_name_harms_no_table_and_no_picture(tmp_path, monkeypatch):
         assert np.asarray(sheet.convert("L")).min() < 100
 
 
+def test_the_sheet_shows_the_letters_of_file_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sheets = set()
+    for name in ("つつ.png", "ああ.png", "??.png"):
+        Path(name).write_bytes(GOOD)
+        predict.predict(Sure([ANSWER]), [name], "csv", Path("out.csv"), Path("sheet.png"))
+        sheets.add(Path("sheet.png").read_bytes())
+    assert len(sheets) == 3
+
+
 def test_an_interrupted_run_leaves_the_file_that_was_there(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(GOOD)
     (tmp_path / "out").write_text("old")

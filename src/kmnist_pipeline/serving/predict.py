@@ -230,6 +230,6 @@ def drawn(first: Sequence[tuple[Picture, Row]], classifier: Classifier) -> bytes
 
 
 def shortened(name: str) -> str:
-    """The end of a file name, where names differ, in characters that the figures' font has."""
-    plain = Path(name).name.encode("ascii", "replace").decode()
-    return plain if len(plain) <= LONGEST_ON_SHEET else f"…{plain[1 - LONGEST_ON_SHEET :]}"
+    """The end of a file name, where names differ."""
+    whole = Path(name).name
+    return whole if len(whole) <= LONGEST_ON_SHEET else f"…{whole[1 - LONGEST_ON_SHEET :]}"
