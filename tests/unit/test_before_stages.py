@@ -166,6 +166,21 @@ def test_an_out_that_is_a_mount_point_is_refused_before_stages(pipeline, monkeyp
     assert "mount the folder figures instead" in said
 
 
+@pytest.mark.parametrize("closed", ["models", "."])
+def test_a_folder_that_the_user_may_not_write_to_is_refused_before_stages(
+    pipeline, closed, monkeypatch, capsys
+):
+    Path("models").mkdir()
+    Path("figures").mkdir()
+    may = os.access  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: path != Path(closed) and may(path, mode))
+    if closed == ".":
+        Path("figures").rmdir()
+    assert dvc.main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {pipeline / closed}: you may not write to this folder, where a")
+
+
 def test_folders_and_links_of_cached_files_are_not_refused(pipeline):
     Path("models").mkdir()
     (pipeline / "cache").write_text("1")

@@ -87,8 +87,9 @@ def main() -> int:
 
 
 def _refuse_places() -> None:
-    """Raise UserError if outs are behind a link, which DVC refuses only after the stage has run, or
-    a mount point, from which a stage can remove files but not the folder."""
+    """Raise UserError if outs are behind a link, which DVC refuses only after the stage has run, in
+    a folder that the user may not write to, or a mount point, from which a stage can remove files
+    but not the folder."""
     from kmnist_pipeline.repository import dvc, locks
 
     try:
@@ -105,6 +106,12 @@ def _refuse_places() -> None:
                 "FOLDER` keeps DVC's copies of large files on another disk"
             )
     for out in sorted(outs):
+        folder = next(folder for folder in out.parents if folder.exists())
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(
+                f"{folder.resolve()}: you may not write to this folder, where a stage makes "
+                f"{out}; its owner can allow it with `chmod u+wx`"
+            )
         if out.is_mount():
             raise UserError(
                 f"{out} is a mount point: a stage would remove its files, but cannot replace it; "
