@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from support import drawn
 from support.pages import blocks, commands, place_file
-from support.project import ROOT, Project, copied, digits_alone
+from support.project import ROOT, Project, copied
 
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"sh", "yaml", "python", "text"}
@@ -132,12 +132,9 @@ def test_the_tables_name_commands_and_tests_that_are_there():
 
 
 @pytest.fixture(scope="module")
-def documented(
-    digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory
-) -> Project:
-    """The project after `make demo` with the digits alone, two commits, and images of a team."""
+def documented(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project after `make demo`, with several commits, and images of a team."""
     project = copied(digits_run, tmp_path_factory.mktemp("documented") / "project")
-    digits_alone(project)
     project.commit("another")
     with np.load(project.folder / "data/processed/digits.npz") as arrays:
         pixels = arrays["images"][0].astype(float) * 255 / arrays["images"][0].max()

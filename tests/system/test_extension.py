@@ -84,10 +84,10 @@ class Extended:
 
 
 @pytest.fixture(scope="session")
-def extended(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Extended:
+def extended(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Extended:
     """The demo's project with stripes added. Not to be changed by a test."""
     folder = tmp_path_factory.mktemp("extended")
-    project = digits_run[0].copy(folder / "project")
+    project = digits_run.copy(folder / "project")
     project.commit()
     hide_mlflow(project)
 
