@@ -188,7 +188,7 @@ def test_a_network_a_metric_and_a_figure_are_one_function_each(digits: Project) 
         if language in ("yaml", "python"):
             pages.place_file(digits, text)
         for command in pages.commands(text) if language == "sh" else ():
-            done = digits.run("bash", "-c", command)
+            done = digits.run("bash", "-euo", "pipefail", "-c", command)
             assert done.returncode == 0, done.stdout + done.stderr
             printed[command] = done.stdout
 
