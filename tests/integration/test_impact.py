@@ -106,9 +106,9 @@ def test_a_study_that_is_gone_leaves_files_and_a_report_that_read_them(clone):
     assert found.figures == found.metrics == []
 
 
-def test_without_a_lock_everything_is_new(project):
-    (project.folder / "dvc.lock").unlink()
-    found = of_change(project)
+def test_without_a_lock_everything_is_new(full_project):
+    (full_project.folder / "dvc.lock").unlink()
+    found = of_change(full_project)
     assert set(states(found, "").values()) == {"new"}
     assert len(found.figures) > 50
 
