@@ -40,6 +40,7 @@ from support.project import (
     fresh,
     hide_mlflow,
     stripped,
+    with_run,
 )
 from support.stores import OF_DIGITS, Server, Table, client_of, table
 from support.tracing import make_history
@@ -86,22 +87,26 @@ def _portable() -> None:
 
 
 @pytest.fixture(scope="session")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def full_clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tracked files alone, in a repository of its own. No test may leave it changed."""
-    return fresh(tmp_path_factory.mktemp("clone") / "project")
+    return fresh(tmp_path_factory.mktemp("full") / "project")
+
+
+@pytest.fixture
+def full_project(full_clone: Project, tmp_path: Path) -> Project:
+    """A copy of it for a test to change."""
+    return full_clone.copy(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")
-def small_clone(clone: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def clone(full_clone: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The same with the digits alone, because DVC looks at every stage for each command."""
-    project = clone.copy(tmp_path_factory.mktemp("small") / "project")
-    digits_alone(project)
-    return project
+    return digits_alone(full_clone, tmp_path_factory.mktemp("clone") / "project")
 
 
 @pytest.fixture
 def project(clone: Project, tmp_path: Path) -> Project:
-    """A copy of it for a test to change."""
+    """A copy of this one for a test to change."""
     return clone.copy(tmp_path / "project")
 
 
@@ -130,26 +135,38 @@ def empty_store(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def digits_run(shared: Path, empty_store: Path) -> tuple[Project, str]:
-    """The project after `make demo`, and what DVC printed. Not to be changed by a test.
+def digits_run(clone: Project, shared: Path, empty_store: Path) -> Project:
+    """The clone after `make demo`. Not to be changed by a test.
 
     Its user has an empty home folder, without a list of fonts.
     """
     folder, printed, home = shared / "digits/project", shared / "digits.log", shared / "home"
     with FileLock(shared / "digits.lock"):
         if not printed.exists():
-            project = fresh(folder)
+            project = clone.copy(folder)
             shutil.copy(empty_store, folder / "mlflow.db")
             home.mkdir(exist_ok=True)
             command = ("dvc", "repro", "--force", "report@digits", "weights@digits_cnn")
             done = project.run(*command, HOME=str(home))
             assert done.returncode == 0, done.stdout + done.stderr
             printed.write_text(done.stdout)
-    return Project(folder), printed.read_text()
+    return Project(folder)
 
 
 @pytest.fixture(scope="session")
-def evidence(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def demo_printed(digits_run: Project, shared: Path) -> str:
+    """What DVC printed in that run."""
+    return (shared / "digits.log").read_text()
+
+
+@pytest.fixture
+def full_run(full_clone: Project, digits_run: Project, tmp_path: Path) -> Project:
+    """The project with all data sets after `make demo`, for a test to change."""
+    return with_run(full_clone, digits_run, tmp_path / "full")
+
+
+@pytest.fixture(scope="session")
+def evidence(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The same without what its stages have logged, all of it committed. Not to be changed."""
     project = copied(digits_run, tmp_path_factory.mktemp("evidence") / "project")
     project.commit()
@@ -163,9 +180,9 @@ def bare_one(evidence: Project, tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def digits(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+def digits(digits_run: Project, tmp_path: Path) -> Project:
     """A copy of the project after `make demo`, with its cache, for a test to change."""
-    return digits_run[0].copy(tmp_path / "project")
+    return digits_run.copy(tmp_path / "project")
 
 
 @pytest.fixture
@@ -176,13 +193,13 @@ def without_mlflow(digits: Project) -> Project:
 
 
 @pytest.fixture
-def unlogged(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+def unlogged(digits_run: Project, tmp_path: Path) -> Project:
     """A copy of the project after `make demo`, without what its stages have logged."""
     return copied(digits_run, tmp_path / "project")
 
 
 @pytest.fixture
-def bare(digits_run: tuple[Project, str], tmp_path: Path) -> Project:
+def bare(digits_run: Project, tmp_path: Path) -> Project:
     """The same without caches, which `check` does not read."""
     return stripped(digits_run, tmp_path / "project")
 
@@ -200,29 +217,21 @@ def params(here: Project) -> dict[str, Any]:
     return yaml.safe_load((here.folder / "params.yaml").read_text())
 
 
-@pytest.fixture(scope="session")
-def before(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What is stale in other reports than `digits`, before a test does anything."""
-    lines = reasons(stripped(digits_run, tmp_path_factory.mktemp("before") / "project"))
-    assert not [line for line in lines if "digits" in line]
-    return lines
-
-
 @pytest.fixture
-def check(bare: Project, before: list[str]) -> Callable[[], list[str]]:
+def check(bare: Project) -> Callable[[], list[str]]:
     """What a test made stale, where it does not touch conf/."""
-    return lambda: [line for line in reasons(bare) if line not in before]
+    return lambda: reasons(bare)
 
 
 @pytest.fixture(scope="session")
 def history(
-    digits_run: tuple[Project, str], shared: Path, tmp_path_factory: pytest.TempPathFactory
+    digits_run: Project, shared: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Project, list[str], Path]:
     """The digits evidence with three commits of history, their ids, and the first one's files."""
     folder, made = shared / "history", shared / "history.made"
     with FileLock(shared / "history.lock"):
         if not made.exists():
-            make_history(digits_run[0], folder)
+            make_history(digits_run, folder)
             made.touch()
     archive = Project(folder / "project").copy(tmp_path_factory.mktemp("history") / "project")
     return archive, archive.git("rev-list", "--reverse", "HEAD").split()[-3:], folder / "old"
@@ -335,9 +344,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def live(digits_run: tuple[Project, str]) -> Table:
+def live(digits_run: Project) -> Table:
     """What the stages of the digits run themselves have logged."""
-    runs = table(client_of(digits_run[0].folder / "mlflow.db"))
+    runs = table(client_of(digits_run.folder / "mlflow.db"))
     assert sorted(runs) == sorted(OF_DIGITS)
     return runs
 

@@ -71,10 +71,12 @@ CONFLICTED = {  # a text of each kind that commands read, and how to resolve a c
 
 
 @pytest.mark.parametrize("command", [["check"], ["verify", "--quick"], ["impact"], ["publish"]])
-def test_each_merge_conflict_is_called_that_with_the_way_out(command, project, monkeypatch, capsys):
-    monkeypatch.chdir(project.folder)
+def test_each_merge_conflict_is_called_that_with_the_way_out(
+    command, full_project, monkeypatch, capsys
+):
+    monkeypatch.chdir(full_project.folder)
     for file in CONFLICTED:
-        path = project.folder / file
+        path = full_project.folder / file
         path.parent.mkdir(exist_ok=True)
         text = path.read_text() if path.exists() else "{}\n"
         path.write_text(f"{text}<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> other\n")
@@ -88,18 +90,19 @@ def test_each_merge_conflict_is_called_that_with_the_way_out(command, project, m
 
 
 def test_composing_names_a_merge_conflict_in_claims_and_resolves_that_in_params(
-    project, monkeypatch, capsys
+    full_project, monkeypatch, capsys
 ):
-    monkeypatch.chdir(project.folder)
-    params = (project.folder / "params.yaml").read_bytes()
-    claims = project.folder / "conf/claims/kmnist_linear.csv"
-    (project.folder / "params.yaml").write_bytes(b"<<<<<<< HEAD\n" + params)
+    folder = full_project.folder
+    monkeypatch.chdir(folder)
+    params = (folder / "params.yaml").read_bytes()
+    claims = folder / "conf/claims/kmnist_linear.csv"
+    (folder / "params.yaml").write_bytes(b"<<<<<<< HEAD\n" + params)
     with replaced(claims, b"<<<<<<< HEAD\n" + claims.read_bytes()):
         assert cli.main(["compose"]) == 1
         said = capsys.readouterr().err
     assert said.startswith("error: conf/claims/kmnist_linear.csv: line 1: a merge conflict")
     assert cli.main(["compose"]) == 0
-    assert (project.folder / "params.yaml").read_bytes() == params
+    assert (folder / "params.yaml").read_bytes() == params
 
 
 def test_a_fault_that_no_claim_detects_any_more(project: Project) -> None:
@@ -118,7 +121,7 @@ def test_a_fault_that_no_claim_detects_any_more(project: Project) -> None:
         return f"{path}: {says}; {claims} did in the last commit"
 
     listed = "faults:\n  digits:\n    catalogue: {leak: {}, swap: {}, rate: {}}\n"
-    project.replace("params.yaml", "\nfaults:\n", f"\n{listed}")
+    project.replace("params.yaml", "\nfaults: {}\n", f"\n{listed}")
     detection(a={"leak": True, "swap": True, "rate": False}, b={"leak": False, "swap": True})
     project.commit("detected")
     assert lost() == []

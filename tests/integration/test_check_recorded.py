@@ -2,15 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from support.checking import COMPOSED, md5_of, remedies
+from support.checking import md5_of, remedies
 from support.tampering import DETAILS, SOFTMAX, VALIDATION
 
 from kmnist_pipeline.commands import derived, status
 
 TEST = VALIDATION.replace("validation", "test")
+
+
+def params() -> dict[str, Any]:
+    """The parameters of the project that is the working directory."""
+    return yaml.safe_load(Path("params.yaml").read_text())
 
 
 @pytest.mark.parametrize(
@@ -38,13 +44,13 @@ def test_numbers_that_were_edited_and_recorded_contradict_others(
     assert command == f"dvc repro --force --single-item {stage}"
 
 
-def test_a_verdict_that_was_edited_and_recorded_contradicts_the_numbers(bare, monkeypatch):
-    monkeypatch.chdir(bare.folder)
+def test_a_verdict_that_was_edited_and_recorded_contradicts_the_numbers(full_project, monkeypatch):
+    monkeypatch.chdir(full_project.folder)
     path = "reports/mnist_logistic/claims.json"
-    bare.replace(path, '"verdict": "', '"verdict": "very ')
+    full_project.replace(path, '"verdict": "', '"verdict": "very ')
     lock = status.locked_here()
     stage = lock.stages["report@mnist_logistic"]
-    found = derived.contradictions([stage], yaml.safe_load(COMPOSED))
+    found = derived.contradictions([stage], params())
     assert f"{path}: claim " in str(found[stage.address][0])
 
 
@@ -63,29 +69,28 @@ def swapped(page: str) -> str:
     ],
 )
 def test_a_page_that_was_edited_and_recorded_contradicts_its_inputs(
-    bare, monkeypatch, file, edit, words
+    full_project, monkeypatch, file, edit, words
 ):
-    monkeypatch.chdir(bare.folder)
+    monkeypatch.chdir(full_project.folder)
     path = Path("reports/mnist_logistic", file)
     stage = status.locked_here().stages["report@mnist_logistic"]
-    params = yaml.safe_load(COMPOSED)
-    assert not derived.contradictions([stage], params)
+    assert not derived.contradictions([stage], params())
     before = path.read_text()
     path.write_text(edit(before))
     assert path.read_text() != before
-    found = derived.contradictions([stage], params)[stage.address]
+    found = derived.contradictions([stage], params())[stage.address]
     assert found
     assert all(f"{path}: {words}" in str(change) for change in found)
 
 
-def test_a_confusion_matrix_has_the_order_of_the_configured_classes(project, monkeypatch):
-    monkeypatch.chdir(project.folder)
+def test_a_confusion_matrix_has_the_order_of_the_configured_classes(full_project, monkeypatch):
+    monkeypatch.chdir(full_project.folder)
     model = "kmnist_logistic_2_6"
     path = Path(f"metrics/kmnist_linear/{model}/test_details.json")
     content = json.loads(path.read_bytes())
     content["confusion"] = [row[::-1] for row in content["confusion"][::-1]]
     path.write_text(json.dumps(content))
-    stage, params = status.locked_here().stages[f"evaluate@{model}"], yaml.safe_load(COMPOSED)
-    assert derived.contradictions([stage], params)
-    params["experiments"][model]["classes"].reverse()
-    assert not derived.contradictions([stage], params)
+    stage, configured = status.locked_here().stages[f"evaluate@{model}"], params()
+    assert derived.contradictions([stage], configured)
+    configured["experiments"][model]["classes"].reverse()
+    assert not derived.contradictions([stage], configured)

@@ -33,10 +33,10 @@ fixed,1,.9,another model,test accuracy,0.9,digits_softmax_grid/test.json,,accura
 
 
 @pytest.fixture(scope="module")
-def branches(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def branches(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A report with two claims on main, and a branch `short` that trains for two epochs."""
     folder = tmp_path_factory.mktemp("branches") / "project"
-    project = digits_run[0].copy(folder, without=(".kmnist", *STORE))
+    project = digits_run.copy(folder, without=(".kmnist", *STORE))
     (folder / "src/mlflow.py").write_text('raise ImportError("not wanted here")\n')
     (folder / ".git/info/exclude").write_text("/src/mlflow.py\n")
     (folder / "conf/claims/digits.csv").write_text(CLAIMS)

@@ -18,10 +18,10 @@ from kmnist_pipeline.commands.diff import Figure
 
 
 @pytest.fixture
-def changed(project: Project) -> Project:
+def changed(full_project: Project) -> Project:
     """A clone whose last commit is named `before`, for a test to change."""
-    project.git("tag", "before")
-    return project
+    full_project.git("tag", "before")
+    return full_project
 
 
 def relabel(path: Path) -> None:

@@ -32,10 +32,10 @@ FIGURE = "figures/digits/digits_softmax/curves.png"
 
 
 @pytest.fixture(scope="module")
-def committed(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def committed(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after `make demo`, all of it committed. Not to be changed by a test."""
     folder = tmp_path_factory.mktemp("committed") / "project"
-    exportable = digits_run[0].copy(folder, without=(".kmnist", *STORE))
+    exportable = digits_run.copy(folder, without=(".kmnist", *STORE))
     exportable.commit()
     return exportable
 

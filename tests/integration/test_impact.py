@@ -62,15 +62,15 @@ def test_every_file_of_the_stages_is_named(clone):
     assert found.orphans == []
 
 
-def test_the_claims_of_a_model_are_named_and_no_others(clone):
-    found = of_change(clone, "experiments.kmnist_softmax.optimizer.lr=0.01")
+def test_the_claims_of_a_model_are_named_and_no_others(full_clone):
+    found = of_change(full_clone, "experiments.kmnist_softmax.optimizer.lr=0.01")
     assert list(found.claims) == ["kmnist_linear"]
     assert len(found.claims["kmnist_linear"]) == 8
     assert all(claim.startswith("softmax-") for claim in found.claims["kmnist_linear"])
 
 
-def test_another_confidence_judges_all_claims_of_the_report_again(clone):
-    found = of_change(clone, "reports.kmnist_linear.confidence=0.9")
+def test_another_confidence_judges_all_claims_of_the_report_again(full_clone):
+    found = of_change(full_clone, "reports.kmnist_linear.confidence=0.9")
     assert states(found, "") == {
         "readings@kmnist_linear": "changed", "report@kmnist_linear": "changed"
     }  # fmt: skip
@@ -106,9 +106,9 @@ def test_a_study_that_is_gone_leaves_files_and_a_report_that_read_them(clone):
     assert found.figures == found.metrics == []
 
 
-def test_without_a_lock_everything_is_new(project):
-    (project.folder / "dvc.lock").unlink()
-    found = of_change(project)
+def test_without_a_lock_everything_is_new(full_project):
+    (full_project.folder / "dvc.lock").unlink()
+    found = of_change(full_project)
     assert set(states(found, "").values()) == {"new"}
     assert len(found.figures) > 50
 

@@ -31,13 +31,8 @@ SHAPES = "drawn"
 
 
 @pytest.fixture
-def project(small_clone: Project, tmp_path: Path) -> Project:
-    return small_clone.copy(tmp_path / "project")
-
-
-@pytest.fixture
 def leaves(project_here: Project, tmp_path: Path) -> Project:
-    """The small clone in the working directory, next to a folder of images."""
+    """A clone in the working directory, next to a folder of images."""
     drawn.folder(tmp_path / SHAPES, COUNTS, (12, 10, 3))
     return project_here
 

@@ -44,9 +44,9 @@ def test_a_report_gets_models_a_study_and_menu_lines(kmnist, project):
     after = MENU.read_text().splitlines()
     assert [line for line in after if "signs" not in line] == before  # comments and order stay
     for line, above in {
-        "  - experiment@experiments.signs_softmax: signs_softmax": "mnist_sklearn_logistic",
-        "  - study@studies.signs_softmax_rates: signs_softmax_rates": "kmnist_tuned_cnn_seeds",
-        "  - report@reports.signs: signs": "mnist_logistic",
+        "  - experiment@experiments.signs_softmax: signs_softmax": "digits_cnn",
+        "  - study@studies.signs_softmax_rates: signs_softmax_rates": "digits_softmax_grid",
+        "  - report@reports.signs: signs": "digits",
     }.items():
         assert after[after.index(line) - 1].endswith(above)
     composed = params()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.project import ROOT, Project, files_under, lines_with
+from support.project import ROOT, Project, files_under, hide_mlflow, lines_with
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import rules
@@ -34,26 +34,32 @@ MODELS = ("digits_softmax", "digits_softmax_grid")
 # The demo
 
 
-def test_the_demo_runs_a_stage_of_every_kind(digits_run: tuple[Project, str]) -> None:
-    assert set(re.findall(r"^Running stage '([^@]+)@", digits_run[1], re.MULTILINE)) == KINDS
+def test_the_demo_runs_a_stage_of_every_kind(demo_printed: str) -> None:
+    assert set(re.findall(r"^Running stage '([^@]+)@", demo_printed, re.MULTILINE)) == KINDS
 
 
-def test_the_demo_makes_the_committed_evidence_again(digits_run: tuple[Project, str]) -> None:
-    project, _ = digits_run
+def test_the_demo_makes_the_committed_evidence_again(digits_run: Project) -> None:
     details = "metrics/digits/digits_softmax/validation_details.json"
-    committed = json.loads(at_commit(project, details))
+    committed = json.loads(at_commit(digits_run, details))
     if arithmetic.is_portable():
         assert committed["environment"]["arithmetic"] == arithmetic.V3
-        assert project.changed() == ""
+        assert digits_run.changed() == ""
         return
     for model in MODELS:
         for name in ("validation", "validation_details", "test", "test_details"):
             path = f"metrics/digits/{model}/{name}.json"
-            made = json.loads((project.folder / path).read_text())
-            assert_alike(json.loads(at_commit(project, path)), made, path)
+            made = json.loads((digits_run.folder / path).read_text())
+            assert_alike(json.loads(at_commit(digits_run, path)), made, path)
     path = "metrics/digits/digits_softmax_grid/trials.csv"
-    made = (project.folder / path).read_text()
-    assert_alike(table(at_commit(project, path)), table(made), path)
+    made = (digits_run.folder / path).read_text()
+    assert_alike(table(at_commit(digits_run, path)), table(made), path)
+
+
+def test_after_the_demo_nothing_is_left_to_run(full_run: Project) -> None:
+    done = full_run.run("dvc", "repro", "report@digits", "weights@digits_cnn")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Data and pipelines are up to date." in done.stdout
+    assert not lines_with("Running stage", done)
 
 
 def at_commit(project: Project, path: str) -> str:
@@ -86,19 +92,17 @@ def assert_alike(old: Any, new: Any, where: str) -> None:
         assert new == old, where
 
 
-def test_the_demos_softmax_is_right_of_most_test_images(digits_run: tuple[Project, str]) -> None:
-    project, _ = digits_run
-    assert project.json("metrics/digits/digits_softmax/test.json")["accuracy"] > LEAST_ACCURACY
+def test_the_demos_softmax_is_right_of_most_test_images(digits_run: Project) -> None:
+    assert digits_run.json("metrics/digits/digits_softmax/test.json")["accuracy"] > LEAST_ACCURACY
 
 
-def test_digests_are_those_of_dvc(digits_run: tuple[Project, str]) -> None:
-    project, printed = digits_run
-    stages = locks.parse((project.folder / "dvc.lock").read_text()).stages
-    ran = [stages[name] for name in re.findall(r"Running stage '(.+)'", printed)]
+def test_digests_are_those_of_dvc(digits_run: Project, demo_printed: str) -> None:
+    stages = locks.parse((digits_run.folder / "dvc.lock").read_text()).stages
+    ran = [stages[name] for name in re.findall(r"Running stage '(.+)'", demo_printed)]
     files = [(path, md5) for stage in ran for path, md5 in (stage.deps | stage.outs).items()]
     assert len(files) > 50
     for path, md5 in files:
-        assert lineage.digest(project.folder / path) == md5, path
+        assert lineage.digest(digits_run.folder / path) == md5, path
 
 
 def test_dvc_shows_what_one_compares_and_draws_no_details(without_mlflow: Project):
@@ -186,10 +190,10 @@ def test_preprocess_refuses_wrong_raw_files(
     file: str,
     spoil: Callable[[bytes], bytes],
     problem: str,
-    digits_run: tuple[Project, str],
+    digits_run: Project,
     tmp_path: Path,
 ) -> None:
-    raw = shutil.copytree(digits_run[0].folder / "data/raw/digits", tmp_path / "raw")
+    raw = shutil.copytree(digits_run.folder / "data/raw/digits", tmp_path / "raw")
     preprocess.read(raw, PLAIN["datasets"]["digits"])
     (raw / file).write_bytes(spoil((raw / file).read_bytes()))
     with pytest.raises(preprocess.DataError, match=re.escape(f"{raw / file}: {problem}")):
@@ -334,11 +338,12 @@ def test_the_code_that_publishes_runs_after_the_outs_are_written(without_mlflow:
     ("read", "name"), [('["models"]', "models"), ('["datasets"]["kmnist"]', "datasets.kmnist")]
 )
 def test_a_stage_that_reads_a_parameter_that_it_does_not_declare_fails(
-    read: str, name: str, without_mlflow: Project
+    read: str, name: str, full_run: Project
 ) -> None:
+    project = hide_mlflow(full_run)
     entry = "src/kmnist_pipeline/stages/report.py"
-    without_mlflow.replace(entry, "    about = params", f"    params{read}\n    about = params")
-    done = without_mlflow.run("dvc", "repro", "--force", "--single-item", "report@digits")
+    project.replace(entry, "    about = params", f"    params{read}\n    about = params")
+    done = project.run("dvc", "repro", "--force", "--single-item", "report@digits")
     assert f"error in report: reads the parameter {name}, which is not among" in done.stderr
     assert not lines_with("Traceback", done)
 

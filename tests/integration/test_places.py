@@ -35,11 +35,11 @@ def messages(project: Project, capsys: pytest.CaptureFixture[str], *commands: li
     return found.err
 
 
-def test_an_unpacked_archive_is_no_repository(project, capsys):
-    shutil.rmtree(project.folder / ".git")
+def test_an_unpacked_archive_is_no_repository(full_project, capsys):
+    shutil.rmtree(full_project.folder / ".git")
     of_dvc = [["fit"], ["predict", "docs/report.png"], ["prune", "--yes", "digits_cnn"]]
     of_dvc += [["publish"], ["predict", "docs/report.png", "--model", "digits_softmax"]]
-    found = messages(project, capsys, *COMMANDS, *of_dvc)
+    found = messages(full_project, capsys, *COMMANDS, *of_dvc)
     reason = "is not in a Git repository, as after unpacking a ZIP archive: clone the repository "
     way = "instead, or make one: `git init && git add --all && git commit -m start`"
     assert found.count(reason + way) == len(COMMANDS + of_dvc)
@@ -92,9 +92,9 @@ def test_what_a_user_has_told_git_changes_no_file(project, tmp_path, monkeypatch
     assert findings(cloned) == []
 
 
-def test_a_merge_conflict_is_named_also_where_dvc_reads_the_lock(project, capsys):
-    project.replace("dvc.lock", "stages:\n", "<<<<<<< HEAD\nstages:\n")
-    found = messages(project, capsys, ["check"], ["fit"], ["predict", "docs/report.png"])
+def test_a_merge_conflict_is_named_also_where_dvc_reads_the_lock(full_project, capsys):
+    full_project.replace("dvc.lock", "stages:\n", "<<<<<<< HEAD\nstages:\n")
+    found = messages(full_project, capsys, ["check"], ["fit"], ["predict", "docs/report.png"])
     problem = "dvc.lock: line 2: a merge conflict is not resolved; take one side's; `dvc repro` "
     assert found.count(f"{problem}makes what only the other has (docs/experiments.md)") == 3
 

@@ -138,7 +138,7 @@ def test_an_interrupted_run_leaves_the_file_that_was_there(tmp_path, monkeypatch
 
 
 @pytest.fixture(scope="module")
-def answering(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def answering(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after `make demo`, without a store; tests add files to it."""
     return stripped(digits_run, tmp_path_factory.mktemp("predict") / "project")
 
@@ -352,8 +352,8 @@ def test_a_path_that_does_not_exist_is_said_before_a_model_is_needed(clone, monk
     assert capsys.readouterr().err == f"error: a\\n.png: {missing}\nb.png: {missing}\n"
 
 
-def test_only_remedies_that_are_possible_are_named_for_a_missing_model(project, monkeypatch):
-    monkeypatch.chdir(project.folder)
+def test_only_remedies_that_are_possible_are_named_for_a_missing_model(full_project, monkeypatch):
+    monkeypatch.chdir(full_project.folder)
     name = "kmnist_softmax"
     weights = Path(f"models/{name}.safetensors")
 
@@ -369,7 +369,7 @@ def test_only_remedies_that_are_possible_are_named_for_a_missing_model(project, 
     Path(".dvc/config.local").write_text("['remote \"store\"']\n    url = elsewhere\n")
     assert said() == f"{absent}`dvc pull {weights}` takes it from a remote, {made}"
 
-    cached = Path(".dvc/cache/files/md5", *md5_of(project, weights))
+    cached = Path(".dvc/cache/files/md5", *md5_of(full_project, weights))
     cached.parent.mkdir(parents=True)
     cached.touch()
     damaged = f"{weights} is damaged in DVC's cache: delete {cached.absolute()}; then `dvc repro` "

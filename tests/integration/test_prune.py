@@ -30,6 +30,16 @@ FOLDERS = (
 @pytest.fixture
 def lone(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A clone with one model file, in the current folder."""
+    return with_model(project, monkeypatch)
+
+
+@pytest.fixture
+def full_lone(full_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The same with all data sets."""
+    return with_model(full_project, monkeypatch)
+
+
+def with_model(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     (project.folder / "models").mkdir()
     (project.folder / MODEL).write_bytes(b"weights")
     monkeypatch.chdir(project.folder)
@@ -63,7 +73,7 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(lone, caps
     for file, content in before.items():
         outs.write_bytes(Path(file), content)
     lone.replace("conf/config.yaml", LINE, "")
-    lone.replace("conf/config.yaml", f"  - conditions@conditions.{NETWORK}: {NETWORK}\n", "")
+    lone.replace("conf/config.yaml", f"\n  - conditions@conditions.{NETWORK}: {NETWORK}\n", "")
     lone.replace("conf/config.yaml", f"weights:\n  digits: {NETWORK}\n", "weights: {}\n")
     outs.write_bytes(Path("params.yaml"), composition.compose(Path("conf"), []).encode())
     (way,) = commands(lone, f"evaluate@{NETWORK}")
@@ -104,13 +114,13 @@ def test_an_experiment_leaves_nothing_also_if_it_left_the_menu_before(lone, caps
         (["experiments."], ["conf/config.yaml has no experiments."]),
     ],
 )
-def test_what_is_needed_stays(names, words, clone, monkeypatch, capsys):
-    monkeypatch.chdir(clone.folder)
+def test_what_is_needed_stays(names, words, full_clone, monkeypatch, capsys):
+    monkeypatch.chdir(full_clone.folder)
     assert cli.main(["prune", "--yes", *names]) == 1
     message = capsys.readouterr().err
     for word in words:
         assert word in message
-    assert clone.changed() == ""
+    assert full_clone.changed() == ""
 
 
 def test_no_answer_removes_nothing(lone, monkeypatch, capsys):
@@ -169,13 +179,13 @@ def test_a_menu_that_has_changed_since_the_question_is_kept(lone):
     assert file.read_text() == before
 
 
-def test_all_but_one_report_leaves_a_clean_start(lone, capsys):
-    (lone.folder / MODEL).unlink()  # these bytes are no model
-    (lone.folder / "conf/experiment/unused.yaml").write_text("defaults: [base]\n")
+def test_all_but_one_report_leaves_a_clean_start(full_lone, capsys):
+    (full_lone.folder / MODEL).unlink()  # these bytes are no model
+    (full_lone.folder / "conf/experiment/unused.yaml").write_text("defaults: [base]\n")
     assert cli.main(["prune", "--yes", "--all-but", "digits"]) == 0
     shown = capsys.readouterr().out
     assert "conf/experiment/unused.yaml" in shown
-    after = state(lone)
+    after = state(full_lone)
     owned = ("dataset", "experiment", "study", "report", "claims", "protocol")
     conf = {file for file in after if file.startswith(tuple(f"conf/{name}/" for name in owned))}
     assert {Path(file).stem for file in conf} == {"base", "none", "digits", *MODELS}
@@ -184,14 +194,14 @@ def test_all_but_one_report_leaves_a_clean_start(lone, capsys):
         assert {f for f in after if f.startswith(f"conf/{kind}/")} == {
             f"conf/{kind}/{path.name}" for path in (ROOT / "conf" / kind).iterdir()
         }
-    left = (lone.folder / "conf/config.yaml").read_text()
+    left = (full_lone.folder / "conf/config.yaml").read_text()
     assert "mnist:" not in left
     committed = (ROOT / "conf/config.yaml").read_text().splitlines(keepends=True)
     kept = "".join(line for line in committed if line in left.splitlines(keepends=True))
     assert re.sub("\n{3,}", "\n\n", kept) == left
     assert cli.main(["compose"]) == 0
     assert capsys.readouterr().err == ""
-    assert findings(lone) == []
+    assert findings(full_lone) == []
 
 
 @pytest.mark.parametrize(
@@ -201,7 +211,7 @@ def test_all_but_one_report_leaves_a_clean_start(lone, capsys):
         (["mnist_logistic"], {"mnist", "mnist_simple_cnn", "mnist_sklearn_logistic"}),
     ],
 )
-def test_what_the_kept_items_need_stays(names, kept, lone):
+def test_what_the_kept_items_need_stays(names, kept, full_lone):
     removal = prune.all_but(names)
     left = {name for _, name in menu.items(removal.remaining)}
     assert left == kept | {name for name in names if "." not in name}
@@ -214,18 +224,20 @@ def test_what_the_kept_items_need_stays(names, kept, lone):
         ("datasets.kmnist", "keep a report too, one of digits, kmnist_cnn, "),
     ],
 )
-def test_all_but_what_cannot_stay_alone_removes_nothing(name, words, clone, monkeypatch, capsys):
-    monkeypatch.chdir(clone.folder)
+def test_all_but_what_cannot_stay_alone_removes_nothing(
+    name, words, full_clone, monkeypatch, capsys
+):
+    monkeypatch.chdir(full_clone.folder)
     assert cli.main(["prune", "--yes", "--all-but", name]) == 1
     assert words in capsys.readouterr().err
-    assert clone.changed() == ""
+    assert full_clone.changed() == ""
 
 
-def test_a_whole_report_with_its_models_and_data(lone, capsys):
+def test_a_whole_report_with_its_models_and_data(full_lone, capsys):
     assert cli.main(["prune", "--yes", *MODELS, "datasets.digits", "reports.digits"]) == 0
-    left = [file for file in state(lone) if "digits" in file and not file.startswith("conf/")]
+    left = [file for file in state(full_lone) if "digits" in file and not file.startswith("conf/")]
     assert left == []
-    assert findings(lone) == []
+    assert findings(full_lone) == []
 
 
 # --- a lock or a folder of somebody else ---------------------------------------------------------
@@ -271,10 +283,10 @@ def test_of_what_a_lock_names_only_what_stages_write_is_removed(lone, tmp_path, 
     assert "evaluate@gone" not in (lone.folder / "dvc.lock").read_text()
 
 
-def test_files_behind_a_linked_folder_of_conf_stay(lone, tmp_path):
+def test_files_behind_a_linked_folder_of_conf_stay(full_lone, tmp_path):
     elsewhere = tmp_path / "protocol"
-    (lone.folder / "conf/protocol").rename(elsewhere)
-    (lone.folder / "conf/protocol").symlink_to(elsewhere)
+    (full_lone.folder / "conf/protocol").rename(elsewhere)
+    (full_lone.folder / "conf/protocol").symlink_to(elsewhere)
     before = files_under(elsewhere)
     assert cli.main(["prune", "--yes", "--all-but", "digits"]) == 0
     assert files_under(elsewhere) == before

@@ -31,7 +31,7 @@ VALIDATION = "metrics/digits/digits_softmax/validation.json"
 
 
 @pytest.fixture(scope="module")
-def logged(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def logged(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose tests leave its files as they were."""
     return copied(digits_run, tmp_path_factory.mktemp("publish") / "project")
 
@@ -48,9 +48,9 @@ def test_a_store_that_was_lost_comes_back_as_it_was(live, unlogged):
     assert group.artifact_location == (unlogged.folder / "mlartifacts/digits").as_uri()
 
 
-def test_all_stages_and_then_nothing_more(logged, own_store, publish):
-    stages = locks.parse((logged.folder / "dvc.lock").read_text()).stages
-    first = publish(logged, own_store, *stages)
+def test_all_stages_and_then_nothing_more(full_run, own_store, publish):
+    stages = locks.parse((full_run.folder / "dvc.lock").read_text()).stages
+    first = publish(full_run, own_store, *stages)
     assert (first.out, first.status) == (published(len(stages), 0), 0)
     absent = [
         f"note: {address}: {path} is not in DVC's cache: the run lacks it"
@@ -67,7 +67,7 @@ def test_all_stages_and_then_nothing_more(logged, own_store, publish):
             return {row[0] for row in database.execute("select run_uuid from runs")}
 
     before = ids()
-    second = publish(logged, own_store, *stages)
+    second = publish(full_run, own_store, *stages)
     assert (second.out, second.status) == (published(0, len(stages)), 0)
     assert ids() == before
 

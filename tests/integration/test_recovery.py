@@ -48,7 +48,7 @@ def test_a_cut_lock_gets_its_entries_back_byte_for_byte(whole):
 
 def test_an_entry_comes_back_only_with_the_files_parameters_and_code_that_it_names(clone, whole):
     stages = locks.parse(whole).stages
-    metric = Path("metrics/kmnist_linear/kmnist_softmax/test.json")
+    metric = Path("metrics/digits/digits_softmax/test.json")
     params = Path("params.yaml").read_text()
     other = params.replace("  digits_cnn:\n", "  digits_cnn_gone:\n")
     code = Path("src/kmnist_pipeline/families/cnn/train.py")
@@ -59,7 +59,7 @@ def test_an_entry_comes_back_only_with_the_files_parameters_and_code_that_it_nam
         return stages.keys() - locks.parse(LOCK.read_bytes()).stages.keys()
 
     with replaced(clone.folder / metric, b"{}"):
-        assert gone() == {"evaluate@kmnist_softmax"}
+        assert gone() == {"evaluate@digits_softmax"}
     with replaced(clone.folder / "params.yaml", other.encode()):
         kinds = ("kfold-train", "evaluate", "conditions", "weights")
         assert gone() == {f"{kind}@digits_cnn" for kind in kinds}

@@ -162,7 +162,8 @@ def test_a_label_that_is_no_class_is_refused(suspects: Queue):
         ("digits", "kmnist_softmax", "kmnist_softmax is an experiment of kmnist, not of digits"),
     ],
 )
-def test_a_queue_without_predictions_is_refused(name, experiment, problem, params):
+def test_a_queue_without_predictions_is_refused(name, experiment, problem):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
     with pytest.raises(UserError, match=problem):
         queues.of_suspects(name, params, experiment)
 

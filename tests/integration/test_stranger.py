@@ -27,7 +27,7 @@ from kmnist_pipeline.repository import locks
 TEST = "metrics/digits/digits_softmax/test.json"
 CURVES = "metrics/digits/digits_softmax/curves.csv"
 FIGURE = "figures/digits/digits_softmax/curves.png"
-CLAIMS = "reports/kmnist_linear/claims.json"
+CLAIMS = "reports/digits/claims.json"
 
 
 def png(width: int, height: int) -> bytes:

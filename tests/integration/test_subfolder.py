@@ -22,15 +22,13 @@ STAGE = "evaluate@digits_softmax"
 
 
 @pytest.fixture(scope="module")
-def inside(
-    digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Project]:
+def inside(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """The project after `make demo` in a subfolder of a repository that has other files.
 
     The current folder is the project's. What its tests change they put back.
     """
     top = tmp_path_factory.mktemp("larger")
-    project = digits_run[0].copy(top / PLACE, without=(".git", ".kmnist", *STORE))
+    project = digits_run.copy(top / PLACE, without=(".git", ".kmnist", *STORE))
     for path in ("metrics/stray.json", TEST, "other/file"):
         (top / path).parent.mkdir(parents=True, exist_ok=True)
         (top / path).write_text("{}")

@@ -38,12 +38,12 @@ from kmnist_pipeline.repository import locks
 # --- what is exact -------------------------------------------------------------------------------
 
 
-def test_every_file_of_the_evidence_leads_to_a_published_data_set(clone, monkeypatch):
+def test_every_file_of_the_evidence_leads_to_a_published_data_set(full_clone, monkeypatch):
     """The measure: all that Git tracks there, so all that a report shows."""
-    monkeypatch.chdir(clone.folder)
-    files = clone.git("ls-files", "figures", "metrics", "reports").splitlines()
+    monkeypatch.chdir(full_clone.folder)
+    files = full_clone.git("ls-files", "figures", "metrics", "reports").splitlines()
     found = of(*files)
-    known = published(clone.folder)
+    known = published(full_clone.folder)
     assert len(files) > 100
     assert found.exit_status == 0
     for traced in found.files:

@@ -6,14 +6,12 @@ import contextlib
 import hashlib
 from pathlib import Path
 
-from support.project import ROOT, Project
+from support.project import Project
 
 from kmnist_pipeline.commands import check, status
 from kmnist_pipeline.commands.check import Finding
 from kmnist_pipeline.config import compose as composition
 from kmnist_pipeline.repository import locks
-
-COMPOSED = (ROOT / "params.yaml").read_text()
 
 
 def findings(project: Project, composed: str | None = None) -> list[Finding]:
@@ -30,16 +28,21 @@ def commands(project: Project, place: str) -> list[str]:
     return [command for remedy in finding.remedies for command in remedy.commands]
 
 
-def reasons(project: Project, composed: str = COMPOSED) -> list[str]:
-    """Each reason with its place."""
-    return [
-        f"{each.where}: {reason}" for each in findings(project, composed) for reason in each.reasons
-    ]
+def committed(project: Project) -> str:
+    """The parameters of the last commit, which conf/ gives where no test has changed it."""
+    return project.run("git", "show", "HEAD:params.yaml").stdout
 
 
-def remedies(project: Project, *places: str, composed: str = COMPOSED) -> list[str]:
+def reasons(project: Project, composed: str | None = None) -> list[str]:
+    """Each reason with its place; composed: instead of the committed parameters."""
+    found = findings(project, composed or committed(project))
+    return [f"{each.where}: {reason}" for each in found for reason in each.reasons]
+
+
+def remedies(project: Project, *places: str, composed: str | None = None) -> list[str]:
     """The commands that are told for these places."""
-    ways = {each.where: each.remedies for each in findings(project, composed)}
+    found = findings(project, composed or committed(project))
+    ways = {each.where: each.remedies for each in found}
     told = dict.fromkeys(remedy for place in places for remedy in ways[place])
     return [command for remedy in told for command in remedy.commands]
 

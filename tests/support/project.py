@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.evidence import numbers
+from kmnist_pipeline.evidence.paths import TRACKED
+from kmnist_pipeline.repository import locks
 
 ROOT = Path(__file__).parents[2]
 
+MADE = (".dvc/cache", ".kmnist", "data", "models", "predictions")  # by stages, not in Git
 STORE = ("mlartifacts", "mlflow.db")  # what the stages of a project have logged
 
 
@@ -165,30 +166,47 @@ def committed(folder: Path) -> None:
         subprocess.run(["git", *command], cwd=folder, check=True)
 
 
-def copied(digits_run: tuple[Project, str], folder: Path) -> Project:
+def copied(digits_run: Project, folder: Path) -> Project:
     """The project after `make demo`, with its cache, and without what its stages have logged."""
-    return digits_run[0].copy(folder, without=STORE)
+    return digits_run.copy(folder, without=STORE)
 
 
-def stripped(digits_run: tuple[Project, str], folder: Path) -> Project:
+def stripped(digits_run: Project, folder: Path) -> Project:
     """The same without the caches that `check` and `predict` do not read."""
-    return digits_run[0].copy(folder, without=("cache", ".kmnist", *STORE))
+    return digits_run.copy(folder, without=("cache", ".kmnist", *STORE))
 
 
-def digits_alone(project: Project) -> None:
-    """Take what belongs to other datasets out of a project, and commit."""
-    folder = project.folder
-    menu = (folder / "conf/config.yaml").read_text().splitlines(keepends=True)
-    kept = [line for line in menu if not re.match(r"  (- .*|\w+): k?mnist", line)]
-    (folder / "conf/config.yaml").write_text("".join(kept))
-    lock = yaml.safe_load((folder / "dvc.lock").read_text())
-    lock["stages"] = {name: of for name, of in lock["stages"].items() if "@digits" in name}
-    (folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+def digits_alone(full: Project, folder: Path) -> Project:
+    """A copy of a project without what belongs to other datasets, committed."""
+    project = full.copy(folder)
+    menu = folder / "conf/config.yaml"
+    text = re.sub(r"^  (- .*|\w+): k?mnist.*\n", "", menu.read_text(), flags=re.MULTILINE)
+    menu.write_text(re.sub("\n{3,}", "\n\n", text))
+    kept = [entry for name, entry in entries(project).items() if "@digits" in name]
+    (folder / "dvc.lock").write_text(locks.text_of(kept))
     done = project.run("kmnist", "compose")
     assert done.returncode == 0, done.stderr
     kinds = ("metrics", "figures", "reports", "metrics/data", "figures/data")
     project.git("rm", "-r", "--quiet", *(f"{kind}/*mnist*" for kind in kinds))
     project.commit("digits alone")
+    return project
+
+
+def with_run(full: Project, digits_run: Project, folder: Path) -> Project:
+    """A copy of a project with what a run of the digits alone has made."""
+    project = full.copy(folder)
+    for path in (*MADE, *TRACKED):
+        shutil.copytree(digits_run.folder / path, folder / path, symlinks=True, dirs_exist_ok=True)
+    both = entries(full) | entries(digits_run)
+    (folder / "dvc.lock").write_text(locks.text_of(both.values()))
+    return project
+
+
+def entries(project: Project) -> dict[str, str]:
+    """The text of each stage in the lock."""
+    found = locks.whole_entries((project.folder / "dvc.lock").read_text())
+    assert found
+    return found
 
 
 def cloned(project: Project, folder: Path) -> Project:

@@ -35,10 +35,10 @@ def faster(project: Project, name: str, epochs: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def brought(clone: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Path]:
+def brought(full_clone: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Path]:
     """The project after the three commands, committed, and the folder that it has imported."""
     place = tmp_path_factory.mktemp("own")
-    project = hide_mlflow(clone.copy(place / "project"))
+    project = hide_mlflow(full_clone.copy(place / "project"))
     images = drawn.folder(place / "leaves", COUNTS, SHAPE)
     done(project, "kmnist", "prune", "--yes", "--all-but", "digits")
     project.commit()
@@ -121,7 +121,6 @@ def test_kuzushiji_49_with_its_unequal_classes(clone, tmp_path):
     with (tmp_path / "k49/k49_classmap.csv").open("w", newline="") as file:
         rows = [[n, f"U+{ord(name):X}", name] for n, name in enumerate(names)]
         csv.writer(file).writerows([["index", "codepoint", "char"], *rows])
-    done(project, "kmnist", "prune", "--yes", "--all-but", "digits")
     out = done(project, "kmnist", "import", "k49", "../k49")
     assert "grey, in 49 classes" in out
     done(project, "kmnist", "new", "report", "k49", "--dataset", "k49", "--models", "softmax")

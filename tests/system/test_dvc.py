@@ -18,6 +18,7 @@ from kmnist_pipeline.config import compose as composition
 CONF = "conf/experiment/digits_softmax.yaml"
 SOFTMAX, EVALUATE, REPORT = "kfold-train@digits_softmax", "evaluate@digits_softmax", "report@digits"
 LR = "experiments.digits_softmax.optimizer.lr"
+TERMINAL = 200  # columns
 SMALL = ["experiments.digits_softmax.trainer.epochs=2", "experiments.digits_softmax.seeds=[0]"]
 
 
@@ -38,8 +39,8 @@ SMALL = ["experiments.digits_softmax.trainer.epochs=2", "experiments.digits_soft
         ("dataset@datasets.digits=digitz", ["'dataset/digitz'", "digits, kmnist, mnist"]),
     ],
 )  # fmt: skip
-def test_dvc_refuses_a_mistake_before_any_stage_runs(override, words, clone):
-    done = clone.run("dvc", "exp", "run", "-S", override, "report@digits")
+def test_dvc_refuses_a_mistake_before_any_stage_runs(override, words, full_clone):
+    done = full_clone.run("dvc", "exp", "run", "-S", override, "report@digits")
     said = done.stdout + done.stderr
     assert done.returncode != 0
     for word in words:
@@ -47,7 +48,7 @@ def test_dvc_refuses_a_mistake_before_any_stage_runs(override, words, clone):
     assert "Running stage" not in said
     assert "Traceback" not in said
     assert "unexpected" not in said
-    assert clone.changed() == ""
+    assert full_clone.changed() == ""
 
 
 def test_dvc_refuses_a_mistake_in_conf(clone):
@@ -79,9 +80,9 @@ def test_a_stage_refuses_what_was_written_by_hand(clone):
 
 
 @pytest.fixture(scope="module")
-def tried(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def tried(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The digits after three experiments: in a temporary copy, queued, and in the workspace."""
-    project = digits_run[0].copy(tmp_path_factory.mktemp("experiments") / "project")
+    project = digits_run.copy(tmp_path_factory.mktemp("experiments") / "project")
     project.commit("made on this machine")
 
     def dvc(*arguments: str) -> None:
@@ -124,16 +125,29 @@ def test_experiments_are_shown_with_parameter_and_metric(tried):
 
 
 def test_what_dvc_shows_fits_a_terminal(tried):
-    """All columns of 48 stages fit none."""
+    """All columns of many stages fit none."""
     show = ["dvc", "exp", "show"]
     shown = tried.run(*show).stdout
     assert shown == tried.run(*show, *COMPARED).stdout
     assert all(name in shown for name in ("[temporary]", "[queued]", "[here]"))
     one_parameter = [*COMPARED[:-1], f"{COMPARED[-1]}|.*(epochs|seeds)$"]  # others differ here too
     for command in ([*show, *one_parameter], ["dvc", "metrics", "show"]):
-        lines = tried.run(*command).stdout.splitlines()
-        assert len(lines) > 3, command
-        assert max(map(len, lines)) <= 200, command
+        assert width(tried, *command) <= TERMINAL, command
+
+
+def test_what_dvc_shows_of_all_data_sets_fits_a_terminal_too(full_project):
+    full_project.replace("params.yaml", "lr: 0.5\n", "lr: 0.4\n")
+    metrics = "metrics/digits/digits_softmax/validation.json"
+    full_project.replace(metrics, '"accuracy": 0', '"accuracy": 1')
+    for what in ("exp", "metrics"):
+        assert width(full_project, "dvc", what, "show") <= TERMINAL, what
+
+
+def width(project: Project, *command: str) -> int:
+    """The length of the longest line that a command prints, which are some."""
+    lines = project.run(*command).stdout.splitlines()
+    assert len(lines) > 3, command
+    return max(map(len, lines))
 
 
 def test_differences_of_parameters_and_metrics(tried):

@@ -117,10 +117,10 @@ def test_a_stage_that_says_nothing_loses_no_committed_file(project):
     path = project.folder / "src/kmnist_pipeline/stages/report.py"
     path.write_text("import nothing_there\n" + path.read_text())
     command = (sys.executable, "-m", "kmnist_pipeline.cli.dvc", "repro", "--single-item")
-    done = project.run(*command, "report@mnist_logistic")
+    done = project.run(*command, "report@digits")
     assert done.returncode
-    way = "git checkout HEAD -- reports/mnist_logistic"
+    way = "git checkout HEAD -- reports/digits"
     assert f"`{way}`" in done.stderr
-    assert not (project.folder / "reports/mnist_logistic").exists()
+    assert not (project.folder / "reports/digits").exists()
     assert project.run(*way.split()).returncode == 0
-    assert (project.folder / "reports/mnist_logistic/index.html").exists()
+    assert (project.folder / "reports/digits/index.html").exists()

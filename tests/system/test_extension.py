@@ -84,10 +84,10 @@ class Extended:
 
 
 @pytest.fixture(scope="session")
-def extended(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Extended:
+def extended(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Extended:
     """The demo's project with stripes added. Not to be changed by a test."""
     folder = tmp_path_factory.mktemp("extended")
-    project = digits_run[0].copy(folder / "project")
+    project = digits_run.copy(folder / "project")
     project.commit()
     hide_mlflow(project)
 
@@ -188,7 +188,7 @@ def test_a_network_a_metric_and_a_figure_are_one_function_each(digits: Project) 
         if language in ("yaml", "python"):
             pages.place_file(digits, text)
         for command in pages.commands(text) if language == "sh" else ():
-            done = digits.run("bash", "-c", command)
+            done = digits.run("bash", "-euo", "pipefail", "-c", command)
             assert done.returncode == 0, done.stdout + done.stderr
             printed[command] = done.stdout
 

@@ -95,19 +95,19 @@ def test_an_unknown_target_and_a_bad_store_are_named(digits: Project):
     assert "Traceback" not in done.stderr
 
 
-def test_the_store_is_listed_and_cleaned(digits: Project):
-    listed = run(digits, "kmnist", "fits")
+def test_the_store_is_listed_and_cleaned(full_run: Project):
+    listed = run(full_run, "kmnist", "fits")
     assert ".kmnist/fits: 140 fits" in listed and "digits_cnn" in listed
-    digits.replace("conf/experiment/digits_sklearn_logistic.yaml", "[0]", "[1]")
-    run(digits, "kmnist", "compose")
-    done = digits.run("kmnist", "fits", "--clean")
+    full_run.replace("conf/experiment/digits_sklearn_logistic.yaml", "[0]", "[1]")
+    run(full_run, "kmnist", "compose")
+    done = full_run.run("kmnist", "fits", "--clean")
     assert done.returncode == 1
     assert (
         "data/processed lacks kmnist, mnist" in done.stderr and "preprocess@kmnist" in done.stderr
     )
-    assert run(digits, "kmnist", "fits") == listed
-    assert "removed: 140 fits" in run(digits, "kmnist", "fits", "--clear")
-    assert ".kmnist/fits: 0 fits" in run(digits, "kmnist", "fits")
+    assert run(full_run, "kmnist", "fits") == listed
+    assert "removed: 140 fits" in run(full_run, "kmnist", "fits", "--clear")
+    assert ".kmnist/fits: 0 fits" in run(full_run, "kmnist", "fits")
 
 
 def test_cleaning_keeps_what_stages_use(tmp_path: Path):

@@ -12,18 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 from support.fit_program import PATIENCE, end, wait_until
-from support.project import ROOT, Project, digits_alone, lines_with
+from support.project import ROOT, Project, lines_with
 from support.stores import NEEDS_POSTGRESQL, free_port
 
 MAKE = ("make", "--old-file=.venv/.ready")  # the packages are those of this interpreter
 
 
 @pytest.fixture(scope="module")
-def demo(digits_run: tuple[Project, str], place: Path) -> Project:
-    """The project after `make demo`, with the digits alone, and with its store."""
-    project = digits_run[0].copy(place / "project")
-    digits_alone(project)
-    return project
+def demo(digits_run: Project, place: Path) -> Project:
+    """The project after `make demo`, with its store."""
+    return digits_run.copy(place / "project")
 
 
 def test_help_names_every_target_for_people(demo):

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 from support.odd_report import NAMES as ODD_NAMES
-from support.project import Project, fresh, hide_mlflow
+from support.project import Project, hide_mlflow
 
 from kmnist_pipeline.data import dataset
 from kmnist_pipeline.evidence import paths
@@ -102,9 +102,9 @@ def configure(project: Project, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def drawn(clone: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project with the reports of all drawn datasets. Not to be changed by a test."""
-    project = hide_mlflow(fresh(tmp_path_factory.mktemp("drawn") / "project"))
+    project = hide_mlflow(clone.copy(tmp_path_factory.mktemp("drawn") / "project"))
     for name in DRAWN:
         draw(project, name)
         configure(project, name)

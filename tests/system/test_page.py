@@ -44,10 +44,8 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(
-    digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
-    project = digits_run[0]
+def site(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    project = digits_run
     folder = tmp_path_factory.mktemp("ui")
     store = Path(shutil.copy(project.folder / "mlflow.db", folder))
     shutil.copytree(project.folder / "mlartifacts", folder / "mlartifacts")
@@ -93,8 +91,8 @@ def test_one_row_tells_all_of_a_model(site, page, digits_run):
     names = page.locator("a[href*='/runs/']").all_inner_texts()
     assert {name for name in names if name} == {f"{model} evaluate" for model in MODELS}
 
-    test = digits_run[0].json(f"{METRICS}/test.json")
-    validation = digits_run[0].json(f"{METRICS}/validation.json")
+    test = digits_run.json(f"{METRICS}/test.json")
+    validation = digits_run.json(f"{METRICS}/validation.json")
     named = page.locator("[role=row]", has_text="digits_softmax evaluate").first
     row = seen(page, f"[role=row][row-index='{named.get_attribute('row-index')}'] [role=gridcell]")
     shown = ["softmax", *map(str, (validation["accuracy"], test["accuracy"], test["f1"]))]
@@ -169,7 +167,7 @@ def test_figures_and_reports_open(site, page):
 def test_the_description_of_a_run_leads_on(site, page, digits_run):
     page.goto(site.run("evaluate", "digits_softmax") + "?workflowType=machine_learning")
     page.get_by_text("kmnist trace figures/digits/digits_softmax").wait_for()
-    key = digits_run[0].json(f"{METRICS}/test.json")["made_by"]["lineage"]
+    key = digits_run.json(f"{METRICS}/test.json")["made_by"]["lineage"]
     assert page.get_by_text(key).first.is_visible()
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="its training").click()

@@ -41,12 +41,12 @@ NAME = "fewer"
 
 
 @pytest.fixture(scope="module")
-def branched(digits_run: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
+def branched(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with an experiment beside its workspace; `live.db` is what its stage has logged."""
     project = copied(digits_run, tmp_path_factory.mktemp("tried") / "project")
     project.commit("evidence")
-    shutil.copytree(digits_run[0].folder / "mlartifacts", project.folder / "mlartifacts")
-    shutil.copy(digits_run[0].folder / "mlflow.db", project.folder / "mlflow.db")
+    shutil.copytree(digits_run.folder / "mlartifacts", project.folder / "mlartifacts")
+    shutil.copy(digits_run.folder / "mlflow.db", project.folder / "mlflow.db")
     change = ["-S", "evaluation.samples=9"]
     done = project.run("dvc", "exp", "run", "--temp", "--name", NAME, *change, EVALUATED)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -66,7 +66,7 @@ class Review:
 
 
 @pytest.fixture
-def started(digits_run: tuple[Project, str], tmp_path: Path) -> Iterator[Callable[..., Review]]:
+def started(digits_run: Project, tmp_path: Path) -> Iterator[Callable[..., Review]]:
     running: list[Review] = []
 
     def start(*arguments: str, project: Project | None = None) -> Review:
@@ -283,7 +283,7 @@ def test_requests_from_elsewhere_and_wrong_ones_are_refused(started):
 
 
 def test_new_images_are_reviewed_and_kept_by_dvc(started, open_page, digits_run, tmp_path):
-    project = digits_run[0].copy(tmp_path / "own", without=("mlruns",))
+    project = digits_run.copy(tmp_path / "own", without=("mlruns",))
     drawn = np.random.default_rng(0).integers(0, 17, (2, 8, 8)).astype(np.uint8)
     drawn[:, [0, -1]], drawn[:, :, [0, -1]] = 0, 0
     np.savez(project.folder / "scans.npz", images=drawn)

@@ -25,7 +25,7 @@ TIMEOUT = 5  # seconds
 
 @pytest.fixture(scope="module")
 def owner(
-    digits_run: tuple[Project, str], empty_store: Path, tmp_path_factory: pytest.TempPathFactory
+    digits_run: Project, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Project:
     """The project after `make demo`, with a champion of the digits."""
     project = copied(digits_run, tmp_path_factory.mktemp("scoring") / "project")

@@ -39,7 +39,7 @@ OUTS = [f"metrics/digits/digits_softmax/{name}" for name in ("curves.csv", "vali
 
 
 @pytest.fixture(scope="module")
-def served(digits_run: tuple[Project, str], place: Path) -> Project:
+def served(digits_run: Project, place: Path) -> Project:
     return copied(digits_run, place / "project")
 
 

@@ -162,21 +162,24 @@ def test_a_workspace_that_is_not_clean_is_said(tampered):
     assert tampered.index(note) < tampered.index("[1/3] download@digits")
 
 
-def test_code_that_the_lock_does_not_name_makes_it_stale_though_the_bytes_are_equal(bare_one):
+def test_code_that_the_lock_does_not_name_makes_it_stale_though_the_bytes_are_equal(
+    full_clone, tmp_path
+):
+    project = cloned(full_clone, tmp_path / "bare")
     code = "src/kmnist_pipeline/stages/download.py"
-    with (bare_one.folder / code).open("a") as file:
+    with (project.folder / code).open("a") as file:
         file.write("# says nothing\n")
-    bare_one.commit()
+    project.commit()
     for arguments in (["--quick", "download@digits"], ["download@digits"]):
-        done = kmnist_verify(bare_one, *arguments)
+        done = kmnist_verify(project, *arguments)
         assert f"download@digits: dependency {code} changed: md5 " in done.stdout
         assert done.stdout.splitlines()[-1].startswith("identical: ")
         assert done.stdout.endswith("; but not everything is up to date, see above\n")
         assert done.returncode == 1
-    lock = locks.parse((bare_one.folder / "dvc.lock").read_bytes())
-    ran = receipt_of(bare_one)["stages"]["download@digits"]
+    lock = locks.parse((project.folder / "dvc.lock").read_bytes())
+    ran = receipt_of(project)["stages"]["download@digits"]
     assert ran["lineage"] != lock.stages["download@digits"].key
-    assert "verified by" not in bare_one.run("kmnist", "check").stdout
+    assert "verified by" not in project.run("kmnist", "check").stdout
 
 
 def test_the_first_epochs_of_code_that_the_lock_does_not_name_are_stale(bare_one):
@@ -394,10 +397,10 @@ def test_where_nothing_is_known_stages_count_alike(monkeypatch):
 
 
 def test_the_store_tells_how_long_stages_took(digits_run, monkeypatch):
-    monkeypatch.chdir(digits_run[0].folder)
+    monkeypatch.chdir(digits_run.folder)
     seconds = clone._seconds()
     assert set(seconds) >= {"report@digits", SOFTMAX}
     assert all(value > 0 for value in seconds.values())
-    assert os.listdir() == os.listdir(digits_run[0].folder)
-    monkeypatch.chdir(digits_run[0].folder / "conf")
+    assert os.listdir() == os.listdir(digits_run.folder)
+    monkeypatch.chdir(digits_run.folder / "conf")
     assert clone._seconds() == {}
