@@ -123,7 +123,8 @@ def _add_step(tree: Tree, found: Trace, key: str, seen: set[str]) -> None:
     branch = tree.add(Text.assemble((step.stage.address, "bold cyan"), f"  lineage key {key}"))
     branch.add(Text.assemble(("command  ", "dim"), step.stage.cmd))
     _add_rows(branch, "parameters", flat(step.stage.params), seen)
-    code, others = [], []  # claims and reviews are also files that no stage makes
+    code: list[str] = []
+    others: list[str] = []  # claims and reviews: no stage makes them either
     for path, md5 in step.code.items():
         (code if path.startswith("src/") else others).append(f"{path}  md5 {md5}")
     _add_rows(branch, "code", code, seen)
