@@ -363,7 +363,7 @@ def test_only_remedies_that_are_possible_are_named_for_a_missing_model(full_proj
         return str(caught.value)
 
     absent, made = f"{weights} does not exist: ", f"`dvc repro evaluate@{name}` trains it"
-    made += " in about 35 minutes of one core"
+    made += " in about 35 minutes on one core"
     assert said() == absent + made
 
     Path(".dvc/config.local").write_text("['remote \"store\"']\n    url = elsewhere\n")

@@ -180,7 +180,7 @@ def test_decided_images_leave_the_queue_and_take_no_place_in_it(empty, monkeypat
     Path("reviews/x.csv").write_bytes(reviews.encode(decided))
     monkeypatch.setattr(queues, "MOST", 3)
     assert collected(PIXELS[:5]).add() == (
-        "3 new images of x wait for review (at most 3, the surest are left out)"
+        "3 new images of x wait for review (at most 3; most confident left out)"
     )
     assert {item.sha256 for item in waiting()} == {reviews.digest(each) for each in PIXELS[2:5]}
     decided = [Review(reviews.digest(each), "a", "", "o", "") for each in PIXELS]

@@ -102,7 +102,7 @@ def test_a_model_without_weights_names_its_training_time(full_project, monkeypat
     monkeypatch.chdir(full_project.folder)
     draw()
     assert cli.main(["predict", "one.png", "--model", "kmnist_softmax"]) == 1
-    way = "`dvc repro evaluate@kmnist_softmax` trains it in about 35 minutes of one core"
+    way = "`dvc repro evaluate@kmnist_softmax` trains it in about 35 minutes on one core"
     assert f"models/kmnist_softmax.safetensors does not exist: {way}" in capsys.readouterr().err
 
 
@@ -127,7 +127,7 @@ def test_edited_weights_are_compared_with_the_model_file(bare, monkeypatch):
     assert not [each for each in findings(bare) if each.where == STAGE]
     Path(PART).write_bytes(altered(Path(PART)))
     change_lock(bare, STAGE, **{PART: "now"})
-    said = f"{STAGE}: {PART}: has not the weights of the first seed in {WHOLE}"
+    said = f"{STAGE}: {PART}: differs from the weights of the first seed in {WHOLE}"
     assert said in reasons(bare)
 
 

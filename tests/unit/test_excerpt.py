@@ -123,6 +123,6 @@ def test_the_page_and_the_messages_name_the_same_training_times():
     page = (ROOT / "docs/predict.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+) \|$", page, re.MULTILINE)
     assert {name: float(minutes) for name, minutes in rows} == costs.MINUTES
-    assert costs.said("kmnist_softmax") == " in about 35 minutes of one core"
+    assert costs.said("kmnist_softmax") == " in about 35 minutes on one core"
     assert costs.said("digits_cnn") == " in less than a minute"
     assert costs.said("a_model_of_your_own") == ""

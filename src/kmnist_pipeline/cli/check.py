@@ -1,14 +1,14 @@
 """Check that the committed evidence is up to date with code, configuration and data.
 
-Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/ or reports/, do
-not agree with code, configuration, data and the libraries of requirements.lock, or were edited by
-hand. Computes rates, scores, means and verdicts again from other evidence. Compares the pointers of
-imported datasets with conf/, if DVC's cache or data/imported/ has their files. Reports libraries of
-requirements.lock without a hash, or with other hashes than in the last commit. Says what changed,
-from which value to which, and which commands fix it. Then says which receipts in receipts/ are of
-this evidence, that is, which stages `kmnist verify` has run again. Needs neither DVC's cache nor
-the data, and runs no stage. Changes nothing, unless an interrupted DVC has truncated dvc.lock: then
-it restores the committed entries that are still valid.
+Lists every stage whose entry in dvc.lock, or whose files under metrics/, figures/, reports/ or
+weights/, do not agree with code, configuration, data and the libraries of requirements.lock, or
+were edited by hand. Computes rates, scores, means and verdicts again from other evidence. Compares
+the pointers of imported datasets with conf/, if DVC's cache or data/imported/ has their files.
+Reports libraries of requirements.lock without a hash, or with other hashes than in the last commit.
+Says what changed, from which value to which, and which commands fix it. Then lists the receipts in
+receipts/ that are valid for this evidence: they say which stages `kmnist verify` has run again.
+Needs neither DVC's cache nor the data, and runs no stage. Changes nothing, unless an interrupted
+DVC has truncated dvc.lock: then it restores the committed entries that are still valid.
 """
 
 import sys

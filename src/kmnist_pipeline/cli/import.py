@@ -3,9 +3,9 @@
 SOURCE is a folder with one sub-folder for each class, with PNG or JPEG files, alone or in train/
 and test/; a CSV of a label and pixels; a Parquet of encoded images and labels, as the Hugging Face
 Hub writes it; an NPZ of images and labels; or a folder of several such files, such as IDX pairs or
-the four NPZ of Kuzushiji-49. Prints what it found: counts, duplicates, blank images and odd
-polarity. Writes conf/dataset/NAME.yaml with its line in conf/config.yaml, and puts the images into
-data/imported/NAME.npz, which DVC tracks. If anything is wrong, nothing is written.
+the four NPZ of Kuzushiji-49. Prints what it found: counts, duplicates, blank images, and images
+that are dark on light. Writes conf/dataset/NAME.yaml with its line in conf/config.yaml, and puts
+the images into data/imported/NAME.npz, which DVC tracks. If there is an error, it writes nothing.
 
   kmnist import leaves ~/leaves --size 32x32
   kmnist import leaves ~/leaves                again, after the source has changed

@@ -10,7 +10,7 @@ character, with several, or unlike the training images always needs a review.
   kmnist predict scans/                                     the champion of kmnist
   kmnist predict a.png b.jpg --model kmnist_softmax --sheet sheet.png
   kmnist predict t10k-images-idx3-ubyte.gz --as-is --output parquet --to predictions.parquet
-  kmnist predict scans/ --review                            says which `kmnist review` shows them
+  kmnist predict scans/ --review                            queues them for `kmnist review`
 
 In CSV, a name that a spreadsheet would read as a formula gets an apostrophe in front.
 Exit status: 0 every image was classified; 1 an image was skipped, or there was no image.

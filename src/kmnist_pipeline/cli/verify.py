@@ -2,9 +2,9 @@
 
 Clones HEAD into a temporary folder, runs TARGET there with all stages that it depends on, and
 compares every out with the committed one: numbers, pixels of figures, and arrays by their largest
-difference. Says the likely cause of a difference. Leaves a receipt in receipts/, whatever the
-result: commit it, and `kmnist check` shows whether it is of the evidence that is here. Does not
-touch anything else in the workspace.
+difference. Says the likely cause of a difference. Writes a receipt into receipts/, whatever the
+result. Commit it: `kmnist check` lists it as long as the evidence stays the same. Changes nothing
+else in the workspace.
 
   kmnist verify report@digits    one small report: takes a few minutes
   kmnist verify                  every stage: takes hours

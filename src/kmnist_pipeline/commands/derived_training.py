@@ -74,7 +74,7 @@ def of_weights(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     content = Path(path).read_bytes()
     if whole.exists():
         if content != excerpt.of(whole.read_bytes(), path):
-            yield f"{path}: has not the weights of the first seed in {whole}"
+            yield f"{path}: differs from the weights of the first seed in {whole}"
         return
     tensors, about = file.decode(content)
     (trial,) = about["trials"]
@@ -90,12 +90,12 @@ def of_weights(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     yield from apart(Path(path), {"kept_folds": about["kept_folds"]}, {"kept_folds": [kept]})
     trainer = trial["trainer"]
     if trainer.get("averaging") != "none" or trainer.get("stored"):
-        return  # the digests are not of what is kept
+        return  # the digests are of other weights than those that are kept
     for row in of_seed if is_ensemble else [row for row in of_seed if row["kept"]]:
         of_fit = file.select(tensors, 0, 0, row["fold"] if is_ensemble else None)
         network = {name: t for name, t in of_fit.items() if name.startswith("network.")}
         if digest(network) != row["weights"][row["kept_epoch"] - 1]:
-            yield f"{path}: the weights of fold {row['fold']} have not the digest of its training"
+            yield f"{path}: the weights of fold {row['fold']} are not those of its training"
 
 
 def _experiments(

@@ -1,9 +1,9 @@
 """Comparing two versions of an out by their content instead of their bytes.
 
 Numbers are equal if they differ by at most one unit in the sixth significant digit, which is the
-precision of the evidence, or of the last one that their type has; figures are equal if no pixel
-differs visibly. The lineage key and the
-machine type in an out state its origin. If only these differ, the outs are `EQUAL`.
+precision of the evidence, or in the last digit of their type; figures are equal if no pixel differs
+visibly. The lineage key and the machine type in an out state its origin. If only these differ, the
+outs are `EQUAL`.
 """
 
 from __future__ import annotations

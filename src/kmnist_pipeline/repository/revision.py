@@ -1,7 +1,7 @@
 """Files of a commit or of the workspace, in Git or in DVC's cache: the only reader of the cache.
 
-This does not use `dvc.api.DVCFileSystem`, which needs 4.4 s for the 258 files of evidence that Git
-reads in 0.2 s, and checks no hash.
+This does not use `dvc.api.DVCFileSystem`: it checks no hash, and took 4.4 s to read 258 files of
+evidence that Git read in 0.2 s.
 """
 
 from __future__ import annotations

@@ -36,4 +36,4 @@ def said(model: str) -> str:
         return ""
     if minutes < 1:
         return " in less than a minute"
-    return f" in about {minutes:g} minutes of one core"
+    return f" in about {minutes:g} minutes on one core"

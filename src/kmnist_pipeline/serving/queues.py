@@ -191,7 +191,7 @@ class Collected:
                 _write(path, kept, self._about)
             else:
                 path.unlink(missing_ok=True)
-        left_out = f" (at most {MOST}, the surest are left out)" if len(kept) == MOST else ""
+        left_out = f" (at most {MOST}; most confident left out)" if len(kept) == MOST else ""
         return f"{len(kept)} new images of {name} wait for review{left_out}"
 
     def _waiting(self, path: Path) -> list[Entry]:
