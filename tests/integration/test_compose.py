@@ -259,12 +259,31 @@ def test_claims_that_were_deleted_are_named_with_the_way_back(conf, capsys):
     assert f"`git checkout HEAD -- {CLAIMS}` restores it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", [KMNIST, CLAIMS])
-def test_text_that_is_not_utf_8_is_named(file, conf, capsys):
-    path = conf.folder / file
+def test_text_that_is_not_utf_8_is_named(conf, capsys):
+    path = conf.folder / KMNIST
     path.write_bytes(path.read_bytes() + b"# Schl\xfcssel\n")
     assert cli.main(["compose"]) == 1
-    assert f"error: {file}: is not UTF-8: " in capsys.readouterr().err
+    assert f"error: {KMNIST}: is not UTF-8: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b""])
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+@pytest.mark.parametrize(
+    ("line", "old", "new", "claim"),
+    [
+        (3, b"Step 7", b"Schritt f\xfcr 7", "confusion-matrix"),
+        (2, b"acc", b"\xe4cc", "?"),
+    ],
+)
+def test_a_claim_that_is_not_utf_8_is_named_with_its_line(
+    line, old, new, claim, end, start, conf, capsys
+):
+    path = conf.folder / MATRIX
+    lines = path.read_bytes().splitlines()
+    lines[line - 1] = lines[line - 1].replace(old, new, 1)
+    path.write_bytes(start + end.join([*lines, b""]))
+    assert cli.main(["compose"]) == 1
+    assert f"error: {MATRIX}: line {line}: {claim}: is not UTF-8" in capsys.readouterr().err
 
 
 LINEAR, SKLEARN = "readings.kmnist_linear", "faults.mnist_logistic"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from dvc.repo import Repo
 from support.checking import commands, findings
 from support.project import ROOT, Project, files_under
@@ -238,6 +239,18 @@ def test_a_whole_report_with_its_models_and_data(full_lone, capsys):
     left = [file for file in state(full_lone) if "digits" in file and not file.startswith("conf/")]
     assert left == []
     assert findings(full_lone) == []
+
+
+def test_a_project_without_studies_and_suspects_is_checked_and_reviewed(lone, capsys):
+    (lone.folder / MODEL).unlink()  # these bytes are no model
+    assert cli.main(["prune", "--yes", "--all-but", "digits"]) == 0
+    assert cli.main(["prune", "--yes", "digits_softmax_grid"]) == 0
+    assert {finding.where for finding in findings(lone)} == {"report@digits"}
+    lone.replace("conf/config.yaml", "  - suspects@suspects.digits: digits\n", "")
+    assert cli.main(["compose"]) == 0
+    assert not {"studies", "suspects"} & yaml.safe_load(Path("params.yaml").read_text()).keys()
+    assert cli.main(["review", "--dataset", "digits"]) == 1
+    assert "error: conf/suspects/ names no experiment of digits" in capsys.readouterr().err
 
 
 # --- a lock or a folder of somebody else ---------------------------------------------------------

@@ -46,6 +46,22 @@ def test_a_cut_lock_gets_its_entries_back_byte_for_byte(whole):
         assert recovery.put_back() == ""
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "--model", "nothing", "README.md"],
+        ["promote", "nothing"],
+        ["prune", "nothing"],
+        ["publish", "nothing"],
+    ],
+)
+def test_a_command_that_reads_a_cut_lock_mends_it_first(command, whole, capsys):
+    LOCK.write_bytes(b"")
+    assert main(command) == 1
+    assert SAID in capsys.readouterr().err
+    assert LOCK.read_bytes() == whole
+
+
 def test_an_entry_comes_back_only_with_the_files_parameters_and_code_that_it_names(clone, whole):
     stages = locks.parse(whole).stages
     metric = Path("metrics/digits/digits_softmax/test.json")

@@ -136,6 +136,15 @@ def test_another_file_is_no_receipt(content):
     assert receipts.here() == []
 
 
+def test_a_receipt_without_some_of_its_stages_is_no_receipt():
+    path = left()
+    content = json.loads(path.read_bytes())
+    other = {"lineage": STAGE.key, "outs": {TABLE: "equal"}}
+    content["predicate"]["stages"] = {STAGE.address: other}
+    path.write_text(json.dumps(content))
+    assert list(receipts.lines(LOCK)) == [NONE, f"{path}: is not a receipt of `kmnist verify`"]
+
+
 # --- signatures ----------------------------------------------------------------------------------
 
 

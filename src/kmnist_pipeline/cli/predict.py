@@ -21,7 +21,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import read_params, require_regular, say
+from kmnist_pipeline.cli.common import mend_lock, read_params, require_regular, say
 from kmnist_pipeline.errors import UserError
 
 
@@ -65,6 +65,7 @@ def run(chosen: Namespace) -> int:
             if not place.parent.is_dir():
                 raise UserError(f"{place}: there is no folder {place.parent}")
         inputs.require_apart(chosen.places, written)
+    mend_lock()
     classifier, why = predict.choose(chosen.model, chosen.dataset)
     native = "" if arithmetic.name() != arithmetic.NATIVE else ", in native arithmetic"
     say(f"model: {classifier.name} ({why}){native}", sys.stderr)

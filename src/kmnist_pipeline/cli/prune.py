@@ -20,7 +20,7 @@ Exit status: 0 it was removed; 1 it was not.
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import agreed, end_in_order, say
+from kmnist_pipeline.cli.common import agreed, end_in_order, mend_lock, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -45,6 +45,7 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import prune
 
     end_in_order()
+    mend_lock()
     removal = prune.all_but(chosen.all_but) if chosen.all_but else prune.plan(chosen.names)
     lines = [*removal.lines()]
     if not lines:

@@ -13,7 +13,7 @@ stage whose files differ from what dvc.lock records is refused.
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import MADE, SOURCES, refuse_conflicts, say
+from kmnist_pipeline.cli.common import MADE, SOURCES, mend_lock, refuse_conflicts, say
 from kmnist_pipeline.errors import UserError
 
 SHOWN = 3  # missing files that are named
@@ -35,6 +35,7 @@ def run(chosen: Namespace) -> int:
 
     if not chosen.rev:
         refuse_conflicts(*SOURCES, *MADE)
+        mend_lock()
     try:
         outcome = publish.stages(chosen.stages, chosen.rev)
     except KeyboardInterrupt:

@@ -292,7 +292,8 @@ def of_readings(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
 
 def _classes(model: str, params: dict[str, Any]) -> tuple[str, ...]:
     """The names of a model's classes, in the order of its confusion matrix."""
-    base = params["studies"][model]["base"] if model in params["studies"] else model
+    studies = params.get("studies") or {}
+    base = studies[model]["base"] if model in studies else model
     experiment = params["experiments"][base]
     names = params["datasets"][experiment["dataset"]]["classes"]
     return tuple(

@@ -19,9 +19,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.commands.words import count
@@ -102,6 +109,13 @@ class Statement(_Part):
     predicate_type: Literal["urn:kmnist-pipeline:verification:v1"] = Field(alias="predicateType")
     subject: list[Subject]
 
+    @model_validator(mode="after")
+    def _names_what_ran(self) -> Self:
+        outs = [out for stage in self.predicate.stages.values() for out in stage.outs]
+        if sorted(subject.name for subject in self.subject) != sorted(outs):
+            raise ValueError("the subjects must be the outs of the stages")
+        return self
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -123,7 +137,7 @@ class Receipt:
             outcome is not None
             and outcome.outs != {}
             and outcome.lineage == stage.key
-            and all(made.get(out, {}) == subjects.get(out) for out in outcome.outs)
+            and all(made.get(out) == subjects[out] for out in outcome.outs)
         )
 
     def stands(self, lock: Graph) -> bool:

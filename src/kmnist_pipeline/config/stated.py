@@ -43,6 +43,7 @@ def read(path: Path) -> list[tuple[int, Claim]]:
     whatever the numbers will be.
     """
     try:
+        _require_utf_8(path)
         found = claims.read(path)
     except csv.Error as error:
         raise ClaimError(f"{path}: {_place(path)}: {error}; is a quotation mark missing?") from None
@@ -70,6 +71,19 @@ def concerned(found: Iterable[Claim], section: str, asked: Mapping[str, Any]) ->
         and claim["value"] in ASKED[section]
         for claim in found
     )
+
+
+def _require_utf_8(path: Path) -> None:
+    content = path.read_bytes()
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode("utf-8-sig") + "?"  # ends in the row of the byte
+        reader = csv.reader(io.StringIO(before, newline=""))
+        *_, row = reader
+        raise ClaimError(
+            f"{path}: line {reader.line_num}: {row[0]}: is not UTF-8; save the file as UTF-8"
+        ) from None
 
 
 def _text(path: Path) -> io.StringIO:

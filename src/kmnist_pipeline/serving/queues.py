@@ -77,7 +77,8 @@ def of_suspects(name: str, params: dict[str, Any], experiment: str | None) -> Qu
     name: of the dataset; experiment: whose out-of-fold predictions decide; None for the one that
     `conf/suspects/` names. Raises UserError if there are no such predictions for these data.
     """
-    configured = [each for each in params["suspects"].values() if each["dataset"] == name]
+    suspects = params.get("suspects") or {}
+    configured = [each for each in suspects.values() if each["dataset"] == name]
     if experiment is None and not configured:
         raise UserError(
             f"conf/suspects/ names no experiment of {name}: `--model NAME` names one with folds"
