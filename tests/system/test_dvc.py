@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 from support.checking import commands, findings
-from support.project import ROOT, Project
+from support.project import Project
 
 from kmnist_pipeline.cli.dvc import COMPARED
 from kmnist_pipeline.commands import impact
@@ -107,8 +107,9 @@ def tried(digits_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
 
 @pytest.mark.parametrize(("file", "lr"), [("params.yaml", 0.4), ("queued.yaml", 0.2)])
 def test_kmnist_composes_the_very_bytes_of_dvc(file, lr, tried):
-    composed = composition.compose(ROOT / "conf", [f"{LR}={lr}", *SMALL])
-    assert composed.encode() == (tried.folder / file).read_bytes()
+    with contextlib.chdir(tried.folder):
+        composed = composition.compose(Path("conf"), [f"{LR}={lr}", *SMALL])
+        assert composed.encode() == Path(file).read_bytes()
 
 
 def test_experiments_are_shown_with_parameter_and_metric(tried):

@@ -23,7 +23,7 @@ import pytest
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import load_model
-from support.project import Project, copied, files_under, flipped, replaced
+from support.project import Project, files_under, flipped, replaced, with_run
 from support.scoring import serving
 
 from kmnist_pipeline.errors import UserError
@@ -40,10 +40,13 @@ FILES = ("model.safetensors", "about.json", "test.json", "validation.json")
 
 @pytest.fixture(scope="module")
 def made(
-    digits_run: Project, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
+    full_clone: Project,
+    digits_run: Project,
+    empty_store: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Project:
-    """The project after `make demo`, with an empty store of its own."""
-    project = copied(digits_run, tmp_path_factory.mktemp("registry") / "my ü")
+    """The project with all data sets after `make demo`, with an empty store of its own."""
+    project = with_run(full_clone, digits_run, tmp_path_factory.mktemp("registry") / "my ü")
     shutil.copy(empty_store, project.folder / "mlflow.db")
     return project
 
@@ -175,7 +178,7 @@ def test_stale_evidence_is_refused_with_its_reason_unless_forced(promoted, alone
             list(registry.promote(candidates.read(GRID), force=False))
         assert f"{GRID} is not promoted (--force does it anyway)" in str(refused.value)
         assert f"stale: evaluate@{GRID}: dependency {code.parent}" in str(refused.value)
-        assert f"evaluate@{SOFTMAX}:" not in str(refused.value)  # stale too, and of no concern here
+        assert "kmnist_softmax" not in str(refused.value)  # stale too, and of no concern here
         assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
 
         model = candidates.read(GRID)
@@ -440,9 +443,9 @@ def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
         again.bind(("127.0.0.1", port))
 
 
-def test_nothing_is_served_without_weights(full_project):
+def test_nothing_is_served_without_weights(made):
     command = [sys.executable, "-m", "kmnist_pipeline.serving.serve", "mnist", "5001"]
-    done = full_project.run(*command, MLFLOW_TRACKING_URI="sqlite:///none.db")
+    done = made.run(*command, MLFLOW_TRACKING_URI="sqlite:///none.db")
     assert done.returncode == 1
     assert "no champion of mnist is registered: the best model here becomes it" in done.stdout
     assert "safetensors does not exist: `dvc repro evaluate@mnist_" in done.stderr
