@@ -218,6 +218,7 @@ def test_a_project_that_was_moved_or_copied_uses_its_own_artifacts(is_copy, stor
             shutil.move(workspace / name, old / name)
     with contextlib.chdir(old):
         publish(trained())
+        stores.connect().create_experiment("not of the project")
         (first,) = runs(stores.connect())
         wanted = artifacts(stores.connect(), first)
     before = files_under(old)
@@ -232,6 +233,8 @@ def test_a_project_that_was_moved_or_copied_uses_its_own_artifacts(is_copy, stor
         assert artifacts(again, run) == wanted
         publish(trained(OTHER_KEY), again)
         assert len([*Path("mlartifacts/digits").iterdir()]) == 2
+        other = again.get_experiment_by_name("not of the project")
+        assert other and other.artifact_location == f"{new}/mlruns/{other.experiment_id}"
     assert not is_copy or files_under(old) == before
 
 

@@ -113,6 +113,14 @@ def test_without_the_environment_in_path_stages_run_in_its_python(small):
     )
 
 
+def test_an_experiment_runs_in_a_copy_of_a_folder_with_an_umlaut(small, tmp_path):
+    project = small.copy(tmp_path / "my ü")
+    command = (sys.executable, "-m", "kmnist_pipeline.cli.dvc", "exp", "run", "--temp")
+    done = project.run(*command, f"make@{NAMES[0]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ran experiment(s): " in done.stdout
+
+
 def test_a_stage_that_says_nothing_loses_no_committed_file(project):
     path = project.folder / "src/kmnist_pipeline/stages/report.py"
     path.write_text("import nothing_there\n" + path.read_text())

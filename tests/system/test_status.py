@@ -148,11 +148,16 @@ def test_the_one_command_that_is_named_repairs_the_damage(change, place, remedy,
     assert {finding.where for finding in findings(copy)} == untouched
 
 
-def test_what_the_cache_lacks_is_made_again_by_its_stage_alone(copy):
+def test_what_the_cache_lacks_is_made_again_by_its_stage_alone_or_removed(copy):
     more(copy, MODEL)
     shutil.rmtree(copy.folder / ".dvc/cache")
-    (command,) = commands(copy, SOFTMAX)
-    assert command.startswith("dvc repro --downstream ") and SOFTMAX in command
+    again, away = commands(copy, SOFTMAX)
+    assert again.startswith("dvc repro --downstream ") and SOFTMAX in again
+    said = copy.run("kmnist", "verify", "--quick").stdout.splitlines()[-1]
+    (named,) = re.findall("`(dvc checkout .*?)` restores it, or removes ", said)
+    assert named == away == f"dvc checkout --force --allow-missing {MODEL}"
+    assert copy.run("sh", "-c", away).returncode == 0
+    assert findings(copy) == [] and not (copy.folder / MODEL).exists()
 
 
 # --- the last sentence ---------------------------------------------------------------------------

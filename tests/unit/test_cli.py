@@ -1,6 +1,7 @@
 """`kmnist` itself: its help, and how little it imports before a command runs."""
 
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -32,6 +33,25 @@ def test_every_module_of_a_command_is_listed():
     files = Path(cli.__file__).parent.glob("[!_]*.py")
     others = ("common", "dvc")  # `dvc` is a command of its own
     assert sorted(COMMANDS) == sorted(file.stem for file in files if file.stem not in others)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "nothing"],
+        ["predict", "--model", "nothing", "README.md"],
+        ["promote", "nothing"],
+        ["publish", "nothing"],
+    ],
+)
+def test_a_command_with_temporary_files_removes_them_on_sigterm(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert cli.main(command) == 1
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_only_the_command_line_imports_the_command_line():

@@ -11,7 +11,7 @@ import pytest
 from support.project import ROOT
 
 from kmnist_pipeline import cli
-from kmnist_pipeline.commands import receipts
+from kmnist_pipeline.commands import receipts, verify
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.compare import Difference, Verdict
 from kmnist_pipeline.repository.locks import Graph, LockedStage
@@ -203,6 +203,16 @@ def test_what_needs_a_receipt_is_refused_without_one(capsys, monkeypatch):
     with contextlib.suppress(SystemExit):
         cli.main(["verify", "--quick", "--sign", "key"])
     assert "--quick runs nothing, so it leaves no receipt to sign" in capsys.readouterr().err
+
+
+def test_where_no_receipt_can_be_written_the_result_stands(monkeypatch, capsys):
+    made = receipts.statement("c" * 40, None, None, [(STAGE, FOUND[:1])])
+    found = verify.Result("title", [verify.Checked(STAGE.address, FOUND[:1])], receipt=made)
+    monkeypatch.setattr(verify, "rerun", lambda target: found)
+    receipts.FOLDER.write_text("no folder")
+    monkeypatch.setattr(cli, "project", Path.cwd)
+    assert cli.main(["verify"]) == 3
+    assert "warning: no receipt: " in capsys.readouterr().err
 
 
 def test_a_key_is_tried_before_the_run(capsys, monkeypatch):

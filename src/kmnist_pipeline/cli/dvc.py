@@ -11,6 +11,7 @@ that people compare.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import sys
@@ -35,6 +36,7 @@ from kmnist_pipeline.errors import UserError
 
 LOCK = "dvc.lock"
 RUNNING = {"repro", "exp", "queue"}  # the commands that run stages
+EXPERIMENTS = {"exp", "queue"}  # those that make copies of the project
 # The columns of `dvc exp show` that people compare: all are thousands of characters wide.
 COMPARED = [
     "--only-changed",
@@ -73,6 +75,8 @@ def main() -> int:
 
     for module in (_common, _yaml):
         module._dump_data = _replace_file
+    if not EXPERIMENTS.isdisjoint(sys.argv):
+        _write_configuration_as_utf_8()
     if sys.argv[1:] == ["exp", "show"]:
         sys.argv += COMPARED
     status = dvc()
@@ -117,6 +121,13 @@ def _refuse_places() -> None:
                 f"{out} is a mount point: a stage would remove its files, but cannot replace it; "
                 f"unmount it (`umount {out}`), or mount the folder {out.parent} instead"
             )
+
+
+def _write_configuration_as_utf_8() -> None:
+    """Let DVC copy a project whose path has an umlaut: it writes this path as ASCII."""
+    from dvc.repo.experiments.executor import local
+
+    local.ConfigObj = functools.partial(local.ConfigObj, encoding="utf-8")
 
 
 def _replace_file(path: Any, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:

@@ -13,7 +13,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import absolute, say
+from kmnist_pipeline.cli.common import absolute, end_in_order, say
 
 
 def add(parser: ArgumentParser) -> None:
@@ -27,6 +27,7 @@ def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import export
     from kmnist_pipeline.repository import git
 
+    end_in_order()
     done = export.export(chosen.report, chosen.output or Path("crates") / chosen.report)
     if git.run("status", "--porcelain", "--untracked-files=no", "--", "."):
         print("note: the crate does not have the uncommitted changes", file=sys.stderr)

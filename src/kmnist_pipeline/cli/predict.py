@@ -21,7 +21,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kmnist_pipeline.cli.common import mend_lock, read_params, require_regular, say
+from kmnist_pipeline.cli.common import end_in_order, mend_lock, read_params, require_regular, say
 from kmnist_pipeline.errors import UserError
 
 
@@ -52,6 +52,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
+    end_in_order()
     from kmnist_pipeline import arithmetic
 
     arithmetic.select()

@@ -14,7 +14,7 @@ Test images can only refuse a model, never choose one.
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import mend_lock, say
+from kmnist_pipeline.cli.common import end_in_order, mend_lock, say
 from kmnist_pipeline.errors import UserError
 
 
@@ -32,6 +32,7 @@ def add(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.serving import candidates, registry
 
+    end_in_order()
     mend_lock()
     if chosen.name is not None:
         models = [candidates.read(chosen.name)]

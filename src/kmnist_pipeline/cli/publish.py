@@ -13,7 +13,7 @@ stage whose files differ from what dvc.lock records is refused.
 import sys
 from argparse import ArgumentParser, Namespace
 
-from kmnist_pipeline.cli.common import MADE, SOURCES, mend_lock, refuse_conflicts, say
+from kmnist_pipeline.cli.common import MADE, SOURCES, end_in_order, mend_lock, refuse_conflicts, say
 from kmnist_pipeline.errors import UserError
 
 SHOWN = 3  # missing files that are named
@@ -33,6 +33,7 @@ def add(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     from kmnist_pipeline.commands import publish
 
+    end_in_order()
     if not chosen.rev:
         refuse_conflicts(*SOURCES, *MADE)
         mend_lock()

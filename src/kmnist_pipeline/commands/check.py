@@ -105,12 +105,14 @@ def _ways(
     head = status.head()
     before = _leaves(locks.load(head.read(PARAMS).decode(), PARAMS))
     undo = {stage.address: _undone(stage, head, before, found.wanted) for stage in own}
-    kinds: dict[str, list[str]] = {"restore": [], "run": [], "force": [], "gone": []}
+    kinds = defaultdict[str, list[str]](list)
     for stage in own:
         if stage.state == "gone":
             kind = "gone"
         elif undo[stage.address] and not any(map(_is_on_purpose, stage.changes)):
             kind = "restore"
+        elif _is_left(stage, head):
+            kind = "left"
         elif stage.changes and all(change.kind in MADE for change in stage.changes):
             kind = "force"
         else:
@@ -123,8 +125,16 @@ def _ways(
         pins = [Remedy("restore the pins", (f"{git.RESTORE} {status.PINS}",))]
         force = "or keep the new ones: install them, and make these stages again"
     cut = f"remove what is left of them in {LOCK} and among the evidence"
+    left = {change.name for s in own if s.address in kinds["left"] for change in s.changes}
     remedies = {
         "restore": [Remedy("restore the files", _merged(undo, kinds["restore"]))],
+        "left": [
+            *_of_changes(kinds["left"], undo, found),
+            Remedy(
+                "or remove these files; the evidence in Git is complete without them",
+                (_command(status.DVC_CHECKOUT, sorted(left)),),
+            ),
+        ],
         "run": _of_changes(again, undo, found),
         "force": [
             *pins,
@@ -168,7 +178,7 @@ def _of_changes(
         return [keep]
     results = [(git.RESTORE, path) for path in (LOCK, *status.folders("HEAD"))]
     results += [(CLEAN, path) for path in _untracked(*paths.TRACKED)]
-    results += [("dvc checkout --force --allow-missing", name) for name in (*made, *names)]
+    results += [(status.DVC_CHECKOUT, name) for name in (*made, *names)]
     both = _merged({**undo, "": results}, [*names, ""])
     return [keep, Remedy("or undo the uncommitted changes and the results made with them", both)]
 
@@ -206,6 +216,14 @@ def _is_on_purpose(change: Change) -> bool:
     if change.kind == "file":
         return change.new != "" and not change.name.startswith(paths.TRACKED)
     return change.kind in ("command", "parameter")
+
+
+def _is_left(stage: StageStatus, head: Revision) -> bool:
+    """Whether only files that Git does not keep differ, and DVC's cache lacks the right ones."""
+    return bool(stage.changes) and all(
+        status.is_altered_out(change) and change.new and not head.files(change.name)
+        for change in stage.changes
+    )
 
 
 def _undone(

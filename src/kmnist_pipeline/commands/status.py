@@ -34,6 +34,7 @@ from kmnist_pipeline.repository.revision import Revision, below
 
 PARAMS, PINS = Path("params.yaml"), Path("requirements.lock")
 CLEAN = "git clean --force --"
+DVC_CHECKOUT = "dvc checkout --force --allow-missing"  # removes what the cache lacks
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(?![^\s])")
 IN_GIT = "of evidence in Git"
 LOST = f"{locks.LOCK} is missing, so every stage is new"
@@ -235,17 +236,19 @@ def _restored(files: list[str]) -> str:
     files = [file for file in files if file not in wrong]
     of_git = {file for file in files if file in kept}
     new = {file for file in files if file.startswith(paths.TRACKED)} - of_git
+    others = set(files) - of_git - new
     commands = [
         f"`{command} {shlex.join(_few(found))}`"
         for command, found in {
             git.RESTORE: of_git,
             CLEAN: new,
-            "dvc checkout --force": set(files) - of_git - new,
+            DVC_CHECKOUT: others,
         }.items()
         if found
     ]
     verb, these = ("restores", "restore")[len(commands) > 1], ("it", "them")[len(files) > 1]
-    return f"{' and '.join(commands)} {verb} {these}"
+    line = f"{' and '.join(commands)} {verb} {these}"
+    return f"{line}, or removes what is not in DVC's cache" if others else line
 
 
 def _few(files: set[str]) -> list[str]:

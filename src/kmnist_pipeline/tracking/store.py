@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 import textwrap
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ARTIFACTS = "mlartifacts"  # the folder next to a SQLite store
+OTHERS = "mlruns"  # the folder for experiments that are not of this project, by default
 ADDRESSES = {  # the columns with addresses of folders of artifacts
     "experiments": "artifact_location",
     "runs": "artifact_uri",
@@ -164,11 +166,14 @@ def move_in(file: Path) -> None:
     try:
         with contextlib.closing(sqlite3.connect(file)) as store, store:
             for old in _elsewhere(store, ours):
-                for table, column in ADDRESSES.items():
+                moved = {old: ours.as_uri()}
+                # MLflow writes no `file:` before these.
+                moved[str(_path(old).with_name(OTHERS))] = str(ours.with_name(OTHERS))
+                for (was, now), (table, column) in product(moved.items(), ADDRESSES.items()):
                     store.execute(
                         f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
                         f"WHERE substr({column}, 1, ?) = ?",
-                        (ours.as_uri(), len(old) + 1, len(old) + 1, f"{old}/"),
+                        (now, len(was) + 1, len(was) + 1, f"{was}/"),
                     )
     except sqlite3.Error as error:
         raise UserError(
