@@ -17,7 +17,6 @@ from typing import Any, TextIO
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.names import printable_lines
 
-LOCK_CHECKED = "KMNIST_LOCK_CHECKED"  # tells stages that dvc.lock is complete
 PARAMS = Path("params.yaml")
 # Files, and folders of files, with texts that commands read: people's, and made ones.
 SOURCES = ("conf", "dvc.yaml", "params.yaml", "dvc.lock", "requirements.lock", "reviews")

@@ -21,7 +21,6 @@ from typing import Any
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.cli.common import (
-    LOCK_CHECKED,
     PARAMS,
     SOURCES,
     end_in_order,
@@ -54,6 +53,8 @@ def main() -> int:
     cli.name_user()
     here = Path.cwd()
     if folder := cli.project():
+        from kmnist_pipeline.commands import recovery
+
         with contextlib.chdir(folder):
             try:
                 runs = not RUNNING.isdisjoint(sys.argv)
@@ -61,7 +62,7 @@ def main() -> int:
                     require_params()
                     refuse_conflicts(*SOURCES)  # stages make the other texts again
                 mend_lock()
-                os.environ[LOCK_CHECKED] = "1"
+                os.environ[recovery.CHECKED] = "1"
                 if runs:
                     _refuse_places()
                     hash_bytecode(Path("src"))
@@ -81,7 +82,6 @@ def main() -> int:
         sys.argv += COMPARED
     status = dvc()
     if status and folder:
-        from kmnist_pipeline.commands import recovery
         from kmnist_pipeline.repository import dvc as repository
 
         with contextlib.chdir(folder):

@@ -23,6 +23,7 @@ import psutil
 from tqdm import tqdm
 
 from kmnist_pipeline import arithmetic
+from kmnist_pipeline.commands import recovery
 from kmnist_pipeline.data import sources
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.fits import store, workers
@@ -182,6 +183,7 @@ class Clone:
             "TMPDIR": str(self._aside),
             "DVC_SITE_CACHE_DIR": str(self._aside / "dvc"),
             "DVC_NO_ANALYTICS": "true",
+            recovery.CHECKED: "1",  # Git has just written it
             # With stored fits nothing would be verified.
             store.VARIABLE: str(self._aside / "fits"),
             sources.MIRROR_VARIABLE: str(sources.mirror_folder().resolve()),

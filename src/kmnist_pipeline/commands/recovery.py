@@ -20,6 +20,7 @@ from kmnist_pipeline.repository.locks import LOCK
 from kmnist_pipeline.repository.revision import Revision
 
 PARAMS = Path("params.yaml")
+CHECKED = "KMNIST_LOCK_CHECKED"  # the variable that tells stages that dvc.lock is complete
 Damage = tuple[dict[str, str], dict[str, str], bool]  # see _damage
 
 
