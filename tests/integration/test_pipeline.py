@@ -18,9 +18,9 @@ from support.project import ROOT, Project, files_under, hide_mlflow, lines_with
 
 from kmnist_pipeline import arithmetic
 from kmnist_pipeline.config import rules
+from kmnist_pipeline.data import raw as data_raw
 from kmnist_pipeline.evidence import lineage, numbers
 from kmnist_pipeline.repository import locks
-from kmnist_pipeline.stages import preprocess
 
 KINDS = {
     *("download", "preprocess", "kfold-train", "tune", "evaluate", "conditions", "suspects"),
@@ -194,10 +194,10 @@ def test_preprocess_refuses_wrong_raw_files(
     tmp_path: Path,
 ) -> None:
     raw = shutil.copytree(digits_run.folder / "data/raw/digits", tmp_path / "raw")
-    preprocess.read(raw, PLAIN["datasets"]["digits"])
+    data_raw.read(raw, PLAIN["datasets"]["digits"])
     (raw / file).write_bytes(spoil((raw / file).read_bytes()))
-    with pytest.raises(preprocess.DataError, match=re.escape(f"{raw / file}: {problem}")):
-        preprocess.read(raw, PLAIN["datasets"]["digits"])
+    with pytest.raises(data_raw.DataError, match=re.escape(f"{raw / file}: {problem}")):
+        data_raw.read(raw, PLAIN["datasets"]["digits"])
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_stage_by_hand_names_the_inputs_that_are_missing_and_what_makes_them(p
     def said() -> str:
         done = project.stage("evaluate", "name=digits_softmax")
         assert done.returncode == 1 and not (project.folder / "multirun").exists()
-        return done.stderr.removeprefix("error in evaluate: not here, but needed: ")
+        return done.stderr.removeprefix("error in evaluate: missing: ")
 
     weights, data = "models/digits_softmax.safetensors", "data/processed/digits.npz"
     makers = "preprocess@digits kfold-train@digits_softmax"

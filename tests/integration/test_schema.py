@@ -33,6 +33,7 @@ from kmnist_pipeline.families import registry
 IMAGES = ("datasets", "digits", "parts", 0, "images")
 SHA = "0" * 63 + "g"
 READ, FAULTS = "readings.kmnist_linear", "faults.kmnist_linear.catalogue"
+SLOWER = f"{FAULTS}.rate_divided_by_10"
 CHANGED, STUDY = "faults.kmnist_linear", "kmnist_softmax_grid"
 NONE_LEFT = {"act": "add", "says": "none", "settings": ["trainer.epochs"], "amount": -50}
 SKLEARN = "experiments.digits_sklearn_logistic"
@@ -201,10 +202,10 @@ REFUSED = [
     ("faults.kmnist_linear.experiments.kmnist_softmax.dataset", "mnist", "=mnist: must be one"),
     (f"{FAULTS}.labels_swapped.classes", [0, 2], "=[0, 2]: must be two different positions of 0 "),
     (f"{FAULTS}.one_epoch_fewer", NONE_LEFT, ".trainer.epochs=0: must be at least 1"),
-    (f"{FAULTS}.rate_by_10.settings", ["model.kind"], ": must be keys whose values are numbers"),
-    *((f"{FAULTS}.rate_by_10.settings", [key], f"[0]={key}: must be one of model.architecture, ")
+    (f"{SLOWER}.settings", ["model.kind"], ": must be keys whose values are numbers"),
+    *((f"{SLOWER}.settings", [key], f"[0]={key}: must be one of model.architecture, ")
       for key in ("optimzer.lr", "a.b.c", "seeds", "subset", "model.nope")),
-    (f"{FAULTS}.rate_by_10.settings", [], "=[]: must be a list of 1 or more values"),
+    (f"{SLOWER}.settings", [], "=[]: must be a list of 1 or more values"),
     (f"{FAULTS}.labels_swapped.classes", [0, 1, 2], "=[0, 1, 2]: must be a list of 2 or fewer v"),
     (f"{FAULTS}.none", {"act": "measure_validation", "says": "none"}, ": the name must be another"),
     (f"{CHANGED}.experiments", {}, "={}: must be at least one experiment"),
@@ -229,7 +230,7 @@ REFUSED = [
       ]),
     (f"{READ}.studies.{STUDY}.points", [{"optimizer.lr": 0.1}, {"trainer.epochs": 20}],
      "[1].trainer.epochs=20: must be 50 as in "),
-    (f"{FAULTS}.rate_by_10.act", "typo", "=typo: must be one of leak, keep, swap"),
+    (f"{SLOWER}.act", "typo", "=typo: must be one of leak, keep, swap"),
     ("typo", {}, "={}: there is no such key; known keys: datasets, experiments, studies, "),
 ]  # fmt: skip
 

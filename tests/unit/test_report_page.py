@@ -194,9 +194,9 @@ def test_a_study_states_what_all_its_trials_change(content: dict) -> None:
 
 def test_faults_that_apply_to_no_model_and_noise_are_mentioned(content: dict) -> None:
     faults = {"path": "faults.json", "budget": "one fold", "found": 0, "columns": [], "rows": [],
-              "left_out": ["rate_by_10", "keep"]}  # fmt: skip
+              "left_out": ["rate_divided_by_10", "keep"]}  # fmt: skip
     shown = {**content, "faults": faults}
     for text in (page.html(shown), page.markdown(shown)):
-        assert "they apply to no model with a claim: rate by 10, keep." in text
+        assert "they apply to no model with a claim: rate divided by 10, keep." in text
         assert "trained with one seed, without and with each fault, on this budget" in text
         assert "no threshold for noise" in text and "would look the same" not in text

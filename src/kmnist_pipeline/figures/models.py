@@ -229,7 +229,7 @@ def risk_coverage(
     """Error rate among accepted predictions by coverage, the share of accepted images.
 
     curves: by split, coverage and error rate, (N,) each; chosen: by split, both at the threshold;
-    promised: the promised error rate.
+    promised: the error rate of the target accuracy.
     """
     figure = canvas.blank(canvas.WIDTH, 500, layout="constrained")
     axes = figure.add_subplot()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kmnist_pipeline.data import dataset, npz, reviews
+from kmnist_pipeline.data import dataset, npz, raw, reviews
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evaluation import out_of_fold
 from kmnist_pipeline.evaluation import suspects as ranked
@@ -331,12 +331,10 @@ def _training(name: str, params: dict[str, Any]) -> tuple[dataset.Images, np.nda
 
 def _published(name: str, params: dict[str, Any]) -> dict[int, str]:
     """The published class of each image of a dataset, by its position in the original files."""
-    from kmnist_pipeline.stages import preprocess  # imports Matplotlib, which takes a second
-
-    about, raw = params["datasets"][name], Path(paths.raw(name))
-    if not raw.exists():
-        raise UserError(f"{raw} does not exist: `dvc repro download@{name}` makes it")
-    labels = preprocess.load(raw, about)[1]
+    about, folder = params["datasets"][name], Path(paths.raw(name))
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist: `dvc repro download@{name}` makes it")
+    labels = raw.load(folder, about)[1]
     return {row: about["classes"][label] for row, label in enumerate(labels.tolist())}
 
 

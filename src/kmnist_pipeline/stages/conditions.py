@@ -77,8 +77,8 @@ def conditions(stage: Stage, params: dict[str, Any]) -> None:
     figure = canvas.tiles(np.stack(shown), SHOWN, row_titles=titles, gap=8)
     canvas.sign(figure, stage.item)
     caption = (
-        f"{stage.item} on {name}: three test images rendered under each condition, and beside each "
-        "picture what the model gets."
+        f"{stage.item} on {name}: three test images rendered under each condition, each next to "
+        "the input of the model."
     )
     content = canvas.png_bytes(figure, stage.png_text(caption, settings))
     stage.write(f"{paths.figures(report, 'conditions')}/{stage.item}.png", content)

@@ -303,7 +303,7 @@ def routing_figures(
         "risk_coverage",
         "error rate among accepted images by the share accepted, highest confidence first, on "
         f"{n_validation:,} validation and {n_test:,} test images; dots mark the threshold "
-        "chosen on validation images, the dashed line marks the promised error rate.",
+        "chosen on validation images, the dashed line marks the target's error rate.",
         model_figures.risk_coverage(curves, chosen, 1 - routed["promise"]),
     )
 

@@ -192,7 +192,7 @@ def _require_inputs(address: str, params: dict[str, Any]) -> None:
     way = f"`dvc repro {' '.join(again)}` makes what is missing"
     if not again:
         way = git.restoring(missing[0], f"dvc pull {missing[0]}")
-    raise UserError(f"not here, but needed: {', '.join(missing)}; {way}")
+    raise UserError(f"missing: {', '.join(missing)}; {way}")
 
 
 def _short(name: str) -> str:

@@ -79,7 +79,8 @@ def suspects(stage: Stage, params: dict[str, Any]) -> None:
         ),
         "found": (
             f"of {len(wrong)} training labels that were swapped on purpose, the share among the "
-            "first suspects; a dot for each number of suspects in the table, dashed: in any order.",
+            "first suspects; a dot for each number of suspects in the table, dashed: expected in "
+            "random order.",
             review_figures.found(hits, settings["ranks"]),
         ),
     }
