@@ -28,20 +28,20 @@ def commands(project: Project, place: str) -> list[str]:
     return [command for remedy in finding.remedies for command in remedy.commands]
 
 
-def committed(project: Project) -> str:
+def _composed(project: Project) -> str:
     """The parameters of the last commit, which conf/ gives where no test has changed it."""
     return project.run("git", "show", "HEAD:params.yaml").stdout
 
 
 def reasons(project: Project, composed: str | None = None) -> list[str]:
     """Each reason with its place; composed: instead of the committed parameters."""
-    found = findings(project, composed or committed(project))
+    found = findings(project, composed or _composed(project))
     return [f"{each.where}: {reason}" for each in found for reason in each.reasons]
 
 
 def remedies(project: Project, *places: str, composed: str | None = None) -> list[str]:
     """The commands that are told for these places."""
-    found = findings(project, composed or committed(project))
+    found = findings(project, composed or _composed(project))
     ways = {each.where: each.remedies for each in found}
     told = dict.fromkeys(remedy for place in places for remedy in ways[place])
     return [command for remedy in told for command in remedy.commands]
