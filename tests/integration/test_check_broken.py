@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support import wording
 from support.checking import reasons as findings
 from support.project import Project, replaced
 
@@ -85,7 +86,7 @@ def test_each_merge_conflict_is_called_that_with_the_way_out(
     assert len(lines) == len(CONFLICTED)
     for file, way in CONFLICTED.items():
         (line,) = (line for line in lines if line.startswith(f"{file}: line "))
-        assert ": a merge conflict is not resolved; " in line
+        assert f": {wording.CONFLICT}; " in line
         assert way in line
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from dvc.repo import Repo
-from support import drawn
+from support import drawn, wording
 from support.checking import commands, findings
 from support.project import Project
 
@@ -197,7 +197,7 @@ def test_a_version_that_is_damaged_in_the_cache_is_named(leaves, kmnist):
     cached = Path(".dvc/cache/files/md5", md5[:2], md5[2:])
     cached.unlink()
     cached.write_bytes(b"damaged")
-    damaged = f"error: {FILE} is damaged in DVC's cache: delete {cached.absolute()}; then "
+    damaged = f"error: {FILE} {wording.DAMAGED}{cached.absolute()}; then "
     for command in (("import", "leaves", f"../{SHAPES}", "--seed", "1", "--yes"), ("check",)):
         status, _, messages = kmnist(*command)
         assert status == 1
@@ -239,12 +239,12 @@ def test_a_source_that_is_refused_leaves_a_clean_tree(what, leaves, kmnist, tmp_
     ("name", "words"),
     [
         ("digits", "conf/dataset/digits.yaml: this dataset was not imported"),
-        ("Leaves", "the name of a dataset must be lower-case words joined by '_' that begin"),
-        ("007", "the name of a dataset must be lower-case words joined by '_' that begin with a"),
+        ("Leaves", f"the name of a dataset {wording.NOT_WORDS} that begin"),
+        ("007", f"the name of a dataset {wording.NOT_WORDS} that begin with a"),
         ("null", "the name of a dataset must be another one than base, "),
         ("base", "the name of a dataset must be another one than base, "),
         ("none", "the name of a dataset must be another one than base, "),
-        ("../leaves", "the name of a dataset must be lower-case words joined by '_'"),
+        ("../leaves", f"the name of a dataset {wording.NOT_WORDS}"),
     ],
 )
 def test_a_name_that_cannot_be_taken_is_refused(name, words, leaves, kmnist):

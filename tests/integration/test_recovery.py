@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import wording
 from support.project import Project, replaced
 
 from kmnist_pipeline.cli import dvc, main
@@ -18,7 +19,7 @@ from kmnist_pipeline.commands import recovery
 from kmnist_pipeline.repository import git, locks
 
 LOCK = Path("dvc.lock")
-SAID = "dvc.lock was incomplete, as an interrupted DVC leaves it. Entries put back from the last "
+SAID = f"{wording.LOCK_CUT} Entries put back from the last "
 
 
 @pytest.fixture

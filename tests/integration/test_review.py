@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from support import wording
 from support.project import ROOT, Project
 
 from kmnist_pipeline import cli
@@ -149,7 +150,7 @@ def test_double_answers_that_arrive_while_the_page_is_open_are_said(suspects: Qu
 
 
 def test_a_label_that_is_no_class_is_refused(suspects: Queue):
-    with pytest.raises(UserError, match="ten: is not a class of digits"):
+    with pytest.raises(UserError, match=f"ten: {wording.NO_CLASS}"):
         Decisions(suspects, (8, 8)).decide(suspects.items[0], None, "ten")
     assert not Path(FILE).exists()
 
@@ -157,7 +158,7 @@ def test_a_label_that_is_no_class_is_refused(suspects: Queue):
 @pytest.mark.parametrize(
     ("name", "experiment", "problem"),
     [
-        ("mnist", None, "conf/suspects/ names no experiment of mnist"),
+        ("mnist", None, f"{wording.NO_SUSPECTS}mnist"),
         ("digits", "digits_sofmax", "there is no experiment digits_sofmax; did you mean"),
         ("digits", "kmnist_softmax", "kmnist_softmax is an experiment of kmnist, not of digits"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support import wording
 from support.checking import commands, findings, reasons, remedies
 from support.project import Project, replaced
 from support.tampering import change_lock
@@ -112,10 +113,10 @@ def test_a_model_without_weights_names_its_training_time(full_project, monkeypat
 def test_edited_weights_are_found_also_if_they_were_recorded(clone_here, capsys):
     content = altered(Path(PART))
     Path(PART).write_bytes(content)
-    assert f"{STAGE}: out {PART} is not what the stage made: md5 " in "\n".join(reasons(clone_here))
+    assert f"{STAGE}: out {PART} {wording.NOT_MADE}: md5 " in "\n".join(reasons(clone_here))
     assert f"git checkout HEAD -- {PART}" in commands(clone_here, STAGE)
     assert cli.main(["trace", PART]) == 3
-    assert f"{STAGE} made a different version of this file" in capsys.readouterr().out
+    assert f"{STAGE} {wording.OTHER_VERSION} this file" in capsys.readouterr().out
     change_lock(clone_here, STAGE, **{PART: "now"})  # as `dvc commit` does
     found = reasons(clone_here)
     assert any(line.startswith(f"{STAGE}: {PART}: the weights of fold ") for line in found), found

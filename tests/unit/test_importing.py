@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
-from support import drawn
+from support import drawn, wording
 from support.drawn import png, prepared
 
 from kmnist_pipeline.data import idx, pictures
@@ -292,7 +292,7 @@ REFUSED = {
     "low bits": (low_bits, r"b/004\.png: 16 bits for each colour, .*: save it with 8 bits"),
     "low bits in a table": (low_bits_in_parquet, r"a\.parquet, row 1: 16 bits for each colour"),
     "a broken image": (drawn.broken, r"b/001\.png: broken image"),
-    "another file": (no_picture, r"b/notes\.txt: is not a PNG or JPEG"),
+    "another file": (no_picture, rf"b/notes\.txt: {wording.NO_PICTURE}"),
     "semicolons": (semicolons, "a.csv: has labels, but no pixels; commas must separate"),
     "label last": (
         label_last,
