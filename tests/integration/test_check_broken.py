@@ -22,7 +22,7 @@ from kmnist_pipeline.errors import UserError
         (
             "dvc.lock",
             "schema: '2.0'\nstages:\n" + 2 * "  a@b:\n    cmd: c\n",
-            ["dvc.lock: a@b: is there twice, as after a merge that kept both sides"],
+            ["dvc.lock: a@b: is listed twice, as after a merge that kept both sides"],
         ),
         ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: stages: must be a map"]),
         ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: a: 'cmd' is missing"]),

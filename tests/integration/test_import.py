@@ -241,9 +241,9 @@ def test_a_source_that_is_refused_leaves_a_clean_tree(what, leaves, kmnist, tmp_
         ("digits", "conf/dataset/digits.yaml: this dataset was not imported"),
         ("Leaves", f"the name of a dataset {wording.NOT_WORDS} that begin"),
         ("007", f"the name of a dataset {wording.NOT_WORDS} that begin with a"),
-        ("null", "the name of a dataset must be another one than base, "),
-        ("base", "the name of a dataset must be another one than base, "),
-        ("none", "the name of a dataset must be another one than base, "),
+        ("null", "the name of a dataset must be a name other than base, "),
+        ("base", "the name of a dataset must be a name other than base, "),
+        ("none", "the name of a dataset must be a name other than base, "),
         ("../leaves", f"the name of a dataset {wording.NOT_WORDS}"),
     ],
 )
@@ -367,7 +367,7 @@ def test_importing_again_finishes_what_was_interrupted(lost, leaves, kmnist, tmp
             Path(file).write_text(leaves.git("show", f"{first}:{file}") + "\n")
     status, out, err = kmnist("import", "leaves", f"../{SHAPES}")
     assert (status, err) == (0, "")
-    assert f"the images are the same, but not up to date are {lost[0]}" in out
+    assert f"the images are the same, but these files are not: {lost[0]}" in out
     assert leaves.changed() == "" and Path(FILE).exists()
 
 

@@ -290,7 +290,7 @@ def test_a_stage_that_fails_under_dvc_leaves_nothing_half_written(without_mlflow
     assert unfinished(without_mlflow) == []
 
     # DVC removes outs before it runs a stage: the message says how to get those in Git back.
-    (command,) = re.findall("committed files are missing: `(.*)` brings them back", failed.stderr)
+    (command,) = re.findall("committed files are missing: `(.*)` restores them", failed.stderr)
     assert without_mlflow.run("bash", "-c", command).returncode == 0
     assert without_mlflow.changed() == ""
 

@@ -154,7 +154,10 @@ def moved(database: Path) -> None:
     [
         (moved, "readonly database; make it and its folder writable, or name another file"),
         (read_only, "attempt to write a readonly database; make it and its folder writable"),
-        (cut, "database disk image is malformed; move it away, and `kmnist publish` makes another"),
+        (
+            cut,
+            "database disk image is malformed; move it away, and `kmnist publish` makes a new one",
+        ),
         (newer, "for one from a newer version, install that or name another file"),
         (lambda file: file.write_text("text" * 999), "file is not a database; move it away"),
         (lambda file: shutil.rmtree(file.parent), "there is no folder "),

@@ -274,7 +274,7 @@ def test_scans_are_answered_as_the_images_they_were_made_from(answering, tested)
     )  # fmt: skip
     assert scans.returncode == 1
     assert "error: ./broken.png: broken image" in scans.stderr
-    assert "40 of them were brought to 8x8, white on black, 0 to 16" in scans.stderr
+    assert "40 of them were converted to 8x8, white on black, 0 to 16" in scans.stderr
     rows = json.loads((folder / "answers.json").read_text())
     labels = [[row["label"] for row in found] for found in (json.loads(native.stdout), rows)]
     assert np.mean(np.equal(labels[0], labels[1])) >= 0.92

@@ -77,16 +77,16 @@ REFUSED = [
     (f"{SOFTMAX}.trainer.precision", "bf16", "=bf16: must be one of float32, float64"),
     (f"{SOFTMAX}.trainer.precision", "auto", "=auto: must be one of float32, float64"),
     (f"{SOFTMAX}.trainer.loss", "median", "=median: must be one of mean, sum"),
-    (f"{SOFTMAX}.trainer.loss", DELETE, ": is missing; needed are epochs, patience, "),
+    (f"{SOFTMAX}.trainer.loss", DELETE, ": is missing; these keys are needed: epochs, patience, "),
     (f"{SOFTMAX}.trainer.schedule", "constant", f"=constant: {wording.NO_KEY}; known keys: "),
     (f"{SOFTMAX}.trainer.threads", 2, f"=2: {wording.NO_KEY}; known keys: epochs, patience, "),
-    (f"{SOFTMAX}.trainer", DELETE, ": is missing; needed are report, "),
+    (f"{SOFTMAX}.trainer", DELETE, ": is missing; these keys are needed: report, "),
     (f"{SUSPECTS}.experiment", "digits_sofmax", "=digits_sofmax: must be one of digits_sklearn"),
     (f"{SUSPECTS}.dataset", "mnist", "=mnist: must be one of digits"),
     (f"{SUSPECTS}.family", "cnn", "=cnn: must be one of linear"),
     (f"{SUSPECTS}.ranks", [60, 30], "=[60, 30]: must be a rising list of counts"),
     (f"{SUSPECTS}.swapped", 0, "=0: must be at least 1"),
-    (f"{SUSPECTS}.changes", {"subset": 100}, '={"subset": 100}: must be other keys than report'),
+    (f"{SUSPECTS}.changes", {"subset": 100}, '={"subset": 100}: must be keys other than report'),
     (f"{SUSPECTS}.changes", {"trainer.epoch": 1}, ": the base experiment has no key "),
     (f"{SUSPECTS}.changes", {"trainer.epochs": 0}, ".trainer.epochs=0: must be at least 1"),
     ("suspects.digit", CONTENT["suspects"]["digits"], "=digit: must be one of digits, kmnist_cnn"),
@@ -151,7 +151,7 @@ REFUSED = [
     (f"{GRID}.product", {"optimizer.lr": [0.1, -1]}, ".optimizer.lr[1]=-1: must be greater than 0"),
     (f"{GRID}.product", {"optimizer.name": ["adam", "sgd"]}, ".optimizer.name[1]=sgd: must be one"),
     (f"{GRID}.points", [{"optimizer.lr": 1}], ": must be a list of at least one point, or instead"),
-    (f"{GRID}.points", DELETE, ": is missing; needed are report, base, "),
+    (f"{GRID}.points", DELETE, ": is missing; these keys are needed: report, base, "),
     (f"{GRID}.product", {"optimizer.lrr": [1]}, ": the base experiment has no key 'optimizer.lrr'"),
     (f"{GRID}.trial", {"trainer.epoch": 1}, ": the base experiment has no key 'trainer.epoch'"),
     (f"{GRID}.retrain", 1, "=1: must be true or false"),
@@ -175,7 +175,7 @@ REFUSED = [
     ("datasets.digits.classes", ["#a", "c"], "[0]=#a: must be printable text that does not begin"),
     ("datasets.digits.classes", ["excluded", "c"], "[0]=excluded: must be another name, because "),
     ("datasets.digits", IMPORTED | {"parts": []}, f".parts=[]: {wording.NO_KEY}; known keys: "),
-    ("datasets.digits", IMPORTED | {"imported": {}}, ".imported.file: is missing; needed are file"),
+    ("datasets.digits", IMPORTED | {"imported": {}}, ".imported.file: is missing; these keys are"),
     ("datasets.digits", imported(file="x.npz"), ".imported.file=x.npz: must be text that matches "),
     ("datasets.digits", imported(sha256="x"), ".imported.sha256=x: must be text that matches "),
     ("datasets.digits", imported(test=0), ".imported.test=0: must be at least 1"),
@@ -290,7 +290,7 @@ def test_an_impossible_value_is_refused(key, value, words):
 def test_a_name_that_files_of_the_evidence_have_is_refused(key):
     section = key.partition(".")[0]
     of_any = next(iter(CONTENT[section].values()))
-    with pytest.raises(node.ConfigError, match=f"{key}: the name must be another one than"):
+    with pytest.raises(node.ConfigError, match=f"{key}: the name must be a name other than"):
         rules.check(changed(key, of_any))
 
 

@@ -75,7 +75,7 @@ def test_a_store_of_another_version_of_mlflow(store, workspace, capfd):
         database.commit()
     log(trained())
     assert (
-        f"`mlflow db upgrade sqlite:///{workspace}/mlflow.db` changes one from an older"
+        f"`mlflow db upgrade sqlite:///{workspace}/mlflow.db` upgrades a store of an older"
         in only_warning(capfd)
     )
 

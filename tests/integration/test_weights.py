@@ -96,7 +96,7 @@ def test_weights_of_another_training_than_was_measured_are_refused(clone_here, c
     change_lock(clone_here, f"kfold-train@{NAME}", **{WHOLE: "0" * 32})
     assert cli.main(["predict", "one.png", "--model", NAME]) == 1
     said = capsys.readouterr().err
-    assert f"{PART} is of another {WHOLE} than dvc.lock says: `dvc repro {STAGE}`" in said
+    assert f"{PART} was cut from another {WHOLE} than dvc.lock says: `dvc repro {STAGE}`" in said
 
 
 def test_a_model_without_weights_names_its_training_time(full_project, monkeypatch, capsys):

@@ -187,7 +187,7 @@ REFUSED = {
     ),
     "a label that is no class": (
         no_class,
-        r"test\.parquet, row 0: the class v is none of those that the source names: w, x, y",
+        r"test\.parquet, row 0: the class v is not one of those that the source names: w, x, y",
     ),
     "damaged Parquet": (damaged, r"a\.parquet: broken Parquet"),
     "an office file in a class": (

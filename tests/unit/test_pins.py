@@ -32,9 +32,9 @@ def test_a_whole_lock(pins):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ("numpy==2.0\n", "numpy==2.0: numpy is there twice, first as 2.0"),
-        ("NumPy==2.1\n", "NumPy==2.1: numpy is there twice, first as 2.0"),
-        ("scikit_learn==1.8\n", "scikit_learn==1.8: scikit-learn is there twice, first as 1.9"),
+        ("numpy==2.0\n", "numpy==2.0: numpy is listed twice, first as 2.0"),
+        ("NumPy==2.1\n", "NumPy==2.1: numpy is listed twice, first as 2.0"),
+        ("scikit_learn==1.8\n", "scikit_learn==1.8: scikit-learn is listed twice, first as 1.9"),
         ("<<<<<<< HEAD\n", f"line 7: {wording.CONFLICT}"),
         (">>>>>>> other\n", f"line 7: {wording.CONFLICT}"),
     ],

@@ -47,7 +47,7 @@ def run(chosen: Namespace) -> int:
         say(composition.show(text, chosen.show), end="")
         return 0
     if not chosen.check:
-        mend_lock()  # while params.yaml still says which stages DVC knew
+        mend_lock()  # now, because the old params.yaml still has the stages that DVC knew
     if unused := menu.unused(conf):
         names = ", ".join(str(path.relative_to(conf)) for path in unused)
         why = f"because no line of conf/{menu.FILE} leads to them"

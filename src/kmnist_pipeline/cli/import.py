@@ -1,4 +1,4 @@
-"""Make a dataset of a folder or file of images, or a new version of it.
+"""Make a dataset from a folder or file of images, or a new version of it.
 
 SOURCE is a folder with one sub-folder for each class, with PNG or JPEG files, alone or in train/
 and test/; a CSV of a label and pixels; a Parquet of encoded images and labels, as the Hugging Face
@@ -121,7 +121,7 @@ def _replaces(chosen: Namespace, earlier: Any, content: Any) -> bool:
             say(line)
         if not found:
             if undone := versions.left_undone(chosen.name, content):
-                say(f"the images are the same, but not up to date are {', '.join(undone)}")
+                say(f"the images are the same, but these files are not: {', '.join(undone)}")
                 return True
             print("nothing has changed, and nothing was written")
             return False
