@@ -154,7 +154,7 @@ def test_a_link_above_outs_is_refused_before_stages(pipeline, folder, capsys):
     assert dvc.main() == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: {folder} is a link to {elsewhere}: ")
-    assert "put the folder itself here" in said
+    assert "replace the link with the folder itself" in said
 
 
 def test_an_out_that_is_a_mount_point_is_refused_before_stages(pipeline, monkeypatch, capsys):

@@ -107,8 +107,8 @@ def _refuse_places() -> None:
             raise UserError(
                 f"{folder} is a link to {folder.readlink()}: DVC would run the stages and then "
                 "refuse their outs behind it; replace the link with the folder itself. "
-                "`dvc config --local cache.dir FOLDER` keeps DVC's copies of large files on another "
-                "disk"
+                "`dvc config --local cache.dir FOLDER` keeps DVC's copies of large files on "
+                "another disk"
             )
     for out in sorted(outs):
         folder = next(folder for folder in out.parents if folder.exists())

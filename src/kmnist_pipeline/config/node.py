@@ -123,7 +123,7 @@ def why_not(name: str) -> str:
     """
     if not NAME.fullmatch(name):
         return NAMED
-    return f"a name other than {', '.join(sorted(TAKEN))}" if name in TAKEN else ""
+    return f"other than {', '.join(sorted(TAKEN))}" if name in TAKEN else ""
 
 
 def _named(text: str) -> str:
