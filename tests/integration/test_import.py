@@ -241,9 +241,9 @@ def test_a_source_that_is_refused_leaves_a_clean_tree(what, leaves, kmnist, tmp_
         ("digits", "conf/dataset/digits.yaml: this dataset was not imported"),
         ("Leaves", f"the name of a dataset {wording.NOT_WORDS} that begin"),
         ("007", f"the name of a dataset {wording.NOT_WORDS} that begin with a"),
-        ("null", "the name of a dataset must be other than base, "),
-        ("base", "the name of a dataset must be other than base, "),
-        ("none", "the name of a dataset must be other than base, "),
+        ("null", f"the name of a dataset {wording.NAME_TAKEN}base, "),
+        ("base", f"the name of a dataset {wording.NAME_TAKEN}base, "),
+        ("none", f"the name of a dataset {wording.NAME_TAKEN}base, "),
         ("../leaves", f"the name of a dataset {wording.NOT_WORDS}"),
     ],
 )

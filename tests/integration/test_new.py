@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("project_here")
 NO_NAMES = {
     **dict.fromkeys(("1", "007", "1_0", "1e3"), "joined by '_' that begin with a letter"),
     **dict.fromkeys(
-        ("null", "true", "yes", "none", "base", "suspects", "data"), "must be other than"
+        ("null", "true", "yes", "none", "base", "suspects", "data"), wording.NAME_TAKEN
     ),
 }
 

@@ -207,7 +207,11 @@ REFUSED = [
       for key in ("optimzer.lr", "a.b.c", "seeds", "subset", "model.nope")),
     (f"{FAULTS}.rate_by_10.settings", [], "=[]: must be a list of 1 or more values"),
     (f"{FAULTS}.labels_swapped.classes", [0, 1, 2], "=[0, 1, 2]: must be a list of 2 or fewer v"),
-    (f"{FAULTS}.none", {"act": "measure_validation", "says": "none"}, ": the name must be other "),
+    (
+        f"{FAULTS}.none",
+        {"act": "measure_validation", "says": "none"},
+        f": the name {wording.NAME_TAKEN}",
+    ),
     (f"{CHANGED}.experiments", {}, "={}: must be at least one experiment"),
     (f"{CHANGED}.catalogue", {}, "={}: must be at least one fault"),
     (f"{CHANGED}.dataset", "mnist", "=mnist: must be one of kmnist"),
@@ -290,7 +294,7 @@ def test_an_impossible_value_is_refused(key, value, words):
 def test_a_name_that_files_of_the_evidence_have_is_refused(key):
     section = key.partition(".")[0]
     of_any = next(iter(CONTENT[section].values()))
-    with pytest.raises(node.ConfigError, match=f"{key}: the name must be other than"):
+    with pytest.raises(node.ConfigError, match=f"{key}: the name {wording.NAME_TAKEN}"):
         rules.check(changed(key, of_any))
 
 

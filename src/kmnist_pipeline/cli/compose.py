@@ -1,7 +1,7 @@
 """Compose params.yaml from conf/.
 
-Refuses misspelt keys, wrong types and impossible values, and says what is allowed. Points out files
-in conf/ that are not in use, because conf/config.yaml has no line that leads to them.
+Refuses misspelt keys, wrong types and impossible values, and says what is allowed. Lists files in
+conf/ that are not in use, because no line of conf/config.yaml leads to them.
 
   kmnist compose                          after every change in conf/
   kmnist compose --show kmnist_softmax    one experiment, with all its values

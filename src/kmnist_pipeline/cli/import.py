@@ -27,7 +27,9 @@ from kmnist_pipeline.errors import UserError
 
 
 def add(parser: ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="of the dataset: lower-case words joined by _")
+    parser.add_argument(
+        "name", metavar="NAME", help="name of the dataset: lower-case words joined by _"
+    )
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a folder or file")
     parser.add_argument(
         "--size",
@@ -50,7 +52,7 @@ def add(parser: ArgumentParser) -> None:
         help="split all images again: this share of each class are test images; default: the split "
         "of the source, or 0.2 if it has none",
     )
-    parser.add_argument("--seed", type=_seed, metavar="N", help="of that split; default: 0")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="seed of that split; default: 0")
     parser.add_argument(
         "--classes",
         type=Path,

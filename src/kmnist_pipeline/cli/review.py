@@ -27,7 +27,9 @@ def add(parser: ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--new", action="store_true", help="new images instead of suspects")
     which.add_argument(
-        "--model", metavar="EXPERIMENT", help="whose out-of-fold predictions find the suspects"
+        "--model",
+        metavar="EXPERIMENT",
+        help="the experiment whose out-of-fold predictions find the suspects",
     )
     parser.add_argument("--port", type=ports.number, default=5002, help="default: %(default)s")
 
