@@ -218,7 +218,7 @@ REFUSED = {
     "no test images": (drawn.no_test, "class b has no test images"),
     "names that differ in case": (
         lambda place: drawn.folder(place, {"Oak": 3, "oak": 3}),
-        "Oak and oak differ",
+        "Oak and oak are equal except",
     ),
     "no source": (lambda place: None, "there is no such file or folder"),
 }
