@@ -97,7 +97,7 @@ def test_a_merge_conflict_is_named_also_where_dvc_reads_the_lock(full_project, c
     full_project.replace("dvc.lock", "stages:\n", "<<<<<<< HEAD\nstages:\n")
     found = messages(full_project, capsys, ["check"], ["fit"], ["predict", "docs/report.png"])
     problem = f"dvc.lock: line 2: {wording.CONFLICT}; take one side's; `dvc repro` "
-    assert found.count(f"{problem}makes what only the other has (docs/experiments.md)") == 3
+    assert found.count(f"{problem}adds what only the other has (docs/experiments.md)") == 3
 
 
 def test_a_user_id_without_a_name(clone, monkeypatch):
@@ -158,7 +158,7 @@ def moved(database: Path) -> None:
             cut,
             "database disk image is malformed; move it away, and `kmnist publish` makes a new one",
         ),
-        (newer, "for one from a newer version, install that or name another file"),
+        (newer, "for a newer one, install that version, or name another file"),
         (lambda file: file.write_text("text" * 999), "file is not a database; move it away"),
         (lambda file: shutil.rmtree(file.parent), "there is no folder "),
     ],
