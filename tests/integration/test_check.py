@@ -159,6 +159,7 @@ def test_a_parameter_changed_in_conf_makes_its_stages_stale(bare, monkeypatch):
     assert f" {file}" in back
 
 
+@pytest.mark.system
 def test_results_of_a_run_are_kept_first_and_undone_only_with_what_made_them(without_mlflow):
     project = without_mlflow
     before = stale(project)

@@ -112,6 +112,7 @@ def test_a_second_version_is_shown_before_it_replaces_the_first(leaves, kmnist, 
     assert len(dataset.load(Path(FILE), "train")) == conf()["imported"]["train"]
 
 
+@pytest.mark.system
 def test_impact_lists_what_a_second_version_makes_again(leaves, kmnist, tmp_path):
     """As if the first one had been run: its stages are in the lock."""
     assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
@@ -128,6 +129,7 @@ def test_impact_lists_what_a_second_version_makes_again(leaves, kmnist, tmp_path
     assert "parameter datasets.leaves.imported.test changed: 6 -> 5" in out
 
 
+@pytest.mark.system
 def test_what_check_says_to_undo_gives_the_first_version_back(leaves, kmnist, tmp_path):
     """Its image file too, which DVC tracks; half of it is no version, and check says so."""
     assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0

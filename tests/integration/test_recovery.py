@@ -144,6 +144,7 @@ def test_make_notices_a_cut_lock(whole, clone):
     assert locks.text_of((locks.whole_entries(text) or {}).values()) == text  # it has no cut entry
 
 
+@pytest.mark.system
 def test_a_stage_by_hand_puts_a_cut_lock_back(whole, clone):
     LOCK.write_bytes(whole[: len(whole) // 2])
     done = clone.run("python", "-m", "kmnist_pipeline.stages.download", "name=digits")
@@ -152,6 +153,7 @@ def test_a_stage_by_hand_puts_a_cut_lock_back(whole, clone):
 
 
 @pytest.mark.parametrize("program", ["dvc", "python -m dvc"])
+@pytest.mark.system
 def test_stages_of_another_dvc_say_that_the_lock_is_incomplete(program, project):
     """DVC holds its own lock then, and writes dvc.lock when the stage has ended."""
     lock = project.folder / LOCK

@@ -185,6 +185,7 @@ def test_predictions_of_other_data_are_refused(params: dict[str, Any]):
 # New images
 
 
+@pytest.mark.system
 def test_new_images_are_kept_and_join_the_training_images(
     suspects: Queue, params, here: Project, capsys
 ):
@@ -241,6 +242,7 @@ def by_hand(project: Project) -> Path:
     return project.folder / "multirun/preprocess/digits/unchanged" / PROCESSED
 
 
+@pytest.mark.system
 def test_without_decisions_the_data_are_the_same_bytes(here: Project):
     write()
     assert cli.main(["compose"]) == 0
@@ -272,6 +274,7 @@ def test_impact_shows_what_a_review_makes_again(reviewed: Project):
     assert any(FILE in reason for reason in stages["preprocess@digits"].reasons)
 
 
+@pytest.mark.system
 def test_what_people_decide_is_trained_on_and_told(reviewed: Project):
     targets = ("evaluate@digits_softmax", "report@digits")
     done = reviewed.run("dvc", "repro", *targets)
@@ -311,6 +314,7 @@ def test_a_row_that_cannot_be_used_stops_preprocess_with_its_line(reviewed: Proj
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.system
 def test_of_two_answers_the_later_counts_and_is_said(reviewed: Project):
     text = Path(FILE).read_text().splitlines(keepends=True)
     row = next(line for line in text[1:] if f",{EXCLUDED}," not in line)
