@@ -25,6 +25,8 @@ from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.importing import versions
 from kmnist_pipeline.repository import locks
 
+pytestmark = pytest.mark.system
+
 COUNTS = {"rows, wide": 12, "や": 8, "<b>": 10}
 FILE = "data/imported/leaves.npz"
 SHAPES = "drawn"

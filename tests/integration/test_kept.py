@@ -20,6 +20,8 @@ from kmnist_pipeline.evidence import outs
 from kmnist_pipeline.repository.revision import DamagedError
 from kmnist_pipeline.serving import kept
 
+pytestmark = pytest.mark.system
+
 FILE = Path("data/reviewed/x.npz")
 POINTER = Path(f"{FILE}.dvc")
 DVC = (sys.executable, "-m", "dvc")

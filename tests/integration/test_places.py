@@ -21,6 +21,8 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.serving import registry
 from kmnist_pipeline.tracking import server, store
 
+pytestmark = pytest.mark.system
+
 FIGURE = "figures/digits/digits_softmax/curves.png"
 COMMANDS = [["check"], ["trace", FIGURE], ["verify", "--quick"], ["diff", "HEAD"], ["impact"]]
 USER = ("LOGNAME", "USER", "LNAME", "USERNAME")

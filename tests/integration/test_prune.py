@@ -19,6 +19,8 @@ from kmnist_pipeline.config import menu
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.evidence import outs
 
+pytestmark = pytest.mark.system
+
 NETWORK = "digits_cnn"
 MODELS = [NETWORK, "digits_softmax", "digits_softmax_grid", "digits_sklearn_logistic"]
 LINE = f"  - experiment@experiments.{NETWORK}: {NETWORK}\n"

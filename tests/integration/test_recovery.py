@@ -18,6 +18,8 @@ from kmnist_pipeline.cli import dvc, main
 from kmnist_pipeline.commands import recovery
 from kmnist_pipeline.repository import git, locks
 
+pytestmark = pytest.mark.system
+
 LOCK = Path("dvc.lock")
 SAID = f"{wording.LOCK_CUT} Entries put back from the last "
 

@@ -51,7 +51,7 @@ SMOOTHED = {"weight_decay": 0.0, "label_smoothing": 0.1}
 REFUSED = [
     # key, value, what the message says after the key
     (f"{SOFTMAX}.dataset", "digitz", "=digitz: must be one of digits, kmnist, mnist"),
-    (f"{SOFTMAX}.report", "none", "=none: must be one of digits, kmnist_beyond, kmnist_cnn, "),
+    (f"{SOFTMAX}.report", "none", "=none: must be one of digits, kmnist_cnn, kmnist_linear, "),
     (f"{SOFTMAX}.classes", [1, 11], "=[1, 11]: must be at least two different labels of 0 to 9"),
     (f"{SOFTMAX}.classes", [1], "=[1]: must be at least two different labels"),
     (f"{SOFTMAX}.classes", [1, -1], "[1]=-1: must be at least 0"),
@@ -117,7 +117,7 @@ REFUSED = [
     (f"{CNN}.optimizer.name", "sgd", "=sgd: must be one of adam"),
     (f"{CNN}.optimizer", CONTENT["experiments"]["digits_softmax"]["optimizer"], ".name=sgd: must"),
     (f"{CNN}.model.dropout", 1, "=1: must be less than 1"),
-    (f"{CNN}.model.architecture", "lenet", "=lenet: must be one of improved, residual, resnet"),
+    (f"{CNN}.model.architecture", "lenet", "=lenet: must be one of improved, quick, residual, "),
     (f"{CNN}.model.draws", 5, "=5: must be a whole number for a siamese network, and null for"),
     (f"{CNN}.validation", {"method": "holdout", "fraction": 1}, ".fraction=1: must be less than 1"),
     (f"{CNN}.validation", KFOLD | {"ensemble": 1}, ".ensemble=1: must be true or false"),
