@@ -243,6 +243,7 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("file", "old", "new", "words"), [(f, o, n, w) for f, o, n, *w in MISTAKES]
 )
+@pytest.mark.system
 def test_a_mistake_in_conf_is_named(file, old, new, words, conf, capsys):
     conf.replace(file, old, new)
     assert cli.main(["compose"]) == 1
