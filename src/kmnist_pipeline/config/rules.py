@@ -215,18 +215,28 @@ def _check_experiment(key: str, experiment: Experiment, config: Config) -> None:
 
 
 def _check_folds_of(key: str, experiment: Experiment, config: Config) -> None:
-    """Refuse another experiment than one that trains the same network on folds."""
+    """Refuse another experiment than one that trains the same network on folds.
+
+    It may train for fewer epochs: then its confidence is calibrated on more errors.
+    """
     name = experiment.validation.folds_of
     if name is None:
         return
-    same = attrgetter("dataset", "classes", "subset", "model", "optimizer", "trainer")
+    same = attrgetter("dataset", "classes", "subset", "model", "optimizer")
+
+    def but_for_epochs(of: Experiment) -> Any:
+        return same(of), of.trainer.model_dump(exclude={"epochs"})
+
     known = [
         other
         for other, folded in config.experiments.items()
-        if isinstance(folded.validation, KFold) and same(folded) == same(experiment)
+        if isinstance(experiment.model, CnnModel)
+        and isinstance(folded.validation, KFold)
+        and but_for_epochs(folded) == but_for_epochs(experiment)
+        and folded.trainer.epochs <= experiment.trainer.epochs
     ]
-    if name not in known or not isinstance(experiment.model, CnnModel):
-        allowed = "an experiment with the same network, optimizer, trainer and images, on folds"
+    if name not in known:
+        allowed = "an experiment with the same network, training and images, on folds"
         raise refused(key, name, allowed + (f": {', '.join(known)}" if known else ""))
 
 

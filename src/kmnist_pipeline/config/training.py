@@ -181,8 +181,9 @@ class Holdout(Node):
 class NoValidation(Node):
     """The model is trained on all training images; nothing is held out.
 
-    `folds_of`: an experiment that trains the same network on folds of these images. What its models
-    predict for the images that they have not seen calibrates the confidence of this one.
+    `folds_of`: an experiment that trains the same network on folds of these images, for as many
+    epochs or fewer. What its models predict for the images that they have not seen calibrates the
+    confidence of this one.
     """
 
     method: str
