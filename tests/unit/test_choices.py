@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from kmnist_pipeline.families.cnn import train
 from kmnist_pipeline.families.cnn.architectures import residual
 from kmnist_pipeline.families.cnn.augmentations import distortions
 from kmnist_pipeline.families.cnn.averaging import exponential
-from kmnist_pipeline.families.cnn.optimizers import adamw, nesterov
+from kmnist_pipeline.families.cnn.optimizers import _penalties, adamw, nesterov
 from kmnist_pipeline.families.cnn.schedules import linear
 from kmnist_pipeline.fits import key
 
@@ -161,6 +162,16 @@ def test_label_smoothing_has_the_gradient_of_torch(build):
         loss.backward()
         gradients.append(layer.weight.grad)
     torch.testing.assert_close(*gradients)
+
+
+def test_label_smoothing_keeps_nothing_of_a_step_in_memory():
+    layer = torch.nn.Linear(6, 4)
+    _penalties.smooth_labels(layer, 0.1)
+    logits = layer(torch.randn(3, 6))
+    logits.sum().backward()
+    step = weakref.ref(logits)
+    del logits
+    assert step() is None
 
 
 def test_biases_and_normalisations_do_not_decay():

@@ -31,7 +31,8 @@ def smooth_labels(network: nn.Module, share: float | None) -> None:
 
     def smooth(module: nn.Module, images: Any, logits: Tensor) -> None:
         if logits.requires_grad:
-            logits.register_hook(lambda gradient: gradient.lerp(_even(logits), share))
+            even = _even(logits)  # a hook that holds its tensor would keep all of them in memory
+            logits.register_hook(lambda gradient: gradient.lerp(even, share))
 
     network.register_forward_hook(smooth)
 
