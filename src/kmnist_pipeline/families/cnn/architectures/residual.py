@@ -1,4 +1,4 @@
-"""A residual network with pre-activation blocks for small grey images, about a million weights.
+"""A residual network with pre-activation blocks for small grey images, about 600,000 weights.
 
 He et al. 2016, Identity Mappings in Deep Residual Networks. The stem halves the image after one
 convolution, because further ones of the full size would take most of the time.
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 PAIRED = False
 STEM = 32  # channels
-STAGES = ((64, 2), (128, 3))  # channels and blocks; each stage but the first halves the image
+STAGES = ((48, 2), (128, 2))  # channels and blocks; each stage but the first halves the image
 
 
 class Block(nn.Module):
