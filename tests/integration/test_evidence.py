@@ -15,7 +15,9 @@ from PIL import Image
 from scipy.stats import norm, t
 from support.project import ROOT
 
+from kmnist_pipeline.config import grid
 from kmnist_pipeline.evaluation import metrics
+from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.evidence import numbers as evidence
 from kmnist_pipeline.families import excerpt
 
@@ -273,6 +275,16 @@ def test_the_tuned_network_won_by_validation_and_was_trained_again():
     epochs = {fold["trial"]: fold["epochs"] for fold in validation["folds"]}
     assert epochs == {**{trial["name"]: 3 for trial in trials}, "retrained": 10}
     assert [trial["name"] for trial in test["trials"]] == ["retrained"]
+
+
+def test_the_residual_network_has_the_settings_that_the_search_has_chosen():
+    study = params()["studies"]["kmnist_residual_search"]
+    used = {
+        key: lineage.value(params()["experiments"], f"{study['base']}.{key}")
+        for key in study["search"]["space"]
+    }
+    found = json.loads(read("metrics/kmnist_beyond/kmnist_residual_search/validation.json"))
+    assert found["winner"] == grid.name(used)
 
 
 def test_rows_of_table_i_are_compared_by_mcnemars_test():
