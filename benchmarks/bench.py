@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import large, predicting, schedule, stages, training
+from benchmarks import large, predicting, records, schedule, stages, training
 from benchmarks.measuring import unmeasured
 from kmnist_pipeline import arithmetic
 
@@ -32,6 +32,7 @@ PARTS: dict[str, Callable[[], bool]] = {
     "predict-batch": predicting.in_batch,
     "predict-one": predicting.one,
     "predict-start": predicting.start_up,
+    "record-97": records.fast,
 }
 
 

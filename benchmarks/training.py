@@ -53,7 +53,7 @@ def _network(
         "portable matrix": lambda _: twins[0].ask("matrix"),
         "native matrix": lambda _: native.ask("matrix"),
     }
-    if able := _has_bfloat16():
+    if able := has_bfloat16():
         candidates[BFLOAT16] = partial(ours, native, "bfloat16")
     size = native.ask("operations", architecture=architecture)
     taken = in_turn(candidates)
@@ -101,7 +101,7 @@ def _network(
     return all(held)
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
     """Whether the CPU has bfloat16 in hardware; others compute it eleven times more slowly."""
     described = Path("/proc/cpuinfo")
     return described.exists() and bool(IN_SILICON & set(described.read_text().split()))
