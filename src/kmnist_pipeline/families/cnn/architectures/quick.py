@@ -6,6 +6,8 @@ block halves the image before it normalises; the second one has a residual layer
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -49,7 +51,7 @@ def build(shape: tuple[int, int, int], classes: int, dropout: float) -> nn.Modul
         nn.BatchNorm2d(WIDTHS[0]),
         nn.ReLU(inplace=True),
     ]
-    for number, (narrower, wider) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False), start=1):
+    for number, (narrower, wider) in enumerate(pairwise(WIDTHS), start=1):
         layers.append(Block(narrower, wider, residual=number == RESIDUAL))
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(WIDTHS[-1], classes, bias=False))
