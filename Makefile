@@ -44,7 +44,7 @@ repository:
 	    echo "error: DVC needs a Git repository with a commit. In an unpacked ZIP archive, make one:"; \
 	    echo "git init && git add --all && git commit --message start";; esac; exit 1; } >&2
 
-# Whatever an interrupted DVC has lost from dvc.lock comes back; `kmnist compose` does it too.
+# Restore what an interrupted DVC has lost from dvc.lock; `kmnist compose` does this too.
 lock: $(READY)
 	@python -c 'from kmnist_pipeline.cli import common; common.mend_lock()'
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support import wording
 from support.checking import commands, md5_of, remedies
 from support.checking import findings as found_in
 from support.checking import reasons as findings
@@ -23,14 +24,14 @@ from kmnist_pipeline.repository.changes import Change
 
 EVALUATE = "evaluate@digits_softmax"
 GRID = "tune@digits_softmax_grid"
-MADE, OTHER = "is not what the stage made", "is damaged or from another commit"
+MADE, OTHER = wording.NOT_MADE, "is damaged or from another commit"
 OTHER_KEY = (
     "made by another command, or from other dependencies or parameters, than dvc.lock says "
     "(lineage key MD5 -> MD5)"
 )
 MD5 = "[0-9a-f]{12}"
 FRESH = "up to date: the evidence matches code, configuration and data"
-COMMITTED = "identical: these are the committed bytes (all of "
+COMMITTED = f"{wording.COMMITTED} (all of "
 
 
 def same(lines: list[str], *patterns: str) -> None:
@@ -142,7 +143,7 @@ def test_a_parameter_changed_in_conf_makes_its_stages_stale(bare, monkeypatch):
     composed = composition.compose(Path("conf"), [])
     changed = "parameter experiments.digits_softmax.optimizer.lr changed: 0.5 -> 0.4"
     assert findings(bare, composed) == [
-        "params.yaml: is not up to date with conf/",
+        f"params.yaml: {wording.CONF_CHANGED}",
         "params.yaml: experiments.digits_softmax.optimizer.lr is 0.5, but 0.4 in conf/",
         f"{SOFTMAX}: {changed}",
         f"{GRID}: {changed}",
@@ -158,6 +159,7 @@ def test_a_parameter_changed_in_conf_makes_its_stages_stale(bare, monkeypatch):
     assert f" {file}" in back
 
 
+@pytest.mark.system
 def test_results_of_a_run_are_kept_first_and_undone_only_with_what_made_them(without_mlflow):
     project = without_mlflow
     before = stale(project)
@@ -336,7 +338,7 @@ def test_findings_with_the_same_remedy_are_grouped():
     alone = checking.Finding(
         "tune@study", (f"command changed: `{'x' * 60}` -> `{'y' * 60}`",), again
     )
-    other = checking.Finding("params.yaml", ("is not up to date with conf/",))
+    other = checking.Finding("params.yaml", (wording.CONF_CHANGED,))
     text = "\n".join(checking.lines([*alike, other, alone]))
     lines = text.splitlines()
     names = " ".join(line for line in lines if not line.startswith(" "))

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support import wording
 from support.checking import reasons as findings
 from support.project import Project, replaced
 
@@ -21,7 +22,7 @@ from kmnist_pipeline.errors import UserError
         (
             "dvc.lock",
             "schema: '2.0'\nstages:\n" + 2 * "  a@b:\n    cmd: c\n",
-            ["dvc.lock: a@b: is there twice, as after a merge that kept both sides"],
+            ["dvc.lock: a@b: is listed twice, as after a merge that kept both sides"],
         ),
         ("dvc.lock", "schema: '2.0'\nstages: 5\n", ["dvc.lock: stages: must be a map"]),
         ("dvc.lock", "schema: '2.0'\nstages: {a: {deps: []}}\n", ["dvc.lock: a: 'cmd' is missing"]),
@@ -85,7 +86,7 @@ def test_each_merge_conflict_is_called_that_with_the_way_out(
     assert len(lines) == len(CONFLICTED)
     for file, way in CONFLICTED.items():
         (line,) = (line for line in lines if line.startswith(f"{file}: line "))
-        assert ": a merge conflict is not resolved; " in line
+        assert f": {wording.CONFLICT}; " in line
         assert way in line
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import wording
 from support.parameters import CONTENT
 from support.project import ROOT, Project
 
@@ -150,7 +151,7 @@ MISTAKES = [
         "  - experiment@experiments.digits_cnn: digits_cnn\n",
         "<<<<<<< HEAD\n  - a: b\n=======\n  - c: d\n>>>>>>> other\n",
         f"{MENU}: line ",
-        "a merge conflict is not resolved",
+        wording.CONFLICT,
     ),
     (
         CLAIMS,
@@ -316,7 +317,7 @@ def test_readings_and_faults_need_a_claim_about_their_models(
 
 OVERRIDES = [
     ("experimens.digits_softmax.optimizer.lr=1", "experimens.digits_soft", "datasets, experiments"),
-    ("+typo=1", "typo=1: there is no such key", "datasets, experiments, studies"),
+    ("+typo=1", f"typo=1: {wording.NO_KEY}", "datasets, experiments, studies"),
     (f"++{LR}=-1", f"{LR}=-1: must be greater than 0"),
     ("experiments.digits_softmax=5", "experiments.digits_softmax=5: must be a map of report, "),
     ("experiments.digits_softmax.report=${reports.no}", "digits_softmax.report: ", "'reports.no'"),

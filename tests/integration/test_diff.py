@@ -19,7 +19,7 @@ from support.project import ROOT, STORE, Project
 
 from kmnist_pipeline import cli
 from kmnist_pipeline.commands import diff, diff_views
-from kmnist_pipeline.commands.diff import Claim, Diff, Figure, Metric
+from kmnist_pipeline.commands.diff import ChangedClaim, Diff, Figure, Metric
 from kmnist_pipeline.repository.revision import Revision
 
 JUDGED = "reports/digits/claims.json"
@@ -77,7 +77,7 @@ def test_claims_with_another_verdict_or_value(short, branches):
     old, new = judged("short~")["right"], judged("short")["right"]
     assert (old["verdict"], new["verdict"]) == ("exact", "differs")
     expected = "digits", "right", "exact", "differs", old["obtained"], new["obtained"]
-    assert short.claims == [Claim(*expected)]
+    assert short.claims == [ChangedClaim(*expected)]
 
 
 def test_metrics_with_their_delta(short, branches):
@@ -199,7 +199,7 @@ def a_diff(**parts: Any) -> Diff:
 def test_names_from_a_branch_are_not_read_as_markdown(hostile):
     comment = diff_views.markdown(
         a_diff(
-            claims=[Claim(hostile, hostile, hostile, None, hostile, 1.0)],
+            claims=[ChangedClaim(hostile, hostile, hostile, None, hostile, 1.0)],
             metrics=[Metric(hostile, hostile, hostile, hostile, None, hostile)],
             figures=[Figure(hostile, hostile)],
             stages=[diff.ChangedStage(hostile, hostile, [])],

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from support import wording
 from support.differences import CURVES, MODEL, TEST, between, run
 from support.project import Project
 
@@ -115,11 +116,11 @@ def test_no_difference_is_reported_as_such(changed, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], "nowhere is not a commit of this repository"),
-        (["HEAD", "nowhere"], "nowhere is not a commit of this repository"),
-        (["nowhere..."], "nowhere is not a commit of this repository"),
+        (["nowhere"], f"nowhere {wording.NO_COMMIT}"),
+        (["HEAD", "nowhere"], f"nowhere {wording.NO_COMMIT}"),
+        (["nowhere..."], f"nowhere {wording.NO_COMMIT}"),
         (["before...HEAD", "HEAD"], "names three commits"),
-        (["lonely...HEAD"], "have no commit in common"),
+        (["lonely...HEAD"], wording.UNRELATED),
         (["before", "--markdown", "--images", "http://x"], "name the second one too"),
     ],
 )

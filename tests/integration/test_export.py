@@ -17,6 +17,7 @@ from requests.structures import CaseInsensitiveDict
 from requests_cache import CachedRequest, CachedResponse, CachedSession
 from rocrate_validator import services
 from rocrate_validator.models import Severity, ValidationSettings
+from support import wording
 from support.project import STORE, Project, files_under
 
 from kmnist_pipeline import cli
@@ -306,9 +307,7 @@ def test_data_that_is_damaged_in_the_cache_is_not_exported(exportable):
     cached = exportable.folder / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}"
     cached.unlink()
     cached.write_bytes(b"damaged")
-    with pytest.raises(
-        UserError, match=r"data/processed/digits.npz at HEAD is damaged in DVC's cache: delete "
-    ):
+    with pytest.raises(UserError, match=rf"data/processed/digits.npz at HEAD {wording.DAMAGED}"):
         exported(exportable)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from dvc.repo import Repo
-from support import drawn
+from support import drawn, wording
 from support.checking import commands, findings
 from support.project import Project
 
@@ -112,6 +112,7 @@ def test_a_second_version_is_shown_before_it_replaces_the_first(leaves, kmnist, 
     assert len(dataset.load(Path(FILE), "train")) == conf()["imported"]["train"]
 
 
+@pytest.mark.system
 def test_impact_lists_what_a_second_version_makes_again(leaves, kmnist, tmp_path):
     """As if the first one had been run: its stages are in the lock."""
     assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
@@ -128,6 +129,7 @@ def test_impact_lists_what_a_second_version_makes_again(leaves, kmnist, tmp_path
     assert "parameter datasets.leaves.imported.test changed: 6 -> 5" in out
 
 
+@pytest.mark.system
 def test_what_check_says_to_undo_gives_the_first_version_back(leaves, kmnist, tmp_path):
     """Its image file too, which DVC tracks; half of it is no version, and check says so."""
     assert kmnist("import", "leaves", f"../{SHAPES}")[0] == 0
@@ -197,7 +199,7 @@ def test_a_version_that_is_damaged_in_the_cache_is_named(leaves, kmnist):
     cached = Path(".dvc/cache/files/md5", md5[:2], md5[2:])
     cached.unlink()
     cached.write_bytes(b"damaged")
-    damaged = f"error: {FILE} is damaged in DVC's cache: delete {cached.absolute()}; then "
+    damaged = f"error: {FILE} {wording.DAMAGED}{cached.absolute()}; then "
     for command in (("import", "leaves", f"../{SHAPES}", "--seed", "1", "--yes"), ("check",)):
         status, _, messages = kmnist(*command)
         assert status == 1
@@ -218,7 +220,7 @@ REFUSED = {
     "no test images": (drawn.no_test, "class b has no test images"),
     "names that differ in case": (
         lambda place: drawn.folder(place, {"Oak": 3, "oak": 3}),
-        "Oak and oak differ",
+        "Oak and oak are equal except",
     ),
     "no source": (lambda place: None, "there is no such file or folder"),
 }
@@ -239,12 +241,12 @@ def test_a_source_that_is_refused_leaves_a_clean_tree(what, leaves, kmnist, tmp_
     ("name", "words"),
     [
         ("digits", "conf/dataset/digits.yaml: this dataset was not imported"),
-        ("Leaves", "the name of a dataset must be lower-case words joined by '_' that begin"),
-        ("007", "the name of a dataset must be lower-case words joined by '_' that begin with a"),
-        ("null", "the name of a dataset must be another one than base, "),
-        ("base", "the name of a dataset must be another one than base, "),
-        ("none", "the name of a dataset must be another one than base, "),
-        ("../leaves", "the name of a dataset must be lower-case words joined by '_'"),
+        ("Leaves", f"the name of a dataset {wording.NOT_WORDS} that begin"),
+        ("007", f"the name of a dataset {wording.NOT_WORDS} that begin with a"),
+        ("null", f"the name of a dataset {wording.NAME_TAKEN}base, "),
+        ("base", f"the name of a dataset {wording.NAME_TAKEN}base, "),
+        ("none", f"the name of a dataset {wording.NAME_TAKEN}base, "),
+        ("../leaves", f"the name of a dataset {wording.NOT_WORDS}"),
     ],
 )
 def test_a_name_that_cannot_be_taken_is_refused(name, words, leaves, kmnist):
@@ -367,7 +369,7 @@ def test_importing_again_finishes_what_was_interrupted(lost, leaves, kmnist, tmp
             Path(file).write_text(leaves.git("show", f"{first}:{file}") + "\n")
     status, out, err = kmnist("import", "leaves", f"../{SHAPES}")
     assert (status, err) == (0, "")
-    assert f"the images are the same, but not up to date are {lost[0]}" in out
+    assert f"the images are the same, but these files are not: {lost[0]}" in out
     assert leaves.changed() == "" and Path(FILE).exists()
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
-from support import drawn
+from support import drawn, wording
 from support.pictures import DIGITS, GOOD, KMNIST, PLACEMENTS, grid, npz, png
 
 from kmnist_pipeline.data import idx
@@ -371,7 +371,7 @@ def test_empty_and_missing_places_are_faults(tmp_path):
     (tmp_path / "empty/below").mkdir(parents=True)
     found, faults = names_and_faults(tmp_path / "empty", tmp_path / "missing.png")
     assert not found
-    assert list(faults.values()) == ["there is no file in this folder", "No such file or directory"]
+    assert list(faults.values()) == [wording.EMPTY, "No such file or directory"]
 
 
 def test_files_are_opened_one_after_the_other(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dvc.repo import Repo
+from support import wording
 
 from kmnist_pipeline.data import reviews
 from kmnist_pipeline.errors import UserError
@@ -87,7 +88,7 @@ def test_a_version_that_is_damaged_in_the_cache_is_named():
     cached.chmod(0o644)
     cached.write_bytes(b"damaged")
     write(TWO)
-    found = f"{FILE} is damaged in DVC's cache: delete .*{md5[2:]}; then `dvc pull {FILE}`"
+    found = f"{FILE} {wording.DAMAGED}.*{md5[2:]}; then `dvc pull {FILE}`"
     with pytest.raises(DamagedError, match=found):
         keep()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import wording
 
 from kmnist_pipeline.commands import new
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("project_here")
 NO_NAMES = {
     **dict.fromkeys(("1", "007", "1_0", "1e3"), "joined by '_' that begin with a letter"),
     **dict.fromkeys(
-        ("null", "true", "yes", "none", "base", "suspects", "data"), "must be another one than"
+        ("null", "true", "yes", "none", "base", "suspects", "data"), wording.NAME_TAKEN
     ),
 }
 
@@ -123,7 +124,7 @@ def test_an_experiment_has_the_values_of_another_one(kmnist):
         ),
         (
             "experiment signs --like digits_softmax optimizer.rate=1",
-            "experiments.signs.optimizer.rate=1: there is no such key",
+            f"experiments.signs.optimizer.rate=1: {wording.NO_KEY}",
         ),
         ("experiment signs --like digits_softmax lr", "lr: must be KEY=VALUE"),
         ("experiment signs --like digits_softmax seeds=1,2", "with one value"),

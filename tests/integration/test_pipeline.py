@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support import wording
 from support.project import ROOT, Project, files_under, hide_mlflow, lines_with
 
 from kmnist_pipeline import arithmetic
@@ -244,7 +245,7 @@ def test_a_stage_by_hand_names_the_inputs_that_are_missing_and_what_makes_them(p
     (project.folder / "params.yaml").unlink()
     assert "where `kmnist compose` makes it" in said()
     done = project.run("dvc", "repro", "evaluate@digits_softmax")
-    assert done.stderr == "error: params.yaml does not exist: `kmnist compose` makes it\n"
+    assert done.stderr == f"error: params.yaml {wording.NOT_COMPOSED}\n"
 
 
 def test_a_figure_that_no_stage_of_the_report_made_is_refused(without_mlflow: Project) -> None:
@@ -289,7 +290,7 @@ def test_a_stage_that_fails_under_dvc_leaves_nothing_half_written(without_mlflow
     assert unfinished(without_mlflow) == []
 
     # DVC removes outs before it runs a stage: the message says how to get those in Git back.
-    (command,) = re.findall("committed files are missing: `(.*)` brings them back", failed.stderr)
+    (command,) = re.findall("committed files are missing: `(.*)` restores them", failed.stderr)
     assert without_mlflow.run("bash", "-c", command).returncode == 0
     assert without_mlflow.changed() == ""
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import wording
 from support.checking import findings
 from support.project import Project, committed
 
@@ -75,8 +76,8 @@ def test_a_shallow_clone(project, tmp_path, capsys):
     assert findings(shallow) == []
     found = messages(shallow, capsys, ["diff", "HEAD~1"], ["publish", "--rev", "HEAD~1"])
     way = "this clone does not have all commits: `git fetch --unshallow` gets them\n"
-    assert f"HEAD~1 is not a commit of this repository; {way}" in found
-    assert f"HEAD~1 is neither a commit nor an experiment of this repository; {way}" in found
+    assert f"HEAD~1 {wording.NO_COMMIT}; {way}" in found
+    assert f"HEAD~1 {wording.NO_REVISION} of this repository; {way}" in found
 
 
 def test_what_a_user_has_told_git_changes_no_file(project, tmp_path, monkeypatch):
@@ -95,8 +96,8 @@ def test_what_a_user_has_told_git_changes_no_file(project, tmp_path, monkeypatch
 def test_a_merge_conflict_is_named_also_where_dvc_reads_the_lock(full_project, capsys):
     full_project.replace("dvc.lock", "stages:\n", "<<<<<<< HEAD\nstages:\n")
     found = messages(full_project, capsys, ["check"], ["fit"], ["predict", "docs/report.png"])
-    problem = "dvc.lock: line 2: a merge conflict is not resolved; take one side's; `dvc repro` "
-    assert found.count(f"{problem}makes what only the other has (docs/experiments.md)") == 3
+    problem = f"dvc.lock: line 2: {wording.CONFLICT}; take one side's; `dvc repro` "
+    assert found.count(f"{problem}adds what only the other has (docs/experiments.md)") == 3
 
 
 def test_a_user_id_without_a_name(clone, monkeypatch):
@@ -153,8 +154,11 @@ def moved(database: Path) -> None:
     [
         (moved, "readonly database; make it and its folder writable, or name another file"),
         (read_only, "attempt to write a readonly database; make it and its folder writable"),
-        (cut, "database disk image is malformed; move it away, and `kmnist publish` makes another"),
-        (newer, "for one from a newer version, install that or name another file"),
+        (
+            cut,
+            "database disk image is malformed; move it away, and `kmnist publish` makes a new one",
+        ),
+        (newer, "for a newer one, install that version, or name another file"),
         (lambda file: file.write_text("text" * 999), "file is not a database; move it away"),
         (lambda file: shutil.rmtree(file.parent), "there is no folder "),
     ],

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support import wording
 from support.pictures import DIGITS, GOOD, KMNIST, grid, npz, png
 from support.project import Project, stripped
 
@@ -273,7 +274,7 @@ def test_scans_are_answered_as_the_images_they_were_made_from(answering, tested)
     )  # fmt: skip
     assert scans.returncode == 1
     assert "error: ./broken.png: broken image" in scans.stderr
-    assert "40 of them were brought to 8x8, white on black, 0 to 16" in scans.stderr
+    assert "40 of them were converted to 8x8, white on black, 0 to 16" in scans.stderr
     rows = json.loads((folder / "answers.json").read_text())
     labels = [[row["label"] for row in found] for found in (json.loads(native.stdout), rows)]
     assert np.mean(np.equal(labels[0], labels[1])) >= 0.92
@@ -372,7 +373,7 @@ def test_only_remedies_that_are_possible_are_named_for_a_missing_model(full_proj
     cached = Path(".dvc/cache/files/md5", *md5_of(full_project, weights))
     cached.parent.mkdir(parents=True)
     cached.touch()
-    damaged = f"{weights} is damaged in DVC's cache: delete {cached.absolute()}; then `dvc repro` "
+    damaged = f"{weights} {wording.DAMAGED}{cached.absolute()}; then `dvc repro` "
     assert said() == f"{damaged}makes it, or `dvc pull {weights}` takes it from a remote"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dvc.repo import Repo
+from support import wording
 from support.checking import commands, findings
 from support.project import ROOT, Project, files_under
 
@@ -250,7 +251,7 @@ def test_a_project_without_studies_and_suspects_is_checked_and_reviewed(lone, ca
     assert cli.main(["compose"]) == 0
     assert not {"studies", "suspects"} & yaml.safe_load(Path("params.yaml").read_text()).keys()
     assert cli.main(["review", "--dataset", "digits"]) == 1
-    assert "error: conf/suspects/ names no experiment of digits" in capsys.readouterr().err
+    assert f"error: {wording.NO_SUSPECTS}digits" in capsys.readouterr().err
 
 
 # --- a lock or a folder of somebody else ---------------------------------------------------------

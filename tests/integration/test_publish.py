@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import wording
 from support.project import Project, copied, replaced
 from support.stores import (
     OF_DIGITS,
@@ -152,7 +153,7 @@ def test_a_stage_whose_dependency_was_edited_while_it_ran(unlogged, own_store, p
     ("arguments", "words"),
     [
         (["evaluate@digit_softmax"], f"did you mean {EVALUATED}?"),
-        (["--rev", "nowhere"], "nowhere is neither a commit nor an experiment"),
+        (["--rev", "nowhere"], f"nowhere {wording.NO_REVISION}"),
     ],
 )
 def test_an_unknown_stage_or_revision(arguments, words, logged, own_store, publish):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 import yaml
 from support.project import Project
 
@@ -38,6 +39,7 @@ test,I,b,softmax,test accuracy,0.2,digits_softmax/test.json,,accuracy,nothing,,
 """
 
 
+@pytest.mark.system
 def test_a_report_gets_readings_and_faults(without_mlflow: Project) -> None:
     project, conf = without_mlflow, without_mlflow.folder / "conf"
     own = yaml.safe_load((project.folder / "params.yaml").read_text())

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import wording
 from support.project import Project, replaced
 
 from kmnist_pipeline.cli import dvc, main
@@ -18,7 +19,7 @@ from kmnist_pipeline.commands import recovery
 from kmnist_pipeline.repository import git, locks
 
 LOCK = Path("dvc.lock")
-SAID = "dvc.lock was incomplete, as an interrupted DVC leaves it. Entries put back from the last "
+SAID = f"{wording.LOCK_CUT} Entries put back from the last "
 
 
 @pytest.fixture
@@ -143,6 +144,7 @@ def test_make_notices_a_cut_lock(whole, clone):
     assert locks.text_of((locks.whole_entries(text) or {}).values()) == text  # it has no cut entry
 
 
+@pytest.mark.system
 def test_a_stage_by_hand_puts_a_cut_lock_back(whole, clone):
     LOCK.write_bytes(whole[: len(whole) // 2])
     done = clone.run("python", "-m", "kmnist_pipeline.stages.download", "name=digits")
@@ -151,6 +153,7 @@ def test_a_stage_by_hand_puts_a_cut_lock_back(whole, clone):
 
 
 @pytest.mark.parametrize("program", ["dvc", "python -m dvc"])
+@pytest.mark.system
 def test_stages_of_another_dvc_say_that_the_lock_is_incomplete(program, project):
     """DVC holds its own lock then, and writes dvc.lock when the stage has ended."""
     lock = project.folder / LOCK

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from support import wording
 from support.project import ROOT, Project
 
 from kmnist_pipeline import cli
@@ -149,7 +150,7 @@ def test_double_answers_that_arrive_while_the_page_is_open_are_said(suspects: Qu
 
 
 def test_a_label_that_is_no_class_is_refused(suspects: Queue):
-    with pytest.raises(UserError, match="ten: is not a class of digits"):
+    with pytest.raises(UserError, match=f"ten: {wording.NO_CLASS}"):
         Decisions(suspects, (8, 8)).decide(suspects.items[0], None, "ten")
     assert not Path(FILE).exists()
 
@@ -157,7 +158,7 @@ def test_a_label_that_is_no_class_is_refused(suspects: Queue):
 @pytest.mark.parametrize(
     ("name", "experiment", "problem"),
     [
-        ("mnist", None, "conf/suspects/ names no experiment of mnist"),
+        ("mnist", None, f"{wording.NO_SUSPECTS}mnist"),
         ("digits", "digits_sofmax", "there is no experiment digits_sofmax; did you mean"),
         ("digits", "kmnist_softmax", "kmnist_softmax is an experiment of kmnist, not of digits"),
     ],
@@ -184,6 +185,7 @@ def test_predictions_of_other_data_are_refused(params: dict[str, Any]):
 # New images
 
 
+@pytest.mark.system
 def test_new_images_are_kept_and_join_the_training_images(
     suspects: Queue, params, here: Project, capsys
 ):
@@ -240,6 +242,7 @@ def by_hand(project: Project) -> Path:
     return project.folder / "multirun/preprocess/digits/unchanged" / PROCESSED
 
 
+@pytest.mark.system
 def test_without_decisions_the_data_are_the_same_bytes(here: Project):
     write()
     assert cli.main(["compose"]) == 0
@@ -271,6 +274,7 @@ def test_impact_shows_what_a_review_makes_again(reviewed: Project):
     assert any(FILE in reason for reason in stages["preprocess@digits"].reasons)
 
 
+@pytest.mark.system
 def test_what_people_decide_is_trained_on_and_told(reviewed: Project):
     targets = ("evaluate@digits_softmax", "report@digits")
     done = reviewed.run("dvc", "repro", *targets)
@@ -310,6 +314,7 @@ def test_a_row_that_cannot_be_used_stops_preprocess_with_its_line(reviewed: Proj
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.system
 def test_of_two_answers_the_later_counts_and_is_said(reviewed: Project):
     text = Path(FILE).read_text().splitlines(keepends=True)
     row = next(line for line in text[1:] if f",{EXCLUDED}," not in line)

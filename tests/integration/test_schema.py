@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from support import wording
 from support.parameters import (
     CNN,
     COMMITTED,
@@ -63,7 +64,7 @@ REFUSED = [
     (f"{SOFTMAX}.optimizer.lr", float("nan"), "=NaN: must be a number"),
     (f"{SOFTMAX}.optimizer.lr", "1e-3", "=1e-3: must be a number"),
     (f"{SOFTMAX}.optimizer.batch_size", 0.5, "=0.5: must be a whole number"),
-    (f"{SOFTMAX}.optimizer.momentum", 0.9, "=0.9: there is no such key; known keys: name, lr"),
+    (f"{SOFTMAX}.optimizer.momentum", 0.9, f"=0.9: {wording.NO_KEY}; known keys: name, lr"),
     (f"{SOFTMAX}.model.family", "cubic", "=cubic: must be one of linear, sklearn"),
     (f"{SOFTMAX}.model.family", ["linear"], '=["linear"]: must be one of linear, sklearn'),
     (f"{SOFTMAX}.model.scaling", "max", "=max: must be one of none, minmax, zscore, zscore_pixel"),
@@ -76,23 +77,23 @@ REFUSED = [
     (f"{SOFTMAX}.trainer.precision", "bf16", "=bf16: must be one of float32, float64"),
     (f"{SOFTMAX}.trainer.precision", "auto", "=auto: must be one of float32, float64"),
     (f"{SOFTMAX}.trainer.loss", "median", "=median: must be one of mean, sum"),
-    (f"{SOFTMAX}.trainer.loss", DELETE, ": is missing; needed are epochs, patience, "),
-    (f"{SOFTMAX}.trainer.schedule", "constant", "=constant: there is no such key; known keys: "),
-    (f"{SOFTMAX}.trainer.threads", 2, "=2: there is no such key; known keys: epochs, patience, "),
-    (f"{SOFTMAX}.trainer", DELETE, ": is missing; needed are report, "),
+    (f"{SOFTMAX}.trainer.loss", DELETE, ": is missing; these keys are needed: epochs, patience, "),
+    (f"{SOFTMAX}.trainer.schedule", "constant", f"=constant: {wording.NO_KEY}; known keys: "),
+    (f"{SOFTMAX}.trainer.threads", 2, f"=2: {wording.NO_KEY}; known keys: epochs, patience, "),
+    (f"{SOFTMAX}.trainer", DELETE, ": is missing; these keys are needed: report, "),
     (f"{SUSPECTS}.experiment", "digits_sofmax", "=digits_sofmax: must be one of digits_sklearn"),
     (f"{SUSPECTS}.dataset", "mnist", "=mnist: must be one of digits"),
     (f"{SUSPECTS}.family", "cnn", "=cnn: must be one of linear"),
     (f"{SUSPECTS}.ranks", [60, 30], "=[60, 30]: must be a rising list of counts"),
     (f"{SUSPECTS}.swapped", 0, "=0: must be at least 1"),
-    (f"{SUSPECTS}.changes", {"subset": 100}, '={"subset": 100}: must be other keys than report'),
+    (f"{SUSPECTS}.changes", {"subset": 100}, '={"subset": 100}: must be keys other than report'),
     (f"{SUSPECTS}.changes", {"trainer.epoch": 1}, ": the base experiment has no key "),
     (f"{SUSPECTS}.changes", {"trainer.epochs": 0}, ".trainer.epochs=0: must be at least 1"),
     ("suspects.digit", CONTENT["suspects"]["digits"], "=digit: must be one of digits, kmnist_"),
     (f"{LOOP}.dataset", "mnist", "=mnist: must be one of digits"),
     (f"{LOOP}.seeds", [1, 1], "=[1, 1]: must be one or more different seeds"),
     (f"{LOOP}.trainer.keep", "best_loss", "=best_loss: must be last without validation"),
-    (f"{LOOP}.trainer.schedule", "constant", "=constant: there is no such key; known keys: "),
+    (f"{LOOP}.trainer.schedule", "constant", f"=constant: {wording.NO_KEY}; known keys: "),
     (f"{LOOP}.model.kind", "logistic", "=logistic: must be softmax, unless there are two classes"),
     (f"{LOOP}.optimizer", None, "=null: must be a map of name, lr, batch_size"),
     (f"{OTHERS}.model", "digits_softmax", "=digits_softmax: must be one of digits_cnn"),
@@ -104,7 +105,7 @@ REFUSED = [
     (f"{OTHERS}.images", 0, "=0: must be at least 1"),
     ("conditions.digits_softmax", OF_SOFTMAX, ".model=digits_softmax: must be a network with vali"),
     (f"{SKLEARN}.optimizer", {"lr": 1, "batch_size": 1}, ": must be null: sklearn has its own"),
-    (f"{SKLEARN}.trainer.epochs", 2, "=2: there is no such key; known keys: precision"),
+    (f"{SKLEARN}.trainer.epochs", 2, f"=2: {wording.NO_KEY}; known keys: precision"),
     (f"{CNN}.trainer.precision", "float64", "=float64: must be one of float32, bfloat16"),
     (f"{CNN}.trainer.precision", "auto", "=auto: must be one of float32, bfloat16"),
     (f"{CNN}.trainer.keep", "best", "=best: must be one of last, best_accuracy, best_loss"),
@@ -150,7 +151,7 @@ REFUSED = [
     (f"{GRID}.product", {"optimizer.lr": [0.1, -1]}, ".optimizer.lr[1]=-1: must be greater than 0"),
     (f"{GRID}.product", {"optimizer.name": ["adam", "sgd"]}, ".optimizer.name[1]=sgd: must be one"),
     (f"{GRID}.points", [{"optimizer.lr": 1}], ": must be a list of at least one point, or instead"),
-    (f"{GRID}.points", DELETE, ": is missing; needed are report, base, "),
+    (f"{GRID}.points", DELETE, ": is missing; these keys are needed: report, base, "),
     (f"{GRID}.product", {"optimizer.lrr": [1]}, ": the base experiment has no key 'optimizer.lrr'"),
     (f"{GRID}.trial", {"trainer.epoch": 1}, ": the base experiment has no key 'trainer.epoch'"),
     (f"{GRID}.retrain", 1, "=1: must be true or false"),
@@ -173,8 +174,8 @@ REFUSED = [
     ("datasets.digits.classes", ["a\nb", "c"], '[0]="a\\nb": must be printable text that does'),
     ("datasets.digits.classes", ["#a", "c"], "[0]=#a: must be printable text that does not begin"),
     ("datasets.digits.classes", ["excluded", "c"], "[0]=excluded: must be another name, because "),
-    ("datasets.digits", IMPORTED | {"parts": []}, ".parts=[]: there is no such key; known keys: "),
-    ("datasets.digits", IMPORTED | {"imported": {}}, ".imported.file: is missing; needed are file"),
+    ("datasets.digits", IMPORTED | {"parts": []}, f".parts=[]: {wording.NO_KEY}; known keys: "),
+    ("datasets.digits", IMPORTED | {"imported": {}}, ".imported.file: is missing; these keys are"),
     ("datasets.digits", imported(file="x.npz"), ".imported.file=x.npz: must be text that matches "),
     ("datasets.digits", imported(sha256="x"), ".imported.sha256=x: must be text that matches "),
     ("datasets.digits", imported(test=0), ".imported.test=0: must be at least 1"),
@@ -186,7 +187,7 @@ REFUSED = [
     ("datasets.digits.split.seed", None, "=null: must be a number, because the split is random"),
     ("reports.digits.dataset", "none", "=none: must be one of digits, kmnist, mnist"),
     ("reports.digits.confidence", 95, "=95: must be less than 1"),
-    ("reports.digits.claims", "../claims", "=../claims: must be lower-case words joined by '_'"),
+    ("reports.digits.claims", "../claims", f"=../claims: {wording.NOT_WORDS}"),
     ("reports.digits.figures", {"1": "data/mnist/a.png"}, ".1=data/mnist/a.png: must be under"),
     ("reports.digits.figures", {"1": "data/digits/../../a.png"}, "../../a.png: must be under"),
     ("reports.digits.figures", {1: "data/digits/a.png"}, "[1]: the name must be text"),
@@ -206,7 +207,11 @@ REFUSED = [
       for key in ("optimzer.lr", "a.b.c", "seeds", "subset", "model.nope")),
     (f"{FAULTS}.rate_by_10.settings", [], "=[]: must be a list of 1 or more values"),
     (f"{FAULTS}.labels_swapped.classes", [0, 1, 2], "=[0, 1, 2]: must be a list of 2 or fewer v"),
-    (f"{FAULTS}.none", {"act": "measure_validation", "says": "none"}, ": the name must be another"),
+    (
+        f"{FAULTS}.none",
+        {"act": "measure_validation", "says": "none"},
+        f": the name {wording.NAME_TAKEN}",
+    ),
     (f"{CHANGED}.experiments", {}, "={}: must be at least one experiment"),
     (f"{CHANGED}.catalogue", {}, "={}: must be at least one fault"),
     (f"{CHANGED}.dataset", "mnist", "=mnist: must be one of kmnist"),
@@ -230,7 +235,7 @@ REFUSED = [
     (f"{READ}.studies.{STUDY}.points", [{"optimizer.lr": 0.1}, {"trainer.epochs": 20}],
      "[1].trainer.epochs=20: must be 50 as in "),
     (f"{FAULTS}.rate_by_10.act", "typo", "=typo: must be one of leak, keep, swap"),
-    ("typo", {}, "={}: there is no such key; known keys: datasets, experiments, studies, "),
+    ("typo", {}, f"={{}}: {wording.NO_KEY}; known keys: datasets, experiments, studies, "),
 ]  # fmt: skip
 
 
@@ -292,7 +297,7 @@ def test_an_impossible_value_is_refused(key, value, words):
 def test_a_name_that_files_of_the_evidence_have_is_refused(key):
     section = key.partition(".")[0]
     of_any = next(iter(CONTENT[section].values()))
-    with pytest.raises(node.ConfigError, match=f"{key}: the name must be another one than"):
+    with pytest.raises(node.ConfigError, match=f"{key}: the name {wording.NAME_TAKEN}"):
         rules.check(changed(key, of_any))
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from support import wording
 from support.project import ROOT, Project
 
 from kmnist_pipeline import cli
@@ -194,7 +195,7 @@ def workflow(project: Project, head: str) -> str:
 def test_a_comment_appears_whatever_ends_the_comparison(project):
     """Here, a branch that has no commit in common, and a command that is killed."""
     said = workflow(project, commit_of(project, project.git("write-tree"), parents=()))
-    assert "have no commit in common" in said
+    assert wording.UNRELATED in said
     shutil.rmtree(project.folder / "difference")
     shutil.rmtree(project.folder / ".venv")
     (project.folder / "src/numpy.py").write_text("import os\nos.kill(os.getpid(), 9)\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import wording
 from support.project import ROOT, Project, flipped
 from support.tracing import (
     EVALUATE,
@@ -211,7 +212,7 @@ def test_a_folder_stands_for_its_files(trace, tmp_path):
         map(str, (path for path in Path("figures/digits").rglob("*.png")))
     )
     (tmp_path / "empty").mkdir()
-    assert "there is no file in this folder" in trace(tmp_path / "empty")[2]
+    assert wording.EMPTY in trace(tmp_path / "empty")[2]
 
 
 def test_no_file_is_named(archive, capsys):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, PngImagePlugin
+from support import wording
 from support.project import Project, flipped, replaced
 from support.tracing import (
     EVALUATE,
@@ -47,7 +48,7 @@ def test_a_flipped_byte_in_the_checkout(file, archive):
     with replaced(path, flipped(path)):
         found = of(path)
         (traced,) = found.files
-        remedy = f"made a different version of this file; `git checkout HEAD -- {file}` restores it"
+        remedy = f"{wording.OTHER_VERSION} this file; `git checkout HEAD -- {file}` restores it"
         assert (remedy in texts.verdict(traced)) == file.startswith(("figures", "metrics"))
     assert (traced.status, traced.matches[0].path) == ("altered", file)
     assert found.exit_status == 3

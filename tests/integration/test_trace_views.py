@@ -263,6 +263,7 @@ def test_a_server_is_asked_as_a_file_is(trace, archive, tmp_path, monkeypatch):
         ),
         ("postgresql://name:word@127.0.0.1:9/runs?a=word", "postgresql://127.0.0.1:9/runs (Prog"),
         ("file:///runs", "file:///runs (not asked: neither a server nor SQLite nor PostgreSQL)"),
+        ("databricks", "databricks (not asked: neither a server nor SQLite nor PostgreSQL)"),
         ("sqlite:///none.db", "none.db (does not exist)"),
         ("sqlite:///params.yaml", "params.yaml (DatabaseError: file is not a database; "),
     ],

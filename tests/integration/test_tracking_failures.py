@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from support import wording
 from support.logged import (
     FOLDS,
     SEEDS,
@@ -38,7 +39,7 @@ def only_warning(capfd) -> str:
     """The one line that a stage has printed."""
     out, err = capfd.readouterr()
     (line,) = (out + err).splitlines()
-    assert line.startswith("warning: kfold-train@digits_softmax was not published to MLflow (")
+    assert line.startswith(f"warning: kfold-train@digits_softmax {wording.NOT_PUBLISHED}")
     later = "`kmnist publish kfold-train@digits_softmax` shows them later"
     assert line.endswith(f"); its results on disk are complete: {later}")
     return line
@@ -74,7 +75,7 @@ def test_a_store_of_another_version_of_mlflow(store, workspace, capfd):
         database.commit()
     log(trained())
     assert (
-        f"`mlflow db upgrade sqlite:///{workspace}/mlflow.db` changes one from an older"
+        f"`mlflow db upgrade sqlite:///{workspace}/mlflow.db` upgrades a store of an older"
         in only_warning(capfd)
     )
 

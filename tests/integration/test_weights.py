@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support import wording
 from support.checking import commands, findings, reasons, remedies
 from support.project import Project, replaced
 from support.tampering import change_lock
@@ -40,9 +41,9 @@ def draw() -> None:
 
 
 def altered(path: Path) -> bytes:
-    """A model file with one other number, which is as valid as before."""
+    """A model file with one other weight, which is as valid as before."""
     tensors, about = file.read(path)
-    name = next(name for name, tensor in tensors.items() if tensor.dtype.kind == "f")
+    name = min(name for name in tensors if ".network." in name)
     changed = tensors[name].copy()
     changed.flat[0] += 1
     return file.encode({**tensors, name: changed}, about)
@@ -95,7 +96,7 @@ def test_weights_of_another_training_than_was_measured_are_refused(clone_here, c
     change_lock(clone_here, f"kfold-train@{NAME}", **{WHOLE: "0" * 32})
     assert cli.main(["predict", "one.png", "--model", NAME]) == 1
     said = capsys.readouterr().err
-    assert f"{PART} is of another {WHOLE} than dvc.lock says: `dvc repro {STAGE}`" in said
+    assert f"{PART} was cut from another {WHOLE} than dvc.lock says: `dvc repro {STAGE}`" in said
 
 
 def test_a_model_without_weights_names_its_training_time(full_project, monkeypatch, capsys):
@@ -112,10 +113,10 @@ def test_a_model_without_weights_names_its_training_time(full_project, monkeypat
 def test_edited_weights_are_found_also_if_they_were_recorded(clone_here, capsys):
     content = altered(Path(PART))
     Path(PART).write_bytes(content)
-    assert f"{STAGE}: out {PART} is not what the stage made: md5 " in "\n".join(reasons(clone_here))
+    assert f"{STAGE}: out {PART} {wording.NOT_MADE}: md5 " in "\n".join(reasons(clone_here))
     assert f"git checkout HEAD -- {PART}" in commands(clone_here, STAGE)
     assert cli.main(["trace", PART]) == 3
-    assert f"{STAGE} made a different version of this file" in capsys.readouterr().out
+    assert f"{STAGE} {wording.OTHER_VERSION} this file" in capsys.readouterr().out
     change_lock(clone_here, STAGE, **{PART: "now"})  # as `dvc commit` does
     found = reasons(clone_here)
     assert any(line.startswith(f"{STAGE}: {PART}: the weights of fold ") for line in found), found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
+from support import wording
 from support.checking import commands, findings
 from support.project import Project
 
@@ -58,9 +59,7 @@ def test_dvc_refuses_a_mistake_in_conf(clone):
     assert clone.changed() == f" M {file}\n"
     clone.replace(file, "lrr: 0.5", "lr: 0.5")
     assert done.returncode != 0
-    assert (
-        "optimizer.lrr=0.5: there is no such key; known keys: name, lr, batch_size" in done.stderr
-    )
+    assert f"optimizer.lrr=0.5: {wording.NO_KEY}; known keys: name, lr, batch_size" in done.stderr
     assert "Running stage" not in done.stdout
 
 

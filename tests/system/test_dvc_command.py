@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import wording
 from support.project import Project
 
 FINISHED, TIMES = 4, 20
@@ -95,7 +96,7 @@ def test_a_cut_lock_is_whole_before_stages_run(small, tmp_path):
     lock = small.folder / "dvc.lock"
     before = lock.read_bytes()
     lock.write_bytes(before[: len(before) // 2])
-    assert "dvc.lock was incomplete, as an interrupted DVC leaves it." in repro()
+    assert wording.LOCK_CUT in repro()
     assert lock.read_bytes() == before
     assert sorted((tmp_path / "ran").read_text().split()) == NAMES[:FINISHED]  # each once
 

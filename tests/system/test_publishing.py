@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import wording
 from support.project import Project, copied
 from support.stores import (
     OF_DIGITS,
@@ -181,4 +182,4 @@ def test_a_server_that_hangs_is_asked_twice(unlogged):
         hung = unlogged.run("kmnist", "publish", *OF_DIGITS, MLFLOW_TRACKING_URI=uri)
         assert attempts(silent) == 2
     assert (hung.stdout, hung.returncode, hung.stderr.count("\n")) == ("", 1, 1)
-    assert hung.stderr.startswith("error: download@digits was not published to MLflow (")
+    assert hung.stderr.startswith(f"error: download@digits {wording.NOT_PUBLISHED}")

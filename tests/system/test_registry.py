@@ -176,7 +176,7 @@ def test_stale_evidence_is_refused_with_its_reason_unless_forced(promoted, alone
     try:
         with pytest.raises(UserError) as refused:
             list(registry.promote(candidates.read(GRID), force=False))
-        assert f"{GRID} is not promoted (--force does it anyway)" in str(refused.value)
+        assert f"{GRID} is not promoted (--force promotes it anyway)" in str(refused.value)
         assert f"stale: evaluate@{GRID}: dependency {code.parent}" in str(refused.value)
         assert "kmnist_softmax" not in str(refused.value)  # stale too, and of no concern here
         assert registry.champion("digits").classifier.name == SOFTMAX  # type: ignore[union-attr]
@@ -438,14 +438,12 @@ def test_a_served_champion_comes_through_a_server_and_stops_cleanly(
             elsewhere.connect(("127.0.0.2", port))  # which a server on all addresses would answer
     assert f"{SOFTMAX}, version 1 of digits: http://127.0.0.1:{port}/invocations" in served.output
     assert "Finished server process" in served.output
-    with socket.socket() as again:
-        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        again.bind(("127.0.0.1", port))
+    socket.create_server(("127.0.0.1", port)).close()  # the port is free again
 
 
 def test_nothing_is_served_without_weights(made):
     command = [sys.executable, "-m", "kmnist_pipeline.serving.serve", "mnist", "5001"]
     done = made.run(*command, MLFLOW_TRACKING_URI="sqlite:///none.db")
     assert done.returncode == 1
-    assert "no champion of mnist is registered: the best model here becomes it" in done.stdout
+    assert "mnist is registered: the best model here becomes the champion" in done.stdout
     assert "safetensors does not exist: `dvc repro evaluate@mnist_" in done.stderr

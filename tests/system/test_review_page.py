@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import wording
 from support.fit_program import wait_until
 from support.project import Project, stripped
 from support.threads import serving
@@ -264,12 +265,12 @@ def test_requests_from_elsewhere_and_wrong_ones_are_refused(started):
     for body in wrong:
         assert asked(item, body)[0] == 422
     surrogate = {"before": None, "after": "\ud800"}
-    assert asked(item, surrogate) == (400, r"\ud800: is not a class of digits")
+    assert asked(item, surrogate) == (400, rf"\ud800: {wording.NO_CLASS}")
     odd: list[Any] = [{**good, "\ud800": 1}, {**good, "after": nan}, {**good, "before": inf}, nan]
     for body in odd:
         status, said = asked(item, body)
         assert status == 422 and said.startswith("body") and said.isprintable()
-    assert asked(item, {"before": None, "after": "33"}) == (400, "33: is not a class of digits")
+    assert asked(item, {"before": None, "after": "33"}) == (400, f"33: {wording.NO_CLASS}")
     assert asked(item, {"before": None, "after": "3" * 5000})[0] == 413
     assert asked(f"{review.address}/items/99999")[0] == 422
     assert asked(f"{review.address}/openapi.json")[0] == 404

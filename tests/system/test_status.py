@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support import wording
 from support.checking import commands, findings
 from support.project import Project
 
@@ -177,7 +178,7 @@ def test_whether_the_committed_bytes_were_made_again_is_said_last(copy):
         rf"\d+ files of evidence in Git{more}" for more in ("", " and outs in DVC's cache")
     )
     for line, counted in zip(last_lines(copy), (files, outs), strict=True):
-        assert re.fullmatch(rf"identical: these are the committed bytes \(all of {counted}\)", line)
+        assert re.fullmatch(rf"{wording.COMMITTED} \(all of {counted}\)", line)
     edit_metric(copy)
     for line in last_lines(copy):
         assert re.fullmatch(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import wording
 from support.project import Project, flipped, replaced
 from support.tampering import (
     COUNTS,
@@ -45,7 +46,7 @@ def apart(evidence: Project, monkeypatch) -> Callable[..., dict[str, Difference]
 def test_what_is_here_is_as_committed(evidence, apart):
     assert apart() == {}
     done = evidence.run("kmnist", "verify", "--quick", "report@digits")
-    assert done.stdout.splitlines()[-1].startswith("identical: these are the committed bytes (all ")
+    assert done.stdout.splitlines()[-1].startswith(f"{wording.COMMITTED} (all ")
     assert done.returncode == 0
 
 
@@ -116,7 +117,7 @@ def test_what_is_gone_and_what_the_cache_spoiled(evidence, apart):
         md5 = lineage_of(evidence, MODEL)
         stored = Path(f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}")
         with replaced(stored, flipped(stored)):
-            assert "is damaged in DVC's cache: delete " in apart()[MODEL].line
+            assert wording.DAMAGED in apart()[MODEL].line
 
 
 def lineage_of(project: Project, out: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from dvc.utils.serialize import _common, _yaml
+from support import wording
 
 from kmnist_pipeline.cli import dvc, fit
 from kmnist_pipeline.cli.common import CHECKED, hash_bytecode
@@ -141,7 +142,7 @@ def test_a_merge_conflict_is_refused_before_stages(pipeline, monkeypatch, capsys
     monkeypatch.setattr("dvc.cli.main", lambda: pytest.fail("DVC was started"))
     assert dvc.main() == 1
     said = capsys.readouterr().err
-    assert f"error: {file}: line 1: a merge conflict is not resolved" in said
+    assert f"error: {file}: line 1: {wording.CONFLICT}" in said
     assert way_out in said
 
 
@@ -153,7 +154,7 @@ def test_a_link_above_outs_is_refused_before_stages(pipeline, folder, capsys):
     assert dvc.main() == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: {folder} is a link to {elsewhere}: ")
-    assert "put the folder itself here" in said
+    assert "replace the link with the folder itself" in said
 
 
 def test_an_out_that_is_a_mount_point_is_refused_before_stages(pipeline, monkeypatch, capsys):

@@ -104,6 +104,12 @@ def test_the_whole_recipe_learns_and_each_part_changes_the_result():
     assert len(found) == len(others) and first[0] not in found
 
 
+def test_the_quick_network_learns_images_of_any_size():
+    kept = trained(recipe("quick", lr=0.2, epochs=10), digits(900)).kept("validation")
+    assert kept is not None and kept.accuracy > 0.8
+    assert trained(recipe("quick"), noise((2, 5, 3), 40), stop_after=1).history
+
+
 def test_a_fit_without_the_new_settings_has_the_key_that_it_had():
     """Null does not count, and neither does code that the settings do not name."""
     settings = {part: trial()[part] for part in ("model", "optimizer", "trainer")}

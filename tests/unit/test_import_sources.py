@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from pyarrow import parquet
-from support import drawn
+from support import drawn, wording
 from support.drawn import png, prepared
 
 from kmnist_pipeline.data import depth, idx, pictures
@@ -187,17 +187,17 @@ REFUSED = {
     ),
     "a label that is no class": (
         no_class,
-        r"test\.parquet, row 0: the class v is none of those that the source names: w, x, y",
+        r"test\.parquet, row 0: the class v is not one of those that the source names: w, x, y",
     ),
     "damaged Parquet": (damaged, r"a\.parquet: broken Parquet"),
     "an office file in a class": (
-        stray("notes.docx", b"PK\3\4..."), r"b/notes\.docx: is not a PNG or JPEG; remove it"
+        stray("notes.docx", b"PK\3\4..."), rf"b/notes\.docx: {wording.NO_PICTURE}; remove it"
     ),
     "an archive in a class": (
-        stray("more.npz", b"PK\3\4..."), r"b/more\.npz: is not a PNG or JPEG; remove it"
+        stray("more.npz", b"PK\3\4..."), rf"b/more\.npz: {wording.NO_PICTURE}; remove it"
     ),
     "a table in a class": (
-        stray("x.parquet", b"PAR1...."), r"b/x\.parquet: is not a PNG or JPEG; remove it"
+        stray("x.parquet", b"PAR1...."), rf"b/x\.parquet: {wording.NO_PICTURE}; remove it"
     ),
     "several frames": (animated, r"b/x\.png: has 2 frames; save each as a picture of its own"),
 }  # fmt: skip

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
-from support import drawn
+from support import drawn, wording
 from support.drawn import png, prepared
 
 from kmnist_pipeline.data import idx, pictures
@@ -188,7 +188,7 @@ def test_classes_are_chosen_and_named_by_a_table(tmp_path):
     ):
         content.read_classes(tmp_path / "none.txt")
     table.write_text("b\n")
-    with pytest.raises(ImportSourceError, match="--classes: lacks the class a"):
+    with pytest.raises(ImportSourceError, match="--classes: the class a is missing"):
         prepared(place, classes=content.read_classes(table))
 
 
@@ -292,7 +292,7 @@ REFUSED = {
     "low bits": (low_bits, r"b/004\.png: 16 bits for each colour, .*: save it with 8 bits"),
     "low bits in a table": (low_bits_in_parquet, r"a\.parquet, row 1: 16 bits for each colour"),
     "a broken image": (drawn.broken, r"b/001\.png: broken image"),
-    "another file": (no_picture, r"b/notes\.txt: is not a PNG or JPEG"),
+    "another file": (no_picture, rf"b/notes\.txt: {wording.NO_PICTURE}"),
     "semicolons": (semicolons, "a.csv: has labels, but no pixels; commas must separate"),
     "label last": (
         label_last,
@@ -303,7 +303,7 @@ REFUSED = {
     "no test images": (drawn.no_test, "class b has no test images; .*--test-share"),
     "names that differ in case": (
         lambda place: drawn.folder(place, {"Oak": 3, "oak": 3}),
-        "classes Oak and oak differ at most in case",
+        "classes Oak and oak are equal except for case",
     ),
     "the name of an exclusion": (
         lambda place: drawn.folder(place, {"a": 3, "excluded": 3}),
@@ -321,7 +321,7 @@ REFUSED = {
     ),
     "a link outward": (outward, r"link\.png: is a link out"),
     "a broken row": (bad_row, r'a\.csv, line 3: pixel 2 is "300", not a whole number'),
-    "a short row": (short_row, r"a\.csv, line 2: has 3 pixels, and lines above 4"),
+    "a short row": (short_row, r"a\.csv, line 2: has 3 pixels, but the lines above have 4"),
     "no square": (
         lambda place: (place / "a.csv").write_text("a,1,2,9,4,5\nb,1,2,3,4,5\n"),
         "5 pixels do not form a square image; .*--size",

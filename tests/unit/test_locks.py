@@ -121,7 +121,7 @@ def test_a_path_outside_the_project_is_refused(path, kind, form):
         locks.parse(text, "dvc.lock at abc")
     said = str(caught.value)
     assert said.startswith("dvc.lock at abc: evaluate@gone: ")
-    assert "is not a path in the project's folder; take evaluate@gone out of the file" in said
+    assert "is not a path in the project's folder; remove evaluate@gone from the file" in said
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from support import wording
 from support.project import ROOT
 
 from kmnist_pipeline import cli
@@ -19,8 +20,8 @@ def test_a_like_name_is_suggested_and_else_all_are_listed(name, hint):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (None, "does not exist: `kmnist compose` makes it"),
-        ("lr: 0.4", "is not up to date with conf/: run `kmnist compose`"),
+        (None, wording.NOT_COMPOSED),
+        ("lr: 0.4", f"{wording.CONF_CHANGED}: run `kmnist compose`"),
     ],
 )
 def test_fit_refuses_parameters_that_are_not_those_of_conf(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support import wording
 from support.project import committed
 
 from kmnist_pipeline.commands import check, status
@@ -31,11 +32,11 @@ def test_a_whole_lock(pins):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ("numpy==2.0\n", "numpy==2.0: numpy is there twice, first as 2.0"),
-        ("NumPy==2.1\n", "NumPy==2.1: numpy is there twice, first as 2.0"),
-        ("scikit_learn==1.8\n", "scikit_learn==1.8: scikit-learn is there twice, first as 1.9"),
-        ("<<<<<<< HEAD\n", "line 7: a merge conflict is not resolved"),
-        (">>>>>>> other\n", "line 7: a merge conflict is not resolved"),
+        ("numpy==2.0\n", "numpy==2.0: numpy is listed twice, first as 2.0"),
+        ("NumPy==2.1\n", "NumPy==2.1: numpy is listed twice, first as 2.0"),
+        ("scikit_learn==1.8\n", "scikit_learn==1.8: scikit-learn is listed twice, first as 1.9"),
+        ("<<<<<<< HEAD\n", f"line 7: {wording.CONFLICT}"),
+        (">>>>>>> other\n", f"line 7: {wording.CONFLICT}"),
     ],
 )
 def test_doubles_and_conflicts_are_refused(pins, more, says):

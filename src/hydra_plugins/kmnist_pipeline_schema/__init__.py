@@ -214,7 +214,7 @@ def _no_override(error: OverrideParseException) -> str:
     lines = str(error).splitlines()[:-1]  # the last is a link; others may only repeat the override
     said = (line for line in lines if error.override not in line and line.strip() != "^")
     reason = next(said, "must be KEY=VALUE")
-    return f"{error.override}: {reason}; a text with other signs needs quotes"
+    return f"{error.override}: {reason}; text with other characters needs quotes"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def name_user() -> None:
-    """Call a user id without a name, as in containers, by its number: DVC asks for a name."""
+    """If the user has an id but no name, as in containers, use the id: DVC needs a name."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -93,7 +93,7 @@ def name_user() -> None:
 
 
 def note_place(start: Path) -> None:
-    """Say where the commands and paths of a message are valid, if this is not the user's folder."""
+    """If the user is in another folder, say that commands are for the project's folder."""
     here = Path.cwd()
     if here != start and (here / "dvc.yaml").exists():
         way = shlex.quote(os.path.relpath(here, start))

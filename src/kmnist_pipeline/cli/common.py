@@ -18,7 +18,7 @@ from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.repository.names import printable_lines
 
 PARAMS = Path("params.yaml")
-# Files, and folders of files, with texts that commands read: people's, and made ones.
+# Files and folders with text that commands read: what people write, and what is generated.
 SOURCES = ("conf", "dvc.yaml", "params.yaml", "dvc.lock", "requirements.lock", "reviews")
 MADE = ("metrics", "reports", "receipts")
 CHECKED = (3).to_bytes(4, "little")  # the flags of bytecode that has its source's hash
@@ -82,7 +82,7 @@ def hash_bytecode(folder: Path) -> None:
             try:
                 mode = py_compile.PycInvalidationMode.CHECKED_HASH
                 py_compile.compile(str(source), str(compiled), doraise=True, invalidation_mode=mode)
-            except py_compile.PyCompileError:  # who imports it gets the error
+            except py_compile.PyCompileError:  # importing the module raises the error
                 compiled.unlink(missing_ok=True)
 
 
@@ -127,7 +127,7 @@ def agreed(question: str) -> bool:
 def print_json(content: Any) -> None:
     """Print JSON for programs, with unprintable characters escaped as JSON escapes them.
 
-    JSON has no NaN and no infinity, which a stranger's numbers may hold: they become null.
+    JSON has no NaN and no infinity, but files of others may contain them: they become null.
     """
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     print(

@@ -1,7 +1,7 @@
 """Compose params.yaml from conf/.
 
-Refuses misspelt keys, wrong types and impossible values, and says what is allowed. Points out files
-in conf/ that are not in use, because conf/config.yaml has no line that leads to them.
+Refuses misspelt keys, wrong types and impossible values, and says what is allowed. Lists files in
+conf/ that are not in use, because no line of conf/config.yaml leads to them.
 
   kmnist compose                          after every change in conf/
   kmnist compose --show kmnist_softmax    one experiment, with all its values
@@ -47,7 +47,7 @@ def run(chosen: Namespace) -> int:
         say(composition.show(text, chosen.show), end="")
         return 0
     if not chosen.check:
-        mend_lock()  # while params.yaml still says which stages DVC knew
+        mend_lock()  # now, because the old params.yaml still has the stages that DVC knew
     if unused := menu.unused(conf):
         names = ", ".join(str(path.relative_to(conf)) for path in unused)
         why = f"because no line of conf/{menu.FILE} leads to them"

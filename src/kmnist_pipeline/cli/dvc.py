@@ -1,11 +1,11 @@
 """The command `dvc` of this project's environment: DVC, with these changes.
 
 Stages run in the Python of this environment: DVC deletes the outs of a stage before it starts the
-first `python` in PATH, which may lack the libraries. DVC's files are replaced when the new ones are
-complete: DVC writes them in place, so an interrupt or a full disk leaves them cut. Before stages
-run, a merge conflict, a missing params.yaml and a place where outs would be lost are refused, and
-bytecode is made that cannot be stale. And `dvc exp show` without options shows only the columns
-that people compare.
+first `python` in PATH, which may lack the libraries. DVC's files are replaced only when the new
+ones are complete: DVC writes them in place, so an interrupt or a full disk would truncate them.
+Before stages run, this refuses a merge conflict, a missing params.yaml and a place where outs would
+be lost, and it compiles bytecode that cannot be stale. `dvc exp show` without options shows only
+the columns that people compare.
 """
 
 from __future__ import annotations
@@ -105,9 +105,10 @@ def _refuse_places() -> None:
     for folder in sorted(above):
         if folder.is_symlink():
             raise UserError(
-                f"{folder} is a link to {folder.readlink()}: DVC refuses the outs behind it when "
-                "their stage has run; put the folder itself here. `dvc config --local cache.dir "
-                "FOLDER` keeps DVC's copies of large files on another disk"
+                f"{folder} is a link to {folder.readlink()}: DVC would run the stages and then "
+                "refuse their outs behind it; replace the link with the folder itself. "
+                "`dvc config --local cache.dir FOLDER` keeps DVC's copies of large files on "
+                "another disk"
             )
     for out in sorted(outs):
         folder = next(folder for folder in out.parents if folder.exists())

@@ -1,4 +1,4 @@
-"""Make a dataset of a folder or file of images, or a new version of it.
+"""Make a dataset from a folder or file of images, or a new version of it.
 
 SOURCE is a folder with one sub-folder for each class, with PNG or JPEG files, alone or in train/
 and test/; a CSV of a label and pixels; a Parquet of encoded images and labels, as the Hugging Face
@@ -27,7 +27,9 @@ from kmnist_pipeline.errors import UserError
 
 
 def add(parser: ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="of the dataset: lower-case words joined by _")
+    parser.add_argument(
+        "name", metavar="NAME", help="name of the dataset: lower-case words joined by _"
+    )
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a folder or file")
     parser.add_argument(
         "--size",
@@ -50,7 +52,7 @@ def add(parser: ArgumentParser) -> None:
         help="split all images again: this share of each class are test images; default: the split "
         "of the source, or 0.2 if it has none",
     )
-    parser.add_argument("--seed", type=_seed, metavar="N", help="of that split; default: 0")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="seed of that split; default: 0")
     parser.add_argument(
         "--classes",
         type=Path,
@@ -121,7 +123,7 @@ def _replaces(chosen: Namespace, earlier: Any, content: Any) -> bool:
             say(line)
         if not found:
             if undone := versions.left_undone(chosen.name, content):
-                say(f"the images are the same, but not up to date are {', '.join(undone)}")
+                say(f"the images are the same, but these files are not: {', '.join(undone)}")
                 return True
             print("nothing has changed, and nothing was written")
             return False

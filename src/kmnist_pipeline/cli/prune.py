@@ -1,6 +1,6 @@
 """Remove an experiment, study, dataset or report from the configuration and the evidence.
 
-Takes its line out of conf/config.yaml, its parameters out of params.yaml and its stages out of
+Removes its line from conf/config.yaml, its parameters from params.yaml and its stages from
 dvc.lock, and deletes its metrics, figures, model, predictions, data or page. It also deletes
 leftovers of removed items. The files of an item in conf/ stay, but --all-but removes these too.
 Shows everything and asks first. Refuses if the rest of the configuration, a claim or a numbered

@@ -27,7 +27,9 @@ def add(parser: ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--new", action="store_true", help="new images instead of suspects")
     which.add_argument(
-        "--model", metavar="EXPERIMENT", help="whose out-of-fold predictions find the suspects"
+        "--model",
+        metavar="EXPERIMENT",
+        help="the experiment whose out-of-fold predictions find the suspects",
     )
     parser.add_argument("--port", type=ports.number, default=5002, help="default: %(default)s")
 
@@ -41,7 +43,7 @@ def run(chosen: Namespace) -> int:
     if name not in params["datasets"]:
         raise unknown(f"there is no dataset {name}", name, params["datasets"])
     shape = tuple(params["datasets"][name]["shape"])
-    _settle(name, shape)  # what a killed server has left
+    _settle(name, shape)  # if the server was killed before it did this
     if chosen.new:
         queue = queues.of_new(name, params)
     else:
@@ -57,7 +59,7 @@ def run(chosen: Namespace) -> int:
     review_page.serve(decisions, chosen.port)
     say(f"{len(decisions.left())} left; the decisions are in {decisions.file}")
     _settle(name, shape)
-    say("`kmnist impact` shows what they make stale; `dvc repro` makes it")
+    say("`kmnist impact` lists the stages that they make stale; `dvc repro` runs them")
     return 0
 
 

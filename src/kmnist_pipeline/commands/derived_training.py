@@ -30,7 +30,7 @@ from kmnist_pipeline.repository.locks import LockedStage
 
 Row = dict[str, Any]  # of a fold in validation_details.json
 Experiment = dict[str, Any]
-Fit = tuple[str, str, str]  # trial, seed and fold, as in curves.csv
+FitName = tuple[str, str, str]  # trial, seed and fold, as in curves.csv
 
 
 def of_training(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
@@ -38,7 +38,7 @@ def of_training(stage: LockedStage, params: dict[str, Any]) -> Iterator[str]:
     path = numbers_of(stage, "validation.json")
     content = numbers.read(path)
     of_curves = path.with_name("curves.csv")
-    curves: dict[Fit, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    curves: dict[FitName, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in table(of_curves):
         curves[row["trial"], row["seed"], row["fold"]][row["split"]].append(row)
     by_trial: dict[str, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))

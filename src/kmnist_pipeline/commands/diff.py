@@ -40,7 +40,7 @@ _INDEXED = re.compile(r"\[\d+\].*|^line \d+.*", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Claim:
+class ChangedClaim:
     """A claim with a changed verdict or obtained value, which are None where it is missing."""
 
     report: str
@@ -110,7 +110,7 @@ class Diff:
 
     old: Revision
     new: Revision
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[ChangedClaim] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     weights: list[Weights] = field(default_factory=list)
@@ -307,13 +307,13 @@ def _figures(path: str, old: bytes | None, new: bytes | None) -> Iterator[Figure
         yield Figure(path, difference.line)
 
 
-def _claims(path: str, old: bytes | None, new: bytes | None) -> Iterator[Claim]:
+def _claims(path: str, old: bytes | None, new: bytes | None) -> Iterator[ChangedClaim]:
     before, after = _verdicts(path, old), _verdicts(path, new)
     for name in {**before, **after}:
         sides = before.get(name, {}), after.get(name, {})
         verdicts, values = ([side.get(key) for side in sides] for key in ("verdict", "obtained"))
         if verdicts[0] != verdicts[1] or not compare.are_close(*values):
-            yield Claim(path.split("/")[1], name, *verdicts, *values)
+            yield ChangedClaim(path.split("/")[1], name, *verdicts, *values)
 
 
 def _verdicts(path: str, content: bytes | None) -> dict[str, dict[str, Any]]:

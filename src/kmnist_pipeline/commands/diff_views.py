@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kmnist_pipeline.commands.diff import LISTS, Claim, Diff, Metric, differing
+from kmnist_pipeline.commands.diff import LISTS, ChangedClaim, Diff, Metric, differing
 from kmnist_pipeline.commands.words import count
 from kmnist_pipeline.errors import UserError
 from kmnist_pipeline.reporting import jinja
@@ -139,7 +139,7 @@ def _pictures(side: Revision, files: list[str]) -> dict[str, str]:
     }
 
 
-def _claim(claim: Claim) -> list[str]:
+def _claim(claim: ChangedClaim) -> list[str]:
     verdict = _arrow(claim.old_verdict, claim.new_verdict)
     return [claim.report, claim.id, verdict, _arrow(claim.old_obtained, claim.new_obtained)]
 

@@ -84,7 +84,7 @@ def way_back(start: Path) -> str:
     if not gone:
         return ""
     names = shlex.join(os.path.relpath(out, start) for out in gone)
-    return f"committed files are missing: `{git.RESTORE} {names}` brings them back"
+    return f"committed files are missing: `{git.RESTORE} {names}` restores them"
 
 
 def _damage() -> Damage | None:

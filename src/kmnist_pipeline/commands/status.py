@@ -351,7 +351,7 @@ def pinned() -> dict[str, str]:
         library = re.sub(r"[-_.]+", "-", name).lower()  # equal for pip
         if library in found:
             raise UserError(
-                f"{PINS}: {name}=={version}: {library} is there twice, first as "
+                f"{PINS}: {name}=={version}: {library} is listed twice, first as "
                 f"{found[library]}; remove one of them, or `{git.RESTORE} {PINS}`"
             )
         found[library] = version

@@ -45,7 +45,7 @@ WORDS = {  # what a value must be, by the type of pydantic's error
     "less_than_equal": "at most {le:g}",
     "list_type": "a list",
     "string_pattern_mismatch": "text that matches {pattern}",
-    "string_type": "text (in quotes, if it looks like something else)",
+    "string_type": "text (in quotes if YAML would read another type)",
     "too_long": "a list of {max_length} or fewer values",
     "too_short": "a list of {min_length} or more values",
 }
@@ -74,7 +74,7 @@ class Node(BaseModel):
         for name, field in fields.items():
             if field.is_required() and name not in given:
                 raise said(
-                    f"is missing; needed are {known} "
+                    f"is missing; these keys are needed: {known} "
                     "(does its file start with `defaults: [base, _self_]`?)",
                     name,
                 )
@@ -123,7 +123,7 @@ def why_not(name: str) -> str:
     """
     if not NAME.fullmatch(name):
         return NAMED
-    return f"another one than {', '.join(sorted(TAKEN))}" if name in TAKEN else ""
+    return f"other than {', '.join(sorted(TAKEN))}" if name in TAKEN else ""
 
 
 def _named(text: str) -> str:

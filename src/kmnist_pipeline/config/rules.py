@@ -312,14 +312,14 @@ def _check_suspects(name: str, suspects: Suspects, config: Config) -> None:
     _check_experiment(f"{key}.changes", again, config)
     kept = attrgetter("report", "dataset", "classes", "subset", "model.family")
     if kept(again) != kept(base):
-        allowed = "other keys than report, dataset, classes, subset and model.family"
+        allowed = "keys other than report, dataset, classes, subset and model.family"
         raise refused(f"{key}.changes", suspects.changes, allowed)
     for where, experiment in ((f"{key}.experiment", base), (f"{key}.changes", again)):
         if not isinstance(experiment.validation, KFold):
             allowed = "an experiment with kfold validation, because each image needs a prediction"
             raise refused(where, suspects.experiment, allowed)
         if getattr(experiment.model, "draws", None) is not None:
-            raise refused(where, suspects.experiment, "no Siamese network")
+            raise refused(where, suspects.experiment, "an experiment without a Siamese network")
     if suspects.ranks != sorted(set(suspects.ranks)) or not suspects.ranks:
         raise refused(f"{key}.ranks", suspects.ranks, "a rising list of counts")
 

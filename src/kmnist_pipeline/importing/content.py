@@ -107,7 +107,7 @@ def prepare(source: Source, options: Options) -> Content:
         if missing := [name for name, count in zip(classes, counts, strict=True) if not count]:
             raise ImportSourceError(
                 f"class {_listed(missing)} has no {part} images; add some, or split all images "
-                f"again, as `--test-share {SHARE}`"
+                f"again with `--test-share {SHARE}`"
             )
     return Content(
         images, labels, train, test, classes, _white(source, images), names, is_split_here
@@ -168,10 +168,10 @@ def _classes(
         listed = [*chosen]
     if missing := sorted(found - {*listed}, key=_natural):
         if chosen is not None:
-            raise ImportSourceError(f"--classes: lacks the class {_listed(missing)} of the source")
+            raise ImportSourceError(f"--classes: the class {_listed(missing)} is missing")
         raise ImportSourceError(
-            f"{example[missing[0]]}: the class {missing[0]} is none of those that the source "
-            f"names: {_listed(listed)}"
+            f"{example[missing[0]]}: the class {missing[0]} is not one of those that the "
+            f"source names: {_listed(listed)}"
         )
     if empty := [name for name in listed if name not in found]:
         if chosen is not None:
@@ -197,8 +197,8 @@ def _classes(
             )
         if (folded := name.strip().casefold()) in seen:
             raise ImportSourceError(
-                f"the classes {seen[folded]} and {name} differ at most in case; rename one, in the "
-                "source or by `--classes`"
+                f"the classes {seen[folded]} and {name} are equal except for case; rename one, in "
+                "the source or by `--classes`"
             )
         seen[folded] = name
     if len(listed) < 2:
@@ -232,8 +232,8 @@ def _images(source: Source, names: list[str], options: Options) -> np.ndarray:
         some = [f"{h}x{w} ({n}, such as {example[h, w]})" for (h, w), n in sizes.most_common(FEW)]
         height, width = sizes.most_common(1)[0][0]
         raise ImportSourceError(
-            f"the images have {len(sizes)} sizes, height x width: {', '.join(some)}; give one to "
-            f"scale them to, as `--size {height}x{width}`"
+            f"the images have {len(sizes)} sizes, height x width: {', '.join(some)}; scale them "
+            f"to one size, for example with `--size {height}x{width}`"
         )
     size = options.size or next(iter(sizes))
     colour = any(image.ndim == 3 for image in each) if options.colour is None else options.colour

@@ -11,7 +11,7 @@ import numpy as np
 from kmnist_pipeline.importing.content import digests
 
 FEW = 3  # examples
-Place = tuple[str, str]  # class and split
+ClassSplit = tuple[str, str]  # class and split
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Version:
     """
 
     digests: list[bytes]
-    places: list[Place]
+    places: list[ClassSplit]
     names: list[str]
     shape: tuple[int, ...]
     classes: list[str]

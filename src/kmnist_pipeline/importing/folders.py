@@ -25,8 +25,8 @@ def read(folder: Path) -> Source:
     others = [f for f in _folders(folder) if f not in splits]
     if splits and others:
         raise ImportSourceError(
-            f"{shown(others[0])}: is a class next to {shown(splits[0])}, which has classes; put it "
-            "into a split, or move the splits elsewhere"
+            f"{shown(others[0])}: is a class next to the split {shown(splits[0])}; move it into a "
+            "split, or move the splits elsewhere"
         )
     parts = [_part(f, SPLITS[f.name.lower()], folder) for f in splits] or [
         _part(folder, None, folder)

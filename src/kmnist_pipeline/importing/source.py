@@ -105,7 +105,8 @@ def named(labels: np.ndarray, names: Sequence[str] | None, where: str) -> list[s
     if len(outside):
         first = outside[0]
         raise ImportSourceError(
-            f"{where}: label {labels[first]} of image {first} has no name: there are {len(names)}"
+            f"{where}: label {labels[first]} of image {first} has no name: there are "
+            f"{len(names)} names"
         )
     return [names[label] for label in labels.tolist()]
 
@@ -156,8 +157,8 @@ def shape_of_row(count: int, where: str, size: tuple[int, int] | None) -> tuple[
         if side * side == pixels:
             return (side, side, *colours)
     raise ImportSourceError(
-        f"{where}: {count} pixels do not form a square image; give height and width, as "
-        "`--size 12x10`"
+        f"{where}: {count} pixels do not form a square image; give height and width, "
+        "such as `--size 12x10`"
     )
 
 

@@ -70,7 +70,7 @@ def _csv(file: Path, size: tuple[int, int] | None) -> Part:
                 width = width or len(row)
                 if len(row) != width:
                     raise ImportSourceError(
-                        f"{where}: has {len(row)} pixels, and lines above {width}"
+                        f"{where}: has {len(row)} pixels, but the lines above have {width}"
                     )
                 rows += _pixels(row, where)
                 labels.append(label)
@@ -264,5 +264,5 @@ def _label(value: int | str, names: list[str] | None, where: str) -> str:
     if names is None or isinstance(value, str):
         return str(value)
     if not 0 <= value < len(names):
-        raise ImportSourceError(f"{where}: label {value} has no name: there are {len(names)}")
+        raise ImportSourceError(f"{where}: label {value} has no name: there are {len(names)} names")
     return names[value]

@@ -25,15 +25,13 @@ RWLOCK = Path(".dvc/tmp/rwlock")
 
 
 def cut_lock() -> str:
-    """What to do about DVC's list of files in use, if a DVC that was killed has cut it; or ""."""
+    """What to do if a killed DVC process has truncated DVC's list of files in use, or ""."""
     try:
         json.loads(RWLOCK.read_bytes())
     except FileNotFoundError:
         return ""
     except ValueError:
-        return (
-            f"{RWLOCK} is broken, as a DVC that was killed leaves it: when no dvc runs, delete it"
-        )
+        return f"{RWLOCK} is broken, because a DVC was killed: delete it when no DVC is running"
     return ""
 
 

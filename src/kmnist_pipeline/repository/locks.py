@@ -24,7 +24,7 @@ from kmnist_pipeline.evidence import lineage, paths
 from kmnist_pipeline.repository import git
 
 LOCK = "dvc.lock"
-DEEPEST = 50  # maps and lists in each other
+DEEPEST = 50  # nested maps and lists
 LONGEST = 10_000  # characters of a value
 AFTER_SLASH = "0"  # the character after a slash: no path below a folder sorts behind it
 _MD5 = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
@@ -223,7 +223,7 @@ def refuse_conflicts(*places: Path) -> None:
 _MARKER = re.compile("^(?:<<<<<<<|>>>>>>>) ", re.MULTILINE)
 # How to resolve a merge conflict in a file that the project writes itself.
 _CONFLICTS = {
-    LOCK: "take one side's; `dvc repro` makes what only the other has (docs/experiments.md)",
+    LOCK: "take one side's; `dvc repro` adds what only the other has (docs/experiments.md)",
     "params.yaml": "`kmnist compose` writes it again",
 }
 
@@ -231,7 +231,8 @@ _CONFLICTS = {
 def _resolving(origin: str) -> str:
     if origin.partition("/")[0] in (*paths.TRACKED, "receipts"):
         ours = f"`{git.RESTORE} {shlex.quote(origin)}` takes that of this branch"
-        return f"it is made, so take one side's: {ours}, and `kmnist check` says what to make again"
+        again = "`kmnist check` then names the stages to run again"
+        return f"it is generated, so take one side's: {ours}; {again}"
     return _CONFLICTS.get(origin, "keep what both sides need, and remove the markers")
 
 
@@ -244,7 +245,7 @@ def _yaml(text: str) -> Any:
     for event in YAML(typ="safe").parse(text):
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > DEEPEST:
-            raise ValueError(f"has more than {DEEPEST} maps and lists in each other")
+            raise ValueError(f"has more than {DEEPEST} nested maps and lists")
         if isinstance(event, AliasEvent):
             raise ValueError(f"has an alias, *{event.anchor}")
         if isinstance(event, ScalarEvent) and len(event.value) > LONGEST:
@@ -304,7 +305,7 @@ def _refuse_doubles(text: str) -> None:
     seen = Counter(map(_address, _entries(text) or ()))
     if doubled := [address for address, number in seen.items() if number > 1]:
         raise ValueError(
-            f"{doubled[0]}: is there twice, as after a merge that kept both sides; "
+            f"{doubled[0]}: is listed twice, as after a merge that kept both sides; "
             f"{_CONFLICTS[LOCK]}"
         )
 
@@ -343,7 +344,7 @@ def _refuse_elsewhere(address: str, files: dict[str, str]) -> None:
 
     Commands join them to a folder and then read, write or delete there.
     """
-    away = f"take {address} out of the file: `dvc repro` writes what dvc.yaml still has"
+    away = f"remove {address} from the file: `dvc repro` writes it again if it is in dvc.yaml"
     if "/" in address or "\0" in address:
         raise ValueError(f"{address}: is not the name of a stage; {away}")
     for path, md5 in files.items():

@@ -145,7 +145,7 @@ class Revision:
             top, here = git.place()
             raise UserError(
                 f"{self.name} has no file of this folder, {here} of the Git repository {top}: "
-                "`git add --all . && git commit -m start` puts them there"
+                "`git add --all . && git commit -m start` commits them"
             ) from error
 
     def _cached(self, md5: str) -> Path:
@@ -177,8 +177,8 @@ class Revision:
             odd, found = [repr(error)], {}
         if odd:
             raise DamagedError(
-                f"{self.called(out)}: its listing in DVC's cache has {odd[0]}, which is no file of "
-                f"this folder: {_again(out, str(listing))}"
+                f"{self.called(out)}: its listing in DVC's cache has {odd[0]}, which is not a file "
+                f"of this folder: {_again(out, str(listing))}"
             )
         return found
 

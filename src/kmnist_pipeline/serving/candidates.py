@@ -143,7 +143,7 @@ def _require_in_git(graph: locks.Graph, weights: Path, name: str, is_as_locked: 
     whole = paths.weights(name)
     made = {stage.outs[whole] for stage in graph.makers(whole)}
     if any(stage.deps.get(whole) not in made for stage in graph.makers(str(weights))):
-        raise UserError(f"{weights} is of another {whole} than {locks.LOCK} says: {trains}")
+        raise UserError(f"{weights} was cut from another {whole} than {locks.LOCK} says: {trains}")
 
 
 def _evaluated(dataset: str) -> Iterator[Candidate]:

@@ -142,7 +142,7 @@ def _summarise(
 ) -> None:
     lines = [f"{count} image{'' if count == 1 else 's'} classified, {skipped} skipped"]
     if done["prepared"]:
-        lines.append(f"{done['prepared']} of them were brought to {form}: see `prepared`")
+        lines.append(f"{done['prepared']} of them were converted to {form}: see `prepared`")
     if classifier.routing is None:
         lines.append(
             f"{classifier.name} has no confidence threshold, so no prediction is accepted; "

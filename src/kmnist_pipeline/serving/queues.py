@@ -53,7 +53,7 @@ def alone(name: str) -> Iterator[None]:
         yield
 
 
-Entry = tuple[Item, bool]  # a new image, and whether it was routed to review
+Queued = tuple[Item, bool]  # a new image, and whether it was routed to review
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Collected:
                 f"`dvc repro evaluate@{classifier.name}` trains it again"
             )
         self._decided = self._decisions()
-        self._entries: list[Entry] = []
+        self._entries: list[Queued] = []
 
     def __call__(self, pictures: Sequence[Picture], rows: Sequence[dict[str, Any]]) -> None:
         """Take images with their answers; keep only the MOST least confident undecided ones."""
@@ -195,7 +195,7 @@ class Collected:
         left_out = f" (at most {MOST}; most confident left out)" if len(kept) == MOST else ""
         return f"{len(kept)} new images of {name} wait for review{left_out}"
 
-    def _waiting(self, path: Path) -> list[Entry]:
+    def _waiting(self, path: Path) -> list[Queued]:
         if not path.exists():
             return []
         try:
@@ -241,21 +241,21 @@ def _origin(name: str, places: Sequence[str], project: Path) -> str:
     return str(path.relative_to(within))
 
 
-def _least_confident_first(entries: Sequence[Entry], decided: Collection[str]) -> list[Entry]:
+def _least_confident_first(entries: Sequence[Queued], decided: Collection[str]) -> list[Queued]:
     """Those routed to review first, the least confident first; of an image's entries the last.
 
     decided: the digests of images that are left out.
     """
     last = {item.sha256: (item, routed) for item, routed in entries if item.sha256 not in decided}
 
-    def order(entry: Entry) -> tuple[bool, float, str]:
+    def order(entry: Queued) -> tuple[bool, float, str]:
         item, routed = entry
         return not routed, float(item.probabilities.max()), item.sha256
 
     return sorted(last.values(), key=order)[:MOST]
 
 
-def _write(path: Path, kept: Sequence[Entry], about: dict[str, Any]) -> None:
+def _write(path: Path, kept: Sequence[Queued], about: dict[str, Any]) -> None:
     content = npz.encode(
         pixels=np.stack([item.pixels for item, _ in kept]),
         origin=np.array([item.origin for item, _ in kept]),
@@ -268,7 +268,7 @@ def _write(path: Path, kept: Sequence[Entry], about: dict[str, Any]) -> None:
     outs.write_bytes(path, content)
 
 
-def _read(path: Path, about: dict[str, Any]) -> list[Entry]:
+def _read(path: Path, about: dict[str, Any]) -> list[Queued]:
     """The entries of a queue, with probabilities of the classes that the dataset has now.
 
     about: the dataset. Raises UserError if the file is broken, or if the dataset was another one

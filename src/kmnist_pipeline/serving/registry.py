@@ -88,7 +88,9 @@ def promote(model: Candidate, force: bool) -> Iterator[str]:
             yield from notes
         if objections and not force:
             reasons = "\n".join(f"  {objection}" for objection in objections)
-            raise UserError(f"{model.name} is not promoted (--force does it anyway):\n{reasons}")
+            raise UserError(
+                f"{model.name} is not promoted (--force promotes it anyway):\n{reasons}"
+            )
         yield from (f"forced, although {objection}" for objection in objections)
         with_key = f"name = '{dataset}' and tags.`{LINEAGE}` = '{lineage}'"
         known = (v for v in client.search_model_versions(with_key) if _is_whole(client, v))
@@ -137,8 +139,9 @@ def compared(model: Candidate, rival: Champion) -> tuple[list[str], list[str]]:
     )
     result = metrics.mcnemar(right, others)
     text = (
-        f"of {len(right)} test images it alone classifies {result['only']} correctly, {against} "
-        f"alone {result['only_other']} (McNemar's test: p {metrics.in_words(result['p'], '= ')})"
+        f"of {len(right)} test images, {result['only']} are classified correctly only by it, and "
+        f"{result['only_other']} only by {against} "
+        f"(McNemar's test: p {metrics.in_words(result['p'], '= ')})"
     )
     notes.append(text)
     if result["p"] < LEVEL and result["only"] < result["only_other"]:

@@ -34,7 +34,8 @@ def serve(dataset: str, port: int) -> None:
     """
     champion = registry.champion(dataset)
     if champion is None:
-        print(f"no champion of {dataset} is registered: the best model here becomes it", flush=True)
+        way = "the best model here becomes the champion"
+        print(f"no champion of {dataset} is registered: {way}", flush=True)
         for line in registry.promote(candidates.best(dataset), force=False):
             print(line, flush=True)
         champion = registry.champion(dataset)

@@ -33,7 +33,7 @@ LONGEST = 200  # the most characters of an error in a message
 # What to do about errors of SQLite.
 OTHER = "name another file in MLFLOW_TRACKING_URI"
 WRITABLE = f"make it and its folder writable, or {OTHER}"
-ANOTHER = "move it away, and `kmnist publish` makes another"
+ANOTHER = "move it away, and `kmnist publish` makes a new one"
 WAYS_OUT = {
     "readonly database": WRITABLE,
     "unable to open database file": WRITABLE,
@@ -95,7 +95,7 @@ def connect() -> MlflowClient:
         upgrade = f"mlflow db upgrade {shlex.quote(f'sqlite:///{file}')}"
         raise UserError(
             f"{file} is from another version of MLflow: `{upgrade}` "
-            "changes one from an older version; for one from a newer version, install that or "
+            "upgrades a store of an older version; for a newer one, install that version, or "
             f"{OTHER}, which `kmnist publish` fills"
         ) from error
     client.search_experiments(max_results=1)  # SQLAlchemy initialises itself at the first query

@@ -20,7 +20,7 @@ from kmnist_pipeline.evidence import lineage
 from kmnist_pipeline.repository import git, locks
 from kmnist_pipeline.repository.names import printable
 
-Status = Literal["exact", "altered", "unknown"]
+Exactness = Literal["exact", "altered", "unknown"]
 BY_HAND = "by hand"  # instead of a lineage key, if a stage ran without DVC
 
 
@@ -49,7 +49,7 @@ class Identified:
 
     file: str
     md5: str
-    status: Status
+    status: Exactness
     remark: str = ""
     matches: list[Match] = field(default_factory=list)
 

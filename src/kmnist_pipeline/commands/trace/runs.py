@@ -46,7 +46,9 @@ def runs_of(keys: Iterable[str]) -> StageRuns:
     """Ask the store that `MLFLOW_TRACKING_URI` names, by default SQLite in this folder."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     parts = urlsplit(uri)
-    store = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    store = parts.path
+    if parts.scheme:
+        store = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     ask: Ask
     match parts.scheme.partition("+")[0]:
         case "sqlite":

@@ -123,12 +123,8 @@ def _add_step(tree: Tree, found: Trace, key: str, seen: set[str]) -> None:
     branch = tree.add(Text.assemble((step.stage.address, "bold cyan"), f"  lineage key {key}"))
     branch.add(Text.assemble(("command  ", "dim"), step.stage.cmd))
     _add_rows(branch, "parameters", flat(step.stage.params), seen)
-    code: list[str] = []
-    others: list[str] = []  # claims and reviews: no stage makes them either
-    for path, md5 in step.code.items():
-        (code if path.startswith("src/") else others).append(f"{path}  md5 {md5}")
-    _add_rows(branch, "code", code, seen)
-    _add_rows(branch, "claims and reviews", others, seen)
+    rows = [f"{path}  md5 {md5}" for path, md5 in step.code.items()]
+    _add_rows(branch, "code, claims and reviews", rows, seen)
     if run := found.runs.by_key.get(key):
         place = f"run {run.id} of experiment {run.experiment}"
         branch.add(Text.assemble(("MLflow  ", "dim"), place))

@@ -1,7 +1,8 @@
 """A small network that trains fast: about 135,000 weights, 3 million multiplications for an image.
 
 The first convolution reads patches of 2x2 pixels, so that no layer has the image's full size. Every
-block halves the image before it normalises; the second one has a residual layer (He et al. 2016).
+block halves the image before it normalises, unless one pixel is left; the second block has a
+residual layer (He et al. 2016).
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ class Layer(nn.Module):
 
 
 class Block(nn.Module):
-    """A layer that halves the size, and perhaps another one, which is added to it."""
+    """A layer that may halve the size, and perhaps another one, which is added to it."""
 
-    def __init__(self, channels_in: int, channels_out: int, residual: bool) -> None:
+    def __init__(self, channels_in: int, channels_out: int, pools: bool, residual: bool) -> None:
         super().__init__()
-        self.first = Layer(channels_in, channels_out, pools=True)
+        self.first = Layer(channels_in, channels_out, pools)
         self.second = Layer(channels_out, channels_out, pools=False) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, C_out, H / 2, W / 2)."""
+        """(N, C_in, H, W) to (N, C_out, H / 2, W / 2), or without pooling (N, C_out, H, W)."""
         x = self.first(x)
         return x if self.second is None else x + self.second(x)
 
@@ -51,7 +52,9 @@ def build(shape: tuple[int, int, int], classes: int, dropout: float) -> nn.Modul
         nn.BatchNorm2d(WIDTHS[0]),
         nn.ReLU(inplace=True),
     ]
+    size = min(shape[:2]) // 2
     for number, (narrower, wider) in enumerate(pairwise(WIDTHS), start=1):
-        layers.append(Block(narrower, wider, residual=number == RESIDUAL))
+        layers.append(Block(narrower, wider, size > 1, number == RESIDUAL))
+        size //= 2
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(WIDTHS[-1], classes, bias=False))
