@@ -243,10 +243,14 @@ def test_a_network_on_all_images_names_the_experiment_with_its_folds():
     on_all = on_all_images("digits_cnn")
     on_folds = on_all | {"validation": KFOLD}
     both = CONTENT["experiments"] | {"digits_cnn": on_folds, "digits_all": on_all}
-    config = rules.check(changed("experiments", both))
+    again = {"base": "digits_all", "trial": {"validation": KFOLD}, "retrain": True}
+    study = at(CONTENT, tuple(GRID.split("."))) | {"product": {"optimizer.lr": [0.01]}} | again
+    studies = CONTENT["studies"] | {"digits_again": study}
+    config = rules.check(CONTENT | {"experiments": both, "studies": studies})
     assert config.experiments["digits_all"].validation.folds_of == "digits_cnn"
     held_out = {name: item["held_out"] for name, item in code.of(config)["evaluate"].items()}
     assert held_out["digits_all"] == "predictions/out_of_fold/digits_cnn.npz"
+    assert held_out["digits_again"] == held_out["digits_all"]
     assert held_out["digits_cnn"] == "data/processed/digits.npz"
     epochs = on_all["trainer"]["epochs"]
     longer, shorter = ({"trainer": on_all["trainer"] | {"epochs": epochs + n}} for n in (1, -1))

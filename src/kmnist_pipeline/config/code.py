@@ -58,7 +58,7 @@ def of(config: Config) -> dict[str, dict[str, Any]]:
         found["tune"][name] = {**about, "code": _trained(name, used[name], "tune")}
     for name, about in rules.models_of(config).items():
         shown = {key: about[key] for key in ("dataset", "report")}
-        shown["held_out"] = _held_out(about, used[name][0])
+        shown["held_out"] = _held_out(about["dataset"], used[name][-1])
         found["evaluate"][name] = {**shown, "code": _measured(name, used[name])}
     for name, conditions in config.conditions.items():
         about = {"dataset": conditions.dataset, "report": conditions.report}
@@ -80,15 +80,14 @@ def of(config: Config) -> dict[str, dict[str, Any]]:
     return {**found, "weights": items}
 
 
-def _held_out(about: dict[str, str], experiment: Experiment) -> str:
+def _held_out(dataset: str, last: Experiment) -> str:
     """The file with the predictions that `evaluate` reads for images that were held out.
 
-    Most models have none: they name again a file that the stage depends on anyway.
+    last: the last one that is trained, such as the winner of a study again. Most models have no
+    such file: they name again one that the stage depends on anyway.
     """
-    name = getattr(experiment.validation, "folds_of", None)
-    if name and about["kind"] == "experiment":
-        return paths.out_of_fold(name)
-    return paths.processed(about["dataset"])
+    name = getattr(last.validation, "folds_of", None)
+    return paths.out_of_fold(name) if name else paths.processed(dataset)
 
 
 def _changed(base: Experiment, trial: dict[str, Any]) -> Experiment:
