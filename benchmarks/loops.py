@@ -78,18 +78,11 @@ def _settings(architecture: str, precision: str) -> dict[str, Any]:
 def network(architecture: str, precision: str, seed: int) -> Answer:
     """One epoch of our loop."""
     images, settings = _few(), _settings(architecture, precision)
-    training, held_out = np.arange(TRAINED), slice(TRAINED, None)
+    training, held_out = np.arange(TRAINED), np.arange(TRAINED, len(images))
     features = images.flat.shape[1]
     zeros, whites = np.zeros(features), np.full(features, 255.0)
     fit = Fit("cnn", settings, seed, 0, training, np.arange(0), zeros, whites)
-    began = time.perf_counter()
-    fitted = cnn.fit(fit, _data(images), Checkpoint(), lambda _: None)
-    seconds = time.perf_counter() - began
-    p = networks.probabilities(
-        settings["model"], fitted.tensors, images.pixels[held_out], len(images.classes)
-    )
-    hits = p.argmax(axis=1) == images.labels[held_out]
-    return {"seconds": seconds, "accuracy": float(hits.mean())}
+    return _trained(fit, images, images.take(held_out))
 
 
 def textbook_network(architecture: str, seed: int) -> Answer:
@@ -159,11 +152,18 @@ def record(settings: dict[str, Any], seed: int) -> Answer:
     images, test = _images(), dataset.load(PROCESSED, "test")
     shift, scale = scaling.estimate("zscore", images.flat)
     fit = Fit("cnn", settings, seed, 0, np.arange(len(images)), np.arange(0), shift, scale)
+    return _trained(fit, images, test)
+
+
+def _trained(fit: Fit, images: dataset.Images, measured: dataset.Images) -> Answer:
+    """A training on `images`, with the accuracy on the `measured` ones."""
     began = time.perf_counter()
     fitted = cnn.fit(fit, _data(images), Checkpoint(), lambda _: None)
     seconds = time.perf_counter() - began
-    p = networks.probabilities(settings["model"], fitted.tensors, test.pixels, len(test.classes))
-    return {"seconds": seconds, "accuracy": float((p.argmax(axis=1) == test.labels).mean())}
+    p = networks.probabilities(
+        fit.settings["model"], fitted.tensors, measured.pixels, len(measured.classes)
+    )
+    return {"seconds": seconds, "accuracy": float((p.argmax(axis=1) == measured.labels).mean())}
 
 
 # --- softmax regression --------------------------------------------------------------------------
